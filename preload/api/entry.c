@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * entry: the malloc family as programs see it, with glibc 2.36's semantics.
+ *
+ * Each function is a thin layer over preload/heap: it checks arguments as glibc does and
+ * sets errno on failure; on success and in free() errno keeps its value (the layers below
+ * make raw system calls only). C23's sized frees and the historical aliases are here too.
+ */
+#include <errno.h>
+#include <malloc.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "preload/api/api.h"
+#include "preload/heap/heap.h"
+#include "preload/heap/mcache.h"
+
+static COLD void *out_of_memory(void)
+{
+	errno = ENOMEM;
+	return NULL;
+}
+
+EXPORT void *malloc(size_t size)
+{
+	void *p = heap_malloc(size);
+
+	if (UNLIKELY(!p))
+		return out_of_memory();
+	return p;
+}
+
+EXPORT void free(void *p)
+{
+	heap_free(p);
+}
+
+EXPORT void *calloc(size_t count, size_t size)
+{
+	void *p = heap_calloc(count, size);
+
+	if (UNLIKELY(!p))
+		return out_of_memory();
+	return p;
+}
+
+EXPORT void *realloc(void *p, size_t size)
+{
+	void *fresh;
+
+	if (!p)
+		return malloc(size);
+	if (size == 0) { /* glibc: frees */
+		heap_free(p);
+		return NULL;
+	}
+	fresh = heap_realloc(p, size);
+	if (UNLIKELY(!fresh))
+		return out_of_memory();
+	return fresh;
+}
+
+EXPORT void *reallocarray(void *p, size_t count, size_t size)
+{
+	size_t bytes;
+
+	if (__builtin_mul_overflow(count, size, &bytes))
+		return out_of_memory();
+	return realloc(p, bytes);
+}
+
+/* align is rounded up to a power of two by glibc's memalign. */
+EXPORT void *memalign(size_t align, size_t size)
+{
+	void *p;
+
+	if (align > (size_t)PTRDIFF_MAX + 1) {
+		errno = EINVAL;
+		return NULL;
+	}
+	if (!is_pow2(align))
+		align = align < 2 ? 1 : (size_t)1 << (64 - __builtin_clzl(align));
+	p = heap_memalign(align, size);
+	return p ? p : out_of_memory();
+}
+
+EXPORT int posix_memalign(void **out, size_t align, size_t size)
+{
+	void *p;
+
+	if (!is_pow2(align) || align % sizeof(void *) != 0)
+		return EINVAL;
+	p = heap_memalign(align, size);
+	if (!p)
+		return ENOMEM;
+	*out = p;
+	return 0;
+}
+
+/* As newer C libraries do: no power of two is an error; size need be no multiple. */
+EXPORT void *aligned_alloc(size_t align, size_t size)
+{
+	void *p;
+
+	if (!is_pow2(align)) {
+		errno = EINVAL;
+		return NULL;
+	}
+	p = heap_memalign(align, size);
+	return p ? p : out_of_memory();
+}
+
+EXPORT void *valloc(size_t size)
+{
+	return memalign(OS_PAGE, size);
+}
+
+EXPORT void *pvalloc(size_t size)
+{
+	size_t bytes;
+
+	if (__builtin_add_overflow(size, OS_PAGE - 1, &bytes))
+		return out_of_memory();
+	return memalign(OS_PAGE, align_down(bytes, OS_PAGE));
+}
+
+EXPORT size_t malloc_usable_size(void *p)
+{
+	return heap_usable_size(p);
+}
+
+EXPORT void free_sized(void *p, size_t size)
+{
+	(void)size;
+	heap_free(p);
+}
+
+EXPORT void free_aligned_sized(void *p, size_t align, size_t size)
+{
+	(void)align;
+	(void)size;
+	heap_free(p);
+}
+
+#define ALIAS(name) __attribute__((alias(#name), visibility("default"), copy(name)))
+/* clang 14 has no copy attribute; it does not need it either. */
+#if defined(__clang__)
+#undef ALIAS
+#define ALIAS(name) __attribute__((alias(#name), visibility("default")))
+#endif
+
+void cfree(void *p) ALIAS(free);
+void *__libc_malloc(size_t size) ALIAS(malloc);
+void __libc_free(void *p) ALIAS(free);
+void *__libc_calloc(size_t count, size_t size) ALIAS(calloc);
+void *__libc_realloc(void *p, size_t size) ALIAS(realloc);
+void *__libc_reallocarray(void *p, size_t count, size_t size) ALIAS(reallocarray);
+void *__libc_memalign(size_t align, size_t size) ALIAS(memalign);
+void *__libc_valloc(size_t size) ALIAS(valloc);
+void *__libc_pvalloc(size_t size) ALIAS(pvalloc);
+int __posix_memalign(void **out, size_t align, size_t size) ALIAS(posix_memalign);

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * foreign: pointers that are not ours but reach our free, realloc or malloc_usable_size:
+ * blocks of libc's own allocator (made through another namespace, or by code that found
+ * libc's malloc behind our back) go to libc; anything else is a mistake of the program.
+ */
+#include <dlfcn.h>
+#include <string.h>
+
+#include "preload/api/api.h"
+#include "preload/base/check.h"
+#include "preload/base/os.h"
+#include "preload/heap/heap.h"
+#include "preload/heap/mcache.h"
+
+static struct {
+	void (*free)(void *p); /* libc's; NULL: not found */
+	size_t (*usable_size)(void *p);
+} libc;
+
+void *api_next_symbol(const char *name)
+{
+	void *fn = dlsym(RTLD_NEXT, name);
+	void *handle;
+
+	if (fn)
+		return fn;
+	/* A C++ runtime that came with dlopen(RTLD_LOCAL). */
+	handle = dlopen("libstdc++.so.6", RTLD_LAZY | RTLD_NOLOAD);
+	if (!handle)
+		return NULL;
+	fn = dlsym(handle, name);
+	dlclose(handle);
+	return fn;
+}
+
+/* What is mapped at the address that is searched for. */
+struct where {
+	uintptr_t addr;
+	char kind; /* 0 unmapped, 's' stack, 'f' file (code, data), 'a' anonymous */
+};
+
+static uintptr_t parse_hex(const char **text)
+{
+	uintptr_t value = 0;
+
+	for (;; (*text)++) {
+		char c = **text;
+
+		if (c >= '0' && c <= '9')
+			value = value << 4 | (uintptr_t)(c - '0');
+		else if (c >= 'a' && c <= 'f')
+			value = value << 4 | (uintptr_t)(c - 'a' + 10);
+		else
+			return value;
+	}
+}
+
+static bool look_at_line(char *line, void *arg)
+{
+	struct where *w = arg;
+	const char *at = line;
+	uintptr_t lo = parse_hex(&at);
+	uintptr_t hi;
+
+	at++;
+	hi = parse_hex(&at);
+	if (w->addr < lo || w->addr >= hi)
+		return true;
+	if (strstr(at, "[stack"))
+		w->kind = 's';
+	else
+		w->kind = strchr(at, '/') ? 'f' : 'a';
+	return false;
+}
+
+/* Dies unless p may be a block of libc's: aligned, and in anonymous memory. */
+static void require_plausible(const void *p, const char *what)
+{
+	struct where w = { .addr = (uintptr_t)p };
+
+	if ((uintptr_t)p % 16 != 0)
+		fatal("invalid %s of %p: not aligned", what, p);
+	if (os_each_line("/proc/self/maps", look_at_line, &w) < 0)
+		return;
+	if (w.kind == 's')
+		fatal("invalid %s of %p: on the stack", what, p);
+	if (w.kind == 'f')
+		fatal("invalid %s of %p: in a program's or library's own memory", what, p);
+	if (w.kind == 0)
+		fatal("invalid %s of %p: nothing is there", what, p);
+	if ((uintptr_t)p >= (uintptr_t)__builtin_frame_address(0) &&
+	    (uintptr_t)p < (uintptr_t)__builtin_thread_pointer())
+		fatal("invalid %s of %p: on the stack", what, p);
+}
+
+static void foreign_free(void *p)
+{
+	require_plausible(p, "free");
+	if (libc.free)
+		libc.free(p);
+}
+
+static size_t foreign_usable_size(const void *p)
+{
+	void *q;
+
+	memcpy(&q, &p, sizeof(q)); /* libc's prototype has no const */
+	return libc.usable_size ? libc.usable_size(q) : 0;
+}
+
+/* The block moves to our heap. */
+static void *foreign_realloc(void *p, size_t size)
+{
+	size_t old_size;
+	void *fresh;
+
+	require_plausible(p, "realloc");
+	old_size = foreign_usable_size(p);
+	fresh = heap_malloc(size);
+	if (!fresh)
+		return NULL;
+	memcpy(fresh, p, old_size < size ? old_size : size);
+	foreign_free(p);
+	return fresh;
+}
+
+void foreign_init(void)
+{
+	void *p;
+
+	p = dlsym(RTLD_NEXT, "free");
+	memcpy(&libc.free, &p, sizeof(p));
+	p = dlsym(RTLD_NEXT, "malloc_usable_size");
+	memcpy(&libc.usable_size, &p, sizeof(p));
+	heap_foreign = (struct heap_foreign){ .free = foreign_free,
+					      .realloc = foreign_realloc,
+					      .usable_size = foreign_usable_size };
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fork: all our locks are taken in rank order before a fork and released after it, so that
+ * the child's copy of every structure is whole. The child then drops what described the
+ * parent's other threads.
+ *
+ * One lock of the first rank is held across the fork itself: glibc may interleave the
+ * handlers of two threads that fork at once, and the second must wait at the first step.
+ */
+#include <pthread.h>
+
+#include "preload/api/api.h"
+#include "preload/base/lock.h"
+#include "preload/base/meta.h"
+#include "preload/base/opt.h"
+#include "preload/heap/heap.h"
+#include "preload/heap/tls.h"
+#if CONFIG_PROFILER
+#include "profiler/control/runtable.h"
+#include "profiler/escape/escape.h"
+#include "profiler/sample/sample.h"
+#include "profiler/site/site.h"
+#include "profiler/stack/module.h"
+#include "profiler/stack/thread.h"
+#include "profiler/stack/unwind.h"
+#endif
+
+static struct {
+	struct lock lock;
+} forking = { .lock = LOCK_INIT(LOCK_RANK_FORK) };
+
+static NO_LOCK_CHECK void before(void)
+{
+	lock_acquire(&forking.lock);
+#if CONFIG_PROFILER
+	thread_fork_prepare();
+	module_fork_prepare();
+	sample_fork_prepare();
+	site_fork_prepare();
+	escape_fork_prepare();
+#endif
+	heap_fork_prepare();
+	meta_fork_prepare();
+}
+
+static NO_LOCK_CHECK void in_parent(void)
+{
+	meta_fork_done(false);
+	heap_fork_done(false);
+#if CONFIG_PROFILER
+	escape_fork_done(false);
+	site_fork_done(false);
+	sample_fork_done(false);
+	module_fork_done(false);
+	thread_fork_done(false);
+#endif
+	lock_release(&forking.lock);
+}
+
+static NO_LOCK_CHECK void in_child(void)
+{
+	meta_fork_done(true);
+#if CONFIG_PROFILER
+	escape_fork_done(true);
+	site_fork_done(true);
+	module_fork_done(true);
+	thread_fork_done(true);
+	unwind_fork_child();
+#endif
+	heap_fork_done(true);
+	lock_reset(&forking.lock);
+#if CONFIG_PROFILER
+	sample_fork_done(true);
+	runtable_fork_child();
+#endif
+	exit_fork_child();
+}
+
+void fork_init(void)
+{
+	pthread_atfork(before, in_parent, in_child);
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * init: the constructor. Reads the options, finds libc's own functions, plugs the profiler
+ * into the heap, and registers what runs at fork and at the end.
+ *
+ * malloc is called before this by the loader, by IFUNC resolvers and by the constructors
+ * of libraries; the heap works without it, unprofiled.
+ */
+#include <stdlib.h>
+
+#include "preload/api/api.h"
+#include "preload/base/fmt.h"
+#include "preload/base/opt.h"
+#include "preload/base/os.h"
+#include "preload/heap/arena.h"
+#include "preload/heap/heap.h"
+#include "preload/heap/tls.h"
+#if CONFIG_PROFILER
+#include "profiler/control/runtable.h"
+#include "profiler/escape/escape.h"
+#include "profiler/leak/leak.h"
+#include "profiler/sample/sample.h"
+#include "profiler/stack/module.h"
+#include "profiler/stack/thread.h"
+#include "profiler/stack/unwind.h"
+#endif
+
+static void apply_huge_option(void)
+{
+	switch (opt_get()->hugepage) {
+	case OPT_HUGE_ON:
+		arena_set_huge(ARENA_HUGE_ALWAYS);
+		break;
+	case OPT_HUGE_OFF:
+		arena_set_huge(ARENA_HUGE_NEVER);
+		break;
+	default:
+		arena_set_huge(ARENA_HUGE_AUTO);
+		break;
+	}
+}
+
+#if CONFIG_PROFILER
+static void profiler_init(void)
+{
+	const struct options *o = opt_get();
+
+	runtable_attach();
+	if (o->mode == OPT_MODE_OFF)
+		return;
+	module_refresh();
+	thread_init();
+	unwind_init(o->mode == OPT_MODE_EXACT || o->out[0] != '\0');
+	if (o->leak != OPT_LEAK_OFF)
+		leak_init();
+	if (o->escape != OPT_ESCAPE_OFF)
+		escape_init();
+	sample_set_escape_hooks();
+	sample_init();
+}
+#endif
+
+__attribute__((constructor)) static void seep_init(void)
+{
+	const char *text = os_is_secure() ? NULL : getenv("SEEP_OPTIONS");
+
+	seep_tls.internal++;
+	log_remember_stderr();
+	opt_init(text);
+	if (text && !opt_get()->follow)
+		unsetenv("SEEP_OPTIONS"); /* programs that this one starts */
+	apply_huge_option();
+	foreign_init();
+	dl_init();
+	thread_api_init();
+	exit_init();
+#if CONFIG_PROFILER
+	profiler_init();
+#endif
+	fork_init();
+	seep_tls.internal--;
+}
+
+__attribute__((destructor)) static void seep_exit(void)
+{
+	exit_reports();
+}

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * thread: a thread's beginning (pthread_create is interposed to learn stack bounds and who
+ * created it) and its end (a thread-specific destructor gives its mcache back).
+ *
+ * Other destructors may free and allocate after ours, so ours re-arms itself until the last
+ * round that POSIX promises; what still comes later uses the heap's fallback.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+
+#include "preload/api/api.h"
+#include "preload/base/opt.h"
+#include "preload/heap/heap.h"
+#include "preload/heap/mcache.h"
+#include "preload/heap/tls.h"
+#if CONFIG_PROFILER
+#include "profiler/sample/sample.h"
+#include "profiler/site/site.h"
+#include "profiler/stack/thread.h"
+#include "profiler/stack/unwind.h"
+#endif
+
+typedef void *(*start_routine)(void *);
+
+static struct {
+	pthread_key_t key;
+	bool has_key;
+	int (*create)(pthread_t *, const pthread_attr_t *, start_routine, void *);
+} threads;
+
+struct start {
+	start_routine routine;
+	void *arg;
+	uint32_t creator_site;
+};
+
+/* value counts the rounds that are left. */
+static void thread_end(void *value)
+{
+	uintptr_t left = (uintptr_t)value;
+
+	if (left > 1 && pthread_setspecific(threads.key, (void *)(left - 1)) == 0)
+		return;
+#if CONFIG_PROFILER
+	thread_finished();
+#endif
+	heap_thread_exit();
+}
+
+static void arm(void)
+{
+	if (threads.has_key) {
+		int saved = errno;
+
+		pthread_setspecific(threads.key,
+				    (void *)(uintptr_t)PTHREAD_DESTRUCTOR_ITERATIONS);
+		errno = saved;
+	}
+}
+
+static uint32_t creator_site(void)
+{
+#if CONFIG_PROFILER
+	struct frame *frames;
+	enum unwind_end end;
+	uint32_t site;
+	int max, n;
+
+	if (!sample_is_on() || !opt_get()->threads)
+		return SITE_NONE;
+	thread_internal_enter();
+	frames = unwind_scratch(&max);
+	n = frames ? unwind_here(frames, max, &end) : 0;
+	site = n > 0 ? site_intern(frames, n) : SITE_NONE;
+	thread_internal_leave();
+	return site;
+#else
+	return 0;
+#endif
+}
+
+/* The new thread's first function; a tail call, so that it is in nobody's stack. */
+static void *thread_begin(void *block)
+{
+	struct start s = *(struct start *)block;
+
+	heap_free(block);
+	arm(); /* also for a thread that never allocates: its end is recorded */
+#if CONFIG_PROFILER
+	thread_internal_enter();
+	thread_register(s.creator_site);
+	thread_internal_leave();
+#endif
+	return s.routine(s.arg);
+}
+
+EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
+			  start_routine routine, void *arg)
+{
+	struct start *s;
+	int ret;
+
+	if (!threads.create)
+		threads.create = (__typeof__(threads.create))(uintptr_t)dlsym(
+			RTLD_NEXT, "pthread_create");
+	if (!threads.create)
+		return EAGAIN;
+	seep_tls.internal++;
+	s = heap_malloc(sizeof(*s));
+	seep_tls.internal--;
+	if (!s)
+		return EAGAIN;
+	*s = (struct start){ routine, arg, creator_site() };
+	ret = threads.create(thread, attr, thread_begin, s);
+	if (ret != 0)
+		heap_free(s);
+	return ret;
+}
+
+void thread_api_init(void)
+{
+	if (pthread_key_create(&threads.key, thread_end) == 0)
+		threads.has_key = true;
+	heap_hooks.thread_start = arm;
+	arm();
+}

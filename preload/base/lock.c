@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * lock: the classic three-state futex mutex, after a short spin. Debug builds keep, per
+ * thread, a mask of the ranks held.
+ */
+#include "preload/base/lock.h"
+
+#include "preload/base/atomic.h"
+#include "preload/base/check.h"
+#include "preload/base/os.h"
+
+#define SPINS 60 /* about a microsecond: longer than any of our short critical sections */
+
+#if CONFIG_ASSERTIONS >= 1
+static __thread uint32_t held_ranks __attribute__((tls_model("initial-exec")));
+
+static void note_acquire(const struct lock *l, bool nested)
+{
+	uint32_t above = held_ranks >> l->rank;
+
+	if (nested)
+		above &= ~1u;
+	if (above != 0)
+		fatal("lock order: rank %u acquired with ranks %#x held",
+		      (unsigned)l->rank, (unsigned)held_ranks);
+	held_ranks |= 1u << l->rank;
+}
+
+static void note_release(const struct lock *l)
+{
+	held_ranks &= ~(1u << l->rank);
+}
+#else
+static void note_acquire(const struct lock *l, bool nested)
+{
+	(void)l;
+	(void)nested;
+}
+
+static void note_release(const struct lock *l)
+{
+	(void)l;
+}
+#endif
+
+void lock_init(struct lock *l, enum lock_rank rank)
+{
+	l->state = 0;
+	l->rank = rank;
+}
+
+static COLD void wait_for(struct lock *l)
+{
+	for (int i = 0; i < SPINS; i++) {
+		uint32_t expected = 0;
+
+		if (atomic_load_relaxed(&l->state) == 0 &&
+		    atomic_cas_acquire(&l->state, &expected, 1u))
+			return;
+		__builtin_ia32_pause();
+	}
+	while (atomic_exchange_acquire(&l->state, 2u) != 0)
+		os_futex_wait(&l->state, 2, 0);
+}
+
+static void take(struct lock *l)
+{
+	uint32_t expected = 0;
+
+	if (!atomic_cas_acquire(&l->state, &expected, 1u))
+		wait_for(l);
+}
+
+NO_LOCK_CHECK void lock_acquire(struct lock *l)
+{
+	note_acquire(l, false);
+	take(l);
+}
+
+NO_LOCK_CHECK void lock_acquire_nested(struct lock *l)
+{
+	note_acquire(l, true);
+	take(l);
+}
+
+bool lock_try_acquire(struct lock *l)
+{
+	uint32_t expected = 0;
+
+	if (!atomic_cas_acquire(&l->state, &expected, 1u))
+		return false;
+	note_acquire(l, true);
+	return true;
+}
+
+NO_LOCK_CHECK void lock_release(struct lock *l)
+{
+	note_release(l);
+	if (atomic_exchange_release(&l->state, 0u) == 2)
+		os_futex_wake(&l->state, 1);
+}
+
+void lock_reset(struct lock *l)
+{
+	atomic_store_release(&l->state, 0u);
+}
+
+bool lock_is_held(const struct lock *l)
+{
+	return atomic_load_relaxed(&l->state) != 0;
+}
+
+void lock_assert_none(void)
+{
+#if CONFIG_ASSERTIONS >= 1
+	if (held_ranks != 0)
+		fatal("a thread holding ranks %#x entered the allocator",
+		      (unsigned)held_ranks);
+#endif
+}
+
+void lock_forget_held(void)
+{
+#if CONFIG_ASSERTIONS >= 1
+	held_ranks = 0;
+#endif
+}

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * meta: our own memory, see meta.h.
+ *
+ * Structure: the bump arena grows by chunks of CHUNK bytes; larger requests get a mapping
+ * of their own. Every mapping is entered in `ranges`, kept without holes by moving the last
+ * entry into a gap, so that the leak check can leave all of them out of its roots.
+ * Concurrency: everything but the counters is guarded by one leaf lock.
+ */
+#include "preload/base/meta.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/check.h"
+#include "preload/base/os.h"
+
+#define CHUNK	   (256 * KIB) /* faults in page by page, so the size costs nothing */
+#define BIG	   (64 * KIB)  /* from here a mapping of its own */
+#define FIXALLOC_CHUNK (16 * KIB)
+#define RANGES_MAX 8192
+
+struct range {
+	uintptr_t start;
+	size_t size;
+};
+
+static struct {
+	struct lock lock;
+	char *next, *end;		/* rest of the bump chunk; guarded by lock */
+	uint32_t nranges;		/* guarded by lock */
+	size_t bytes[META_TAG_COUNT];	/* atomic, relaxed */
+	struct range ranges[RANGES_MAX]; /* guarded by lock */
+} meta = { .lock = LOCK_INIT(LOCK_RANK_META) };
+
+static bool add_range(uintptr_t start, size_t size)
+{
+	if (meta.nranges > 0) { /* neighbours merge: chunks often lie side by side */
+		struct range *last = &meta.ranges[meta.nranges - 1];
+
+		if (last->start + last->size == start && start % CHUNK == 0 &&
+		    last->size % CHUNK == 0 && size == CHUNK) {
+			last->size += size;
+			return true;
+		}
+	}
+	if (meta.nranges == RANGES_MAX)
+		return false;
+	meta.ranges[meta.nranges++] = (struct range){ start, size };
+	return true;
+}
+
+static void drop_range(uintptr_t start)
+{
+	for (uint32_t i = meta.nranges; i > 0; i--) {
+		if (meta.ranges[i - 1].start != start)
+			continue;
+		meta.ranges[i - 1] = meta.ranges[--meta.nranges];
+		return;
+	}
+}
+
+static void *map_range(size_t size)
+{
+	void *p = os_map(size);
+
+	if (p && !add_range((uintptr_t)p, size)) {
+		os_unmap(p, size);
+		return NULL;
+	}
+	if (p)
+		os_name(p, size, "seep");
+	return p;
+}
+
+static void *bump(size_t size, size_t align)
+{
+	uintptr_t at = align_up((uintptr_t)meta.next, align);
+
+	if (meta.next == NULL || at + size > (uintptr_t)meta.end) {
+		char *chunk = map_range(CHUNK);
+
+		if (!chunk)
+			return NULL;
+		meta.next = chunk;
+		meta.end = chunk + CHUNK;
+		at = (uintptr_t)chunk;
+	}
+	meta.next = (char *)at + size;
+	return (void *)at;
+}
+
+void *meta_alloc(size_t size, size_t align, enum meta_tag tag)
+{
+	void *p;
+
+	if (size == 0 || size > SIZE_MAX / 2)
+		return NULL;
+	lock_acquire(&meta.lock);
+	p = size >= BIG ? map_range(align_up(size, OS_PAGE)) : bump(size, align);
+	lock_release(&meta.lock);
+	if (p)
+		atomic_add_relaxed(&meta.bytes[tag], size);
+	return p;
+}
+
+void *meta_map(size_t size, enum meta_tag tag)
+{
+	void *p;
+
+	if (size == 0 || size > SIZE_MAX / 2)
+		return NULL;
+	size = align_up(size, OS_PAGE);
+	lock_acquire(&meta.lock);
+	p = map_range(size);
+	lock_release(&meta.lock);
+	if (p)
+		atomic_add_relaxed(&meta.bytes[tag], size);
+	return p;
+}
+
+void meta_unmap(void *p, size_t size, enum meta_tag tag)
+{
+	if (!p)
+		return;
+	size = align_up(size, OS_PAGE);
+	lock_acquire(&meta.lock);
+	drop_range((uintptr_t)p);
+	os_unmap(p, size);
+	lock_release(&meta.lock);
+	atomic_sub_relaxed(&meta.bytes[tag], size);
+}
+
+void *meta_remap(void *p, size_t old_size, size_t new_size, enum meta_tag tag)
+{
+	long ret;
+
+	old_size = align_up(old_size, OS_PAGE);
+	new_size = align_up(new_size, OS_PAGE);
+	lock_acquire(&meta.lock);
+	ret = os_call(SYS_mremap, (long)p, (long)old_size, (long)new_size, MREMAP_MAYMOVE,
+		      0, 0);
+	if (ret < 0 && ret > -4096) {
+		lock_release(&meta.lock);
+		return NULL;
+	}
+	drop_range((uintptr_t)p);
+	add_range((uintptr_t)ret, new_size); /* an entry was just freed */
+	lock_release(&meta.lock);
+	atomic_add_relaxed(&meta.bytes[tag], new_size - old_size);
+	return (void *)ret;
+}
+
+bool meta_register_range(uintptr_t start, size_t size)
+{
+	bool ok;
+
+	lock_acquire(&meta.lock);
+	ok = add_range(start, size);
+	lock_release(&meta.lock);
+	return ok;
+}
+
+bool meta_each_range(bool (*fn)(uintptr_t start, size_t size, void *arg), void *arg)
+{
+	bool ok = true;
+
+	lock_acquire(&meta.lock);
+	for (uint32_t i = 0; ok && i < meta.nranges; i++)
+		ok = fn(meta.ranges[i].start, meta.ranges[i].size, arg);
+	lock_release(&meta.lock);
+	return ok;
+}
+
+static bool range_excludes(uintptr_t start, size_t size, void *arg)
+{
+	return *(const uintptr_t *)arg - start >= size;
+}
+
+bool meta_is_ours(uintptr_t addr)
+{
+	return !meta_each_range(range_excludes, &addr);
+}
+
+size_t meta_bytes(enum meta_tag tag)
+{
+	return atomic_load_relaxed(&meta.bytes[tag]);
+}
+
+size_t meta_bytes_total(void)
+{
+	size_t sum = 0;
+
+	for (int i = 0; i < META_TAG_COUNT; i++)
+		sum += atomic_load_relaxed(&meta.bytes[i]);
+	return sum;
+}
+
+static bool fixalloc_refill(struct fixalloc *f)
+{
+	size_t size = f->size > FIXALLOC_CHUNK / 8 ? f->size * 8 : FIXALLOC_CHUNK;
+	char *chunk = meta_alloc(size, CACHE_LINE, f->tag);
+
+	if (!chunk && size > f->size) { /* memory is short: just the one */
+		size = f->size;
+		chunk = meta_alloc(size, CACHE_LINE, f->tag);
+	}
+	if (!chunk)
+		return false;
+	f->next = chunk;
+	f->end = chunk + size;
+	return true;
+}
+
+void *fixalloc_get(struct fixalloc *f)
+{
+	void *p = f->free;
+
+	if (p) {
+		f->free = *(void **)p;
+		memset(p, 0, f->size);
+	} else {
+		if ((size_t)(f->end - f->next) < f->size && !fixalloc_refill(f))
+			return NULL;
+		p = f->next;
+		f->next += f->size;
+	}
+	f->inuse++;
+	return p;
+}
+
+void fixalloc_put(struct fixalloc *f, void *p)
+{
+	*(void **)p = f->free;
+	f->free = p;
+	f->inuse--;
+}
+
+NO_LOCK_CHECK void meta_fork_prepare(void)
+{
+	lock_acquire(&meta.lock);
+}
+
+NO_LOCK_CHECK void meta_fork_done(bool child)
+{
+	if (child)
+		lock_reset(&meta.lock);
+	else
+		lock_release(&meta.lock);
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * meta: memory for ourselves, never from the heap we serve and never scanned as a root.
+ * Permanent things come from a bump arena, same-size things that die from a fixalloc
+ * pool, big temporary things from a mapping of their own. Everything is charged to a tag.
+ */
+#ifndef PRELOAD_BASE_META_H
+#define PRELOAD_BASE_META_H
+
+#include "preload/base/base.h"
+#include "preload/base/lock.h"
+
+enum meta_tag {
+	META_SPAN,
+	META_MCACHE,
+	META_CENTRAL,
+	META_THREAD,
+	META_SITE,
+	META_SAMPLE,
+	META_STACK,
+	META_PPROF,
+	META_LEAK,
+	META_ESCAPE,
+	META_OTHER,
+	META_TAG_COUNT
+};
+
+/* SLOW. Zeroed, permanent memory of any size; align is a power of two up to OS_PAGE.
+ * NULL when the system refuses. */
+void *meta_alloc(size_t size, size_t align, enum meta_tag tag);
+
+/* SLOW. A zeroed mapping of its own, size rounded up to OS_PAGE; NULL when refused. */
+void *meta_map(size_t size, enum meta_tag tag);
+void meta_unmap(void *p, size_t size, enum meta_tag tag); /* same size as asked */
+/* Grows a meta_map() mapping, moving it if need be; NULL: refused, the old one stands. */
+void *meta_remap(void *p, size_t old_size, size_t new_size, enum meta_tag tag);
+
+/* Calls fn for every range of address space that is ours: metadata, and whatever was
+ * added with meta_register_range() (the arenas). Locks: takes META for reading the list;
+ * fn must not call meta_*. Returns false when fn did. */
+bool meta_each_range(bool (*fn)(uintptr_t start, size_t size, void *arg), void *arg);
+bool meta_register_range(uintptr_t start, size_t size); /* false: table full */
+bool meta_is_ours(uintptr_t addr);
+size_t meta_bytes(enum meta_tag tag);
+size_t meta_bytes_total(void);
+
+/* A pool of equal objects. Constant-initialise with FIXALLOC_INIT; its owner's lock
+ * guards it (fixalloc takes none but META). Objects come zeroed. */
+struct fixalloc {
+	size_t size;	   /* of one object, immutable */
+	enum meta_tag tag; /* immutable */
+	void *free;	   /* freed objects, linked through their first word */
+	char *next, *end;  /* rest of the current chunk */
+	size_t inuse;	   /* objects handed out */
+};
+#define FIXALLOC_INIT(object_size, meta_tag)                                             \
+	{                                                                                \
+		.size = (object_size), .tag = (meta_tag)                                 \
+	}
+void *fixalloc_get(struct fixalloc *f); /* NULL when the system refuses */
+void fixalloc_put(struct fixalloc *f, void *p);
+
+/* fork: META is a leaf, taken last. */
+void meta_fork_prepare(void);
+void meta_fork_done(bool child);
+
+#endif

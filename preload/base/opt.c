@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * opt: parsing of SEEP_OPTIONS, see opt.h.
+ *
+ * Invariant: `frozen` holds good options at every moment: defaults from the start, the
+ * user's after opt_init(), after which its pages are read-only.
+ */
+#include "preload/base/opt.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "preload/base/fmt.h"
+#include "preload/base/os.h"
+
+#define VALUE_MAX_BYTES OPT_PATH_MAX
+#define DEFAULT_SAMPLE	(512 * KIB)
+#define DEFAULT_STACK	512
+#define MAX_STACK	65535
+
+static union {
+	struct options options;
+	char page[(sizeof(struct options) + OS_PAGE - 1) / OS_PAGE * OS_PAGE];
+} frozen __attribute__((aligned(4096))) = {
+	.options = { .mode = OPT_MODE_SAMPLED,
+		     .sample = DEFAULT_SAMPLE,
+		     .follow = true,
+		     .stack = DEFAULT_STACK,
+		     .exitcode = OPT_EXIT_LEAK },
+};
+
+void opt_defaults(struct options *o)
+{
+	memset(o, 0, sizeof(*o));
+	o->mode = OPT_MODE_SAMPLED;
+	o->sample = DEFAULT_SAMPLE;
+	o->follow = true;
+	o->stack = DEFAULT_STACK;
+	o->exitcode = OPT_EXIT_LEAK;
+}
+
+const struct options *opt_get(void)
+{
+	return &frozen.options;
+}
+
+/* A decimal number with an optional K, M or G. */
+static bool parse_size(const char *text, uint64_t max, uint64_t *out)
+{
+	uint64_t value = 0;
+	unsigned shift = 0;
+
+	if (*text < '0' || *text > '9')
+		return false;
+	for (; *text >= '0' && *text <= '9'; text++) {
+		if (__builtin_mul_overflow(value, 10, &value) ||
+		    __builtin_add_overflow(value, (uint64_t)(*text - '0'), &value))
+			return false;
+	}
+	if (*text == 'K' || *text == 'k')
+		shift = 10;
+	else if (*text == 'M' || *text == 'm')
+		shift = 20;
+	else if (*text == 'G' || *text == 'g')
+		shift = 30;
+	if (shift)
+		text++;
+	if (*text || value > (UINT64_MAX >> shift) || value << shift > max)
+		return false;
+	*out = value << shift;
+	return true;
+}
+
+/* The place of value in a list of words that ends with NULL, or -1. */
+static int parse_word(const char *value, const char *const *words)
+{
+	for (int i = 0; words[i]; i++)
+		if (strcmp(value, words[i]) == 0)
+			return i;
+	return -1;
+}
+
+static bool set_word(const char *value, const char *const *words, int *out)
+{
+	int i = parse_word(value, words);
+
+	if (i >= 0)
+		*out = i;
+	return i >= 0;
+}
+
+static bool set_flag(const char *value, bool *out)
+{
+	static const char *const words[] = { "off", "on", NULL };
+	int i = parse_word(value, words);
+
+	if (i >= 0)
+		*out = i == 1;
+	return i >= 0;
+}
+
+static bool set_path(const char *value, const char *cwd, char *out)
+{
+	size_t need;
+
+	if (*value == '\0' || *value == '/' || !cwd || !*cwd)
+		need = fmt_string(out, OPT_PATH_MAX, "%s", value);
+	else
+		need = fmt_string(out, OPT_PATH_MAX, "%s/%s", cwd, value);
+	return need < OPT_PATH_MAX;
+}
+
+static bool set_number(const char *value, uint64_t min, uint64_t max, uint64_t *out)
+{
+	uint64_t v;
+
+	if (!parse_size(value, max, &v) || v < min)
+		return false;
+	*out = v;
+	return true;
+}
+
+static const char *const mode_words[] = { "off", "sampled", "exact", NULL };
+static const char *const leak_words[] = { "off", "exit", NULL };
+static const char *const escape_words[] = { "off", "bound", NULL };
+static const char *const huge_words[] = { "auto", "on", "off", NULL };
+
+/* What is allowed, for the message; NULL: value was fine; "": the key is unknown. */
+static const char *apply(struct options *o, const char *key, const char *value,
+			 const char *cwd)
+{
+	int word;
+	uint64_t number;
+
+	if (strcmp(key, "mode") == 0) {
+		if (!set_word(value, mode_words, &word))
+			return "must be off, sampled or exact";
+		o->mode = (enum opt_mode)word;
+	} else if (strcmp(key, "sample") == 0) {
+		if (!set_number(value, 1, (uint64_t)1 << 40, &number))
+			return "must be a size such as 512K";
+		o->sample = number;
+	} else if (strcmp(key, "seed") == 0) {
+		if (!set_number(value, 0, UINT64_MAX, &o->seed))
+			return "must be a number";
+	} else if (strcmp(key, "leak") == 0) {
+		if (!set_word(value, leak_words, &word))
+			return "must be off or exit";
+		o->leak = (enum opt_leak)word;
+	} else if (strcmp(key, "escape") == 0) {
+		if (!set_word(value, escape_words, &word))
+			return "must be off or bound";
+		o->escape = (enum opt_escape)word;
+	} else if (strcmp(key, "hugepage") == 0) {
+		if (!set_word(value, huge_words, &word))
+			return "must be auto, on or off";
+		o->hugepage = (enum opt_huge)word;
+	} else if (strcmp(key, "threads") == 0) {
+		return set_flag(value, &o->threads) ? NULL : "must be on or off";
+	} else if (strcmp(key, "follow") == 0) {
+		return set_flag(value, &o->follow) ? NULL : "must be on or off";
+	} else if (strcmp(key, "deepbind") == 0) {
+		return set_flag(value, &o->deepbind) ? NULL : "must be on or off";
+	} else if (strcmp(key, "stack") == 0) {
+		if (!set_number(value, 1, MAX_STACK, &number))
+			return "must be a number of frames from 1 to 65535";
+		o->stack = (unsigned)number;
+	} else if (strcmp(key, "exitcode") == 0) {
+		if (!set_number(value, 0, 255, &number))
+			return "must be a status from 0 to 255";
+		o->exitcode = (int)number;
+	} else if (strcmp(key, "out") == 0) {
+		return set_path(value, cwd, o->out) ? NULL : "is too long";
+	} else if (strcmp(key, "suppressions") == 0) {
+		return set_path(value, cwd, o->suppressions) ? NULL : "is too long";
+	} else if (strcmp(key, "run") == 0) {
+		return set_path(value, cwd, o->run) ? NULL : "is too long";
+	} else {
+		return "";
+	}
+	return NULL;
+}
+
+/* Copies one pair up to an unescaped ':' into buf; returns where the next begins, or NULL
+ * at the end of the text. *out_fits false: it was cut. */
+static const char *next_pair(const char *text, char *buf, size_t size, bool *out_fits)
+{
+	size_t n = 0;
+
+	*out_fits = true;
+	for (; *text && *text != ':'; text++) {
+		if (*text == '\\' && (text[1] == ':' || text[1] == '\\'))
+			text++;
+		if (n + 1 < size)
+			buf[n++] = *text;
+		else
+			*out_fits = false;
+	}
+	buf[n] = '\0';
+	return *text == ':' ? text + 1 : NULL;
+}
+
+static void apply_pair(struct options *o, char *pair, const char *cwd,
+		       void (*complain)(const char *, const char *))
+{
+	char *value = strchr(pair, '=');
+	const char *wrong;
+
+	if (!value) {
+		complain(pair, "is not key=value");
+		return;
+	}
+	*value++ = '\0';
+	wrong = apply(o, pair, value, cwd);
+	if (!wrong)
+		return;
+	if (*wrong == '\0') {
+		complain(pair, "is not an option");
+	} else {
+		value[-1] = '=';
+		complain(pair, wrong);
+	}
+}
+
+/* The pair's buffer is longer than our usual frames: INIT context only. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wframe-larger-than="
+void opt_parse(struct options *o, const char *text, const char *cwd,
+	       void (*complain)(const char *pair, const char *reason))
+{
+	char pair[VALUE_MAX_BYTES + 32];
+
+	while (text) {
+		bool fits;
+
+		text = next_pair(text, pair, sizeof(pair), &fits);
+		if (!fits)
+			complain(pair, "is too long");
+		else if (*pair)
+			apply_pair(o, pair, cwd, complain);
+	}
+}
+
+static void complain_on_stderr(const char *pair, const char *reason)
+{
+	log_line("SEEP_OPTIONS: \"%.200s\" %s; ignored", pair, reason);
+}
+
+void opt_init(const char *text)
+{
+	char cwd[OPT_PATH_MAX];
+	long n = os_call(SYS_getcwd, (long)cwd, sizeof(cwd), 0, 0, 0, 0);
+
+	if (n <= 0 || cwd[0] != '/')
+		cwd[0] = '\0';
+	opt_defaults(&frozen.options);
+	opt_parse(&frozen.options, text, cwd, complain_on_stderr);
+	os_call(SYS_mprotect, (long)&frozen, sizeof(frozen), PROT_READ, 0, 0, 0);
+}
+#pragma GCC diagnostic pop
+
+static bool expand_one(struct out *o, char what, const char *program, int pid)
+{
+	switch (what) {
+	case '%':
+		out_str(o, "%");
+		return false;
+	case 'e':
+		out_str(o, program);
+		return false;
+	case 'p':
+		out_format(o, "%d", pid);
+		return true;
+	default: /* kept as it is: a pattern is no place to fail */
+		out_format(o, "%%%c", what);
+		return false;
+	}
+}
+
+bool opt_expand(const char *pattern, const char *program, int pid, char *buf, size_t size)
+{
+	struct out o;
+	bool has_pid = false;
+
+	out_init(&o, buf, size - 1, NULL, NULL);
+	for (; *pattern; pattern++) {
+		if (*pattern == '%' && pattern[1])
+			has_pid |= expand_one(&o, *++pattern, program, pid);
+		else
+			out_bytes(&o, pattern, 1);
+	}
+	if (!has_pid)
+		out_format(&o, ".%d", pid);
+	buf[o.used] = '\0';
+	return o.lost == 0;
+}

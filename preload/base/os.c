@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * os: system calls, see os.h.
+ */
+#include "preload/base/os.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "preload/base/base.h"
+
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+#ifndef PR_SET_VMA
+#define PR_SET_VMA	     0x53564d41
+#define PR_SET_VMA_ANON_NAME 0
+#endif
+
+static void *map(void *addr, size_t size, int prot, int flags, int fd)
+{
+	long ret = os_call(SYS_mmap, (long)addr, (long)size, prot, flags, fd, 0);
+
+	return ret < 0 && ret > -4096 ? NULL : (void *)ret;
+}
+
+void *os_map(size_t size)
+{
+	return map(NULL, size, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+}
+
+void *os_reserve(size_t size)
+{
+	return map(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		   -1);
+}
+
+int os_commit(void *addr, size_t size)
+{
+	return (int)os_call(SYS_mprotect, (long)addr, (long)size, PROT_READ | PROT_WRITE,
+			    0, 0, 0);
+}
+
+int os_decommit(void *addr, size_t size)
+{
+	void *p = map(addr, size, PROT_NONE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1);
+
+	return p ? 0 : -ENOMEM;
+}
+
+void os_unmap(void *addr, size_t size)
+{
+	os_call(SYS_munmap, (long)addr, (long)size, 0, 0, 0, 0);
+}
+
+bool os_purge(void *addr, size_t size)
+{
+	return os_call(SYS_madvise, (long)addr, (long)size, MADV_DONTNEED, 0, 0, 0) == 0;
+}
+
+bool os_hugepage(void *addr, size_t size, bool on)
+{
+	return os_call(SYS_madvise, (long)addr, (long)size,
+		       on ? MADV_HUGEPAGE : MADV_NOHUGEPAGE, 0, 0, 0) == 0;
+}
+
+void os_dontdump(void *addr, size_t size)
+{
+	os_call(SYS_madvise, (long)addr, (long)size, MADV_DONTDUMP, 0, 0, 0);
+}
+
+void os_name(void *addr, size_t size, const char *name)
+{
+	os_call(SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, (long)addr, (long)size,
+		(long)name, 0);
+}
+
+bool os_move_pages(void *from, void *to, size_t size)
+{
+	long ret = os_call(SYS_mremap, (long)from, (long)size, (long)size,
+			   MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, (long)to, 0);
+
+	return ret == (long)to;
+}
+
+int os_open(const char *path, int flags, unsigned mode)
+{
+	return (int)os_call(SYS_openat, AT_FDCWD, (long)path, flags | O_CLOEXEC,
+			    (long)mode, 0, 0);
+}
+
+int os_close(int fd)
+{
+	return (int)os_call(SYS_close, fd, 0, 0, 0, 0, 0);
+}
+
+long os_read(int fd, void *buf, size_t size)
+{
+	long n;
+
+	do {
+		n = os_call(SYS_read, fd, (long)buf, (long)size, 0, 0, 0);
+	} while (n == -EINTR);
+	return n;
+}
+
+long os_write_all(int fd, const void *buf, size_t size)
+{
+	const char *p = buf;
+	size_t left = size;
+
+	while (left > 0) {
+		long n = os_call(SYS_write, fd, (long)p, (long)left, 0, 0, 0);
+
+		if (n == -EINTR)
+			continue;
+		if (n < 0)
+			return n;
+		if (n == 0)
+			return -EIO;
+		p += n;
+		left -= (size_t)n;
+	}
+	return (long)size;
+}
+
+int os_rename(const char *from, const char *to)
+{
+	return (int)os_call(SYS_rename, (long)from, (long)to, 0, 0, 0, 0);
+}
+
+int os_unlink(const char *path)
+{
+	return (int)os_call(SYS_unlink, (long)path, 0, 0, 0, 0, 0);
+}
+
+int os_mkdir(const char *path, unsigned mode)
+{
+	return (int)os_call(SYS_mkdir, (long)path, (long)mode, 0, 0, 0, 0);
+}
+
+long os_file_size(int fd)
+{
+	return os_call(SYS_lseek, fd, 0, 2 /* SEEK_END */, 0, 0, 0);
+}
+
+void *os_map_file(int fd, size_t size, bool shared_rw)
+{
+	return map(NULL, size, shared_rw ? PROT_READ | PROT_WRITE : PROT_READ,
+		   shared_rw ? MAP_SHARED : MAP_PRIVATE, fd);
+}
+
+long os_readlink(const char *path, char *buf, size_t size)
+{
+	return os_call(SYS_readlink, (long)path, (long)buf, (long)size, 0, 0, 0);
+}
+
+int os_getpid(void)
+{
+	return (int)os_call(SYS_getpid, 0, 0, 0, 0, 0, 0);
+}
+
+int os_getppid(void)
+{
+	return (int)os_call(SYS_getppid, 0, 0, 0, 0, 0, 0);
+}
+
+int os_gettid(void)
+{
+	return (int)os_call(SYS_gettid, 0, 0, 0, 0, 0, 0);
+}
+
+static uint64_t clock_ns(clockid_t id)
+{
+	struct timespec ts = { 0 };
+
+	/* libc's call goes through the vDSO; it is async-signal-safe. */
+	if (clock_gettime(id, &ts) != 0)
+		os_call(SYS_clock_gettime, id, (long)&ts, 0, 0, 0, 0);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t os_now_ns(void)
+{
+	return clock_ns(CLOCK_MONOTONIC);
+}
+
+uint64_t os_realtime_ns(void)
+{
+	return clock_ns(CLOCK_REALTIME);
+}
+
+void os_random(void *buf, size_t size)
+{
+	uint64_t x = os_now_ns() ^ (uint64_t)(uintptr_t)buf << 20 ^ (uint64_t)os_getpid();
+	unsigned char *p = buf;
+
+	if (os_call(SYS_getrandom, (long)buf, (long)size, 1 /* GRND_NONBLOCK */, 0, 0,
+		    0) == (long)size)
+		return;
+	for (size_t i = 0; i < size; i++) {
+		x ^= x << 13;
+		x ^= x >> 7;
+		x ^= x << 17;
+		p[i] = (unsigned char)(x >> 32);
+	}
+}
+
+size_t os_address_space_limit(void)
+{
+	struct {
+		uint64_t soft, hard;
+	} lim = { UINT64_MAX, UINT64_MAX };
+
+	if (os_call(SYS_prlimit64, 0, RLIMIT_AS, 0, (long)&lim, 0, 0) != 0)
+		return SIZE_MAX;
+	return lim.soft;
+}
+
+bool os_is_secure(void)
+{
+	return getauxval(AT_SECURE) != 0;
+}
+
+void os_exit_group(int status)
+{
+	for (;;)
+		os_call(SYS_exit_group, status, 0, 0, 0, 0, 0);
+}
+
+void os_yield(void)
+{
+	os_call(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+}
+
+int os_futex_wait(const uint32_t *word, uint32_t expected, uint64_t timeout_ns)
+{
+	struct timespec ts = { .tv_sec = (time_t)(timeout_ns / 1000000000u),
+			       .tv_nsec = (long)(timeout_ns % 1000000000u) };
+
+	return (int)os_call(SYS_futex, (long)word, FUTEX_WAIT_PRIVATE, expected,
+			    timeout_ns ? (long)&ts : 0, 0, 0);
+}
+
+void os_futex_wake(const uint32_t *word, int count)
+{
+	os_call(SYS_futex, (long)word, FUTEX_WAKE_PRIVATE, count, 0, 0, 0);
+}
+
+#define LINE_MAX_BYTES 4096
+
+/* Hands the whole lines in buf[0..used) to fn; returns what is left over, or SIZE_MAX when
+ * fn asked to stop. */
+static size_t feed_lines(char *buf, size_t used, bool (*fn)(char *, void *), void *arg)
+{
+	size_t start = 0;
+
+	for (size_t i = 0; i < used; i++) {
+		if (buf[i] != '\n')
+			continue;
+		buf[i] = '\0';
+		if (!fn(buf + start, arg))
+			return SIZE_MAX;
+		start = i + 1;
+	}
+	if (start == 0 && used == LINE_MAX_BYTES - 1) { /* cut an overlong line */
+		buf[used] = '\0';
+		return fn(buf, arg) ? 0 : SIZE_MAX;
+	}
+	for (size_t i = start; i < used; i++)
+		buf[i - start] = buf[i];
+	return used - start;
+}
+
+/* The buffer is larger than the usual frame limit on purpose: DUMP context only. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wframe-larger-than="
+int os_each_line(const char *path, bool (*fn)(char *line, void *arg), void *arg)
+{
+	char buf[LINE_MAX_BYTES];
+	size_t used = 0;
+	int fd = os_open(path, O_RDONLY, 0);
+
+	if (fd < 0)
+		return fd;
+	for (;;) {
+		long n = os_read(fd, buf + used, sizeof(buf) - 1 - used);
+
+		if (n <= 0) {
+			if (n == 0 && used > 0) {
+				buf[used] = '\0';
+				fn(buf, arg);
+			}
+			os_close(fd);
+			return (int)n;
+		}
+		used = feed_lines(buf, used + (size_t)n, fn, arg);
+		if (used == SIZE_MAX) {
+			os_close(fd);
+			return 0;
+		}
+	}
+}
+#pragma GCC diagnostic pop

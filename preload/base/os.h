@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * os: the only place that makes system calls. Everything here is a raw system call: it
+ * neither reads nor writes errno, is no cancellation point, and works before libc is
+ * initialised. Failures are negative errno values, or NULL for mappings.
+ */
+#ifndef PRELOAD_BASE_OS_H
+#define PRELOAD_BASE_OS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+
+/* SIGNAL. The system call itself; the result is the kernel's (-errno on failure). */
+static inline long os_call(long nr, long a, long b, long c, long d, long e, long f)
+{
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = f;
+	long ret;
+
+	__asm__ volatile("syscall"
+			 : "=a"(ret)
+			 : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
+	return ret;
+}
+
+/* Memory. SIGNAL. Sizes are bytes and multiples of OS_PAGE. */
+void *os_map(size_t size);			/* private, readable, writable, zero */
+void *os_reserve(size_t size);			/* address space only, PROT_NONE, no commit charge */
+int os_commit(void *addr, size_t size);		/* make reserved pages usable */
+int os_decommit(void *addr, size_t size);	/* back to PROT_NONE and no memory */
+void os_unmap(void *addr, size_t size);
+bool os_purge(void *addr, size_t size);		/* give the pages back; true: they read as zero now */
+bool os_hugepage(void *addr, size_t size, bool on); /* MADV_HUGEPAGE / NOHUGEPAGE */
+void os_dontdump(void *addr, size_t size);
+void os_name(void *addr, size_t size, const char *name); /* "[anon:NAME]" where the kernel can */
+/* Moves the pages of [from, from+size) to [to, to+size), which must be mapped; from stays
+ * mapped and reads as zero. False: nothing was changed. */
+bool os_move_pages(void *from, void *to, size_t size);
+
+/* Files. SIGNAL. Paths are absolute or relative to the current directory. */
+int os_open(const char *path, int flags, unsigned mode); /* O_CLOEXEC is added */
+int os_close(int fd);
+long os_read(int fd, void *buf, size_t size);	/* restarts on EINTR */
+long os_write_all(int fd, const void *buf, size_t size); /* size, or -errno */
+int os_rename(const char *from, const char *to);
+int os_unlink(const char *path);
+int os_mkdir(const char *path, unsigned mode);
+long os_file_size(int fd);
+/* Maps size bytes of fd; NULL on failure. shared_rw: MAP_SHARED and writable, else a
+ * private read-only view. */
+void *os_map_file(int fd, size_t size, bool shared_rw);
+long os_readlink(const char *path, char *buf, size_t size); /* length; not terminated */
+
+/* Process and time. SIGNAL. */
+int os_getpid(void);
+int os_getppid(void);
+int os_gettid(void);
+uint64_t os_now_ns(void);	/* CLOCK_MONOTONIC */
+uint64_t os_realtime_ns(void);	/* CLOCK_REALTIME */
+void os_random(void *buf, size_t size); /* from the kernel, else from clock and addresses */
+size_t os_address_space_limit(void); /* RLIMIT_AS in bytes, SIZE_MAX when unlimited */
+bool os_is_secure(void);	/* AT_SECURE: set-user-ID or the like */
+void os_exit_group(int status) __attribute__((noreturn));
+void os_yield(void);
+
+/* Futex, private to the process. SIGNAL. timeout_ns 0: no limit. Returns 0, -EAGAIN,
+ * -EINTR or -ETIMEDOUT. */
+int os_futex_wait(const uint32_t *word, uint32_t expected, uint64_t timeout_ns);
+void os_futex_wake(const uint32_t *word, int count);
+
+/* DUMP. Calls fn for every line of a file of /proc without its newline, from a buffer on
+ * the stack; stops when fn returns false. Returns 0 or -errno. Lines over 4095 bytes are
+ * cut. */
+int os_each_line(const char *path, bool (*fn)(char *line, void *arg), void *arg);
+
+#endif

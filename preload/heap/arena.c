@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * arena: reservation and growth, see arena.h.
+ *
+ * A reservation is PROT_NONE, so it costs neither memory nor commit charge; the heap's
+ * pages and the two tables in front of them are made usable as the end moves up. Huge
+ * pages are advised for growth only: pages at the moving end are about to be filled
+ * densely, while holes further down may be filled by many classes.
+ */
+#include "preload/heap/arena.h"
+
+#include <sys/mman.h>
+
+#include "preload/base/check.h"
+#include "preload/base/meta.h"
+#include "preload/base/os.h"
+
+#define RESERVE_FIRST  (256 * GIB)
+#define RESERVE_LEAST  (1 * MIB)
+#define RESERVE_LIMITED (32 * MIB) /* under RLIMIT_AS: leave room for the program */
+#define HUGE_PAGE      (2 * MIB)
+#define GROW_SMALL     (1 * MIB)  /* while the heap is small */
+#define GROW_HUGE      (4 * MIB)  /* whole huge pages, later */
+#define HUGE_AFTER     (8 * MIB)  /* heap size from which huge pages are advised */
+
+struct arena_fast arena_fast;
+
+static struct {
+	struct arena arenas[ARENA_MAX];
+	size_t narenas; /* atomic: release after the entry is filled */
+	size_t npages;	/* committed in all */
+	enum arena_huge huge;
+} arena;
+
+void arena_set_huge(enum arena_huge mode)
+{
+	arena.huge = mode;
+}
+
+size_t arena_count(void)
+{
+	return atomic_load_acquire(&arena.narenas);
+}
+
+struct arena *arena_at(size_t i)
+{
+	return &arena.arenas[i];
+}
+
+struct arena *arena_of(uintptr_t addr)
+{
+	size_t n = arena_count();
+
+	for (size_t i = 0; i < n; i++)
+		if (addr - arena.arenas[i].base < arena.arenas[i].size)
+			return &arena.arenas[i];
+	return NULL;
+}
+
+/* Pages that the tables in front of an arena of npages take. */
+static size_t table_pages(size_t npages)
+{
+	size_t classes = align_up(npages, OS_PAGE);
+	size_t spans = align_up(npages * sizeof(struct mspan *), OS_PAGE);
+
+	return align_up(classes + spans, PAGE_SIZE) >> PAGE_SHIFT;
+}
+
+static void *reserve(size_t *size, size_t least)
+{
+	while (*size >= least) {
+		void *p = os_reserve(*size);
+
+		if (p)
+			return p;
+		*size /= 2;
+	}
+	return NULL;
+}
+
+/* Reserves size bytes, or down to least, on a page boundary of ours. */
+static bool make_arena(size_t size, size_t least)
+{
+	struct arena *a = &arena.arenas[arena.narenas];
+	uintptr_t raw, base;
+
+	if (arena.narenas == ARENA_MAX)
+		return false;
+	raw = (uintptr_t)reserve(&size, least);
+	if (raw == 0)
+		return false;
+	base = align_up(raw, PAGE_SIZE);
+	size = align_down(size - (base - raw), PAGE_SIZE);
+	if (!meta_register_range(raw, size + (base - raw))) {
+		os_unmap((void *)raw, size + (base - raw));
+		return false;
+	}
+	a->base = base;
+	a->size = size;
+	a->npages = size >> PAGE_SHIFT;
+	a->spans = (struct mspan **)(base + align_up(a->npages, OS_PAGE));
+	a->first_page = table_pages(a->npages);
+	a->end_page = a->first_page;
+	/* free() may read the class byte of any address in the arena. */
+	os_call(SYS_mprotect, (long)base, (long)align_up(a->npages, OS_PAGE), PROT_READ,
+		0, 0, 0);
+	atomic_store_release(&arena.narenas, arena.narenas + 1);
+	if (arena_fast.size == 0) {
+		atomic_store_release(&arena_fast.base, base);
+		atomic_store_release(&arena_fast.size, size);
+	}
+	return true;
+}
+
+static bool make_first(void)
+{
+	size_t limit = os_address_space_limit();
+	size_t size = RESERVE_FIRST;
+
+	if (limit < RESERVE_FIRST * 4)
+		size = limit / 8 < RESERVE_LIMITED ? align_down(limit / 8, PAGE_SIZE) :
+						     RESERVE_LIMITED;
+	return make_arena(size, RESERVE_LEAST);
+}
+
+/* A further arena that holds npages; each is larger than the last while that works. */
+static bool make_next(size_t npages)
+{
+	size_t need = (npages + table_pages(npages + npages / 64 + 64) + 8) << PAGE_SHIFT;
+	size_t size = need > RESERVE_LIMITED ? need : RESERVE_LIMITED;
+
+	if (make_arena(size, size))
+		return true;
+	return size > need && make_arena(need, need);
+}
+
+/* Makes the tables usable for pages below end_page. */
+static bool commit_tables(struct arena *a, size_t end_page)
+{
+	size_t classes = align_up(end_page, OS_PAGE);
+	size_t spans = align_up(end_page * sizeof(struct mspan *), OS_PAGE);
+
+	if (classes > a->classes_end) {
+		if (os_commit((char *)a->base + a->classes_end,
+			      classes - a->classes_end) != 0)
+			return false;
+		a->classes_end = classes;
+	}
+	if (spans > a->spans_end) {
+		if (os_commit((char *)a->spans + a->spans_end, spans - a->spans_end) != 0)
+			return false;
+		a->spans_end = spans;
+	}
+	return true;
+}
+
+static bool want_huge(void)
+{
+	if (arena.huge == ARENA_HUGE_AUTO)
+		return arena.npages << PAGE_SHIFT >= HUGE_AFTER;
+	return arena.huge == ARENA_HUGE_ALWAYS;
+}
+
+/* Bytes to grow by when npages are wanted: whole steps, to the step's boundary. */
+static size_t growth(const struct arena *a, size_t npages)
+{
+	size_t step = want_huge() ? GROW_HUGE : GROW_SMALL;
+	uintptr_t start = a->base + (a->end_page << PAGE_SHIFT);
+	uintptr_t end = align_up(start + (npages << PAGE_SHIFT), step);
+	uintptr_t most = a->base + a->size;
+
+	return (end < most ? end : most) - start;
+}
+
+static bool fits(const struct arena *a, size_t npages)
+{
+	return a->npages - a->end_page >= npages;
+}
+
+static uintptr_t extend(struct arena *a, size_t bytes)
+{
+	uintptr_t start = a->base + (a->end_page << PAGE_SHIFT);
+	size_t end_page = a->end_page + (bytes >> PAGE_SHIFT);
+
+	if (!commit_tables(a, end_page) || os_commit((void *)start, bytes) != 0)
+		return 0;
+	if (want_huge()) {
+		uintptr_t lo = align_up(start, HUGE_PAGE);
+		uintptr_t hi = align_down(start + bytes, HUGE_PAGE);
+
+		if (lo < hi)
+			os_hugepage((void *)lo, hi - lo, true);
+	}
+	atomic_store_release(&a->end_page, end_page);
+	arena.npages += bytes >> PAGE_SHIFT;
+	return start;
+}
+
+static uintptr_t grow_in(struct arena *a, size_t npages, size_t *out_npages)
+{
+	size_t bytes = growth(a, npages);
+	uintptr_t start = extend(a, bytes);
+
+	if (start == 0 && bytes > npages << PAGE_SHIFT) { /* memory is short */
+		bytes = npages << PAGE_SHIFT;
+		start = extend(a, bytes);
+	}
+	*out_npages = start ? bytes >> PAGE_SHIFT : 0;
+	return start;
+}
+
+uintptr_t arena_grow(size_t npages, size_t *out_npages)
+{
+	*out_npages = 0;
+	if (arena.narenas == 0 && !make_first())
+		return 0;
+	for (size_t i = arena.narenas; i > 0; i--)
+		if (fits(&arena.arenas[i - 1], npages))
+			return grow_in(&arena.arenas[i - 1], npages, out_npages);
+	if (npages > SIZE_MAX >> (PAGE_SHIFT + 1) || !make_next(npages))
+		return 0;
+	return grow_in(&arena.arenas[arena.narenas - 1], npages, out_npages);
+}
+
+void arena_set_span(const struct mspan *where, struct mspan *s, bool all)
+{
+	struct arena *a = arena_of(where->base);
+	size_t first, last;
+
+	CHECK(a);
+	first = arena_page(a, where->base);
+	last = first + where->npages - 1;
+	if (all) {
+		for (size_t i = first; i <= last; i++)
+			atomic_store_release(&a->spans[i], s);
+		return;
+	}
+	atomic_store_release(&a->spans[first], s);
+	atomic_store_release(&a->spans[last], s);
+}
+
+void arena_set_class(const struct mspan *s, uint8_t sizeclass)
+{
+	struct arena *a = arena_of(s->base);
+	uint8_t *classes;
+
+	CHECK(a);
+	classes = arena_class(a, s->base);
+	for (size_t i = 0; i < s->npages; i++)
+		atomic_store_relaxed(&classes[i], sizeclass);
+}

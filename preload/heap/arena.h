@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * arena: address space for the heap, and what is known about each of its pages.
+ *
+ * Structure: see the drawing in heap.h. The first arena is reserved as large as the system
+ * allows (halving until it fits) and serves the fast path; when it is full, or where
+ * RLIMIT_AS keeps it small, further arenas of the same layout follow, which only the slow
+ * path knows.
+ *
+ * Concurrency: everything is written under mheap's lock. Class bytes and span pointers are
+ * read without it: the page of a live object has a stable entry, and a span's fields are
+ * set before its pointers are published (release).
+ */
+#ifndef PRELOAD_HEAP_ARENA_H
+#define PRELOAD_HEAP_ARENA_H
+
+#include "preload/base/atomic.h"
+#include "preload/base/base.h"
+#include "preload/heap/mspan.h"
+
+#define ARENA_MAX 128 /* arenas of one process */
+
+struct arena {
+	uintptr_t base;	       /* also the address of the class bytes; immutable */
+	size_t size;	       /* reserved bytes; immutable */
+	size_t npages;	       /* pages of [base, base+size), tables included */
+	struct mspan **spans;  /* by page index */
+	size_t first_page;     /* of the heap proper */
+	size_t end_page;       /* committed up to here; atomic: written under mheap's lock */
+	size_t classes_end;    /* class bytes writable up to here, bytes */
+	size_t spans_end;      /* span pointers usable up to here, bytes */
+};
+
+/* What free() needs, on one cache line. Zero: no arena yet, nothing is ours. */
+struct arena_fast {
+	uintptr_t base;
+	size_t size;
+};
+extern struct arena_fast arena_fast;
+
+/* FAST. The arena that addr lies in, or NULL. */
+struct arena *arena_of(uintptr_t addr);
+/* All arenas made so far. */
+size_t arena_count(void);
+struct arena *arena_at(size_t i);
+
+/* SLOW, needs mheap's lock. Adds at least npages of fresh zero pages at the end of an
+ * arena, making a new one if need be. Returns their address and how many in *out_npages;
+ * 0 when memory is out. */
+uintptr_t arena_grow(size_t npages, size_t *out_npages);
+
+/* FAST. addr lies in a, below its end_page. */
+static inline size_t arena_page(const struct arena *a, uintptr_t addr)
+{
+	return (addr - a->base) >> PAGE_SHIFT;
+}
+
+/* FAST. The class byte of addr's page. */
+static inline uint8_t *arena_class(const struct arena *a, uintptr_t addr)
+{
+	return (uint8_t *)(a->base + arena_page(a, addr));
+}
+
+/* FAST. The span pointer of addr's page: NULL or possibly stale, so check its bounds. */
+static inline struct mspan *arena_span(const struct arena *a, uintptr_t addr)
+{
+	size_t page = arena_page(a, addr);
+
+	if (page < a->first_page || page >= atomic_load_acquire(&a->end_page))
+		return NULL;
+	return atomic_load_acquire(&a->spans[page]);
+}
+
+/* SLOW, needs mheap's lock. Points the first and last page (all: every page) to s. */
+void arena_set_span(const struct mspan *where, struct mspan *s, bool all);
+/* Sets the class bytes of all pages of s. */
+void arena_set_class(const struct mspan *s, uint8_t sizeclass);
+
+/* From now on arena_grow() advises huge pages for what it adds (auto mode past the first
+ * megabytes, or always), or never does. */
+enum arena_huge { ARENA_HUGE_AUTO, ARENA_HUGE_ALWAYS, ARENA_HUGE_NEVER };
+void arena_set_huge(enum arena_huge mode);
+
+#endif

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * freelist: see freelist.h. List i < EXACT holds runs of i + 1 pages; above, eight lists to
+ * a power of two. Within one of the wide lists the shortest of the first PROBES runs that
+ * fit is taken.
+ */
+#include "preload/heap/freelist.h"
+
+#include "preload/base/check.h"
+
+#define EXACT  64
+#define STEPS  8
+#define LISTS  (EXACT + STEPS * 40)
+#define WORDS  ((LISTS + 63) / 64)
+#define PROBES 24
+
+struct set {
+	struct mspan *heads[LISTS];
+	uint64_t nonempty[WORDS];
+};
+
+static struct {
+	struct set sets[2]; /* 0 clean, 1 dirty */
+	size_t total_pages, dirty_pages;
+} freelist;
+
+/* The list for runs of npages: lists are in ascending order of length. */
+static unsigned list_of(size_t npages)
+{
+	unsigned lg, step;
+
+	if (npages <= EXACT)
+		return (unsigned)npages - 1;
+	lg = 63u - (unsigned)__builtin_clzl(npages);
+	step = (unsigned)(npages >> (lg - 3)) & (STEPS - 1);
+	return EXACT + (lg - 6) * STEPS + step;
+}
+
+static struct set *set_of(const struct mspan *s)
+{
+	return &freelist.sets[s->ndirty > 0];
+}
+
+void freelist_insert(struct mspan *s)
+{
+	struct set *set = set_of(s);
+	unsigned i = list_of(s->npages);
+
+	s->state = MSPAN_FREE;
+	s->prev = NULL;
+	s->next = set->heads[i];
+	if (s->next)
+		s->next->prev = s;
+	set->heads[i] = s;
+	set->nonempty[i / 64] |= (uint64_t)1 << (i % 64);
+	freelist.total_pages += s->npages;
+	freelist.dirty_pages += s->ndirty;
+}
+
+void freelist_remove(struct mspan *s)
+{
+	struct set *set = set_of(s);
+	unsigned i = list_of(s->npages);
+
+	if (s->prev)
+		s->prev->next = s->next;
+	else
+		set->heads[i] = s->next;
+	if (s->next)
+		s->next->prev = s->prev;
+	if (!set->heads[i])
+		set->nonempty[i / 64] &= ~((uint64_t)1 << (i % 64));
+	s->next = s->prev = NULL;
+	s->state = MSPAN_DEAD; /* no neighbour may absorb it now */
+	freelist.total_pages -= s->npages;
+	freelist.dirty_pages -= s->ndirty;
+}
+
+/* First list at or after i that is not empty, or LISTS. */
+static unsigned next_list(const struct set *set, unsigned i)
+{
+	unsigned word = i / 64;
+	uint64_t bits;
+
+	if (i >= LISTS)
+		return LISTS;
+	bits = set->nonempty[word] & (~(uint64_t)0 << (i % 64));
+	while (bits == 0) {
+		if (++word == WORDS)
+			return LISTS;
+		bits = set->nonempty[word];
+	}
+	return word * 64 + (unsigned)__builtin_ctzl(bits);
+}
+
+static struct mspan *best_in_list(struct mspan *s, size_t npages)
+{
+	struct mspan *best = NULL;
+
+	for (int n = 0; s && (n < PROBES || !best); s = s->next, n++) {
+		if (s->npages < npages || (best && best->npages <= s->npages))
+			continue;
+		best = s;
+		if (best->npages == npages)
+			break;
+	}
+	return best;
+}
+
+static struct mspan *find_in_set(const struct set *set, size_t npages)
+{
+	unsigned i = next_list(set, list_of(npages));
+
+	while (i < LISTS) {
+		struct mspan *s = best_in_list(set->heads[i], npages);
+
+		if (s)
+			return s;
+		i = next_list(set, i + 1);
+	}
+	return NULL;
+}
+
+struct mspan *freelist_find(size_t npages)
+{
+	struct mspan *dirty = find_in_set(&freelist.sets[1], npages);
+
+	return dirty ? dirty : find_in_set(&freelist.sets[0], npages);
+}
+
+struct mspan *freelist_longest_dirty(void)
+{
+	const struct set *set = &freelist.sets[1];
+
+	for (unsigned w = WORDS; w > 0; w--) {
+		uint64_t bits = set->nonempty[w - 1];
+
+		if (bits)
+			return set->heads[(w - 1) * 64 + 63 -
+					  (unsigned)__builtin_clzl(bits)];
+	}
+	return NULL;
+}
+
+size_t freelist_dirty_pages(void)
+{
+	return freelist.dirty_pages;
+}
+
+size_t freelist_total_pages(void)
+{
+	return freelist.total_pages;
+}

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * heap: the slow paths of malloc, calloc, realloc and memalign, and a thread's beginning and
+ * end. The overview is in heap.h; free's slow path is in heap_free.c.
+ *
+ * A thread that has given its mcache back (its last thread-specific destructors are
+ * running) shares one fallback mcache under a lock.
+ */
+#include "preload/heap/heap.h"
+
+#include <string.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/check.h"
+#include "preload/base/lock.h"
+#include "preload/heap/heap_int.h"
+#include "preload/heap/large.h"
+#include "preload/heap/mcache.h"
+#include "preload/heap/mcentral.h"
+#include "preload/heap/mheap.h"
+#include "preload/heap/sizeclass.h"
+
+struct heap_hooks heap_hooks;
+struct heap_foreign heap_foreign;
+
+static struct {
+	struct lock lock;
+	struct mcache *fallback; /* guarded by lock */
+	bool used;		 /* atomic: something was served */
+} heap = { .lock = LOCK_INIT(LOCK_RANK_FALLBACK) };
+
+/* ---- threads ---- */
+
+static void adopt(struct mcache *mc)
+{
+	mc->budget = heap_hooks.first_budget ? heap_hooks.first_budget() : INT64_MAX / 2;
+	seep_tls.cache_offset = (uintptr_t)mc - (uintptr_t)&mcache_empty;
+	seep_tls.state = TLS_LIVE;
+}
+
+struct mcache *heap_thread_start(void)
+{
+	struct mcache *mc;
+
+	if (seep_tls.state == TLS_LIVE)
+		return mcache_self();
+	if (seep_tls.state == TLS_DYING || seep_tls.in_start)
+		return NULL;
+	seep_tls.in_start = true; /* a signal handler may allocate in here */
+	mc = mcache_new();
+	if (mc)
+		adopt(mc);
+	seep_tls.in_start = false;
+	if (mc && heap_hooks.thread_start)
+		heap_hooks.thread_start();
+	if (!atomic_load_relaxed(&heap.used))
+		atomic_store_relaxed(&heap.used, true);
+	return mc;
+}
+
+void heap_thread_exit(void)
+{
+	struct mcache *mc = mcache_self();
+
+	if (seep_tls.state != TLS_LIVE) {
+		seep_tls.state = TLS_DYING;
+		return;
+	}
+	seep_tls.state = TLS_DYING;
+	seep_tls.cache_offset = 0;
+	mcache_release(mc);
+}
+
+/* The fallback is nobody's in particular: it samples everything (exact mode) or nothing. */
+static int64_t fallback_budget(void)
+{
+	int64_t first = heap_hooks.first_budget ? heap_hooks.first_budget() : 0;
+
+	return first < 0 ? first : INT64_MAX / 2;
+}
+
+/* The mcache to work with: the thread's own, else the fallback, locked. NULL: no memory. */
+static struct mcache *borrow(bool *out_locked)
+{
+	struct mcache *mc = heap_thread_start();
+
+	*out_locked = false;
+	if (mc)
+		return mc;
+	lock_acquire(&heap.lock);
+	if (!heap.fallback) {
+		heap.fallback = mcache_new();
+		if (heap.fallback)
+			heap.fallback->budget = fallback_budget();
+	}
+	if (!heap.fallback)
+		lock_release(&heap.lock);
+	else
+		*out_locked = true;
+	return heap.fallback;
+}
+
+static NO_LOCK_CHECK void give_back(bool locked)
+{
+	if (locked)
+		lock_release(&heap.lock);
+}
+
+bool heap_was_used(void)
+{
+	return atomic_load_relaxed(&heap.used);
+}
+
+/* ---- sampling ---- */
+
+void heap_set_budget(int64_t bytes)
+{
+	if (seep_tls.state == TLS_LIVE)
+		mcache_self()->budget = bytes;
+}
+
+/* Charges size to the budget, unless it is spent already: then the fast path charged it.
+ * True: sample. */
+static bool charge(struct mcache *mc, size_t size)
+{
+	int64_t bytes = size < (size_t)(INT64_MAX / 4) ? (int64_t)size : INT64_MAX / 4;
+
+	if (mc->budget >= 0)
+		mc->budget -= bytes;
+	return mc->budget < 0;
+}
+
+/* The same for an object that did not come through an mcache. */
+static bool charge_own(size_t size)
+{
+	struct mcache *mc = heap_thread_start();
+
+	return mc && charge(mc, size);
+}
+
+static void *sampled(void *p, size_t size, bool due)
+{
+	if (UNLIKELY(due) && p) {
+		if (heap_hooks.sample_malloc)
+			heap_hooks.sample_malloc(p, size);
+		else
+			heap_set_budget(INT64_MAX / 2);
+	}
+	return p;
+}
+
+/* ---- malloc ---- */
+
+static void *pop(struct mcache *mc, unsigned c)
+{
+	struct mcache_bin *bin = &mc->bins[c];
+
+	if (bin->top == bin->base && !mcache_refill(mc, c))
+		return NULL;
+	return *--bin->top;
+}
+
+/* One slot of class c for size bytes asked. */
+static void *malloc_class(unsigned c, size_t size)
+{
+	bool locked, due;
+	struct mcache *mc = borrow(&locked);
+	void *p;
+
+	if (!mc)
+		return NULL;
+	due = locked ? mc->budget < 0 : charge(mc, size);
+	p = pop(mc, c);
+	give_back(locked);
+	return sampled(p, size, due);
+}
+
+static void *malloc_large(size_t size, size_t align, bool *out_dirty)
+{
+	bool due = charge_own(size);
+
+	return sampled(large_malloc(size, align, out_dirty), size, due);
+}
+
+void *heap_malloc_slow(size_t size)
+{
+	lock_assert_none();
+	if (size > SIZECLASS_MAX_SIZE)
+		return malloc_large(size, 1, NULL);
+	return malloc_class(sizeclass_of(size), size);
+}
+
+void *heap_calloc(size_t count, size_t size)
+{
+	size_t bytes;
+	bool dirty = true;
+	void *p;
+
+	if (__builtin_mul_overflow(count, size, &bytes))
+		return NULL;
+	if (LIKELY(bytes <= SIZECLASS_MAX_SIZE))
+		p = heap_malloc(bytes);
+	else
+		p = malloc_large(bytes, 1, &dirty);
+	if (p && dirty)
+		memset(p, 0, bytes);
+	return p;
+}
+
+void *heap_memalign(size_t align, size_t size)
+{
+	unsigned c;
+
+	lock_assert_none();
+	if (align <= 16)
+		return heap_malloc(size);
+	c = sizeclass_of_aligned(size, align);
+	if (c != 0)
+		return malloc_class(c, size);
+	return malloc_large(size, align, NULL);
+}
+
+/* ---- realloc ---- */
+
+/* Would an object of size bytes stay where it is? Slots are kept as long as at least half
+ * of them is used, so that small back and forth costs nothing. */
+static bool stays(const struct mspan *s, size_t size)
+{
+	return size <= s->slot_size &&
+	       (size >= s->slot_size / 2 || sizeclass_of(size) == s->sizeclass);
+}
+
+static void *resized(struct mspan *s, uint32_t index, void *p, size_t size)
+{
+	if (s->samples && heap_hooks.sample_resize)
+		heap_hooks.sample_resize(s, index, p, size);
+	return p;
+}
+
+static void *realloc_by_copy(const struct mspan *s, void *p, size_t size)
+{
+	size_t old_bytes = mspan_slot_bytes(s);
+	void *fresh = heap_malloc(size);
+
+	if (!fresh)
+		return NULL;
+	memcpy(fresh, p, old_bytes < size ? old_bytes : size);
+	heap_free(p);
+	return fresh;
+}
+
+static void *realloc_large(struct mspan *s, void *p, size_t size)
+{
+	void *fresh;
+	size_t old_asked = s->size_asked;
+
+	if (size <= SIZECLASS_MAX_SIZE)
+		return realloc_by_copy(s, p, size);
+	fresh = large_realloc(s, size);
+	if (!fresh)
+		return NULL;
+	if (fresh == p) {
+		s->size_asked = old_asked; /* the hook compares the two */
+		resized(s, 0, p, size);
+		s->size_asked = size;
+		return p;
+	}
+	heap_free_slow(p);
+	return sampled(fresh, size, charge_own(size));
+}
+
+void *heap_realloc(void *p, size_t size)
+{
+	uint32_t index;
+	struct mspan *s = heap_find((uintptr_t)p, &index);
+
+	lock_assert_none();
+	if (!s) {
+		if (!arena_of((uintptr_t)p) && heap_foreign.realloc)
+			return heap_foreign.realloc(p, size);
+		fatal("realloc of freed block %p", p);
+	}
+	heap_check_object(s, index, p, "realloc");
+	if (s->slot_size == 0)
+		return realloc_large(s, p, size);
+	if (stays(s, size))
+		return resized(s, index, p, size);
+	return realloc_by_copy(s, p, size);
+}
+
+/* ---- all locks ---- */
+
+NO_LOCK_CHECK void heap_lock_all(void)
+{
+	lock_acquire(&heap.lock);
+	lock_acquire(&mcache_lock);
+	mcentral_lock_all();
+	lock_acquire(&mheap_lock);
+}
+
+NO_LOCK_CHECK void heap_unlock_all(void)
+{
+	lock_release(&mheap_lock);
+	mcentral_unlock_all();
+	lock_release(&mcache_lock);
+	lock_release(&heap.lock);
+}
+
+void heap_fork_prepare(void)
+{
+	heap_lock_all();
+}
+
+void heap_fork_done(bool child)
+{
+	struct mcache *own;
+
+	if (!child) {
+		heap_unlock_all();
+		return;
+	}
+	lock_reset(&mheap_lock);
+	mcentral_reset_locks();
+	lock_reset(&mcache_lock);
+	lock_reset(&heap.lock);
+	lock_forget_held();
+	own = mcache_self();
+	heap.fallback = NULL; /* its holder may have been in the middle of it */
+	mcache_reap_others(own);
+}
+
+bool heap_trim(void)
+{
+	bool locked;
+	struct mcache *mc = borrow(&locked);
+
+	if (mc) {
+		mcache_empty_out(mc);
+		give_back(locked);
+	}
+	mcentral_trim();
+	return mheap_trim() > 0;
+}

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * heap: the allocator. This comment is the map; each file says its part.
+ *
+ *   malloc  entry -> mcache -miss-> mcentral -miss-> mheap -> arena -> os
+ *   free    entry -> page class byte -> mcache -full-> mcentral -> mheap -> scavenge -> os
+ *
+ * mcache (one a thread) holds, per size class, an array of pointers to free slots: malloc
+ * pops, free pushes into the freeing thread's own array, whoever allocated the object.
+ * mcentral (one a size class) moves half arrays between mcaches and spans, through a
+ * transfer cache of whole batches. mheap owns the pages: runs are given out as spans and
+ * coalesced again. The arena is one contiguous reservation with, in front of the pages, one
+ * class byte and one span pointer a page:
+ *
+ *   base                                                 base + size
+ *   | class bytes | span pointers | page | page | page | ...       |
+ *
+ * "Is p ours and of which class?" is therefore p - base < size, then one byte load. Class 0
+ * sends free() to its slow path: large objects, pages with sampled objects, our tables.
+ *
+ * The profiler above plugs in through struct heap_hooks; each hook may be NULL. Sampling
+ * costs the fast path one subtraction: every mcache has a budget of bytes, and malloc takes
+ * the slow path when it is spent.
+ *
+ * Concurrency: an mcache is touched by its thread only (others only with the world stopped
+ * and all heap locks held); lock order is MCACHE, MCENTRAL (one a class), MHEAP, ARENA,
+ * META. State that is all zero is valid: malloc works before any constructor ran.
+ */
+#ifndef PRELOAD_HEAP_HEAP_H
+#define PRELOAD_HEAP_HEAP_H
+
+#include "preload/base/base.h"
+#include "preload/heap/mspan.h"
+
+struct mcache;
+
+/*
+ * What the profiler does at heap events. All are called by the thread itself, without any
+ * heap lock held; they must not allocate from the heap and must keep errno.
+ */
+struct heap_hooks {
+	/* A sampled object has just been carved out for the program: size is the bytes
+	 * asked. Called when the thread's byte budget is spent, also in a thread that is
+	 * exiting. The hook sets the next budget with heap_set_budget(). SLOW. */
+	void (*sample_malloc)(void *p, size_t size);
+	/* The calling thread has just got its mcache, before its first object. SLOW. */
+	void (*thread_start)(void);
+	/* The first byte budget of a new thread's mcache; NULL: no sampling. FAST. */
+	int64_t (*first_budget)(void);
+	/* p is being freed and s->samples is not NULL. index is its slot. SLOW. */
+	void (*sample_free)(struct mspan *s, uint32_t index, void *p);
+	/* realloc() grew or shrank p in place; s->samples is not NULL. SLOW. */
+	void (*sample_resize)(struct mspan *s, uint32_t index, void *p, size_t size);
+	/* The span is being returned: let go of s->samples. Called with the class's lock
+	 * held (small) or none (large): may take only META and the sampler's own lock. */
+	void (*release_samples)(struct mspan *s);
+};
+extern struct heap_hooks heap_hooks; /* filled once in preload/api/init.c */
+
+/* ---- the malloc family without errno and without C library semantics ---- */
+
+/* SLOW parts; the FAST part is inline in mcache.h. All return NULL when memory is out. */
+void *heap_malloc_slow(size_t size);
+void *heap_calloc(size_t count, size_t size); /* overflow: NULL */
+void *heap_realloc(void *p, size_t size);     /* p not NULL, ours; NULL: p stands */
+void *heap_memalign(size_t align, size_t size); /* align: power of two */
+void heap_free_slow(void *p);		      /* any p, also NULL and foreign */
+size_t heap_usable_size(const void *p);	      /* 0 for NULL */
+bool heap_trim(void);			      /* give free memory back; true: something was */
+
+/* A pointer that is not ours reached free/realloc/usable_size. Set by api. */
+struct heap_foreign {
+	void (*free)(void *p);
+	void *(*realloc)(void *p, size_t size);
+	size_t (*usable_size)(const void *p);
+};
+extern struct heap_foreign heap_foreign;
+
+/* ---- threads ---- */
+
+/* The calling thread's mcache, made now if need be; NULL in an exiting thread. SLOW. */
+struct mcache *heap_thread_start(void);
+/* Empties and gives up the calling thread's mcache; later calls of this thread use the
+ * shared fallback. SLOW. */
+void heap_thread_exit(void);
+
+/* ---- sampling ---- */
+
+/* Bytes until the next sample of the calling thread. Negative: the next allocation is
+ * sampled, whatever its size. */
+void heap_set_budget(int64_t bytes);
+/* From now on every free takes the slow path (exact mode): clears the class bytes of all
+ * pages, now and for new spans. One way. SLOW. */
+void heap_slow_frees(void);
+/* Sampled mode: the page of p holds a sampled object (on) or none any more (off). The
+ * caller serialises calls for one span. SLOW. */
+void heap_page_sampled(struct mspan *s, const void *p, bool on);
+
+/* ---- looking at the heap ---- */
+
+/* The span in use that holds addr, with the slot's index, or NULL. Reads without locks:
+ * exact for an address the caller keeps alive, or with heap_lock_all() held. Interior
+ * addresses of large objects are found only between heap_index_large() and the next
+ * large allocation. FAST. */
+struct mspan *heap_find(uintptr_t addr, uint32_t *out_index);
+/* Bounds of all arenas: [*out_lo, *out_hi). Cheap first filter for conservative scans. */
+void heap_bounds(uintptr_t *out_lo, uintptr_t *out_hi);
+
+/* Every heap lock in rank order (leak check, fork). Nothing may allocate in between, by
+ * any thread; lookups and the functions below are allowed. */
+void heap_lock_all(void);
+void heap_unlock_all(void);
+/* fork: prepare takes the locks; done releases them in the parent and resets them in the
+ * child, where the other threads' mcaches are emptied into the central lists. */
+void heap_fork_prepare(void);
+void heap_fork_done(bool child);
+/* With heap_lock_all() held: points every page of large spans to them. */
+void heap_index_large(void);
+/* With heap_lock_all() held and the world stopped. fn false stops the walk. */
+void heap_each_span(bool (*fn)(struct mspan *s, void *arg), void *arg);
+/* Every free slot that alloc_bits shows as given out: mcache arrays, transfer caches. */
+void heap_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg);
+
+/* ---- numbers ---- */
+
+struct heap_stats {
+	size_t reserved;       /* address space of all arenas, bytes */
+	size_t committed;      /* made usable so far */
+	size_t inuse_small;    /* bytes of spans of small objects */
+	size_t inuse_large;    /* bytes of large objects' spans */
+	size_t free_dirty;     /* free pages that still hold memory */
+	size_t free_clean;     /* free pages given back to the system */
+	size_t central_free;   /* bytes of free slots in spans and transfer caches */
+	size_t cached;	       /* bytes of free slots in mcaches (racy estimate) */
+	size_t live_bytes;     /* inuse - central_free - cached: slots the program holds */
+	size_t peak_inuse;     /* highest inuse_small + inuse_large */
+	size_t nspans, nlarge, nmcaches;
+	uint64_t nrefill, nflush; /* trips of mcaches to mcentral; 0 = never served anybody */
+	uint64_t npurged_bytes;	  /* given back so far */
+	uint64_t nforeign;	  /* foreign pointers met */
+};
+void heap_get_stats(struct heap_stats *out);
+/* Has any program allocation been served yet? */
+bool heap_was_used(void);
+
+#endif

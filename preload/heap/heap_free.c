@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * heap_free: free's slow path: full arrays, large objects, pages with sampled objects,
+ * foreign pointers, and mistakes of the program.
+ */
+#include "preload/base/atomic.h"
+#include "preload/base/check.h"
+#include "preload/base/lock.h"
+#include "preload/heap/heap.h"
+#include "preload/heap/heap_int.h"
+#include "preload/heap/large.h"
+#include "preload/heap/mcache.h"
+#include "preload/heap/mcentral.h"
+
+static struct {
+	uint64_t nforeign; /* atomic */
+} frees;
+
+void heap_check_object(const struct mspan *s, uint32_t index, const void *p,
+		       const char *what)
+{
+	if (s->slot_size == 0) {
+		if ((uintptr_t)p != s->base)
+			fatal("invalid %s of %p: inside a large object", what, p);
+		return;
+	}
+	if (index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p)
+		fatal("invalid %s of %p: inside an object (size class %u)", what, p,
+		      s->sizeclass);
+	if (!(atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) & 1))
+		fatal("%s of freed block %p (size class %u)", what, p, s->sizeclass);
+}
+
+/* A thread without an mcache gives straight to mcentral. */
+static void free_to_central(unsigned c, void *p)
+{
+	mcentral_lock(c);
+	mcentral_give_locked(c, &p, 1);
+	mcentral_unlock(c);
+}
+
+static void push(unsigned c, void *p)
+{
+	struct mcache *mc = heap_thread_start();
+	struct mcache_bin *bin;
+
+	if (!mc) {
+		free_to_central(c, p);
+		return;
+	}
+	bin = &mc->bins[c];
+	if (bin->top[-1] == p)
+		fatal("double free of %p (size class %u)", p, c);
+	if (bin->top == bin->limit)
+		mcache_flush(mc, c);
+	*bin->top = p;
+	bin->top++;
+}
+
+static void free_small(struct mspan *s, uint32_t index, void *p)
+{
+	if (index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p)
+		fatal("invalid free of %p: inside an object (size class %u)", p,
+		      s->sizeclass);
+	if (!(atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) & 1))
+		fatal("double free of %p (size class %u)", p, s->sizeclass);
+	if (atomic_load_acquire(&s->samples) && heap_hooks.sample_free)
+		heap_hooks.sample_free(s, index, p);
+	push(s->sizeclass, p);
+}
+
+static void free_large(struct mspan *s, void *p)
+{
+	if ((uintptr_t)p != s->base)
+		fatal("invalid free of %p: inside a large object", p);
+	if (s->samples && heap_hooks.sample_free)
+		heap_hooks.sample_free(s, 0, p);
+	large_free(s);
+}
+
+static COLD void free_unknown(const struct arena *a, void *p)
+{
+	const struct mspan *s = arena_span(a, (uintptr_t)p);
+
+	if (s && s->state == MSPAN_FREE)
+		fatal("double free of %p (its pages are free)", p);
+	fatal("invalid free of %p: no object is there", p);
+}
+
+static COLD void free_foreign(void *p)
+{
+	atomic_add_relaxed(&frees.nforeign, 1u);
+	if (heap_foreign.free)
+		heap_foreign.free(p);
+}
+
+void heap_free_slow(void *p)
+{
+	const struct arena *a;
+	struct mspan *s;
+	uint32_t index;
+	unsigned c;
+
+	if (!p)
+		return;
+	lock_assert_none();
+	a = arena_of((uintptr_t)p);
+	if (UNLIKELY(!a)) {
+		free_foreign(p);
+		return;
+	}
+	c = atomic_load_relaxed(arena_class(a, (uintptr_t)p));
+	if (c != 0) { /* a full array, no mcache yet, or not the first arena */
+		push(c, p);
+		return;
+	}
+	s = heap_find((uintptr_t)p, &index);
+	if (!s)
+		free_unknown(a, p);
+	else if (s->state == MSPAN_LARGE)
+		free_large(s, p);
+	else
+		free_small(s, index, p);
+}
+
+size_t heap_usable_size(const void *p)
+{
+	struct mspan *s;
+
+	if (!p)
+		return 0;
+	s = heap_find((uintptr_t)p, NULL);
+	if (s)
+		return mspan_slot_bytes(s);
+	if (!arena_of((uintptr_t)p) && heap_foreign.usable_size)
+		return heap_foreign.usable_size(p);
+	return 0;
+}
+
+uint64_t heap_foreign_count(void)
+{
+	return atomic_load_relaxed(&frees.nforeign);
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * large: see large.h.
+ *
+ * A large object that grows tries the free pages behind it first. One that must move and is
+ * big has its pages moved by the kernel instead of copied; each such move splits a mapping,
+ * of which a process may have only some tens of thousands, so moves are counted.
+ */
+#include "preload/heap/large.h"
+
+#include <string.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/os.h"
+#include "preload/heap/heap.h"
+#include "preload/heap/mheap.h"
+
+#define MOVE_LEAST   (1 * MIB) /* below, copying is as fast */
+#define MOVES_MAX    8000      /* of the 65530 mappings that Linux allows by default */
+
+static struct {
+	uint32_t nmoves; /* atomic */
+} large;
+
+static size_t pages_of(size_t size)
+{
+	return (size + PAGE_SIZE - 1) >> PAGE_SHIFT;
+}
+
+void *large_malloc(size_t size, size_t align, bool *out_dirty)
+{
+	struct mspan *s;
+
+	if (size > PTRDIFF_MAX || align > PTRDIFF_MAX)
+		return NULL;
+	s = mheap_alloc_large(size ? pages_of(size) : 1, align);
+	if (!s)
+		return NULL;
+	s->size_asked = size;
+	if (out_dirty)
+		*out_dirty = s->needs_zero;
+	return (void *)s->base;
+}
+
+void large_free(struct mspan *s)
+{
+	if (s->samples && heap_hooks.release_samples)
+		heap_hooks.release_samples(s);
+	mheap_free(s);
+}
+
+/* Moves or copies the bytes of from, size of them, to the fresh pages at to. */
+static void move_bytes(void *to, const struct mspan *from, size_t size)
+{
+	size_t whole = align_down(size, OS_PAGE);
+
+	if (size >= MOVE_LEAST && atomic_load_relaxed(&large.nmoves) < MOVES_MAX &&
+	    os_move_pages((void *)from->base, to, whole)) {
+		atomic_add_relaxed(&large.nmoves, 1u);
+		memcpy((char *)to + whole, (char *)from->base + whole, size - whole);
+		return;
+	}
+	memcpy(to, (const void *)from->base, size);
+}
+
+/* Room to grow into for an object that grows by realloc: an eighth more pages are asked
+ * for and cut off again, so that they lie free behind it. */
+static void *move_larger(struct mspan *s, size_t size)
+{
+	size_t old_bytes = s->npages << PAGE_SHIFT;
+	size_t slack = pages_of(size) / 8;
+	void *p = large_malloc(size + (slack << PAGE_SHIFT), PAGE_SIZE, NULL);
+	struct mspan *to;
+
+	if (!p)
+		p = large_malloc(size, PAGE_SIZE, NULL);
+	if (!p)
+		return NULL;
+	to = heap_find((uintptr_t)p, NULL);
+	mheap_resize_large(to, pages_of(size));
+	to->size_asked = size;
+	move_bytes(p, s, old_bytes < size ? old_bytes : size);
+	return p;
+}
+
+void *large_realloc(struct mspan *s, size_t size)
+{
+	size_t npages;
+
+	if (size > PTRDIFF_MAX)
+		return NULL;
+	npages = pages_of(size);
+	/* Shrinking by less than an eighth keeps the pages. */
+	if (npages <= s->npages && s->npages - npages <= s->npages / 8) {
+		s->size_asked = size;
+		return (void *)s->base;
+	}
+	if (mheap_resize_large(s, npages)) {
+		s->size_asked = size;
+		return (void *)s->base;
+	}
+	return move_larger(s, size);
+}

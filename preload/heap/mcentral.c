@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mcentral: see mcentral.h.
+ *
+ * Structure: per class a list of spans that have free slots (partly used ones; at most
+ * one wholly free span is kept back, so that a program at the edge of a span does not
+ * take and return it over and over) and a stack of transferred pointers.
+ *
+ * Invariants: a span is on the list exactly when listed is set, and then nfree > 0. nslots
+ * - nfree bits of alloc_bits are set.
+ *
+ * Concurrency: everything of a class is guarded by its lock. mheap's lock is taken inside.
+ */
+#include "preload/heap/mcentral.h"
+
+#include <string.h>
+
+#include "preload/base/check.h"
+#include "preload/base/lock.h"
+#include "preload/base/meta.h"
+#include "preload/heap/arena.h"
+#include "preload/heap/heap.h"
+#include "preload/heap/mheap.h"
+#include "preload/heap/sizeclass.h"
+
+#define TRANSFER_BATCHES 4
+
+struct mcentral {
+	struct lock lock;
+	uint32_t ntransfer;	 /* pointers in transfer */
+	uint32_t transfer_max;	 /* room in it */
+	void **transfer;	 /* made at first use; NULL: none could be had */
+	struct mspan *spans;	 /* with free slots */
+	uint64_t nfree;		 /* free slots in spans of the list */
+	uint32_t nempty;	 /* spans of the list without any object */
+} __attribute__((aligned(CACHE_LINE)));
+
+#define ONE   { .lock = LOCK_INIT(LOCK_RANK_MCENTRAL) }
+#define EIGHT ONE, ONE, ONE, ONE, ONE, ONE, ONE, ONE
+
+static struct {
+	struct mcentral classes[SIZECLASS_COUNT];
+} central = {
+	/* nine times eight, and one: SIZECLASS_COUNT */
+	.classes = { EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, ONE },
+};
+_Static_assert(SIZECLASS_COUNT == 9 * 8 + 1, "central's initialiser");
+
+NO_LOCK_CHECK void mcentral_lock(unsigned c)
+{
+	lock_acquire(&central.classes[c].lock);
+}
+
+NO_LOCK_CHECK void mcentral_unlock(unsigned c)
+{
+	lock_release(&central.classes[c].lock);
+}
+
+NO_LOCK_CHECK void mcentral_lock_all(void)
+{
+	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
+		lock_acquire_nested(&central.classes[c].lock);
+}
+
+NO_LOCK_CHECK void mcentral_unlock_all(void)
+{
+	for (unsigned c = SIZECLASS_COUNT - 1; c > 0; c--)
+		lock_release(&central.classes[c].lock);
+}
+
+void mcentral_reset_locks(void)
+{
+	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
+		lock_reset(&central.classes[c].lock);
+}
+
+/* ---- the list of spans ---- */
+
+static void list_span(struct mcentral *m, struct mspan *s)
+{
+	s->prev = NULL;
+	s->next = m->spans;
+	if (s->next)
+		s->next->prev = s;
+	m->spans = s;
+	s->listed = true;
+}
+
+static void unlist_span(struct mcentral *m, struct mspan *s)
+{
+	if (s->prev)
+		s->prev->next = s->next;
+	else
+		m->spans = s->next;
+	if (s->next)
+		s->next->prev = s->prev;
+	s->next = s->prev = NULL;
+	s->listed = false;
+}
+
+/* ---- taking ---- */
+
+/* Sets up to want free slots' bits and stores their addresses, ascending. */
+static uint32_t carve(struct mspan *s, void **out, uint32_t want)
+{
+	uint32_t n = 0;
+
+	for (uint32_t w = 0; w * 64 < s->nslots && n < want; w++) {
+		uint32_t left = s->nslots - w * 64;
+		uint64_t valid = left >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << left) - 1;
+		uint64_t bits = ~s->alloc_bits[w] & valid;
+
+		while (bits && n < want) {
+			uint32_t bit = (uint32_t)__builtin_ctzl(bits);
+
+			bits &= bits - 1;
+			s->alloc_bits[w] |= (uint64_t)1 << bit;
+			out[n++] = (void *)mspan_slot(s, w * 64 + bit);
+		}
+	}
+	s->nfree -= n;
+	return n;
+}
+
+static uint32_t take_from_span(struct mcentral *m, struct mspan *s, void **out,
+			       uint32_t want)
+{
+	uint32_t n;
+
+	if (s->nfree == s->nslots)
+		m->nempty--;
+	n = carve(s, out, want);
+	m->nfree -= n;
+	if (s->nfree == 0)
+		unlist_span(m, s);
+	return n;
+}
+
+static bool add_span(struct mcentral *m, unsigned c)
+{
+	struct mspan *s = mheap_alloc_small(c);
+
+	if (!s)
+		return false;
+	list_span(m, s);
+	m->nfree += s->nslots;
+	m->nempty++;
+	return true;
+}
+
+static void reverse(void **p, uint32_t n)
+{
+	for (uint32_t i = 0; i < n / 2; i++) {
+		void *t = p[i];
+
+		p[i] = p[n - 1 - i];
+		p[n - 1 - i] = t;
+	}
+}
+
+uint32_t mcentral_take_locked(unsigned c, void **out, uint32_t want)
+{
+	struct mcentral *m = &central.classes[c];
+	uint32_t n = want < m->ntransfer ? want : m->ntransfer;
+
+	if (n > 0) {
+		m->ntransfer -= n;
+		memcpy(out, m->transfer + m->ntransfer, n * sizeof(*out));
+		return n;
+	}
+	while (n < want) {
+		/* A new span only for a caller who would go away with nothing. */
+		if (!m->spans && (n > 0 || !add_span(m, c)))
+			break;
+		n += take_from_span(m, m->spans, out + n, want - n);
+	}
+	reverse(out, n);
+	return n;
+}
+
+/* ---- giving ---- */
+
+static COLD void bad_pointer(const void *p, const struct mspan *s, unsigned c)
+{
+	uint32_t index;
+
+	if (!s || s->state != MSPAN_SMALL || s->sizeclass != c)
+		fatal("invalid free of %p: its memory was given back already (size class %u)",
+		      p, c);
+	index = mspan_index_of(s, (uintptr_t)p);
+	if (index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p)
+		fatal("invalid free of %p: inside an object (size class %u)", p, c);
+	fatal("double free of %p (size class %u)", p, c);
+}
+
+/* Clears the bit of p's slot; the span. Aborts when p is no allocated slot of class c. */
+static struct mspan *release_slot(void *p, unsigned c)
+{
+	struct arena *a = arena_of((uintptr_t)p);
+	struct mspan *s = a ? arena_span(a, (uintptr_t)p) : NULL;
+	uint64_t mask;
+	uint32_t index;
+
+	if (UNLIKELY(!s || s->sizeclass != c || s->state != MSPAN_SMALL))
+		bad_pointer(p, s, c);
+	index = mspan_index_of(s, (uintptr_t)p);
+	if (UNLIKELY(index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p))
+		bad_pointer(p, s, c);
+	mask = (uint64_t)1 << (index % 64);
+	if (UNLIKELY(!(s->alloc_bits[index / 64] & mask)))
+		bad_pointer(p, s, c);
+	s->alloc_bits[index / 64] &= ~mask;
+	s->nfree++;
+	return s;
+}
+
+static void drop_span(struct mcentral *m, struct mspan *s)
+{
+	unlist_span(m, s);
+	m->nfree -= s->nslots;
+	m->nempty--;
+	if (s->samples && heap_hooks.release_samples)
+		heap_hooks.release_samples(s);
+	mheap_free(s);
+}
+
+static void give_one(struct mcentral *m, void *p, unsigned c, uint32_t keep_empty)
+{
+	struct mspan *s = release_slot(p, c);
+
+	m->nfree++;
+	if (!s->listed)
+		list_span(m, s);
+	if (s->nfree == s->nslots && ++m->nempty > keep_empty)
+		drop_span(m, s);
+}
+
+static bool make_transfer(struct mcentral *m, unsigned c)
+{
+	uint32_t max = (uint32_t)sizeclass_info[c].batch * TRANSFER_BATCHES;
+
+	if (m->transfer)
+		return true;
+	m->transfer = meta_alloc(max * sizeof(void *), sizeof(void *), META_CENTRAL);
+	if (m->transfer)
+		m->transfer_max = max;
+	return m->transfer != NULL;
+}
+
+/* Makes room by giving the oldest half of the transfer cache back to its spans. */
+static void spill_transfer(struct mcentral *m, unsigned c)
+{
+	uint32_t n = m->ntransfer / 2;
+
+	for (uint32_t i = 0; i < n; i++)
+		give_one(m, m->transfer[i], c, 1);
+	memmove(m->transfer, m->transfer + n, (m->ntransfer - n) * sizeof(void *));
+	m->ntransfer -= n;
+}
+
+void mcentral_give_locked(unsigned c, void *const *pointers, uint32_t n)
+{
+	struct mcentral *m = &central.classes[c];
+
+	if (!make_transfer(m, c) || n > m->transfer_max / 2) {
+		for (uint32_t i = 0; i < n; i++)
+			give_one(m, pointers[i], c, 1);
+		return;
+	}
+	if (m->ntransfer + n > m->transfer_max)
+		spill_transfer(m, c);
+	memcpy(m->transfer + m->ntransfer, pointers, n * sizeof(void *));
+	m->ntransfer += n;
+}
+
+void mcentral_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg)
+{
+	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
+		const struct mcentral *m = &central.classes[c];
+
+		for (uint32_t i = 0; i < m->ntransfer; i++)
+			fn((uintptr_t)m->transfer[i], arg);
+	}
+}
+
+void mcentral_trim(void)
+{
+	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
+		struct mcentral *m = &central.classes[c];
+
+		mcentral_lock(c);
+		while (m->ntransfer > 0)
+			give_one(m, m->transfer[--m->ntransfer], c, 0);
+		for (struct mspan *s = m->spans, *next; s; s = next) {
+			next = s->next;
+			if (s->nfree == s->nslots)
+				drop_span(m, s);
+		}
+		mcentral_unlock(c);
+	}
+}
+
+size_t mcentral_free_bytes(void)
+{
+	size_t bytes = 0;
+
+	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
+		const struct mcentral *m = &central.classes[c];
+
+		mcentral_lock(c);
+		bytes += (m->nfree + m->ntransfer) * sizeclass_info[c].slot_size;
+		mcentral_unlock(c);
+	}
+	return bytes;
+}

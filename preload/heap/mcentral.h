@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mcentral: for each size class, the spans with free slots and a transfer cache: pointers
+ * that one thread's mcache gave back and another's may take, without a look at the spans.
+ *
+ * Locks: one per class, rank MCENTRAL. A transfer cache holds slots whose alloc bit is set.
+ */
+#ifndef PRELOAD_HEAP_MCENTRAL_H
+#define PRELOAD_HEAP_MCENTRAL_H
+
+#include "preload/base/base.h"
+
+/* The caller holds the class's lock. Fills out[0..want) with free slots, lowest address
+ * last, so that popping from the end ascends. Returns how many; 0: memory is out. */
+uint32_t mcentral_take_locked(unsigned sizeclass, void **out, uint32_t want);
+/* The caller holds the class's lock. Takes n pointers back. Aborts with a message when one
+ * of them is no allocated slot of the class: a double or an invalid free. */
+void mcentral_give_locked(unsigned sizeclass, void *const *pointers, uint32_t n);
+
+void mcentral_lock(unsigned sizeclass);
+void mcentral_unlock(unsigned sizeclass);
+/* Every class, in order; for fork and the leak check. */
+void mcentral_lock_all(void);
+void mcentral_unlock_all(void);
+void mcentral_reset_locks(void); /* forked child */
+
+/* With the locks held: every pointer in the transfer caches. */
+void mcentral_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg);
+/* Empties the transfer caches into the spans, and the spans into mheap. SLOW. */
+void mcentral_trim(void);
+/* Bytes of free slots in spans and transfer caches. */
+size_t mcentral_free_bytes(void);
+
+#endif

@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mheap: the page heap, see mheap.h.
+ *
+ * Structure: a free run is an mspan in state FREE; its first and last page point to it, so
+ * a span that is freed finds free neighbours by one load each (boundary tags). Lists are by
+ * length: exact up to EXACT pages, then eight to a power of two; a bitmap shows which are
+ * not empty. Allocation is best fit by list, dirty before clean.
+ *
+ * A run made of dirty and clean parts counts as dirty, with ndirty its dirty pages.
+ *
+ * Concurrency: all state is guarded by mheap_lock.
+ */
+#include "preload/heap/mheap.h"
+
+#include "preload/base/check.h"
+#include "preload/base/meta.h"
+#include "preload/base/os.h"
+#include "preload/heap/arena.h"
+#include "preload/heap/freelist.h"
+#include "preload/heap/scavenge.h"
+#include "preload/heap/sizeclass.h"
+
+struct lock mheap_lock = LOCK_INIT(LOCK_RANK_MHEAP);
+
+static struct {
+	struct fixalloc spans;
+	struct mspan *inuse;	/* newest first */
+	struct mheap_stats stats;
+	bool slow_frees;
+} mheap = { .spans = FIXALLOC_INIT(sizeof(struct mspan), META_SPAN) };
+
+/* ---- free runs ---- */
+
+static struct mspan *neighbour(uintptr_t addr)
+{
+	struct arena *a = arena_of(addr);
+	struct mspan *s = a ? arena_span(a, addr) : NULL;
+
+	if (!s || s->state != MSPAN_FREE)
+		return NULL;
+	if (addr < s->base || addr >= s->base + (s->npages << PAGE_SHIFT))
+		return NULL;
+	return s;
+}
+
+static struct mspan *absorb(struct mspan *s, struct mspan *other)
+{
+	freelist_remove(other);
+	if (other->base < s->base)
+		s->base = other->base;
+	s->npages += other->npages;
+	s->ndirty += other->ndirty;
+	fixalloc_put(&mheap.spans, other);
+	return s;
+}
+
+/* Enters a run into the lists, merged with its neighbours. They must lie in the same arena:
+ * arenas are never adjacent in their page tables, and a run never leaves its arena. */
+static void insert_run(struct mspan *s)
+{
+	struct arena *a = arena_of(s->base);
+	struct mspan *before = neighbour(s->base - 1);
+	struct mspan *after = neighbour(s->base + (s->npages << PAGE_SHIFT));
+
+	if (before && arena_of(before->base) == a)
+		absorb(s, before);
+	if (after && arena_of(after->base) == a)
+		absorb(s, after);
+	arena_set_span(s, s, false);
+	freelist_insert(s);
+}
+
+static struct mspan *new_run(uintptr_t base, size_t npages, size_t ndirty)
+{
+	struct mspan *s = fixalloc_get(&mheap.spans);
+
+	if (!s)
+		return NULL;
+	s->base = base;
+	s->npages = npages;
+	s->ndirty = ndirty;
+	return s;
+}
+
+static bool grow(size_t npages)
+{
+	size_t got;
+	uintptr_t base = arena_grow(npages, &got);
+	struct mspan *s;
+
+	if (base == 0)
+		return false;
+	s = new_run(base, got, 0);
+	if (!s)
+		return false;
+	insert_run(s);
+	return true;
+}
+
+/* Cuts s, which is in no list, to its first npages; the rest goes back to the lists. When
+ * memory for the rest's struct is out, s keeps all its pages. */
+static void split(struct mspan *s, size_t npages)
+{
+	size_t rest_pages = s->npages - npages;
+	size_t rest_dirty = s->ndirty > npages ? s->ndirty - npages : 0;
+	struct mspan *rest;
+
+	if (rest_pages == 0)
+		return;
+	rest = new_run(s->base + (npages << PAGE_SHIFT), rest_pages, rest_dirty);
+	if (!rest)
+		return;
+	s->npages = npages;
+	s->ndirty -= rest_dirty;
+	insert_run(rest);
+}
+
+/* Takes a run of at least npages out of the lists, growing the arena if there is none. */
+static struct mspan *take_run(size_t npages)
+{
+	struct mspan *s = freelist_find(npages);
+
+	if (!s && grow(npages))
+		s = freelist_find(npages);
+	if (s)
+		freelist_remove(s);
+	return s;
+}
+
+/* ---- spans in use ---- */
+
+static void enter_inuse(struct mspan *s)
+{
+	s->inuse_prev = NULL;
+	s->inuse_next = mheap.inuse;
+	if (mheap.inuse)
+		mheap.inuse->inuse_prev = s;
+	mheap.inuse = s;
+}
+
+static void leave_inuse(struct mspan *s)
+{
+	if (s->inuse_prev)
+		s->inuse_prev->inuse_next = s->inuse_next;
+	else
+		mheap.inuse = s->inuse_next;
+	if (s->inuse_next)
+		s->inuse_next->inuse_prev = s->inuse_prev;
+}
+
+static void count_pages(const struct mspan *s, bool in)
+{
+	size_t *pages = s->state == MSPAN_LARGE ? &mheap.stats.large_pages :
+						  &mheap.stats.small_pages;
+	size_t total;
+
+	*pages += in ? s->npages : 0 - s->npages;
+	mheap.stats.nspans += in ? 1 : (size_t)-1;
+	if (s->state == MSPAN_LARGE)
+		mheap.stats.nlarge += in ? 1 : (size_t)-1;
+	total = mheap.stats.large_pages + mheap.stats.small_pages;
+	if (total > mheap.stats.peak_pages)
+		mheap.stats.peak_pages = total;
+}
+
+/* Turns a run that is in no list into a span in use. */
+static void start_span(struct mspan *s, enum mspan_state state, bool all_pages)
+{
+	s->needs_zero = s->ndirty > 0;
+	s->ndirty = 0;
+	s->samples = NULL;
+	s->next = s->prev = NULL;
+	s->listed = false;
+	arena_set_span(s, s, all_pages);
+	atomic_store_release(&s->state, (uint8_t)state);
+	enter_inuse(s);
+	count_pages(s, true);
+}
+
+static void init_small(struct mspan *s, unsigned c)
+{
+	const struct sizeclass_info *info = &sizeclass_info[c];
+
+	s->nslots = info->nslots;
+	s->slot_size = info->slot_size;
+	s->magic = info->magic;
+	s->sizeclass = (uint8_t)c;
+	s->nfree = info->nslots;
+	for (size_t i = 0; i < ARRAY_LEN(s->alloc_bits); i++)
+		s->alloc_bits[i] = 0;
+}
+
+struct mspan *mheap_alloc_small(unsigned c)
+{
+	size_t npages = sizeclass_info[c].npages;
+	struct mspan *s;
+
+	lock_acquire(&mheap_lock);
+	s = take_run(npages);
+	if (s) {
+		split(s, npages);
+		init_small(s, c);
+		start_span(s, MSPAN_SMALL, true);
+		arena_set_class(s, mheap.slow_frees ? 0 : (uint8_t)c);
+	}
+	scavenge_note_locked(npages);
+	lock_release(&mheap_lock);
+	return s;
+}
+
+/* Cuts off what lies before the first multiple of align in s. */
+static void trim_front(struct mspan *s, size_t align)
+{
+	uintptr_t start = align_up(s->base, align);
+	size_t front = (start - s->base) >> PAGE_SHIFT;
+	struct mspan *head;
+
+	if (front == 0)
+		return;
+	head = new_run(s->base, front, s->ndirty < front ? s->ndirty : front);
+	if (!head)
+		return;
+	s->base = start;
+	s->npages -= front;
+	s->ndirty -= head->ndirty;
+	insert_run(head);
+}
+
+struct mspan *mheap_alloc_large(size_t npages, size_t align)
+{
+	size_t extra = align > PAGE_SIZE ? (align >> PAGE_SHIFT) - 1 : 0;
+	size_t want;
+	struct mspan *s;
+
+	if (npages == 0 || __builtin_add_overflow(npages, extra, &want))
+		return NULL;
+	lock_acquire(&mheap_lock);
+	s = take_run(want);
+	if (s) {
+		if (extra > 0)
+			trim_front(s, align);
+		if ((s->base & (align - 1)) != 0) { /* no memory for the head's struct */
+			insert_run(s);
+			s = NULL;
+		}
+	}
+	if (s) {
+		split(s, npages);
+		s->nslots = 1;
+		s->slot_size = 0;
+		s->magic = 0;
+		s->sizeclass = 0;
+		s->nfree = 0;
+		s->alloc_bits[0] = 1;
+		start_span(s, MSPAN_LARGE, false); /* free pages have class 0 already */
+	}
+	scavenge_note_locked(npages);
+	lock_release(&mheap_lock);
+	return s;
+}
+
+void mheap_free(struct mspan *s)
+{
+	lock_acquire(&mheap_lock);
+	count_pages(s, false);
+	leave_inuse(s);
+	if (s->state == MSPAN_SMALL && !mheap.slow_frees)
+		arena_set_class(s, 0);
+	s->sizeclass = 0;
+	s->ndirty = s->npages;
+	scavenge_note_locked(s->npages);
+	insert_run(s);
+	scavenge_locked();
+	lock_release(&mheap_lock);
+}
+
+/* Grows a large span into the free run behind it. */
+static bool extend_locked(struct mspan *s, size_t npages)
+{
+	uintptr_t end = s->base + (s->npages << PAGE_SHIFT);
+	size_t more = npages - s->npages;
+	struct mspan *after = neighbour(end);
+
+	if (!after || arena_of(after->base) != arena_of(s->base) || after->npages < more)
+		return false;
+	freelist_remove(after);
+	split(after, more);
+	count_pages(s, false);
+	s->npages += after->npages;
+	count_pages(s, true);
+	arena_set_span(s, s, false);
+	fixalloc_put(&mheap.spans, after);
+	return true;
+}
+
+static bool shrink_locked(struct mspan *s, size_t npages)
+{
+	size_t rest_pages = s->npages - npages;
+	struct mspan *rest = new_run(s->base + (npages << PAGE_SHIFT), rest_pages,
+				     rest_pages);
+
+	if (!rest)
+		return false;
+	count_pages(s, false);
+	s->npages = npages;
+	count_pages(s, true);
+	arena_set_span(s, s, false);
+	insert_run(rest);
+	scavenge_locked();
+	return true;
+}
+
+bool mheap_resize_large(struct mspan *s, size_t npages)
+{
+	bool ok = true;
+
+	lock_acquire(&mheap_lock);
+	if (npages > s->npages)
+		ok = extend_locked(s, npages);
+	else if (npages < s->npages)
+		ok = shrink_locked(s, npages);
+	lock_release(&mheap_lock);
+	return ok;
+}
+
+size_t mheap_trim(void)
+{
+	size_t npages;
+
+	lock_acquire(&mheap_lock);
+	npages = scavenge_all_locked();
+	lock_release(&mheap_lock);
+	return npages << PAGE_SHIFT;
+}
+
+void mheap_tick(void)
+{
+	if (!lock_try_acquire(&mheap_lock))
+		return;
+	scavenge_locked();
+	lock_release(&mheap_lock);
+}
+
+struct mspan *mheap_inuse(void)
+{
+	return mheap.inuse;
+}
+
+void mheap_set_slow_frees(void)
+{
+	lock_acquire(&mheap_lock);
+	atomic_store_relaxed(&mheap.slow_frees, true);
+	for (struct mspan *s = mheap.inuse; s; s = s->inuse_next)
+		arena_set_class(s, 0);
+	lock_release(&mheap_lock);
+}
+
+bool mheap_slow_frees(void)
+{
+	return atomic_load_relaxed(&mheap.slow_frees);
+}
+
+void mheap_get_stats(struct mheap_stats *out)
+{
+	lock_acquire(&mheap_lock);
+	*out = mheap.stats;
+	out->dirty_pages = freelist_dirty_pages();
+	out->clean_pages = freelist_total_pages() - out->dirty_pages;
+	out->purged_pages = scavenge_purged_pages();
+	lock_release(&mheap_lock);
+}

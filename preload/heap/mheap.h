@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mheap: the page heap. Gives out runs of pages as spans and takes them back, coalescing
+ * neighbours. Free runs lie in two sets of lists, dirty (may hold memory) and clean (given
+ * back, or never used), each by length.
+ *
+ * Locks: one, rank MHEAP. Functions without _locked take it.
+ */
+#ifndef PRELOAD_HEAP_MHEAP_H
+#define PRELOAD_HEAP_MHEAP_H
+
+#include "preload/base/base.h"
+#include "preload/base/lock.h"
+#include "preload/heap/mspan.h"
+
+extern struct lock mheap_lock;
+
+/* A span of small objects; every slot free, class bytes not yet set. NULL: no memory. */
+struct mspan *mheap_alloc_small(unsigned sizeclass);
+/* A large object of npages on a boundary of align bytes (a power of two; PAGE_SIZE or less
+ * is free). needs_zero tells whether the pages may hold old bytes. */
+struct mspan *mheap_alloc_large(size_t npages, size_t align);
+/* Takes a span back, whatever it was. samples were released by the caller. */
+void mheap_free(struct mspan *s);
+/* Large object: makes it npages long in place. False: nothing changed (no room). */
+bool mheap_resize_large(struct mspan *s, size_t npages);
+
+/* Gives every dirty free page back to the system; bytes given back. */
+size_t mheap_trim(void);
+/* Called now and then from slow paths: lets old dirty pages go, see scavenge.c. */
+void mheap_tick(void);
+
+/* Needs the lock. All spans in use, newest first, linked by inuse_next. */
+struct mspan *mheap_inuse(void);
+/* A change that covers spans to come (exact mode): class bytes of new spans stay 0. */
+void mheap_set_slow_frees(void);
+bool mheap_slow_frees(void);
+
+struct mheap_stats {
+	size_t small_pages, large_pages, dirty_pages, clean_pages, peak_pages;
+	size_t nspans, nlarge;
+	uint64_t purged_pages;
+};
+void mheap_get_stats(struct mheap_stats *out);
+
+#endif

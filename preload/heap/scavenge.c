@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * scavenge: the policy of scavenge.h.
+ */
+#include "preload/heap/scavenge.h"
+
+#include "preload/base/os.h"
+#include "preload/heap/freelist.h"
+#include "preload/heap/mspan.h"
+
+#define TICK_NS	      100000000u
+#define SLOW_TICK_NS  1000000000u
+#define TICK_PAGES    (16 * MIB >> PAGE_SHIFT)
+#define KEEP_PAGES    (1 * MIB >> PAGE_SHIFT) /* too little to bother */
+#define CLOCK_EVERY   16 /* calls between looks at the clock */
+
+static struct {
+	size_t least_dirty;	/* since the last tick */
+	size_t traffic;		/* pages since the last tick */
+	uint64_t last_tick_ns;
+	uint32_t calls;
+	uint64_t purged;
+} scavenge;
+
+void scavenge_note_locked(size_t npages)
+{
+	size_t dirty = freelist_dirty_pages();
+
+	scavenge.traffic += npages;
+	if (dirty < scavenge.least_dirty)
+		scavenge.least_dirty = dirty;
+}
+
+/* Purges the longest dirty runs until npages are given back; the count given back. */
+static size_t purge(size_t npages)
+{
+	size_t done = 0;
+
+	while (done < npages) {
+		struct mspan *s = freelist_longest_dirty();
+
+		if (!s)
+			break;
+		if (!os_purge((void *)s->base, s->npages << PAGE_SHIFT))
+			break; /* forbidden (seccomp) or locked: they stay dirty */
+		freelist_remove(s);
+		done += s->ndirty;
+		s->ndirty = 0;
+		freelist_insert(s);
+	}
+	scavenge.purged += done;
+	return done;
+}
+
+static void tick(uint64_t now)
+{
+	size_t idle = scavenge.least_dirty;
+	uint64_t elapsed = now - scavenge.last_tick_ns;
+	size_t share;
+
+	scavenge.last_tick_ns = now;
+	scavenge.traffic = 0;
+	/* A quarter a tick; a long pause counts as the many ticks that it was. */
+	share = elapsed > 4 * (uint64_t)SLOW_TICK_NS ? idle : idle / 4 + KEEP_PAGES / 4;
+	if (idle > KEEP_PAGES)
+		purge(share < idle ? share : idle);
+	scavenge.least_dirty = freelist_dirty_pages();
+}
+
+void scavenge_locked(void)
+{
+	uint64_t now;
+
+	if (++scavenge.calls % CLOCK_EVERY != 0 && scavenge.traffic < TICK_PAGES)
+		return;
+	now = os_now_ns();
+	if (now - scavenge.last_tick_ns < TICK_NS)
+		return;
+	if (scavenge.traffic < TICK_PAGES && now - scavenge.last_tick_ns < SLOW_TICK_NS)
+		return;
+	tick(now);
+}
+
+size_t scavenge_all_locked(void)
+{
+	size_t done = purge(SIZE_MAX);
+
+	scavenge.least_dirty = 0;
+	return done;
+}
+
+uint64_t scavenge_purged_pages(void)
+{
+	return scavenge.purged;
+}

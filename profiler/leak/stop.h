@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * stop: all other threads of the process stand still between world_stop() and
+ * world_resume(), with their registers known.
+ *
+ * Locks: the caller holds heap_lock_all() and the loader's lock (by working inside a
+ * dl_iterate_phdr callback), so that no stopped thread holds one of them.
+ */
+#ifndef PROFILER_LEAK_STOP_H
+#define PROFILER_LEAK_STOP_H
+
+#include "preload/base/base.h"
+#include "profiler/stack/unwind.h"
+
+struct stopped_thread {
+	int tid;
+	struct unwind_regs regs;
+	uintptr_t gprs[16]; /* every general register, for the root scan */
+	uintptr_t fs_base;
+	uint64_t xmm[32];   /* 16 vector registers, low 128 bits */
+	bool captured;	    /* false: could not be stopped; registers unknown */
+};
+
+struct world {
+	struct stopped_thread *threads; /* without the caller's */
+	uint32_t nthreads;
+	uint32_t nmissed;	/* threads that could not be stopped */
+	const char *how;	/* "ptrace", "signal", "alone" */
+	char reason[128];	/* why nmissed is not 0, or why nothing could be stopped */
+};
+
+/* DUMP. 0, or -errno when no thread at all could be stopped and there are others; nothing is
+ * then stopped. */
+int world_stop(struct world *out);
+void world_resume(struct world *w);
+
+#endif

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pprof: writes gzipped profile.proto files, streaming. Strings, functions, locations and
+ * mappings are numbered and sent when first met; Samples follow as they are added. Memory
+ * comes from meta mappings only. The public format is described by the field numbers in
+ * profile.proto (our own text of it) and in pprof's README.
+ */
+#ifndef PROFILER_PPROF_PPROF_H
+#define PROFILER_PPROF_PPROF_H
+
+#include "preload/base/base.h"
+
+struct pprof_type {
+	const char *type, *unit;
+};
+
+/* What a profile of one kind always looks like. Frozen: pprof refuses to diff otherwise. */
+struct pprof_kind {
+	const char *name;	      /* "heap": also the file's suffix, .heap.pb.gz */
+	const struct pprof_type *types;
+	int ntypes;
+	const char *default_type;     /* one of types */
+	struct pprof_type period_type;
+};
+extern const struct pprof_kind pprof_kind_heap, pprof_kind_allocs, pprof_kind_peak,
+	pprof_kind_leak, pprof_kind_escape, pprof_kind_threads;
+
+struct pprof_label {
+	const char *key;
+	const char *text;     /* NULL: numeric */
+	int64_t number;
+	const char *unit;     /* of number, or NULL */
+};
+
+struct pprof; /* a file being written */
+
+/*
+ * DUMP. Starts PATH, written under a temporary name, mode 0600, never through a symlink.
+ * comments: NULL-terminated. period: mean sampling interval in period_type's unit.
+ * Returns 0 or -errno; *out is then NULL.
+ */
+int pprof_begin(struct pprof **out, const struct pprof_kind *kind, const char *path,
+		int64_t period, const char *const *comments);
+/*
+ * Adds a sample. pcs: leaf first, return addresses (one is subtracted from each, see
+ * precise_leaf) or pseudo pcs of unwind.h, which become the frames "[truncated]", "[jit]".
+ * precise_leaf: pcs[0] is exact. count 0 gives the frame "[stack not sampled]".
+ * Errors are kept and reported by pprof_finish().
+ */
+void pprof_sample(struct pprof *p, const uintptr_t *pcs, int count, bool precise_leaf,
+		  const int64_t *values, const struct pprof_label *labels, int nlabels);
+/* Completes and renames the file, frees *p. 0, or -errno with nothing left behind. */
+int pprof_finish(struct pprof *p);
+void pprof_abandon(struct pprof *p);
+
+#endif

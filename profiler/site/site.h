@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * site: the calling-context tree. A node is one frame below its parent's frame; the node
+ * of a whole stack is that stack's site. Nodes are never freed, so a site id stays good
+ * for the life of the process. Counters live in a side table, made for leaf nodes only.
+ *
+ * Concurrency: lookups take no lock; inserting takes one of several shard locks (rank
+ * SITE). Counters are atomic. Ids are 1-based; 0 means "no site".
+ */
+#ifndef PROFILER_SITE_SITE_H
+#define PROFILER_SITE_SITE_H
+
+#include "preload/base/base.h"
+#include "profiler/stack/unwind.h"
+
+#define SITE_NONE 0u
+
+/* Objects are counted in fixed point with this many fraction bits, since a sampled object
+ * stands for 1/(1-e^(-size/period)) objects. */
+#define SITE_SHIFT 16
+
+/* Counters of one site; all atomic, relaxed: writers are any thread, readers are reports. */
+struct site_counters {
+	uint64_t alloc_objects; /* fixed point, SITE_SHIFT */
+	uint64_t alloc_bytes;	/* unsampled bytes asked */
+	uint64_t free_objects;	/* fixed point */
+	uint64_t free_bytes;
+	uint64_t samples;	/* objects actually recorded */
+};
+
+/* SLOW. The site of a stack, innermost frame first. 0 when out of memory. No heap. */
+uint32_t site_intern(const struct frame *frames, int count);
+/* FAST. */
+uint32_t site_parent(uint32_t site); /* the caller's node; 0 at the outermost frame */
+uintptr_t site_pc(uint32_t site);    /* return address, or a pseudo pc of unwind.h */
+uint32_t site_depth(uint32_t site);  /* frames from here outwards */
+uint32_t site_count(void);	     /* nodes made; ids are 1..count */
+/* SLOW. The counters of a site, made at first use; NULL when out of memory. */
+struct site_counters *site_counters(uint32_t site);
+/* Counters if there are any, else NULL. FAST. */
+struct site_counters *site_counters_if_any(uint32_t site);
+/* DUMP. Every site that has counters. fn false stops. */
+void site_each(bool (*fn)(uint32_t site, struct site_counters *c, void *arg), void *arg);
+/* DUMP. Leaf first: the pcs of a site into pcs[0..max), returns how many. */
+int site_stack(uint32_t site, uintptr_t *pcs, int max);
+/* In a forked child: counters of what the parent allocated are kept (the child holds those
+ * objects too) unless reset. */
+void site_reset_counters(void);
+void site_fork_prepare(void);
+void site_fork_done(bool child);
+
+#endif

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * thread: registry of the threads that pthread_create made since Seep was loaded, with the
+ * bounds of their stacks. Threads made otherwise (raw clone) are unknown here; whoever
+ * stops the world finds them in /proc/self/task all the same.
+ */
+#ifndef PROFILER_STACK_THREAD_H
+#define PROFILER_STACK_THREAD_H
+
+#include "preload/base/base.h"
+
+enum thread_state {
+	THREAD_RUNNING,
+	THREAD_FINISHED, /* its stack may still be mapped: glibc caches stacks */
+};
+
+struct thread_info {
+	struct thread_info *next; /* guarded by the registry's lock */
+	int tid;		/* kernel's id */
+	uintptr_t self;		/* pthread_self(), also the fs base */
+	uintptr_t stack_lo, stack_hi; /* the whole stack without its guard; 0: unknown */
+	uint32_t creator_site;	/* site of the pthread_create call, 0: not captured */
+	uint8_t state;		/* enum thread_state */
+	uint64_t started_ns;
+};
+
+/* INIT. Registers the main thread. */
+void thread_init(void);
+/* SLOW. Called by a new thread before its start routine, and at its end. */
+struct thread_info *thread_register(uint32_t creator_site);
+void thread_finished(void);
+/* FAST, SIGNAL. Bounds of the stack of the calling thread that sp lies on: the thread's own
+ * stack, else false (coroutine, alternate signal stack). */
+bool thread_stack_bounds(uintptr_t sp, uintptr_t *out_lo, uintptr_t *out_hi);
+/* With the registry's lock held by the caller through thread_lock(): the list, finished
+ * threads included. */
+void thread_lock(void);
+void thread_unlock(void);
+struct thread_info *thread_list(void);
+struct thread_info *thread_find_tid(int tid); /* needs thread_lock() or a stopped world */
+
+void thread_fork_prepare(void);
+void thread_fork_done(bool child); /* child: only the calling thread remains */
+
+/* Raised around our own work: malloc still works in the calling thread but is never
+ * sampled. FAST. Nestable. */
+void thread_internal_enter(void);
+void thread_internal_leave(void);
+bool thread_is_internal(void);
+
+#endif
