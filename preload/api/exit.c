@@ -9,6 +9,7 @@
 
 #include "preload/api/api.h"
 #include "preload/base/fmt.h"
+#include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
@@ -22,6 +23,8 @@
 #include "profiler/thread/threadprof.h"
 #endif
 
+#define SUFFIX_ROOM 32	/* ".1000" and the longest of our suffixes */
+#define PREFIX_BYTES (OPT_PATH_MAX + SUFFIX_ROOM)
 #define REEXEC_MAX 1000 /* PREFIX.2, PREFIX.3 ... of programs that replace themselves */
 
 static struct {
@@ -52,15 +55,19 @@ void exit_fork_child(void)
 
 #if CONFIG_PROFILER
 
-static bool file_exists(const char *prefix, const char *suffix)
+/* prefix has room behind it: SUFFIX_ROOM. */
+static bool file_exists(char *prefix, const char *suffix)
 {
-	char path[OPT_PATH_MAX + 64];
+	char *end = prefix + strlen(prefix);
+	bool exists;
 
-	fmt_string(path, sizeof(path), "%s%s", prefix, suffix);
-	return os_call(SYS_access, (long)path, 0, 0, 0, 0, 0) == 0;
+	fmt_string(end, SUFFIX_ROOM, "%s", suffix);
+	exists = os_call(SYS_access, (long)prefix, 0, 0, 0, 0, 0) == 0;
+	*end = '\0';
+	return exists;
 }
 
-static bool prefix_taken(const char *prefix)
+static bool prefix_taken(char *prefix)
 {
 	return file_exists(prefix, ".heap.pb.gz") || file_exists(prefix, ".report.json");
 }
@@ -74,7 +81,7 @@ static bool make_prefix(char *buf, size_t size)
 
 	if (pattern[0] == '\0')
 		return false;
-	if (!opt_expand(pattern, at_exit.name, at_exit.pid, buf, size - 8)) {
+	if (!opt_expand(pattern, at_exit.name, at_exit.pid, buf, size - SUFFIX_ROOM)) {
 		log_line("out=%.200s: the file name is too long; nothing written",
 			 pattern);
 		return false;
@@ -234,14 +241,17 @@ static int report_all(const char *prefix)
 
 void exit_reports(void)
 {
-	char prefix[OPT_PATH_MAX + 32];
+	char *prefix;
 	int status = -1;
 
 	if (at_exit.done || at_exit.off || at_exit.pid != os_getpid() ||
 	    opt_get()->mode == OPT_MODE_OFF)
 		return;
 	at_exit.done = true;
-	if (!make_prefix(prefix, sizeof(prefix)))
+	prefix = meta_map(PREFIX_BYTES, META_OTHER);
+	if (!prefix)
+		return;
+	if (!make_prefix(prefix, PREFIX_BYTES))
 		prefix[0] = '\0';
 	if (prefix[0] || opt_get()->leak != OPT_LEAK_OFF || runtable_row()) {
 		seep_tls.internal++;

@@ -40,12 +40,18 @@ static NO_LOCK_CHECK void before(void)
 	escape_fork_prepare();
 #endif
 	heap_fork_prepare();
+#if CONFIG_PROFILER
+	sample_pool_fork_prepare();
+#endif
 	meta_fork_prepare();
 }
 
 static NO_LOCK_CHECK void in_parent(void)
 {
 	meta_fork_done(false);
+#if CONFIG_PROFILER
+	sample_pool_fork_done(false);
+#endif
 	heap_fork_done(false);
 #if CONFIG_PROFILER
 	escape_fork_done(false);
@@ -61,6 +67,7 @@ static NO_LOCK_CHECK void in_child(void)
 {
 	meta_fork_done(true);
 #if CONFIG_PROFILER
+	sample_pool_fork_done(true);
 	escape_fork_done(true);
 	site_fork_done(true);
 	module_fork_done(true);

@@ -41,6 +41,10 @@ static void apply_huge_option(void)
 }
 
 #if CONFIG_PROFILER
+/* The linker's: our first byte, and the end of our code. */
+HIDDEN extern const char __ehdr_start[];
+HIDDEN extern const char etext[];
+
 static void profiler_init(void)
 {
 	const struct options *o = opt_get();
@@ -50,12 +54,16 @@ static void profiler_init(void)
 		return;
 	module_refresh();
 	thread_init();
+	unwind_set_own_text((uintptr_t)__ehdr_start, (uintptr_t)etext);
 	unwind_init(o->mode == OPT_MODE_EXACT || o->out[0] != '\0');
 	if (o->leak != OPT_LEAK_OFF)
 		leak_init();
 	if (o->escape != OPT_ESCAPE_OFF)
 		escape_init();
-	sample_set_escape_hooks();
+	if (escape_is_on())
+		sample_hooks = (struct sample_hooks){ .begin = escape_begin,
+						      .end = escape_end,
+						      .drop = escape_drop };
 	sample_init();
 }
 #endif

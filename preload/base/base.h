@@ -22,6 +22,8 @@
 #define UNUSED	    __attribute__((unused))
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
+__extension__ typedef unsigned __int128 uint128;
+
 #define KIB ((size_t)1 << 10)
 #define MIB ((size_t)1 << 20)
 #define GIB ((size_t)1 << 30)

@@ -35,6 +35,7 @@ struct leak_result {
 	uint64_t suppressed_objects, suppressed_bytes;
 	struct leak_record *records; /* largest bytes first; leak_result_free() */
 	uint32_t nrecords;
+	size_t records_bytes; /* of the mapping that holds them */
 	uint64_t reachable_objects, reachable_bytes;
 	uint64_t stop_ns, mark_ns; /* time the other threads stood; time of the mark */
 	uint32_t nthreads;	   /* stopped */

@@ -29,9 +29,14 @@ struct world {
 	char reason[128];	/* why nmissed is not 0, or why nothing could be stopped */
 };
 
+#define STOP_MAX_THREADS 16384 /* more are counted as missed */
+
+/* DUMP. Memory for a stop, before any lock is held over it. 0 or -errno. */
+int world_prepare(struct world *out);
+void world_free(struct world *w);
 /* DUMP. 0, or -errno when no thread at all could be stopped and there are others; nothing is
  * then stopped. */
-int world_stop(struct world *out);
+int world_stop(struct world *w);
 void world_resume(struct world *w);
 
 #endif

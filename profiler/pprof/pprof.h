@@ -35,11 +35,11 @@ struct pprof_label {
 struct pprof; /* a file being written */
 
 /*
- * DUMP. Starts PATH, written under a temporary name, mode 0600, never through a symlink.
+ * DUMP. Starts PREFIX.KIND.pb.gz, see file.h.
  * comments: NULL-terminated. period: mean sampling interval in period_type's unit.
  * Returns 0 or -errno; *out is then NULL.
  */
-int pprof_begin(struct pprof **out, const struct pprof_kind *kind, const char *path,
+int pprof_begin(struct pprof **out, const struct pprof_kind *kind, const char *prefix,
 		int64_t period, const char *const *comments);
 /*
  * Adds a sample. pcs: leaf first, return addresses (one is subtracted from each, see

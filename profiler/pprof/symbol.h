@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * symbol: names of code addresses from the ELF files' .symtab and .dynsym (no DWARF, no
- * .gnu_debugdata yet). Tables are built once per module from a private mapping of the file, in metadata
- * memory; where the file is gone, .dynsym is read from the loaded image.
+ * .gnu_debugdata). Tables are built once per module from a private mapping of the file, in
+ * metadata memory; where the file is gone, .dynsym is read from the loaded image.
  */
 #ifndef PROFILER_PPROF_SYMBOL_H
 #define PROFILER_PPROF_SYMBOL_H
@@ -25,7 +25,7 @@ bool symbol_lookup(uintptr_t pc, struct symbol *out);
 const char *symbol_demangle(const char *name, char *buf, size_t size);
 /* DUMP. "function+0x12" or "module+0x1234" for reports. */
 void symbol_describe(uintptr_t pc, char *buf, size_t size);
-/* Gives back file mappings; lookups start anew. */
-void symbol_forget(void);
+/* DUMP. Does the module have any function names? */
+bool symbol_module_has_names(const struct module *m);
 
 #endif

@@ -35,8 +35,19 @@ uint64_t sample_birth_ns(const struct sample_record *r); /* os_now_ns() scale */
 uint64_t sample_weight(size_t size);
 
 /* DUMP. Writes PREFIX.heap.pb.gz, .allocs.pb.gz and .peak.pb.gz (the last holds the live
- * sites at the highest total that a sample saw). Returns 0 or the first -errno. */
+ * sites at the peak, see peak.c). Returns 0 or the first -errno. */
 int sample_write_profiles(const char *prefix);
+
+/* Following objects to their end (profiler/escape, a later layer): filled once in
+ * preload/api/init.c, may stay empty. See escape.h for the meaning. */
+struct frame;
+struct sample_hooks {
+	uint32_t (*begin)(uint32_t site, size_t size, const struct frame *frames,
+			  int count);
+	void (*end)(uint32_t handle, const struct frame *frames, int count);
+	void (*drop)(uint32_t handle);
+};
+extern struct sample_hooks sample_hooks;
 
 /* One line of the summary. */
 struct sample_total {
@@ -45,12 +56,12 @@ struct sample_total {
 	uint64_t truncated;	   /* stacks that ended in [truncated] */
 };
 void sample_get_total(struct sample_total *out);
-/* DUMP. The n sites with the most live bytes (or allocated bytes), largest first. */
-int sample_top(uint32_t *sites, int n, bool by_allocated);
-
 /* fork child: what the parent recorded stays known but is not reported as ours. */
 void sample_fork_prepare(void);
 void sample_fork_done(bool child);
+/* The pool's lock ranks below the heap's: taken after, released before them. */
+void sample_pool_fork_prepare(void);
+void sample_pool_fork_done(bool child);
 /* Objects born before this instant were inherited from the parent. 0: none were. */
 uint64_t sample_epoch_ns(void);
 

@@ -26,6 +26,8 @@ struct site_counters {
 	uint64_t free_objects;	/* fixed point */
 	uint64_t free_bytes;
 	uint64_t samples;	/* objects actually recorded */
+	/* Copies of alloc - free at the peak, owned by profiler/sample/peak.c. */
+	uint64_t peak_objects, peak_bytes;
 };
 
 /* SLOW. The site of a stack, innermost frame first. 0 when out of memory. No heap. */

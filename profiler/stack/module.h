@@ -28,7 +28,7 @@ struct module {
 	struct module_segment segments[MODULE_MAX_SEGMENTS];
 	uintptr_t eh_frame_hdr; /* address, 0: none */
 	uintptr_t dynamic;	/* address of .dynamic, 0: none */
-	uintptr_t tls_module;	/* the loader's TLS module number, 0: no TLS */
+	uintptr_t relro_start, relro_end; /* PT_GNU_RELRO, 0: none */
 	uint64_t generation;	/* refresh in which it was last seen */
 	bool unloaded;		/* atomic: written by module_refresh() */
 	bool is_seep;		/* this library */
@@ -37,8 +37,6 @@ struct module {
 /* SLOW. Re-reads the loader's list (dl_iterate_phdr). Called at init, after dlopen and
  * dlclose and before reports. Never in a signal handler or with the world stopped. */
 void module_refresh(void);
-/* DUMP. The same without taking MODULE's lock and for a caller that holds the loader's
- * lock already through dl_iterate_phdr (leak check). */
 
 /* FAST, SIGNAL. The loaded module whose executable segment holds pc, or NULL. No lock. */
 const struct module *module_find_code(uintptr_t pc);

@@ -44,7 +44,10 @@ struct unwind_regs {
 /* INIT. Prepares module tables; with want_libunwind also opens libunwind privately. Called
  * from the library's constructor, never later (it may call the loader). */
 void unwind_init(bool want_libunwind);
-/* fork child. */
+/* INIT. Frames whose pc lies in [start, end) are ours: unwind_here() leaves the innermost
+ * ones out. Empty (the default): it starts with its own caller. */
+void unwind_set_own_text(uintptr_t start, uintptr_t end);
+/* In a forked child. */
 void unwind_fork_child(void);
 
 /*
@@ -62,6 +65,9 @@ int unwind_regs(const struct unwind_regs *regs, uintptr_t lo, uintptr_t hi,
 /* The calling thread's own scratch array of *out_max frames (opt stack= plus one), made at
  * first use from metadata; NULL when out of memory. SLOW. */
 struct frame *unwind_scratch(int *out_max);
+
+/* Gives the calling thread's scratch back. SLOW. */
+void unwind_thread_end(void);
 
 /* Code was mapped or unmapped (dlopen, dlclose): caches of rows are dropped. SLOW. */
 void unwind_modules_changed(void);

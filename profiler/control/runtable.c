@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * runtable: the library's side of the tool's table, see runtable.h.
+ */
+#include "profiler/control/runtable.h"
+
+#include <fcntl.h>
+#include <string.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/opt.h"
+#include "preload/base/os.h"
+
+static struct {
+	struct runtable *table; /* NULL: none */
+	struct runtable_row *row;
+} control;
+
+static struct runtable *map_table(const char *path)
+{
+	int fd = os_open(path, O_RDWR | O_NOFOLLOW, 0);
+	struct runtable *t = NULL;
+
+	if (fd < 0)
+		return NULL;
+	if (os_file_size(fd) >= (long)sizeof(*t))
+		t = os_map_file(fd, sizeof(*t), true);
+	os_close(fd);
+	if (t && (t->magic != RUNTABLE_MAGIC || t->version != RUNTABLE_VERSION)) {
+		os_unmap(t, sizeof(*t));
+		return NULL;
+	}
+	return t;
+}
+
+/* The program that ran under this pid before has been replaced by exec. */
+static void close_earlier_rows(struct runtable *t, uint32_t before, int pid)
+{
+	for (uint32_t i = 0; i < before && i < RUNTABLE_ROWS; i++)
+		if (t->rows[i].pid == pid &&
+		    atomic_load_acquire(&t->rows[i].state) == RUNROW_CLAIMED)
+			atomic_store_release(&t->rows[i].state, (uint32_t)RUNROW_EXECED);
+}
+
+static void claim(uint32_t forked)
+{
+	struct runtable *t = control.table;
+	struct runtable_row *row;
+	uint32_t i;
+	long n;
+
+	control.row = NULL;
+	if (!t)
+		return;
+	i = atomic_fetch_add_acq_rel(&t->claimed, 1u);
+	if (i >= RUNTABLE_ROWS)
+		return;
+	row = &t->rows[i];
+	row->pid = os_getpid();
+	row->ppid = os_getppid();
+	row->forked = forked;
+	n = os_readlink("/proc/self/exe", row->exe, sizeof(row->exe) - 1);
+	row->exe[n > 0 ? n : 0] = '\0';
+	atomic_store_release(&row->state, (uint32_t)RUNROW_CLAIMED);
+	if (!forked)
+		close_earlier_rows(t, i, row->pid);
+	control.row = row;
+}
+
+void runtable_attach(void)
+{
+	if (opt_get()->run[0] == '\0')
+		return;
+	control.table = map_table(opt_get()->run);
+	claim(0);
+}
+
+void runtable_fork_child(void)
+{
+	claim(1);
+}
+
+struct runtable_row *runtable_row(void)
+{
+	return control.row;
+}
+
+int runtable_is_gate(void)
+{
+	return control.table && control.table->is_gate;
+}

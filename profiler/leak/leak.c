@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * leak: one check from beginning to end, see leak.h.
+ *
+ * Locks, in this order: the loader's (the work is done inside a callback of
+ * dl_iterate_phdr), the thread registry's, all of the heap's, and for the moment of
+ * the stop also the metadata's, so that no stopped thread holds one of them. World stopped,
+ * the metadata lock is released again: we need it, and nobody else can be inside.
+ */
+#include "profiler/leak/leak.h"
+
+#include <link.h>
+#include <string.h>
+
+#include "preload/base/fmt.h"
+#include "preload/base/lock.h"
+#include "preload/base/meta.h"
+#include "preload/base/os.h"
+#include "preload/heap/heap.h"
+#include "preload/heap/mcache.h"
+#include "profiler/leak/mark.h"
+#include "profiler/leak/roots.h"
+#include "profiler/leak/stop.h"
+#include "profiler/leak/suppress.h"
+#include "profiler/leak/sweep.h"
+#include "profiler/sample/sample.h"
+#include "profiler/stack/module.h"
+#include "profiler/stack/thread.h"
+
+static struct {
+	struct lock lock; /* one check at a time */
+	/* The canaries, inverted so that these words are no references to them. */
+	uintptr_t held_inverted, lost_inverted;
+	uintptr_t *page; /* a root of the program's kind; holds the first canary */
+} leak = { .lock = LOCK_INIT(LOCK_RANK_LEAK) };
+
+struct cycle {
+	struct world world;
+	struct roots roots;
+	struct marker marker;
+	struct leak_result *out;
+	uintptr_t own_sp;
+	uintptr_t own_registers[6]; /* callee-saved, of the caller */
+};
+
+static void incomplete(struct leak_result *out, const char *reason)
+{
+	if (out->verdict == LEAK_INCOMPLETE)
+		return;
+	out->verdict = LEAK_INCOMPLETE;
+	fmt_string(out->reason, sizeof(out->reason), "%s", reason);
+}
+
+static void mark_root(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	mark_range(arg, lo, hi);
+	mark_drain(arg);
+}
+
+static void mark_registers(struct cycle *c)
+{
+	for (uint32_t i = 0; i < c->world.nthreads; i++) {
+		const struct stopped_thread *t = &c->world.threads[i];
+
+		if (!t->captured)
+			continue;
+		for (int k = 0; k < 16; k++)
+			mark_word(&c->marker, t->gprs[k]);
+		for (int k = 0; k < 32; k++)
+			mark_word(&c->marker, t->xmm[k]);
+	}
+	for (int k = 0; k < 6; k++)
+		mark_word(&c->marker, c->own_registers[k]);
+	mark_drain(&c->marker);
+}
+
+/* Marking proves itself on two canaries: a block that only a word in a page of its own holds
+ * must be reached, and one that nothing holds must not be. */
+static bool canaries_agree(const struct cycle *c)
+{
+	uint32_t index;
+	size_t held, lost;
+
+	return mark_find(&c->marker, ~leak.held_inverted, &index, &held) &&
+	       mark_find(&c->marker, ~leak.lost_inverted, &index, &lost) &&
+	       mark_test(c->marker.marked, held) && !mark_test(c->marker.marked, lost);
+}
+
+static void mark_and_sweep(struct cycle *c)
+{
+	struct leak_result *out = c->out;
+	uint64_t start = os_now_ns();
+
+	heap_index_large();
+	if (!mark_init(&c->marker)) {
+		incomplete(out, "out of memory for the mark bits");
+		return;
+	}
+	roots_collect(&c->roots, &c->world, c->own_sp);
+	if (c->roots.no_maps)
+		incomplete(out, "/proc/self/maps is not readable");
+	if (c->roots.full)
+		incomplete(out, "more than 65536 mappings");
+	roots_each(&c->roots, mark_root, &c->marker);
+	mark_registers(c);
+	if (!canaries_agree(c))
+		incomplete(out, "the check did not find its own canaries");
+	mark_word(&c->marker, ~leak.lost_inverted);
+	sweep_hold(&c->marker);
+	out->reachable_objects = c->marker.objects;
+	out->reachable_bytes = c->marker.bytes;
+	if (!sweep_collect(&c->marker, out))
+		incomplete(out, "out of memory for the mark stack");
+	out->mark_ns = os_now_ns() - start;
+}
+
+static NO_LOCK_CHECK void stop_and_work(struct cycle *c)
+{
+	uint64_t start = os_now_ns();
+	int error;
+
+	thread_lock();
+	heap_lock_all();
+	sample_pool_fork_prepare();
+	meta_fork_prepare();
+	error = world_stop(&c->world);
+	meta_fork_done(false);
+	sample_pool_fork_done(false);
+	if (error)
+		incomplete(c->out, c->world.reason[0] ? c->world.reason :
+							"threads could not be stopped");
+	else
+		mark_and_sweep(c);
+	if (c->world.nmissed)
+		incomplete(c->out, c->world.reason);
+	c->out->nthreads = c->world.nthreads;
+	world_resume(&c->world);
+	c->out->stop_ns = os_now_ns() - start;
+	heap_unlock_all();
+	thread_unlock();
+}
+
+static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	(void)info;
+	(void)size;
+	stop_and_work(arg);
+	return 1; /* once */
+}
+
+/* Applies the suppressions and adds up what is left. */
+static void judge(struct leak_result *out)
+{
+	for (uint32_t i = 0; i < out->nrecords; i++) {
+		struct leak_record *r = &out->records[i];
+
+		r->suppressed = suppress_matches(r->site);
+		if (r->suppressed) {
+			out->suppressed_objects += r->objects;
+			out->suppressed_bytes += r->bytes;
+			continue;
+		}
+		out->objects += r->objects;
+		out->bytes += r->bytes;
+		out->sites++;
+	}
+	if (out->verdict != LEAK_INCOMPLETE)
+		out->verdict = out->objects ? LEAK_FOUND : LEAK_CLEAN;
+}
+
+static NOINLINE bool plant_canaries(void)
+{
+	void *held = heap_malloc(48), *lost = heap_malloc(48);
+
+	if (!leak.page)
+		leak.page = os_map(OS_PAGE); /* not ours in meta's eyes */
+	leak.held_inverted = ~(uintptr_t)held;
+	leak.lost_inverted = ~(uintptr_t)lost;
+	if (leak.page)
+		leak.page[0] = (uintptr_t)held;
+	return held && lost && leak.page;
+}
+
+static NOINLINE void remove_canaries(void)
+{
+	if (leak.page)
+		leak.page[0] = 0;
+	heap_free((void *)~leak.held_inverted);
+	heap_free((void *)~leak.lost_inverted);
+}
+
+static NOINLINE void run(struct leak_result *out, const uintptr_t *registers,
+			 uintptr_t own_sp)
+{
+	struct cycle *c = meta_map(sizeof(*c), META_LEAK);
+
+	if (!c || !roots_init(&c->roots) || world_prepare(&c->world) != 0 ||
+	    !plant_canaries()) {
+		incomplete(out, "out of memory");
+		return;
+	}
+	c->out = out;
+	c->own_sp = own_sp;
+	memcpy(c->own_registers, registers, sizeof(c->own_registers));
+	dl_iterate_phdr(with_loader_locked, c);
+	if (c->marker.live)
+		mark_free(&c->marker);
+	remove_canaries();
+	world_free(&c->world);
+	roots_free(&c->roots);
+	meta_unmap(c, sizeof(*c), META_LEAK);
+}
+
+void leak_check(struct leak_result *out)
+{
+	uintptr_t registers[6];
+
+	/* The caller's callee-saved registers, before anything of ours uses them. */
+	__asm__ volatile("mov %%rbx, 0(%0)\n\tmov %%rbp, 8(%0)\n\tmov %%r12, 16(%0)\n\t"
+			 "mov %%r13, 24(%0)\n\tmov %%r14, 32(%0)\n\tmov %%r15, 40(%0)"
+			 :
+			 : "r"(registers)
+			 : "memory");
+	memset(out, 0, sizeof(*out));
+	if (!sample_is_on()) {
+		incomplete(out, "profiling is off (mode=off)");
+		return;
+	}
+	thread_internal_enter();
+	lock_acquire(&leak.lock);
+	module_refresh();
+	run(out, registers, (uintptr_t)__builtin_frame_address(0));
+	judge(out);
+	lock_release(&leak.lock);
+	thread_internal_leave();
+}
+
+void leak_result_free(struct leak_result *r)
+{
+	meta_unmap(r->records, r->records_bytes, META_LEAK);
+	r->records = NULL;
+	r->nrecords = 0;
+}
+
+void leak_init(void)
+{
+	suppress_load();
+}
+
+void leak_disable(void)
+{
+	thread_internal_enter();
+}
+
+void leak_enable(void)
+{
+	if (thread_is_internal())
+		thread_internal_leave();
+}
+
+void leak_ignore_object(const void *p)
+{
+	lock_acquire(&leak.lock);
+	sweep_ignore((uintptr_t)p);
+	lock_release(&leak.lock);
+}
+
+void leak_add_root(const void *p, size_t size)
+{
+	lock_acquire(&leak.lock);
+	roots_add_region((uintptr_t)p, size);
+	lock_release(&leak.lock);
+}
+
+void leak_remove_root(const void *p, size_t size)
+{
+	lock_acquire(&leak.lock);
+	roots_remove_region((uintptr_t)p, size);
+	lock_release(&leak.lock);
+}

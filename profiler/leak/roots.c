@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * roots: see roots.h.
+ *
+ * Included: every writable mapping of the process (data, bss, stacks with the TLS and thread
+ * descriptors above them, anonymous and shared memory, the brk heap), and the RELRO parts of
+ * modules, which are read-only by now. Excluded: our own memory and module, the dead part
+ * of each thread's stack below its stack pointer, and whole stacks of finished threads,
+ * which glibc keeps for the next thread, with all that their last owner left there.
+ */
+#include "profiler/leak/roots.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "preload/base/meta.h"
+#include "preload/base/os.h"
+#include "profiler/stack/module.h"
+#include "profiler/stack/thread.h"
+
+#define MAX_RANGES  65536
+#define RED_ZONE    128
+#define MAX_REGIONS 256
+
+static struct {
+	struct root_range list[MAX_REGIONS]; /* of the LSan interface */
+	size_t count;
+} regions;
+
+bool roots_init(struct roots *r)
+{
+	memset(r, 0, sizeof(*r));
+	r->capacity = MAX_RANGES;
+	r->include = meta_map(MAX_RANGES * sizeof(*r->include), META_LEAK);
+	r->exclude = meta_map(MAX_RANGES * sizeof(*r->exclude), META_LEAK);
+	return r->include && r->exclude;
+}
+
+void roots_free(struct roots *r)
+{
+	meta_unmap(r->include, MAX_RANGES * sizeof(*r->include), META_LEAK);
+	meta_unmap(r->exclude, MAX_RANGES * sizeof(*r->exclude), META_LEAK);
+}
+
+static void add(struct roots *r, struct root_range *list, size_t *count, uintptr_t lo,
+		uintptr_t hi)
+{
+	if (lo >= hi)
+		return;
+	if (*count == r->capacity)
+		r->full = true;
+	else
+		list[(*count)++] = (struct root_range){ lo, hi };
+}
+
+static void include(struct roots *r, uintptr_t lo, uintptr_t hi)
+{
+	add(r, r->include, &r->ninclude, lo, hi);
+}
+
+static void exclude(struct roots *r, uintptr_t lo, uintptr_t hi)
+{
+	add(r, r->exclude, &r->nexclude, lo, hi);
+}
+
+/* ---- mappings ---- */
+
+static uintptr_t parse_hex(const char **text)
+{
+	uintptr_t value = 0;
+
+	for (;; (*text)++) {
+		char c = **text;
+
+		if (c >= '0' && c <= '9')
+			value = value << 4 | (uintptr_t)(c - '0');
+		else if (c >= 'a' && c <= 'f')
+			value = value << 4 | (uintptr_t)(c - 'a' + 10);
+		else
+			return value;
+	}
+}
+
+static bool is_device(const char *path)
+{
+	return strncmp(path, "/dev/", 5) == 0 && strncmp(path, "/dev/shm", 8) != 0 &&
+	       strncmp(path, "/dev/zero", 9) != 0;
+}
+
+/* Shared file mappings may end before their last page does: each page is asked for. */
+static void include_shared(struct roots *r, uintptr_t lo, uintptr_t hi)
+{
+	for (; lo < hi; lo += OS_PAGE)
+		if (os_call(SYS_rt_sigprocmask, -1, (long)lo, 0, 8, 0, 0) != -EFAULT)
+			include(r, lo, lo + OS_PAGE);
+}
+
+/* "lo-hi rwxp offset dev inode   path" */
+static bool see_line(char *line, void *arg)
+{
+	struct roots *r = arg;
+	const char *at = line;
+	uintptr_t lo = parse_hex(&at), hi;
+	const char *path;
+
+	at++;
+	hi = parse_hex(&at);
+	if (at[0] != ' ' || at[1] != 'r' || at[2] != 'w')
+		return true;
+	path = strchr(at, '/');
+	if (path && is_device(path))
+		return true;
+	if (at[4] == 's')
+		include_shared(r, lo, hi);
+	else
+		include(r, lo, hi);
+	return true;
+}
+
+/* ---- modules ---- */
+
+static void see_modules(struct roots *r)
+{
+	for (uint32_t i = 0; i < module_count(); i++) {
+		const struct module *m = module_at(i);
+
+		if (m->unloaded)
+			continue;
+		if (m->is_seep) {
+			exclude(r, m->start, m->end);
+			continue;
+		}
+		include(r, align_up(m->relro_start, 8), m->relro_end);
+		for (uint32_t k = 0; r->no_maps && k < m->nsegments; k++)
+			if (m->segments[k].writable)
+				include(r, m->segments[k].start, m->segments[k].end);
+	}
+}
+
+/* ---- stacks ---- */
+
+static uintptr_t sp_of(const struct world *w, int tid, uintptr_t own_sp)
+{
+	if (tid == os_gettid())
+		return own_sp;
+	for (uint32_t i = 0; i < w->nthreads; i++)
+		if (w->threads[i].tid == tid && w->threads[i].captured)
+			return w->threads[i].regs.sp - RED_ZONE;
+	return 0;
+}
+
+/* Does a finished thread's stack still lie there? glibc leaves the thread descriptor, which
+ * begins with its own address, twice; the memory may also be gone, or something else. */
+static bool is_cached_stack(const struct thread_info *t)
+{
+	const uintptr_t *descriptor = (const uintptr_t *)t->self;
+
+	if (os_call(SYS_rt_sigprocmask, -1, (long)t->self, 0, 8, 0, 0) == -EFAULT)
+		return false;
+	return descriptor[0] == t->self && descriptor[2] == t->self;
+}
+
+static void see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp)
+{
+	for (const struct thread_info *t = thread_list(); t; t = t->next) {
+		uintptr_t sp = sp_of(w, t->tid, own_sp);
+
+		if (t->state == THREAD_FINISHED) {
+			if (is_cached_stack(t))
+				exclude(r, t->stack_lo, t->stack_hi);
+			continue;
+		}
+		/* A thread on another stack (coroutine) keeps its own one whole. */
+		if (sp >= t->stack_lo && sp < t->stack_hi) {
+			exclude(r, t->stack_lo, align_down(sp, 8));
+			if (r->no_maps)
+				include(r, align_down(sp, 8), t->stack_hi);
+		}
+	}
+}
+
+static bool see_own(uintptr_t start, size_t size, void *arg)
+{
+	exclude(arg, start, start + size);
+	return true;
+}
+
+/* ---- sorted, without overlaps ---- */
+
+static void sort_ranges(struct root_range *list, size_t n)
+{
+	/* Shell sort: lists are nearly sorted, and libc's qsort may allocate. */
+	for (size_t gap = n / 2; gap > 0; gap /= 2)
+		for (size_t i = gap; i < n; i++) {
+			struct root_range x = list[i];
+			size_t k = i;
+
+			for (; k >= gap && list[k - gap].lo > x.lo; k -= gap)
+				list[k] = list[k - gap];
+			list[k] = x;
+		}
+}
+
+void roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
+{
+	r->no_maps = os_each_line("/proc/self/maps", see_line, r) < 0;
+	see_modules(r);
+	see_stacks(r, w, own_sp);
+	meta_each_range(see_own, r);
+	for (size_t i = 0; i < regions.count; i++)
+		include(r, align_up(regions.list[i].lo, 8), regions.list[i].hi);
+	sort_ranges(r->include, r->ninclude);
+	sort_ranges(r->exclude, r->nexclude);
+}
+
+void roots_each(const struct roots *r, void (*fn)(uintptr_t lo, uintptr_t hi, void *arg),
+		void *arg)
+{
+	size_t x = 0;
+
+	for (size_t i = 0; i < r->ninclude; i++) {
+		uintptr_t lo = r->include[i].lo, hi = r->include[i].hi;
+
+		while (x < r->nexclude && r->exclude[x].hi <= lo)
+			x++;
+		for (size_t k = x; k < r->nexclude && r->exclude[k].lo < hi; k++) {
+			if (r->exclude[k].lo > lo)
+				fn(lo, r->exclude[k].lo, arg);
+			if (r->exclude[k].hi > lo)
+				lo = r->exclude[k].hi;
+		}
+		if (lo < hi)
+			fn(lo, hi, arg);
+	}
+}
+
+void roots_add_region(uintptr_t lo, size_t size)
+{
+	if (regions.count < MAX_REGIONS)
+		regions.list[regions.count++] = (struct root_range){ lo, lo + size };
+}
+
+void roots_remove_region(uintptr_t lo, size_t size)
+{
+	for (size_t i = 0; i < regions.count; i++)
+		if (regions.list[i].lo == lo && regions.list[i].hi == lo + size) {
+			regions.list[i] = regions.list[--regions.count];
+			return;
+		}
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * roots: where a pointer that keeps an object alive can stand, outside the heap.
+ */
+#ifndef PROFILER_LEAK_ROOTS_H
+#define PROFILER_LEAK_ROOTS_H
+
+#include "preload/base/base.h"
+#include "profiler/leak/stop.h"
+
+struct roots {
+	struct root_range {
+		uintptr_t lo, hi;
+	} *include, *exclude;
+	size_t ninclude, nexclude, capacity;
+	bool no_maps; /* /proc/self/maps could not be read: not everything was seen */
+	bool full;    /* more ranges than there was room for */
+};
+
+/* DUMP. Room for the ranges; before the world is stopped. */
+bool roots_init(struct roots *r);
+void roots_free(struct roots *r);
+/* STW. Finds the ranges. own_sp: where the calling thread's live stack begins. */
+void roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp);
+/* STW. Every readable piece that is not excluded. */
+void roots_each(const struct roots *r, void (*fn)(uintptr_t lo, uintptr_t hi, void *arg),
+		void *arg);
+/* Ranges that the program named through the LSan interface. */
+void roots_add_region(uintptr_t lo, size_t size);
+void roots_remove_region(uintptr_t lo, size_t size);
+
+#endif

@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sweep: see sweep.h.
+ *
+ * A lost object is direct when no other lost object points at it; what direct objects reach
+ * is indirect. Lost objects that are left over lie on cycles or behind them: the lowest
+ * address of each is taken as direct, and what it reaches is indirect, as before.
+ */
+#include "profiler/leak/sweep.h"
+
+#include <string.h>
+
+#include "preload/base/meta.h"
+#include "preload/heap/heap.h"
+#include "profiler/sample/sample.h"
+#include "profiler/site/site.h"
+
+#define MAX_IGNORED 65536
+#define TABLE_FIRST 4096
+
+#define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
+
+static struct {
+	uintptr_t *list; /* made at first use */
+	size_t count;
+} ignored;
+
+void sweep_ignore(uintptr_t p)
+{
+	if (!ignored.list)
+		ignored.list = meta_map(MAX_IGNORED * sizeof(*ignored.list), META_LEAK);
+	if (ignored.list && ignored.count < MAX_IGNORED)
+		ignored.list[ignored.count++] = p;
+}
+
+/* ---- every white live object ---- */
+
+struct visit {
+	struct marker *m;
+	void (*fn)(struct marker *m, struct mspan *s, uint32_t index, size_t bit, void *arg);
+	void *arg;
+};
+
+static bool visit_span(struct mspan *s, void *arg)
+{
+	struct visit *v = arg;
+
+	for (uint32_t i = 0; i < s->nslots; i++) {
+		size_t bit = s->mark_index + i;
+
+		if (mark_test(v->m->live, bit) && !mark_test(v->m->marked, bit))
+			v->fn(v->m, s, i, bit, v->arg);
+	}
+	return true;
+}
+
+static void each_white(struct marker *m,
+		       void (*fn)(struct marker *, struct mspan *, uint32_t, size_t, void *),
+		       void *arg)
+{
+	struct visit v = { m, fn, arg };
+
+	heap_each_span(visit_span, &v);
+}
+
+static uintptr_t object_base(const struct mspan *s, uint32_t index)
+{
+	return s->slot_size ? mspan_slot(s, index) : s->base;
+}
+
+static void hold_one(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
+		     void *arg)
+{
+	const struct sample_record *r = sample_find(s, index);
+	uint64_t epoch = sample_epoch_ns();
+
+	(void)bit;
+	(void)arg;
+	if ((!r && (sample_is_exact() || epoch)) || (r && sample_birth_ns(r) < epoch)) {
+		mark_word(m, object_base(s, index));
+		mark_drain(m);
+	}
+}
+
+void sweep_hold(struct marker *m)
+{
+	for (size_t i = 0; i < ignored.count; i++)
+		mark_word(m, ignored.list[i]);
+	mark_drain(m);
+	each_white(m, hold_one, NULL);
+}
+
+/* ---- who points at whom ---- */
+
+NO_SANITIZE static void note_pointers(struct marker *m, struct mspan *s, uint32_t index,
+				      size_t bit, void *arg)
+{
+	uintptr_t lo = object_base(s, index), hi = lo + mspan_slot_bytes(s);
+
+	(void)arg;
+	for (; lo < hi; lo += sizeof(uintptr_t)) {
+		uint32_t other;
+		size_t other_bit;
+
+		if (mark_find(m, *(const volatile uintptr_t *)lo, &other, &other_bit) &&
+		    other_bit != bit)
+			mark_set(m->pointed, other_bit);
+	}
+}
+
+/* ---- records by site ---- */
+
+struct collector {
+	struct leak_record *records;
+	size_t count, capacity;
+	uint32_t *table; /* 1 + record index, by site and directness */
+	size_t ntable;
+	bool cycles; /* second pass: whatever is left is direct */
+	bool failed;
+};
+
+static size_t hash_of(uint32_t site, bool direct, size_t n)
+{
+	return (size_t)((site * 2u + direct) * 0x9e3779b1u) & (n - 1);
+}
+
+static bool collector_init(struct collector *c)
+{
+	memset(c, 0, sizeof(*c));
+	c->capacity = TABLE_FIRST;
+	c->ntable = TABLE_FIRST * 2;
+	c->records = meta_map(c->capacity * sizeof(*c->records), META_LEAK);
+	c->table = meta_map(c->ntable * sizeof(*c->table), META_LEAK);
+	return c->records && c->table;
+}
+
+static uint32_t *find_slot(const struct collector *c, uint32_t site, bool direct)
+{
+	size_t i = hash_of(site, direct, c->ntable);
+
+	for (;; i = (i + 1) & (c->ntable - 1)) {
+		const struct leak_record *r;
+
+		if (c->table[i] == 0)
+			return &c->table[i];
+		r = &c->records[c->table[i] - 1];
+		if (r->site == site && r->direct == direct)
+			return &c->table[i];
+	}
+}
+
+static bool collector_grow(struct collector *c)
+{
+	size_t record_bytes = c->capacity * sizeof(*c->records);
+	size_t table_bytes = c->ntable * sizeof(*c->table);
+	void *records = meta_remap(c->records, record_bytes, record_bytes * 2, META_LEAK);
+	uint32_t *table;
+
+	if (!records)
+		return false;
+	c->records = records;
+	c->capacity *= 2;
+	table = meta_map(table_bytes * 2, META_LEAK);
+	if (!table)
+		return false;
+	meta_unmap(c->table, table_bytes, META_LEAK);
+	c->table = table;
+	c->ntable *= 2;
+	for (size_t i = 0; i < c->count; i++)
+		*find_slot(c, c->records[i].site, c->records[i].direct) = (uint32_t)i + 1;
+	return true;
+}
+
+static struct leak_record *record_for(struct collector *c, uint32_t site, bool direct)
+{
+	uint32_t *slot;
+
+	if (c->count == c->capacity && !collector_grow(c)) {
+		c->failed = true;
+		return NULL;
+	}
+	slot = find_slot(c, site, direct);
+	if (*slot == 0) {
+		c->records[c->count] =
+			(struct leak_record){ .site = site, .direct = direct };
+		*slot = (uint32_t)++c->count;
+	}
+	return &c->records[*slot - 1];
+}
+
+static size_t count_object(struct collector *c, const struct mspan *s, uint32_t index,
+			   bool direct)
+{
+	const struct sample_record *r = sample_find(s, index);
+	size_t bytes = sample_size_asked(s, index);
+	struct leak_record *rec = record_for(c, r ? r->site : SITE_NONE, direct);
+
+	if (rec) {
+		rec->objects++;
+		rec->bytes += bytes;
+	}
+	return bytes;
+}
+
+/* Counts all that is reached from the grey objects as indirect; their bytes. */
+NO_SANITIZE static uint64_t flood(struct marker *m, struct collector *c)
+{
+	uint64_t bytes = 0;
+
+	while (m->used > 0) {
+		struct grey g = m->stack[--m->used];
+
+		for (; g.lo < g.hi; g.lo += sizeof(uintptr_t)) {
+			uintptr_t word = *(const volatile uintptr_t *)g.lo;
+			uint32_t index;
+			size_t bit;
+			struct mspan *s = mark_find(m, word, &index, &bit);
+
+			if (!s || mark_test(m->marked, bit))
+				continue;
+			mark_word(m, word);
+			bytes += count_object(c, s, index, false);
+		}
+	}
+	return bytes;
+}
+
+static void take_direct(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
+			void *arg)
+{
+	struct collector *c = arg;
+	const struct sample_record *r = sample_find(s, index);
+	uint32_t site = r ? r->site : SITE_NONE;
+	struct leak_record *rec;
+	uint64_t bytes;
+
+	if (!c->cycles && mark_test(m->pointed, bit))
+		return;
+	mark_word(m, object_base(s, index));
+	bytes = count_object(c, s, index, true) + flood(m, c);
+	rec = record_for(c, site, true);
+	if (rec)
+		rec->retained += bytes;
+}
+
+static void sort_records(struct leak_record *list, size_t n)
+{
+	for (size_t gap = n / 2; gap > 0; gap /= 2)
+		for (size_t i = gap; i < n; i++) {
+			struct leak_record x = list[i];
+			size_t k = i;
+
+			for (; k >= gap && list[k - gap].bytes < x.bytes; k -= gap)
+				list[k] = list[k - gap];
+			list[k] = x;
+		}
+}
+
+bool sweep_collect(struct marker *m, struct leak_result *out)
+{
+	struct collector c;
+
+	if (!collector_init(&c))
+		return false;
+	each_white(m, note_pointers, NULL);
+	each_white(m, take_direct, &c);
+	c.cycles = true;
+	each_white(m, take_direct, &c);
+	sort_records(c.records, c.count);
+	meta_unmap(c.table, c.ntable * sizeof(*c.table), META_LEAK);
+	out->records = c.records;
+	out->records_bytes = c.capacity * sizeof(*c.records);
+	out->nrecords = (uint32_t)c.count;
+	return !c.failed && !m->out_of_memory;
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * file: see file.h.
+ */
+#include "profiler/pprof/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/resource.h>
+
+#include "preload/base/fmt.h"
+#include "preload/base/os.h"
+
+static uint64_t size_limit(void)
+{
+	uint64_t lim[2] = { UINT64_MAX, UINT64_MAX };
+
+	if (os_call(SYS_prlimit64, 0, RLIMIT_FSIZE, 0, (long)lim, 0, 0) != 0)
+		return UINT64_MAX;
+	return lim[0];
+}
+
+int out_file_open(struct out_file *f, const char *prefix, const char *suffix)
+{
+	f->error = 0;
+	f->size = 0;
+	f->limit = size_limit();
+	if (fmt_string(f->path, sizeof(f->path), "%s.%s", prefix, suffix) >=
+	    sizeof(f->path))
+		return -ENAMETOOLONG;
+	fmt_string(f->temporary, sizeof(f->temporary), "%s.%d.tmp", f->path,
+		   os_gettid());
+	f->fd = os_open(f->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+	if (f->fd == -EEXIST) { /* left by a process that was killed, with our pid */
+		os_unlink(f->temporary);
+		f->fd = os_open(f->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW,
+				0600);
+	}
+	return f->fd < 0 ? f->fd : 0;
+}
+
+bool out_file_write(void *arg, const char *bytes, size_t size)
+{
+	struct out_file *f = arg;
+	long n;
+
+	if (f->error)
+		return false;
+	if (size > f->limit - f->size) {
+		f->error = -EFBIG;
+		return false;
+	}
+	n = os_write_all(f->fd, bytes, size);
+	if (n < 0)
+		f->error = (int)n;
+	else
+		f->size += size;
+	return f->error == 0;
+}
+
+void out_file_abandon(struct out_file *f)
+{
+	if (f->fd >= 0) {
+		os_close(f->fd);
+		os_unlink(f->temporary);
+	}
+	f->fd = -1;
+}
+
+int out_file_close(struct out_file *f)
+{
+	int error = f->error;
+
+	if (error == 0)
+		error = os_rename(f->temporary, f->path);
+	if (error) {
+		out_file_abandon(f);
+		return error;
+	}
+	os_close(f->fd);
+	f->fd = -1;
+	return 0;
+}

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * profile: heap, allocs and peak profiles from the sites' counters, and the figures of the
+ * summary.
+ */
+#include <string.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/fmt.h"
+#include "preload/base/meta.h"
+#include "preload/base/opt.h"
+#include "preload/base/os.h"
+#include "profiler/pprof/pprof.h"
+#include "profiler/sample/sample_int.h"
+#include "profiler/site/site.h"
+
+#define COMMENT_MAX 512
+#define COMMENTS    5
+
+static int64_t whole_objects(uint64_t fixed)
+{
+	return (int64_t)((fixed + ((uint64_t)1 << (SITE_SHIFT - 1))) >> SITE_SHIFT);
+}
+
+/* A counter of frees is read before the one of allocations, so a difference is never
+ * negative but for torn pairs of a running program: those count as nothing. */
+static uint64_t minus(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
+struct writer {
+	struct pprof *file;
+	uintptr_t *pcs;
+	int max;
+	bool peak;
+};
+
+static bool write_site(uint32_t site, struct site_counters *c, void *arg)
+{
+	struct writer *w = arg;
+	int64_t v[4];
+	int n;
+
+	if (w->peak) {
+		v[0] = whole_objects(c->peak_objects);
+		v[1] = (int64_t)c->peak_bytes;
+	} else {
+		uint64_t freed = atomic_load_relaxed(&c->free_objects);
+		uint64_t freed_bytes = atomic_load_relaxed(&c->free_bytes);
+		uint64_t made = atomic_load_relaxed(&c->alloc_objects);
+		uint64_t made_bytes = atomic_load_relaxed(&c->alloc_bytes);
+
+		v[0] = whole_objects(made);
+		v[1] = (int64_t)made_bytes;
+		v[2] = whole_objects(minus(made, freed));
+		v[3] = (int64_t)minus(made_bytes, freed_bytes);
+	}
+	if (v[0] == 0 && v[1] == 0)
+		return true;
+	n = site_stack(site, w->pcs, w->max);
+	pprof_sample(w->file, w->pcs, n, false, v, NULL, 0);
+	return true;
+}
+
+/* "argv[0] argv[1] ..." into buf. */
+static void command_line(char *buf, size_t size)
+{
+	int fd = os_open("/proc/self/cmdline", 0, 0);
+	long n = fd >= 0 ? os_read(fd, buf, size - 1) : 0;
+
+	if (fd >= 0)
+		os_close(fd);
+	if (n < 0)
+		n = 0;
+	while (n > 0 && buf[n - 1] == '\0')
+		n--;
+	for (long i = 0; i < n; i++)
+		if (buf[i] == '\0')
+			buf[i] = ' ';
+	buf[n] = '\0';
+}
+
+struct comments {
+	char text[COMMENTS][COMMENT_MAX];
+	const char *list[COMMENTS + 1];
+};
+
+static void make_comments(struct comments *c)
+{
+	struct sample_total t;
+	int at;
+
+	sample_get_total(&t);
+	fmt_string(c->text[0], COMMENT_MAX, "seep " SEEP_VERSION);
+	at = (int)fmt_string(c->text[1], COMMENT_MAX, "command: ");
+	command_line(c->text[1] + at, COMMENT_MAX - (size_t)at);
+	if (sample_is_exact())
+		fmt_string(c->text[2], COMMENT_MAX, "mode: exact");
+	else
+		fmt_string(c->text[2], COMMENT_MAX,
+			   "mode: sampled, one in %zu bytes on average",
+			   opt_get()->sample);
+	fmt_string(c->text[3], COMMENT_MAX, "live %lu bytes, peak %lu bytes",
+		   t.live_bytes, t.peak_bytes);
+	fmt_string(c->text[4], COMMENT_MAX,
+		   "recorded %lu allocations, dropped %lu, stacks truncated %lu",
+		   t.samples, t.dropped, t.truncated);
+	for (int i = 0; i < COMMENTS; i++)
+		c->list[i] = c->text[i];
+	c->list[COMMENTS] = NULL;
+}
+
+static int write_one(const struct pprof_kind *kind, const char *prefix,
+		     const struct comments *c, struct writer *w)
+{
+	int64_t period = sample_is_exact() ? 1 : (int64_t)opt_get()->sample;
+	int error;
+
+	error = pprof_begin(&w->file, kind, prefix, period, c->list);
+	if (error)
+		return error;
+	w->peak = kind == &pprof_kind_peak;
+	site_each(write_site, w);
+	return pprof_finish(w->file);
+}
+
+int sample_write_profiles(const char *prefix)
+{
+	static const struct pprof_kind *const kinds[] = { &pprof_kind_heap,
+							  &pprof_kind_allocs,
+							  &pprof_kind_peak };
+	int max = (int)opt_get()->stack + 1;
+	struct writer w = { .max = max };
+	struct comments *c = meta_map(sizeof(*c), META_SAMPLE);
+	int error = 0;
+
+	w.pcs = meta_map((size_t)max * sizeof(*w.pcs), META_SAMPLE);
+	if (!c || !w.pcs)
+		return -12; /* ENOMEM */
+	peak_settle();
+	make_comments(c);
+	for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+		int e = write_one(kinds[i], prefix, c, &w);
+
+		if (error == 0)
+			error = e;
+	}
+	meta_unmap(w.pcs, (size_t)max * sizeof(*w.pcs), META_SAMPLE);
+	meta_unmap(c, sizeof(*c), META_SAMPLE);
+	return error;
+}
+
+static bool add_site(uint32_t site, struct site_counters *c, void *arg)
+{
+	struct sample_total *t = arg;
+	uint64_t freed = atomic_load_relaxed(&c->free_objects);
+	uint64_t freed_bytes = atomic_load_relaxed(&c->free_bytes);
+
+	(void)site;
+	t->alloc_objects += atomic_load_relaxed(&c->alloc_objects);
+	t->alloc_bytes += atomic_load_relaxed(&c->alloc_bytes);
+	t->live_objects += minus(atomic_load_relaxed(&c->alloc_objects), freed);
+	t->live_bytes += minus(atomic_load_relaxed(&c->alloc_bytes), freed_bytes);
+	return true;
+}
+
+void sample_get_total(struct sample_total *out)
+{
+	memset(out, 0, sizeof(*out));
+	site_each(add_site, out);
+	out->alloc_objects >>= SITE_SHIFT;
+	out->live_objects >>= SITE_SHIFT;
+	out->peak_bytes = peak_bytes();
+	sample_add_counts(out);
+}

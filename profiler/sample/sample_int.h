@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sample_int: what the files of this folder share.
+ */
+#ifndef PROFILER_SAMPLE_SAMPLE_INT_H
+#define PROFILER_SAMPLE_SAMPLE_INT_H
+
+#include "profiler/sample/sample.h"
+
+/* peak.c: the running total of live bytes, and the sites at its highest. FAST but for a
+ * rare copy of all counters. */
+void peak_grow(uint64_t bytes);
+void peak_shrink(uint64_t bytes); /* before the site's counters change */
+void peak_settle(void);		  /* DUMP: the copy is as good as it can be */
+uint64_t peak_bytes(void);
+uint64_t peak_live_bytes(void);
+void peak_fork_prepare(void);
+void peak_fork_done(bool child);
+
+/* sample.c: fills samples, dropped, truncated. */
+void sample_add_counts(struct sample_total *out);
+
+#endif

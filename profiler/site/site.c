@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * site: the calling-context tree, see site.h.
+ *
+ * Structure: nodes are numbered and lie in chunks that never move. A hash table with one
+ * chain a bucket finds the child of (parent, pc). Counters have numbers and chunks of their
+ * own, so that inner nodes cost 24 bytes and no more.
+ *
+ * Concurrency: a chain is read without a lock: a node is filled before its number is stored
+ * in the bucket (release), and links never change. Insertion holds the shard's lock.
+ * Allocation of numbers is atomic; a number is used once.
+ */
+#include "profiler/site/site.h"
+
+#include <string.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/lock.h"
+#include "preload/base/meta.h"
+
+#define LG_BUCKETS 20
+#define SHARDS	   16
+#define LG_CHUNK   14
+#define CHUNK	   (1u << LG_CHUNK)
+#define CHUNKS	   4096 /* 67 million nodes */
+#define LG_COUNTER_CHUNK 10
+#define COUNTER_CHUNK	 (1u << LG_COUNTER_CHUNK)
+#define COUNTER_CHUNKS	 16384
+
+struct node {
+	uintptr_t pc;
+	uint32_t parent;
+	uint32_t next;	   /* in the bucket's chain */
+	uint32_t depth;	   /* frames from here outwards */
+	uint32_t counters; /* number, 0: none; atomic */
+};
+
+#define SHARD	   { LOCK_INIT(LOCK_RANK_SITE) }
+#define FOUR_SHARDS SHARD, SHARD, SHARD, SHARD
+
+static struct {
+	struct {
+		struct lock lock;
+	} shards[SHARDS];
+	struct lock chunk_lock;	    /* for new chunks and counters */
+	uint32_t *buckets;	    /* atomic; made at the first insertion */
+	struct node *chunks[CHUNKS]; /* atomic */
+	uint32_t count;		    /* numbers given out; atomic */
+	struct site_counters *counter_chunks[COUNTER_CHUNKS]; /* atomic */
+	uint32_t ncounters;	    /* guarded by chunk_lock */
+} sites = { .shards = { FOUR_SHARDS, FOUR_SHARDS, FOUR_SHARDS, FOUR_SHARDS },
+	    .chunk_lock = LOCK_INIT(LOCK_RANK_SITE_CHUNK) };
+
+static struct node *node_of(uint32_t site)
+{
+	return &atomic_load_acquire(&sites.chunks[site >> LG_CHUNK])[site & (CHUNK - 1)];
+}
+
+static uint32_t bucket_of(uint32_t parent, uintptr_t pc)
+{
+	uint64_t h = (pc + parent * 0x85ebca77c2b2ae63u) * 0x9e3779b97f4a7c15u;
+
+	return (uint32_t)(h >> (64 - LG_BUCKETS));
+}
+
+static uint32_t find_in_chain(uint32_t site, uint32_t parent, uintptr_t pc)
+{
+	while (site) {
+		const struct node *n = node_of(site);
+
+		if (n->pc == pc && n->parent == parent)
+			return site;
+		site = n->next;
+	}
+	return SITE_NONE;
+}
+
+/* A number whose chunk exists; 0: out of memory or numbers. */
+static uint32_t new_number(void)
+{
+	uint32_t site;
+
+	lock_acquire(&sites.chunk_lock);
+	site = sites.count + 1;
+	if (site >> LG_CHUNK < CHUNKS && !sites.chunks[site >> LG_CHUNK]) {
+		void *chunk = meta_alloc(CHUNK * sizeof(struct node), 8, META_SITE);
+
+		atomic_store_release(&sites.chunks[site >> LG_CHUNK],
+				     (struct node *)chunk);
+	}
+	if (site >> LG_CHUNK >= CHUNKS || !sites.chunks[site >> LG_CHUNK])
+		site = SITE_NONE;
+	else
+		atomic_store_release(&sites.count, site);
+	lock_release(&sites.chunk_lock);
+	return site;
+}
+
+static uint32_t *get_buckets(void)
+{
+	uint32_t *b = atomic_load_acquire(&sites.buckets);
+
+	if (b)
+		return b;
+	lock_acquire(&sites.chunk_lock);
+	b = sites.buckets;
+	if (!b) {
+		b = meta_alloc(sizeof(*b) << LG_BUCKETS, 8, META_SITE);
+		atomic_store_release(&sites.buckets, b);
+	}
+	lock_release(&sites.chunk_lock);
+	return b;
+}
+
+static uint32_t insert(uint32_t *head, uint32_t bucket, uint32_t parent, uintptr_t pc)
+{
+	struct lock *l = &sites.shards[bucket % SHARDS].lock;
+	uint32_t site;
+
+	lock_acquire(l);
+	site = find_in_chain(*head, parent, pc); /* somebody may have been faster */
+	if (site == SITE_NONE)
+		site = new_number();
+	else
+		head = NULL;
+	if (site && head) {
+		struct node *n = node_of(site);
+
+		n->pc = pc;
+		n->parent = parent;
+		n->next = *head;
+		n->depth = parent ? node_of(parent)->depth + 1 : 1;
+		atomic_store_release(head, site);
+	}
+	lock_release(l);
+	return site;
+}
+
+static uint32_t child_of(uint32_t *buckets, uint32_t parent, uintptr_t pc)
+{
+	uint32_t bucket = bucket_of(parent, pc);
+	uint32_t site = find_in_chain(atomic_load_acquire(&buckets[bucket]), parent, pc);
+
+	return LIKELY(site) ? site : insert(&buckets[bucket], bucket, parent, pc);
+}
+
+uint32_t site_intern(const struct frame *frames, int count)
+{
+	uint32_t *buckets = get_buckets();
+	uint32_t site = SITE_NONE;
+
+	if (!buckets)
+		return SITE_NONE;
+	for (int i = count; i > 0; i--) {
+		site = child_of(buckets, site, frames[i - 1].pc);
+		if (site == SITE_NONE)
+			return SITE_NONE;
+	}
+	return site;
+}
+
+uint32_t site_parent(uint32_t site)
+{
+	return node_of(site)->parent;
+}
+
+uintptr_t site_pc(uint32_t site)
+{
+	return node_of(site)->pc;
+}
+
+uint32_t site_depth(uint32_t site)
+{
+	return site ? node_of(site)->depth : 0;
+}
+
+uint32_t site_count(void)
+{
+	return atomic_load_acquire(&sites.count);
+}
+
+static struct site_counters *counters_at(uint32_t number)
+{
+	struct site_counters *chunk =
+		atomic_load_acquire(&sites.counter_chunks[number >> LG_COUNTER_CHUNK]);
+
+	return &chunk[number & (COUNTER_CHUNK - 1)];
+}
+
+struct site_counters *site_counters_if_any(uint32_t site)
+{
+	uint32_t number = site ? atomic_load_acquire(&node_of(site)->counters) : 0;
+
+	return number ? counters_at(number) : NULL;
+}
+
+static COLD void make_counters(struct node *n)
+{
+	uint32_t number;
+
+	lock_acquire(&sites.chunk_lock);
+	number = sites.ncounters + 1;
+	if (n->counters == 0 && number >> LG_COUNTER_CHUNK < COUNTER_CHUNKS) {
+		struct site_counters **chunk =
+			&sites.counter_chunks[number >> LG_COUNTER_CHUNK];
+
+		if (!*chunk) {
+			void *fresh = meta_alloc(COUNTER_CHUNK * sizeof(**chunk), 8,
+						 META_SITE);
+
+			atomic_store_release(chunk, (struct site_counters *)fresh);
+		}
+		if (*chunk) {
+			sites.ncounters = number;
+			atomic_store_release(&n->counters, number);
+		}
+	}
+	lock_release(&sites.chunk_lock);
+}
+
+struct site_counters *site_counters(uint32_t site)
+{
+	struct site_counters *c = site_counters_if_any(site);
+
+	if (LIKELY(c) || site == SITE_NONE)
+		return c;
+	make_counters(node_of(site));
+	return site_counters_if_any(site);
+}
+
+void site_each(bool (*fn)(uint32_t site, struct site_counters *c, void *arg), void *arg)
+{
+	uint32_t n = site_count();
+
+	for (uint32_t site = 1; site <= n; site++) {
+		struct site_counters *c = site_counters_if_any(site);
+
+		if (c && !fn(site, c, arg))
+			return;
+	}
+}
+
+int site_stack(uint32_t site, uintptr_t *pcs, int max)
+{
+	int n = 0;
+
+	for (; site && n < max; site = site_parent(site))
+		pcs[n++] = site_pc(site);
+	return n;
+}
+
+static bool reset_one(uint32_t site, struct site_counters *c, void *arg)
+{
+	(void)site;
+	(void)arg;
+	memset(c, 0, sizeof(*c));
+	return true;
+}
+
+void site_reset_counters(void)
+{
+	site_each(reset_one, NULL);
+}
+
+NO_LOCK_CHECK void site_fork_prepare(void)
+{
+	for (unsigned i = 0; i < SHARDS; i++)
+		lock_acquire_nested(&sites.shards[i].lock);
+	lock_acquire(&sites.chunk_lock);
+}
+
+NO_LOCK_CHECK void site_fork_done(bool child)
+{
+	if (child)
+		lock_reset(&sites.chunk_lock);
+	else
+		lock_release(&sites.chunk_lock);
+	for (unsigned i = SHARDS; i > 0; i--) {
+		if (child)
+			lock_reset(&sites.shards[i - 1].lock);
+		else
+			lock_release(&sites.shards[i - 1].lock);
+	}
+}

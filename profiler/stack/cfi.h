@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cfi: how to step from one frame to its caller, read from .eh_frame and packed into 64
+ * bits, so that a cache of rows needs no lock. Format: DWARF 4, section 6.4, with the
+ * augmentations of the Linux Standard Base (.eh_frame, .eh_frame_hdr).
+ */
+#ifndef PROFILER_STACK_CFI_H
+#define PROFILER_STACK_CFI_H
+
+#include "preload/base/base.h"
+
+enum cfi_kind {
+	CFI_NONE,	 /* no row: an empty cache entry */
+	CFI_RSP,	 /* CFA = rsp + cfa_offset */
+	CFI_RBP,	 /* CFA = rbp + cfa_offset */
+	CFI_RBP_DEREF,	 /* CFA = *(rbp + cfa_offset): a realigned frame */
+	CFI_PLT,	 /* CFA = rsp + cfa_offset + 8 in the second half of a PLT entry */
+	CFI_END,	 /* outermost frame: no caller */
+	CFI_SIGNAL,	 /* the return trampoline of a signal handler */
+	CFI_MISSING,	 /* no module, or no entry for this pc */
+	CFI_UNSUPPORTED, /* a rule that we cannot evaluate */
+};
+
+enum cfi_rbp {
+	CFI_RBP_SAME,	/* rbp keeps its value */
+	CFI_RBP_AT_CFA, /* saved at CFA + rbp_offset */
+	CFI_RBP_AT_RBP, /* saved at rbp + rbp_offset */
+};
+
+struct cfi_row {
+	uint8_t kind, rbp;  /* enum cfi_kind, enum cfi_rbp */
+	int16_t rbp_offset; /* bytes */
+	int32_t cfa_offset; /* bytes, 24 bits */
+};
+
+/* SIGNAL. The row for pc (not a return address: subtract one first). Looks it up in the
+ * modules' tables; slow (a microsecond or so), so callers cache. */
+struct cfi_row cfi_find_row(uintptr_t pc);
+
+/* FAST. A row as one word that is never 0, and back. */
+uint64_t cfi_pack(struct cfi_row row);
+struct cfi_row cfi_unpack(uint64_t word);
+
+#endif

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * module: the table of loaded objects, see module.h.
+ *
+ * Structure: records in an append-only array of chunks, and a sorted array of code
+ * segments that module_find_code() searches. A change publishes a new array; old ones stay,
+ * since a signal handler may be searching one.
+ *
+ * Concurrency: writers hold the loader's lock (they run inside dl_iterate_phdr) and then
+ * ours, in this order; nobody calls the loader with ours held.
+ */
+#include "profiler/stack/module.h"
+
+#include <elf.h>
+#include <link.h>
+#include <string.h>
+#include <sys/auxv.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/lock.h"
+#include "preload/base/meta.h"
+#include "preload/base/opt.h"
+#include "preload/base/os.h"
+
+#define CHUNK_MODULES 64
+#define CHUNKS	      64 /* 4096 modules; later ones stay unknown */
+
+struct code_segment {
+	uintptr_t start, end;
+	const struct module *module;
+};
+
+struct code_map {
+	uint32_t count;
+	struct code_segment segments[];
+};
+
+static struct {
+	struct lock lock;
+	struct module *chunks[CHUNKS]; /* atomic publication through count */
+	uint32_t count;		       /* atomic, release */
+	const struct code_map *map;    /* atomic, release */
+	uint64_t generation;	       /* guarded by lock */
+	bool changed;		       /* guarded by lock: map is out of date */
+	uintptr_t own;		       /* an address inside this library */
+} modules = { .lock = LOCK_INIT(LOCK_RANK_MODULE) };
+
+uint32_t module_count(void)
+{
+	return atomic_load_acquire(&modules.count);
+}
+
+static struct module *at(uint32_t id)
+{
+	return &modules.chunks[id / CHUNK_MODULES][id % CHUNK_MODULES];
+}
+
+const struct module *module_at(uint32_t id)
+{
+	return at(id);
+}
+
+/* ---- reading one object's program headers ---- */
+
+static void read_notes(struct module *m, uintptr_t addr, size_t size)
+{
+	while (size >= sizeof(ElfW(Nhdr))) {
+		const ElfW(Nhdr) *n = (const void *)addr;
+		size_t name = align_up(n->n_namesz, 4), desc = align_up(n->n_descsz, 4);
+		size_t all = sizeof(*n) + name + desc;
+
+		if (all > size)
+			return;
+		if (n->n_type == NT_GNU_BUILD_ID && n->n_namesz == 4 &&
+		    memcmp(n + 1, "GNU", 4) == 0 &&
+		    n->n_descsz <= MODULE_BUILD_ID_MAX) {
+			memcpy(m->build_id, (const char *)(n + 1) + name, n->n_descsz);
+			m->build_id_size = n->n_descsz;
+			return;
+		}
+		addr += all;
+		size -= all;
+	}
+}
+
+static void read_load(struct module *m, const ElfW(Phdr) *ph)
+{
+	struct module_segment *s = &m->segments[m->nsegments];
+	uintptr_t start = align_down(m->bias + ph->p_vaddr, OS_PAGE);
+
+	if (m->nsegments == MODULE_MAX_SEGMENTS)
+		return;
+	s->start = start;
+	s->end = align_up(m->bias + ph->p_vaddr + ph->p_memsz, OS_PAGE);
+	s->file_offset = align_down(ph->p_offset, OS_PAGE);
+	s->executable = ph->p_flags & PF_X;
+	s->writable = ph->p_flags & PF_W;
+	if (m->nsegments == 0 || start < m->start)
+		m->start = start;
+	if (s->end > m->end)
+		m->end = s->end;
+	m->nsegments++;
+}
+
+static void read_headers(struct module *m, const struct dl_phdr_info *info)
+{
+	m->bias = info->dlpi_addr;
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+		uintptr_t addr = m->bias + ph->p_vaddr;
+
+		switch (ph->p_type) {
+		case PT_LOAD:
+			read_load(m, ph);
+			break;
+		case PT_NOTE:
+			if (m->build_id_size == 0)
+				read_notes(m, addr, ph->p_memsz);
+			break;
+		case PT_GNU_EH_FRAME:
+			m->eh_frame_hdr = addr;
+			break;
+		case PT_DYNAMIC:
+			m->dynamic = addr;
+			break;
+		case PT_GNU_RELRO:
+			m->relro_start = addr;
+			m->relro_end = addr + ph->p_memsz;
+			break;
+		default:
+			break;
+		}
+	}
+	m->is_seep = modules.own >= m->start && modules.own < m->end;
+}
+
+/* ---- the table ---- */
+
+static bool same(const struct module *a, const struct module *b, const char *path)
+{
+	return a->bias == b->bias && a->start == b->start && a->end == b->end &&
+	       a->build_id_size == b->build_id_size &&
+	       memcmp(a->build_id, b->build_id, a->build_id_size) == 0 &&
+	       strcmp(a->path, path) == 0;
+}
+
+static const char *keep_string(const char *text)
+{
+	size_t size = strlen(text) + 1;
+	char *copy = meta_alloc(size, 1, META_STACK);
+
+	return copy ? memcpy(copy, text, size) : "[unknown]";
+}
+
+static bool append(struct module *m, const char *path)
+{
+	uint32_t id = modules.count;
+
+	if (id == CHUNKS * CHUNK_MODULES)
+		return false;
+	if (id % CHUNK_MODULES == 0) {
+		void *chunk = meta_alloc(CHUNK_MODULES * sizeof(*m), 8, META_STACK);
+
+		if (!chunk)
+			return false;
+		modules.chunks[id / CHUNK_MODULES] = chunk;
+	}
+	m->id = id;
+	m->path = keep_string(path);
+	*at(id) = *m;
+	atomic_store_release(&modules.count, id + 1);
+	modules.changed = true;
+	return true;
+}
+
+static void enter(struct module *m, const char *path)
+{
+	for (uint32_t i = modules.count; i > 0; i--) {
+		struct module *old = at(i - 1);
+
+		if (!same(old, m, path))
+			continue;
+		old->generation = modules.generation;
+		if (old->unloaded) {
+			atomic_store_release(&old->unloaded, false);
+			modules.changed = true;
+		}
+		return;
+	}
+	m->generation = modules.generation;
+	append(m, path);
+}
+
+/* The file of an object; the program's name in the loader's list is empty. */
+static const char *path_of(const struct dl_phdr_info *info, char *buf, size_t size)
+{
+	long n;
+
+	if (info->dlpi_name[0] == '/')
+		return info->dlpi_name;
+	if (info->dlpi_phnum > 0 && getauxval(AT_SYSINFO_EHDR) == info->dlpi_addr)
+		return "[vdso]";
+	if (info->dlpi_name[0] != '\0')
+		return strstr(info->dlpi_name, "vdso") ? "[vdso]" : info->dlpi_name;
+	n = os_readlink("/proc/self/exe", buf, size - 1);
+	buf[n > 0 ? n : 0] = '\0';
+	return n > 0 ? buf : "[program]";
+}
+
+static int see(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	struct module m = { 0 };
+	char buf[512];
+
+	(void)size;
+	(void)arg;
+	read_headers(&m, info);
+	if (m.nsegments == 0)
+		return 0;
+	lock_acquire(&modules.lock);
+	enter(&m, path_of(info, buf, sizeof(buf)));
+	lock_release(&modules.lock);
+	return 0;
+}
+
+/* ---- the code map ---- */
+
+static void sort_insert(struct code_map *map, const struct module_segment *s,
+			const struct module *m)
+{
+	uint32_t i = map->count++;
+
+	for (; i > 0 && map->segments[i - 1].start > s->start; i--)
+		map->segments[i] = map->segments[i - 1];
+	map->segments[i] = (struct code_segment){ s->start, s->end, m };
+}
+
+static void publish_map(void)
+{
+	struct code_map *map;
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < modules.count; i++)
+		n += at(i)->unloaded ? 0 : at(i)->nsegments;
+	map = meta_alloc(sizeof(*map) + n * sizeof(map->segments[0]), 8, META_STACK);
+	if (!map)
+		return;
+	for (uint32_t i = 0; i < modules.count; i++) {
+		const struct module *m = at(i);
+
+		for (uint32_t k = 0; !m->unloaded && k < m->nsegments; k++)
+			if (m->segments[k].executable)
+				sort_insert(map, &m->segments[k], m);
+	}
+	atomic_store_release(&modules.map, map);
+	modules.changed = false;
+}
+
+void module_refresh(void)
+{
+	lock_acquire(&modules.lock);
+	modules.own = (uintptr_t)&module_refresh;
+	modules.generation++;
+	lock_release(&modules.lock);
+	dl_iterate_phdr(see, NULL);
+	lock_acquire(&modules.lock);
+	for (uint32_t i = 0; i < modules.count; i++) {
+		struct module *m = at(i);
+
+		if (m->generation != modules.generation && !m->unloaded) {
+			atomic_store_release(&m->unloaded, true);
+			modules.changed = true;
+		}
+	}
+	if (modules.changed)
+		publish_map();
+	lock_release(&modules.lock);
+}
+
+const struct module *module_find_code(uintptr_t pc)
+{
+	const struct code_map *map = atomic_load_acquire(&modules.map);
+	uint32_t lo = 0, hi = map ? map->count : 0;
+
+	while (lo < hi) {
+		uint32_t mid = (lo + hi) / 2;
+
+		if (pc < map->segments[mid].start)
+			hi = mid;
+		else if (pc >= map->segments[mid].end)
+			lo = mid + 1;
+		else
+			return map->segments[mid].module;
+	}
+	return NULL;
+}
+
+static bool holds(const struct module *m, uintptr_t addr)
+{
+	for (uint32_t i = 0; i < m->nsegments; i++)
+		if (addr >= m->segments[i].start && addr < m->segments[i].end)
+			return true;
+	return false;
+}
+
+const struct module *module_find(uintptr_t addr)
+{
+	const struct module *gone = NULL;
+
+	for (uint32_t i = module_count(); i > 0; i--) {
+		const struct module *m = at(i - 1);
+
+		if (!holds(m, addr))
+			continue;
+		if (!atomic_load_acquire(&m->unloaded))
+			return m;
+		if (!gone)
+			gone = m;
+	}
+	return gone;
+}
+
+bool module_is_seep(uintptr_t pc)
+{
+	const struct module *m = module_find_code(pc);
+
+	return m && m->is_seep;
+}
+
+NO_LOCK_CHECK void module_fork_prepare(void)
+{
+	lock_acquire(&modules.lock);
+}
+
+NO_LOCK_CHECK void module_fork_done(bool child)
+{
+	if (child)
+		lock_reset(&modules.lock);
+	else
+		lock_release(&modules.lock);
+}

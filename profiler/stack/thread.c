@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * thread: the registry, see thread.h.
+ *
+ * Concurrency: the list is guarded by one lock. A thread reads its own entry without it,
+ * through seep_tls.thread. Entries of finished threads are reused for the next thread on
+ * the same stack, and the oldest goes when there are too many.
+ */
+#include "profiler/stack/thread.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "preload/base/lock.h"
+#include "preload/base/meta.h"
+#include "preload/base/os.h"
+#include "preload/heap/tls.h"
+#include "profiler/stack/unwind.h"
+
+#define FINISHED_MAX 4096 /* finished threads that are remembered */
+
+static struct {
+	struct lock lock;
+	struct fixalloc pool;	  /* guarded by lock */
+	struct thread_info *list; /* newest first; guarded by lock */
+	uint32_t nfinished;	  /* guarded by lock */
+} registry = { .lock = LOCK_INIT(LOCK_RANK_THREAD),
+	       .pool = FIXALLOC_INIT(sizeof(struct thread_info), META_THREAD) };
+
+static void find_stack(struct thread_info *t)
+{
+	pthread_attr_t attr;
+	void *addr;
+	size_t size;
+
+	if (pthread_getattr_np(pthread_self(), &attr) != 0)
+		return;
+	if (pthread_attr_getstack(&attr, &addr, &size) == 0) {
+		t->stack_lo = (uintptr_t)addr;
+		t->stack_hi = (uintptr_t)addr + size;
+	}
+	pthread_attr_destroy(&attr);
+}
+
+/* Takes the entry of a finished thread whose stack this one has inherited, or the oldest
+ * finished one when there are many. NULL: none. Needs the lock. */
+static struct thread_info *reuse(const struct thread_info *fresh)
+{
+	struct thread_info *oldest = NULL;
+
+	for (struct thread_info *t = registry.list; t; t = t->next) {
+		if (t->state != THREAD_FINISHED)
+			continue;
+		if (t->stack_lo < fresh->stack_hi && fresh->stack_lo < t->stack_hi)
+			return t;
+		oldest = t;
+	}
+	return registry.nfinished >= FINISHED_MAX ? oldest : NULL;
+}
+
+struct thread_info *thread_register(uint32_t creator_site)
+{
+	struct thread_info fresh = { .tid = os_gettid(),
+				     .self = (uintptr_t)pthread_self(),
+				     .creator_site = creator_site,
+				     .started_ns = os_now_ns() };
+	struct thread_info *t;
+
+	find_stack(&fresh);
+	lock_acquire(&registry.lock);
+	t = reuse(&fresh);
+	if (t) {
+		fresh.next = t->next;
+		*t = fresh;
+		registry.nfinished--;
+	} else {
+		t = fixalloc_get(&registry.pool);
+		if (t) {
+			*t = fresh;
+			t->next = registry.list;
+			registry.list = t;
+		}
+	}
+	lock_release(&registry.lock);
+	seep_tls.thread = t;
+	return t;
+}
+
+void thread_finished(void)
+{
+	struct thread_info *t = seep_tls.thread;
+
+	unwind_thread_end();
+	if (!t)
+		return;
+	seep_tls.thread = NULL;
+	lock_acquire(&registry.lock);
+	t->state = THREAD_FINISHED;
+	registry.nfinished++;
+	lock_release(&registry.lock);
+}
+
+void thread_init(void)
+{
+	if (!seep_tls.thread)
+		thread_register(0);
+}
+
+bool thread_stack_bounds(uintptr_t sp, uintptr_t *out_lo, uintptr_t *out_hi)
+{
+	const struct thread_info *t = seep_tls.thread;
+
+	if (!t || sp < t->stack_lo || sp >= t->stack_hi)
+		return false;
+	*out_lo = t->stack_lo;
+	*out_hi = t->stack_hi;
+	return true;
+}
+
+NO_LOCK_CHECK void thread_lock(void)
+{
+	lock_acquire(&registry.lock);
+}
+
+NO_LOCK_CHECK void thread_unlock(void)
+{
+	lock_release(&registry.lock);
+}
+
+struct thread_info *thread_list(void)
+{
+	return registry.list;
+}
+
+struct thread_info *thread_find_tid(int tid)
+{
+	for (struct thread_info *t = registry.list; t; t = t->next)
+		if (t->tid == tid && t->state == THREAD_RUNNING)
+			return t;
+	return NULL;
+}
+
+void thread_fork_prepare(void)
+{
+	thread_lock();
+}
+
+void thread_fork_done(bool child)
+{
+	struct thread_info *own = seep_tls.thread;
+
+	if (!child) {
+		thread_unlock();
+		return;
+	}
+	lock_reset(&registry.lock);
+	for (struct thread_info *t = registry.list; t; t = t->next) {
+		if (t != own && t->state == THREAD_RUNNING) {
+			t->state = THREAD_FINISHED;
+			registry.nfinished++;
+		}
+	}
+	if (own)
+		own->tid = os_gettid();
+}
+
+void thread_internal_enter(void)
+{
+	seep_tls.internal++;
+}
+
+void thread_internal_leave(void)
+{
+	seep_tls.internal--;
+}
+
+bool thread_is_internal(void)
+{
+	return seep_tls.internal > 0;
+}

@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * unwind: walking a stack by CFI rows, see unwind.h.
+ *
+ * A frame is described by the pc in it, the stack pointer after its callee returned, and
+ * rbp. Its row gives the CFA; the return address lies just below the CFA. Rows are cached
+ * in one table for all threads, keyed by pc; an entry is two words, the row and the pc
+ * XORed with it, so a torn entry does not match and no lock is needed.
+ *
+ * Concurrency: the cache is shared and lock-free. unwind_here() refuses to nest in one
+ * thread (a signal handler that allocates), by seep_tls.unwinding.
+ */
+#include "profiler/stack/unwind.h"
+
+#include <errno.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/meta.h"
+#include "preload/base/opt.h"
+#include "preload/base/os.h"
+#include "preload/heap/tls.h"
+#include "profiler/stack/cfi.h"
+#include "profiler/stack/module.h"
+#include "profiler/stack/thread.h"
+#include "profiler/stack/unwind_int.h"
+
+#define CACHE_ENTRIES 32768 /* 512 KiB, faulted in as code is met */
+
+struct entry {
+	uint64_t row; /* packed; 0: empty */
+	uint64_t key; /* pc ^ row */
+};
+
+static struct {
+	struct entry *cache; /* atomic; NULL: not made, rows are looked up each time */
+	uintptr_t own_start, own_end;
+} unwind;
+
+/* ---- rows ---- */
+
+static struct cfi_row row_for(uintptr_t pc)
+{
+	struct entry *cache = atomic_load_acquire(&unwind.cache);
+	struct entry *e;
+	uint64_t row, key;
+	struct cfi_row found;
+
+	if (!cache)
+		return cfi_find_row(pc);
+	e = &cache[(pc * 0x9e3779b97f4a7c15u) >> 49];
+	row = atomic_load_relaxed(&e->row);
+	key = atomic_load_relaxed(&e->key);
+	if (LIKELY((row ^ key) == pc && row != 0))
+		return cfi_unpack(row);
+	found = cfi_find_row(pc);
+	row = cfi_pack(found);
+	atomic_store_relaxed(&e->row, row);
+	atomic_store_relaxed(&e->key, pc ^ row);
+	return found;
+}
+
+void unwind_modules_changed(void)
+{
+	if (unwind.cache)
+		os_purge(unwind.cache, CACHE_ENTRIES * sizeof(struct entry));
+}
+
+/* ---- reading the stack ---- */
+
+/* Can the page at addr be read? Asks the kernel through a call that only copies the word
+ * in and then fails: SIGNAL, and allowed by every seccomp filter that lets libc live. */
+static bool page_is_readable(uintptr_t addr)
+{
+	return os_call(SYS_rt_sigprocmask, -1, (long)(addr & ~(uintptr_t)7), 0, 8, 0,
+		       0) != -EFAULT;
+}
+
+/* Reads the word at addr if it lies above the walk's frontier and inside the stack. */
+NO_SANITIZE static bool read_word(struct walk *w, uintptr_t addr, uintptr_t *out)
+{
+	if (addr % 8 != 0 || addr < w->lo)
+		return false;
+	if (addr >= w->hi) {
+		uintptr_t page = align_down(addr, OS_PAGE);
+
+		/* A stack that we do not know (coroutine, alternate): page by page. */
+		if (w->known || page < w->hi || !page_is_readable(addr))
+			return false;
+		if (page > w->hi && page - w->hi > UNWIND_MAX_GAP)
+			return false;
+		w->hi = page + OS_PAGE;
+	}
+	*out = *(const volatile uintptr_t *)addr;
+	return true;
+}
+
+/* ---- one step ---- */
+
+static bool cfa_of(struct walk *w, struct cfi_row row, uintptr_t pc, uintptr_t *out)
+{
+	intptr_t offset = row.cfa_offset;
+
+	switch (row.kind) {
+	case CFI_RSP:
+		*out = w->sp + (uintptr_t)offset;
+		return true;
+	case CFI_PLT:
+		*out = w->sp + (uintptr_t)offset + ((pc & 15) >= 11 ? 8 : 0);
+		return true;
+	case CFI_RBP:
+		*out = w->bp + (uintptr_t)offset;
+		return true;
+	case CFI_RBP_DEREF:
+		return read_word(w, w->bp + (uintptr_t)offset, out);
+	default:
+		return false;
+	}
+}
+
+static bool restore_rbp(struct walk *w, struct cfi_row row, uintptr_t cfa)
+{
+	uintptr_t offset = (uintptr_t)(intptr_t)row.rbp_offset;
+
+	if (row.rbp == CFI_RBP_AT_CFA)
+		return read_word(w, cfa + offset, &w->bp);
+	if (row.rbp == CFI_RBP_AT_RBP)
+		return read_word(w, w->bp + offset, &w->bp);
+	return true;
+}
+
+static enum step step_by_row(struct walk *w, struct cfi_row row, uintptr_t pc)
+{
+	uintptr_t cfa = 0, ra = 0;
+
+	if (!cfa_of(w, row, pc, &cfa) || cfa <= w->sp || !read_word(w, cfa - 8, &ra) ||
+	    !restore_rbp(w, row, cfa))
+		return STEP_BAD;
+	if (ra == 0)
+		return STEP_END;
+	w->slot = cfa - 8;
+	w->sp = cfa;
+	w->pc = ra;
+	w->precise = false;
+	w->lo = cfa;
+	return STEP_OK;
+}
+
+/* The trampoline that a signal handler returns to: the interrupted registers are in the
+ * kernel's frame at sp (struct rt_sigframe after its return address; offsets of uc_mcontext
+ * from <asm/sigcontext.h>: rbp 120, rsp 160, rip 168). */
+static enum step step_by_signal(struct walk *w)
+{
+	uintptr_t bp, sp, ip, slot = w->sp + 168;
+
+	if (!read_word(w, w->sp + 120, &bp) || !read_word(w, w->sp + 160, &sp) ||
+	    !read_word(w, slot, &ip))
+		return STEP_BAD;
+	if (ip == 0)
+		return STEP_END;
+	w->slot = slot;
+	w->pc = ip;
+	w->bp = bp;
+	w->precise = true;
+	walk_enter_stack(w, sp); /* the handler may have run on another stack */
+	return STEP_OK;
+}
+
+/* Is there a call instruction before ra, in known code? */
+NO_SANITIZE static bool follows_call(uintptr_t ra)
+{
+	const struct module *m = module_find_code(ra - 1);
+	const volatile uint8_t *p = (const volatile uint8_t *)ra;
+
+	if (!m || !module_find_code(ra - 7))
+		return false;
+	return p[-5] == 0xe8 || p[-2] == 0xff || p[-3] == 0xff || p[-6] == 0xff ||
+	       p[-7] == 0xff || (p[-3] == 0x41 && p[-2] == 0xff) || p[-4] == 0xff;
+}
+
+/* Code without CFI: rbp, if it is a frame pointer. */
+static enum step step_by_rbp(struct walk *w)
+{
+	uintptr_t bp = w->bp, saved = 0, ra = 0;
+
+	if (bp < w->sp || bp - w->sp > UNWIND_MAX_GAP || !read_word(w, bp, &saved) ||
+	    !read_word(w, bp + 8, &ra))
+		return STEP_NO_CFI;
+	if (ra == 0)
+		return STEP_END;
+	if (!follows_call(ra))
+		return STEP_NO_CFI;
+	w->slot = bp + 8;
+	w->sp = bp + 16;
+	w->lo = w->sp;
+	w->bp = saved;
+	w->pc = ra;
+	w->precise = false;
+	return STEP_OK;
+}
+
+static enum step step(struct walk *w)
+{
+	uintptr_t pc = w->precise ? w->pc : w->pc - 1;
+	struct cfi_row row = row_for(pc);
+
+	switch (row.kind) {
+	case CFI_END:
+		return STEP_END;
+	case CFI_SIGNAL:
+		return step_by_signal(w);
+	case CFI_MISSING:
+		/* The trampoline's entry starts one byte early for pc - 1; its own pc is
+		 * in the entry in any case. */
+		if (!w->precise && row_for(w->pc).kind == CFI_SIGNAL)
+			return step_by_signal(w);
+		return step_by_rbp(w);
+	case CFI_UNSUPPORTED:
+		return STEP_UNSUPPORTED;
+	default:
+		return step_by_row(w, row, pc);
+	}
+}
+
+/* ---- walks ---- */
+
+void walk_enter_stack(struct walk *w, uintptr_t sp)
+{
+	w->sp = sp;
+	w->lo = sp > UNWIND_RED_ZONE ? sp - UNWIND_RED_ZONE : 0;
+	w->known = w->fixed_hi != 0 && sp < w->fixed_hi && sp >= w->fixed_lo;
+	if (w->known)
+		w->hi = w->fixed_hi;
+	else if (thread_stack_bounds(sp, &w->own_lo, &w->hi))
+		w->known = true;
+	else
+		w->hi = page_is_readable(sp) ? align_down(sp, OS_PAGE) + OS_PAGE : 0;
+}
+
+static int finish(struct frame *frames, int n, int max, uintptr_t pc,
+		  enum unwind_end end, enum unwind_end *out_end)
+{
+	if (n == max)
+		n--;
+	frames[n++] = (struct frame){ .pc = pc };
+	*out_end = end;
+	return n;
+}
+
+int walk_run(struct walk *w, struct frame *frames, int n, int max,
+	     enum unwind_end *out_end)
+{
+	for (;;) {
+		if (n == max)
+			return finish(frames, n, max, FRAME_TRUNCATED_PC, UNWIND_TRUNCATED,
+				      out_end);
+		frames[n++] = (struct frame){ .pc = w->pc, .slot = w->slot };
+		switch (step(w)) {
+		case STEP_OK:
+			break;
+		case STEP_END:
+			*out_end = UNWIND_COMPLETE;
+			return n;
+		case STEP_NO_CFI:
+			return finish(frames, n, max,
+				      module_find_code(w->pc) ? FRAME_TRUNCATED_PC :
+								FRAME_JIT_PC,
+				      UNWIND_NO_CFI, out_end);
+		case STEP_UNSUPPORTED:
+			n = unwind_lib_continue(frames, n, max);
+			if (n > 0) {
+				*out_end = UNWIND_COMPLETE;
+				return n;
+			}
+			n = -n;
+			return finish(frames, n, max, FRAME_TRUNCATED_PC,
+				      UNWIND_BAD_STACK, out_end);
+		default:
+			return finish(frames, n, max, FRAME_TRUNCATED_PC,
+				      UNWIND_BAD_STACK, out_end);
+		}
+	}
+}
+
+static bool is_own(uintptr_t pc)
+{
+	return pc >= unwind.own_start && pc < unwind.own_end;
+}
+
+/* Our own frames have frame pointers: the first return address outside our text, and the
+ * registers there. The walk is inside our own stack, so plain reads are safe. */
+NO_SANITIZE static void leave_own_frames(struct walk *w, const uintptr_t *fp)
+{
+	while (is_own(fp[1]))
+		fp = (const uintptr_t *)fp[0];
+	w->pc = fp[1];
+	w->slot = (uintptr_t)(fp + 1);
+	w->bp = fp[0];
+	walk_enter_stack(w, (uintptr_t)(fp + 2));
+}
+
+int unwind_here(struct frame *frames, int max, enum unwind_end *out_end)
+{
+	struct walk w = { 0 };
+	int n;
+
+	*out_end = UNWIND_BAD_STACK;
+	if (seep_tls.unwinding || max < 2)
+		return 0;
+	seep_tls.unwinding = true;
+	atomic_signal_barrier();
+	leave_own_frames(&w, __builtin_frame_address(0));
+	n = walk_run(&w, frames, 0, max, out_end);
+	atomic_signal_barrier();
+	seep_tls.unwinding = false;
+	return n;
+}
+
+int unwind_regs(const struct unwind_regs *regs, uintptr_t lo, uintptr_t hi,
+		struct frame *frames, int max, enum unwind_end *out_end)
+{
+	struct walk w = { .pc = regs->ip, .bp = regs->bp, .precise = true };
+
+	w.fixed_lo = lo;
+	w.fixed_hi = hi;
+	walk_enter_stack(&w, regs->sp);
+	*out_end = UNWIND_BAD_STACK;
+	if (max < 2)
+		return 0;
+	return walk_run(&w, frames, 0, max, out_end);
+}
+
+struct frame *unwind_scratch(int *out_max)
+{
+	int max = (int)opt_get()->stack + 1;
+
+	if (!seep_tls.unwind)
+		seep_tls.unwind =
+			meta_map((size_t)max * sizeof(struct frame), META_STACK);
+	*out_max = max;
+	return seep_tls.unwind;
+}
+
+void unwind_set_own_text(uintptr_t start, uintptr_t end)
+{
+	unwind.own_start = start;
+	unwind.own_end = end;
+}
+
+void unwind_init(bool want_libunwind)
+{
+	if (!unwind.cache)
+		atomic_store_release(&unwind.cache,
+				     (struct entry *)meta_map(
+					     CACHE_ENTRIES * sizeof(struct entry),
+					     META_STACK));
+	if (want_libunwind)
+		unwind_lib_open();
+}
+
+void unwind_fork_child(void)
+{
+	seep_tls.unwinding = false;
+}
+
+void unwind_thread_end(void)
+{
+	void *scratch = seep_tls.unwind;
+
+	seep_tls.unwind = NULL;
+	meta_unmap(scratch, (opt_get()->stack + 1) * sizeof(struct frame), META_STACK);
+}

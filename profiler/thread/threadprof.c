@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * threadprof: see threadprof.h. While the world stands still only program counters are
+ * copied; names are looked up and the file is written after it goes on.
+ */
+#include "profiler/thread/threadprof.h"
+
+#include <errno.h>
+#include <link.h>
+
+#include "preload/base/fmt.h"
+#include "preload/base/meta.h"
+#include "preload/base/opt.h"
+#include "preload/heap/heap.h"
+#include "profiler/leak/stop.h"
+#include "profiler/pprof/pprof.h"
+#include "profiler/sample/sample.h"
+#include "profiler/site/site.h"
+#include "profiler/stack/thread.h"
+#include "profiler/stack/unwind.h"
+
+#define MAX_FRAMES    64 /* of one thread's stack in this profile */
+#define MAX_THREADS   (STOP_MAX_THREADS + 1)
+#define STACKS_BYTES  (MAX_THREADS * sizeof(struct thread_stack))
+
+struct thread_stack {
+	uint32_t count;	      /* threads with this stack; 0: merged into another */
+	uint32_t nframes;
+	bool precise;
+	uintptr_t pcs[MAX_FRAMES];
+};
+
+struct snapshot {
+	struct world world;
+	struct thread_stack *stacks;
+	uint32_t nstacks;
+	int error;
+};
+
+static void keep(struct snapshot *s, const struct frame *frames, int n, bool precise)
+{
+	struct thread_stack *t = &s->stacks[s->nstacks++];
+
+	t->count = 1;
+	t->precise = precise;
+	t->nframes = (uint32_t)n;
+	for (int i = 0; i < n; i++)
+		t->pcs[i] = frames[i].pc;
+}
+
+static void walk_threads(struct snapshot *s)
+{
+	for (uint32_t i = 0; i < s->world.nthreads; i++) {
+		const struct stopped_thread *t = &s->world.threads[i];
+		const struct thread_info *info = thread_find_tid(t->tid);
+		struct frame frames[MAX_FRAMES / 2];
+		enum unwind_end end;
+		int n;
+
+		if (!t->captured)
+			continue;
+		n = unwind_regs(&t->regs, info ? info->stack_lo : 0,
+				info ? info->stack_hi : 0, frames, ARRAY_LEN(frames),
+				&end);
+		keep(s, frames, n, true);
+	}
+}
+
+static NO_LOCK_CHECK int with_loader_locked(struct dl_phdr_info *info, size_t size,
+					    void *arg)
+{
+	struct snapshot *s = arg;
+
+	(void)info;
+	(void)size;
+	thread_lock();
+	heap_lock_all();
+	sample_pool_fork_prepare();
+	meta_fork_prepare();
+	s->error = world_stop(&s->world);
+	meta_fork_done(false);
+	sample_pool_fork_done(false);
+	if (s->error == 0)
+		walk_threads(s);
+	world_resume(&s->world);
+	heap_unlock_all();
+	thread_unlock();
+	return 1;
+}
+
+static bool same_stack(const struct thread_stack *a, const struct thread_stack *b)
+{
+	if (a->nframes != b->nframes || a->precise != b->precise)
+		return false;
+	for (uint32_t i = 0; i < a->nframes; i++)
+		if (a->pcs[i] != b->pcs[i])
+			return false;
+	return true;
+}
+
+static void group(struct snapshot *s)
+{
+	for (uint32_t i = 0; i < s->nstacks; i++)
+		for (uint32_t k = 0; k < i; k++) {
+			if (s->stacks[k].count == 0 ||
+			    !same_stack(&s->stacks[i], &s->stacks[k]))
+				continue;
+			s->stacks[k].count += s->stacks[i].count;
+			s->stacks[i].count = 0;
+			break;
+		}
+}
+
+static void keep_own(struct snapshot *s)
+{
+	struct frame frames[MAX_FRAMES / 2];
+	enum unwind_end end;
+	int n = unwind_here(frames, ARRAY_LEN(frames), &end);
+
+	keep(s, frames, n, false);
+}
+
+static int write_file(const struct snapshot *s, const char *prefix)
+{
+	static const char *const comments[] = { "seep " SEEP_VERSION,
+						"threads at the end of the process", NULL };
+	struct pprof *p;
+	int error;
+
+	error = pprof_begin(&p, &pprof_kind_threads, prefix, 1, comments);
+	for (uint32_t i = 0; error == 0 && i < s->nstacks; i++) {
+		const struct thread_stack *t = &s->stacks[i];
+		const int64_t value = t->count;
+
+		if (t->count)
+			pprof_sample(p, t->pcs, (int)t->nframes, t->precise, &value, NULL,
+				     0);
+	}
+	return error ? error : pprof_finish(p);
+}
+
+int threadprof_write(const char *prefix, uint32_t *out_count)
+{
+	struct snapshot *s = meta_map(sizeof(*s), META_THREAD);
+	int error = -ENOMEM;
+
+	*out_count = 0;
+	if (!s)
+		return error;
+	s->stacks = meta_map(STACKS_BYTES, META_THREAD);
+	if (s->stacks && world_prepare(&s->world) == 0) {
+		keep_own(s);
+		dl_iterate_phdr(with_loader_locked, s);
+		*out_count = s->nstacks;
+		group(s);
+		error = write_file(s, prefix);
+		world_free(&s->world);
+	}
+	meta_unmap(s->stacks, STACKS_BYTES, META_THREAD);
+	meta_unmap(s, sizeof(*s), META_THREAD);
+	return error;
+}
