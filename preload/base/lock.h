@@ -65,7 +65,8 @@ void lock_release(struct lock *l) RELEASES(l);
 /* In a forked child: makes a lock free whatever the parent's other threads held. */
 void lock_reset(struct lock *l);
 bool lock_is_held(const struct lock *l); /* by anybody */
-/* Debug builds abort when the calling thread holds any of our locks. Nothing otherwise. */
+/* Debug builds abort when the calling thread holds a lock of rank THREAD or later, inside
+ * which the allocator must not be entered. Nothing otherwise. */
 void lock_assert_none(void);
 /* In a forked child: the calling thread holds nothing any more. */
 void lock_forget_held(void);

@@ -27,10 +27,13 @@
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 
+#define LOST_CANARIES 8 /* some may lie where a stale pointer of the program points */
+#define CANARY_BYTES  48
+
 static struct {
 	struct lock lock; /* one check at a time */
 	/* The canaries, inverted so that these words are no references to them. */
-	uintptr_t held_inverted, lost_inverted;
+	uintptr_t held_inverted, lost_inverted[LOST_CANARIES];
 	uintptr_t *page; /* a root of the program's kind; holds the first canary */
 } leak = { .lock = LOCK_INIT(LOCK_RANK_LEAK) };
 
@@ -75,15 +78,20 @@ static void mark_registers(struct cycle *c)
 }
 
 /* Marking proves itself on two canaries: a block that only a word in a page of its own holds
- * must be reached, and one that nothing holds must not be. */
+ * must be reached, and of some blocks that nothing holds one at least must not be. */
 static bool canaries_agree(const struct cycle *c)
 {
 	uint32_t index;
-	size_t held, lost;
+	size_t bit;
 
-	return mark_find(&c->marker, ~leak.held_inverted, &index, &held) &&
-	       mark_find(&c->marker, ~leak.lost_inverted, &index, &lost) &&
-	       mark_test(c->marker.marked, held) && !mark_test(c->marker.marked, lost);
+	if (!mark_find(&c->marker, ~leak.held_inverted, &index, &bit) ||
+	    !mark_test(c->marker.marked, bit))
+		return false;
+	for (int i = 0; i < LOST_CANARIES; i++)
+		if (mark_find(&c->marker, ~leak.lost_inverted[i], &index, &bit) &&
+		    !mark_test(c->marker.marked, bit))
+			return true;
+	return false;
 }
 
 static void mark_and_sweep(struct cycle *c)
@@ -105,7 +113,8 @@ static void mark_and_sweep(struct cycle *c)
 	mark_registers(c);
 	if (!canaries_agree(c))
 		incomplete(out, "the check did not find its own canaries");
-	mark_word(&c->marker, ~leak.lost_inverted);
+	for (int i = 0; i < LOST_CANARIES; i++)
+		mark_word(&c->marker, ~leak.lost_inverted[i]);
 	sweep_hold(&c->marker);
 	out->reachable_objects = c->marker.objects;
 	out->reachable_bytes = c->marker.bytes;
@@ -170,15 +179,20 @@ static void judge(struct leak_result *out)
 
 static NOINLINE bool plant_canaries(void)
 {
-	void *held = heap_malloc(48), *lost = heap_malloc(48);
+	bool ok = true;
 
 	if (!leak.page)
 		leak.page = os_map(OS_PAGE); /* not ours in meta's eyes */
-	leak.held_inverted = ~(uintptr_t)held;
-	leak.lost_inverted = ~(uintptr_t)lost;
+	for (int i = 0; i < LOST_CANARIES; i++) {
+		/* Of different sizes, and without old pointers inside. */
+		leak.lost_inverted[i] =
+			~(uintptr_t)heap_calloc(1, (size_t)CANARY_BYTES << i);
+		ok = ok && ~leak.lost_inverted[i] != 0;
+	}
+	leak.held_inverted = ~(uintptr_t)heap_calloc(1, CANARY_BYTES);
 	if (leak.page)
-		leak.page[0] = (uintptr_t)held;
-	return held && lost && leak.page;
+		leak.page[0] = ~leak.held_inverted;
+	return ok && leak.page && ~leak.held_inverted != 0;
 }
 
 static NOINLINE void remove_canaries(void)
@@ -186,7 +200,8 @@ static NOINLINE void remove_canaries(void)
 	if (leak.page)
 		leak.page[0] = 0;
 	heap_free((void *)~leak.held_inverted);
-	heap_free((void *)~leak.lost_inverted);
+	for (int i = 0; i < LOST_CANARIES; i++)
+		heap_free((void *)~leak.lost_inverted[i]);
 }
 
 static NOINLINE void run(struct leak_result *out, const uintptr_t *registers,

@@ -166,8 +166,9 @@ static void see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp)
 		uintptr_t sp = sp_of(w, t->tid, own_sp);
 
 		if (t->state == THREAD_FINISHED) {
+			/* The descriptor above still owns its dtv. */
 			if (is_cached_stack(t))
-				exclude(r, t->stack_lo, t->stack_hi);
+				exclude(r, t->stack_lo, t->self);
 			continue;
 		}
 		/* A thread on another stack (coroutine) keeps its own one whole. */
