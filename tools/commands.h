@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * commands: one function per subcommand, called with argv[0] the subcommand's name. The
+ * result is the exit status.
+ */
+#ifndef TOOLS_COMMANDS_H
+#define TOOLS_COMMANDS_H
+
+int command_run(int argc, char **argv);
+int command_gate(int argc, char **argv);
+
+#endif

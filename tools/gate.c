@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * gate: `seep gate`: one verdict on leaks for a whole process tree, for CI.
+ *
+ * Inside the gate the library prints nothing and changes no status: what each process found
+ * comes through the run table and its report.json, and is judged here.
+ */
+#include <getopt.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "tools/commands.h"
+#include "tools/lib/launch.h"
+#include "tools/lib/profile.h"
+#include "tools/lib/runjson.h"
+#include "tools/lib/say.h"
+
+#define MAX_LEAKS  20 /* printed for one process */
+#define MAX_FRAMES 24 /* printed for one leak */
+
+static const char usage[] =
+	"usage: seep gate [OPTIONS] [--] COMMAND [ARGUMENTS]\n\n"
+	"Runs COMMAND, looks for leaks at the end of every process it starts, and prints one\n"
+	"verdict. The last line is \"seep: clean\", \"seep: LEAK objects=N bytes=N sites=N\" or\n"
+	"\"seep: INCOMPLETE: reason\".\n\n"
+	"  --suppressions FILE    leaks to leave out, lines of leak:PATTERN\n"
+	"  --exitcode N           status for leaks (23)\n"
+	"  --strict               24 too when any process of the tree was not checked\n"
+	"  -o, --out PATTERN      files' names: %e program, %p process (seep.out/%e.%p)\n"
+	"  -O, --option KEY=VALUE any option of the library\n"
+	"  --lib FILE             libseep.so, if it is not beside this command\n"
+	"  -q, --quiet            only the verdict\n"
+	"  -h, --help             this text\n\n"
+	"Exit status: COMMAND's own if it is not 0 (128+N for signal N; an end by INT or TERM\n"
+	"from outside counts as normal); else 0 clean, 23 leaks, 24 the check could not be\n"
+	"completed, 25 wrong usage; 126 and 127 when COMMAND cannot be run.\n";
+
+enum { OPT_SUPPRESSIONS = 256, OPT_EXITCODE, OPT_STRICT, OPT_LIB };
+
+static const struct option options[] = {
+	{ "suppressions", required_argument, NULL, OPT_SUPPRESSIONS },
+	{ "exitcode", required_argument, NULL, OPT_EXITCODE },
+	{ "strict", no_argument, NULL, OPT_STRICT },
+	{ "out", required_argument, NULL, 'o' },
+	{ "option", required_argument, NULL, 'O' },
+	{ "lib", required_argument, NULL, OPT_LIB },
+	{ "quiet", no_argument, NULL, 'q' },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+struct gate {
+	struct launch launch;
+	bool strict, quiet;
+	int exitcode;
+	/* the verdict */
+	unsigned long long objects, bytes, sites;
+	char *incomplete; /* reason, NULL: complete */
+};
+
+static void add_pair(struct gate *g, const char *pair)
+{
+	const char *equals = strchr(pair, '=');
+	char *key;
+
+	if (!equals)
+		die(EXIT_USAGE, "-O %s: not KEY=VALUE", pair);
+	key = format_string("%.*s", (int)(equals - pair), pair);
+	g->launch.extra = launch_add_option(g->launch.extra, key, equals + 1);
+	free(key);
+}
+
+static int parse_status(const char *text)
+{
+	char *end;
+	long n = strtol(text, &end, 10);
+
+	if (*text == '\0' || *end || n < 0 || n > 255)
+		die(EXIT_USAGE, "--exitcode %s: not a status from 0 to 255", text);
+	return (int)n;
+}
+
+static void parse_one(struct gate *g, int c)
+{
+	switch (c) {
+	case OPT_SUPPRESSIONS:
+		g->launch.extra = launch_add_option(g->launch.extra, "suppressions", optarg);
+		break;
+	case OPT_EXITCODE:
+		g->exitcode = parse_status(optarg);
+		break;
+	case OPT_STRICT:
+		g->strict = true;
+		break;
+	case 'o':
+		g->launch.out = optarg;
+		break;
+	case 'O':
+		add_pair(g, optarg);
+		break;
+	case OPT_LIB:
+		g->launch.library = optarg;
+		break;
+	case 'q':
+		g->quiet = true;
+		break;
+	case 'h':
+		fputs(usage, stdout);
+		exit(0);
+	default:
+		die(EXIT_USAGE, "see seep gate --help");
+	}
+}
+
+static void parse(struct gate *g, int argc, char **argv)
+{
+	int c;
+
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, "+o:O:qh", options, NULL)) != -1) {
+		if (c == '?')
+			die(EXIT_USAGE, "%s: unknown option, or its value is missing; "
+					"see seep gate --help",
+			    argv[optind - 1]);
+		parse_one(g, c);
+	}
+	g->launch.argv = argv + optind;
+	if (!argv[optind])
+		die(EXIT_USAGE, "no command; see seep gate --help");
+}
+
+/* ---- the report ---- */
+
+static void print_frame(size_t i, json_t *frame)
+{
+	const char *function = json_string_value(json_object_get(frame, "function"));
+	const char *module = json_string_value(json_object_get(frame, "module"));
+	json_int_t offset = json_integer_value(json_object_get(frame, "offset"));
+	char *name;
+
+	if (function && *function) {
+		name = profile_demangle(function);
+		say("    #%zu %s (%s)", i, name, module ? module : "");
+		free(name);
+	} else {
+		say("    #%zu %s+%#llx", i, module ? module : "", (unsigned long long)offset);
+	}
+}
+
+static void print_leak(json_t *leak)
+{
+	json_t *stack = json_object_get(leak, "stack"), *frame;
+	json_int_t objects = json_integer_value(json_object_get(leak, "objects"));
+	size_t i;
+
+	say_title("%s leak: %lld bytes in %lld object%s, from:",
+		  json_string_value(json_object_get(leak, "kind")),
+		  (long long)json_integer_value(json_object_get(leak, "bytes")),
+		  (long long)objects, objects == 1 ? "" : "s");
+	if (json_array_size(stack) == 0)
+		say("    [stack not sampled]");
+	json_array_foreach(stack, i, frame)
+	{
+		if (i < MAX_FRAMES)
+			print_frame(i, frame);
+	}
+	if (json_array_size(stack) > MAX_FRAMES)
+		say("    ... %zu more frames", json_array_size(stack) - MAX_FRAMES);
+}
+
+static void print_report(const struct runtable_row *r)
+{
+	char *path = format_string("%s.report.json", r->prefix);
+	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL, *leak;
+	size_t i, printed = 0, left = 0;
+
+	say_title("%s (process %d): %llu bytes in %llu objects lost", r->exe, r->pid,
+		  (unsigned long long)r->bytes, (unsigned long long)r->objects);
+	if (!report)
+		say("  its report could not be read: %s",
+		    r->prefix[0] ? path : "no file was written");
+	json_array_foreach(json_object_get(report, "leaks"), i, leak)
+	{
+		if (json_is_true(json_object_get(leak, "suppressed")))
+			continue;
+		if (printed < MAX_LEAKS) {
+			print_leak(leak);
+			printed++;
+		} else {
+			left++;
+		}
+	}
+	if (left)
+		say("... and %zu more sites in %s", left, path);
+	json_decref(report);
+	free(path);
+}
+
+static void set_incomplete(struct gate *g, char *reason)
+{
+	if (g->incomplete)
+		free(reason);
+	else
+		g->incomplete = reason;
+}
+
+static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main)
+{
+	if (r->state == RUNROW_CLAIMED) {
+		if (!g->quiet)
+			say("not checked: %s (process %d) was killed or left by _exit",
+			    r->exe, r->pid);
+		if (is_main || g->strict)
+			set_incomplete(g, format_string("%s (process %d) ended without a "
+							"check: killed, or left by _exit",
+							r->exe, r->pid));
+		return;
+	}
+	if (r->state != RUNROW_DONE)
+		return;
+	g->objects += r->objects;
+	g->bytes += r->bytes;
+	g->sites += r->sites;
+	if (r->verdict == RUNROW_INCOMPLETE)
+		set_incomplete(g, format_string("%s (process %d): %s", r->exe, r->pid,
+						r->reason));
+	else if (r->verdict == RUNROW_NO_CHECK)
+		set_incomplete(g, format_string("%s (process %d) made no check", r->exe,
+						r->pid));
+	else if (!r->served && is_main)
+		set_incomplete(g, format_string("Seep's malloc served no call of %s: it "
+						"brings its own",
+						r->exe));
+	if (r->objects && !g->quiet)
+		print_report(r);
+}
+
+static void judge(struct gate *g)
+{
+	const struct launch *l = &g->launch;
+	const struct runtable_row *main_row;
+
+	if (l->hopeless) {
+		set_incomplete(g, format_string("%s %s", l->argv[0], l->why));
+		return;
+	}
+	main_row = launch_main_row(l);
+	if (!main_row) {
+		set_incomplete(g, format_string("libseep.so was not loaded into %s",
+						l->argv[0]));
+		return;
+	}
+	for (unsigned i = 0; i < launch_rows(l); i++)
+		judge_row(g, &l->table->rows[i], &l->table->rows[i] == main_row);
+	if (l->table->claimed > RUNTABLE_ROWS)
+		set_incomplete(g, format_string("%u processes: more than %d are not "
+						"followed",
+						l->table->claimed, RUNTABLE_ROWS));
+}
+
+static void print_verdict(const struct gate *g)
+{
+	if (g->objects)
+		say("LEAK objects=%llu bytes=%llu sites=%llu", g->objects, g->bytes,
+		    g->sites);
+	else if (g->incomplete)
+		say("INCOMPLETE: %s", g->incomplete);
+	else
+		say("clean");
+}
+
+/* Status of the command as far as it counts: an end that was asked for is a normal one. */
+static int own_status(const struct launch *l)
+{
+	if (WIFSIGNALED(l->status) && l->asked_to_end &&
+	    (WTERMSIG(l->status) == SIGINT || WTERMSIG(l->status) == SIGTERM))
+		return 0;
+	return launch_exit_code(l->status);
+}
+
+int command_gate(int argc, char **argv)
+{
+	struct gate g = {
+		.launch = { .out = "seep.out/%e.%p",
+			    .defaults = "mode=exact:leak=exit",
+			    .is_gate = true,
+			    .refuse_hopeless = true },
+		.exitcode = EXIT_LEAK,
+	};
+	const char *verdict;
+	int status;
+
+	parse(&g, argc, argv);
+	launch_run(&g.launch);
+	judge(&g);
+	status = g.launch.started ? own_status(&g.launch) : 0;
+	if (status == 0)
+		status = g.objects ? g.exitcode : g.incomplete ? EXIT_INCOMPLETE : 0;
+	verdict = g.objects ? "leak" : g.incomplete ? "incomplete" : "clean";
+	if (g.launch.table)
+		runjson_write(&g.launch, status, verdict);
+	print_verdict(&g);
+	return status;
+}

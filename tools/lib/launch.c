@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * launch: see launch.h.
+ *
+ * The child stays in our process group and on our terminal. INT, QUIT and the like that the
+ * terminal sends reach it by themselves; one that somebody sent to us alone is passed on.
+ */
+#include "tools/lib/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tools/lib/inspect.h"
+#include "tools/lib/say.h"
+
+#ifndef SEEP_LIBDIR
+#define SEEP_LIBDIR "/usr/lib"
+#endif
+
+static const int forwarded[] = { SIGINT,  SIGTERM, SIGHUP,  SIGQUIT,
+				 SIGUSR1, SIGUSR2, SIGWINCH, SIGALRM };
+#define NFORWARDED (sizeof(forwarded) / sizeof(forwarded[0]))
+
+static struct {
+	volatile sig_atomic_t pid;   /* of the child, 0: not yet */
+	volatile sig_atomic_t asked; /* INT or TERM came */
+	struct sigaction old[NFORWARDED];
+	char link_directory[64]; /* of a library whose path LD_PRELOAD cannot hold */
+} running;
+
+/* ---- options ---- */
+
+char *launch_add_option(char *options, const char *key, const char *value)
+{
+	char *escaped = allocate(2 * strlen(value) + 1), *to = escaped, *joined;
+
+	for (; *value; value++) {
+		if (*value == ':' || *value == '\\')
+			*to++ = '\\';
+		*to++ = *value;
+	}
+	joined = format_string("%s%s%s=%s", options ? options : "", options ? ":" : "", key,
+			       escaped);
+	free(escaped);
+	free(options);
+	return joined;
+}
+
+/* ---- the library ---- */
+
+static char *beside(const char *tool_dir, const char *relative)
+{
+	char *path = format_string("%s/%s", tool_dir, relative);
+
+	if (access(path, R_OK) == 0)
+		return path;
+	free(path);
+	return NULL;
+}
+
+static char *find_library(const char *asked)
+{
+	static const char *const places[] = { "libseep.so", "../preload/libseep.so",
+					      "../lib/libseep.so",
+					      "../lib/x86_64-linux-gnu/libseep.so" };
+	char self[PATH_MAX], resolved[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	char *slash, *path = NULL;
+
+	if (asked) {
+		if (access(asked, R_OK) != 0 || !realpath(asked, resolved))
+			die(EXIT_USAGE, "--lib %s: %s", asked, strerror(errno));
+		return format_string("%s", resolved);
+	}
+	self[n > 0 ? n : 0] = '\0';
+	slash = strrchr(self, '/');
+	if (slash)
+		*slash = '\0';
+	for (size_t i = 0; slash && !path && i < sizeof(places) / sizeof(places[0]); i++)
+		path = beside(self, places[i]);
+	if (!path)
+		path = beside(SEEP_LIBDIR, "libseep.so");
+	if (!path)
+		die(EXIT_USAGE, "libseep.so was not found beside %s; name it with --lib",
+		    self);
+	if (realpath(path, resolved)) {
+		free(path);
+		path = format_string("%s", resolved);
+	}
+	return path;
+}
+
+/* LD_PRELOAD separates by colons and spaces and knows no escape. */
+static char *safe_library_path(char *path)
+{
+	const char *tmp = getenv("TMPDIR");
+	char *link;
+
+	if (!strpbrk(path, ": \t"))
+		return path;
+	if (!tmp || strpbrk(tmp, ": \t") || strlen(tmp) > 40)
+		tmp = "/tmp";
+	snprintf(running.link_directory, sizeof(running.link_directory),
+		 "%s/seep.XXXXXX", tmp);
+	if (!mkdtemp(running.link_directory))
+		die(EXIT_INCOMPLETE, "cannot make a directory in %s: %s", tmp,
+		    strerror(errno));
+	link = format_string("%s/libseep.so", running.link_directory);
+	if (symlink(path, link) != 0)
+		die(EXIT_INCOMPLETE, "cannot make %s: %s", link, strerror(errno));
+	return link;
+}
+
+static void remove_link(const char *library)
+{
+	if (!running.link_directory[0])
+		return;
+	unlink(library);
+	rmdir(running.link_directory);
+}
+
+/* ---- the run table ---- */
+
+static char *make_table(struct launch *l)
+{
+	const char *tmp = getenv("TMPDIR");
+	char *path = format_string("%s/seep-run.XXXXXX", tmp && *tmp == '/' ? tmp : "/tmp");
+	int fd = mkstemp(path);
+
+	if (fd < 0 || posix_fallocate(fd, 0, sizeof(struct runtable)) != 0)
+		die(EXIT_INCOMPLETE, "cannot make %s: %s", path, strerror(errno));
+	l->table = mmap(NULL, sizeof(struct runtable), PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			0);
+	close(fd);
+	if (l->table == MAP_FAILED)
+		die(EXIT_INCOMPLETE, "cannot map %s: %s", path, strerror(errno));
+	/* Programs that drop their privileges must still be able to attach. */
+	if (geteuid() == 0)
+		chmod(path, 0666);
+	l->table->magic = RUNTABLE_MAGIC;
+	l->table->version = RUNTABLE_VERSION;
+	l->table->nrows = RUNTABLE_ROWS;
+	l->table->is_gate = l->is_gate;
+	return path;
+}
+
+/* The directory of the pattern, as far as it has no %, is made if it is missing. */
+static void make_out_directory(const char *pattern)
+{
+	char *copy = format_string("%s", pattern);
+	char *slash = strrchr(copy, '/');
+
+	if (slash && slash != copy) {
+		*slash = '\0';
+		if (!strchr(copy, '%') && mkdir(copy, 0700) != 0 && errno != EEXIST)
+			say("cannot make %s: %s; profiles will be missing", copy,
+			    strerror(errno));
+	}
+	free(copy);
+}
+
+/* ---- environment ---- */
+
+static void set_environment(const struct launch *l, const char *library, const char *table)
+{
+	const char *user = getenv("SEEP_OPTIONS"), *preload = getenv("LD_PRELOAD");
+	char *options = format_string("%s", l->defaults), *all;
+
+	options = launch_add_option(options, "out", l->out);
+	options = launch_add_option(options, "run", table);
+	all = format_string("%s%s%s%s%s", options, user && *user ? ":" : "",
+			    user ? user : "", l->extra ? ":" : "",
+			    l->extra ? l->extra : "");
+	setenv("SEEP_OPTIONS", all, 1);
+	free(all);
+	free(options);
+	all = format_string("%s%s%s", library, preload && *preload ? ":" : "",
+			    preload ? preload : "");
+	setenv("LD_PRELOAD", all, 1);
+	free(all);
+}
+
+/* ---- signals ---- */
+
+static void on_signal(int sig, siginfo_t *info, void *context)
+{
+	int saved = errno;
+
+	(void)context;
+	if (sig == SIGINT || sig == SIGTERM)
+		running.asked = 1;
+	/* The kernel's own (from the terminal) went to the whole group already. */
+	if (info->si_code <= 0 && running.pid > 0)
+		kill((pid_t)running.pid, sig);
+	errno = saved;
+}
+
+static void catch_signals(void)
+{
+	struct sigaction act = { .sa_sigaction = on_signal,
+				 .sa_flags = SA_SIGINFO | SA_RESTART };
+
+	for (size_t i = 0; i < NFORWARDED; i++) {
+		sigaction(forwarded[i], NULL, &running.old[i]);
+		if (running.old[i].sa_handler != SIG_IGN)
+			sigaction(forwarded[i], &act, NULL);
+	}
+}
+
+static void restore_signals(void)
+{
+	for (size_t i = 0; i < NFORWARDED; i++)
+		sigaction(forwarded[i], &running.old[i], NULL);
+}
+
+/* ---- running ---- */
+
+static void start(struct launch *l, const char *program)
+{
+	sigset_t all, before;
+	pid_t pid;
+
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, &before);
+	catch_signals();
+	pid = fork();
+	if (pid < 0)
+		die(EXIT_INCOMPLETE, "cannot fork: %s", strerror(errno));
+	if (pid == 0) {
+		restore_signals();
+		sigprocmask(SIG_SETMASK, &before, NULL);
+		execv(program, l->argv);
+		if (errno == ENOEXEC) { /* a script without #!, as the shell does it */
+			execl("/bin/sh", "sh", program, (char *)NULL);
+		}
+		say_bad("cannot run %s: %s", program, strerror(errno));
+		_exit(errno == ENOENT ? 127 : 126);
+	}
+	running.pid = pid;
+	l->pid = pid;
+	sigprocmask(SIG_SETMASK, &before, NULL);
+}
+
+static void await(struct launch *l)
+{
+	while (waitpid(l->pid, &l->status, 0) < 0)
+		if (errno != EINTR)
+			die(EXIT_INCOMPLETE, "cannot wait: %s", strerror(errno));
+	running.pid = 0;
+	l->asked_to_end = running.asked;
+}
+
+static char *find_program(const char *name)
+{
+	char *path = inspect_find(name);
+
+	if (path)
+		return path;
+	if (errno == EACCES)
+		die(126, "%s: permission denied", name);
+	die(127, "%s: not found", name);
+}
+
+/* Says what is wrong with the program. False: it is not to be started. */
+static bool inspect(struct launch *l, const char *program)
+{
+	char *file;
+	enum inspect_result r = inspect_program(program, &file, &l->why);
+
+	if (r == INSPECT_OWN_MALLOC)
+		say("warning: %s %s", file, l->why);
+	if (r == INSPECT_NO_HELP) {
+		say_bad("cannot profile %s: it %s", file, l->why);
+		l->hopeless = true;
+	}
+	free(file);
+	return !l->hopeless || !l->refuse_hopeless;
+}
+
+void launch_run(struct launch *l)
+{
+	char *program = find_program(l->argv[0]);
+	char *library = find_library(l->library);
+	char *table;
+
+	if (!inspect(l, program))
+		return;
+	make_out_directory(l->out);
+	library = safe_library_path(library);
+	table = make_table(l);
+	if (!l->hopeless)
+		set_environment(l, library, table);
+	start(l, program);
+	l->started = true;
+	await(l);
+	unlink(table);
+	remove_link(library);
+	free(table);
+}
+
+int launch_exit_code(int status)
+{
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+unsigned launch_rows(const struct launch *l)
+{
+	unsigned n = __atomic_load_n(&l->table->claimed, __ATOMIC_ACQUIRE);
+
+	return n < RUNTABLE_ROWS ? n : RUNTABLE_ROWS;
+}
+
+const struct runtable_row *launch_main_row(const struct launch *l)
+{
+	for (unsigned i = launch_rows(l); i > 0; i--)
+		if (l->table->rows[i - 1].pid == l->pid)
+			return &l->table->rows[i - 1];
+	return NULL;
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * launch: starts a program with the library preloaded and the run table shared, passes
+ * signals on, waits, and leaves the table for whoever reports.
+ */
+#ifndef TOOLS_LIB_LAUNCH_H
+#define TOOLS_LIB_LAUNCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "profiler/control/runtable.h"
+
+struct launch {
+	/* asked */
+	char **argv;		 /* the command, NULL-terminated */
+	const char *library;	 /* --lib, or NULL: found beside the tool */
+	const char *out;	 /* pattern */
+	const char *defaults;	 /* options of the subcommand, before the user's */
+	char *extra;		 /* options of the command line, after the user's; or NULL */
+	bool is_gate;
+	bool refuse_hopeless;	 /* do not start a program that cannot be helped */
+	/* found */
+	struct runtable *table;
+	int pid;
+	int status;		 /* of waitpid() */
+	bool asked_to_end;	 /* by INT or TERM that came through us or the terminal */
+	bool hopeless;		 /* it was started without the library */
+	char *why;		 /* what is wrong with the program, or NULL */
+	bool started;
+};
+
+/* Adds "key=value" to the options, escaped. options is allocated or NULL. */
+char *launch_add_option(char *options, const char *key, const char *value);
+/* Runs the program to its end. Dies with 126 or 127 when it cannot be started. */
+void launch_run(struct launch *l);
+/* 0-255: what a shell would report for status. */
+int launch_exit_code(int status);
+/* The last row of the command itself, NULL: the library was not loaded. */
+const struct runtable_row *launch_main_row(const struct launch *l);
+unsigned launch_rows(const struct launch *l);
+
+#endif

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * runjson: see runjson.h. Written under a temporary name and renamed, mode 0600.
+ */
+#include "tools/lib/runjson.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tools/lib/say.h"
+
+void runjson_each_file(const struct runtable_row *row,
+		       void (*fn)(const char *path, void *arg), void *arg)
+{
+	static const char *const suffixes[] = { "heap.pb.gz",	"allocs.pb.gz",
+						"peak.pb.gz",	"leak.pb.gz",
+						"escape.pb.gz", "threads.pb.gz",
+						"report.json" };
+
+	if (row->prefix[0] == '\0')
+		return;
+	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
+		char *path = format_string("%s.%s", row->prefix, suffixes[i]);
+
+		if (access(path, F_OK) == 0)
+			fn(path, arg);
+		free(path);
+	}
+}
+
+static void add_file(const char *path, void *arg)
+{
+	json_array_append_new(arg, json_string(path));
+}
+
+static json_t *process(const struct runtable_row *r)
+{
+	static const char *const states[] = { "free", "uncovered", "done", "replaced" };
+	static const char *const verdicts[] = { "none", "clean", "leak", "incomplete" };
+	json_t *files = json_array();
+
+	runjson_each_file(r, add_file, files);
+	return json_pack("{s:i,s:i,s:s,s:s,s:s,s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:o}", "pid",
+			 r->pid, "ppid", r->ppid, "exe", r->exe, "state",
+			 states[r->state & 3], "verdict", verdicts[r->verdict & 3], "reason",
+			 r->reason, "served", (int)r->served, "alloc_objects",
+			 (json_int_t)r->alloc_objects, "alloc_bytes",
+			 (json_int_t)r->alloc_bytes, "live_objects",
+			 (json_int_t)r->live_objects, "live_bytes",
+			 (json_int_t)r->live_bytes, "peak_bytes",
+			 (json_int_t)r->peak_bytes, "dropped", (json_int_t)r->dropped,
+			 "files", files);
+}
+
+/* Arguments need not be UTF-8. */
+static json_t *text_or_mark(const char *text)
+{
+	json_t *j = json_string(text);
+
+	return j ? j : json_string("(not UTF-8)");
+}
+
+static json_t *build(const struct launch *l, int status, const char *verdict)
+{
+	json_t *command = json_array(), *processes = json_array(), *files = json_array();
+
+	for (char **a = l->argv; *a; a++)
+		json_array_append_new(command, text_or_mark(*a));
+	for (unsigned i = 0; i < launch_rows(l); i++) {
+		json_array_append_new(processes, process(&l->table->rows[i]));
+		runjson_each_file(&l->table->rows[i], add_file, files);
+	}
+	return json_pack("{s:i,s:o,s:i,s:s,s:o,s:o}", "schema", 1, "command", command,
+			 "status", status, "verdict", verdict, "processes", processes,
+			 "files", files);
+}
+
+void runjson_write(const struct launch *l, int status, const char *verdict)
+{
+	const char *slash = strrchr(l->out, '/');
+	char *path = slash ? format_string("%.*s/run.json", (int)(slash - l->out), l->out) :
+			     format_string("run.json");
+	char *temporary = format_string("%s.%d.tmp", path, getpid());
+	json_t *j = build(l, status, verdict);
+	int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	bool ok = fd >= 0 && j && json_dumpfd(j, fd, JSON_INDENT(1)) == 0 &&
+		  rename(temporary, path) == 0;
+
+	if (!ok)
+		say("cannot write %s: %s", path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	if (!ok && fd >= 0)
+		unlink(temporary);
+	json_decref(j);
+	free(temporary);
+	free(path);
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * say: see say.h.
+ */
+#include "tools/lib/say.h"
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static void print(const char *colour, const char *format, va_list ap)
+{
+	bool on = colour && isatty(2) && !getenv("NO_COLOR");
+
+	fputs("seep: ", stderr);
+	if (on)
+		fputs(colour, stderr);
+	vfprintf(stderr, format, ap);
+	fputs(on ? "\033[0m\n" : "\n", stderr);
+}
+
+void say(const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	print(NULL, format, ap);
+	va_end(ap);
+}
+
+void say_title(const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	print("\033[1m", format, ap);
+	va_end(ap);
+}
+
+void say_bad(const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	print("\033[31m", format, ap);
+	va_end(ap);
+}
+
+void die(int status, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	print("\033[31m", format, ap);
+	va_end(ap);
+	exit(status);
+}
+
+const char *say_bytes(uint64_t bytes, char *buf, size_t size)
+{
+	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+	double value = (double)bytes;
+	size_t unit = 0;
+
+	while (value >= 1024 && unit + 1 < sizeof(units) / sizeof(units[0])) {
+		value /= 1024;
+		unit++;
+	}
+	snprintf(buf, size, unit ? "%.1f %s" : "%.0f %s", value, units[unit]);
+	return buf;
+}
+
+void *allocate(size_t size)
+{
+	void *p = calloc(1, size);
+
+	if (!p)
+		die(EXIT_INCOMPLETE, "out of memory");
+	return p;
+}
+
+char *format_string(const char *format, ...)
+{
+	char *text;
+	va_list ap;
+	int n;
+
+	va_start(ap, format);
+	n = vasprintf(&text, format, ap);
+	va_end(ap);
+	if (n < 0)
+		die(EXIT_INCOMPLETE, "out of memory");
+	return text;
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * main: the seep command. Each subcommand has a file of its own; shared code is in lib/.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "tools/commands.h"
+#include "tools/lib/say.h"
+
+static const struct {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *summary;
+} commands[] = {
+	{ "run", command_run, "run a program and profile what it does with memory" },
+	{ "gate", command_gate, "run a command and fail when anything in it leaks" },
+};
+#define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
+
+static void help(void)
+{
+	puts("usage: seep COMMAND [OPTIONS] [--] PROGRAM [ARGUMENTS]\n\n"
+	     "Profiles memory of unmodified programs: a preloaded malloc that finds leaks\n"
+	     "and writes profiles for go tool pprof.\n\nCommands:");
+	for (size_t i = 0; i < NCOMMANDS; i++)
+		printf("  %-6s %s\n", commands[i].name, commands[i].summary);
+	puts("\nOptions:\n  --help     this text; after a command, that command's\n"
+	     "  --version  the version\n\nExit status: the program's own; gate: 23 leaks, "
+	     "24 could not be checked; 25 usage.");
+}
+
+int main(int argc, char **argv)
+{
+	const char *name = argc > 1 ? argv[1] : "";
+
+	if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 ||
+	    strcmp(name, "help") == 0) {
+		help();
+		return 0;
+	}
+	if (strcmp(name, "--version") == 0) {
+		puts("seep " SEEP_VERSION);
+		return 0;
+	}
+	for (size_t i = 0; i < NCOMMANDS; i++)
+		if (strcmp(name, commands[i].name) == 0)
+			return commands[i].run(argc - 1, argv + 1);
+	if (*name == '\0')
+		die(EXIT_USAGE, "no command; try: seep run -- PROGRAM, or seep --help");
+	die(EXIT_USAGE, "unknown command \"%s\"; see seep --help", name);
+}

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * run: `seep run`: profiles of one run of a program, and a summary of them on stderr.
+ */
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "tools/commands.h"
+#include "tools/lib/launch.h"
+#include "tools/lib/profile.h"
+#include "tools/lib/runjson.h"
+#include "tools/lib/say.h"
+
+#define TOP_SITES 10
+
+static const char usage[] =
+	"usage: seep run [OPTIONS] [--] PROGRAM [ARGUMENTS]\n\n"
+	"Runs PROGRAM with every allocation recorded, writes heap, allocs, peak, escape and\n"
+	"threads profiles at its end, and prints a summary on stderr.\n\n"
+	"  -o, --out PATTERN      files' names: %e program, %p process (seep.out/%e.%p)\n"
+	"  --mode MODE            exact (default), sampled or off\n"
+	"  --sample BYTES         sampled: one in BYTES on average (512K)\n"
+	"  --seed N               sampled: seed of the random choice\n"
+	"  --leak                 look for leaks at the end of each process as well\n"
+	"  --suppressions FILE    leaks to leave out, lines of leak:PATTERN\n"
+	"  --no-escape            no escape profile\n"
+	"  --no-threads           no threads profile\n"
+	"  --no-follow            only PROGRAM itself, not what it starts\n"
+	"  -O, --option KEY=VALUE any option of the library\n"
+	"  --lib FILE             libseep.so, if it is not beside this command\n"
+	"  -q, --quiet            no summary\n"
+	"  -h, --help             this text\n\n"
+	"Exit status: PROGRAM's own, 128+N when signal N killed it; 126 and 127 when it\n"
+	"cannot be run, 25 for wrong usage. A program that cannot be helped (static, 32-bit,\n"
+	"set-user-ID ...) is named and run without profiling.\n";
+
+enum { OPT_MODE = 256, OPT_SAMPLE, OPT_SEED, OPT_LEAK, OPT_SUPPRESSIONS, OPT_NO_ESCAPE,
+       OPT_NO_THREADS, OPT_NO_FOLLOW, OPT_LIB };
+
+static const struct option options[] = {
+	{ "out", required_argument, NULL, 'o' },
+	{ "mode", required_argument, NULL, OPT_MODE },
+	{ "sample", required_argument, NULL, OPT_SAMPLE },
+	{ "seed", required_argument, NULL, OPT_SEED },
+	{ "leak", no_argument, NULL, OPT_LEAK },
+	{ "suppressions", required_argument, NULL, OPT_SUPPRESSIONS },
+	{ "no-escape", no_argument, NULL, OPT_NO_ESCAPE },
+	{ "no-threads", no_argument, NULL, OPT_NO_THREADS },
+	{ "no-follow", no_argument, NULL, OPT_NO_FOLLOW },
+	{ "option", required_argument, NULL, 'O' },
+	{ "lib", required_argument, NULL, OPT_LIB },
+	{ "quiet", no_argument, NULL, 'q' },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+struct run {
+	struct launch launch;
+	bool quiet;
+};
+
+static void add(struct run *r, const char *key, const char *value)
+{
+	r->launch.extra = launch_add_option(r->launch.extra, key, value);
+}
+
+static void add_pair(struct run *r, const char *pair)
+{
+	const char *equals = strchr(pair, '=');
+	char *key;
+
+	if (!equals)
+		die(EXIT_USAGE, "-O %s: not KEY=VALUE", pair);
+	key = format_string("%.*s", (int)(equals - pair), pair);
+	add(r, key, equals + 1);
+	free(key);
+}
+
+static void parse_one(struct run *r, int c)
+{
+	switch (c) {
+	case 'o':
+		r->launch.out = optarg;
+		break;
+	case OPT_MODE:
+		add(r, "mode", optarg);
+		break;
+	case OPT_SAMPLE:
+		add(r, "sample", optarg);
+		break;
+	case OPT_SEED:
+		add(r, "seed", optarg);
+		break;
+	case OPT_LEAK:
+		add(r, "leak", "exit");
+		break;
+	case OPT_SUPPRESSIONS:
+		add(r, "suppressions", optarg);
+		break;
+	case OPT_NO_ESCAPE:
+		add(r, "escape", "off");
+		break;
+	case OPT_NO_THREADS:
+		add(r, "threads", "off");
+		break;
+	case OPT_NO_FOLLOW:
+		add(r, "follow", "off");
+		break;
+	case 'O':
+		add_pair(r, optarg);
+		break;
+	case OPT_LIB:
+		r->launch.library = optarg;
+		break;
+	case 'q':
+		r->quiet = true;
+		break;
+	case 'h':
+		fputs(usage, stdout);
+		exit(0);
+	default:
+		die(EXIT_USAGE, "see seep run --help");
+	}
+}
+
+static void parse(struct run *r, int argc, char **argv)
+{
+	int c;
+
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, "+o:O:qh", options, NULL)) != -1) {
+		if (c == '?')
+			die(EXIT_USAGE, "%s: unknown option, or its value is missing; "
+					"see seep run --help",
+			    argv[optind - 1]);
+		parse_one(r, c);
+	}
+	r->launch.argv = argv + optind;
+	if (!argv[optind])
+		die(EXIT_USAGE, "no program; see seep run --help");
+}
+
+/* ---- the summary ---- */
+
+static void print_sites(const char *prefix, bool live)
+{
+	struct profile_site sites[TOP_SITES];
+	char *path = format_string("%s.heap.pb.gz", prefix), bytes[32];
+	int n = profile_top(path, live ? "inuse_objects" : "alloc_objects",
+			    live ? "inuse_space" : "alloc_space", sites, TOP_SITES);
+
+	if (n > 0)
+		say_title("top sites by %s:", live ? "memory still held at the end" :
+						     "memory allocated");
+	for (int i = 0; i < n; i++)
+		say("  %10s in %9lld  %s", say_bytes((uint64_t)sites[i].bytes, bytes, 32),
+		    (long long)sites[i].objects, sites[i].stack);
+	profile_free(sites, n);
+	free(path);
+}
+
+static void print_file(const char *path, void *arg)
+{
+	(void)arg;
+	say("  %s", path);
+}
+
+static void print_totals(const struct runtable_row *r)
+{
+	char a[32], b[32], c[32];
+
+	say_title("%s (process %d)", r->exe, r->pid);
+	say("peak %s, at the end %s in %llu objects, allocated %s in %llu objects",
+	    say_bytes(r->peak_bytes, a, 32), say_bytes(r->live_bytes, b, 32),
+	    (unsigned long long)r->live_objects, say_bytes(r->alloc_bytes, c, 32),
+	    (unsigned long long)r->alloc_objects);
+	if (!r->served)
+		say("warning: Seep's malloc served no call: the program brings its own");
+	if (r->dropped)
+		say("warning: %llu allocations were not recorded",
+		    (unsigned long long)r->dropped);
+	if (r->truncated)
+		say("warning: %llu stacks end in [truncated]",
+		    (unsigned long long)r->truncated);
+	if (r->reason[0])
+		say("warning: %s", r->reason);
+}
+
+/* Processes beside the command itself. */
+static void print_others(const struct launch *l, const struct runtable_row *main_row)
+{
+	unsigned done = 0, uncovered = 0;
+
+	for (unsigned i = 0; i < launch_rows(l); i++) {
+		const struct runtable_row *r = &l->table->rows[i];
+
+		if (r == main_row)
+			continue;
+		done += r->state == RUNROW_DONE;
+		uncovered += r->state == RUNROW_CLAIMED;
+	}
+	if (done)
+		say("%u more process%s profiled, see run.json", done,
+		    done == 1 ? " was" : "es were");
+	if (uncovered)
+		say("%u process%s ended without profiles (killed, or _exit)", uncovered,
+		    uncovered == 1 ? "" : "es");
+}
+
+static void summarize(const struct launch *l)
+{
+	const struct runtable_row *r = launch_main_row(l);
+
+	if (l->hopeless)
+		return;
+	if (!r) {
+		say_bad("libseep.so was not loaded into %s: the loader or the program "
+			"dropped LD_PRELOAD",
+			l->argv[0]);
+		return;
+	}
+	if (r->state != RUNROW_DONE) {
+		say_bad("%s ended without profiles: it was killed, or left by _exit",
+			l->argv[0]);
+		print_others(l, r);
+		return;
+	}
+	print_totals(r);
+	if (r->prefix[0]) {
+		print_sites(r->prefix, r->live_bytes > 0);
+		print_others(l, r);
+		say_title("files:");
+		runjson_each_file(r, print_file, NULL);
+		say("look closer: go tool pprof -top %s.heap.pb.gz", r->prefix);
+	}
+}
+
+int command_run(int argc, char **argv)
+{
+	struct run r = {
+		.launch = { .out = "seep.out/%e.%p",
+			    .defaults = "mode=exact:escape=bound:threads=on" },
+	};
+
+	parse(&r, argc, argv);
+	launch_run(&r.launch);
+	if (!r.quiet)
+		summarize(&r.launch);
+	if (!r.launch.hopeless)
+		runjson_write(&r.launch, launch_exit_code(r.launch.status), "none");
+	return launch_exit_code(r.launch.status);
+}
