@@ -184,9 +184,8 @@ static COLD void bad_pointer(const void *p, const struct mspan *s, unsigned c)
 {
 	uint32_t index;
 
-	if (!s || s->state != MSPAN_SMALL || s->sizeclass != c)
-		fatal("invalid free of %p: its memory was given back already (size class %u)",
-		      p, c);
+	if (!s || s->state != MSPAN_SMALL || s->sizeclass != c) /* its span went already */
+		fatal("double free of %p (size class %u)", p, c);
 	index = mspan_index_of(s, (uintptr_t)p);
 	if (index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p)
 		fatal("invalid free of %p: inside an object (size class %u)", p, c);

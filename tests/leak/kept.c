@@ -1,0 +1,536 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kept: programs that lose nothing, but keep the only pointer to a block in a place that is
+ * easy to overlook, one a case; run by run_leak.py, which expects a clean verdict.
+ *
+ * Every case ends while the pointer is in its place. What other threads hold is ready when
+ * they post `ready`; they then stay where they are until the process ends.
+ */
+#include <dlfcn.h>
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "tests/leak/lose.h"
+
+#define BLOCK	    112
+#define MAP_BYTES   65536
+#define MANY_KEYS   40
+#define STACK_BYTES 65536
+
+int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
+
+static sem_t ready, never;
+static const char *plugin_path;
+
+/* The block holds a second one, so that being found is not enough: it must be scanned. */
+static APART void *make_block(void)
+{
+	void **p = keep_alive(calloc(1, BLOCK));
+
+	p[1] = keep_alive(calloc(1, BLOCK));
+	return p;
+}
+
+static void start(void *(*routine)(void *))
+{
+	pthread_t t;
+
+	if (pthread_create(&t, NULL, routine, NULL) != 0)
+		exit(99);
+	sem_wait(&ready);
+}
+
+static void stay(void)
+{
+	sem_post(&ready);
+	for (;;)
+		sem_wait(&never);
+}
+
+/* ---- data ---- */
+
+static void *volatile in_bss;
+static void *volatile in_data = &in_data;
+static __thread void *volatile in_tls;
+
+static APART void keep_bss(void)
+{
+	in_bss = make_block();
+}
+
+static APART void keep_data(void)
+{
+	in_data = make_block();
+}
+
+static APART void keep_tls(void)
+{
+	in_tls = make_block();
+}
+
+static APART void keep_interior(void)
+{
+	in_bss = (char *)make_block() + BLOCK - 1;
+}
+
+static APART void keep_tagged(void)
+{
+	in_bss = (char *)make_block() + 5;
+}
+
+static APART void keep_large_interior(void)
+{
+	char *p = keep_alive(calloc(1, 300000));
+
+	*(void **)(p + 200000) = make_block();
+	in_bss = p + 123457;
+}
+
+/* ---- a library opened at run time ---- */
+
+static APART void *plugin_symbol(const char *name)
+{
+	void *lib = dlopen(plugin_path, RTLD_NOW);
+	void *symbol = lib ? dlsym(lib, name) : NULL;
+
+	if (!symbol)
+		exit(99);
+	return symbol;
+}
+
+static APART void keep_plugin_bss(void)
+{
+	void (*hold)(void *) = (void (*)(void *))(uintptr_t)plugin_symbol(
+		"plugin_hold_bss");
+
+	hold(make_block());
+}
+
+static APART void keep_plugin_tls(void)
+{
+	void (*hold)(void *) = (void (*)(void *))(uintptr_t)plugin_symbol(
+		"plugin_hold_tls");
+
+	hold(make_block());
+}
+
+static void *holds_plugin_tls(void *arg)
+{
+	keep_plugin_tls();
+	scrub();
+	stay();
+	return arg;
+}
+
+static APART void keep_thread_plugin_tls(void)
+{
+	start(holds_plugin_tls);
+}
+
+/* ---- thread-specific data ---- */
+
+static APART void set_key(int nth)
+{
+	pthread_key_t key = 0;
+
+	for (int i = 0; i < nth; i++)
+		if (pthread_key_create(&key, NULL) != 0)
+			exit(99);
+	pthread_setspecific(key, make_block());
+}
+
+static APART void keep_key(void)
+{
+	set_key(3);
+}
+
+static APART void keep_high_key(void)
+{
+	set_key(MANY_KEYS);
+}
+
+static void *holds_high_key(void *arg)
+{
+	set_key(MANY_KEYS);
+	scrub();
+	stay();
+	return arg;
+}
+
+static APART void keep_thread_key(void)
+{
+	start(holds_high_key);
+}
+
+/* ---- other threads ---- */
+
+static void *holds_on_stack(void *arg)
+{
+	void *volatile local[32];
+
+	local[7] = make_block();
+	scrub();
+	stay();
+	(void)local[7];
+	return arg;
+}
+
+static APART void keep_thread_stack(void)
+{
+	start(holds_on_stack);
+}
+
+static uint32_t spin_ready;
+
+static void wait_spinner(void)
+{
+	while (!__atomic_load_n(&spin_ready, __ATOMIC_ACQUIRE))
+		sched_yield();
+}
+
+/* Clears the stack below and every other register, then spins with the pointer in one. */
+#define SPIN_WITH(load)                                                                  \
+	__asm__ volatile(load "\n\t"                                                     \
+			      "xor %%eax, %%eax\n\txor %%ecx, %%ecx\n\t"                 \
+			      "xor %%edx, %%edx\n\txor %%esi, %%esi\n\t"                 \
+			      "movl $1, %[flag]\n"                                       \
+			      "1:\tpause\n\tjmp 1b"                                      \
+			 : [flag] "=m"(spin_ready)                                       \
+			 : [p] "D"(hidden)                                               \
+			 : "rax", "rcx", "rdx", "rsi", "r12", "r13", "r14", "r15",       \
+			   "xmm7", "memory")
+
+/* The block's address inverted: no reference. */
+static APART uintptr_t make_hidden(void)
+{
+	return ~(uintptr_t)make_block();
+}
+
+static void *spins_with_r13(void *arg)
+{
+	uintptr_t hidden = make_hidden();
+
+	scrub();
+	SPIN_WITH("mov %[p], %%r13\n\tnot %%r13");
+	return arg;
+}
+
+static void *spins_with_xmm(void *arg)
+{
+	uintptr_t hidden = make_hidden();
+
+	scrub();
+	SPIN_WITH("mov %[p], %%rax\n\tnot %%rax\n\tmovq %%rax, %%xmm7");
+	return arg;
+}
+
+static APART void spin_thread(void *(*routine)(void *))
+{
+	pthread_t t;
+
+	if (pthread_create(&t, NULL, routine, NULL) != 0)
+		exit(99);
+	wait_spinner();
+}
+
+static APART void keep_thread_register(void)
+{
+	spin_thread(spins_with_r13);
+}
+
+static APART void keep_thread_xmm(void)
+{
+	spin_thread(spins_with_xmm);
+}
+
+/* Blocked in the kernel with the pointer in r14. */
+static void *blocks_with_r14(void *arg)
+{
+	static uint32_t word;
+	uintptr_t hidden = make_hidden();
+
+	scrub();
+	__asm__ volatile("mov %[p], %%r14\n\tnot %%r14\n\t"
+			 "mov %[word], %%rdi\n\txor %%esi, %%esi\n\txor %%edx, %%edx\n\t"
+			 "xor %%r10d, %%r10d\n\tmovl $1, %[flag]\n"
+			 "1:\tmov $202, %%eax\n\tsyscall\n\tjmp 1b"
+			 : [flag] "=m"(spin_ready)
+			 : [p] "r"(hidden), [word] "r"(&word)
+			 : "rax", "rcx", "r11", "rdi", "rsi", "rdx", "r10", "r14",
+			   "memory");
+	return arg;
+}
+
+static APART void keep_blocked_register(void)
+{
+	spin_thread(blocks_with_r14);
+}
+
+static void *blocks_all_signals(void *arg)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, NULL);
+	return spins_with_r13(arg);
+}
+
+static APART void keep_masked_register(void)
+{
+	spin_thread(blocks_all_signals);
+}
+
+static void *exits_process(void *arg)
+{
+	pthread_join(*(pthread_t *)arg, NULL); /* the main thread is a zombie from here */
+	exit(0);
+}
+
+/* The main thread ends first; its stack and TLS still hold. */
+static APART void keep_main_gone(void)
+{
+	static pthread_t self, t;
+
+	in_bss = make_block();
+	self = pthread_self();
+	if (pthread_create(&t, NULL, exits_process, &self) != 0)
+		exit(99);
+	pthread_exit(NULL);
+}
+
+static pid_t finished_tid;
+
+static void *returns_block(void *arg)
+{
+	(void)arg;
+	finished_tid = (pid_t)syscall(SYS_gettid);
+	sem_post(&ready);
+	return make_block();
+}
+
+/* The value that a finished thread returned and nobody has asked for yet. */
+static APART void keep_unjoined_result(void)
+{
+	char path[64];
+
+	start(returns_block);
+	snprintf(path, sizeof(path), "/proc/self/task/%d", (int)finished_tid);
+	while (access(path, F_OK) == 0) /* until the kernel has no such task any more */
+		sched_yield();
+}
+
+/* ---- memory of the program's own ---- */
+
+static APART void *map_some(int flags)
+{
+	void *p = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		exit(99);
+	return p;
+}
+
+static APART void keep_mmap(void)
+{
+	void **p = map_some(MAP_PRIVATE);
+
+	p[1000] = make_block();
+}
+
+static APART void keep_shared(void)
+{
+	void **p = map_some(MAP_SHARED);
+
+	p[1000] = make_block();
+}
+
+/* A shared mapping of a file that is shorter than the mapping. */
+static APART void keep_file(void)
+{
+	FILE *f = tmpfile();
+	void **p;
+
+	if (!f || ftruncate(fileno(f), 4096) != 0)
+		exit(99);
+	p = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fileno(f), 0);
+	if (p == MAP_FAILED)
+		exit(99);
+	p[100] = make_block();
+}
+
+static APART void keep_brk(void)
+{
+	void **p = sbrk(8192);
+
+	if (p == (void *)-1)
+		exit(99);
+	p[10] = make_block();
+}
+
+static void on_alternate(int sig)
+{
+	void *volatile local[16];
+
+	(void)sig;
+	local[3] = make_block();
+	scrub();
+	exit(0);
+}
+
+/* The process ends inside a signal handler on an alternate stack. */
+static APART void keep_sigaltstack(void)
+{
+	stack_t ss = { .ss_sp = map_some(MAP_PRIVATE), .ss_size = MAP_BYTES };
+	struct sigaction act = { .sa_handler = on_alternate, .sa_flags = SA_ONSTACK };
+
+	sigaltstack(&ss, NULL);
+	sigaction(SIGUSR1, &act, NULL);
+	raise(SIGUSR1);
+}
+
+static ucontext_t main_context, coroutine;
+
+static void coroutine_main(void)
+{
+	void *volatile local[16];
+
+	local[3] = make_block();
+	scrub();
+	swapcontext(&coroutine, &main_context);
+	(void)local[3];
+}
+
+static APART void run_coroutine(void *stack)
+{
+	getcontext(&coroutine);
+	coroutine.uc_stack.ss_sp = stack;
+	coroutine.uc_stack.ss_size = STACK_BYTES;
+	coroutine.uc_link = &main_context;
+	makecontext(&coroutine, coroutine_main, 0);
+	swapcontext(&main_context, &coroutine);
+}
+
+static APART void keep_coroutine_mmap(void)
+{
+	run_coroutine(map_some(MAP_PRIVATE));
+}
+
+static APART void keep_coroutine_heap(void)
+{
+	run_coroutine(calloc(1, STACK_BYTES));
+}
+
+/* exit() is called on the coroutine; main's own stack holds the pointer. */
+static void coroutine_exits(void)
+{
+	exit(0);
+}
+
+static APART void keep_exit_on_coroutine(void)
+{
+	void *volatile local[16];
+
+	local[3] = make_block();
+	getcontext(&coroutine);
+	coroutine.uc_stack.ss_sp = map_some(MAP_PRIVATE);
+	coroutine.uc_stack.ss_size = STACK_BYTES;
+	makecontext(&coroutine, coroutine_exits, 0);
+	swapcontext(&main_context, &coroutine);
+	(void)local[3];
+}
+
+/* ---- the library's own ---- */
+
+static APART void keep_libc(void)
+{
+	FILE *f = fopen("/dev/null", "r");
+
+	setenv("SEEP_TEST_VARIABLE", "some value that needs memory", 1);
+	if (!f || setvbuf(f, NULL, _IOFBF, 4096) != 0 || fgetc(f) != EOF)
+		exit(99);
+}
+
+/* ---- a check asked for, with the pointer in a register of the caller ---- */
+
+static void keep_caller_register(void)
+{
+	uintptr_t hidden = make_hidden();
+	int found;
+
+	if (!__lsan_do_recoverable_leak_check)
+		exit(99);
+	scrub();
+	__asm__ volatile("mov %[p], %%r12\n\tnot %%r12\n\t"
+			 "mov %%rsp, %%rbx\n\tand $-16, %%rsp\n\t"
+			 "xor %%ecx, %%ecx\n\txor %%edx, %%edx\n\txor %%esi, %%esi\n\t"
+			 "call *%[check]\n\t"
+			 "mov %%rbx, %%rsp\n\tnot %%r12\n\tmov %%r12, %[p]"
+			 : "=a"(found), [p] "+D"(hidden)
+			 : [check] "r"(__lsan_do_recoverable_leak_check)
+			 : "rbx", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "r12",
+			   "memory");
+	in_bss = (void *)~hidden;
+	if (found)
+		exit(98);
+}
+
+static const struct {
+	const char *name;
+	void (*keep)(void);
+} cases[] = {
+	{ "bss", keep_bss },
+	{ "data", keep_data },
+	{ "tls", keep_tls },
+	{ "interior", keep_interior },
+	{ "tagged", keep_tagged },
+	{ "large-interior", keep_large_interior },
+	{ "plugin-bss", keep_plugin_bss },
+	{ "plugin-tls", keep_plugin_tls },
+	{ "thread-plugin-tls", keep_thread_plugin_tls },
+	{ "key", keep_key },
+	{ "high-key", keep_high_key },
+	{ "thread-key", keep_thread_key },
+	{ "thread-stack", keep_thread_stack },
+	{ "thread-register", keep_thread_register },
+	{ "thread-xmm", keep_thread_xmm },
+	{ "blocked-register", keep_blocked_register },
+	{ "masked-register", keep_masked_register },
+	{ "main-gone", keep_main_gone },
+	{ "unjoined-result", keep_unjoined_result },
+	{ "mmap", keep_mmap },
+	{ "shared", keep_shared },
+	{ "file", keep_file },
+	{ "brk", keep_brk },
+	{ "sigaltstack", keep_sigaltstack },
+	{ "coroutine-mmap", keep_coroutine_mmap },
+	{ "coroutine-heap", keep_coroutine_heap },
+	{ "exit-on-coroutine", keep_exit_on_coroutine },
+	{ "libc", keep_libc },
+	{ "caller-register", keep_caller_register },
+};
+
+int main(int argc, char **argv)
+{
+	const char *name = argc > 1 ? argv[1] : "";
+
+	plugin_path = argc > 2 ? argv[2] : "";
+	sem_init(&ready, 0, 0);
+	sem_init(&never, 0, 0);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		if (strcmp(name, cases[i].name) == 0) {
+			cases[i].keep();
+			scrub();
+			return 0;
+		}
+	fprintf(stderr, "kept: no case %s\n", name);
+	return 97;
+}

@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * lost: programs that lose memory in a known way, one a case; run by run_leak.py, which
+ * knows the exact set of leaks that each must be charged with.
+ */
+#include <malloc.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/leak/lose.h"
+
+struct node {
+	struct node *next, *other;
+	char rest[24];
+};
+
+static APART struct node *make_node(void)
+{
+	return calloc(1, sizeof(struct node));
+}
+
+static APART void *make_block(size_t size)
+{
+	char *p = keep_alive(malloc(size));
+
+	memset(p, 1, size);
+	return p;
+}
+
+static APART void lose_direct(void)
+{
+	keep_alive(make_block(48));
+}
+
+static APART void lose_indirect(void)
+{
+	void **head = keep_alive(calloc(1, 32));
+
+	head[0] = make_block(64);
+	head[1] = make_block(64);
+}
+
+static APART void lose_chain(void)
+{
+	struct node *list = NULL;
+
+	for (int i = 0; i < 5; i++) {
+		struct node *n = make_node();
+
+		n->next = list;
+		list = n;
+	}
+	keep_alive(list);
+}
+
+static APART void lose_cycle(void)
+{
+	struct node *a = make_node(), *b = make_node(), *c = make_node();
+
+	a->next = b;
+	b->next = c;
+	c->next = a;
+	keep_alive(a);
+}
+
+/* The block behind the cycle is made first, so it lies at the lower address. */
+static APART void lose_cycle_with_tail(void)
+{
+	void *tail = keep_alive(calloc(1, 40));
+	struct node *a = make_node(), *b = make_node();
+
+	a->next = b;
+	b->next = a;
+	b->other = tail;
+	keep_alive(a);
+}
+
+static APART void lose_self(void)
+{
+	struct node *n = make_node();
+
+	n->next = n;
+	keep_alive(n);
+}
+
+static void *thread_loses(void *arg)
+{
+	char *volatile local[64];
+
+	local[5] = make_block(100);
+	(void)local[5];
+	return arg;
+}
+
+static APART void lose_in_thread(void)
+{
+	pthread_t t;
+
+	if (pthread_create(&t, NULL, thread_loses, NULL) == 0)
+		pthread_join(t, NULL);
+}
+
+static APART void lose_small(void)
+{
+	for (int i = 0; i < 1000; i++)
+		keep_alive(make_block(24));
+}
+
+static APART void lose_large(void)
+{
+	keep_alive(make_block(((size_t)1 << 20) + 100));
+}
+
+static APART void lose_realloc(void)
+{
+	void *p = make_block(10);
+
+	keep_alive(realloc(p, 5000));
+}
+
+static APART void lose_realloc_in_place(void)
+{
+	void *p = make_block(200);
+
+	keep_alive(realloc(p, 201));
+}
+
+static APART void lose_calloc(void)
+{
+	keep_alive(calloc(10, 13));
+}
+
+static APART void lose_aligned(void)
+{
+	void *p;
+
+	keep_alive(memalign(256, 300));
+	keep_alive(aligned_alloc(4096, 8192));
+	if (posix_memalign(&p, 64, 100) == 0)
+		keep_alive(p);
+}
+
+static APART void lose_strdup(void)
+{
+	keep_alive(strdup("hello"));
+}
+
+static APART void lose_empty(void)
+{
+	keep_alive(malloc(0));
+}
+
+/* The only pointer lies in memory that was freed. */
+static APART void lose_behind_freed(void)
+{
+	void **holder = keep_alive(calloc(1, 64));
+
+	holder[3] = make_block(80);
+	free(keep_alive(holder));
+}
+
+/* A large block that was freed held the only pointer. */
+static APART void lose_behind_freed_large(void)
+{
+	void **holder = keep_alive(calloc(1, 100000));
+
+	holder[500] = make_block(80);
+	free(keep_alive(holder));
+}
+
+/* A lost large block holds a pointer near its end. */
+static APART void lose_large_holder(void)
+{
+	void **holder = keep_alive(calloc(1, 200000));
+
+	holder[24990] = make_block(72);
+}
+
+/* Two lost blocks share a third. */
+static APART void lose_shared(void)
+{
+	void **a = keep_alive(calloc(1, 32)), **b = keep_alive(calloc(1, 32));
+
+	a[0] = b[0] = make_block(96);
+}
+
+static APART void lose_and_keep(void)
+{
+	static void *volatile kept;
+
+	kept = make_block(500);
+	lose_direct();
+}
+
+/* A forked child answers only for what it made itself. */
+static int lose_in_child(void)
+{
+	static void *volatile dropped;
+	int status = 0;
+	pid_t child;
+
+	dropped = make_block(333);
+	child = fork();
+	if (child == 0) {
+		dropped = NULL;
+		lose_direct();
+		scrub();
+		exit(0);
+	}
+	if (child < 0 || waitpid(child, &status, 0) != child)
+		return 99;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 98;
+}
+
+static const struct {
+	const char *name;
+	void (*lose)(void);
+} cases[] = {
+	{ "direct", lose_direct },
+	{ "indirect", lose_indirect },
+	{ "chain", lose_chain },
+	{ "cycle", lose_cycle },
+	{ "cycle-tail", lose_cycle_with_tail },
+	{ "self", lose_self },
+	{ "thread", lose_in_thread },
+	{ "small", lose_small },
+	{ "large", lose_large },
+	{ "realloc", lose_realloc },
+	{ "realloc-in-place", lose_realloc_in_place },
+	{ "calloc", lose_calloc },
+	{ "aligned", lose_aligned },
+	{ "strdup", lose_strdup },
+	{ "empty", lose_empty },
+	{ "behind-freed", lose_behind_freed },
+	{ "behind-freed-large", lose_behind_freed_large },
+	{ "large-holder", lose_large_holder },
+	{ "shared", lose_shared },
+	{ "and-keep", lose_and_keep },
+};
+
+int main(int argc, char **argv)
+{
+	const char *name = argc > 1 ? argv[1] : "";
+
+	if (strcmp(name, "child") == 0)
+		return lose_in_child();
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		if (strcmp(name, cases[i].name) == 0) {
+			cases[i].lose();
+			scrub();
+			return 0;
+		}
+	fprintf(stderr, "lost: no case %s\n", name);
+	return 97;
+}

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * objects: C++ programs with known leaks and known non-leaks, one a case; run by
+ * run_leak.py.
+ */
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/leak/lose.h"
+
+namespace
+{
+
+struct left {
+	virtual ~left() = default;
+	long a = 1;
+};
+
+struct right {
+	virtual ~right() = default;
+	long b = 2;
+};
+
+struct both : left, right {
+	long c = 3;
+};
+
+template <typename T> T *hold(T *p)
+{
+	__asm__ volatile("" : "+r"(p) : : "memory");
+	return p;
+}
+
+std::vector<long> *volatile kept_vector;
+std::map<std::string, std::string> *volatile kept_map;
+std::string *volatile kept_string;
+right *volatile kept_base;
+std::shared_ptr<both> kept_shared;
+both *volatile kept_array;
+
+APART void lose_new()
+{
+	hold(new both);
+}
+
+APART void lose_array()
+{
+	hold(new long[100]);
+}
+
+APART void lose_vector()
+{
+	hold(new std::vector<long>(1000, 7));
+}
+
+APART void lose_string()
+{
+	hold(new std::string(200, 'x'));
+}
+
+APART void lose_map()
+{
+	auto *m = hold(new std::map<int, long>);
+
+	for (int i = 0; i < 10; i++)
+		(*m)[i] = i;
+}
+
+APART void lose_exception()
+{
+	try {
+		hold(new both);
+		throw std::string("gone");
+	} catch (const std::string &) {
+	}
+}
+
+APART void keep_vector()
+{
+	kept_vector = new std::vector<long>(1000, 7);
+}
+
+APART void keep_string()
+{
+	kept_string = new std::string(200, 'x');
+}
+
+APART void keep_map()
+{
+	kept_map = new std::map<std::string, std::string>;
+	for (int i = 0; i < 100; i++)
+		(*kept_map)[std::string(40, 'k') + std::to_string(i)] =
+			std::string(100, 'v');
+}
+
+/* Only a pointer to the second base: inside the object. */
+APART void keep_second_base()
+{
+	kept_base = new both;
+}
+
+/* new[] of a type with a destructor: the pointer lies behind the count. */
+APART void keep_array()
+{
+	kept_array = new both[7];
+}
+
+APART void keep_shared()
+{
+	kept_shared = std::make_shared<both>();
+}
+
+APART void keep_local_static()
+{
+	static std::vector<std::string> list(20, std::string(64, 'y'));
+
+	hold(&list);
+}
+
+APART void keep_thrown()
+{
+	try {
+		throw std::string(300, 'z');
+	} catch (const std::string &s) {
+		if (s.size() != 300)
+			std::exit(99);
+	}
+}
+
+const struct {
+	const char *name;
+	void (*run)();
+} cases[] = {
+	{ "new", lose_new },
+	{ "array", lose_array },
+	{ "vector", lose_vector },
+	{ "string", lose_string },
+	{ "map", lose_map },
+	{ "exception", lose_exception },
+	{ "keep-vector", keep_vector },
+	{ "keep-string", keep_string },
+	{ "keep-map", keep_map },
+	{ "keep-second-base", keep_second_base },
+	{ "keep-array", keep_array },
+	{ "keep-shared", keep_shared },
+	{ "keep-local-static", keep_local_static },
+	{ "keep-thrown", keep_thrown },
+};
+
+} // namespace
+
+int main(int argc, char **argv)
+{
+	for (const auto &c : cases)
+		if (argc > 1 && std::strcmp(argv[1], c.name) == 0) {
+			c.run();
+			scrub();
+			return 0;
+		}
+	std::fprintf(stderr, "objects: no such case\n");
+	return 97;
+}

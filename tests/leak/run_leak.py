@@ -1,0 +1,287 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the cases of one leak test program and compares each verdict with what is known.
+
+  run_leak.py LIBSEEP PROGRAM PLUGIN
+
+An expected leak is (kind, objects, bytes, function): the function stands somewhere in the
+stack. The set must be exact: nothing missing, nothing more. Prints TAP.
+"""
+import glob
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+LEAK, CLEAN, INCOMPLETE = 23, 0, 24
+
+
+def direct(objects, size, function):
+    return ("direct", objects, size, function)
+
+
+def indirect(objects, size, function):
+    return ("indirect", objects, size, function)
+
+
+LOST = {
+    "direct": [direct(1, 48, "lose_direct")],
+    "indirect": [direct(1, 32, "lose_indirect"), indirect(1, 64, "lose_indirect"),
+                 indirect(1, 64, "lose_indirect")],
+    "chain": [direct(1, 40, "lose_chain"), indirect(4, 160, "lose_chain")],
+    "cycle": [direct(1, 40, "lose_cycle"), indirect(1, 40, "lose_cycle"),
+              indirect(1, 40, "lose_cycle")],
+    "cycle-tail": [direct(1, 40, "make_node"), indirect(1, 40, "make_node"),
+                   indirect(1, 40, "lose_cycle_with_tail")],
+    "self": [direct(1, 40, "lose_self")],
+    "thread": [direct(1, 100, "thread_loses")],
+    "small": [direct(1000, 24000, "lose_small")],
+    "large": [direct(1, 1048676, "lose_large")],
+    "realloc": [direct(1, 5000, "lose_realloc")],
+    "realloc-in-place": [direct(1, 201, "lose_realloc_in_place")],
+    "calloc": [direct(1, 130, "lose_calloc")],
+    "aligned": [direct(1, 300, "lose_aligned"), direct(1, 8192, "lose_aligned"),
+                direct(1, 100, "lose_aligned")],
+    "strdup": [direct(1, 6, "lose_strdup")],
+    "empty": [direct(1, 0, "lose_empty")],
+    "behind-freed": [direct(1, 80, "lose_behind_freed")],
+    "behind-freed-large": [direct(1, 80, "lose_behind_freed_large")],
+    "large-holder": [direct(1, 200000, "lose_large_holder"),
+                     indirect(1, 72, "lose_large_holder")],
+    "shared": [direct(1, 32, "lose_shared"), direct(1, 32, "lose_shared"),
+               indirect(1, 96, "lose_shared")],
+    "and-keep": [direct(1, 48, "lose_direct")],
+}
+
+KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "plugin-bss",
+        "plugin-tls", "thread-plugin-tls", "key", "high-key", "thread-key",
+        "thread-stack", "thread-register", "thread-xmm", "blocked-register",
+        "masked-register", "main-gone", "unjoined-result", "mmap", "shared", "file", "brk",
+        "sigaltstack", "coroutine-mmap", "coroutine-heap", "exit-on-coroutine", "libc",
+        "caller-register"]
+
+OBJECTS = {
+    "new": [direct(1, 40, "lose_new")],
+    "array": [direct(1, 800, "lose_array")],
+    "vector": [direct(1, 24, "lose_vector"), indirect(1, 8000, "lose_vector")],
+    "string": [direct(1, 32, "lose_string"), indirect(1, 201, "lose_string")],
+    "map": [direct(1, 48, "lose_map"), indirect(10, 480, "lose_map")],
+    "exception": [direct(1, 40, "lose_exception")],
+    "keep-vector": [], "keep-string": [], "keep-map": [], "keep-second-base": [],
+    "keep-array": [], "keep-shared": [], "keep-local-static": [], "keep-thrown": [],
+}
+
+
+class Failure(Exception):
+    pass
+
+
+def check(condition, text):
+    if not condition:
+        raise Failure(text)
+
+
+class Run:
+    """One run of a case: its status, its stderr and its reports."""
+
+    def __init__(self, setup, case, options="", mode="exact"):
+        self.dir = tempfile.TemporaryDirectory(prefix="seep-leak-")
+        out = self.dir.name + "/x"
+        env = dict(os.environ, LD_PRELOAD=setup.libseep,
+                   SEEP_OPTIONS=f"mode={mode}:leak=exit:out={out}" + options)
+        done = subprocess.run([setup.program, case, setup.plugin], env=env, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120,
+                              check=False)
+        self.status, self.stderr, self.stdout = done.returncode, done.stderr, done.stdout
+        self.reports = []
+        for path in sorted(glob.glob(out + ".*.report.json")):
+            check(os.stat(path).st_mode & 0o777 == 0o600, "report.json is not mode 0600")
+            with open(path, encoding="utf-8") as f:
+                self.reports.append(json.load(f))
+
+    def verdict_line(self):
+        lines = self.stderr.splitlines()
+        return lines[-1] if lines else ""
+
+    def report(self):
+        check(len(self.reports) == 1, f"{len(self.reports)} reports instead of one")
+        return self.reports[0]
+
+
+def same_set(leaks, expected):
+    """Every expected leak is matched by exactly one reported one, and none is left."""
+    left = list(leaks)
+    for kind, objects, size, function in expected:
+        for leak in left:
+            names = [frame["function"] for frame in leak["stack"]]
+            if (leak["kind"], leak["objects"], leak["bytes"]) == (kind, objects, size) and \
+                    any(re.search(r"\b" + function + r"\b", name) for name in names):
+                left.remove(leak)
+                break
+        else:
+            raise Failure(f"missing: {kind} {objects} objects {size} bytes {function}")
+    check(not left, "more than expected: " + json.dumps(left)[:2000])
+
+
+def expect(run, leaks, status=None):
+    report = run.report()
+    total = sum(leak[1] for leak in leaks), sum(leak[2] for leak in leaks)
+    if status is None:
+        status = LEAK if leaks else CLEAN
+    try:
+        same_set(report["leaks"], leaks)
+        check(report["schema"] == 1, "schema")
+        check(report["verdict"] == ("leak" if leaks else "clean"),
+              f"verdict {report['verdict']}: {report['reason']}")
+        check(run.status == status, f"status {run.status} instead of {status}")
+        if leaks:
+            line = f"seep: LEAK objects={total[0]} bytes={total[1]} sites={len(leaks)}"
+        else:
+            line = "seep: clean"
+        check(run.verdict_line() == line, f"last line {run.verdict_line()!r}")
+        check(all(text.startswith("seep: ") for text in run.stderr.splitlines()),
+              "a line without prefix")
+    except Failure as failure:
+        raise Failure(f"{failure}\n{run.stderr}") from failure
+
+
+def expect_status(run, status, last_line=None):
+    check(run.status == status, f"status {run.status} instead of {status}\n{run.stderr}")
+    if last_line is not None:
+        check(run.verdict_line() == last_line, f"last line {run.verdict_line()!r}")
+
+
+# ---- programs ----
+
+def lost_child(setup):
+    run = Run(setup, "child")
+    check(len(run.reports) == 2, f"{len(run.reports)} reports instead of two")
+    child, parent = sorted(run.reports, key=lambda r: r["pid"], reverse=True)
+    same_set(child["leaks"], [direct(1, 48, "lose_direct")])
+    check(not parent["leaks"], "the parent is charged: " + json.dumps(parent["leaks"]))
+    expect_status(run, LEAK)  # the child's, passed on by the program
+
+
+def lost_suppressed(setup):
+    with tempfile.NamedTemporaryFile("w", suffix=".supp") as f:
+        f.write("# known\nleak:lose_indi*ct\nnonsense\n")
+        f.flush()
+        run = Run(setup, "indirect", f":suppressions={f.name}")
+    report = run.report()
+    check(report["verdict"] == "clean", "verdict " + report["verdict"])
+    check(report["suppressed_objects"] == 3, "suppressed objects")
+    check(report["suppressed_bytes"] == 160, "suppressed bytes")
+    check(not report["leaks"], "suppressed leaks are listed")
+    check(f"{f.name}:3:" in run.stderr, "bad line is not named:\n" + run.stderr)
+    expect_status(run, CLEAN, "seep: clean")
+
+
+def lost_exit_code(setup):
+    run = Run(setup, "direct", ":exitcode=7")
+    expect(run, LOST["direct"], status=7)
+
+
+def lost_sampled(setup):
+    """Nothing is sampled: the loss is found all the same, without a stack."""
+    run = Run(setup, "large", ":sample=64G:seed=1", mode="sampled")
+    report = run.report()
+    check(report["verdict"] == "leak", f"verdict {report['verdict']}")
+    found = [leak for leak in report["leaks"] if leak["bytes"] == 1048676]
+    check(len(found) == 1 and found[0]["stack"] == [], "lost block: " + str(found))
+    check("[stack not sampled]" in run.stderr, run.stderr)
+    expect_status(run, LEAK)
+
+
+def lost_repeated(setup):
+    """The same answer every time."""
+    for _ in range(20):
+        expect(Run(setup, "chain"), LOST["chain"])
+
+
+def special_no_ptrace(setup):
+    expect(Run(setup, "no-ptrace"), [direct(1, 60, "lose_one")])
+
+
+def special_no_ptrace_masked(setup):
+    run = Run(setup, "no-ptrace-masked")
+    expect_status(run, INCOMPLETE)
+    check(run.verdict_line().startswith("seep: INCOMPLETE: 1 of 1 "), run.verdict_line())
+    check(run.report()["verdict"] == "incomplete", run.report()["verdict"])
+
+
+def special_no_proc(setup):
+    run = Run(setup, "no-proc-clean")
+    if run.status == 77:
+        return "SKIP needs chroot"
+    return expect_status(run, CLEAN, "seep: clean")
+
+
+def special_no_proc_thread(setup):
+    run = Run(setup, "no-proc-thread")
+    if run.status == 77:
+        return "SKIP needs chroot"
+    expect_status(run, INCOMPLETE)
+    return check(run.verdict_line().startswith("seep: INCOMPLETE: "), run.verdict_line())
+
+
+def known(case, leaks):
+    return lambda setup: expect(Run(setup, case), leaks)
+
+
+def tests_of(program):
+    if program == "lost":
+        tests = {case: known(case, leaks) for case, leaks in LOST.items()}
+        tests.update({"child": lost_child, "suppressed": lost_suppressed,
+                      "exit-code": lost_exit_code, "sampled": lost_sampled,
+                      "repeated": lost_repeated})
+    elif program == "kept":
+        tests = {case: known(case, []) for case in KEPT}
+    elif program == "objects":
+        tests = {case: known(case, leaks) for case, leaks in OBJECTS.items()}
+    else:
+        tests = {
+            "ignored": known("ignored", [direct(1, 60, "ignored")]),
+            "disabled": known("disabled", [direct(1, 60, "disabled")]),
+            "recoverable": known("recoverable", [direct(1, 60, "lose_one")]),
+            "no-ptrace": special_no_ptrace,
+            "no-ptrace-masked": special_no_ptrace_masked,
+            "no-proc-clean": special_no_proc,
+            "no-proc-thread": special_no_proc_thread,
+            "status-three": lambda setup: expect(Run(setup, "status-three"), [], status=3),
+        }
+        for case in ("unnoticed", "busy", "busy-no-ptrace", "no-children",
+                     "not-dumpable"):
+            tests[case] = known(case, [])
+    return tests
+
+
+class Setup:
+    def __init__(self, libseep, program, plugin):
+        self.libseep, self.program, self.plugin = map(os.path.abspath,
+                                                      (libseep, program, plugin))
+
+
+def main():
+    setup = Setup(*sys.argv[1:4])
+    tests = tests_of(os.path.basename(setup.program))
+    wanted = sys.argv[4:]
+    failed = 0
+    print(f"1..{len(tests)}")
+    for number, (name, test) in enumerate(tests.items(), 1):
+        if wanted and name not in wanted:
+            continue
+        try:
+            note = test(setup)
+            print(f"ok {number} - {name}" + (f" # {note}" if note else ""))
+        except (Failure, subprocess.TimeoutExpired) as failure:
+            failed += 1
+            print(f"not ok {number} - {name}")
+            print("\n".join("# " + line for line in str(failure).splitlines()))
+        sys.stdout.flush()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

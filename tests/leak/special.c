@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * special: leak checks under special circumstances: marks of the LSan interface, ptrace
+ * refused, no /proc, checks of a running program whose threads are blocked in system calls.
+ */
+#include <errno.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/sem.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tests/leak/lose.h"
+
+#define CHECKS 5
+
+void __lsan_disable(void) __attribute__((weak));
+void __lsan_enable(void) __attribute__((weak));
+void __lsan_ignore_object(const void *p) __attribute__((weak));
+int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
+
+static void *volatile kept;
+
+static APART void *make_block(size_t size)
+{
+	char *p = keep_alive(malloc(size));
+
+	memset(p, 0, size);
+	return p;
+}
+
+/* ---- the LSan interface ---- */
+
+static APART void ignored(void)
+{
+	void **p = make_block(40);
+
+	p[0] = make_block(50);
+	__lsan_ignore_object(p);
+	keep_alive(make_block(60)); /* not ignored */
+}
+
+static APART void disabled(void)
+{
+	__lsan_disable();
+	keep_alive(make_block(40));
+	__lsan_enable();
+	keep_alive(make_block(60));
+}
+
+/* The same loss is found by each check of a running program. */
+static APART void lose_one(void)
+{
+	keep_alive(make_block(60));
+}
+
+static APART void recoverable(void)
+{
+	lose_one();
+	scrub();
+	if (__lsan_do_recoverable_leak_check() != 1 ||
+	    __lsan_do_recoverable_leak_check() != 1)
+		exit(99);
+}
+
+/* ---- ptrace refused: threads are stopped by signal ---- */
+
+static void refuse(int nr)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)nr, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { sizeof(code) / sizeof(code[0]), code };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+		exit(77);
+}
+
+static uint32_t spinning;
+
+static APART uintptr_t make_hidden(void)
+{
+	return ~(uintptr_t)make_block(128);
+}
+
+static void *spins(void *arg)
+{
+	uintptr_t hidden = make_hidden();
+
+	scrub();
+	__asm__ volatile("mov %[p], %%r15\n\tnot %%r15\n\txor %%eax, %%eax\n\t"
+			 "movl $1, %[flag]\n"
+			 "1:\tpause\n\tjmp 1b"
+			 : [flag] "=m"(spinning)
+			 : [p] "D"(hidden)
+			 : "rax", "r15", "memory");
+	return arg;
+}
+
+static void *spins_masked(void *arg)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, NULL);
+	return spins(arg);
+}
+
+static void start_spinner(void *(*routine)(void *))
+{
+	pthread_t t;
+
+	if (pthread_create(&t, NULL, routine, NULL) != 0)
+		exit(99);
+	while (!__atomic_load_n(&spinning, __ATOMIC_ACQUIRE))
+		sched_yield();
+}
+
+static void no_ptrace(void)
+{
+	refuse(SYS_ptrace);
+	start_spinner(spins);
+	lose_one();
+}
+
+static void no_ptrace_masked(void)
+{
+	refuse(SYS_ptrace);
+	start_spinner(spins_masked);
+	lose_one();
+}
+
+/* ---- no /proc ---- */
+
+static void enter_empty_root(void)
+{
+	char dir[] = "/tmp/seep-root-XXXXXX";
+
+	if (!mkdtemp(dir) || chdir(dir) != 0 || rmdir(dir) != 0 || chroot(".") != 0)
+		exit(77);
+}
+
+static void no_proc_clean(void)
+{
+	enter_empty_root();
+	kept = make_block(70);
+}
+
+static void no_proc_thread(void)
+{
+	enter_empty_root();
+	start_spinner(spins);
+}
+
+/* ---- a running program: nobody notices ---- */
+
+static struct {
+	int pipe[2], sockets[2], semaphore;
+	uint32_t waiting, failed;
+} calls;
+
+/* Each thread makes one blocking call that has to end as if nothing had happened. */
+static long in_epoll(void)
+{
+	struct epoll_event e;
+
+	return epoll_wait(epoll_create1(0), &e, 1, 600) == 0;
+}
+
+static long in_receive(void)
+{
+	struct timeval t = { 0, 600000 };
+	char c;
+
+	setsockopt(calls.sockets[0], SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t));
+	return recv(calls.sockets[0], &c, 1, 0) == -1 && errno == EAGAIN;
+}
+
+static long in_semaphore(void)
+{
+	struct timespec t = { 0, 600000000 };
+	struct sembuf op = { 0, -1, 0 };
+
+	return semtimedop(calls.semaphore, &op, 1, &t) == -1 && errno == EAGAIN;
+}
+
+static long in_sigwait(void)
+{
+	struct timespec t = { 0, 600000000 };
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR2);
+	return sigtimedwait(&set, NULL, &t) == -1 && errno == EAGAIN;
+}
+
+static long in_sleep(void)
+{
+	struct timespec t = { 0, 600000000 };
+
+	return nanosleep(&t, NULL) == 0;
+}
+
+static long in_read(void)
+{
+	char c;
+
+	return read(calls.pipe[0], &c, 1) == 1;
+}
+
+static void *runs_call(void *arg)
+{
+	long (*call)(void) = *(long (**)(void))arg;
+
+	__atomic_add_fetch(&calls.waiting, 1, __ATOMIC_RELEASE);
+	if (!call())
+		__atomic_add_fetch(&calls.failed, 1, __ATOMIC_RELAXED);
+	return NULL;
+}
+
+static void unnoticed(void)
+{
+	static long (*all[])(void) = { in_epoll, in_receive, in_semaphore,
+				       in_sigwait, in_sleep, in_read };
+	enum { N = sizeof(all) / sizeof(all[0]) };
+	pthread_t t[N];
+
+	calls.semaphore = semget(IPC_PRIVATE, 1, 0600);
+	if (pipe(calls.pipe) != 0 ||
+	    socketpair(AF_UNIX, SOCK_STREAM, 0, calls.sockets) != 0)
+		exit(99);
+	for (int i = 0; i < N; i++)
+		if (pthread_create(&t[i], NULL, runs_call, &all[i]) != 0)
+			exit(99);
+	while (__atomic_load_n(&calls.waiting, __ATOMIC_ACQUIRE) < N)
+		sched_yield();
+	for (int i = 0; i < CHECKS; i++)
+		if (__lsan_do_recoverable_leak_check() != 0)
+			exit(98);
+	if (write(calls.pipe[1], "", 1) != 1)
+		exit(99);
+	for (int i = 0; i < N; i++)
+		pthread_join(t[i], NULL);
+	semctl(calls.semaphore, 0, IPC_RMID);
+	if (calls.failed)
+		exit(96);
+}
+
+/* Moves the only pointer to a block from place to place, through registers. */
+static void *moves_pointer(void *arg)
+{
+	void *volatile places[64] = { NULL };
+	unsigned at = 0;
+
+	places[0] = make_block(128);
+	__atomic_add_fetch(&calls.waiting, 1, __ATOMIC_RELEASE);
+	while (!__atomic_load_n(&spinning, __ATOMIC_ACQUIRE)) {
+		void *p = places[at];
+
+		places[at] = NULL;
+		__asm__ volatile("pause\n\tpause" : "+r"(p));
+		at = (at + 7) % 64;
+		places[at] = p;
+	}
+	free(places[at]);
+	return arg;
+}
+
+static void *allocates(void *arg)
+{
+	void *volatile held[32] = { NULL };
+
+	__atomic_add_fetch(&calls.waiting, 1, __ATOMIC_RELEASE);
+	for (unsigned i = 0; !__atomic_load_n(&spinning, __ATOMIC_ACQUIRE); i++) {
+		free(held[i % 32]);
+		held[i % 32] = malloc(i * 37 % 3000 + (i % 101 == 0 ? 40000 : 0));
+	}
+	for (int i = 0; i < 32; i++)
+		free(held[i]);
+	return arg;
+}
+
+static void busy(void)
+{
+	enum { N = 4, ROUNDS = 40 };
+	pthread_t t[N];
+
+	for (int i = 0; i < N; i++)
+		if (pthread_create(&t[i], NULL, i % 2 ? moves_pointer : allocates,
+				   NULL) != 0)
+			exit(99);
+	while (__atomic_load_n(&calls.waiting, __ATOMIC_ACQUIRE) < N)
+		sched_yield();
+	for (int i = 0; i < ROUNDS; i++)
+		if (__lsan_do_recoverable_leak_check() != 0)
+			exit(98);
+	__atomic_store_n(&spinning, 1, __ATOMIC_RELEASE);
+	for (int i = 0; i < N; i++)
+		pthread_join(t[i], NULL);
+}
+
+static void busy_no_ptrace(void)
+{
+	refuse(SYS_ptrace);
+	busy();
+}
+
+/* The program's own children and signals are its own. */
+static uint32_t child_signals;
+
+static void on_child(int sig)
+{
+	(void)sig;
+	__atomic_add_fetch(&child_signals, 1, __ATOMIC_RELAXED);
+}
+
+static void no_children(void)
+{
+	signal(SIGCHLD, on_child);
+	start_spinner(spins);
+	if (__lsan_do_recoverable_leak_check() != 0)
+		exit(98);
+	if (__atomic_load_n(&child_signals, __ATOMIC_RELAXED) != 0)
+		exit(95);
+	if (prctl(PR_GET_DUMPABLE) != 1)
+		exit(94);
+}
+
+static void not_dumpable(void)
+{
+	prctl(PR_SET_DUMPABLE, 0);
+	start_spinner(spins);
+	if (__lsan_do_recoverable_leak_check() != 0)
+		exit(98);
+	if (prctl(PR_GET_DUMPABLE) != 0)
+		exit(94);
+	prctl(PR_SET_DUMPABLE, 1);
+}
+
+/* A status of its own that a clean check leaves alone. */
+static void status_three(void)
+{
+	kept = make_block(70);
+	exit(3);
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} cases[] = {
+	{ "ignored", ignored },
+	{ "disabled", disabled },
+	{ "recoverable", recoverable },
+	{ "no-ptrace", no_ptrace },
+	{ "no-ptrace-masked", no_ptrace_masked },
+	{ "no-proc-clean", no_proc_clean },
+	{ "no-proc-thread", no_proc_thread },
+	{ "unnoticed", unnoticed },
+	{ "busy", busy },
+	{ "busy-no-ptrace", busy_no_ptrace },
+	{ "no-children", no_children },
+	{ "not-dumpable", not_dumpable },
+	{ "status-three", status_three },
+	{ "lose-one", lose_one },
+};
+
+int main(int argc, char **argv)
+{
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		if (argc > 1 && strcmp(argv[1], cases[i].name) == 0) {
+			if (!__lsan_disable)
+				return 99;
+			cases[i].run();
+			scrub();
+			return 0;
+		}
+	fprintf(stderr, "special: no such case\n");
+	return 97;
+}

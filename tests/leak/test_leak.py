@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Known leaks are found to the byte, and nothing else is."""
+import os
+import seeptest
+
+NODE = 48
+# name: objects, bytes, {(kind): objects}
+LEAKS = {
+    "direct": (1, 100, {"direct": 1}),
+    "large": (1, 1 << 20, {"direct": 1}),
+    "thousand": (1000, 16000, {"direct": 1000}),
+    "indirect": (10, 10 * NODE, {"direct": 1, "indirect": 9}),
+    "cyclic": (3, 3 * NODE, {"direct": 1, "indirect": 2}),
+    "self": (1, NODE, {"direct": 1}),
+    "thread": (1, 333, {"direct": 1}),
+    "grown": (1, 70000, {"direct": 1}),
+    "others": (3, 33 + 100 + 10, {"direct": 3}),
+}
+HELD = ["in_tls", "interior", "last_byte", "tsd_low", "tsd_high", "in_mapping",
+        "in_shared_mapping", "other_stack", "other_register", "in_library",
+        "on_alternate_stack", "coroutine"]
+
+
+class Leaks(seeptest.TestCase):
+    def check(self, argv, **kw):
+        env = {"VICTIM_LIBRARY": os.environ["VICTIM_LIBRARY"]}
+        return seeptest.run(argv, options=f"mode=exact:leak=exit:out={self.dir}/x",
+                            env=env, **kw)
+
+    def verdict(self, r):
+        return r.stderr.decode().splitlines()[-1]
+
+    def test_forked_child_reports_only_its_own(self):
+        r = self.check([seeptest.victim("leak/leaks"), "forked"])
+        lines = [l for l in r.stderr.decode().splitlines()
+                 if l.startswith(("seep: LEAK", "seep: clean"))]
+        self.assertEqual(sorted(lines),
+                         ["seep: LEAK objects=1 bytes=60 sites=1", "seep: clean"])
+
+    def test_cxx_holds(self):
+        r = self.check([seeptest.victim("leak/cxx"), "hold"])
+        self.assertEqual((r.returncode, self.verdict(r)), (0, "seep: clean"), r.stderr)
+
+    def test_cxx_throw(self):
+        r = self.check([seeptest.victim("leak/cxx"), "throw"])
+        self.assertEqual((r.returncode, self.verdict(r)), (0, "seep: clean"), r.stderr)
+
+    def test_cxx_lose(self):
+        r = self.check([seeptest.victim("leak/cxx"), "lose"])
+        self.assertEqual(r.returncode, 23)
+        j = self.report()
+        self.assertEqual(j["objects"], 2)
+        kinds = {l["kind"]: l["bytes"] for l in j["leaks"]}
+        self.assertEqual(kinds["indirect"], 101)
+
+    def test_suppressed(self):
+        path = os.path.join(self.dir, "supp")
+        with open(path, "w") as f:
+            f.write("# known\nleak:^lose$\n")
+        r = seeptest.run([seeptest.victim("leak/leaks"), "direct"],
+                         options=f"mode=exact:leak=exit:suppressions={path}")
+        self.assertEqual((r.returncode, self.verdict(r)), (0, "seep: clean"), r.stderr)
+        self.assertIn(b"suppressed: 100 bytes in 1 objects", r.stderr)
+
+    def test_exitcode(self):
+        r = seeptest.run([seeptest.victim("leak/leaks"), "direct"],
+                         options="mode=exact:leak=exit:exitcode=77")
+        self.assertEqual(r.returncode, 77)
+
+    def test_sampled_mode_finds_leaks_without_stacks(self):
+        r = seeptest.run([seeptest.victim("leak/leaks"), "thousand"],
+                         options="mode=sampled:sample=1G:leak=exit")
+        self.assertEqual(r.returncode, 23)
+        self.assertIn(b"[stack not sampled]", r.stderr)
+        self.assertIn("seep: LEAK objects=1000 ", self.verdict(r))
+
+
+def add_leak(name, objects, size, kinds):
+    def test(self):
+        r = self.check([seeptest.victim("leak/leaks"), name])
+        self.assertEqual(r.returncode, 23, r.stderr)
+        j = self.report()
+        self.assertEqual((j["verdict"], j["objects"], j["bytes"]),
+                         ("leak", objects, size), r.stderr.decode())
+        found = {}
+        for leak in j["leaks"]:
+            found[leak["kind"]] = found.get(leak["kind"], 0) + leak["objects"]
+            names = [f["function"] for f in leak["stack"]]
+            self.assertNotIn("[truncated]", names)
+            self.assertTrue("main" in names or name == "thread", names)
+        self.assertEqual(found, kinds)
+        self.assertEqual(self.verdict(r), f"seep: LEAK objects={objects} bytes={size} "
+                                          f"sites={len(j['leaks'])}")
+    setattr(Leaks, f"test_{name}", test)
+
+
+def add_held(name):
+    def test(self):
+        r = self.check([seeptest.victim("leak/leaks"), name])
+        self.assertEqual((r.returncode, self.verdict(r)), (0, "seep: clean"), r.stderr)
+        self.assertEqual(self.report()["leaks"], [])
+    setattr(Leaks, f"test_{name}", test)
+
+
+for leak_name, (o, b, k) in LEAKS.items():
+    add_leak(leak_name, o, b, k)
+for held_name in HELD:
+    add_held(held_name)
+
+seeptest.main()
