@@ -20,6 +20,7 @@
 #define BIG	   (64 * KIB)  /* from here a mapping of its own */
 #define FIXALLOC_CHUNK (16 * KIB)
 #define RANGES_MAX 8192
+#define SPARE	   (64 * MIB)
 
 struct range {
 	uintptr_t start;
@@ -29,6 +30,7 @@ struct range {
 static struct {
 	struct lock lock;
 	char *next, *end;		/* rest of the bump chunk; guarded by lock */
+	char *spare, *spare_next;	/* see take_spare(); guarded by lock */
 	uint32_t nranges;		/* guarded by lock */
 	size_t bytes[META_TAG_COUNT];	/* atomic, relaxed */
 	struct range ranges[RANGES_MAX]; /* guarded by lock */
@@ -61,9 +63,43 @@ static void drop_range(uintptr_t start)
 	}
 }
 
+/* A program that limits its address space after our start lets us map nothing more, though
+ * the heap goes on in what was reserved before. A reservation of our own, which costs
+ * nothing, keeps metadata going as well. */
+static void reserve_spare(void)
+{
+	if (meta.spare || os_address_space_limit() != SIZE_MAX)
+		return;
+	meta.spare = os_reserve(SPARE);
+	if (meta.spare && !add_range((uintptr_t)meta.spare, SPARE))
+		meta.spare = NULL;
+	meta.spare_next = meta.spare;
+}
+
+static void *take_spare(size_t size)
+{
+	char *p = meta.spare_next;
+
+	if (!meta.spare || size > (size_t)(meta.spare + SPARE - p) ||
+	    os_commit(p, size) != 0)
+		return NULL;
+	meta.spare_next = p + size;
+	return p;
+}
+
+static bool is_spare(const void *p)
+{
+	return meta.spare && (const char *)p >= meta.spare &&
+	       (const char *)p < meta.spare + SPARE;
+}
+
 static void *map_range(size_t size)
 {
 	void *p = os_map(size);
+
+	reserve_spare();
+	if (!p)
+		return take_spare(size);
 
 	if (p && !add_range((uintptr_t)p, size)) {
 		os_unmap(p, size);
@@ -126,8 +162,12 @@ void meta_unmap(void *p, size_t size, enum meta_tag tag)
 		return;
 	size = align_up(size, OS_PAGE);
 	lock_acquire(&meta.lock);
-	drop_range((uintptr_t)p);
-	os_unmap(p, size);
+	if (is_spare(p)) {
+		os_purge(p, size); /* the address range is not used again */
+	} else {
+		drop_range((uintptr_t)p);
+		os_unmap(p, size);
+	}
 	lock_release(&meta.lock);
 	atomic_sub_relaxed(&meta.bytes[tag], size);
 }
@@ -138,6 +178,15 @@ void *meta_remap(void *p, size_t old_size, size_t new_size, enum meta_tag tag)
 
 	old_size = align_up(old_size, OS_PAGE);
 	new_size = align_up(new_size, OS_PAGE);
+	if (is_spare(p)) {
+		void *fresh = meta_map(new_size, tag);
+
+		if (fresh) {
+			memcpy(fresh, p, old_size);
+			meta_unmap(p, old_size, tag);
+		}
+		return fresh;
+	}
 	lock_acquire(&meta.lock);
 	ret = os_call(SYS_mremap, (long)p, (long)old_size, (long)new_size, MREMAP_MAYMOVE,
 		      0, 0);

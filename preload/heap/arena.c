@@ -177,12 +177,39 @@ static bool fits(const struct arena *a, size_t npages)
 	return a->npages - a->end_page >= npages;
 }
 
+static bool read_vm_pages(char *line, void *arg)
+{
+	size_t pages = 0;
+
+	for (; *line >= '0' && *line <= '9'; line++)
+		pages = pages * 10 + (size_t)(*line - '0');
+	*(size_t *)arg = pages;
+	return false;
+}
+
+/* A program may limit its address space after we reserved ours. What is reserved but not in
+ * use does not count then: the limit is meant for what it uses. */
+static bool within_limit(size_t bytes)
+{
+	size_t limit = os_address_space_limit();
+	size_t vm_pages = 0, idle = 0, used;
+
+	if (limit == SIZE_MAX ||
+	    os_each_line("/proc/self/statm", read_vm_pages, &vm_pages) < 0)
+		return true;
+	for (size_t i = 0; i < arena.narenas; i++)
+		idle += (arena.arenas[i].npages - arena.arenas[i].end_page) << PAGE_SHIFT;
+	used = vm_pages * OS_PAGE;
+	used = used > idle ? used - idle : 0;
+	return used <= limit && bytes <= limit - used;
+}
+
 static uintptr_t extend(struct arena *a, size_t bytes)
 {
 	uintptr_t start = a->base + (a->end_page << PAGE_SHIFT);
 	size_t end_page = a->end_page + (bytes >> PAGE_SHIFT);
 
-	if (!commit_tables(a, end_page) || os_commit((void *)start, bytes) != 0)
+	if (!within_limit(bytes) || !commit_tables(a, end_page) || os_commit((void *)start, bytes) != 0)
 		return 0;
 	if (want_huge()) {
 		uintptr_t lo = align_up(start, HUGE_PAGE);

@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every row of the malloc family's contract: results, errno, alignment, contents. */
+#include <dlfcn.h>
+#include <errno.h>
+#include <limits.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int failures;
+static volatile size_t huge = SIZE_MAX / 2 + 2; /* over PTRDIFF_MAX */
+
+#define CHECK(cond)                                                             \
+	do {                                                                    \
+		if (!(cond)) {                                                  \
+			printf("%s:%d: %s\n", __func__, __LINE__, #cond);       \
+			failures++;                                             \
+		}                                                               \
+	} while (0)
+
+static int is_aligned(const void *p, size_t a)
+{
+	return (uintptr_t)p % a == 0;
+}
+
+static void test_malloc(void)
+{
+	void *a = malloc(0), *b = malloc(0), *volatile p;
+
+	CHECK(a && b && a != b);
+	free(a);
+	free(b);
+	errno = 0;
+	p = malloc(huge);
+	CHECK(p == NULL && errno == ENOMEM);
+	errno = 0;
+	p = malloc((size_t)1 << 50); /* more than any address space has */
+	CHECK(p == NULL && errno == ENOMEM);
+	for (size_t n = 1; n <= 4096; n++) {
+		char *q;
+
+		errno = 77;
+		q = malloc(n);
+		CHECK(q && is_aligned(q, 16) && errno == 77);
+		CHECK(malloc_usable_size(q) >= n);
+		memset(q, 0x5a, malloc_usable_size(q));
+		free(q);
+		CHECK(errno == 77);
+	}
+	for (size_t n = 4097; n < 3000000; n += n / 3) {
+		char *q = malloc(n);
+
+		CHECK(q && is_aligned(q, 16) && malloc_usable_size(q) >= n);
+		memset(q, 1, malloc_usable_size(q));
+		free(q);
+	}
+}
+
+static void test_calloc(void)
+{
+	static const size_t sizes[] = { 1, 24, 100, 1000, 9000, 40000, 300000, 5000000 };
+	void *volatile p;
+
+	errno = 0;
+	p = calloc(SIZE_MAX / 2, 3);
+	CHECK(p == NULL && errno == ENOMEM);
+	errno = 0;
+	p = calloc(2, huge / 2 + 1);
+	CHECK(p == NULL && errno == ENOMEM);
+	p = calloc(0, 5);
+	CHECK(p != NULL);
+	free(p);
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+		for (int round = 0; round < 3; round++) { /* dirty memory is reused */
+			char *q = calloc(1, sizes[i]);
+			size_t k = 0;
+
+			while (k < sizes[i] && q[k] == 0)
+				k++;
+			CHECK(k == sizes[i]);
+			memset(q, 0xff, sizes[i]);
+			free(q);
+		}
+}
+
+static void test_realloc(void)
+{
+	char *p = realloc(NULL, 100), *q;
+	void *volatile none;
+
+	memset(p, 7, 100);
+	errno = 0;
+	none = realloc(p, huge);
+	CHECK(none == NULL && errno == ENOMEM && p[0] == 7 && p[99] == 7);
+	none = realloc(p, 0);
+	CHECK(none == NULL); /* glibc frees */
+	p = malloc(1);
+	p[0] = 'x';
+	for (size_t n = 2; n < 20000000; n = n * 5 / 4 + 1) {
+		q = realloc(p, n);
+		CHECK(q && q[0] == 'x');
+		p = q;
+		memset(p, 'x', n);
+	}
+	p = realloc(p, 20000000);
+	memset(p, 'x', 20000000);
+	for (size_t n = 20000000; n > 10; n = n * 3 / 4) {
+		p = realloc(p, n);
+		CHECK(p && p[0] == 'x' && p[n - 1] == 'x');
+	}
+	free(p);
+	p = memalign(4096, 50);
+	memset(p, 3, 50);
+	p = realloc(p, 5000);
+	CHECK(p && p[49] == 3);
+	errno = 0;
+	none = reallocarray(p, SIZE_MAX / 2, 3);
+	CHECK(none == NULL && errno == ENOMEM && p[49] == 3);
+	p = reallocarray(p, 100, 100);
+	CHECK(p && p[49] == 3);
+	free(p);
+}
+
+static void test_aligned(void)
+{
+	void *p, *volatile v;
+
+	for (size_t a = 1; a <= (size_t)1 << 21; a *= 2)
+		for (size_t n = 0; n < 200000; n = n * 7 + 1) {
+			p = memalign(a, n);
+			CHECK(p && is_aligned(p, a) && malloc_usable_size(p) >= n);
+			memset(p, 1, n);
+			free(p);
+		}
+	p = memalign(48, 10); /* glibc rounds up to a power of two */
+	CHECK(p && is_aligned(p, 64));
+	free(p);
+	errno = 0;
+	v = memalign((size_t)1 << 63 | 1, 8);
+	CHECK(v == NULL && errno == EINVAL);
+	errno = 0;
+	v = memalign(64, huge);
+	CHECK(v == NULL && errno == ENOMEM);
+	p = &failures;
+	errno = 5;
+	CHECK(posix_memalign(&p, 3, 8) == EINVAL && p == &failures && errno == 5);
+	CHECK(posix_memalign(&p, 0, 8) == EINVAL && p == &failures);
+	CHECK(posix_memalign(&p, 4, 8) == EINVAL && p == &failures);
+	CHECK(posix_memalign(&p, 64, huge) == ENOMEM && p == &failures && errno == 5);
+	CHECK(posix_memalign(&p, 8, 0) == 0 && p != &failures);
+	free(p);
+	errno = 0;
+	v = aligned_alloc(24, 100);
+	CHECK(v == NULL && errno == EINVAL);
+	p = aligned_alloc(256, 100);
+	CHECK(p && is_aligned(p, 256));
+	free(p);
+	p = valloc(10);
+	CHECK(p && is_aligned(p, 4096));
+	free(p);
+	p = pvalloc(1);
+	CHECK(p && is_aligned(p, 4096) && malloc_usable_size(p) >= 4096);
+	free(p);
+	p = pvalloc(0);
+	CHECK(p);
+	free(p);
+	errno = 0;
+	v = pvalloc(SIZE_MAX - 100);
+	CHECK(v == NULL && errno == ENOMEM);
+}
+
+static void test_info(void)
+{
+	struct mallinfo2 before = mallinfo2(), after;
+	char *p = malloc(3 << 20), *text = NULL;
+	size_t size;
+	FILE *f;
+
+	memset(p, 1, 3 << 20);
+	after = mallinfo2();
+	CHECK(after.hblkhd + after.uordblks >= before.hblkhd + before.uordblks + (3 << 20));
+	CHECK(mallinfo().hblkhd >= 3 << 20);
+	free(p);
+	f = open_memstream(&text, &size);
+	CHECK(malloc_info(0, f) == 0);
+	fclose(f);
+	CHECK(strncmp(text, "<malloc version=", 16) == 0 && strstr(text, "</malloc>"));
+	free(text);
+	errno = 0;
+	CHECK(malloc_info(1, stdout) == -1 && errno == EINVAL);
+	errno = 9;
+	CHECK(mallopt(-1000, 1) == 0 && errno == 9);
+	CHECK(mallopt(M_MMAP_THRESHOLD, 65536) == 1);
+	p = malloc(50 << 20);
+	memset(p, 1, 50 << 20);
+	free(p);
+	CHECK(malloc_trim(0) == 1);
+	CHECK(malloc_usable_size(NULL) == 0);
+	malloc_stats();
+}
+
+static void test_other_names(void)
+{
+	static const char *const names[] = { "__libc_malloc", "__libc_memalign",
+					     "__libc_valloc", "__libc_pvalloc",
+					     "__libc_calloc", "__libc_realloc",
+					     "__libc_reallocarray", "__posix_memalign" };
+	void *(*m)(size_t) = dlsym(RTLD_DEFAULT, "__libc_malloc");
+	void (*f)(void *) = dlsym(RTLD_DEFAULT, "__libc_free");
+	void (*cf)(void *) = dlsym(RTLD_DEFAULT, "cfree");
+	void (*fs)(void *, size_t) = dlsym(RTLD_DEFAULT, "free_sized");
+	void (*fas)(void *, size_t, size_t) = dlsym(RTLD_DEFAULT, "free_aligned_sized");
+	Dl_info where, ours;
+
+	CHECK(dladdr((void *)malloc, &ours));
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		void *fn = dlsym(RTLD_DEFAULT, names[i]);
+
+		CHECK(fn && dladdr(fn, &where) && where.dli_fbase == ours.dli_fbase);
+	}
+	CHECK(m && f && cf && fs && fas);
+	if (!m || !f || !cf || !fs || !fas)
+		return;
+	f(m(10));
+	cf(malloc(10));
+	fs(malloc(10), 10);
+	fas(aligned_alloc(64, 128), 64, 128);
+	free(NULL);
+	fs(NULL, 3);
+}
+
+/* A block of libc's own allocator must find its way home. */
+static void test_foreign(void)
+{
+	void *libc = dlopen("libc.so.6", RTLD_NOLOAD | RTLD_NOW);
+	void *(*real)(size_t) = libc ? dlsym(libc, "malloc") : NULL;
+	char *p, *q;
+
+	CHECK(real && (void *)real != (void *)malloc);
+	if (!real)
+		return;
+	p = real(100);
+	memset(p, 9, 100);
+	CHECK(malloc_usable_size(p) >= 100);
+	q = realloc(p, 300);
+	CHECK(q && q[99] == 9);
+	free(q);
+	for (int i = 0; i < 100; i++)
+		free(real(i * 50));
+	free(real(1 << 20));
+}
+
+static void *allocate_late(void *p)
+{
+	free(p);
+	free(malloc(500));
+	return NULL;
+}
+
+/* Destructors run in rounds, after ours too; keys beyond 32 allocate. */
+static void late(void *round)
+{
+	pthread_key_t *key = round;
+
+	allocate_late(malloc(2000));
+	free(malloc(1 << 17));
+	pthread_setspecific(*key, key);
+}
+
+static void *use_late(void *key)
+{
+	pthread_setspecific(*(pthread_key_t *)key, key);
+	return allocate_late(malloc(64));
+}
+
+static void test_threads(void)
+{
+	static pthread_key_t keys[64];
+	pthread_t t;
+
+	for (int i = 0; i < 64; i++)
+		pthread_key_create(&keys[i], late);
+	for (int i = 0; i < 2000; i++) {
+		CHECK(pthread_create(&t, NULL, use_late, &keys[i % 64]) == 0);
+		pthread_join(t, NULL);
+	}
+}
+
+int main(void)
+{
+	test_malloc();
+	test_calloc();
+	test_realloc();
+	test_aligned();
+	test_info();
+	test_other_names();
+	test_foreign();
+	test_threads();
+	printf("failures %d\n", failures);
+	return failures != 0;
+}

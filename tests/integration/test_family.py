@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The malloc family, the C++ operators and the hazards of preloading, in both modes."""
+import resource
+import seeptest
+
+HAZARDS = ["early", "fork", "forks", "spawn", "many_threads", "little_space",
+           "exit_handlers", "environment", "descriptors", "signals", "loading"]
+MODES = ["mode=off", "mode=sampled", "mode=sampled:sample=4K", "mode=exact"]
+
+
+class Family(seeptest.TestCase):
+    def test_static_tls_is_small(self):
+        r = seeptest.run(["readelf", "-lW", seeptest.LIB], preload=False)
+        tls = [l.split() for l in r.stdout.decode().splitlines()
+               if l.split()[:1] == ["TLS"]]
+        self.assertLessEqual(int(tls[0][5], 16), 64)
+
+    def test_ulimit_v(self):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_AS, (256 << 20, 256 << 20))
+        r = seeptest.run(["sort", "/etc/passwd"], preexec_fn=limit)
+        plain = seeptest.run(["sort", "/etc/passwd"], preload=False)
+        self.assertEqual((r.returncode, r.stdout), (0, plain.stdout))
+
+
+def add(name, argv, mode):
+    def test(self):
+        r = seeptest.run(argv, options=f"{mode}:escape=bound:threads=on")
+        self.assertEqual(r.returncode, 0, r.stdout + r.stderr)
+    setattr(Family, f"test_{name}_{MODES.index(mode)}", test)
+
+
+for m in MODES:
+    add("malloc_family", [seeptest.victim("integration/malloc_family")], m)
+    add("new_delete", [seeptest.victim("integration/new_delete")], m)
+    for h in HAZARDS:
+        add(h, [seeptest.victim("integration/hazards"), h], m)
+
+seeptest.main()

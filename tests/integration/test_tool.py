@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seep command: usage, programs it cannot help, environment, signals, verdicts."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import seeptest
+from seeptest import seep
+
+LEAKS = seeptest.victim("leak/leaks")
+
+
+class Tool(seeptest.TestCase):
+    def seep(self, *argv, **kw):
+        kw.setdefault("cwd", self.dir)
+        return seep(*argv, **kw)
+
+    def last(self, r):
+        return r.stderr.decode().splitlines()[-1]
+
+    def test_help(self):
+        for argv in (["--help"], ["run", "--help"], ["gate", "--help"]):
+            r = self.seep(*argv)
+            self.assertEqual((r.returncode, r.stderr), (0, b""))
+            self.assertIn(b"usage: seep", r.stdout)
+        for word in self.seep("--help").stdout.decode().split("Commands:")[1].split("\n\n")[0] \
+                .splitlines()[1:]:
+            self.assertEqual(self.seep(word.split()[0], "--help").returncode, 0, word)
+
+    def test_version(self):
+        self.assertRegex(self.seep("--version").stdout.decode(), r"^seep \d+\.\d+\.\d+\n$")
+
+    def test_usage_errors(self):
+        for argv in ([], ["frobnicate"], ["run"], ["gate"], ["run", "--nonsense", "true"],
+                     ["gate", "--exitcode=999", "true"], ["run", "-O", "x", "true"],
+                     ["gate", "--lib=/nonexistent", "true"]):
+            r = self.seep(*argv)
+            self.assertEqual(r.returncode, 25, argv)
+            self.assertEqual(len(r.stderr.decode().splitlines()), 1, argv)
+            self.assertEqual(r.stdout, b"")
+
+    def test_not_found(self):
+        self.assertEqual(self.seep("run", "no-such-program").returncode, 127)
+        path = os.path.join(self.dir, "plain")
+        open(path, "w").close()
+        self.assertEqual(self.seep("gate", path).returncode, 126)
+
+    def test_status_and_output_are_the_programs(self):
+        for command in ("run", "gate"):
+            r = self.seep(command, "--", "bash", "-c", "cat; exit 7", stdin=None,
+                          input=b"abc")
+            self.assertEqual((r.returncode, r.stdout), (7, b"abc"))
+            r = self.seep(command, "--", "bash", "-c", "kill -KILL $$")
+            self.assertEqual(r.returncode, 128 + 9)
+
+    def test_run_writes_and_summarizes(self):
+        r = self.seep("run", "--", "bash", "-c", "echo hi")
+        self.assertEqual((r.returncode, r.stdout), (0, b"hi\n"))
+        for kind in ("heap", "allocs", "peak", "escape", "threads"):
+            self.one(f"seep.out/bash.*.{kind}.pb.gz")
+        text = r.stderr.decode()
+        self.assertTrue(all(l.startswith("seep: ") for l in text.splitlines()))
+        for word in ("peak", "top sites", "files:", "go tool pprof"):
+            self.assertIn(word, text)
+        self.assertEqual(os.stat(os.path.join(self.dir, "seep.out")).st_mode & 0o777, 0o700)
+        with open(os.path.join(self.dir, "seep.out/run.json")) as f:
+            j = json.load(f)
+        self.assertEqual(j["schema"], 1)
+        self.assertTrue(j["processes"][0]["served"])
+        for f in j["files"]:
+            self.assertEqual(os.stat(f).st_mode & 0o777, 0o600)
+
+    def test_older_files_stay(self):
+        for _ in range(2):
+            self.seep("run", "-q", "-o", "same%%", "--", "true")
+        self.assertEqual(len([f for f in os.listdir(self.dir) if ".heap." in f]), 2)
+
+    def test_preload_is_kept(self):
+        holder = os.environ["VICTIM_LIBRARY"]
+        r = self.seep("run", "-q", "--", "bash", "-c", "echo $LD_PRELOAD; cat /proc/$$/maps",
+                      env={"LD_PRELOAD": holder})
+        self.assertIn(holder, r.stdout.decode().splitlines()[0])
+        self.assertIn(b"libseep.so", r.stdout)
+
+    def test_library_path_with_spaces_and_colons(self):
+        odd = os.path.join(self.dir, "a b:c")
+        os.mkdir(odd)
+        shutil.copy(seeptest.LIB, os.path.join(odd, "libseep.so"))
+        r = self.seep("gate", "--lib", os.path.join(odd, "libseep.so"), "--", "true")
+        self.assertEqual((r.returncode, self.last(r)), (0, "seep: clean"))
+
+    def test_hopeless_programs(self):
+        static = seeptest.victim("integration/static_victim")
+        r = self.seep("gate", "--", static)
+        self.assertEqual(r.returncode, 24)
+        self.assertIn(b"statically linked", r.stderr)
+        self.assertTrue(self.last(r).startswith("seep: INCOMPLETE: "))
+        r = self.seep("run", "--", static)
+        self.assertEqual((r.returncode, r.stdout), (3, b"static\n"))
+        self.assertIn(b"statically linked", r.stderr)
+        own = seeptest.victim("integration/own_malloc")
+        r = self.seep("gate", "--", own)
+        self.assertIn(b"has its own malloc", r.stderr)
+
+    def test_gate_verdicts(self):
+        r = self.seep("gate", "--", LEAKS, "direct")
+        self.assertEqual((r.returncode, self.last(r)),
+                         (23, "seep: LEAK objects=1 bytes=100 sites=1"))
+        self.assertIn(b"lose", r.stderr)
+        r = self.seep("gate", "--exitcode=9", "--", LEAKS, "direct")
+        self.assertEqual(r.returncode, 9)
+        r = self.seep("gate", "--", LEAKS, "interior")
+        self.assertEqual((r.returncode, self.last(r)), (0, "seep: clean"))
+        r = self.seep("gate", "--", "bash", "-c", "kill -KILL $$")
+        self.assertTrue(self.last(r).startswith("seep: INCOMPLETE: "), r.stderr)
+
+    def test_gate_of_a_tree(self):
+        r = self.seep("gate", "--", "bash", "-c",
+                      f"{LEAKS} direct && {LEAKS} thousand && echo fine")
+        self.assertEqual((r.returncode, r.stdout, self.last(r)),
+                         (23, b"fine\n", "seep: LEAK objects=1001 bytes=16100 sites=2"))
+        r = self.seep("gate", "--", "bash", "-c", "(kill -KILL $BASHPID); exit 0")
+        self.assertEqual((r.returncode, self.last(r)), (0, "seep: clean"), r.stderr)
+        self.assertIn(b"not checked", r.stderr)
+        r = self.seep("gate", "--strict", "--", "bash", "-c", "(kill -KILL $BASHPID); exit 0")
+        self.assertEqual(r.returncode, 24)
+
+    def test_gate_survives_closed_descriptors(self):
+        r = self.seep("gate", "--", "bash", "-c", f"exec 2>&- {LEAKS} direct")
+        self.assertEqual(self.last(r), "seep: LEAK objects=1 bytes=100 sites=1")
+
+    def test_suppressions(self):
+        path = os.path.join(self.dir, "supp")
+        with open(path, "w") as f:
+            f.write("leak:lose\n")
+        r = self.seep("gate", "--suppressions", path, "--", LEAKS, "direct")
+        self.assertEqual((r.returncode, self.last(r)), (0, "seep: clean"))
+
+    def test_signals_are_forwarded(self):
+        for command in ("run", "gate"):
+            p = subprocess.Popen([seeptest.TOOL, command, "--", "bash", "-c",
+                                  "trap 'echo got; exit 0' TERM; echo ready; "
+                                  "while :; do sleep 1 & wait; done"],
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                 env=seeptest.clean_env(), cwd=self.dir)
+            self.assertEqual(p.stdout.readline(), b"ready\n")
+            p.send_signal(signal.SIGTERM)
+            out, err = p.communicate(timeout=60)
+            # bash may lose memory of its own on the way; that is the gate's to say.
+            self.assertIn(p.returncode, (0, 23) if command == "gate" else (0,), err)
+            self.assertEqual(out, b"got\n")
+
+    def test_own_options_win(self):
+        r = self.seep("run", "-q", "-o", "x", "--mode", "sampled", "--", "true",
+                      env={"SEEP_OPTIONS": "mode=off"})
+        self.assertEqual(r.returncode, 0)
+        self.one("x.*.heap.pb.gz")
+
+
+seeptest.main()
