@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The real allocator, linked beside libc's, against a model: blocks never overlap, keep
+ * their contents and are given back; also across threads. */
+#include "tests/unit/cm.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "preload/heap/heap.h"
+#include "preload/heap/mcache.h"
+
+#define LIVE 3000
+#define SEED 12345u
+
+struct block {
+	unsigned char *p;
+	size_t size;
+	unsigned char stamp;
+};
+
+static unsigned next(unsigned *seed)
+{
+	*seed = *seed * 1664525u + 1013904223u;
+	return *seed >> 8;
+}
+
+static size_t random_size(unsigned *seed)
+{
+	unsigned r = next(seed);
+
+	switch (r % 10) {
+	case 0:
+		return next(seed) % 400000;
+	case 1:
+	case 2:
+		return next(seed) % 33000;
+	default:
+		return next(seed) % 600;
+	}
+}
+
+static void fill(struct block *b, unsigned char stamp)
+{
+	b->stamp = stamp;
+	memset(b->p, stamp, b->size);
+}
+
+static int intact(const struct block *b, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (b->p[i] != b->stamp)
+			return 0;
+	return 1;
+}
+
+static int step(struct block *b, unsigned *seed)
+{
+	size_t size = random_size(seed);
+	unsigned what = next(seed) % 8;
+
+	if (b->p && !intact(b, b->size))
+		return 0;
+	if (b->p && what < 2) {
+		size_t keep = size < b->size ? size : b->size;
+		unsigned char *p = heap_realloc(b->p, size ? size : 1);
+
+		b->p = p;
+		b->size = keep;
+		if (!p || !intact(b, keep))
+			return 0;
+		b->size = size;
+	} else {
+		size_t align = what == 3 ? (size_t)16 << next(seed) % 10 : 16;
+
+		heap_free(b->p);
+		if (what == 2)
+			b->p = heap_calloc(1, size);
+		else
+			b->p = what == 3 ? heap_memalign(align, size) : heap_malloc(size);
+		b->size = size;
+		if (!b->p || (uintptr_t)b->p % align != 0)
+			return 0;
+		b->stamp = 0;
+		if (what == 2 && !intact(b, size))
+			return 0;
+	}
+	if (heap_usable_size(b->p) < b->size)
+		return 0;
+	fill(b, (unsigned char)next(seed));
+	return 1;
+}
+
+static int churn(unsigned seed, int steps)
+{
+	struct block *blocks = calloc(LIVE, sizeof(*blocks));
+	int ok = 1;
+
+	for (int i = 0; i < steps && ok; i++)
+		ok = step(&blocks[next(&seed) % LIVE], &seed);
+	for (int i = 0; i < LIVE; i++) {
+		ok = ok && (!blocks[i].p || intact(&blocks[i], blocks[i].size));
+		heap_free(blocks[i].p);
+	}
+	free(blocks);
+	return ok;
+}
+
+static void test_model(void **state)
+{
+	(void)state;
+	print_message("# seed %u\n", SEED);
+	assert_true(churn(SEED, 60000));
+}
+
+static void *churn_thread(void *arg)
+{
+	int ok = churn((unsigned)(uintptr_t)arg, 20000);
+
+	heap_thread_exit();
+	return (void *)(uintptr_t)ok;
+}
+
+static void test_threads(void **state)
+{
+	pthread_t t[4];
+	void *ok;
+
+	(void)state;
+	for (uintptr_t i = 0; i < 4; i++)
+		pthread_create(&t[i], NULL, churn_thread, (void *)(SEED + i));
+	for (int i = 0; i < 4; i++) {
+		pthread_join(t[i], &ok);
+		assert_non_null(ok);
+	}
+}
+
+static void test_find(void **state)
+{
+	unsigned char *small = heap_malloc(100), *large = heap_malloc(100000);
+	uint32_t index, other;
+	struct mspan *s = heap_find((uintptr_t)small, &index);
+
+	(void)state;
+	assert_non_null(s);
+	assert_int_equal(mspan_slot(s, index), (uintptr_t)small);
+	assert_ptr_equal(heap_find((uintptr_t)small + 99, &other), s);
+	assert_int_equal(index, other);
+	assert_null(heap_find((uintptr_t)&s, NULL));
+	heap_lock_all();
+	heap_index_large();
+	heap_unlock_all();
+	s = heap_find((uintptr_t)large + 99999, &index);
+	assert_non_null(s);
+	assert_int_equal(s->base, (uintptr_t)large);
+	heap_free(large);
+	assert_null(heap_find((uintptr_t)large + 50000, NULL));
+	heap_free(small);
+}
+
+/* After everything is freed, what is in use is what the caches hold. */
+static void test_gives_back(void **state)
+{
+	struct heap_stats before, after;
+	void *p[2000];
+
+	(void)state;
+	heap_trim();
+	heap_get_stats(&before);
+	for (int i = 0; i < 2000; i++)
+		p[i] = heap_malloc((size_t)(i % 100) * 1000);
+	for (int i = 0; i < 2000; i++)
+		memset(p[i], 1, (size_t)(i % 100) * 1000);
+	heap_get_stats(&after);
+	assert_true(after.live_bytes > before.live_bytes + 90000000);
+	for (int i = 0; i < 2000; i++)
+		heap_free(p[i]);
+	assert_true(heap_trim());
+	heap_get_stats(&after);
+	assert_true(after.live_bytes <= before.live_bytes);
+	assert_true(after.inuse_small + after.inuse_large <=
+		    before.inuse_small + before.inuse_large);
+	assert_int_equal(after.free_dirty, 0);
+}
+
+static void test_limits(void **state)
+{
+	(void)state;
+	assert_null(heap_malloc(SIZE_MAX));
+	assert_null(heap_malloc((size_t)PTRDIFF_MAX + 1));
+	assert_null(heap_calloc(SIZE_MAX, 2));
+	assert_null(heap_memalign((size_t)1 << 62, 1));
+	assert_int_equal(heap_usable_size(NULL), 0);
+	heap_free(NULL);
+}
+
+static int sampled;
+
+static void count_sample(void *p, size_t size)
+{
+	assert_non_null(p);
+	sampled += size > 0;
+	heap_set_budget(9999);
+}
+
+static void test_budget(void **state)
+{
+	(void)state;
+	heap_hooks.sample_malloc = count_sample;
+	heap_set_budget(9999);
+	for (int i = 0; i < 1000; i++)
+		heap_free(heap_malloc(100));
+	assert_int_equal(sampled, 9); /* 100 000 bytes, one in 10 000, the first at 10 000 */
+	heap_set_budget(-1);
+	heap_free(heap_malloc(1));
+	heap_free(heap_malloc(1 << 20));
+	assert_int_equal(sampled, 11);
+	heap_hooks.sample_malloc = NULL;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_model),	   cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_find),	   cmocka_unit_test(test_gives_back),
+		cmocka_unit_test(test_limits),	   cmocka_unit_test(test_budget),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

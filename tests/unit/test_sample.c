@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The mathematics of sampling against libm, and its statistics on the real heap. */
+#include "tests/unit/cm.h"
+
+#include <math.h>
+
+#include "preload/base/opt.h"
+#include "preload/heap/heap.h"
+#include "preload/heap/mcache.h"
+#include "profiler/sample/maths.h"
+#include "profiler/sample/sample.h"
+#include "profiler/site/site.h"
+#include "profiler/stack/module.h"
+#include "profiler/stack/unwind.h"
+
+static void close_to(double ours, double libm)
+{
+	assert_true(fabs(ours - libm) <= 1e-9 * fabs(libm) + 1e-15);
+}
+
+static void test_maths(void **state)
+{
+	(void)state;
+	for (double x = 1e-16; x < 1e6; x *= 1.37) {
+		close_to(maths_ln(x), log(x));
+		close_to(maths_one_minus_exp(x), -expm1(-x));
+	}
+	close_to(maths_ln(1.0), 0.0);
+	close_to(maths_one_minus_exp(0.0), 0.0);
+}
+
+static void test_weight(void **state)
+{
+	(void)state;
+	for (size_t n = 1; n < 100000000; n = n * 3 + 1) {
+		double want = 1 / -expm1(-(double)n / (double)(512 * KIB));
+
+		assert_true(fabs((double)sample_weight(n) / (1 << SITE_SHIFT) / want - 1) <
+			    1e-4);
+	}
+}
+
+/* 200 MB in blocks of mixed sizes: the estimate has a standard deviation of about
+ * sqrt(total * period) bytes; six of them are allowed. The seed is fixed. */
+static void test_unbiased(void **state)
+{
+	struct sample_total before, after;
+	double total = 0, error;
+	unsigned seed = 1;
+
+	(void)state;
+	sample_get_total(&before);
+	for (int i = 0; i < 200000; i++) {
+		size_t n = 16 + (seed >> 12) % 2000;
+
+		seed = seed * 1664525u + 1013904223u;
+		heap_free(heap_malloc(n));
+		total += (double)n;
+	}
+	sample_get_total(&after);
+	error = (double)(after.alloc_bytes - before.alloc_bytes) - total;
+	assert_true(fabs(error) < 6 * sqrt(total * 512.0 * 1024));
+	assert_true(after.samples > before.samples + 200);
+	/* every sampled block was freed again */
+	assert_int_equal(after.live_bytes, before.live_bytes);
+	assert_int_equal(after.live_objects, before.live_objects);
+}
+
+static void test_records(void **state)
+{
+	uint32_t index;
+	struct mspan *s;
+	void *p;
+
+	(void)state;
+	heap_set_budget(-1);
+	p = heap_malloc(1000);
+	s = heap_find((uintptr_t)p, &index);
+	assert_non_null(sample_find(s, index));
+	assert_int_equal(sample_size_asked(s, index), 1000);
+	heap_free(p);
+	assert_null(sample_find(s, index));
+	heap_set_budget(-1);
+	p = heap_malloc(1000000);
+	s = heap_find((uintptr_t)p, &index);
+	assert_int_equal(sample_size_asked(s, index), 1000000);
+	p = heap_realloc(p, 1000100);
+	s = heap_find((uintptr_t)p, &index);
+	assert_int_equal(sample_size_asked(s, index), 1000100);
+	heap_free(p);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_maths),
+		cmocka_unit_test(test_weight),
+		cmocka_unit_test(test_unbiased),
+		cmocka_unit_test(test_records),
+	};
+
+	opt_init("mode=sampled:seed=42");
+	module_refresh();
+	unwind_init(false);
+	heap_thread_start();
+	sample_init();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
