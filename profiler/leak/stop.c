@@ -2,73 +2,40 @@
 /*
  * stop: the other threads stand still, see stop.h.
  *
- * First choice is ptrace, from a process cloned for it that shares our memory: it seizes and
- * interrupts every thread but the caller's, reads their registers into shared memory, and
- * waits to be told to let go. System calls that the stop interrupted are rewound, so the
- * program sees no EINTR. Where ptrace is refused (a debugger or strace is there, seccomp,
- * Yama) each thread gets a signal and waits in its handler (stop_signal.c).
+ * First choice is ptrace, from a process cloned for it (stop_trace.c): no system call of the
+ * program fails for it. Where ptrace is refused (a debugger or strace is there, seccomp,
+ * Yama) each thread gets a signal and waits in its handler (stop_signal.c). A process with
+ * one thread only needs neither.
  *
- * The tracer runs on its own stack with the caller's thread pointer: raw system calls only.
+ * While the world stands, the calling thread takes no signals: a handler of the program
+ * could wait for a stopped thread.
  */
 #include "profiler/leak/stop.h"
 
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/ptrace.h>
-#include <sys/uio.h>
-#include <sys/user.h>
-#include <sys/wait.h>
 
-#include "preload/base/atomic.h"
 #include "preload/base/fmt.h"
+#include "preload/base/lock.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #include "profiler/leak/stop_int.h"
 
-#define TRACER_STACK (64 * KIB)
-#define ROUNDS	     64 /* listings of the threads; new ones keep coming only from a fork bomb */
-
-enum phase { PHASE_START, PHASE_GO, PHASE_STOPPED, PHASE_FAILED, PHASE_RESUME };
+enum stopped_by { STOPPED_NOT, STOPPED_BY_TRACE, STOPPED_BY_SIGNAL };
 
 static struct {
-	uint32_t phase; /* enum phase; atomic, futex */
-	int pid, caller; /* of the program; tid of the thread that stops */
-	int tracer;	 /* pid; 0: none */
-	int error;	 /* of the tracer's first failure */
-	void *stack;
-	struct world *world;
-	uint32_t pending[STOP_MAX_THREADS]; /* signal to deliver at the end */
-} tracer;
-
-static void set_phase(enum phase phase)
-{
-	atomic_store_release(&tracer.phase, (uint32_t)phase);
-	os_futex_wake(&tracer.phase, 100);
-}
-
-static void wait_phase_not(enum phase a, enum phase b)
-{
-	for (;;) {
-		uint32_t now = atomic_load_acquire(&tracer.phase);
-
-		if (now != (uint32_t)a && now != (uint32_t)b)
-			return;
-		os_futex_wait(&tracer.phase, now, 0);
-	}
-}
+	struct lock lock; /* one stop at a time: from world_prepare() to world_free() */
+	/* The rest is guarded by lock. */
+	char *stack; /* of the tracer */
+	uint64_t mask; /* of the calling thread's signals, before */
+	bool masked;
+	enum stopped_by by;
+} stop = { .lock = LOCK_INIT(LOCK_RANK_LEAK) };
 
 /* ---- listing ---- */
-
-struct lister {
-	struct world *w;
-	int caller;
-	uint32_t added;
-};
 
 static bool is_known(const struct world *w, int tid)
 {
@@ -95,7 +62,19 @@ static int parse_tid(const char *name)
 	return tid;
 }
 
-/* Adds tasks of pid that are not in w yet. Returns how many, or -errno. */
+/* 1: it is new. */
+static int add_thread(struct world *w, int tid, int caller)
+{
+	if (tid <= 0 || tid == caller || is_known(w, tid))
+		return 0;
+	if (w->nthreads == STOP_MAX_THREADS) {
+		w->overflow = true;
+		return 0;
+	}
+	w->threads[w->nthreads++] = (struct stopped_thread){ .tid = tid };
+	return 1;
+}
+
 int stop_list_threads(struct world *w, int pid, int caller)
 {
 	uint64_t buf[64];
@@ -110,266 +89,168 @@ int stop_list_threads(struct world *w, int pid, int caller)
 	while ((n = os_call(SYS_getdents64, fd, (long)buf, sizeof(buf), 0, 0, 0)) > 0) {
 		for (long at = 0; at < n;) {
 			struct dirent64 *d = (void *)((char *)buf + at);
-			int tid = parse_tid(d->name);
 
+			added += add_thread(w, parse_tid(d->name), caller);
 			at += d->reclen;
-			if (tid <= 0 || tid == caller || is_known(w, tid))
-				continue;
-			if (w->nthreads == STOP_MAX_THREADS) {
-				w->nmissed++;
-				continue;
-			}
-			w->threads[w->nthreads++] = (struct stopped_thread){ .tid = tid };
-			added++;
 		}
 	}
 	os_close(fd);
-	return added;
+	return n < 0 ? (int)n : added;
 }
 
-/* ---- the tracer ---- */
-
-static long trace(long request, int tid, long addr, long data)
+bool stop_is_dead(int pid, int tid)
 {
-	return os_call(SYS_ptrace, request, tid, addr, data, 0, 0);
+	char path[64], text[128];
+	const char *state;
+	long n;
+	int fd;
+
+	fmt_string(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
+	fd = os_open(path, O_RDONLY, 0);
+	if (fd < 0)
+		return fd == -ENOENT;
+	n = os_read(fd, text, sizeof(text) - 1);
+	os_close(fd);
+	if (n <= 0)
+		return n == -ESRCH;
+	text[n] = '\0';
+	state = strrchr(text, ')'); /* the name before it may hold anything */
+	return state && state[1] == ' ' && (state[2] == 'Z' || state[2] == 'X');
 }
 
-static bool seize(struct stopped_thread *t)
+/* Without /proc: the kernel refuses to "unshare" the threads of a process with several. */
+static bool is_alone(void)
 {
-	long ret = trace(PTRACE_SEIZE, t->tid, 0, 0);
-
-	if (ret == -ESRCH) { /* it has just ended */
-		t->tid = 0;
-		return true;
-	}
-	if (ret < 0) {
-		tracer.error = (int)ret;
-		return false;
-	}
-	trace(PTRACE_INTERRUPT, t->tid, 0, 0);
-	return true;
+	return os_call(SYS_unshare, CLONE_THREAD, 0, 0, 0, 0, 0) == 0;
 }
 
-static void await_stop(struct stopped_thread *t, uint32_t *pending)
-{
-	int status = 0;
-	long ret;
-
-	do {
-		ret = os_call(SYS_wait4, t->tid, (long)&status, __WALL, 0, 0, 0);
-	} while (ret == -EINTR);
-	if (ret < 0 || !WIFSTOPPED(status)) {
-		t->tid = 0; /* ended meanwhile */
-		return;
-	}
-	if (status >> 16 == 0) /* about to get a signal: deliver it when we let go */
-		*pending = (uint32_t)WSTOPSIG(status);
-}
-
-static void copy_registers(struct stopped_thread *t, const struct user_regs_struct *r)
-{
-	const uintptr_t all[16] = { r->rax, r->rbx, r->rcx, r->rdx, r->rsi, r->rdi,
-				    r->rbp, r->rsp, r->r8,  r->r9,  r->r10, r->r11,
-				    r->r12, r->r13, r->r14, r->r15 };
-
-	memcpy(t->gprs, all, sizeof(all));
-	t->regs = (struct unwind_regs){ r->rip, r->rsp, r->rbp, r->rbx,
-					r->r12, r->r13, r->r14, r->r15 };
-	t->fs_base = r->fs_base;
-}
-
-static void read_registers(struct stopped_thread *t)
-{
-	struct user_regs_struct regs;
-	struct user_fpregs_struct fp;
-	struct iovec v = { &regs, sizeof(regs) };
-
-	if (trace(PTRACE_GETREGSET, t->tid, NT_PRSTATUS, (long)&v) < 0)
-		return;
-	copy_registers(t, &regs);
-	v = (struct iovec){ &fp, sizeof(fp) };
-	if (trace(PTRACE_GETREGSET, t->tid, NT_FPREGSET, (long)&v) == 0)
-		memcpy(t->xmm, fp.xmm_space, sizeof(t->xmm));
-	t->captured = true;
-}
-
-/* A blocking call that failed with EINTR because of us is made again. */
-static void let_go(struct stopped_thread *t, uint32_t pending)
-{
-	struct user_regs_struct regs;
-	struct iovec v = { &regs, sizeof(regs) };
-
-	if (t->tid == 0)
-		return;
-	if (pending == 0 && trace(PTRACE_GETREGSET, t->tid, NT_PRSTATUS, (long)&v) == 0 &&
-	    (long)regs.rax == -EINTR && (long)regs.orig_rax >= 0) {
-		regs.rip -= 2; /* the syscall instruction */
-		regs.rax = regs.orig_rax;
-		trace(PTRACE_SETREGSET, t->tid, NT_PRSTATUS, (long)&v);
-	}
-	trace(PTRACE_DETACH, t->tid, 0, (long)pending);
-}
-
-static bool stop_all(struct world *w)
-{
-	uint32_t done = 0;
-
-	for (int round = 0; round < ROUNDS; round++) {
-		int added = stop_list_threads(w, tracer.pid, tracer.caller);
-
-		if (added < 0) {
-			tracer.error = added;
-			return false;
-		}
-		if (added == 0)
-			return true;
-		for (uint32_t i = done; i < w->nthreads; i++)
-			if (!seize(&w->threads[i])) {
-				w->nthreads = i; /* those before are ours to let go */
-				return false;
-			}
-		for (; done < w->nthreads; done++)
-			if (w->threads[done].tid)
-				await_stop(&w->threads[done], &tracer.pending[done]);
-	}
-	return true;
-}
-
-static __attribute__((noreturn)) int tracer_main(void *arg)
-{
-	struct world *w = tracer.world;
-	bool ok;
-
-	(void)arg;
-	wait_phase_not(PHASE_START, PHASE_START);
-	ok = stop_all(w);
-	for (uint32_t i = 0; ok && i < w->nthreads; i++)
-		if (w->threads[i].tid)
-			read_registers(&w->threads[i]);
-	if (ok) {
-		set_phase(PHASE_STOPPED);
-		wait_phase_not(PHASE_STOPPED, PHASE_STOPPED);
-	}
-	for (uint32_t i = 0; i < w->nthreads; i++)
-		let_go(&w->threads[i], tracer.pending[i]);
-	if (!ok)
-		set_phase(PHASE_FAILED);
-	for (;;)
-		os_call(SYS_exit, 0, 0, 0, 0, 0, 0);
-}
-
-/* ---- the caller's side ---- */
-
-static void reap_tracer(void)
-{
-	long ret;
-
-	do {
-		ret = os_call(SYS_wait4, tracer.tracer, 0, __WALL, 0, 0, 0);
-	} while (ret == -EINTR);
-	tracer.tracer = 0;
-	meta_unmap(tracer.stack, TRACER_STACK, META_LEAK);
-	tracer.stack = NULL;
-}
-
-static int start_tracer(void)
-{
-	int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_UNTRACED;
-
-	memset(tracer.pending, 0, sizeof(tracer.pending));
-	tracer.error = 0;
-	atomic_store_release(&tracer.phase, (uint32_t)PHASE_START);
-	tracer.tracer = clone(tracer_main, (char *)tracer.stack + TRACER_STACK, flags, NULL);
-	return tracer.tracer > 0 ? 0 : -EAGAIN;
-}
-
-static int stop_by_ptrace(void)
-{
-	long dumpable = os_call(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0, 0);
-
-	if (start_tracer() != 0)
-		return -EAGAIN;
-	os_call(SYS_prctl, PR_SET_PTRACER, tracer.tracer, 0, 0, 0, 0);
-	if (dumpable != 1)
-		os_call(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0, 0);
-	set_phase(PHASE_GO);
-	wait_phase_not(PHASE_START, PHASE_GO);
-	if (dumpable != 1)
-		os_call(SYS_prctl, PR_SET_DUMPABLE, dumpable, 0, 0, 0, 0);
-	os_call(SYS_prctl, PR_SET_PTRACER, 0, 0, 0, 0, 0);
-	if (atomic_load_acquire(&tracer.phase) == PHASE_STOPPED)
-		return 0;
-	reap_tracer();
-	return tracer.error ? tracer.error : -EPERM;
-}
-
-static void count_missed(struct world *w)
-{
-	uint32_t kept = 0;
-
-	for (uint32_t i = 0; i < w->nthreads; i++) {
-		if (w->threads[i].tid == 0)
-			continue;
-		if (!w->threads[i].captured)
-			w->nmissed++;
-		kept++;
-	}
-	if (w->nmissed)
-		fmt_string(w->reason, sizeof(w->reason),
-			   "%u of %u other threads could not be stopped", w->nmissed, kept);
-}
+/* ---- life ---- */
 
 /* The memory is mapped before any lock of ours is held over the stop. */
-int world_prepare(struct world *w)
+NO_LOCK_CHECK int world_prepare(struct world *w)
 {
 	memset(w, 0, sizeof(*w));
 	w->how = "alone";
 	w->threads = meta_map(STOP_MAX_THREADS * sizeof(*w->threads), META_LEAK);
-	tracer.stack = meta_map(TRACER_STACK, META_LEAK);
-	tracer.world = w;
-	tracer.pid = os_getpid();
-	tracer.caller = os_gettid();
-	return w->threads && tracer.stack ? 0 : -ENOMEM;
+	lock_acquire_nested(&stop.lock);
+	stop.by = STOPPED_NOT;
+	stop.stack = meta_map(STOP_STACK, META_LEAK);
+	if (w->threads && stop.stack)
+		return 0;
+	world_free(w);
+	return -ENOMEM;
+}
+
+NO_LOCK_CHECK void world_free(struct world *w)
+{
+	meta_unmap(stop.stack, STOP_STACK, META_LEAK);
+	stop.stack = NULL;
+	lock_release(&stop.lock);
+	meta_unmap(w->threads, STOP_MAX_THREADS * sizeof(*w->threads), META_LEAK);
+	w->threads = NULL;
+}
+
+/* ---- stopping ---- */
+
+static void mask_signals(void)
+{
+	const uint64_t all = ~(uint64_t)0;
+
+	stop.masked = os_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all,
+			      (long)&stop.mask, sizeof(all), 0, 0) == 0;
+}
+
+static void unmask_signals(void)
+{
+	if (stop.masked)
+		os_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&stop.mask, 0,
+			sizeof(stop.mask), 0, 0);
+	stop.masked = false;
+}
+
+/* Forgets those that have ended, and counts those that are not in our hands. */
+static void count_missed(struct world *w, int pid)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < w->nthreads; i++) {
+		struct stopped_thread *t = &w->threads[i];
+
+		if (t->tid && !t->captured && stop_is_dead(pid, t->tid))
+			t->tid = 0;
+		if (t->tid == 0)
+			continue;
+		w->threads[kept] = *t;
+		w->nmissed += !t->captured;
+		kept++;
+	}
+	w->nthreads = kept;
+	if (w->overflow)
+		fmt_string(w->reason, sizeof(w->reason), "more than %d threads",
+			   STOP_MAX_THREADS);
+	else if (w->nmissed)
+		fmt_string(w->reason, sizeof(w->reason),
+			   "%u of %u other threads could not be stopped", w->nmissed, kept);
+	w->nmissed += w->overflow;
+}
+
+static int stop_others(struct world *w, int pid, int caller)
+{
+	int error;
+
+	w->how = "ptrace";
+	error = stop_by_trace(w, pid, caller, stop.stack);
+	if (error == 0) {
+		stop.by = STOPPED_BY_TRACE;
+		return 0;
+	}
+	w->nthreads = 0;
+	w->overflow = false;
+	w->how = "signal";
+	error = stop_by_signal(w, pid, caller);
+	if (error == 0)
+		stop.by = STOPPED_BY_SIGNAL;
+	else
+		fmt_string(w->reason, sizeof(w->reason),
+			   "neither ptrace nor a signal could stop the other threads");
+	return error;
 }
 
 int world_stop(struct world *w)
 {
-	int others = stop_list_threads(w, tracer.pid, tracer.caller);
+	int pid = os_getpid(), caller = os_gettid();
+	int others = stop_list_threads(w, pid, caller);
 	int error;
 
+	w->nthreads = 0;
+	w->overflow = false;
+	if (others < 0 && is_alone())
+		others = 0;
 	if (others < 0) {
 		fmt_string(w->reason, sizeof(w->reason),
 			   "cannot list threads: /proc is not readable");
 		return others;
 	}
-	w->nthreads = 0;
+	mask_signals();
 	if (others == 0)
 		return 0;
-	w->how = "ptrace";
-	error = stop_by_ptrace();
-	if (error) {
-		w->nthreads = w->nmissed = 0;
-		w->how = "signal";
-		error = stop_by_signal(w, tracer.pid, tracer.caller);
-	}
-	count_missed(w);
+	error = stop_others(w, pid, caller);
+	if (error == 0)
+		count_missed(w, pid);
+	else
+		unmask_signals();
 	return error;
 }
 
 void world_resume(struct world *w)
 {
-	if (strcmp(w->how, "signal") == 0) {
+	if (stop.by == STOPPED_BY_SIGNAL)
 		resume_by_signal(w);
-	} else if (tracer.tracer) {
-		set_phase(PHASE_RESUME);
-		reap_tracer();
+	if (stop.by == STOPPED_BY_TRACE && !resume_by_trace()) {
+		w->nmissed++;
+		fmt_string(w->reason, sizeof(w->reason),
+			   "the helper that held the other threads was killed");
 	}
-}
-
-void world_free(struct world *w)
-{
-	meta_unmap(w->threads, STOP_MAX_THREADS * sizeof(*w->threads), META_LEAK);
-	meta_unmap(tracer.stack, TRACER_STACK, META_LEAK);
-	w->threads = NULL;
-	tracer.stack = NULL;
+	stop.by = STOPPED_NOT;
+	unmask_signals();
 }

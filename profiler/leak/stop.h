@@ -25,18 +25,25 @@ struct world {
 	struct stopped_thread *threads; /* without the caller's */
 	uint32_t nthreads;
 	uint32_t nmissed;	/* threads that could not be stopped */
+	bool overflow;		/* more than STOP_MAX_THREADS; counts as one more missed */
 	const char *how;	/* "ptrace", "signal", "alone" */
 	char reason[128];	/* why nmissed is not 0, or why nothing could be stopped */
 };
 
-#define STOP_MAX_THREADS 16384 /* more are counted as missed */
+#define STOP_MAX_THREADS 16384
 
-/* DUMP. Memory for a stop, before any lock is held over it. 0 or -errno. */
+/* DUMP. Memory for a stop, before any lock but LEAK is held; waits until no other thread is
+ * between world_prepare() and world_free(). 0 or -ENOMEM (nothing to free then). */
 int world_prepare(struct world *out);
 void world_free(struct world *w);
-/* DUMP. 0, or -errno when no thread at all could be stopped and there are others; nothing is
- * then stopped. */
+/*
+ * DUMP. 0, or -errno when no thread at all could be stopped and there are others; nothing is
+ * then stopped. Bounded: a thread that does not stop within two seconds is counted in
+ * nmissed. Takes no lock and maps no memory, so the caller may hold META. On success the
+ * calling thread takes no signals until world_resume().
+ */
 int world_stop(struct world *w);
+/* DUMP. Adds to nmissed when the threads did not stand still all the time. */
 void world_resume(struct world *w);
 
 #endif

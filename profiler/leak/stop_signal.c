@@ -12,15 +12,19 @@
 #include "preload/base/os.h"
 #include "profiler/leak/stop_int.h"
 
-#define WAIT_SLICE_NS 20000000u	  /* of the wait for the threads to arrive */
-#define WAIT_SLICES   150	  /* without any arriving: about three seconds */
+#define WAIT_SLICE_NS 20000000u /* of the wait for the threads to arrive */
+#define WAIT_SLICES   (STOP_PATIENCE_NS / WAIT_SLICE_NS)
+#define ROUNDS	      64 /* listings of the threads */
 
 static struct {
 	struct world *world;
 	uint32_t epoch;	  /* odd while stopped; futex the handlers wait on; atomic */
 	uint32_t arrived; /* atomic, futex */
-	uint32_t left;	  /* handlers that are done; atomic, futex */
+	/* Handlers begun and done since the process started; atomic, left also futex. While
+	 * they are equal nobody looks at world. */
+	uint32_t entered, left;
 	int signal;
+	bool installed; /* old is what to go back to */
 	struct sigaction old;
 } stopper;
 
@@ -51,98 +55,140 @@ static void take_registers(struct stopped_thread *t, const ucontext_t *uc)
 		memcpy(t->xmm, uc->uc_mcontext.fpregs->_xmm, sizeof(t->xmm));
 }
 
-static void on_signal(int sig, siginfo_t *info, void *context)
+/* SIGNAL. Stands still until the epoch ends. */
+static void stand(struct stopped_thread *t, uint32_t epoch, const ucontext_t *uc)
 {
-	uint32_t epoch = atomic_load_acquire(&stopper.epoch);
-	int saved = errno;
-	struct stopped_thread *t = epoch & 1 ? record_of(os_gettid()) : NULL;
-
-	(void)sig;
-	(void)info;
-	if (!t)
-		return;
-	take_registers(t, context);
+	take_registers(t, uc);
 	atomic_store_release(&t->captured, true);
 	atomic_fetch_add_acq_rel(&stopper.arrived, 1u);
 	os_futex_wake(&stopper.arrived, 1);
 	while (atomic_load_acquire(&stopper.epoch) == epoch)
 		os_futex_wait(&stopper.epoch, epoch, 0);
-	atomic_fetch_add_acq_rel(&stopper.left, 1u);
-	os_futex_wake(&stopper.left, 1);
-	errno = saved;
 }
 
+static void on_signal(int sig, siginfo_t *info, void *context)
+{
+	struct stopped_thread *t;
+	uint32_t epoch;
+
+	(void)sig;
+	(void)info;
+	atomic_fetch_add_acq_rel(&stopper.entered, 1u);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with set_epoch() */
+	epoch = atomic_load_acquire(&stopper.epoch);
+	t = epoch & 1 ? record_of(os_gettid()) : NULL;
+	if (t && !t->captured)
+		stand(t, epoch, context);
+	atomic_fetch_add_acq_rel(&stopper.left, 1u);
+	os_futex_wake(&stopper.left, 1);
+}
+
+/* Ours from an earlier stop, or one that the program does not use. 0: none. */
 static int choose_signal(void)
 {
 	struct sigaction now;
 
+	if (stopper.installed &&
+	    sigaction(stopper.signal, NULL, &now) == 0 && now.sa_sigaction == on_signal)
+		return stopper.signal;
+	stopper.installed = false;
 	for (int sig = SIGRTMAX - 1; sig > SIGRTMIN; sig--)
 		if (sigaction(sig, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
 			return sig;
 	return 0;
 }
 
-/* Waits for count to reach want as long as something moves. */
-static void await(uint32_t *count, uint32_t want)
+static bool install_handler(void)
+{
+	struct sigaction act = { .sa_sigaction = on_signal,
+				 .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK };
+
+	sigfillset(&act.sa_mask);
+	stopper.signal = choose_signal();
+	if (stopper.signal == 0)
+		return false;
+	if (!stopper.installed)
+		stopper.installed = sigaction(stopper.signal, &act, &stopper.old) == 0;
+	return stopper.installed;
+}
+
+/* Waits for count to reach want, as long as something moves. False: it did not. */
+static bool await(uint32_t *count, uint32_t want)
 {
 	uint32_t seen = 0;
 
-	for (int idle = 0; idle < WAIT_SLICES; idle++) {
+	for (unsigned idle = 0; idle < WAIT_SLICES; idle++) {
 		uint32_t now = atomic_load_acquire(count);
 
 		if (now >= want)
-			return;
+			return true;
 		if (now != seen)
 			idle = 0;
 		seen = now;
 		os_futex_wait(count, now, WAIT_SLICE_NS);
 	}
+	return false;
 }
 
-static uint32_t send_all(struct world *w, int pid, uint32_t from)
+/* Threads from first on that the signal can be expected to stop. */
+static uint32_t send_all(struct world *w, int pid, uint32_t first)
 {
 	uint32_t sent = 0;
 
-	for (uint32_t i = from; i < w->nthreads; i++) {
-		if (os_call(SYS_tgkill, pid, w->threads[i].tid, stopper.signal, 0, 0,
-			    0) == 0)
+	for (uint32_t i = first; i < w->nthreads; i++) {
+		struct stopped_thread *t = &w->threads[i];
+		long ret = -ESRCH;
+
+		if (!stop_is_dead(pid, t->tid))
+			ret = os_call(SYS_tgkill, pid, t->tid, stopper.signal, 0, 0, 0);
+		if (ret == -ESRCH)
+			t->tid = 0;
+		else if (ret == 0)
 			sent++;
-		else
-			w->threads[i].tid = 0; /* it has ended */
 	}
 	return sent;
 }
 
+static void set_epoch(void)
+{
+	atomic_store_release(&stopper.epoch, atomic_load_relaxed(&stopper.epoch) + 1);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with on_signal() */
+}
+
 int stop_by_signal(struct world *w, int pid, int caller)
 {
-	struct sigaction act = { .sa_sigaction = on_signal,
-				 .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK };
-	uint32_t sent = 0, from = 0;
+	uint32_t sent = 0, first = 0;
+	bool all = true;
 
-	sigfillset(&act.sa_mask);
-	stopper.signal = choose_signal();
-	if (stopper.signal == 0 || sigaction(stopper.signal, &act, &stopper.old) != 0)
+	if (!install_handler())
 		return -EBUSY;
 	stopper.world = w;
 	atomic_store_release(&stopper.arrived, 0u);
-	atomic_store_release(&stopper.left, 0u);
-	atomic_store_release(&stopper.epoch, stopper.epoch + 1);
-	while (stop_list_threads(w, pid, caller) > 0) {
-		sent += send_all(w, pid, from);
-		from = w->nthreads;
-		await(&stopper.arrived, sent);
+	set_epoch();
+	for (int round = 0; round < ROUNDS && all; round++) {
+		if (stop_list_threads(w, pid, caller) <= 0)
+			break;
+		sent += send_all(w, pid, first);
+		first = w->nthreads;
+		all = await(&stopper.arrived, sent);
 	}
 	return 0;
 }
 
 void resume_by_signal(struct world *w)
 {
-	uint32_t arrived = atomic_load_acquire(&stopper.arrived);
-
-	atomic_store_release(&stopper.epoch, stopper.epoch + 1);
+	set_epoch();
 	os_futex_wake(&stopper.epoch, INT32_MAX);
-	await(&stopper.left, arrived);
+	for (;;) {
+		uint32_t left = atomic_load_acquire(&stopper.left);
+
+		if (left == atomic_load_acquire(&stopper.entered))
+			break;
+		os_futex_wait(&stopper.left, left, WAIT_SLICE_NS);
+	}
 	/* A thread that has yet to take the signal keeps our handler: it does nothing. */
-	if (w->nmissed == 0)
+	if (w->nmissed == 0) {
 		sigaction(stopper.signal, &stopper.old, NULL);
+		stopper.installed = false;
+	}
 }

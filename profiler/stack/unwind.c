@@ -71,8 +71,9 @@ void unwind_modules_changed(void)
  * in and then fails: SIGNAL, and allowed by every seccomp filter that lets libc live. */
 static bool page_is_readable(uintptr_t addr)
 {
-	return os_call(SYS_rt_sigprocmask, -1, (long)(addr & ~(uintptr_t)7), 0, 8, 0,
-		       0) != -EFAULT;
+	return addr >= OS_PAGE && os_call(SYS_rt_sigprocmask, -1,
+					  (long)(addr & ~(uintptr_t)7), 0, 8, 0,
+					  0) != -EFAULT;
 }
 
 /* Reads the word at addr if it lies above the walk's frontier and inside the stack. */
@@ -80,14 +81,15 @@ NO_SANITIZE static bool read_word(struct walk *w, uintptr_t addr, uintptr_t *out
 {
 	if (addr % 8 != 0 || addr < w->lo)
 		return false;
-	if (addr >= w->hi) {
+	if (w->known ? addr > w->hi - 8 : addr - w->window >= w->hi - w->window) {
 		uintptr_t page = align_down(addr, OS_PAGE);
 
-		/* A stack that we do not know (coroutine, alternate): page by page. */
-		if (w->known || page < w->hi || !page_is_readable(addr))
+		/* A stack that we do not know (coroutine, alternate): page by page; the
+		 * window is the run of pages that were found readable last. */
+		if (w->known || !page_is_readable(addr))
 			return false;
-		if (page > w->hi && page - w->hi > UNWIND_MAX_GAP)
-			return false;
+		if (page != w->hi)
+			w->window = page;
 		w->hi = page + OS_PAGE;
 	}
 	*out = *(const volatile uintptr_t *)addr;
@@ -209,11 +211,13 @@ static enum step step(struct walk *w)
 	case CFI_SIGNAL:
 		return step_by_signal(w);
 	case CFI_MISSING:
-		/* The trampoline's entry starts one byte early for pc - 1; its own pc is
-		 * in the entry in any case. */
-		if (!w->precise && row_for(w->pc).kind == CFI_SIGNAL)
+		/* A return address that nobody called from: a signal trampoline, or where
+		 * makecontext() lets a coroutine end. pc - 1 is in no function then. */
+		row = w->precise ? row : row_for(w->pc);
+		if (row.kind == CFI_SIGNAL)
 			return step_by_signal(w);
-		return step_by_rbp(w);
+		/* Any other function's first byte: the end of a coroutine. */
+		return row.kind != CFI_MISSING ? STEP_END : step_by_rbp(w);
 	case CFI_UNSUPPORTED:
 		return STEP_UNSUPPORTED;
 	default:
@@ -230,10 +234,10 @@ void walk_enter_stack(struct walk *w, uintptr_t sp)
 	w->known = w->fixed_hi != 0 && sp < w->fixed_hi && sp >= w->fixed_lo;
 	if (w->known)
 		w->hi = w->fixed_hi;
-	else if (thread_stack_bounds(sp, &w->own_lo, &w->hi))
+	else if (thread_stack_bounds(sp, &w->window, &w->hi))
 		w->known = true;
 	else
-		w->hi = page_is_readable(sp) ? align_down(sp, OS_PAGE) + OS_PAGE : 0;
+		w->window = w->hi = 0;
 }
 
 static int finish(struct frame *frames, int n, int max, uintptr_t pc,

@@ -18,7 +18,7 @@ struct walk {
 	uintptr_t pc, sp, bp; /* sp: as it will be when the frame runs on */
 	uintptr_t slot;	      /* where pc was read, 0: in a register */
 	uintptr_t lo, hi;     /* words that may be read now */
-	uintptr_t own_lo;
+	uintptr_t window;     /* unknown stack: [window, hi) was found readable */
 	uintptr_t fixed_lo, fixed_hi; /* the caller's bounds; 0: none given */
 	bool known;   /* hi is the stack's end; else it grows page by page */
 	bool precise; /* pc is exact, not a return address */

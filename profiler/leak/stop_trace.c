@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * stop_trace: stopping threads by ptrace, from a process cloned for it.
+ *
+ * The tracer shares our memory, files and thread pointer, but is a process of its own, since
+ * a thread cannot trace its own process. It seizes and interrupts every thread but the
+ * caller's until no new one appears, reads their registers into the world, waits to be told
+ * to let go, rewinds the system calls that it interrupted, and ends.
+ *
+ * Nobody notices: it has no exit signal and blocks all signals; a signal that a thread was
+ * about to take is handed back to it; should the caller's thread die, the kernel kills the
+ * tracer, and with it goes every trace. Should the tracer die (a seccomp filter that kills),
+ * the caller finds out within a moment.
+ *
+ * Concurrency: caller and tracer hand over through one futex word, `phase`. The tracer uses
+ * raw system calls only: thread pointer and libc are the caller's.
+ */
+#include <elf.h>
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/fmt.h"
+#include "preload/base/os.h"
+#include "profiler/leak/stop_int.h"
+
+#define ROUNDS	       64 /* listings of the threads; new ones keep coming only from a fork bomb */
+#define LOOK_AGAIN_NS  50000000u /* is the other side still there? */
+#define SYSCALL_LENGTH 2	 /* bytes of the instruction */
+
+enum phase { PHASE_START, PHASE_GO, PHASE_STOPPED, PHASE_FAILED, PHASE_RESUME };
+
+static struct {
+	uint32_t phase;	 /* enum phase; atomic, futex */
+	int pid, caller; /* of the program; tid of the thread that stops */
+	int tracer;	 /* pid; 0: none. Owned by the caller */
+	int error;	 /* of the tracer's first failure */
+	struct world *world;
+	uint32_t pending[STOP_MAX_THREADS]; /* tracer: signal to deliver at the end */
+} tracer;
+
+static void set_phase(enum phase phase)
+{
+	atomic_store_release(&tracer.phase, (uint32_t)phase);
+	os_futex_wake(&tracer.phase, INT32_MAX);
+}
+
+static void wait_while(enum phase phase)
+{
+	while (atomic_load_acquire(&tracer.phase) == (uint32_t)phase)
+		os_futex_wait(&tracer.phase, (uint32_t)phase, 0);
+}
+
+/* ---- the tracer ---- */
+
+static long trace(long request, int tid, long addr, long data)
+{
+	return os_call(SYS_ptrace, request, tid, addr, data, 0, 0);
+}
+
+static bool seize(struct stopped_thread *t)
+{
+	long ret = trace(PTRACE_SEIZE, t->tid, 0, 0);
+
+	if (ret < 0) {
+		if (ret != -ESRCH && !stop_is_dead(tracer.pid, t->tid)) {
+			tracer.error = (int)ret;
+			return false;
+		}
+		t->tid = 0;
+		return true;
+	}
+	trace(PTRACE_INTERRUPT, t->tid, 0, 0);
+	return true;
+}
+
+/* A tracee has stopped or ended; both are announced by SIGCHLD, which is blocked. */
+static void wait_for_news(void)
+{
+	uint64_t chld = (uint64_t)1 << (SIGCHLD - 1);
+	struct timespec t = { 0, LOOK_AGAIN_NS };
+
+	os_call(SYS_rt_sigtimedwait, (long)&chld, 0, (long)&t, sizeof(chld), 0, 0);
+}
+
+/* False: it did not stop in time. */
+static bool await_stop(struct stopped_thread *t, uint32_t *pending, uint64_t deadline)
+{
+	int status = 0;
+	long ret;
+
+	for (;;) {
+		ret = os_call(SYS_wait4, t->tid, (long)&status, __WALL | WNOHANG, 0, 0, 0);
+		if (ret != 0 && ret != -EINTR)
+			break;
+		if (os_now_ns() > deadline)
+			return false;
+		wait_for_news();
+	}
+	if (ret < 0 || !WIFSTOPPED(status))
+		t->tid = 0; /* ended meanwhile */
+	else if (status >> 16 == 0) /* about to get a signal: deliver it when we let go */
+		*pending = (uint32_t)WSTOPSIG(status);
+	return true;
+}
+
+static void copy_registers(struct stopped_thread *t, const struct user_regs_struct *r)
+{
+	const uintptr_t all[16] = { r->rax, r->rbx, r->rcx, r->rdx, r->rsi, r->rdi,
+				    r->rbp, r->rsp, r->r8,  r->r9,  r->r10, r->r11,
+				    r->r12, r->r13, r->r14, r->r15 };
+
+	memcpy(t->gprs, all, sizeof(all));
+	t->regs = (struct unwind_regs){ r->rip, r->rsp, r->rbp, r->rbx,
+					r->r12, r->r13, r->r14, r->r15 };
+	t->fs_base = r->fs_base;
+}
+
+static void read_registers(struct stopped_thread *t)
+{
+	struct user_regs_struct regs;
+	struct user_fpregs_struct fp;
+	struct iovec v = { &regs, sizeof(regs) };
+
+	if (trace(PTRACE_GETREGSET, t->tid, NT_PRSTATUS, (long)&v) < 0)
+		return;
+	copy_registers(t, &regs);
+	v = (struct iovec){ &fp, sizeof(fp) };
+	if (trace(PTRACE_GETREGSET, t->tid, NT_FPREGSET, (long)&v) == 0)
+		memcpy(t->xmm, fp.xmm_space, sizeof(t->xmm));
+	t->captured = true;
+}
+
+/* Waits for the threads from first on. */
+static void await_from(struct world *w, uint32_t first)
+{
+	uint64_t deadline = os_now_ns() + STOP_PATIENCE_NS;
+
+	for (uint32_t i = first; i < w->nthreads; i++) {
+		struct stopped_thread *t = &w->threads[i];
+
+		if (t->tid == 0 || !await_stop(t, &tracer.pending[i], deadline))
+			continue;
+		deadline = os_now_ns() + STOP_PATIENCE_NS;
+		if (t->tid)
+			read_registers(t);
+	}
+}
+
+static bool stop_all(struct world *w)
+{
+	uint32_t done = 0;
+
+	for (int round = 0; round < ROUNDS; round++) {
+		int added = stop_list_threads(w, tracer.pid, tracer.caller);
+
+		if (added <= 0) {
+			tracer.error = added;
+			return added == 0;
+		}
+		for (uint32_t i = done; i < w->nthreads; i++) {
+			if (seize(&w->threads[i]))
+				continue;
+			w->nthreads = i; /* those before are ours to let go */
+			await_from(w, done);
+			return false;
+		}
+		await_from(w, done);
+		done = w->nthreads;
+	}
+	return true;
+}
+
+/* ---- letting go ---- */
+
+struct signals {
+	uint64_t pending, blocked, ignored;
+};
+
+static uint64_t parse_hex(const char *text)
+{
+	uint64_t value = 0;
+
+	for (;; text++) {
+		if (*text >= '0' && *text <= '9')
+			value = value << 4 | (uint64_t)(*text - '0');
+		else if (*text >= 'a' && *text <= 'f')
+			value = value << 4 | (uint64_t)(*text - 'a' + 10);
+		else
+			return value;
+	}
+}
+
+static bool see_status_line(char *line, void *arg)
+{
+	struct signals *s = arg;
+
+	if (strncmp(line, "SigPnd:\t", 8) == 0 || strncmp(line, "ShdPnd:\t", 8) == 0)
+		s->pending |= parse_hex(line + 8);
+	else if (strncmp(line, "SigBlk:\t", 8) == 0)
+		s->blocked = parse_hex(line + 8);
+	else if (strncmp(line, "SigIgn:\t", 8) == 0)
+		s->ignored = parse_hex(line + 8);
+	return true;
+}
+
+/* Is a signal of the program's own waiting for the thread? Then EINTR may be its doing. */
+static bool has_signal(int tid)
+{
+	struct signals s = { 0, 0, 0 };
+	char path[64];
+
+	fmt_string(path, sizeof(path), "/proc/%d/task/%d/status", tracer.pid, tid);
+	if (os_each_line(path, see_status_line, &s) < 0)
+		return true;
+	return (s.pending & ~s.blocked & ~s.ignored) != 0;
+}
+
+/* The calls that end with EINTR when a stop interrupts them (the kernel restarts others by
+ * itself) and can be made again without harm. close() is none of them. */
+static bool can_repeat(uint64_t nr)
+{
+	static const uint16_t calls[] = {
+		SYS_epoll_wait, SYS_epoll_pwait,  441 /* epoll_pwait2 */, SYS_recvfrom,
+		SYS_recvmsg,	SYS_recvmmsg,	  SYS_accept,		  SYS_accept4,
+		SYS_sendto,	SYS_sendmsg,	  SYS_read,		  SYS_readv,
+		SYS_write,	SYS_writev,	  SYS_rt_sigtimedwait,	  SYS_semop,
+		SYS_semtimedop, SYS_io_getevents, 333 /* io_pgetevents */,
+		426 /* io_uring_enter */
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(calls); i++)
+		if (nr == calls[i])
+			return true;
+	return false;
+}
+
+static void rewind_call(int tid)
+{
+	struct user_regs_struct regs;
+	struct iovec v = { &regs, sizeof(regs) };
+
+	if (trace(PTRACE_GETREGSET, tid, NT_PRSTATUS, (long)&v) != 0 ||
+	    (long)regs.rax != -EINTR || !can_repeat(regs.orig_rax) || has_signal(tid))
+		return;
+	regs.rip -= SYSCALL_LENGTH;
+	regs.rax = regs.orig_rax;
+	trace(PTRACE_SETREGSET, tid, NT_PRSTATUS, (long)&v);
+}
+
+static void let_go_all(struct world *w)
+{
+	for (uint32_t i = 0; i < w->nthreads; i++) {
+		int tid = w->threads[i].tid;
+
+		if (tid == 0)
+			continue;
+		if (tracer.pending[i] == 0)
+			rewind_call(tid);
+		trace(PTRACE_DETACH, tid, 0, (long)tracer.pending[i]);
+	}
+}
+
+static __attribute__((noreturn)) int tracer_main(void *arg)
+{
+	struct {
+		void *handler;
+		unsigned long flags;
+		void *restorer;
+		uint64_t mask;
+	} plain = { 0 };
+	struct world *w = arg;
+	bool ok;
+
+	os_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
+	/* Our own copy of the handlers: an ignored SIGCHLD would not be announced. */
+	os_call(SYS_rt_sigaction, SIGCHLD, (long)&plain, 0, sizeof(plain.mask), 0, 0);
+	wait_while(PHASE_START);
+	ok = stop_all(w);
+	if (ok) {
+		set_phase(PHASE_STOPPED);
+		wait_while(PHASE_STOPPED);
+	}
+	let_go_all(w);
+	if (!ok)
+		set_phase(PHASE_FAILED);
+	for (;;)
+		os_call(SYS_exit, 0, 0, 0, 0, 0, 0);
+}
+
+/* ---- the caller's side ---- */
+
+/* True: the tracer ended by itself. */
+static bool reap(void)
+{
+	int status = 0;
+	long ret;
+
+	do {
+		ret = os_call(SYS_wait4, tracer.tracer, (long)&status, __WALL, 0, 0, 0);
+	} while (ret == -EINTR);
+	tracer.tracer = 0;
+	return ret > 0 && WIFEXITED(status);
+}
+
+/* Waits for the tracer's answer. False: it died without one. */
+static bool await_answer(void)
+{
+	for (;;) {
+		uint32_t now = atomic_load_acquire(&tracer.phase);
+
+		if (now == PHASE_STOPPED || now == PHASE_FAILED)
+			return true;
+		if (os_futex_wait(&tracer.phase, now, LOOK_AGAIN_NS) != -ETIMEDOUT)
+			continue;
+		if (os_call(SYS_wait4, tracer.tracer, 0, __WALL | WNOHANG, 0, 0, 0) == 0)
+			continue;
+		tracer.tracer = 0;
+		return false;
+	}
+}
+
+static bool start(struct world *w, char *stack)
+{
+	int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_UNTRACED;
+
+	memset(tracer.pending, 0, sizeof(tracer.pending));
+	tracer.world = w;
+	tracer.error = 0;
+	atomic_store_release(&tracer.phase, (uint32_t)PHASE_START);
+	tracer.tracer = clone(tracer_main, stack + STOP_STACK, flags, w);
+	return tracer.tracer > 0;
+}
+
+int stop_by_trace(struct world *w, int pid, int caller, char *stack)
+{
+	long dumpable = os_call(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0, 0);
+	bool answered;
+
+	tracer.pid = pid;
+	tracer.caller = caller;
+	if (!start(w, stack)) {
+		tracer.tracer = 0;
+		return -EAGAIN;
+	}
+	os_call(SYS_prctl, PR_SET_PTRACER, tracer.tracer, 0, 0, 0, 0); /* Yama */
+	if (dumpable != 1)
+		os_call(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0, 0);
+	set_phase(PHASE_GO);
+	answered = await_answer();
+	if (dumpable != 1) /* 2 cannot be set by a program; 0 allows less still */
+		os_call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0, 0);
+	os_call(SYS_prctl, PR_SET_PTRACER, 0, 0, 0, 0, 0);
+	if (!answered)
+		return -ECHILD;
+	if (atomic_load_acquire(&tracer.phase) == PHASE_STOPPED)
+		return 0;
+	reap();
+	return tracer.error ? tracer.error : -EPERM;
+}
+
+bool resume_by_trace(void)
+{
+	set_phase(PHASE_RESUME);
+	return reap();
+}
