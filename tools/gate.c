@@ -2,8 +2,8 @@
 /*
  * gate: `seep gate`: one verdict on leaks for a whole process tree, for CI.
  *
- * Inside the gate the library prints nothing and changes no status: what each process found
- * comes through the run table and its report.json, and is judged here.
+ * Inside the gate the library prints nothing and changes no status: what each process
+ * found comes through the run table and its report.json, and is judged here.
  */
 #include <getopt.h>
 #include <jansson.h>
@@ -24,8 +24,10 @@
 
 static const char usage[] =
 	"usage: seep gate [OPTIONS] [--] COMMAND [ARGUMENTS]\n\n"
-	"Runs COMMAND, looks for leaks at the end of every process it starts, and prints one\n"
-	"verdict. The last line is \"seep: clean\", \"seep: LEAK objects=N bytes=N sites=N\" or\n"
+	"Runs COMMAND, looks for leaks at the end of every process it starts, and prints "
+	"one\n"
+	"verdict. The last line is \"seep: clean\", \"seep: LEAK objects=N bytes=N "
+	"sites=N\" or\n"
 	"\"seep: INCOMPLETE: reason\".\n\n"
 	"  --suppressions FILE    leaks to leave out, lines of leak:PATTERN\n"
 	"  --exitcode N           status for leaks (23)\n"
@@ -35,8 +37,10 @@ static const char usage[] =
 	"  --lib FILE             libseep.so, if it is not beside this command\n"
 	"  -q, --quiet            only the verdict\n"
 	"  -h, --help             this text\n\n"
-	"Exit status: COMMAND's own if it is not 0 (128+N for signal N; an end by INT or TERM\n"
-	"from outside counts as normal); else 0 clean, 23 leaks, 24 the check could not be\n"
+	"Exit status: COMMAND's own if it is not 0 (128+N for signal N; an end by INT or "
+	"TERM\n"
+	"from outside counts as normal); else 0 clean, 23 leaks, 24 the check could not "
+	"be\n"
 	"completed, 25 wrong usage; 126 and 127 when COMMAND cannot be run.\n";
 
 enum { OPT_SUPPRESSIONS = 256, OPT_EXITCODE, OPT_STRICT, OPT_LIB };
@@ -88,7 +92,8 @@ static void parse_one(struct gate *g, int c)
 {
 	switch (c) {
 	case OPT_SUPPRESSIONS:
-		g->launch.extra = launch_add_option(g->launch.extra, "suppressions", optarg);
+		g->launch.extra =
+			launch_add_option(g->launch.extra, "suppressions", optarg);
 		break;
 	case OPT_EXITCODE:
 		g->exitcode = parse_status(optarg);
@@ -123,8 +128,9 @@ static void parse(struct gate *g, int argc, char **argv)
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, "+o:O:qh", options, NULL)) != -1) {
 		if (c == '?')
-			die(EXIT_USAGE, "%s: unknown option, or its value is missing; "
-					"see seep gate --help",
+			die(EXIT_USAGE,
+			    "%s: unknown option, or its value is missing; "
+			    "see seep gate --help",
 			    argv[optind - 1]);
 		parse_one(g, c);
 	}
@@ -147,7 +153,8 @@ static void print_frame(size_t i, json_t *frame)
 		say("    #%zu %s (%s)", i, name, module ? module : "");
 		free(name);
 	} else {
-		say("    #%zu %s+%#llx", i, module ? module : "", (unsigned long long)offset);
+		say("    #%zu %s+%#llx", i, module ? module : "",
+		    (unsigned long long)offset);
 	}
 }
 
@@ -273,7 +280,8 @@ static void print_verdict(const struct gate *g)
 		say("clean");
 }
 
-/* Status of the command as far as it counts: an end that was asked for is a normal one. */
+/* Status of the command as far as it counts: an end that was asked for is a normal one.
+ */
 static int own_status(const struct launch *l)
 {
 	if (WIFSIGNALED(l->status) && l->asked_to_end &&

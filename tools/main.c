@@ -21,12 +21,14 @@ static const struct {
 static void help(void)
 {
 	puts("usage: seep COMMAND [OPTIONS] [--] PROGRAM [ARGUMENTS]\n\n"
-	     "Profiles memory of unmodified programs: a preloaded malloc that finds leaks\n"
+	     "Profiles memory of unmodified programs: a preloaded malloc that finds "
+	     "leaks\n"
 	     "and writes profiles for go tool pprof.\n\nCommands:");
 	for (size_t i = 0; i < NCOMMANDS; i++)
 		printf("  %-6s %s\n", commands[i].name, commands[i].summary);
 	puts("\nOptions:\n  --help     this text; after a command, that command's\n"
-	     "  --version  the version\n\nExit status: the program's own; gate: 23 leaks, "
+	     "  --version  the version\n\nExit status: the program's own; gate: 23 "
+	     "leaks, "
 	     "24 could not be checked; 25 usage.");
 }
 

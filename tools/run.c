@@ -19,7 +19,8 @@
 
 static const char usage[] =
 	"usage: seep run [OPTIONS] [--] PROGRAM [ARGUMENTS]\n\n"
-	"Runs PROGRAM with every allocation recorded, writes heap, allocs, peak, escape and\n"
+	"Runs PROGRAM with every allocation recorded, writes heap, allocs, peak, escape "
+	"and\n"
 	"threads profiles at its end, and prints a summary on stderr.\n\n"
 	"  -o, --out PATTERN      files' names: %e program, %p process (seep.out/%e.%p)\n"
 	"  --mode MODE            exact (default), sampled or off\n"
@@ -35,11 +36,21 @@ static const char usage[] =
 	"  -q, --quiet            no summary\n"
 	"  -h, --help             this text\n\n"
 	"Exit status: PROGRAM's own, 128+N when signal N killed it; 126 and 127 when it\n"
-	"cannot be run, 25 for wrong usage. A program that cannot be helped (static, 32-bit,\n"
+	"cannot be run, 25 for wrong usage. A program that cannot be helped (static, "
+	"32-bit,\n"
 	"set-user-ID ...) is named and run without profiling.\n";
 
-enum { OPT_MODE = 256, OPT_SAMPLE, OPT_SEED, OPT_LEAK, OPT_SUPPRESSIONS, OPT_NO_ESCAPE,
-       OPT_NO_THREADS, OPT_NO_FOLLOW, OPT_LIB };
+enum {
+	OPT_MODE = 256,
+	OPT_SAMPLE,
+	OPT_SEED,
+	OPT_LEAK,
+	OPT_SUPPRESSIONS,
+	OPT_NO_ESCAPE,
+	OPT_NO_THREADS,
+	OPT_NO_FOLLOW,
+	OPT_LIB
+};
 
 static const struct option options[] = {
 	{ "out", required_argument, NULL, 'o' },
@@ -134,8 +145,9 @@ static void parse(struct run *r, int argc, char **argv)
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, "+o:O:qh", options, NULL)) != -1) {
 		if (c == '?')
-			die(EXIT_USAGE, "%s: unknown option, or its value is missing; "
-					"see seep run --help",
+			die(EXIT_USAGE,
+			    "%s: unknown option, or its value is missing; "
+			    "see seep run --help",
 			    argv[optind - 1]);
 		parse_one(r, c);
 	}
@@ -154,8 +166,8 @@ static void print_sites(const char *prefix, bool live)
 			    live ? "inuse_space" : "alloc_space", sites, TOP_SITES);
 
 	if (n > 0)
-		say_title("top sites by %s:", live ? "memory still held at the end" :
-						     "memory allocated");
+		say_title("top sites by %s:",
+			  live ? "memory still held at the end" : "memory allocated");
 	for (int i = 0; i < n; i++)
 		say("  %10s in %9lld  %s", say_bytes((uint64_t)sites[i].bytes, bytes, 32),
 		    (long long)sites[i].objects, sites[i].stack);

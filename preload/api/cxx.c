@@ -2,10 +2,10 @@
 /*
  * cxx: the replaceable C++ operators new and delete, under their mangled names.
  *
- * C cannot throw, so an allocation that fails is handed to the C++ runtime's own operator,
- * found in the program: it calls the new-handler in a loop and throws std::bad_alloc, and
- * its retries come back to our malloc. Only the aligned nothrow forms are finished here
- * near SIZE_MAX, where libstdc++ 12 wraps around.
+ * C cannot throw, so an allocation that fails is handed to the C++ runtime's own
+ * operator, found in the program: it calls the new-handler in a loop and throws
+ * std::bad_alloc, and its retries come back to our malloc. Only the aligned nothrow forms
+ * are finished here near SIZE_MAX, where libstdc++ 12 wraps around.
  */
 #include <errno.h>
 
@@ -94,16 +94,16 @@ EXPORT void *_ZnwmRKSt9nothrow_t(size_t size, const void *tag)
 {
 	void *p = heap_malloc(size);
 
-	return LIKELY(p != NULL) ? p :
-				   new_nothrow_failed(size, tag, "_ZnwmRKSt9nothrow_t");
+	return LIKELY(p != NULL) ? p
+				 : new_nothrow_failed(size, tag, "_ZnwmRKSt9nothrow_t");
 }
 
 EXPORT void *_ZnamRKSt9nothrow_t(size_t size, const void *tag)
 {
 	void *p = heap_malloc(size);
 
-	return LIKELY(p != NULL) ? p :
-				   new_nothrow_failed(size, tag, "_ZnamRKSt9nothrow_t");
+	return LIKELY(p != NULL) ? p
+				 : new_nothrow_failed(size, tag, "_ZnamRKSt9nothrow_t");
 }
 
 static void *aligned(size_t size, size_t align)
@@ -115,18 +115,18 @@ EXPORT void *_ZnwmSt11align_val_t(size_t size, size_t align)
 {
 	void *p = aligned(size, align);
 
-	return LIKELY(p != NULL) ?
-		       p :
-		       new_aligned_failed(size, align, "_ZnwmSt11align_val_t");
+	return LIKELY(p != NULL)
+		       ? p
+		       : new_aligned_failed(size, align, "_ZnwmSt11align_val_t");
 }
 
 EXPORT void *_ZnamSt11align_val_t(size_t size, size_t align)
 {
 	void *p = aligned(size, align);
 
-	return LIKELY(p != NULL) ?
-		       p :
-		       new_aligned_failed(size, align, "_ZnamSt11align_val_t");
+	return LIKELY(p != NULL)
+		       ? p
+		       : new_aligned_failed(size, align, "_ZnamSt11align_val_t");
 }
 
 EXPORT void *_ZnwmSt11align_val_tRKSt9nothrow_t(size_t size, size_t align,
@@ -134,10 +134,10 @@ EXPORT void *_ZnwmSt11align_val_tRKSt9nothrow_t(size_t size, size_t align,
 {
 	void *p = aligned(size, align);
 
-	return LIKELY(p != NULL) ?
-		       p :
-		       new_aligned_nothrow_failed(size, align, tag,
-						  "_ZnwmSt11align_val_tRKSt9nothrow_t");
+	return LIKELY(p != NULL)
+		       ? p
+		       : new_aligned_nothrow_failed(size, align, tag,
+						    "_ZnwmSt11align_val_tRKSt9nothrow_t");
 }
 
 EXPORT void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t size, size_t align,
@@ -145,10 +145,10 @@ EXPORT void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t size, size_t align,
 {
 	void *p = aligned(size, align);
 
-	return LIKELY(p != NULL) ?
-		       p :
-		       new_aligned_nothrow_failed(size, align, tag,
-						  "_ZnamSt11align_val_tRKSt9nothrow_t");
+	return LIKELY(p != NULL)
+		       ? p
+		       : new_aligned_nothrow_failed(size, align, tag,
+						    "_ZnamSt11align_val_tRKSt9nothrow_t");
 }
 
 EXPORT void _ZdlPv(void *p)

@@ -4,10 +4,10 @@
  *
  * A library opened with RTLD_DEEPBIND finds libc's malloc before ours, while libc's own
  * functions hand it our blocks: every allocator that is preloaded crashes. So the flag is
- * cleared (option deepbind=on leaves it). The real function is reached by a tail jump: the
- * loader takes the caller, for RUNPATH and namespaces, from the return address. dlopen
- * adds code, which is noticed at the next report or capture; dlclose removes some, so
- * row caches are dropped after it.
+ * cleared (option deepbind=on leaves it). The real function is reached by a tail jump:
+ * the loader takes the caller, for RUNPATH and namespaces, from the return address.
+ * dlopen adds code, which is noticed at the next report or capture; dlclose removes some,
+ * so row caches are dropped after it.
  */
 #include <dlfcn.h>
 
@@ -39,22 +39,22 @@ void dl_resolve(void)
 }
 
 /* Arguments: dlopen(rdi, esi), dlmopen(rdi, rsi, edx); all saved around dl_resolve(). */
-#define TRAMPOLINE(name, flags)                                                          \
-	__asm__(".text\n\t.globl " #name "\n\t.type " #name ", @function\n" #name ":\n"  \
-		"\t.cfi_startproc\n"                                                     \
-		"\tmov dl_real_" #name "(%rip), %rax\n"                                  \
-		"\ttest %rax, %rax\n"                                                    \
-		"\tjne 1f\n"                                                             \
-		"\tpush %rdi\n\t.cfi_adjust_cfa_offset 8\n"                              \
-		"\tpush %rsi\n\t.cfi_adjust_cfa_offset 8\n"                              \
-		"\tpush %rdx\n\t.cfi_adjust_cfa_offset 8\n"                              \
-		"\tcall dl_resolve\n"                                                    \
-		"\tpop %rdx\n\t.cfi_adjust_cfa_offset -8\n"                              \
-		"\tpop %rsi\n\t.cfi_adjust_cfa_offset -8\n"                              \
-		"\tpop %rdi\n\t.cfi_adjust_cfa_offset -8\n"                              \
-		"\tmov dl_real_" #name "(%rip), %rax\n"                                  \
-		"1:\tand dl_flag_mask(%rip), " flags "\n"                                \
-		"\tjmp *%rax\n"                                                          \
+#define TRAMPOLINE(name, flags)                                                         \
+	__asm__(".text\n\t.globl " #name "\n\t.type " #name ", @function\n" #name ":\n" \
+		"\t.cfi_startproc\n"                                                    \
+		"\tmov dl_real_" #name "(%rip), %rax\n"                                 \
+		"\ttest %rax, %rax\n"                                                   \
+		"\tjne 1f\n"                                                            \
+		"\tpush %rdi\n\t.cfi_adjust_cfa_offset 8\n"                             \
+		"\tpush %rsi\n\t.cfi_adjust_cfa_offset 8\n"                             \
+		"\tpush %rdx\n\t.cfi_adjust_cfa_offset 8\n"                             \
+		"\tcall dl_resolve\n"                                                   \
+		"\tpop %rdx\n\t.cfi_adjust_cfa_offset -8\n"                             \
+		"\tpop %rsi\n\t.cfi_adjust_cfa_offset -8\n"                             \
+		"\tpop %rdi\n\t.cfi_adjust_cfa_offset -8\n"                             \
+		"\tmov dl_real_" #name "(%rip), %rax\n"                                 \
+		"1:\tand dl_flag_mask(%rip), " flags "\n"                               \
+		"\tjmp *%rax\n"                                                         \
 		"\t.cfi_endproc\n\t.size " #name ", .-" #name "\n")
 
 TRAMPOLINE(dlopen, "%esi");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * exit: what is written when the process ends: the leak check and its report, profiles, the
- * row in the tool's table; and the exit status of a process that leaked.
+ * exit: what is written when the process ends: the leak check and its report, profiles,
+ * the row in the tool's table; and the exit status of a process that leaked.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -23,9 +23,9 @@
 #include "profiler/thread/threadprof.h"
 #endif
 
-#define SUFFIX_ROOM 32	/* ".1000" and the longest of our suffixes */
+#define SUFFIX_ROOM  32 /* ".1000" and the longest of our suffixes */
 #define PREFIX_BYTES (OPT_PATH_MAX + SUFFIX_ROOM)
-#define REEXEC_MAX 1000 /* PREFIX.2, PREFIX.3 ... of programs that replace themselves */
+#define REEXEC_MAX   1000 /* PREFIX.2, PREFIX.3 ... of programs that replace themselves */
 
 static struct {
 	char path[OPT_PATH_MAX]; /* of the program; empty: unknown */

@@ -86,7 +86,8 @@ static void require_plausible(const void *p, const char *what)
 	if (w.kind == 's')
 		fatal("invalid %s of %p: on the stack", what, p);
 	if (w.kind == 'f')
-		fatal("invalid %s of %p: in a program's or library's own memory", what, p);
+		fatal("invalid %s of %p: in a program's or library's own memory", what,
+		      p);
 	if (w.kind == 0)
 		fatal("invalid %s of %p: nothing is there", what, p);
 	if ((uintptr_t)p >= (uintptr_t)__builtin_frame_address(0) &&

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * fork: all our locks are taken in rank order before a fork and released after it, so that
- * the child's copy of every structure is whole. The child then drops what described the
- * parent's other threads.
+ * fork: all our locks are taken in rank order before a fork and released after it, so
+ * that the child's copy of every structure is whole. The child then drops what described
+ * the parent's other threads.
  *
  * One lock of the first rank is held across the fork itself: glibc may interleave the
  * handlers of two threads that fork at once, and the second must wait at the first step.

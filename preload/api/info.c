@@ -121,8 +121,9 @@ EXPORT void malloc_stats(void)
 		 st.live_bytes, st.peak_inuse, st.committed, st.reserved);
 	log_line("small spans %zu bytes, large objects %zu in %zu bytes", st.inuse_small,
 		 st.nlarge, st.inuse_large);
-	log_line("free: dirty pages %zu, clean pages %zu, in spans %zu, in %zu caches %zu",
-		 st.free_dirty, st.free_clean, st.central_free, st.nmcaches, st.cached);
+	log_line(
+		"free: dirty pages %zu, clean pages %zu, in spans %zu, in %zu caches %zu",
+		st.free_dirty, st.free_clean, st.central_free, st.nmcaches, st.cached);
 	log_line("metadata %zu bytes, given back %lu, foreign pointers %lu",
 		 meta_bytes_total(), st.npurged_bytes, st.nforeign);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * init: the constructor. Reads the options, finds libc's own functions, plugs the profiler
- * into the heap, and registers what runs at fork and at the end.
+ * init: the constructor. Reads the options, finds libc's own functions, plugs the
+ * profiler into the heap, and registers what runs at fork and at the end.
  *
  * malloc is called before this by the loader, by IFUNC resolvers and by the constructors
  * of libraries; the heap works without it, unprofiled.

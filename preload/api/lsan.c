@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lsan: the functions of sanitizer/lsan_interface.h, so that programs with annotations for
- * LeakSanitizer work unchanged. They are declared weak there, so they are found here.
+ * lsan: the functions of sanitizer/lsan_interface.h, so that programs with annotations
+ * for LeakSanitizer work unchanged. They are declared weak there, so they are found here.
  */
 #include "preload/api/api.h"
 #include "preload/base/opt.h"

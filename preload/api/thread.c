@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * thread: a thread's beginning (pthread_create is interposed to learn stack bounds and who
- * created it) and its end (a thread-specific destructor gives its mcache back).
+ * thread: a thread's beginning (pthread_create is interposed to learn stack bounds and
+ * who created it) and its end (a thread-specific destructor gives its mcache back).
  *
- * Other destructors may free and allocate after ours, so ours re-arms itself until the last
- * round that POSIX promises; what still comes later uses the heap's fallback.
+ * Other destructors may free and allocate after ours, so ours re-arms itself until the
+ * last round that POSIX promises; what still comes later uses the heap's fallback.
  */
 #include <dlfcn.h>
 #include <errno.h>

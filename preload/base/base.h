@@ -11,25 +11,25 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define LIKELY(x)   __builtin_expect(!!(x), 1)
-#define UNLIKELY(x) __builtin_expect(!!(x), 0)
-#define NOINLINE    __attribute__((noinline))
-#define COLD	    __attribute__((noinline, cold))
+#define LIKELY(x)     __builtin_expect(!!(x), 1)
+#define UNLIKELY(x)   __builtin_expect(!!(x), 0)
+#define NOINLINE      __attribute__((noinline))
+#define COLD	      __attribute__((noinline, cold))
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
-#define EXPORT	    __attribute__((visibility("default")))
-#define HIDDEN	    __attribute__((visibility("hidden")))
-#define PRINTF(f, a) __attribute__((format(printf, f, a)))
-#define UNUSED	    __attribute__((unused))
-#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define EXPORT	      __attribute__((visibility("default")))
+#define HIDDEN	      __attribute__((visibility("hidden")))
+#define PRINTF(f, a)  __attribute__((format(printf, f, a)))
+#define UNUSED	      __attribute__((unused))
+#define ARRAY_LEN(a)  (sizeof(a) / sizeof((a)[0]))
 
 __extension__ typedef unsigned __int128 uint128;
 
-#define KIB ((size_t)1 << 10)
-#define MIB ((size_t)1 << 20)
-#define GIB ((size_t)1 << 30)
+#define KIB	   ((size_t)1 << 10)
+#define MIB	   ((size_t)1 << 20)
+#define GIB	   ((size_t)1 << 30)
 
-#define OS_PAGE	    ((size_t)4096) /* the kernel's page on x86-64 */
-#define CACHE_LINE  64
+#define OS_PAGE	   ((size_t)4096) /* the kernel's page on x86-64 */
+#define CACHE_LINE 64
 
 /* FAST. align is a power of two; the caller has excluded overflow. */
 static inline uintptr_t align_up(uintptr_t value, uintptr_t align)

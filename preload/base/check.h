@@ -21,15 +21,15 @@ void fatal(const char *format, ...) __attribute__((noreturn, cold)) PRINTF(1, 2)
 		if (UNLIKELY(!(cond)))                                                   \
 			fatal("internal error: %s at %s:%d", #cond, __FILE__, __LINE__); \
 	} while (0)
-#define ASSERT(cond)                                                                     \
-	do {                                                                             \
-		if (CONFIG_ASSERTIONS >= 1)                                              \
-			CHECK(cond);                                                     \
+#define ASSERT(cond)                        \
+	do {                                \
+		if (CONFIG_ASSERTIONS >= 1) \
+			CHECK(cond);        \
 	} while (0)
-#define ASSERT_SLOW(cond)                                                                \
-	do {                                                                             \
-		if (CONFIG_ASSERTIONS >= 2)                                              \
-			CHECK(cond);                                                     \
+#define ASSERT_SLOW(cond)                   \
+	do {                                \
+		if (CONFIG_ASSERTIONS >= 2) \
+			CHECK(cond);        \
 	} while (0)
 
 #endif

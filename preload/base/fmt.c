@@ -132,8 +132,8 @@ static void put_padded(struct out *o, const struct spec *sp, const char *text, s
 		out_bytes(o, " ", 1);
 }
 
-static void put_number(struct out *o, const struct spec *sp, uint64_t value, bool negative,
-		       unsigned base, const char *prefix)
+static void put_number(struct out *o, const struct spec *sp, uint64_t value,
+		       bool negative, unsigned base, const char *prefix)
 {
 	char digits[96];
 	size_t at = sizeof(digits);
@@ -223,17 +223,19 @@ void out_vformat(struct out *o, const char *f, va_list args)
 		switch (*f) {
 		case 'd':
 		case 'i':
-			put_signed(o, &sp, sp.length ? va_arg(ap, long) : va_arg(ap, int));
+			put_signed(o, &sp,
+				   sp.length ? va_arg(ap, long) : va_arg(ap, int));
 			break;
 		case 'u':
 		case 'x':
 			put_number(o, &sp,
-				   sp.length ? va_arg(ap, unsigned long) :
-					       va_arg(ap, unsigned),
+				   sp.length ? va_arg(ap, unsigned long)
+					     : va_arg(ap, unsigned),
 				   false, *f == 'x' ? 16 : 10, sp.alt ? "0x" : "");
 			break;
 		case 'p':
-			put_number(o, &sp, (uintptr_t)va_arg(ap, void *), false, 16, "0x");
+			put_number(o, &sp, (uintptr_t)va_arg(ap, void *), false, 16,
+				   "0x");
 			break;
 		case 'c':
 			c = (char)va_arg(ap, int);

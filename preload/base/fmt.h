@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * fmt: text without stdio. A struct out collects bytes in a caller's buffer and hands full
- * buffers to a sink; formatting knows a small, documented part of printf.
+ * fmt: text without stdio. A struct out collects bytes in a caller's buffer and hands
+ * full buffers to a sink; formatting knows a small, documented part of printf.
  */
 #ifndef PRELOAD_BASE_FMT_H
 #define PRELOAD_BASE_FMT_H
@@ -14,11 +14,11 @@ typedef bool (*out_sink)(void *arg, const char *bytes, size_t size);
 
 struct out {
 	char *buf;
-	size_t size;   /* of buf */
+	size_t size; /* of buf */
 	size_t used;
 	out_sink sink; /* NULL: the text ends where the buffer does, see lost */
 	void *arg;
-	size_t lost;   /* bytes that did not fit or that the sink refused */
+	size_t lost; /* bytes that did not fit or that the sink refused */
 };
 
 /* SIGNAL. Text into buf alone. */

@@ -54,7 +54,10 @@ struct CAPABILITY lock {
 	uint32_t rank;	/* enum lock_rank, immutable */
 };
 
-#define LOCK_INIT(r) { .state = 0, .rank = (r) }
+#define LOCK_INIT(r)                    \
+	{                               \
+		.state = 0, .rank = (r) \
+	}
 
 void lock_init(struct lock *l, enum lock_rank rank);
 /* SLOW. Not recursive. lock_release() is called by the holder. */

@@ -3,8 +3,8 @@
  * meta: our own memory, see meta.h.
  *
  * Structure: the bump arena grows by chunks of CHUNK bytes; larger requests get a mapping
- * of their own. Every mapping is entered in `ranges`, kept without holes by moving the last
- * entry into a gap, so that the leak check can leave all of them out of its roots.
+ * of their own. Every mapping is entered in `ranges`, kept without holes by moving the
+ * last entry into a gap, so that the leak check can leave all of them out of its roots.
  * Concurrency: everything but the counters is guarded by one leaf lock.
  */
 #include "preload/base/meta.h"
@@ -16,11 +16,11 @@
 #include "preload/base/check.h"
 #include "preload/base/os.h"
 
-#define CHUNK	   (256 * KIB) /* faults in page by page, so the size costs nothing */
-#define BIG	   (64 * KIB)  /* from here a mapping of its own */
+#define CHUNK	       (256 * KIB) /* faults in page by page, so the size costs nothing */
+#define BIG	       (64 * KIB)  /* from here a mapping of its own */
 #define FIXALLOC_CHUNK (16 * KIB)
-#define RANGES_MAX 8192
-#define SPARE	   (64 * MIB)
+#define RANGES_MAX     8192
+#define SPARE	       (64 * MIB)
 
 struct range {
 	uintptr_t start;
@@ -29,10 +29,10 @@ struct range {
 
 static struct {
 	struct lock lock;
-	char *next, *end;		/* rest of the bump chunk; guarded by lock */
-	char *spare, *spare_next;	/* see take_spare(); guarded by lock */
-	uint32_t nranges;		/* guarded by lock */
-	size_t bytes[META_TAG_COUNT];	/* atomic, relaxed */
+	char *next, *end;		 /* rest of the bump chunk; guarded by lock */
+	char *spare, *spare_next;	 /* see take_spare(); guarded by lock */
+	uint32_t nranges;		 /* guarded by lock */
+	size_t bytes[META_TAG_COUNT];	 /* atomic, relaxed */
 	struct range ranges[RANGES_MAX]; /* guarded by lock */
 } meta = { .lock = LOCK_INIT(LOCK_RANK_META) };
 
@@ -63,9 +63,9 @@ static void drop_range(uintptr_t start)
 	}
 }
 
-/* A program that limits its address space after our start lets us map nothing more, though
- * the heap goes on in what was reserved before. A reservation of our own, which costs
- * nothing, keeps metadata going as well. */
+/* A program that limits its address space after our start lets us map nothing more,
+ * though the heap goes on in what was reserved before. A reservation of our own, which
+ * costs nothing, keeps metadata going as well. */
 static void reserve_spare(void)
 {
 	if (meta.spare || os_address_space_limit() != SIZE_MAX)

@@ -53,9 +53,9 @@ struct fixalloc {
 	char *next, *end;  /* rest of the current chunk */
 	size_t inuse;	   /* objects handed out */
 };
-#define FIXALLOC_INIT(object_size, meta_tag)                                             \
-	{                                                                                \
-		.size = (object_size), .tag = (meta_tag)                                 \
+#define FIXALLOC_INIT(object_size, meta_tag)             \
+	{                                                \
+		.size = (object_size), .tag = (meta_tag) \
 	}
 void *fixalloc_get(struct fixalloc *f); /* NULL when the system refuses */
 void fixalloc_put(struct fixalloc *f, void *p);

@@ -2,8 +2,9 @@
 /*
  * opt: SEEP_OPTIONS, parsed once and then frozen in a read-only page.
  *
- * Format: key=value:key=value. "\:" and "\\" escape; sizes take K, M, G; the last of equal
- * keys wins; relative paths are resolved against the directory at start. "%%", "%e" and
+ * Format: key=value:key=value. "\:" and "\\" escape; sizes take K, M, G; the last of
+ * equal keys wins; relative paths are resolved against the directory at start. "%%", "%e"
+ * and
  * "%p" in out= are expanded later, by whoever opens the file. An unknown key or a bad
  * value costs one line on stderr and is otherwise ignored.
  */
@@ -17,9 +18,9 @@ enum opt_leak { OPT_LEAK_OFF, OPT_LEAK_EXIT };
 enum opt_escape { OPT_ESCAPE_OFF, OPT_ESCAPE_BOUND };
 enum opt_huge { OPT_HUGE_AUTO, OPT_HUGE_ON, OPT_HUGE_OFF };
 
-#define OPT_PATH_MAX 4096
-#define OPT_EXIT_LEAK 23	/* a gate found leaks */
-#define OPT_EXIT_INCOMPLETE 24	/* a gate could not look */
+#define OPT_PATH_MAX	    4096
+#define OPT_EXIT_LEAK	    23 /* a gate found leaks */
+#define OPT_EXIT_INCOMPLETE 24 /* a gate could not look */
 
 struct options {
 	enum opt_mode mode;
@@ -28,12 +29,12 @@ struct options {
 	enum opt_leak leak;
 	enum opt_escape escape;
 	bool threads;
-	bool follow;	  /* profile children of fork and exec */
-	unsigned stack;	  /* most frames of one stack */
-	int exitcode;	  /* status of a process that leaked, with leak=exit */
-	bool deepbind;	  /* true: RTLD_DEEPBIND is left alone */
+	bool follow;	/* profile children of fork and exec */
+	unsigned stack; /* most frames of one stack */
+	int exitcode;	/* status of a process that leaked, with leak=exit */
+	bool deepbind;	/* true: RTLD_DEEPBIND is left alone */
 	enum opt_huge hugepage;
-	char out[OPT_PATH_MAX];		 /* pattern, absolute; empty: nothing is written */
+	char out[OPT_PATH_MAX]; /* pattern, absolute; empty: nothing is written */
 	char suppressions[OPT_PATH_MAX]; /* absolute; empty: none */
 	char run[OPT_PATH_MAX]; /* the tool's run table (profiler/control/runtable.h) */
 };
@@ -51,6 +52,7 @@ void opt_defaults(struct options *o);
  * Expands %e (program name), %p (pid) and %% of pattern into buf and adds ".PID" when the
  * pattern has no %p. False: it does not fit. SIGNAL.
  */
-bool opt_expand(const char *pattern, const char *program, int pid, char *buf, size_t size);
+bool opt_expand(const char *pattern, const char *program, int pid, char *buf,
+		size_t size);
 
 #endif

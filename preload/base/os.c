@@ -257,8 +257,8 @@ void os_futex_wake(const uint32_t *word, int count)
 
 #define LINE_MAX_BYTES 4096
 
-/* Hands the whole lines in buf[0..used) to fn; returns what is left over, or SIZE_MAX when
- * fn asked to stop. */
+/* Hands the whole lines in buf[0..used) to fn; returns what is left over, or SIZE_MAX
+ * when fn asked to stop. */
 static size_t feed_lines(char *buf, size_t used, bool (*fn)(char *, void *), void *arg)
 {
 	size_t start = 0;

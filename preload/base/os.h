@@ -28,15 +28,17 @@ static inline long os_call(long nr, long a, long b, long c, long d, long e, long
 }
 
 /* Memory. SIGNAL. Sizes are bytes and multiples of OS_PAGE. */
-void *os_map(size_t size);			/* private, readable, writable, zero */
-void *os_reserve(size_t size);			/* address space only, PROT_NONE, no commit charge */
-int os_commit(void *addr, size_t size);		/* make reserved pages usable */
-int os_decommit(void *addr, size_t size);	/* back to PROT_NONE and no memory */
+void *os_map(size_t size);     /* private, readable, writable, zero */
+void *os_reserve(size_t size); /* address space only, PROT_NONE, no commit charge */
+int os_commit(void *addr, size_t size);	  /* make reserved pages usable */
+int os_decommit(void *addr, size_t size); /* back to PROT_NONE and no memory */
 void os_unmap(void *addr, size_t size);
-bool os_purge(void *addr, size_t size);		/* give the pages back; true: they read as zero now */
+bool os_purge(void *addr,
+	      size_t size); /* give the pages back; true: they read as zero now */
 bool os_hugepage(void *addr, size_t size, bool on); /* MADV_HUGEPAGE / NOHUGEPAGE */
 void os_dontdump(void *addr, size_t size);
-void os_name(void *addr, size_t size, const char *name); /* "[anon:NAME]" where the kernel can */
+void os_name(void *addr, size_t size,
+	     const char *name); /* "[anon:NAME]" where the kernel can */
 /* Moves the pages of [from, from+size) to [to, to+size), which must be mapped; from stays
  * mapped and reads as zero. False: nothing was changed. */
 bool os_move_pages(void *from, void *to, size_t size);
@@ -44,7 +46,7 @@ bool os_move_pages(void *from, void *to, size_t size);
 /* Files. SIGNAL. Paths are absolute or relative to the current directory. */
 int os_open(const char *path, int flags, unsigned mode); /* O_CLOEXEC is added */
 int os_close(int fd);
-long os_read(int fd, void *buf, size_t size);	/* restarts on EINTR */
+long os_read(int fd, void *buf, size_t size);		 /* restarts on EINTR */
 long os_write_all(int fd, const void *buf, size_t size); /* size, or -errno */
 int os_rename(const char *from, const char *to);
 int os_unlink(const char *path);
@@ -59,11 +61,12 @@ long os_readlink(const char *path, char *buf, size_t size); /* length; not termi
 int os_getpid(void);
 int os_getppid(void);
 int os_gettid(void);
-uint64_t os_now_ns(void);	/* CLOCK_MONOTONIC */
-uint64_t os_realtime_ns(void);	/* CLOCK_REALTIME */
-void os_random(void *buf, size_t size); /* from the kernel, else from clock and addresses */
+uint64_t os_now_ns(void);      /* CLOCK_MONOTONIC */
+uint64_t os_realtime_ns(void); /* CLOCK_REALTIME */
+void os_random(void *buf,
+	       size_t size);	     /* from the kernel, else from clock and addresses */
 size_t os_address_space_limit(void); /* RLIMIT_AS in bytes, SIZE_MAX when unlimited */
-bool os_is_secure(void);	/* AT_SECURE: set-user-ID or the like */
+bool os_is_secure(void);	     /* AT_SECURE: set-user-ID or the like */
 void os_exit_group(int status) __attribute__((noreturn));
 void os_yield(void);
 

@@ -15,13 +15,13 @@
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 
-#define RESERVE_FIRST  (256 * GIB)
-#define RESERVE_LEAST  (1 * MIB)
+#define RESERVE_FIRST	(256 * GIB)
+#define RESERVE_LEAST	(1 * MIB)
 #define RESERVE_LIMITED (32 * MIB) /* under RLIMIT_AS: leave room for the program */
-#define HUGE_PAGE      (2 * MIB)
-#define GROW_SMALL     (1 * MIB)  /* while the heap is small */
-#define GROW_HUGE      (4 * MIB)  /* whole huge pages, later */
-#define HUGE_AFTER     (8 * MIB)  /* heap size from which huge pages are advised */
+#define HUGE_PAGE	(2 * MIB)
+#define GROW_SMALL	(1 * MIB) /* while the heap is small */
+#define GROW_HUGE	(4 * MIB) /* whole huge pages, later */
+#define HUGE_AFTER	(8 * MIB) /* heap size from which huge pages are advised */
 
 struct arena_fast arena_fast;
 
@@ -118,8 +118,8 @@ static bool make_first(void)
 	size_t size = RESERVE_FIRST;
 
 	if (limit < RESERVE_FIRST * 4)
-		size = limit / 8 < RESERVE_LIMITED ? align_down(limit / 8, PAGE_SIZE) :
-						     RESERVE_LIMITED;
+		size = limit / 8 < RESERVE_LIMITED ? align_down(limit / 8, PAGE_SIZE)
+						   : RESERVE_LIMITED;
 	return make_arena(size, RESERVE_LEAST);
 }
 
@@ -187,8 +187,8 @@ static bool read_vm_pages(char *line, void *arg)
 	return false;
 }
 
-/* A program may limit its address space after we reserved ours. What is reserved but not in
- * use does not count then: the limit is meant for what it uses. */
+/* A program may limit its address space after we reserved ours. What is reserved but not
+ * in use does not count then: the limit is meant for what it uses. */
 static bool within_limit(size_t bytes)
 {
 	size_t limit = os_address_space_limit();
@@ -209,7 +209,8 @@ static uintptr_t extend(struct arena *a, size_t bytes)
 	uintptr_t start = a->base + (a->end_page << PAGE_SHIFT);
 	size_t end_page = a->end_page + (bytes >> PAGE_SHIFT);
 
-	if (!within_limit(bytes) || !commit_tables(a, end_page) || os_commit((void *)start, bytes) != 0)
+	if (!within_limit(bytes) || !commit_tables(a, end_page) ||
+	    os_commit((void *)start, bytes) != 0)
 		return 0;
 	if (want_huge()) {
 		uintptr_t lo = align_up(start, HUGE_PAGE);

@@ -2,14 +2,14 @@
 /*
  * arena: address space for the heap, and what is known about each of its pages.
  *
- * Structure: see the drawing in heap.h. The first arena is reserved as large as the system
- * allows (halving until it fits) and serves the fast path; when it is full, or where
- * RLIMIT_AS keeps it small, further arenas of the same layout follow, which only the slow
- * path knows.
+ * Structure: see the drawing in heap.h. The first arena is reserved as large as the
+ * system allows (halving until it fits) and serves the fast path; when it is full, or
+ * where RLIMIT_AS keeps it small, further arenas of the same layout follow, which only
+ * the slow path knows.
  *
- * Concurrency: everything is written under mheap's lock. Class bytes and span pointers are
- * read without it: the page of a live object has a stable entry, and a span's fields are
- * set before its pointers are published (release).
+ * Concurrency: everything is written under mheap's lock. Class bytes and span pointers
+ * are read without it: the page of a live object has a stable entry, and a span's fields
+ * are set before its pointers are published (release).
  */
 #ifndef PRELOAD_HEAP_ARENA_H
 #define PRELOAD_HEAP_ARENA_H
@@ -21,14 +21,14 @@
 #define ARENA_MAX 128 /* arenas of one process */
 
 struct arena {
-	uintptr_t base;	       /* also the address of the class bytes; immutable */
-	size_t size;	       /* reserved bytes; immutable */
-	size_t npages;	       /* pages of [base, base+size), tables included */
-	struct mspan **spans;  /* by page index */
-	size_t first_page;     /* of the heap proper */
-	size_t end_page;       /* committed up to here; atomic: written under mheap's lock */
-	size_t classes_end;    /* class bytes writable up to here, bytes */
-	size_t spans_end;      /* span pointers usable up to here, bytes */
+	uintptr_t base;	      /* also the address of the class bytes; immutable */
+	size_t size;	      /* reserved bytes; immutable */
+	size_t npages;	      /* pages of [base, base+size), tables included */
+	struct mspan **spans; /* by page index */
+	size_t first_page;    /* of the heap proper */
+	size_t end_page;    /* committed up to here; atomic: written under mheap's lock */
+	size_t classes_end; /* class bytes writable up to here, bytes */
+	size_t spans_end;   /* span pointers usable up to here, bytes */
 };
 
 /* What free() needs, on one cache line. Zero: no arena yet, nothing is ours. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * freelist: see freelist.h. List i < EXACT holds runs of i + 1 pages; above, eight lists to
- * a power of two. Within one of the wide lists the shortest of the first PROBES runs that
- * fit is taken.
+ * freelist: see freelist.h. List i < EXACT holds runs of i + 1 pages; above, eight lists
+ * to a power of two. Within one of the wide lists the shortest of the first PROBES runs
+ * that fit is taken.
  */
 #include "preload/heap/freelist.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * heap: the slow paths of malloc, calloc, realloc and memalign, and a thread's beginning and
- * end. The overview is in heap.h; free's slow path is in heap_free.c.
+ * heap: the slow paths of malloc, calloc, realloc and memalign, and a thread's beginning
+ * and end. The overview is in heap.h; free's slow path is in heap_free.c.
  *
  * A thread that has given its mcache back (its last thread-specific destructors are
  * running) shares one fallback mcache under a lock.
@@ -71,7 +71,8 @@ void heap_thread_exit(void)
 	mcache_release(mc);
 }
 
-/* The fallback is nobody's in particular: it samples everything (exact mode) or nothing. */
+/* The fallback is nobody's in particular: it samples everything (exact mode) or nothing.
+ */
 static int64_t fallback_budget(void)
 {
 	int64_t first = heap_hooks.first_budget ? heap_hooks.first_budget() : 0;
@@ -79,7 +80,8 @@ static int64_t fallback_budget(void)
 	return first < 0 ? first : INT64_MAX / 2;
 }
 
-/* The mcache to work with: the thread's own, else the fallback, locked. NULL: no memory. */
+/* The mcache to work with: the thread's own, else the fallback, locked. NULL: no memory.
+ */
 static struct mcache *borrow(bool *out_locked)
 {
 	struct mcache *mc = heap_thread_start();

@@ -3,28 +3,29 @@
  * heap: the allocator. This comment is the map; each file says its part.
  *
  *   malloc  entry -> mcache -miss-> mcentral -miss-> mheap -> arena -> os
- *   free    entry -> page class byte -> mcache -full-> mcentral -> mheap -> scavenge -> os
+ *   free    entry -> page class byte -> mcache -full-> mcentral -> mheap -> scavenge ->
+ * os
  *
  * mcache (one a thread) holds, per size class, an array of pointers to free slots: malloc
  * pops, free pushes into the freeing thread's own array, whoever allocated the object.
  * mcentral (one a size class) moves half arrays between mcaches and spans, through a
  * transfer cache of whole batches. mheap owns the pages: runs are given out as spans and
- * coalesced again. The arena is one contiguous reservation with, in front of the pages, one
- * class byte and one span pointer a page:
+ * coalesced again. The arena is one contiguous reservation with, in front of the pages,
+ * one class byte and one span pointer a page:
  *
  *   base                                                 base + size
  *   | class bytes | span pointers | page | page | page | ...       |
  *
- * "Is p ours and of which class?" is therefore p - base < size, then one byte load. Class 0
- * sends free() to its slow path: large objects, pages with sampled objects, our tables.
+ * "Is p ours and of which class?" is therefore p - base < size, then one byte load. Class
+ * 0 sends free() to its slow path: large objects, pages with sampled objects, our tables.
  *
  * The profiler above plugs in through struct heap_hooks; each hook may be NULL. Sampling
- * costs the fast path one subtraction: every mcache has a budget of bytes, and malloc takes
- * the slow path when it is spent.
+ * costs the fast path one subtraction: every mcache has a budget of bytes, and malloc
+ * takes the slow path when it is spent.
  *
- * Concurrency: an mcache is touched by its thread only (others only with the world stopped
- * and all heap locks held); lock order is MCACHE, MCENTRAL (one a class), MHEAP, ARENA,
- * META. State that is all zero is valid: malloc works before any constructor ran.
+ * Concurrency: an mcache is touched by its thread only (others only with the world
+ * stopped and all heap locks held); lock order is MCACHE, MCENTRAL (one a class), MHEAP,
+ * ARENA, META. State that is all zero is valid: malloc works before any constructor ran.
  */
 #ifndef PRELOAD_HEAP_HEAP_H
 #define PRELOAD_HEAP_HEAP_H
@@ -61,12 +62,12 @@ extern struct heap_hooks heap_hooks; /* filled once in preload/api/init.c */
 
 /* SLOW parts; the FAST part is inline in mcache.h. All return NULL when memory is out. */
 void *heap_malloc_slow(size_t size);
-void *heap_calloc(size_t count, size_t size); /* overflow: NULL */
-void *heap_realloc(void *p, size_t size);     /* p not NULL, ours; NULL: p stands */
+void *heap_calloc(size_t count, size_t size);	/* overflow: NULL */
+void *heap_realloc(void *p, size_t size);	/* p not NULL, ours; NULL: p stands */
 void *heap_memalign(size_t align, size_t size); /* align: power of two */
-void heap_free_slow(void *p);		      /* any p, also NULL and foreign */
-size_t heap_usable_size(const void *p);	      /* 0 for NULL */
-bool heap_trim(void);			      /* give free memory back; true: something was */
+void heap_free_slow(void *p);			/* any p, also NULL and foreign */
+size_t heap_usable_size(const void *p);		/* 0 for NULL */
+bool heap_trim(void); /* give free memory back; true: something was */
 
 /* A pointer that is not ours reached free/realloc/usable_size. Set by api. */
 struct heap_foreign {
@@ -124,20 +125,21 @@ void heap_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg);
 /* ---- numbers ---- */
 
 struct heap_stats {
-	size_t reserved;       /* address space of all arenas, bytes */
-	size_t committed;      /* made usable so far */
-	size_t inuse_small;    /* bytes of spans of small objects */
-	size_t inuse_large;    /* bytes of large objects' spans */
-	size_t free_dirty;     /* free pages that still hold memory */
-	size_t free_clean;     /* free pages given back to the system */
-	size_t central_free;   /* bytes of free slots in spans and transfer caches */
-	size_t cached;	       /* bytes of free slots in mcaches (racy estimate) */
-	size_t live_bytes;     /* inuse - central_free - cached: slots the program holds */
-	size_t peak_inuse;     /* highest inuse_small + inuse_large */
+	size_t reserved;     /* address space of all arenas, bytes */
+	size_t committed;    /* made usable so far */
+	size_t inuse_small;  /* bytes of spans of small objects */
+	size_t inuse_large;  /* bytes of large objects' spans */
+	size_t free_dirty;   /* free pages that still hold memory */
+	size_t free_clean;   /* free pages given back to the system */
+	size_t central_free; /* bytes of free slots in spans and transfer caches */
+	size_t cached;	     /* bytes of free slots in mcaches (racy estimate) */
+	size_t live_bytes;   /* inuse - central_free - cached: slots the program holds */
+	size_t peak_inuse;   /* highest inuse_small + inuse_large */
 	size_t nspans, nlarge, nmcaches;
-	uint64_t nrefill, nflush; /* trips of mcaches to mcentral; 0 = never served anybody */
-	uint64_t npurged_bytes;	  /* given back so far */
-	uint64_t nforeign;	  /* foreign pointers met */
+	uint64_t nrefill,
+		nflush; /* trips of mcaches to mcentral; 0 = never served anybody */
+	uint64_t npurged_bytes; /* given back so far */
+	uint64_t nforeign;	/* foreign pointers met */
 };
 void heap_get_stats(struct heap_stats *out);
 /* Has any program allocation been served yet? */

@@ -45,8 +45,8 @@ void heap_bounds(uintptr_t *out_lo, uintptr_t *out_hi)
 	for (size_t i = 0; i < n; i++) {
 		const struct arena *a = arena_at(i);
 		uintptr_t lo = a->base + (a->first_page << PAGE_SHIFT);
-		uintptr_t hi = a->base +
-			       (atomic_load_acquire(&a->end_page) << PAGE_SHIFT);
+		uintptr_t hi =
+			a->base + (atomic_load_acquire(&a->end_page) << PAGE_SHIFT);
 
 		if (lo < *out_lo)
 			*out_lo = lo;
@@ -103,8 +103,8 @@ static void count_caches(struct heap_stats *out)
 		out->nrefill += atomic_load_relaxed(&mc->nrefill);
 		out->nflush += atomic_load_relaxed(&mc->nflush);
 		for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
-			ptrdiff_t n = atomic_load_relaxed(&mc->bins[c].top) -
-				      mc->bins[c].base;
+			ptrdiff_t n =
+				atomic_load_relaxed(&mc->bins[c].top) - mc->bins[c].base;
 
 			if (n > 0 && n <= (ptrdiff_t)mc->bins[c].room_max)
 				out->cached += (size_t)n * sizeclass_info[c].slot_size;

@@ -2,9 +2,9 @@
 /*
  * large: see large.h.
  *
- * A large object that grows tries the free pages behind it first. One that must move and is
- * big has its pages moved by the kernel instead of copied; each such move splits a mapping,
- * of which a process may have only some tens of thousands, so moves are counted.
+ * A large object that grows tries the free pages behind it first. One that must move and
+ * is big has its pages moved by the kernel instead of copied; each such move splits a
+ * mapping, of which a process may have only some tens of thousands, so moves are counted.
  */
 #include "preload/heap/large.h"
 
@@ -15,8 +15,8 @@
 #include "preload/heap/heap.h"
 #include "preload/heap/mheap.h"
 
-#define MOVE_LEAST   (1 * MIB) /* below, copying is as fast */
-#define MOVES_MAX    8000      /* of the 65530 mappings that Linux allows by default */
+#define MOVE_LEAST (1 * MIB) /* below, copying is as fast */
+#define MOVES_MAX  8000	     /* of the 65530 mappings that Linux allows by default */
 
 static struct {
 	uint32_t nmoves; /* atomic */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * large: objects of more than SIZECLASS_MAX_SIZE bytes, or aligned beyond a page: one span
- * each. No locks of its own.
+ * large: objects of more than SIZECLASS_MAX_SIZE bytes, or aligned beyond a page: one
+ * span each. No locks of its own.
  */
 #ifndef PRELOAD_HEAP_LARGE_H
 #define PRELOAD_HEAP_LARGE_H
@@ -14,8 +14,8 @@
 void *large_malloc(size_t size, size_t align, bool *out_dirty);
 /* SLOW. The program is done with s, whose samples are released already or here. */
 void large_free(struct mspan *s);
-/* SLOW. In place if possible, else moved, by pages when it is big. NULL: s stands. size is
- * over SIZECLASS_MAX_SIZE. */
+/* SLOW. In place if possible, else moved, by pages when it is big. NULL: s stands. size
+ * is over SIZECLASS_MAX_SIZE. */
 void *large_realloc(struct mspan *s, size_t size);
 
 #endif

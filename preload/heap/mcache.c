@@ -2,9 +2,9 @@
 /*
  * mcache: slow parts, see mcache.h.
  *
- * An mcache is one mapping: the struct, then one array per class, each with a NULL word in
- * front. Arrays are as long as the class may ever need, but their pages fault in only as far
- * as the room in use grows: from a few slots, by half at every trip to mcentral.
+ * An mcache is one mapping: the struct, then one array per class, each with a NULL word
+ * in front. Arrays are as long as the class may ever need, but their pages fault in only
+ * as far as the room in use grows: from a few slots, by half at every trip to mcentral.
  * A released mcache keeps its memory for the next thread.
  */
 #include "preload/heap/mcache.h"

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mcache: a thread's own free slots: per size class an array of pointers, popped by malloc
- * and pushed by free. The functions inline here are the fast path; they touch the bin, the
- * array's top and, in malloc, the byte budget, and nothing of the object itself.
+ * mcache: a thread's own free slots: per size class an array of pointers, popped by
+ * malloc and pushed by free. The functions inline here are the fast path; they touch the
+ * bin, the array's top and, in malloc, the byte budget, and nothing of the object itself.
  *
- * Structure of a bin: base <= top <= limit; base[-1] is always NULL, so that top[-1] may be
- * read for any top. In the empty mcache, which every thread starts with, all three are NULL:
- * nothing can be popped and nothing pushed, so the slow path runs.
+ * Structure of a bin: base <= top <= limit; base[-1] is always NULL, so that top[-1] may
+ * be read for any top. In the empty mcache, which every thread starts with, all three are
+ * NULL: nothing can be popped and nothing pushed, so the slow path runs.
  *
- * Concurrency: owner only. With all heap locks held and the owner stopped, others may read
- * base and top: a push stores the pointer before it moves top.
+ * Concurrency: owner only. With all heap locks held and the owner stopped, others may
+ * read base and top: a push stores the pointer before it moves top.
  */
 #ifndef PRELOAD_HEAP_MCACHE_H
 #define PRELOAD_HEAP_MCACHE_H
@@ -24,7 +24,7 @@ struct mcache_bin {
 	void **top;   /* one past the newest free slot */
 	void **limit; /* top may not pass it: base + room in use */
 	void **base;
-	uint32_t room;	  /* limit - base; grows up to the class's cache_max */
+	uint32_t room;	   /* limit - base; grows up to the class's cache_max */
 	uint32_t room_max; /* what the array has space for */
 };
 
@@ -33,7 +33,7 @@ struct mcache {
 	struct mcache_bin bins[SIZECLASS_COUNT];
 	struct mcache *next, *prev; /* all mcaches in use; guarded by mcache_lock */
 	uint64_t nrefill, nflush;   /* owner only */
-	uint32_t tick;		    /* owner only: slow calls since the last mheap_tick() */
+	uint32_t tick; /* owner only: slow calls since the last mheap_tick() */
 };
 
 /* Read-only by convention: looks empty to malloc and full to free. */
@@ -94,7 +94,7 @@ bool mcache_refill(struct mcache *mc, unsigned sizeclass);
 void mcache_flush(struct mcache *mc, unsigned sizeclass);
 /* SLOW. Everything back to mcentral. */
 void mcache_empty_out(struct mcache *mc);
-struct mcache *mcache_new(void);       /* NULL: memory is out */
+struct mcache *mcache_new(void);	/* NULL: memory is out */
 void mcache_release(struct mcache *mc); /* emptied; kept for the next thread */
 
 /* With mcache_lock held. */

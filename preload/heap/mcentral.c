@@ -6,10 +6,12 @@
  * one wholly free span is kept back, so that a program at the edge of a span does not
  * take and return it over and over) and a stack of transferred pointers.
  *
- * Invariants: a span is on the list exactly when listed is set, and then nfree > 0. nslots
+ * Invariants: a span is on the list exactly when listed is set, and then nfree > 0.
+ * nslots
  * - nfree bits of alloc_bits are set.
  *
- * Concurrency: everything of a class is guarded by its lock. mheap's lock is taken inside.
+ * Concurrency: everything of a class is guarded by its lock. mheap's lock is taken
+ * inside.
  */
 #include "preload/heap/mcentral.h"
 
@@ -27,15 +29,18 @@
 
 struct mcentral {
 	struct lock lock;
-	uint32_t ntransfer;	 /* pointers in transfer */
-	uint32_t transfer_max;	 /* room in it */
-	void **transfer;	 /* made at first use; NULL: none could be had */
-	struct mspan *spans;	 /* with free slots */
-	uint64_t nfree;		 /* free slots in spans of the list */
-	uint32_t nempty;	 /* spans of the list without any object */
+	uint32_t ntransfer;    /* pointers in transfer */
+	uint32_t transfer_max; /* room in it */
+	void **transfer;       /* made at first use; NULL: none could be had */
+	struct mspan *spans;   /* with free slots */
+	uint64_t nfree;	       /* free slots in spans of the list */
+	uint32_t nempty;       /* spans of the list without any object */
 } __attribute__((aligned(CACHE_LINE)));
 
-#define ONE   { .lock = LOCK_INIT(LOCK_RANK_MCENTRAL) }
+#define ONE                                           \
+	{                                             \
+		.lock = LOCK_INIT(LOCK_RANK_MCENTRAL) \
+	}
 #define EIGHT ONE, ONE, ONE, ONE, ONE, ONE, ONE, ONE
 
 static struct {
@@ -184,7 +189,8 @@ static COLD void bad_pointer(const void *p, const struct mspan *s, unsigned c)
 {
 	uint32_t index;
 
-	if (!s || s->state != MSPAN_SMALL || s->sizeclass != c) /* its span went already */
+	if (!s || s->state != MSPAN_SMALL ||
+	    s->sizeclass != c) /* its span went already */
 		fatal("double free of %p (size class %u)", p, c);
 	index = mspan_index_of(s, (uintptr_t)p);
 	if (index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p)

@@ -3,7 +3,8 @@
  * mcentral: for each size class, the spans with free slots and a transfer cache: pointers
  * that one thread's mcache gave back and another's may take, without a look at the spans.
  *
- * Locks: one per class, rank MCENTRAL. A transfer cache holds slots whose alloc bit is set.
+ * Locks: one per class, rank MCENTRAL. A transfer cache holds slots whose alloc bit is
+ * set.
  */
 #ifndef PRELOAD_HEAP_MCENTRAL_H
 #define PRELOAD_HEAP_MCENTRAL_H
@@ -13,8 +14,8 @@
 /* The caller holds the class's lock. Fills out[0..want) with free slots, lowest address
  * last, so that popping from the end ascends. Returns how many; 0: memory is out. */
 uint32_t mcentral_take_locked(unsigned sizeclass, void **out, uint32_t want);
-/* The caller holds the class's lock. Takes n pointers back. Aborts with a message when one
- * of them is no allocated slot of the class: a double or an invalid free. */
+/* The caller holds the class's lock. Takes n pointers back. Aborts with a message when
+ * one of them is no allocated slot of the class: a double or an invalid free. */
 void mcentral_give_locked(unsigned sizeclass, void *const *pointers, uint32_t n);
 
 void mcentral_lock(unsigned sizeclass);

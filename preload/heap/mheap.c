@@ -2,10 +2,10 @@
 /*
  * mheap: the page heap, see mheap.h.
  *
- * Structure: a free run is an mspan in state FREE; its first and last page point to it, so
- * a span that is freed finds free neighbours by one load each (boundary tags). Lists are by
- * length: exact up to EXACT pages, then eight to a power of two; a bitmap shows which are
- * not empty. Allocation is best fit by list, dirty before clean.
+ * Structure: a free run is an mspan in state FREE; its first and last page point to it,
+ * so a span that is freed finds free neighbours by one load each (boundary tags). Lists
+ * are by length: exact up to EXACT pages, then eight to a power of two; a bitmap shows
+ * which are not empty. Allocation is best fit by list, dirty before clean.
  *
  * A run made of dirty and clean parts counts as dirty, with ndirty its dirty pages.
  *
@@ -25,7 +25,7 @@ struct lock mheap_lock = LOCK_INIT(LOCK_RANK_MHEAP);
 
 static struct {
 	struct fixalloc spans;
-	struct mspan *inuse;	/* newest first */
+	struct mspan *inuse; /* newest first */
 	struct mheap_stats stats;
 	bool slow_frees;
 } mheap = { .spans = FIXALLOC_INIT(sizeof(struct mspan), META_SPAN) };
@@ -55,8 +55,9 @@ static struct mspan *absorb(struct mspan *s, struct mspan *other)
 	return s;
 }
 
-/* Enters a run into the lists, merged with its neighbours. They must lie in the same arena:
- * arenas are never adjacent in their page tables, and a run never leaves its arena. */
+/* Enters a run into the lists, merged with its neighbours. They must lie in the same
+ * arena: arenas are never adjacent in their page tables, and a run never leaves its
+ * arena. */
 static void insert_run(struct mspan *s)
 {
 	struct arena *a = arena_of(s->base);
@@ -151,8 +152,8 @@ static void leave_inuse(struct mspan *s)
 
 static void count_pages(const struct mspan *s, bool in)
 {
-	size_t *pages = s->state == MSPAN_LARGE ? &mheap.stats.large_pages :
-						  &mheap.stats.small_pages;
+	size_t *pages = s->state == MSPAN_LARGE ? &mheap.stats.large_pages
+						: &mheap.stats.small_pages;
 	size_t total;
 
 	*pages += in ? s->npages : 0 - s->npages;
@@ -297,8 +298,8 @@ static bool extend_locked(struct mspan *s, size_t npages)
 static bool shrink_locked(struct mspan *s, size_t npages)
 {
 	size_t rest_pages = s->npages - npages;
-	struct mspan *rest = new_run(s->base + (npages << PAGE_SHIFT), rest_pages,
-				     rest_pages);
+	struct mspan *rest =
+		new_run(s->base + (npages << PAGE_SHIFT), rest_pages, rest_pages);
 
 	if (!rest)
 		return false;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * mheap: the page heap. Gives out runs of pages as spans and takes them back, coalescing
- * neighbours. Free runs lie in two sets of lists, dirty (may hold memory) and clean (given
- * back, or never used), each by length.
+ * neighbours. Free runs lie in two sets of lists, dirty (may hold memory) and clean
+ * (given back, or never used), each by length.
  *
  * Locks: one, rank MHEAP. Functions without _locked take it.
  */
@@ -17,8 +17,8 @@ extern struct lock mheap_lock;
 
 /* A span of small objects; every slot free, class bytes not yet set. NULL: no memory. */
 struct mspan *mheap_alloc_small(unsigned sizeclass);
-/* A large object of npages on a boundary of align bytes (a power of two; PAGE_SIZE or less
- * is free). needs_zero tells whether the pages may hold old bytes. */
+/* A large object of npages on a boundary of align bytes (a power of two; PAGE_SIZE or
+ * less is free). needs_zero tells whether the pages may hold old bytes. */
 struct mspan *mheap_alloc_large(size_t npages, size_t align);
 /* Takes a span back, whatever it was. samples were released by the caller. */
 void mheap_free(struct mspan *s);

@@ -6,8 +6,8 @@
  * Structure
  *   base                                   base + (npages << PAGE_SHIFT)
  *   |slot 0|slot 1| ...       |slot nslots-1|tail|
- *   alloc_bits: one bit a slot, 1 = given out by mcentral (to a program, an mcache array or
- *   a transfer cache). The metadata lies off the heap, so a program that scribbles over
+ *   alloc_bits: one bit a slot, 1 = given out by mcentral (to a program, an mcache array
+ * or a transfer cache). The metadata lies off the heap, so a program that scribbles over
  *   freed memory cannot reach it.
  *
  * Invariants
@@ -20,10 +20,10 @@
 
 #include "preload/base/base.h"
 
-#define PAGE_SHIFT 13 /* the heap's page: 8 KiB. "OS page" is the kernel's */
-#define PAGE_SIZE  ((size_t)1 << PAGE_SHIFT)
+#define PAGE_SHIFT	  13 /* the heap's page: 8 KiB. "OS page" is the kernel's */
+#define PAGE_SIZE	  ((size_t)1 << PAGE_SHIFT)
 #define MSPAN_MAGIC_SHIFT 35
-#define MSPAN_MAX_SLOTS 1024 /* of a small span */
+#define MSPAN_MAX_SLOTS	  1024 /* of a small span */
 
 enum mspan_state {
 	MSPAN_DEAD,  /* struct in the fixalloc pool */
@@ -34,7 +34,7 @@ enum mspan_state {
 
 struct mspan {
 	/* immutable while not FREE */
-	uintptr_t base;	    /* address of the first page */
+	uintptr_t base; /* address of the first page */
 	size_t npages;
 	uint32_t nslots;    /* 1 when large */
 	uint32_t slot_size; /* bytes; 0 when large: npages << PAGE_SHIFT counts */
@@ -46,7 +46,7 @@ struct mspan {
 
 	/* guarded by the class's mcentral lock (small), by mheap's lock (free) */
 	uint32_t nfree;
-	size_t ndirty;	    /* free: pages that may hold memory */
+	size_t ndirty; /* free: pages that may hold memory */
 	struct mspan *next, *prev;
 
 	/* guarded by mheap's lock: list of all spans in use */
@@ -55,8 +55,8 @@ struct mspan {
 	/* large only; written by the thread that owns the object */
 	size_t size_asked; /* bytes the program asked for */
 
-	/* Owned by profiler/sample: records of sampled objects. NULL: none. Released through
-	 * heap_hooks.release_samples when the span is freed. Atomic. */
+	/* Owned by profiler/sample: records of sampled objects. NULL: none. Released
+	 * through heap_hooks.release_samples when the span is freed. Atomic. */
 	void *samples;
 
 	/* Owned by the leak check while it runs: where this span's bits start. */

@@ -8,15 +8,15 @@
 #include "preload/heap/freelist.h"
 #include "preload/heap/mspan.h"
 
-#define TICK_NS	      100000000u
-#define SLOW_TICK_NS  1000000000u
-#define TICK_PAGES    (16 * MIB >> PAGE_SHIFT)
-#define KEEP_PAGES    (1 * MIB >> PAGE_SHIFT) /* too little to bother */
-#define CLOCK_EVERY   16 /* calls between looks at the clock */
+#define TICK_NS	     100000000u
+#define SLOW_TICK_NS 1000000000u
+#define TICK_PAGES   (16 * MIB >> PAGE_SHIFT)
+#define KEEP_PAGES   (1 * MIB >> PAGE_SHIFT) /* too little to bother */
+#define CLOCK_EVERY  16			     /* calls between looks at the clock */
 
 static struct {
-	size_t least_dirty;	/* since the last tick */
-	size_t traffic;		/* pages since the last tick */
+	size_t least_dirty; /* since the last tick */
+	size_t traffic;	    /* pages since the last tick */
 	uint64_t last_tick_ns;
 	uint32_t calls;
 	uint64_t purged;

@@ -2,8 +2,8 @@
 /*
  * sizeclass: the tables, see sizeclass.h.
  *
- * How a row comes about: a span holds at least 16 slots and 16 KiB, and among span sizes up
- * to twice that the one with the least unused tail is taken (all below 9 %). An mcache
+ * How a row comes about: a span holds at least 16 slots and 16 KiB, and among span sizes
+ * up to twice that the one with the least unused tail is taken (all below 9 %). An mcache
  * array holds at most 64 KiB or 256 pointers, but 16 of the smaller and 8 of the largest
  * classes. tests/unit/test_sizeclass.c checks every rule for every class.
  */
@@ -117,7 +117,8 @@ unsigned sizeclass_of_aligned(size_t size, size_t align)
 {
 	if (size > SIZECLASS_MAX_SIZE || align > OS_PAGE * 2)
 		return 0;
-	for (unsigned c = sizeclass_of(size < align ? align : size); c < SIZECLASS_COUNT; c++)
+	for (unsigned c = sizeclass_of(size < align ? align : size); c < SIZECLASS_COUNT;
+	     c++)
 		if (sizeclass_info[c].slot_size % align == 0)
 			return c;
 	return 0;

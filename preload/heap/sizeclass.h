@@ -3,25 +3,25 @@
  * sizeclass: the map from a size in bytes to a size class.
  *
  * Classes are 16 bytes apart up to 256 bytes; above, each power of two is cut into eight
- * equal steps, so at most 1/9 of a slot is lost to rounding. Class 0 is no class: its byte
- * in the page map means "take the slow path".
+ * equal steps, so at most 1/9 of a slot is lost to rounding. Class 0 is no class: its
+ * byte in the page map means "take the slow path".
  */
 #ifndef PRELOAD_HEAP_SIZECLASS_H
 #define PRELOAD_HEAP_SIZECLASS_H
 
 #include "preload/base/base.h"
 
-#define SIZECLASS_COUNT 73	/* classes 0 to 72 */
+#define SIZECLASS_COUNT	   73	 /* classes 0 to 72 */
 #define SIZECLASS_MAX_SIZE 32768 /* largest small object, bytes */
-#define SIZECLASS_FINE_MAX 1024	/* sizes up to this use the 16-byte table */
+#define SIZECLASS_FINE_MAX 1024	 /* sizes up to this use the 16-byte table */
 
 struct sizeclass_info {
-	uint32_t slot_size;  /* bytes given */
-	uint32_t npages;     /* pages of one span */
-	uint32_t nslots;     /* objects of one span */
-	uint32_t magic;	     /* ceil(2^35 / slot_size): offset -> index, see mspan_index_of */
-	uint16_t cache_max;  /* most pointers an mcache array of this class may hold */
-	uint16_t batch;	     /* pointers moved at once between mcache and mcentral */
+	uint32_t slot_size; /* bytes given */
+	uint32_t npages;    /* pages of one span */
+	uint32_t nslots;    /* objects of one span */
+	uint32_t magic; /* ceil(2^35 / slot_size): offset -> index, see mspan_index_of */
+	uint16_t cache_max; /* most pointers an mcache array of this class may hold */
+	uint16_t batch;	    /* pointers moved at once between mcache and mcentral */
 };
 
 extern const struct sizeclass_info sizeclass_info[SIZECLASS_COUNT];

@@ -27,6 +27,7 @@ struct seep_tls {
 };
 _Static_assert(sizeof(struct seep_tls) <= 64, "static TLS budget");
 
-extern __thread struct seep_tls seep_tls __attribute__((tls_model("initial-exec"), visibility("hidden")));
+extern __thread struct seep_tls seep_tls
+	__attribute__((tls_model("initial-exec"), visibility("hidden")));
 
 #endif

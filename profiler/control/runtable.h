@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * runtable: the file mapping that `seep run` and `seep gate` share with every process of
- * the tree. The tool creates it and names it in the option run=; each process claims a row
- * and leaves its verdict there, where closed descriptors, chroot and dropped privileges
- * cannot take it away.
+ * the tree. The tool creates it and names it in the option run=; each process claims a
+ * row and leaves its verdict there, where closed descriptors, chroot and dropped
+ * privileges cannot take it away.
  *
  * Format (version 1): struct runtable, little endian, x86-64 layout; a row belongs to the
  * process that moved its state from FREE to CLAIMED. Everything is written by the library
@@ -21,7 +21,8 @@
 
 enum runtable_state {
 	RUNROW_FREE,
-	RUNROW_CLAIMED, /* process started; nothing decided (killed, _exit, still running) */
+	RUNROW_CLAIMED, /* process started; nothing decided (killed, _exit, still running)
+			 */
 	RUNROW_DONE,	/* verdict is valid */
 	RUNROW_EXECED,	/* the process replaced itself by another program */
 };
@@ -29,11 +30,12 @@ enum runtable_state {
 enum runtable_verdict { RUNROW_NO_CHECK, RUNROW_CLEAN, RUNROW_LEAK, RUNROW_INCOMPLETE };
 
 struct runtable_row {
-	uint32_t state;	  /* enum runtable_state; atomic, release when the rest is written */
+	uint32_t
+		state; /* enum runtable_state; atomic, release when the rest is written */
 	int32_t pid, ppid;
-	uint32_t verdict; /* enum runtable_verdict */
-	uint32_t served;  /* our malloc served at least one call */
-	uint32_t forked;  /* made by fork, not by exec */
+	uint32_t verdict;		/* enum runtable_verdict */
+	uint32_t served;		/* our malloc served at least one call */
+	uint32_t forked;		/* made by fork, not by exec */
 	uint64_t objects, bytes, sites; /* leaks */
 	uint64_t alloc_objects, alloc_bytes, live_objects, live_bytes, peak_bytes;
 	uint64_t dropped, truncated, samples;
@@ -45,17 +47,18 @@ struct runtable_row {
 struct runtable {
 	uint64_t magic;
 	uint32_t version, nrows;
-	uint32_t claimed; /* rows handed out; atomic; may exceed nrows (then: lost rows) */
+	uint32_t
+		claimed; /* rows handed out; atomic; may exceed nrows (then: lost rows) */
 	uint32_t is_gate; /* the library leaves reports and statuses to the tool */
 	uint64_t reserved[5];
 	struct runtable_row rows[RUNTABLE_ROWS];
 };
 
 /* ---- the library's side ---- */
-/* INIT. Maps the table of the option run= and claims a row. Without one all calls below do
- * nothing. */
+/* INIT. Maps the table of the option run= and claims a row. Without one all calls below
+ * do nothing. */
 void runtable_attach(void);
-void runtable_fork_child(void); /* claims a row of its own */
+void runtable_fork_child(void);		 /* claims a row of its own */
 struct runtable_row *runtable_row(void); /* NULL: no table */
 int runtable_is_gate(void);
 

@@ -2,11 +2,12 @@
 /*
  * escape: the bound form, see escape.h.
  *
- * What identifies an activation: frames[i] is the function that pc i lies in; the word that
- * holds that function's own return address is frames[i + 1].slot, and its value
+ * What identifies an activation: frames[i] is the function that pc i lies in; the word
+ * that holds that function's own return address is frames[i + 1].slot, and its value
  * frames[i + 1].pc. So "function i's activation still exists" means that a frame at free
- * has the same slot and pc as frames[i + 1] at malloc, and all frames outside it match too.
- * The depth is the number of activations of malloc's stack, innermost first, that are gone.
+ * has the same slot and pc as frames[i + 1] at malloc, and all frames outside it match
+ * too. The depth is the number of activations of malloc's stack, innermost first, that
+ * are gone.
  *
  * Structure: a pool of followed objects; per object the slots of its innermost frames, as
  * distances from a base, and the site, whose chain has the pcs. When the pool runs full,
@@ -28,10 +29,10 @@
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
 
-#define POOL	    65536
-#define KEPT_SLOTS  24 /* innermost frames whose slots are kept */
-#define RESULTS	    131072 /* of the table: (site, kind, depth) */
-#define MAX_THIN    16
+#define POOL	   65536
+#define KEPT_SLOTS 24	  /* innermost frames whose slots are kept */
+#define RESULTS	   131072 /* of the table: (site, kind, depth) */
+#define MAX_THIN   16
 
 enum end_kind { END_SAME_THREAD, END_OTHER_THREAD, END_LIVE };
 
@@ -50,7 +51,7 @@ struct followed {
 struct result {
 	uint32_t site; /* 0: empty */
 	uint16_t depth;
-	uint8_t kind; /* enum end_kind */
+	uint8_t kind;	  /* enum end_kind */
 	uint64_t objects; /* fixed point */
 	uint64_t bytes, lifetime_ns;
 };
@@ -186,8 +187,7 @@ static void add_result(const struct followed *f, enum end_kind kind, uint32_t de
 	r->kind = (uint8_t)kind;
 	r->objects += weight;
 	r->bytes += (uint64_t)((uint128)f->size * weight >> SITE_SHIFT);
-	r->lifetime_ns += (uint64_t)((uint128)(now - f->birth_ns) * weight >>
-				     SITE_SHIFT);
+	r->lifetime_ns += (uint64_t)((uint128)(now - f->birth_ns) * weight >> SITE_SHIFT);
 }
 
 /* Is the frame with this slot and pc among frames? They ascend by slot. */
@@ -253,9 +253,9 @@ static void write_result(struct pprof *p, const struct result *r, uintptr_t *pcs
 	const int64_t values[] = { (int64_t)(r->objects >> SITE_SHIFT), (int64_t)r->bytes,
 				   (int64_t)r->lifetime_ns };
 	static const char *const confidence[] = { "bound", "thread", "live" };
-	const char *where = r->kind == END_OTHER_THREAD ? "thread" :
-			    r->kind == END_SAME_THREAD && r->depth == 0 ? "none" :
-									  "unknown";
+	const char *where = r->kind == END_OTHER_THREAD			  ? "thread"
+			    : r->kind == END_SAME_THREAD && r->depth == 0 ? "none"
+									  : "unknown";
 	const struct pprof_label labels[] = {
 		{ .key = "escape", .text = where },
 		{ .key = "confidence", .text = confidence[r->kind] },
@@ -278,11 +278,10 @@ static void count_live(void)
 
 int escape_write(const char *prefix)
 {
-	static const char *const comments[] = {
-		"seep " SEEP_VERSION,
-		"escape=bound: depth is a lower bound; frames are compared at malloc and free",
-		NULL
-	};
+	static const char *const comments[] = { "seep " SEEP_VERSION,
+						"escape=bound: depth is a lower bound; "
+						"frames are compared at malloc and free",
+						NULL };
 	size_t max = opt_get()->stack + 1;
 	uintptr_t *pcs;
 	struct pprof *p;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * escape: did an object outlive the frame that made it? First form, `bound`: the frames
- * (slot address and return address) at malloc are compared with those at free. Frames that
- * match from the outermost inwards are taken as still the same activation, so the depth is
- * a lower bound: two activations of one function at the same address look alike.
+ * (slot address and return address) at malloc are compared with those at free. Frames
+ * that match from the outermost inwards are taken as still the same activation, so the
+ * depth is a lower bound: two activations of one function at the same address look alike.
  */
 #ifndef PROFILER_ESCAPE_ESCAPE_H
 #define PROFILER_ESCAPE_ESCAPE_H

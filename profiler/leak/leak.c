@@ -4,8 +4,9 @@
  *
  * Locks, in this order: the loader's (the work is done inside a callback of
  * dl_iterate_phdr), the thread registry's, all of the heap's, and for the moment of
- * the stop also the metadata's, so that no stopped thread holds one of them. World stopped,
- * the metadata lock is released again: we need it, and nobody else can be inside.
+ * the stop also the metadata's, so that no stopped thread holds one of them. World
+ * stopped, the metadata lock is released again: we need it, and nobody else can be
+ * inside.
  */
 #include "profiler/leak/leak.h"
 
@@ -42,8 +43,7 @@ struct cycle {
 	struct roots roots;
 	struct marker marker;
 	struct leak_result *out;
-	uintptr_t own_sp;
-	uintptr_t own_registers[6]; /* callee-saved, of the caller */
+	uintptr_t own_sp; /* from here up the calling thread's stack counts */
 };
 
 static void incomplete(struct leak_result *out, const char *reason)
@@ -72,13 +72,12 @@ static void mark_registers(struct cycle *c)
 		for (int k = 0; k < 32; k++)
 			mark_word(&c->marker, t->xmm[k]);
 	}
-	for (int k = 0; k < 6; k++)
-		mark_word(&c->marker, c->own_registers[k]);
 	mark_drain(&c->marker);
 }
 
-/* Marking proves itself on two canaries: a block that only a word in a page of its own holds
- * must be reached, and of some blocks that nothing holds one at least must not be. */
+/* Marking proves itself on two canaries: a block that only a word in a page of its own
+ * holds must be reached, and of some blocks that nothing holds one at least must not be.
+ */
 static bool canaries_agree(const struct cycle *c)
 {
 	uint32_t index;
@@ -94,6 +93,19 @@ static bool canaries_agree(const struct cycle *c)
 	return false;
 }
 
+static void mark_all(struct cycle *c)
+{
+	roots_each(&c->roots, mark_root, &c->marker);
+	mark_registers(c);
+	if (c->roots.no_maps)
+		mark_root((uintptr_t)leak.page, (uintptr_t)leak.page + OS_PAGE, &c->marker);
+	if (!canaries_agree(c))
+		incomplete(c->out, "the check did not find its own canaries");
+	for (int i = 0; i < LOST_CANARIES; i++)
+		mark_word(&c->marker, ~leak.lost_inverted[i]);
+	mark_drain(&c->marker);
+}
+
 static void mark_and_sweep(struct cycle *c)
 {
 	struct leak_result *out = c->out;
@@ -105,21 +117,17 @@ static void mark_and_sweep(struct cycle *c)
 		return;
 	}
 	roots_collect(&c->roots, &c->world, c->own_sp);
-	if (c->roots.no_maps)
-		incomplete(out, "/proc/self/maps is not readable");
 	if (c->roots.full)
 		incomplete(out, "more than 65536 mappings");
-	roots_each(&c->roots, mark_root, &c->marker);
-	mark_registers(c);
-	if (!canaries_agree(c))
-		incomplete(out, "the check did not find its own canaries");
-	for (int i = 0; i < LOST_CANARIES; i++)
-		mark_word(&c->marker, ~leak.lost_inverted[i]);
+	mark_all(c);
 	sweep_hold(&c->marker);
 	out->reachable_objects = c->marker.objects;
 	out->reachable_bytes = c->marker.bytes;
 	if (!sweep_collect(&c->marker, out))
 		incomplete(out, "out of memory for the mark stack");
+	/* With fewer roots than there are, a clean verdict still stands. */
+	if (c->roots.no_maps && out->nrecords)
+		incomplete(out, "the list of mappings (/proc) is not readable");
 	out->mark_ns = os_now_ns() - start;
 }
 
@@ -136,15 +144,15 @@ static NO_LOCK_CHECK void stop_and_work(struct cycle *c)
 	meta_fork_done(false);
 	sample_pool_fork_done(false);
 	if (error)
-		incomplete(c->out, c->world.reason[0] ? c->world.reason :
-							"threads could not be stopped");
+		incomplete(c->out, c->world.reason[0] ? c->world.reason
+						      : "threads could not be stopped");
 	else
 		mark_and_sweep(c);
-	if (c->world.nmissed)
-		incomplete(c->out, c->world.reason);
 	c->out->nthreads = c->world.nthreads;
 	world_resume(&c->world);
 	c->out->stop_ns = os_now_ns() - start;
+	if (c->world.nmissed)
+		incomplete(c->out, c->world.reason);
 	heap_unlock_all();
 	thread_unlock();
 }
@@ -204,38 +212,31 @@ static NOINLINE void remove_canaries(void)
 		heap_free((void *)~leak.lost_inverted[i]);
 }
 
-static NOINLINE void run(struct leak_result *out, const uintptr_t *registers,
-			 uintptr_t own_sp)
+static void run(struct cycle *c)
 {
-	struct cycle *c = meta_map(sizeof(*c), META_LEAK);
-
-	if (!c || !roots_init(&c->roots) || world_prepare(&c->world) != 0 ||
-	    !plant_canaries()) {
-		incomplete(out, "out of memory");
-		return;
-	}
-	c->out = out;
-	c->own_sp = own_sp;
-	memcpy(c->own_registers, registers, sizeof(c->own_registers));
-	dl_iterate_phdr(with_loader_locked, c);
-	if (c->marker.live)
+	if (!roots_init(&c->roots)) {
+		incomplete(c->out, "out of memory");
+	} else if (world_prepare(&c->world) != 0) {
+		incomplete(c->out, "out of memory");
+	} else {
+		if (plant_canaries())
+			dl_iterate_phdr(with_loader_locked, c);
+		else
+			incomplete(c->out, "out of memory");
+		remove_canaries();
 		mark_free(&c->marker);
-	remove_canaries();
-	world_free(&c->world);
+		world_free(&c->world);
+	}
 	roots_free(&c->roots);
-	meta_unmap(c, sizeof(*c), META_LEAK);
 }
 
-void leak_check(struct leak_result *out)
-{
-	uintptr_t registers[6];
+/* The check itself; called by leak_check() alone. */
+HIDDEN void leak_check_above(struct leak_result *out, uintptr_t own_sp);
 
-	/* The caller's callee-saved registers, before anything of ours uses them. */
-	__asm__ volatile("mov %%rbx, 0(%0)\n\tmov %%rbp, 8(%0)\n\tmov %%r12, 16(%0)\n\t"
-			 "mov %%r13, 24(%0)\n\tmov %%r14, 32(%0)\n\tmov %%r15, 40(%0)"
-			 :
-			 : "r"(registers)
-			 : "memory");
+void leak_check_above(struct leak_result *out, uintptr_t own_sp)
+{
+	struct cycle *c;
+
 	memset(out, 0, sizeof(*out));
 	if (!sample_is_on()) {
 		incomplete(out, "profiling is off (mode=off)");
@@ -244,10 +245,40 @@ void leak_check(struct leak_result *out)
 	thread_internal_enter();
 	lock_acquire(&leak.lock);
 	module_refresh();
-	run(out, registers, (uintptr_t)__builtin_frame_address(0));
+	c = meta_map(sizeof(*c), META_LEAK);
+	if (c) {
+		c->out = out;
+		c->own_sp = own_sp;
+		run(c);
+		meta_unmap(c, sizeof(*c), META_LEAK);
+	} else {
+		incomplete(out, "out of memory");
+	}
 	judge(out);
 	lock_release(&leak.lock);
 	thread_internal_leave();
+}
+
+/* Saves the caller's registers on the stack, where they are scanned with it; our own frames
+ * begin below and do not count. */
+__attribute__((naked)) void leak_check(struct leak_result *out UNUSED)
+{
+	__asm__("push %rbp\n\t"
+		".cfi_adjust_cfa_offset 8\n\t"
+		".cfi_rel_offset %rbp, 0\n\t"
+		"mov %rsp, %rbp\n\t"
+		".cfi_def_cfa_register %rbp\n\t"
+		"push %rbx\n\t"
+		"push %r12\n\t"
+		"push %r13\n\t"
+		"push %r14\n\t"
+		"push %r15\n\t"
+		"mov %rsp, %rsi\n\t"
+		"sub $8, %rsp\n\t"
+		"call leak_check_above\n\t"
+		"leave\n\t"
+		".cfi_def_cfa %rsp, 8\n\t"
+		"ret");
 }
 
 void leak_result_free(struct leak_result *r)

@@ -5,13 +5,13 @@
  *   stop -> roots -> mark -> sweep -> report
  *
  * stop.c    stops every other thread and takes its registers: by ptrace from a cloned
- *           child, else by signal.
+ *           child (stop_trace.c), else by signal (stop_signal.c).
  * roots.c   data, bss and RELRO of every module but ours, stacks from the stack pointer,
  *           registers, TLS, thread-specific data, writable anonymous mappings.
  * mark.c    tri-colour: white = unmarked, grey = on the mark stack, black = scanned.
- * sweep.c   white live objects: direct (no other lost object points at them, or the lowest
- *           of a cycle), indirect (reachable only from lost objects), by site.
- * report.c  text, leak.pb.gz, report.json.  suppress.c  leak:glob lines.
+ * sweep.c   white live objects: direct (no other lost object points at them, or the
+ * lowest of a cycle), indirect (reachable only from lost objects), by site. report.c
+ * text, leak.pb.gz, report.json.  suppress.c  leak:glob lines.
  */
 #ifndef PROFILER_LEAK_LEAK_H
 #define PROFILER_LEAK_LEAK_H
@@ -21,17 +21,18 @@
 enum leak_verdict { LEAK_CLEAN, LEAK_FOUND, LEAK_INCOMPLETE };
 
 struct leak_record {
-	uint32_t site;	  /* SITE_NONE: [stack not sampled] */
-	bool direct;	  /* direct or indirect */
+	uint32_t site; /* SITE_NONE: [stack not sampled] */
+	bool direct;   /* direct or indirect */
 	bool suppressed;
 	uint64_t objects, bytes;
-	uint64_t retained; /* bytes of the objects that only this record's objects reach, with their own (direct) */
+	uint64_t retained; /* bytes of the objects that only this record's objects reach,
+			      with their own (direct) */
 };
 
 struct leak_result {
 	enum leak_verdict verdict;
-	char reason[160];	/* of LEAK_INCOMPLETE, else empty */
-	uint64_t objects, bytes, sites;	/* lost and not suppressed, direct and indirect */
+	char reason[160];		/* of LEAK_INCOMPLETE, else empty */
+	uint64_t objects, bytes, sites; /* lost and not suppressed, direct and indirect */
 	uint64_t suppressed_objects, suppressed_bytes;
 	struct leak_record *records; /* largest bytes first; leak_result_free() */
 	uint32_t nrecords;
@@ -51,8 +52,8 @@ void leak_result_free(struct leak_result *r);
  * line on stderr for what is wrong with it. */
 void leak_init(void);
 
-/* DUMP. Text report through log/out to stderr, without and with the verdict line, which is
- * exactly one of "clean", "LEAK objects=N bytes=N sites=N", "INCOMPLETE: reason". */
+/* DUMP. Text report through log/out to stderr, without and with the verdict line, which
+ * is exactly one of "clean", "LEAK objects=N bytes=N sites=N", "INCOMPLETE: reason". */
 void leak_print(const struct leak_result *r);
 void leak_print_verdict(const struct leak_result *r);
 /* DUMP. PREFIX.leak.pb.gz. 0 or -errno. */
@@ -61,7 +62,8 @@ int leak_write_profile(const struct leak_result *r, const char *prefix);
 int leak_write_json(const struct leak_result *r, const char *prefix);
 
 /* ---- marks for code that loses memory on purpose: lsan_interface.h ---- */
-void leak_disable(void); /* objects allocated by this thread from now on are not reported */
+void leak_disable(
+	void); /* objects allocated by this thread from now on are not reported */
 void leak_enable(void);
 void leak_ignore_object(const void *p);
 void leak_add_root(const void *p, size_t size);

@@ -3,43 +3,69 @@
  * mark: see mark.h.
  *
  * A word of a root or an object counts as a pointer when it lies in a live object, at its
- * start or inside. Candidates pass a small queue on their way to the bitmap: the span's and
- * the object's cache lines are asked for when a candidate enters and used when it leaves.
+ * start or inside. Candidates pass a small queue on their way to the bitmap: the span's
+ * and the object's cache lines are asked for when a candidate enters and used when it
+ * leaves.
  */
 #include "profiler/leak/mark.h"
 
 #include <string.h>
 
+#include "preload/base/atomic.h"
 #include "preload/base/meta.h"
+#include "preload/heap/arena.h"
 #include "preload/heap/heap.h"
 
 #define STACK_FIRST 65536
-#define QUEUE	    16
 
 #define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
 
-static size_t bitmap_bytes(const struct marker *m)
+size_t mark_bitmap_bytes(const struct marker *m)
 {
 	return (m->nbits / 64 + 1) * sizeof(uint64_t);
 }
 
-static bool number_span(struct mspan *s, void *arg)
+/* Calls fn for every span in use of a, by address. */
+static void each_span_of(const struct arena *a, void (*fn)(struct marker *, struct mspan *),
+			 struct marker *m)
 {
-	struct marker *m = arg;
+	size_t end = atomic_load_acquire(&a->end_page);
 
-	s->mark_index = m->nbits;
-	m->nbits += s->nslots;
-	return true;
+	for (size_t page = a->first_page; page < end;) {
+		uintptr_t addr = a->base + (page << PAGE_SHIFT);
+		struct mspan *s = heap_find(addr, NULL);
+
+		if (s && s->base == addr) {
+			fn(m, s);
+			page += s->npages;
+		} else {
+			page++;
+		}
+	}
 }
 
-static bool copy_live(struct mspan *s, void *arg)
+static void each_span(struct marker *m, void (*fn)(struct marker *, struct mspan *))
 {
-	struct marker *m = arg;
+	for (size_t i = 0; i < arena_count(); i++)
+		each_span_of(arena_at(i), fn, m);
+}
 
-	for (uint32_t i = 0; i < s->nslots; i++)
-		if (s->alloc_bits[i / 64] >> (i % 64) & 1)
-			mark_set(m->live, s->mark_index + i);
-	return true;
+static void number_span(struct marker *m, struct mspan *s)
+{
+	s->mark_index = m->nbits;
+	m->nbits += align_up(s->nslots, 64);
+	m->nspans++;
+}
+
+static void note_span(struct marker *m, struct mspan *s)
+{
+	size_t nwords = align_up(s->nslots, 64) / 64;
+	uint64_t *live = &m->live[s->mark_index / 64];
+
+	m->spans[m->nspans++] = s;
+	memcpy(live, s->alloc_bits, nwords * sizeof(*live));
+	if (s->nslots % 64)
+		live[nwords - 1] &= ((uint64_t)1 << s->nslots % 64) - 1;
 }
 
 static void drop_cached(uintptr_t slot, void *arg)
@@ -57,25 +83,29 @@ bool mark_init(struct marker *m)
 {
 	memset(m, 0, sizeof(*m));
 	heap_bounds(&m->lo, &m->hi);
-	heap_each_span(number_span, m);
-	m->live = meta_map(bitmap_bytes(m), META_LEAK);
-	m->marked = meta_map(bitmap_bytes(m), META_LEAK);
-	m->pointed = meta_map(bitmap_bytes(m), META_LEAK);
+	each_span(m, number_span);
+	m->live = meta_map(mark_bitmap_bytes(m), META_LEAK);
+	m->marked = meta_map(mark_bitmap_bytes(m), META_LEAK);
+	m->pointed = meta_map(mark_bitmap_bytes(m), META_LEAK);
+	m->spans = meta_map((m->nspans + 1) * sizeof(struct mspan *), META_LEAK);
 	m->capacity = STACK_FIRST;
 	m->stack = meta_map(m->capacity * sizeof(*m->stack), META_LEAK);
-	if (!m->live || !m->marked || !m->pointed || !m->stack)
+	if (!m->live || !m->marked || !m->pointed || !m->spans || !m->stack)
 		return false;
-	heap_each_span(copy_live, m);
+	m->nspans = 0;
+	each_span(m, note_span);
 	heap_each_cached(drop_cached, m);
 	return true;
 }
 
 void mark_free(struct marker *m)
 {
-	meta_unmap(m->live, bitmap_bytes(m), META_LEAK);
-	meta_unmap(m->marked, bitmap_bytes(m), META_LEAK);
-	meta_unmap(m->pointed, bitmap_bytes(m), META_LEAK);
+	meta_unmap(m->live, mark_bitmap_bytes(m), META_LEAK);
+	meta_unmap(m->marked, mark_bitmap_bytes(m), META_LEAK);
+	meta_unmap(m->pointed, mark_bitmap_bytes(m), META_LEAK);
+	meta_unmap(m->spans, (m->nspans + 1) * sizeof(struct mspan *), META_LEAK);
 	meta_unmap(m->stack, m->capacity * sizeof(*m->stack), META_LEAK);
+	memset(m, 0, sizeof(*m));
 }
 
 struct mspan *mark_find(const struct marker *m, uintptr_t word, uint32_t *out_index,
@@ -106,7 +136,7 @@ static bool grow_stack(struct marker *m)
 	return true;
 }
 
-static void push(struct marker *m, uintptr_t lo, uintptr_t hi)
+void mark_push(struct marker *m, uintptr_t lo, uintptr_t hi)
 {
 	if (m->used == m->capacity && !grow_stack(m))
 		return;
@@ -126,13 +156,11 @@ void mark_word(struct marker *m, uintptr_t word)
 	base = s->slot_size ? mspan_slot(s, index) : s->base;
 	m->objects++;
 	m->bytes += mspan_slot_bytes(s);
-	push(m, base, base + mspan_slot_bytes(s));
+	mark_push(m, base, base + mspan_slot_bytes(s));
 }
 
 NO_SANITIZE void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi)
 {
-	uintptr_t queue[QUEUE];
-	unsigned head = 0, tail = 0;
 	uintptr_t start = m->lo, span = m->hi - m->lo;
 
 	lo = align_up(lo, sizeof(uintptr_t));
@@ -142,19 +170,23 @@ NO_SANITIZE void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi)
 		if (LIKELY(word - start >= span))
 			continue;
 		__builtin_prefetch((const void *)align_down(word, CACHE_LINE));
-		queue[tail++ % QUEUE] = word;
-		if (tail - head == QUEUE)
-			mark_word(m, queue[head++ % QUEUE]);
+		m->queue[m->tail++ % MARK_QUEUE] = word;
+		if (m->tail - m->head == MARK_QUEUE)
+			mark_word(m, m->queue[m->head++ % MARK_QUEUE]);
 	}
-	while (head != tail)
-		mark_word(m, queue[head++ % QUEUE]);
 }
 
 void mark_drain(struct marker *m)
 {
-	while (m->used > 0) {
-		struct grey g = m->stack[--m->used];
+	for (;;) {
+		if (m->used > 0) {
+			struct grey g = m->stack[--m->used];
 
-		mark_range(m, g.lo, g.hi);
+			mark_range(m, g.lo, g.hi);
+		} else if (m->head != m->tail) {
+			mark_word(m, m->queue[m->head++ % MARK_QUEUE]);
+		} else {
+			return;
+		}
 	}
 }

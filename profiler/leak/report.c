@@ -43,10 +43,11 @@ static void print_stack(uint32_t site)
 static void print_record(const struct leak_record *r)
 {
 	if (r->direct && r->retained > r->bytes)
-		log_line("direct leak: %lu bytes in %lu object%s, retaining %lu bytes, from:",
+		log_line("direct leak: %lu bytes in %lu object%s, retaining %lu bytes, "
+			 "from:",
 			 r->bytes, r->objects, r->objects == 1 ? "" : "s", r->retained);
 	else
-		log_line("%s leak: %lu bytes in %lu object%s, from:",
+		log_line("%s leak: %lu bytes in %lu object%s",
 			 r->direct ? "direct" : "indirect", r->bytes, r->objects,
 			 r->objects == 1 ? "" : "s");
 	print_stack(r->site);
@@ -88,7 +89,8 @@ void leak_print_verdict(const struct leak_result *r)
 
 int leak_write_profile(const struct leak_result *r, const char *prefix)
 {
-	static const char *const comments[] = { "seep " SEEP_VERSION, "leak check", NULL };
+	static const char *const comments[] = { "seep " SEEP_VERSION, "leak check",
+						NULL };
 	size_t max = opt_get()->stack + 1;
 	uintptr_t *pcs = meta_map(max * sizeof(*pcs), META_LEAK);
 	struct pprof *p;
@@ -103,8 +105,8 @@ int leak_write_profile(const struct leak_result *r, const char *prefix)
 		const int64_t values[] = { (int64_t)rec->objects, (int64_t)rec->bytes,
 					   (int64_t)rec->retained };
 		const struct pprof_label label = { .key = "kind",
-						   .text = rec->direct ? "direct" :
-									 "indirect" };
+						   .text = rec->direct ? "direct"
+								       : "indirect" };
 		int n = site_stack(rec->site, pcs, (int)max);
 
 		if (!rec->suppressed)
@@ -135,13 +137,11 @@ static void json_frame(struct out *o, uintptr_t pc)
 	out_format(o, ",\"offset\":%lu}", s.module ? s.offset : 0ul);
 }
 
-static void json_record(struct out *o, const struct leak_record *r, bool first)
+static void json_record(struct out *o, const struct leak_record *r)
 {
-	out_format(o, "%s\n{\"kind\":\"%s\",\"objects\":%lu,\"bytes\":%lu,\"retained\":%lu,",
-		   first ? "" : ",", r->direct ? "direct" : "indirect", r->objects, r->bytes,
-		   r->retained);
-	out_format(o, "\"suppressed\":%s,\"sampled\":%s,\"stack\":[",
-		   r->suppressed ? "true" : "false", r->site ? "true" : "false");
+	out_format(o, "\n{\"kind\":\"%s\",\"objects\":%lu,\"bytes\":%lu,\"retained\":%lu,",
+		   r->direct ? "direct" : "indirect", r->objects, r->bytes, r->retained);
+	out_format(o, "\"sampled\":%s,\"stack\":[", r->site ? "true" : "false");
 	for (uint32_t site = r->site; site; site = site_parent(site)) {
 		json_frame(o, site_pc(site));
 		if (site_parent(site))
@@ -150,27 +150,52 @@ static void json_record(struct out *o, const struct leak_record *r, bool first)
 	out_str(o, "]}");
 }
 
+static void json_records(struct out *o, const struct leak_result *r, bool suppressed)
+{
+	bool first = true;
+
+	for (uint32_t i = 0; i < r->nrecords; i++) {
+		if (r->records[i].suppressed != suppressed)
+			continue;
+		if (!first)
+			out_str(o, ",");
+		first = false;
+		json_record(o, &r->records[i]);
+	}
+}
+
+static void json_exe(struct out *o)
+{
+	char exe[400];
+	/* The process's own link is gone once the main thread has ended. */
+	long n = os_readlink("/proc/thread-self/exe", exe, sizeof(exe) - 1);
+
+	exe[n > 0 ? n : 0] = '\0';
+	out_json(o, exe);
+}
+
 static void json_report(struct out *o, const struct leak_result *r)
 {
 	static const char *const words[] = { [LEAK_CLEAN] = "clean",
 					     [LEAK_FOUND] = "leak",
 					     [LEAK_INCOMPLETE] = "incomplete" };
-	char exe[400];
-	long n = os_readlink("/proc/self/exe", exe, sizeof(exe) - 1);
 
-	exe[n > 0 ? n : 0] = '\0';
 	out_format(o, "{\"schema\":1,\"pid\":%d,\"exe\":", os_getpid());
-	out_json(o, exe);
+	json_exe(o);
 	out_format(o, ",\"verdict\":\"%s\",\"reason\":", words[r->verdict]);
 	out_json(o, r->reason);
 	out_format(o, ",\"mode\":\"%s\",\"objects\":%lu,\"bytes\":%lu,\"sites\":%lu",
 		   sample_is_exact() ? "exact" : "sampled", r->objects, r->bytes, r->sites);
 	out_format(o, ",\"suppressed_objects\":%lu,\"suppressed_bytes\":%lu",
 		   r->suppressed_objects, r->suppressed_bytes);
-	out_format(o, ",\"reachable_objects\":%lu,\"threads_stopped\":%u,\"leaks\":[",
-		   r->reachable_objects, r->nthreads);
-	for (uint32_t i = 0; i < r->nrecords; i++)
-		json_record(o, &r->records[i], i == 0);
+	out_format(o, ",\"reachable_objects\":%lu,\"reachable_bytes\":%lu",
+		   r->reachable_objects, r->reachable_bytes);
+	out_format(o, ",\"threads_stopped\":%u,\"stop_ns\":%lu,\"mark_ns\":%lu",
+		   r->nthreads, r->stop_ns, r->mark_ns);
+	out_str(o, ",\"leaks\":[");
+	json_records(o, r, false);
+	out_str(o, "],\"suppressed\":[");
+	json_records(o, r, true);
 	out_str(o, "]}\n");
 }
 

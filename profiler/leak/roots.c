@@ -2,15 +2,17 @@
 /*
  * roots: see roots.h.
  *
- * Included: every writable mapping of the process (data, bss, stacks with the TLS and thread
- * descriptors above them, anonymous and shared memory, the brk heap), and the RELRO parts of
- * modules, which are read-only by now. Excluded: our own memory and module, the dead part
- * of each thread's stack below its stack pointer, and whole stacks of finished threads,
- * which glibc keeps for the next thread, with all that their last owner left there.
+ * Included: every writable mapping of the process (data, bss, stacks with the TLS and
+ * thread descriptors above them, anonymous and shared memory, the brk heap), and the
+ * RELRO parts of modules, which are read-only by now. Excluded: our own memory and
+ * module, the dead part of each thread's stack below its stack pointer, and whole stacks
+ * of finished threads, which glibc keeps for the next thread, with all that their last
+ * owner left there.
  */
 #include "profiler/leak/roots.h"
 
 #include <errno.h>
+#include <link.h>
 #include <string.h>
 
 #include "preload/base/meta.h"
@@ -21,6 +23,9 @@
 #define MAX_RANGES  65536
 #define RED_ZONE    128
 #define MAX_REGIONS 256
+/* Of glibc's thread descriptor, up to the end of what it points to the heap with: the
+ * smallest among the versions from 2.31 on. */
+#define DESCRIPTOR_BYTES 2304
 
 static struct {
 	struct root_range list[MAX_REGIONS]; /* of the LSan interface */
@@ -117,6 +122,14 @@ static bool see_line(char *line, void *arg)
 	return true;
 }
 
+/* Of the thread, not of the process: the latter's is empty once the main thread has called
+ * pthread_exit. */
+static bool see_maps(struct roots *r)
+{
+	return os_each_line("/proc/thread-self/maps", see_line, r) == 0 &&
+	       r->ninclude > 0;
+}
+
 /* ---- modules ---- */
 
 static void see_modules(struct roots *r)
@@ -137,6 +150,21 @@ static void see_modules(struct roots *r)
 	}
 }
 
+/* Without a list of mappings: the calling thread's thread-local storage and descriptor. */
+static int see_own_tls(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	uintptr_t data = size >= sizeof(*info) ? (uintptr_t)info->dlpi_tls_data : 0;
+	uintptr_t self = (uintptr_t)__builtin_thread_pointer();
+
+	for (unsigned i = 0; data && i < info->dlpi_phnum; i++)
+		if (info->dlpi_phdr[i].p_type == PT_TLS)
+			include(arg, align_down(data, 8),
+				data + info->dlpi_phdr[i].p_memsz);
+	if (data)
+		include(arg, self, self + DESCRIPTOR_BYTES);
+	return 0;
+}
+
 /* ---- stacks ---- */
 
 static uintptr_t sp_of(const struct world *w, int tid, uintptr_t own_sp)
@@ -149,8 +177,9 @@ static uintptr_t sp_of(const struct world *w, int tid, uintptr_t own_sp)
 	return 0;
 }
 
-/* Does a finished thread's stack still lie there? glibc leaves the thread descriptor, which
- * begins with its own address, twice; the memory may also be gone, or something else. */
+/* Does a finished thread's stack still lie there? glibc leaves the thread descriptor,
+ * which begins with its own address, twice; the memory may also be gone, or something
+ * else. */
 static bool is_cached_stack(const struct thread_info *t)
 {
 	const uintptr_t *descriptor = (const uintptr_t *)t->self;
@@ -204,9 +233,11 @@ static void sort_ranges(struct root_range *list, size_t n)
 
 void roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
 {
-	r->no_maps = os_each_line("/proc/self/maps", see_line, r) < 0;
+	r->no_maps = !see_maps(r);
 	see_modules(r);
 	see_stacks(r, w, own_sp);
+	if (r->no_maps)
+		dl_iterate_phdr(see_own_tls, r);
 	meta_each_range(see_own, r);
 	for (size_t i = 0; i < regions.count; i++)
 		include(r, align_up(regions.list[i].lo, 8), regions.list[i].hi);

@@ -11,9 +11,11 @@
 struct roots {
 	struct root_range {
 		uintptr_t lo, hi;
-	} *include, *exclude;
+	} * include, *exclude;
 	size_t ninclude, nexclude, capacity;
-	bool no_maps; /* /proc/self/maps could not be read: not everything was seen */
+	/* The list of mappings could not be read: known are modules, registered stacks and the
+	 * calling thread's TLS. Who is found lost may not be; who is found reached, is. */
+	bool no_maps;
 	bool full;    /* more ranges than there was room for */
 };
 

@@ -2,10 +2,10 @@
 /*
  * stop: the other threads stand still, see stop.h.
  *
- * First choice is ptrace, from a process cloned for it (stop_trace.c): no system call of the
- * program fails for it. Where ptrace is refused (a debugger or strace is there, seccomp,
- * Yama) each thread gets a signal and waits in its handler (stop_signal.c). A process with
- * one thread only needs neither.
+ * First choice is ptrace, from a process cloned for it (stop_trace.c): no system call of
+ * the program fails for it. Where ptrace is refused (a debugger or strace is there,
+ * seccomp, Yama) each thread gets a signal and waits in its handler (stop_signal.c). A
+ * process with one thread only needs neither.
  *
  * While the world stands, the calling thread takes no signals: a handler of the program
  * could wait for a stopped thread.
@@ -29,7 +29,7 @@ enum stopped_by { STOPPED_NOT, STOPPED_BY_TRACE, STOPPED_BY_SIGNAL };
 static struct {
 	struct lock lock; /* one stop at a time: from world_prepare() to world_free() */
 	/* The rest is guarded by lock. */
-	char *stack; /* of the tracer */
+	char *stack;   /* of the tracer */
 	uint64_t mask; /* of the calling thread's signals, before */
 	bool masked;
 	enum stopped_by by;
@@ -118,7 +118,8 @@ bool stop_is_dead(int pid, int tid)
 	return state && state[1] == ' ' && (state[2] == 'Z' || state[2] == 'X');
 }
 
-/* Without /proc: the kernel refuses to "unshare" the threads of a process with several. */
+/* Without /proc: the kernel refuses to "unshare" the threads of a process with several.
+ */
 static bool is_alone(void)
 {
 	return os_call(SYS_unshare, CLONE_THREAD, 0, 0, 0, 0, 0) == 0;
@@ -190,7 +191,8 @@ static void count_missed(struct world *w, int pid)
 			   STOP_MAX_THREADS);
 	else if (w->nmissed)
 		fmt_string(w->reason, sizeof(w->reason),
-			   "%u of %u other threads could not be stopped", w->nmissed, kept);
+			   "%u of %u other threads could not be stopped", w->nmissed,
+			   kept);
 	w->nmissed += w->overflow;
 }
 

@@ -17,28 +17,28 @@ struct stopped_thread {
 	struct unwind_regs regs;
 	uintptr_t gprs[16]; /* every general register, for the root scan */
 	uintptr_t fs_base;
-	uint64_t xmm[32];   /* 16 vector registers, low 128 bits */
-	bool captured;	    /* false: could not be stopped; registers unknown */
+	uint64_t xmm[32]; /* 16 vector registers, low 128 bits */
+	bool captured;	  /* false: could not be stopped; registers unknown */
 };
 
 struct world {
 	struct stopped_thread *threads; /* without the caller's */
 	uint32_t nthreads;
-	uint32_t nmissed;	/* threads that could not be stopped */
-	bool overflow;		/* more than STOP_MAX_THREADS; counts as one more missed */
-	const char *how;	/* "ptrace", "signal", "alone" */
-	char reason[128];	/* why nmissed is not 0, or why nothing could be stopped */
+	uint32_t nmissed; /* threads that could not be stopped */
+	bool overflow;	  /* more than STOP_MAX_THREADS; counts as one more missed */
+	const char *how;  /* "ptrace", "signal", "alone" */
+	char reason[128]; /* why nmissed is not 0, or why nothing could be stopped */
 };
 
 #define STOP_MAX_THREADS 16384
 
-/* DUMP. Memory for a stop, before any lock but LEAK is held; waits until no other thread is
- * between world_prepare() and world_free(). 0 or -ENOMEM (nothing to free then). */
+/* DUMP. Memory for a stop, before any lock but LEAK is held; waits until no other thread
+ * is between world_prepare() and world_free(). 0 or -ENOMEM (nothing to free then). */
 int world_prepare(struct world *out);
 void world_free(struct world *w);
 /*
- * DUMP. 0, or -errno when no thread at all could be stopped and there are others; nothing is
- * then stopped. Bounded: a thread that does not stop within two seconds is counted in
+ * DUMP. 0, or -errno when no thread at all could be stopped and there are others; nothing
+ * is then stopped. Bounded: a thread that does not stop within two seconds is counted in
  * nmissed. Takes no lock and maps no memory, so the caller may hold META. On success the
  * calling thread takes no signals until world_resume().
  */

@@ -7,15 +7,18 @@
 
 #include "profiler/leak/stop.h"
 
-#define STOP_PATIENCE_NS 2000000000u /* without any thread arriving: the rest is missed */
+#define STOP_PATIENCE_NS 2000000000u /* without any thread arriving: the rest is missed \
+				      */
 
-/* Adds the threads of pid that w does not know, but caller. How many, or -errno. SIGNAL. */
+/* Adds the threads of pid that w does not know, but caller. How many, or -errno. SIGNAL.
+ */
 int stop_list_threads(struct world *w, int pid, int caller);
 /* SIGNAL. Has the thread ended, all but its entry in /proc (a main thread that called
  * pthread_exit stays there until the process ends)? */
 bool stop_is_dead(int pid, int tid);
 
-/* All return 0, or -errno with nothing stopped. stack: of the tracer, STOP_STACK bytes. */
+/* All return 0, or -errno with nothing stopped. stack: of the tracer, STOP_STACK bytes.
+ */
 #define STOP_STACK (64 * KIB)
 int stop_by_trace(struct world *w, int pid, int caller, char *stack);
 int stop_by_signal(struct world *w, int pid, int caller);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * stop_signal: stopping threads by a real-time signal, where ptrace is refused. Blocking
- * calls that do not restart then return EINTR, and a thread that blocks the signal is missed.
+ * calls that do not restart then return EINTR, and a thread that blocks the signal is
+ * missed.
  */
 #include <errno.h>
 #include <signal.h>
@@ -20,8 +21,8 @@ static struct {
 	struct world *world;
 	uint32_t epoch;	  /* odd while stopped; futex the handlers wait on; atomic */
 	uint32_t arrived; /* atomic, futex */
-	/* Handlers begun and done since the process started; atomic, left also futex. While
-	 * they are equal nobody looks at world. */
+	/* Handlers begun and done since the process started; atomic, left also futex.
+	 * While they are equal nobody looks at world. */
 	uint32_t entered, left;
 	int signal;
 	bool installed; /* old is what to go back to */
@@ -44,12 +45,12 @@ static void take_registers(struct stopped_thread *t, const ucontext_t *uc)
 	const greg_t *g = uc->uc_mcontext.gregs;
 
 	for (int i = 0; i < 16; i++)
-		t->gprs[i] = (uintptr_t)g[i]; /* r8-r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp */
-	t->regs = (struct unwind_regs){
-		(uintptr_t)g[REG_RIP], (uintptr_t)g[REG_RSP], (uintptr_t)g[REG_RBP],
-		(uintptr_t)g[REG_RBX], (uintptr_t)g[REG_R12], (uintptr_t)g[REG_R13],
-		(uintptr_t)g[REG_R14], (uintptr_t)g[REG_R15]
-	};
+		t->gprs[i] = (uintptr_t)
+			g[i]; /* r8-r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp */
+	t->regs = (struct unwind_regs){ (uintptr_t)g[REG_RIP], (uintptr_t)g[REG_RSP],
+					(uintptr_t)g[REG_RBP], (uintptr_t)g[REG_RBX],
+					(uintptr_t)g[REG_R12], (uintptr_t)g[REG_R13],
+					(uintptr_t)g[REG_R14], (uintptr_t)g[REG_R15] };
 	t->fs_base = (uintptr_t)__builtin_thread_pointer();
 	if (uc->uc_mcontext.fpregs)
 		memcpy(t->xmm, uc->uc_mcontext.fpregs->_xmm, sizeof(t->xmm));
@@ -88,8 +89,8 @@ static int choose_signal(void)
 {
 	struct sigaction now;
 
-	if (stopper.installed &&
-	    sigaction(stopper.signal, NULL, &now) == 0 && now.sa_sigaction == on_signal)
+	if (stopper.installed && sigaction(stopper.signal, NULL, &now) == 0 &&
+	    now.sa_sigaction == on_signal)
 		return stopper.signal;
 	stopper.installed = false;
 	for (int sig = SIGRTMAX - 1; sig > SIGRTMIN; sig--)

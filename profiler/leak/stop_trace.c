@@ -2,18 +2,18 @@
 /*
  * stop_trace: stopping threads by ptrace, from a process cloned for it.
  *
- * The tracer shares our memory, files and thread pointer, but is a process of its own, since
- * a thread cannot trace its own process. It seizes and interrupts every thread but the
- * caller's until no new one appears, reads their registers into the world, waits to be told
- * to let go, rewinds the system calls that it interrupted, and ends.
+ * The tracer shares our memory, files and thread pointer, but is a process of its own,
+ * since a thread cannot trace its own process. It seizes and interrupts every thread but
+ * the caller's until no new one appears, reads their registers into the world, waits to
+ * be told to let go, rewinds the system calls that it interrupted, and ends.
  *
- * Nobody notices: it has no exit signal and blocks all signals; a signal that a thread was
- * about to take is handed back to it; should the caller's thread die, the kernel kills the
- * tracer, and with it goes every trace. Should the tracer die (a seccomp filter that kills),
- * the caller finds out within a moment.
+ * Nobody notices: it has no exit signal and blocks all signals; a signal that a thread
+ * was about to take is handed back to it; should the caller's thread die, the kernel
+ * kills the tracer, and with it goes every trace. Should the tracer die (a seccomp filter
+ * that kills), the caller finds out within a moment.
  *
- * Concurrency: caller and tracer hand over through one futex word, `phase`. The tracer uses
- * raw system calls only: thread pointer and libc are the caller's.
+ * Concurrency: caller and tracer hand over through one futex word, `phase`. The tracer
+ * uses raw system calls only: thread pointer and libc are the caller's.
  */
 #include <elf.h>
 #include <errno.h>
@@ -32,7 +32,8 @@
 #include "preload/base/os.h"
 #include "profiler/leak/stop_int.h"
 
-#define ROUNDS	       64 /* listings of the threads; new ones keep coming only from a fork bomb */
+#define ROUNDS \
+	64 /* listings of the threads; new ones keep coming only from a fork bomb */
 #define LOOK_AGAIN_NS  50000000u /* is the other side still there? */
 #define SYSCALL_LENGTH 2	 /* bytes of the instruction */
 
@@ -98,7 +99,8 @@ static bool await_stop(struct stopped_thread *t, uint32_t *pending, uint64_t dea
 	long ret;
 
 	for (;;) {
-		ret = os_call(SYS_wait4, t->tid, (long)&status, __WALL | WNOHANG, 0, 0, 0);
+		ret = os_call(SYS_wait4, t->tid, (long)&status, __WALL | WNOHANG, 0, 0,
+			      0);
 		if (ret != 0 && ret != -EINTR)
 			break;
 		if (os_now_ns() > deadline)
@@ -106,7 +108,7 @@ static bool await_stop(struct stopped_thread *t, uint32_t *pending, uint64_t dea
 		wait_for_news();
 	}
 	if (ret < 0 || !WIFSTOPPED(status))
-		t->tid = 0; /* ended meanwhile */
+		t->tid = 0;	    /* ended meanwhile */
 	else if (status >> 16 == 0) /* about to get a signal: deliver it when we let go */
 		*pending = (uint32_t)WSTOPSIG(status);
 	return true;
@@ -212,7 +214,8 @@ static bool see_status_line(char *line, void *arg)
 	return true;
 }
 
-/* Is a signal of the program's own waiting for the thread? Then EINTR may be its doing. */
+/* Is a signal of the program's own waiting for the thread? Then EINTR may be its doing.
+ */
 static bool has_signal(int tid)
 {
 	struct signals s = { 0, 0, 0 };
@@ -224,16 +227,30 @@ static bool has_signal(int tid)
 	return (s.pending & ~s.blocked & ~s.ignored) != 0;
 }
 
-/* The calls that end with EINTR when a stop interrupts them (the kernel restarts others by
- * itself) and can be made again without harm. close() is none of them. */
+/* The calls that end with EINTR when a stop interrupts them (the kernel restarts others
+ * by itself) and can be made again without harm. close() is none of them. */
 static bool can_repeat(uint64_t nr)
 {
 	static const uint16_t calls[] = {
-		SYS_epoll_wait, SYS_epoll_pwait,  441 /* epoll_pwait2 */, SYS_recvfrom,
-		SYS_recvmsg,	SYS_recvmmsg,	  SYS_accept,		  SYS_accept4,
-		SYS_sendto,	SYS_sendmsg,	  SYS_read,		  SYS_readv,
-		SYS_write,	SYS_writev,	  SYS_rt_sigtimedwait,	  SYS_semop,
-		SYS_semtimedop, SYS_io_getevents, 333 /* io_pgetevents */,
+		SYS_epoll_wait,
+		SYS_epoll_pwait,
+		441 /* epoll_pwait2 */,
+		SYS_recvfrom,
+		SYS_recvmsg,
+		SYS_recvmmsg,
+		SYS_accept,
+		SYS_accept4,
+		SYS_sendto,
+		SYS_sendmsg,
+		SYS_read,
+		SYS_readv,
+		SYS_write,
+		SYS_writev,
+		SYS_rt_sigtimedwait,
+		SYS_semop,
+		SYS_semtimedop,
+		SYS_io_getevents,
+		333 /* io_pgetevents */,
 		426 /* io_uring_enter */
 	};
 

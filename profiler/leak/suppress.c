@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * suppress: see suppress.h. Patterns are read at start, while the file can be reached, and
- * kept for the life of the process.
+ * suppress: see suppress.h. Patterns are read at start, while the file can be reached,
+ * and kept for the life of the process.
  */
 #include "profiler/leak/suppress.h"
 
@@ -122,15 +122,15 @@ void suppress_load(void)
 		return;
 	fd = os_open(path, O_RDONLY, 0);
 	if (fd < 0) {
-		log_line("cannot read suppressions %.400s (error %d); none are used", path,
-			 -fd);
+		log_line("cannot read suppressions %.400s (error %d); none are used",
+			 path, -fd);
 		return;
 	}
 	size = os_file_size(fd);
 	os_call(SYS_lseek, fd, 0, 0, 0, 0, 0);
-	text = size >= 0 && (size_t)size <= MAX_FILE_BYTES ?
-		       meta_map((size_t)size + 1, META_LEAK) :
-		       NULL;
+	text = size >= 0 && (size_t)size <= MAX_FILE_BYTES
+		       ? meta_map((size_t)size + 1, META_LEAK)
+		       : NULL;
 	n = text ? os_read(fd, text, (size_t)size) : -1;
 	os_close(fd);
 	if (n < 0) {
@@ -139,7 +139,8 @@ void suppress_load(void)
 	}
 	bad = suppress_parse(text);
 	if (bad)
-		log_line("%.400s:%u: not a suppression (leak:PATTERN); ignored", path, bad);
+		log_line("%.400s:%u: not a suppression (leak:PATTERN); ignored", path,
+			 bad);
 }
 
 static bool matches_frame(const char *pattern, const struct symbol *s)
@@ -148,8 +149,7 @@ static bool matches_frame(const char *pattern, const struct symbol *s)
 
 	if (s->function &&
 	    (suppress_glob(pattern, s->function) ||
-	     suppress_glob(pattern,
-			   symbol_demangle(s->function, text, sizeof(text)))))
+	     suppress_glob(pattern, symbol_demangle(s->function, text, sizeof(text)))))
 		return true;
 	return s->module && suppress_glob(pattern, s->module->path);
 }

@@ -2,24 +2,24 @@
 /*
  * suppress: leaks that the user knows of, in LeakSanitizer's syntax: one "leak:PATTERN" a
  * line, '#' begins a comment. A pattern matches a leak when it is found in the function
- * name, source module or file name of any frame of its stack; '*' stands for anything, '^'
- * and '$' tie it to the beginning or end.
+ * name, source module or file name of any frame of its stack; '*' stands for anything,
+ * '^' and '$' tie it to the beginning or end.
  */
 #ifndef PROFILER_LEAK_SUPPRESS_H
 #define PROFILER_LEAK_SUPPRESS_H
 
 #include "preload/base/base.h"
 
-/* INIT. Reads the file of the options, if any. One line on stderr for a file that cannot be
- * read, and one for the first line of it that makes no sense. */
+/* INIT. Reads the file of the options, if any. One line on stderr for a file that cannot
+ * be read, and one for the first line of it that makes no sense. */
 void suppress_load(void);
 /* DUMP. Does any pattern match the stack of site? */
 bool suppress_matches(uint32_t site);
 
 /* For tests. Does pattern match text, by the rules above? FAST. */
 bool suppress_glob(const char *pattern, const char *text);
-/* For tests. Adds the patterns in text (terminated, modified). Number of the first bad line,
- * 0: none. */
+/* For tests. Adds the patterns in text (terminated, modified). Number of the first bad
+ * line, 0: none. */
 unsigned suppress_parse(char *text);
 
 #endif

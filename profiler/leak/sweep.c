@@ -2,9 +2,9 @@
 /*
  * sweep: see sweep.h.
  *
- * A lost object is direct when no other lost object points at it; what direct objects reach
- * is indirect. Lost objects that are left over lie on cycles or behind them: the lowest
- * address of each is taken as direct, and what it reaches is indirect, as before.
+ * A lost object is direct when no other lost object points at it; what direct objects
+ * reach is indirect. Lost objects that are left over lie on cycles or behind them: the
+ * lowest address of each is taken as direct, and what it reaches is indirect, as before.
  */
 #include "profiler/leak/sweep.h"
 
@@ -35,32 +35,45 @@ void sweep_ignore(uintptr_t p)
 
 /* ---- every white live object ---- */
 
-struct visit {
-	struct marker *m;
-	void (*fn)(struct marker *m, struct mspan *s, uint32_t index, size_t bit, void *arg);
-	void *arg;
-};
+typedef void (*white_fn)(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
+			 void *arg);
 
-static bool visit_span(struct mspan *s, void *arg)
+static uint64_t white_bits(const struct marker *m, size_t word)
 {
-	struct visit *v = arg;
-
-	for (uint32_t i = 0; i < s->nslots; i++) {
-		size_t bit = s->mark_index + i;
-
-		if (mark_test(v->m->live, bit) && !mark_test(v->m->marked, bit))
-			v->fn(v->m, s, i, bit, v->arg);
-	}
-	return true;
+	return m->live[word] & ~m->marked[word];
 }
 
-static void each_white(struct marker *m,
-		       void (*fn)(struct marker *, struct mspan *, uint32_t, size_t, void *),
-		       void *arg)
+/* By ascending address. fn may mark. */
+static void each_white(struct marker *m, white_fn fn, void *arg)
 {
-	struct visit v = { m, fn, arg };
+	for (size_t i = 0; i < m->nspans; i++) {
+		struct mspan *s = m->spans[i];
+		size_t first = s->mark_index / 64;
 
-	heap_each_span(visit_span, &v);
+		for (size_t w = first; w < first + align_up(s->nslots, 64) / 64; w++)
+			for (uint64_t bits = white_bits(m, w); bits; bits &= bits - 1) {
+				size_t bit = w * 64 + (size_t)__builtin_ctzll(bits);
+
+				if (mark_test(m->marked, bit))
+					continue; /* by fn, just now */
+				fn(m, s, (uint32_t)(bit - s->mark_index), bit, arg);
+			}
+	}
+}
+
+/* By descending address. */
+static void each_white_down(struct marker *m, white_fn fn, void *arg)
+{
+	for (size_t i = m->nspans; i > 0; i--) {
+		struct mspan *s = m->spans[i - 1];
+
+		for (uint32_t index = s->nslots; index > 0; index--) {
+			size_t bit = s->mark_index + index - 1;
+
+			if (mark_test(m->live, bit) && !mark_test(m->marked, bit))
+				fn(m, s, index - 1, bit, arg);
+		}
+	}
 }
 
 static uintptr_t object_base(const struct mspan *s, uint32_t index)
@@ -87,6 +100,8 @@ void sweep_hold(struct marker *m)
 	for (size_t i = 0; i < ignored.count; i++)
 		mark_word(m, ignored.list[i]);
 	mark_drain(m);
+	if (!sample_is_exact() && !sample_epoch_ns())
+		return;
 	each_white(m, hold_one, NULL);
 }
 
@@ -115,7 +130,8 @@ struct collector {
 	size_t count, capacity;
 	uint32_t *table; /* 1 + record index, by site and directness */
 	size_t ntable;
-	bool cycles; /* second pass: whatever is left is direct */
+	uint64_t *leaders; /* bitmap of the pass over cycles; NULL before */
+	size_t left;	   /* white objects that no direct one reached */
 	bool failed;
 };
 
@@ -225,22 +241,94 @@ NO_SANITIZE static uint64_t flood(struct marker *m, struct collector *c)
 	return bytes;
 }
 
-static void take_direct(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
-			void *arg)
+static void take(struct marker *m, struct mspan *s, uint32_t index, struct collector *c)
 {
-	struct collector *c = arg;
 	const struct sample_record *r = sample_find(s, index);
-	uint32_t site = r ? r->site : SITE_NONE;
 	struct leak_record *rec;
 	uint64_t bytes;
 
-	if (!c->cycles && mark_test(m->pointed, bit))
-		return;
 	mark_word(m, object_base(s, index));
 	bytes = count_object(c, s, index, true) + flood(m, c);
-	rec = record_for(c, site, true);
+	rec = record_for(c, r ? r->site : SITE_NONE, true);
 	if (rec)
 		rec->retained += bytes;
+}
+
+static void take_direct(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
+			void *arg)
+{
+	if (!mark_test(m->pointed, bit))
+		take(m, s, index, arg);
+}
+
+/* ---- cycles; `pointed` is free again and holds who was visited ---- */
+
+static void count_left(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
+		       void *arg)
+{
+	struct collector *c = arg;
+
+	(void)m;
+	(void)s;
+	(void)index;
+	(void)bit;
+	c->left++;
+}
+
+static void visit(struct marker *m, struct mspan *s, uint32_t index, size_t bit)
+{
+	uintptr_t base = object_base(s, index);
+
+	mark_set(m->pointed, bit);
+	mark_push(m, base, base + mspan_slot_bytes(s));
+}
+
+NO_SANITIZE static void find_leader(struct marker *m, struct mspan *s, uint32_t index,
+				    size_t bit, void *arg)
+{
+	struct collector *c = arg;
+
+	if (mark_test(m->pointed, bit))
+		return;
+	mark_set(c->leaders, bit);
+	visit(m, s, index, bit);
+	while (m->used > 0) {
+		struct grey g = m->stack[--m->used];
+
+		for (; g.lo < g.hi; g.lo += sizeof(uintptr_t)) {
+			struct mspan *to = mark_find(
+				m, *(const volatile uintptr_t *)g.lo, &index, &bit);
+
+			if (to && !mark_test(m->marked, bit) &&
+			    !mark_test(m->pointed, bit))
+				visit(m, to, index, bit);
+		}
+	}
+}
+
+static void take_leader(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
+			void *arg)
+{
+	struct collector *c = arg;
+
+	if (mark_test(c->leaders, bit))
+		take(m, s, index, c);
+}
+
+static void take_cycles(struct marker *m, struct collector *c)
+{
+	each_white(m, count_left, c);
+	if (c->left == 0)
+		return;
+	c->leaders = meta_map(mark_bitmap_bytes(m), META_LEAK);
+	if (!c->leaders) {
+		c->failed = true;
+		return;
+	}
+	memset(m->pointed, 0, mark_bitmap_bytes(m));
+	each_white(m, find_leader, c);
+	each_white_down(m, take_leader, c);
+	meta_unmap(c->leaders, mark_bitmap_bytes(m), META_LEAK);
 }
 
 static void sort_records(struct leak_record *list, size_t n)
@@ -264,8 +352,7 @@ bool sweep_collect(struct marker *m, struct leak_result *out)
 		return false;
 	each_white(m, note_pointers, NULL);
 	each_white(m, take_direct, &c);
-	c.cycles = true;
-	each_white(m, take_direct, &c);
+	take_cycles(m, &c);
 	sort_records(c.records, c.count);
 	meta_unmap(c.table, c.ntable * sizeof(*c.table), META_LEAK);
 	out->records = c.records;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sweep: from the mark bits to records: which lost objects are direct, which indirect, how
- * much each direct one retains, grouped by site.
+ * sweep: from the mark bits to records: which lost objects are direct, which indirect,
+ * how much each direct one retains, grouped by site.
  */
 #ifndef PROFILER_LEAK_SWEEP_H
 #define PROFILER_LEAK_SWEEP_H
@@ -9,9 +9,9 @@
 #include "profiler/leak/leak.h"
 #include "profiler/leak/mark.h"
 
-/* STW. Marks what the program must not be blamed for, and all it reaches: objects without a
- * record in exact mode (made before the constructor, or by ourselves), objects inherited
- * by a forked child, ignored objects. */
+/* STW. Marks what the program must not be blamed for, and all it reaches: objects without
+ * a record in exact mode (made before the constructor, or by ourselves), objects
+ * inherited by a forked child, ignored objects. */
 void sweep_hold(struct marker *m);
 /* STW. Fills records, nrecords and totals of *out. False: out of memory. */
 bool sweep_collect(struct marker *m, struct leak_result *out);

@@ -17,8 +17,8 @@ static bool add(struct elf_symbols *s, struct elf_symbol sym)
 		size_t capacity = s->capacity ? s->capacity * 2 : 1024;
 		size_t old_bytes = s->capacity * sizeof(sym);
 		void *list = s->list ? meta_remap(s->list, old_bytes,
-						  capacity * sizeof(sym), META_PPROF) :
-				       meta_map(capacity * sizeof(sym), META_PPROF);
+						  capacity * sizeof(sym), META_PPROF)
+				     : meta_map(capacity * sizeof(sym), META_PPROF);
 
 		if (!list)
 			return false;
@@ -41,8 +41,8 @@ static bool is_function(const Elf64_Sym *sym)
 {
 	unsigned type = ELF64_ST_TYPE(sym->st_info);
 
-	return (type == STT_FUNC || type == STT_GNU_IFUNC) && sym->st_shndx != SHN_UNDEF &&
-	       sym->st_value != 0;
+	return (type == STT_FUNC || type == STT_GNU_IFUNC) &&
+	       sym->st_shndx != SHN_UNDEF && sym->st_value != 0;
 }
 
 /* strings[0..size) must end with a NUL for its last name to count. */

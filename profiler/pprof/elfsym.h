@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * elfsym: the function symbols of an ELF file, or of a loaded image whose file is gone. The
- * file is not trusted: every offset is checked.
+ * elfsym: the function symbols of an ELF file, or of a loaded image whose file is gone.
+ * The file is not trusted: every offset is checked.
  */
 #ifndef PROFILER_PPROF_ELFSYM_H
 #define PROFILER_PPROF_ELFSYM_H

@@ -28,8 +28,7 @@ int out_file_open(struct out_file *f, const char *prefix, const char *suffix)
 	if (fmt_string(f->path, sizeof(f->path), "%s.%s", prefix, suffix) >=
 	    sizeof(f->path))
 		return -ENAMETOOLONG;
-	fmt_string(f->temporary, sizeof(f->temporary), "%s.%d.tmp", f->path,
-		   os_gettid());
+	fmt_string(f->temporary, sizeof(f->temporary), "%s.%d.tmp", f->path, os_gettid());
 	f->fd = os_open(f->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
 	if (f->fd == -EEXIST) { /* left by a process that was killed, with our pid */
 		os_unlink(f->temporary);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * file: an output file that appears whole or not at all: written under a temporary name
- * beside its place, mode 0600, and renamed. The size limit of the process is respected, so
- * that no write can raise SIGXFSZ.
+ * beside its place, mode 0600, and renamed. The size limit of the process is respected,
+ * so that no write can raise SIGXFSZ.
  */
 #ifndef PROFILER_PPROF_FILE_H
 #define PROFILER_PPROF_FILE_H

@@ -19,17 +19,23 @@ static const struct pprof_type escape_types[] = { { "objects", "count" },
 						  { "lifetime", "nanoseconds" } };
 static const struct pprof_type thread_types[] = { { "threads", "count" } };
 
-#define KIND(kind_name, list, first, ...)                                               \
-	{                                                                                \
-		.name = kind_name, .types = list, .ntypes = ARRAY_LEN(list),             \
-		.default_type = first, .period_type = __VA_ARGS__                               \
+#define KIND(kind_name, list, first, ...)                                    \
+	{                                                                    \
+		.name = kind_name, .types = list, .ntypes = ARRAY_LEN(list), \
+		.default_type = first, .period_type = __VA_ARGS__            \
 	}
-#define SPACE   { "space", "bytes" }
-#define THREADS { "threads", "count" }
+#define SPACE                    \
+	{                        \
+		"space", "bytes" \
+	}
+#define THREADS                    \
+	{                          \
+		"threads", "count" \
+	}
 
 const struct pprof_kind pprof_kind_heap = KIND("heap", heap_types, "inuse_space", SPACE);
-const struct pprof_kind pprof_kind_allocs = KIND("allocs", heap_types, "alloc_space",
-						 SPACE);
+const struct pprof_kind pprof_kind_allocs =
+	KIND("allocs", heap_types, "alloc_space", SPACE);
 const struct pprof_kind pprof_kind_peak = KIND("peak", peak_types, "peak_space", SPACE);
 const struct pprof_kind pprof_kind_leak = KIND("leak", leak_types, "leaked_space", SPACE);
 const struct pprof_kind pprof_kind_escape = KIND("escape", escape_types, "space", SPACE);

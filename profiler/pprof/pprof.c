@@ -5,8 +5,8 @@
  * Structure: one mapping holds everything: the state, deflate's memory, three hash tables
  * (strings, locations, functions) that grow by mappings of their own. A message is packed
  * by its generated code through a ProtobufCBuffer whose append() feeds deflate; deflate's
- * output goes to the file. Order in the file does not matter to protobuf, but the entries of
- * string_table keep theirs: a string is sent when it gets its number.
+ * output goes to the file. Order in the file does not matter to protobuf, but the entries
+ * of string_table keep theirs: a string is sent when it gets its number.
  *
  * Concurrency: none; one caller, one file.
  */
@@ -35,9 +35,9 @@
  * (with 64 bits a collision among a million strings is a matter of 1 in 10^7). */
 struct table {
 	struct slot {
-		uint64_t key;	/* 0: empty */
+		uint64_t key; /* 0: empty */
 		uint64_t value;
-	} *slots;
+	} * slots;
 	size_t nslots, used;
 };
 
@@ -345,7 +345,8 @@ static const char drop_frames[] =
 	"operator new(\\[\\])?|_Zn[wa]m.*|"
 	"std::__new_allocator::allocate|__gnu_cxx::new_allocator::allocate|"
 	"std::allocator::allocate|std::allocator_traits::allocate|"
-	"_ZNSt15__new_allocatorI.*8allocateE.*|_ZN9__gnu_cxx13new_allocatorI.*8allocateE.*|"
+	"_ZNSt15__new_allocatorI.*8allocateE.*|_ZN9__gnu_cxx13new_allocatorI.*8allocateE."
+	"*|"
 	"_ZNSt16allocator_traitsI.*8allocateE.*";
 
 static void send_head(struct pprof *p, int64_t period, const char *const *comments)
@@ -393,8 +394,8 @@ int pprof_begin(struct pprof **out, const struct pprof_kind *kind, const char *p
 	p->z.zfree = zlib_free;
 	p->z.opaque = p;
 	/* 15 + 16: the largest window, with gzip's header. */
-	if (error == 0 && deflateInit2(&p->z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, 15 + 16, 8,
-				       Z_DEFAULT_STRATEGY) != Z_OK)
+	if (error == 0 && deflateInit2(&p->z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, 15 + 16,
+				       8, Z_DEFAULT_STRATEGY) != Z_OK)
 		error = -ENOMEM;
 	if (error) {
 		out_file_abandon(&p->file);

@@ -14,12 +14,13 @@ struct pprof_type {
 	const char *type, *unit;
 };
 
-/* What a profile of one kind always looks like. Frozen: pprof refuses to diff otherwise. */
+/* What a profile of one kind always looks like. Frozen: pprof refuses to diff otherwise.
+ */
 struct pprof_kind {
-	const char *name;	      /* "heap": also the file's suffix, .heap.pb.gz */
+	const char *name; /* "heap": also the file's suffix, .heap.pb.gz */
 	const struct pprof_type *types;
 	int ntypes;
-	const char *default_type;     /* one of types */
+	const char *default_type; /* one of types */
 	struct pprof_type period_type;
 };
 extern const struct pprof_kind pprof_kind_heap, pprof_kind_allocs, pprof_kind_peak,
@@ -27,9 +28,9 @@ extern const struct pprof_kind pprof_kind_heap, pprof_kind_allocs, pprof_kind_pe
 
 struct pprof_label {
 	const char *key;
-	const char *text;     /* NULL: numeric */
+	const char *text; /* NULL: numeric */
 	int64_t number;
-	const char *unit;     /* of number, or NULL */
+	const char *unit; /* of number, or NULL */
 };
 
 struct pprof; /* a file being written */
@@ -43,8 +44,8 @@ int pprof_begin(struct pprof **out, const struct pprof_kind *kind, const char *p
 		int64_t period, const char *const *comments);
 /*
  * Adds a sample. pcs: leaf first, return addresses (one is subtracted from each, see
- * precise_leaf) or pseudo pcs of unwind.h, which become the frames "[truncated]", "[jit]".
- * precise_leaf: pcs[0] is exact. count 0 gives the frame "[stack not sampled]".
+ * precise_leaf) or pseudo pcs of unwind.h, which become the frames "[truncated]",
+ * "[jit]". precise_leaf: pcs[0] is exact. count 0 gives the frame "[stack not sampled]".
  * Errors are kept and reported by pprof_finish().
  */
 void pprof_sample(struct pprof *p, const uintptr_t *pcs, int count, bool precise_leaf,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * symbol: names of code addresses from the ELF files' .symtab and .dynsym (no DWARF, no
- * .gnu_debugdata). Tables are built once per module from a private mapping of the file, in
- * metadata memory; where the file is gone, .dynsym is read from the loaded image.
+ * .gnu_debugdata). Tables are built once per module from a private mapping of the file,
+ * in metadata memory; where the file is gone, .dynsym is read from the loaded image.
  */
 #ifndef PROFILER_PPROF_SYMBOL_H
 #define PROFILER_PPROF_SYMBOL_H
@@ -11,17 +11,17 @@
 #include "profiler/stack/module.h"
 
 struct symbol {
-	const char *function;	     /* linkage name as in the file, or NULL; lives as long
-				      * as the process */
-	uintptr_t start, size;	     /* of the function, in the process; 0: unknown */
+	const char *function;  /* linkage name as in the file, or NULL; lives as long
+				* as the process */
+	uintptr_t start, size; /* of the function, in the process; 0: unknown */
 	const struct module *module; /* NULL: no module is or was there */
 	uint64_t offset;	     /* file address of pc: pc - bias, for reports */
 };
 
 /* DUMP. Looks pc up (pass return address - 1). False: no module; *out is cleared. */
 bool symbol_lookup(uintptr_t pc, struct symbol *out);
-/* DUMP. Human form of a linkage name in buf: through the process's own __cxa_demangle if a
- * C++ runtime is loaded, else the name as it is. Returns buf or name. */
+/* DUMP. Human form of a linkage name in buf: through the process's own __cxa_demangle if
+ * a C++ runtime is loaded, else the name as it is. Returns buf or name. */
 const char *symbol_demangle(const char *name, char *buf, size_t size);
 /* DUMP. "function+0x12" or "module+0x1234" for reports. */
 void symbol_describe(uintptr_t pc, char *buf, size_t size);

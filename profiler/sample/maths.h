@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * maths: the two functions that Poisson sampling needs, without libm. Relative error below
- * 1e-9 in the ranges used (tests/unit/test_sample.c compares with libm).
+ * maths: the two functions that Poisson sampling needs, without libm. Relative error
+ * below 1e-9 in the ranges used (tests/unit/test_sample.c compares with libm).
  */
 #ifndef PROFILER_SAMPLE_MATHS_H
 #define PROFILER_SAMPLE_MATHS_H

@@ -19,7 +19,8 @@ static struct {
 	struct lock lock;
 	uint64_t live;	 /* atomic: bytes, estimated in sampled mode */
 	uint64_t peak;	 /* atomic: highest live */
-	uint64_t copied; /* live when the counters were copied; atomic, written under lock */
+	uint64_t copied; /* live when the counters were copied; atomic, written under lock
+			  */
 	bool fresh;	 /* atomic: peak was raised since the last look */
 } peak = { .lock = LOCK_INIT(LOCK_RANK_SAMPLE_PEAK) };
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * profile: heap, allocs and peak profiles from the sites' counters, and the figures of the
- * summary.
+ * profile: heap, allocs and peak profiles from the sites' counters, and the figures of
+ * the summary.
  */
 #include <string.h>
 

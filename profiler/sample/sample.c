@@ -3,16 +3,16 @@
  * sample: recording, see sample.h.
  *
  * Structure: a span with recorded objects has a block beside it: for sampled mode a count
- * of them per page, then one record a slot. The block is made when the span's first object
- * is recorded and goes when the span does.
+ * of them per page, then one record a slot. The block is made when the span's first
+ * object is recorded and goes when the span does.
  *
  * Sampled mode keeps frees of other objects fast: a page with a recorded object has class
  * byte 0, so only frees there come here; the count per page restores the byte. In exact
  * mode all class bytes are 0 for good.
  *
- * Concurrency: a record is touched by the thread that allocates or frees its object, which
- * the program orders. Page counts are guarded by a stripe of locks, pools by another.
- * Totals are atomic.
+ * Concurrency: a record is touched by the thread that allocates or frees its object,
+ * which the program orders. Page counts are guarded by a stripe of locks, pools by
+ * another. Totals are atomic.
  */
 #include "profiler/sample/sample.h"
 
@@ -30,16 +30,19 @@
 #include "profiler/site/site.h"
 #include "profiler/stack/unwind.h"
 
-#define STRIPES	  16
-#define MAX_PAGES 32 /* of a small span, see sizeclass.c */
-#define BIRTH_UNIT_SHIFT 6 /* births are kept in units of 64 ns */
+#define STRIPES		 16
+#define MAX_PAGES	 32 /* of a small span, see sizeclass.c */
+#define BIRTH_UNIT_SHIFT 6  /* births are kept in units of 64 ns */
 
 struct block {
 	uint16_t page_count[MAX_PAGES];
 	struct sample_record records[];
 };
 
-#define STRIPE { LOCK_INIT(LOCK_RANK_SAMPLE) }
+#define STRIPE                              \
+	{                                   \
+		LOCK_INIT(LOCK_RANK_SAMPLE) \
+	}
 #define FOUR_STRIPES STRIPE, STRIPE, STRIPE, STRIPE
 
 static struct {

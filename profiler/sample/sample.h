@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * sample: which allocations are recorded, and what is known about each recorded object
- * while it lives. Fills heap_hooks. In sampled mode an object is recorded when its thread's
- * byte budget, drawn from an exponential distribution with mean `sample`, runs out; in
- * exact mode every object is.
+ * while it lives. Fills heap_hooks. In sampled mode an object is recorded when its
+ * thread's byte budget, drawn from an exponential distribution with mean `sample`, runs
+ * out; in exact mode every object is.
  */
 #ifndef PROFILER_SAMPLE_SAMPLE_H
 #define PROFILER_SAMPLE_SAMPLE_H
@@ -16,8 +16,8 @@
 struct sample_record {
 	uint32_t site;
 	uint32_t escape;	 /* handle of profiler/escape, 0: not followed */
-	uint64_t birth_and_size; /* birth: upper 48 bits, 64 ns units; size: lower 16 bits, for
-				  * small objects (large: mspan.size_asked) */
+	uint64_t birth_and_size; /* birth: upper 48 bits, 64 ns units; size: lower 16
+				  * bits, for small objects (large: mspan.size_asked) */
 };
 
 /* INIT. Installs the hooks for the options' mode. In exact mode turns slow frees on. */
@@ -28,7 +28,8 @@ bool sample_is_exact(void);
 
 /* STW or by the owner of the object: the record of a slot, or NULL when not recorded. */
 const struct sample_record *sample_find(const struct mspan *s, uint32_t index);
-size_t sample_size_asked(const struct mspan *s, uint32_t index); /* slot size if unknown */
+size_t sample_size_asked(const struct mspan *s,
+			 uint32_t index);		 /* slot size if unknown */
 uint64_t sample_birth_ns(const struct sample_record *r); /* os_now_ns() scale */
 
 /* 1/(1-e^(-size/period)) as fixed point with SITE_SHIFT bits; 1.0 in exact mode. */

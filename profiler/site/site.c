@@ -3,12 +3,12 @@
  * site: the calling-context tree, see site.h.
  *
  * Structure: nodes are numbered and lie in chunks that never move. A hash table with one
- * chain a bucket finds the child of (parent, pc). Counters have numbers and chunks of their
- * own, so that inner nodes cost 24 bytes and no more.
+ * chain a bucket finds the child of (parent, pc). Counters have numbers and chunks of
+ * their own, so that inner nodes cost 24 bytes and no more.
  *
- * Concurrency: a chain is read without a lock: a node is filled before its number is stored
- * in the bucket (release), and links never change. Insertion holds the shard's lock.
- * Allocation of numbers is atomic; a number is used once.
+ * Concurrency: a chain is read without a lock: a node is filled before its number is
+ * stored in the bucket (release), and links never change. Insertion holds the shard's
+ * lock. Allocation of numbers is atomic; a number is used once.
  */
 #include "profiler/site/site.h"
 
@@ -18,11 +18,11 @@
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
 
-#define LG_BUCKETS 20
-#define SHARDS	   16
-#define LG_CHUNK   14
-#define CHUNK	   (1u << LG_CHUNK)
-#define CHUNKS	   4096 /* 67 million nodes */
+#define LG_BUCKETS	 20
+#define SHARDS		 16
+#define LG_CHUNK	 14
+#define CHUNK		 (1u << LG_CHUNK)
+#define CHUNKS		 4096 /* 67 million nodes */
 #define LG_COUNTER_CHUNK 10
 #define COUNTER_CHUNK	 (1u << LG_COUNTER_CHUNK)
 #define COUNTER_CHUNKS	 16384
@@ -35,19 +35,22 @@ struct node {
 	uint32_t counters; /* number, 0: none; atomic */
 };
 
-#define SHARD	   { LOCK_INIT(LOCK_RANK_SITE) }
+#define SHARD                             \
+	{                                 \
+		LOCK_INIT(LOCK_RANK_SITE) \
+	}
 #define FOUR_SHARDS SHARD, SHARD, SHARD, SHARD
 
 static struct {
 	struct {
 		struct lock lock;
 	} shards[SHARDS];
-	struct lock chunk_lock;	    /* for new chunks and counters */
-	uint32_t *buckets;	    /* atomic; made at the first insertion */
+	struct lock chunk_lock;	     /* for new chunks and counters */
+	uint32_t *buckets;	     /* atomic; made at the first insertion */
 	struct node *chunks[CHUNKS]; /* atomic */
-	uint32_t count;		    /* numbers given out; atomic */
+	uint32_t count;		     /* numbers given out; atomic */
 	struct site_counters *counter_chunks[COUNTER_CHUNKS]; /* atomic */
-	uint32_t ncounters;	    /* guarded by chunk_lock */
+	uint32_t ncounters;				      /* guarded by chunk_lock */
 } sites = { .shards = { FOUR_SHARDS, FOUR_SHARDS, FOUR_SHARDS, FOUR_SHARDS },
 	    .chunk_lock = LOCK_INIT(LOCK_RANK_SITE_CHUNK) };
 
@@ -205,8 +208,8 @@ static COLD void make_counters(struct node *n)
 			&sites.counter_chunks[number >> LG_COUNTER_CHUNK];
 
 		if (!*chunk) {
-			void *fresh = meta_alloc(COUNTER_CHUNK * sizeof(**chunk), 8,
-						 META_SITE);
+			void *fresh =
+				meta_alloc(COUNTER_CHUNK * sizeof(**chunk), 8, META_SITE);
 
 			atomic_store_release(chunk, (struct site_counters *)fresh);
 		}

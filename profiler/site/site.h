@@ -19,13 +19,14 @@
  * stands for 1/(1-e^(-size/period)) objects. */
 #define SITE_SHIFT 16
 
-/* Counters of one site; all atomic, relaxed: writers are any thread, readers are reports. */
+/* Counters of one site; all atomic, relaxed: writers are any thread, readers are reports.
+ */
 struct site_counters {
 	uint64_t alloc_objects; /* fixed point, SITE_SHIFT */
 	uint64_t alloc_bytes;	/* unsampled bytes asked */
 	uint64_t free_objects;	/* fixed point */
 	uint64_t free_bytes;
-	uint64_t samples;	/* objects actually recorded */
+	uint64_t samples; /* objects actually recorded */
 	/* Copies of alloc - free at the peak, owned by profiler/sample/peak.c. */
 	uint64_t peak_objects, peak_bytes;
 };
@@ -45,8 +46,8 @@ struct site_counters *site_counters_if_any(uint32_t site);
 void site_each(bool (*fn)(uint32_t site, struct site_counters *c, void *arg), void *arg);
 /* DUMP. Leaf first: the pcs of a site into pcs[0..max), returns how many. */
 int site_stack(uint32_t site, uintptr_t *pcs, int max);
-/* In a forked child: counters of what the parent allocated are kept (the child holds those
- * objects too) unless reset. */
+/* In a forked child: counters of what the parent allocated are kept (the child holds
+ * those objects too) unless reset. */
 void site_reset_counters(void);
 void site_fork_prepare(void);
 void site_fork_done(bool child);

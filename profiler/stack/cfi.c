@@ -2,9 +2,10 @@
 /*
  * cfi: from a pc to its row, see cfi.h.
  *
- * .eh_frame_hdr holds a sorted table of (function start, FDE); the FDE names its CIE. Both
- * carry programs that build the row: the CIE's sets the rules at the function's start, the
- * FDE's are run up to the pc. Only the rules of the CFA, rbp and the return address matter.
+ * .eh_frame_hdr holds a sorted table of (function start, FDE); the FDE names its CIE.
+ * Both carry programs that build the row: the CIE's sets the rules at the function's
+ * start, the FDE's are run up to the pc. Only the rules of the CFA, rbp and the return
+ * address matter.
  */
 #include "profiler/stack/cfi.h"
 
@@ -250,8 +251,7 @@ static const uint8_t *find_fde(uintptr_t hdr, uintptr_t pc)
 	uint64_t lo = 0, hi;
 	const uint8_t *table;
 
-	if (version != 1 || count_enc == PE_OMIT ||
-	    table_enc != (PE_DATAREL | PE_SDATA4))
+	if (version != 1 || count_enc == PE_OMIT || table_enc != (PE_DATAREL | PE_SDATA4))
 		return NULL;
 	get_encoded(&r, frame_enc, hdr);
 	hi = get_encoded(&r, count_enc, hdr);
@@ -341,9 +341,9 @@ static void set_cfa(struct state *s, uint64_t reg, int64_t offset)
 {
 	s->cfa_reg = (uint8_t)reg;
 	s->cfa_offset = (int32_t)offset;
-	s->cfa_kind = reg == REG_RSP ? CFI_RSP :
-		      reg == REG_RBP ? CFI_RBP :
-				       CFI_UNSUPPORTED;
+	s->cfa_kind = reg == REG_RSP   ? CFI_RSP
+		      : reg == REG_RBP ? CFI_RBP
+				       : CFI_UNSUPPORTED;
 }
 
 static void restore(struct machine *m, uint64_t reg)

@@ -10,14 +10,14 @@
 #include "preload/base/base.h"
 
 enum cfi_kind {
-	CFI_NONE,	 /* no row: an empty cache entry */
-	CFI_RSP,	 /* CFA = rsp + cfa_offset */
-	CFI_RBP,	 /* CFA = rbp + cfa_offset */
-	CFI_RBP_DEREF,	 /* CFA = *(rbp + cfa_offset): a realigned frame */
-	CFI_PLT,	 /* CFA = rsp + cfa_offset + 8 in the second half of a PLT entry */
-	CFI_END,	 /* outermost frame: no caller */
-	CFI_SIGNAL,	 /* the return trampoline of a signal handler */
-	CFI_MISSING,	 /* no module, or no entry for this pc */
+	CFI_NONE,      /* no row: an empty cache entry */
+	CFI_RSP,       /* CFA = rsp + cfa_offset */
+	CFI_RBP,       /* CFA = rbp + cfa_offset */
+	CFI_RBP_DEREF, /* CFA = *(rbp + cfa_offset): a realigned frame */
+	CFI_PLT,       /* CFA = rsp + cfa_offset + 8 in the second half of a PLT entry */
+	CFI_END,       /* outermost frame: no caller */
+	CFI_SIGNAL,    /* the return trampoline of a signal handler */
+	CFI_MISSING,   /* no module, or no entry for this pc */
 	CFI_UNSUPPORTED, /* a rule that we cannot evaluate */
 };
 

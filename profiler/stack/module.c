@@ -3,8 +3,8 @@
  * module: the table of loaded objects, see module.h.
  *
  * Structure: records in an append-only array of chunks, and a sorted array of code
- * segments that module_find_code() searches. A change publishes a new array; old ones stay,
- * since a signal handler may be searching one.
+ * segments that module_find_code() searches. A change publishes a new array; old ones
+ * stay, since a signal handler may be searching one.
  *
  * Concurrency: writers hold the loader's lock (they run inside dl_iterate_phdr) and then
  * ours, in this order; nobody calls the loader with ours held.
@@ -72,8 +72,7 @@ static void read_notes(struct module *m, uintptr_t addr, size_t size)
 		if (all > size)
 			return;
 		if (n->n_type == NT_GNU_BUILD_ID && n->n_namesz == 4 &&
-		    memcmp(n + 1, "GNU", 4) == 0 &&
-		    n->n_descsz <= MODULE_BUILD_ID_MAX) {
+		    memcmp(n + 1, "GNU", 4) == 0 && n->n_descsz <= MODULE_BUILD_ID_MAX) {
 			memcpy(m->build_id, (const char *)(n + 1) + name, n->n_descsz);
 			m->build_id_size = n->n_descsz;
 			return;
@@ -83,7 +82,7 @@ static void read_notes(struct module *m, uintptr_t addr, size_t size)
 	}
 }
 
-static void read_load(struct module *m, const ElfW(Phdr) *ph)
+static void read_load(struct module *m, const ElfW(Phdr) * ph)
 {
 	struct module_segment *s = &m->segments[m->nsegments];
 	uintptr_t start = align_down(m->bias + ph->p_vaddr, OS_PAGE);

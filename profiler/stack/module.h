@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * module: the program and its shared objects, as the loader mapped them. Modules are never
- * forgotten: one that was dlclosed keeps its record (and names) and is marked unloaded.
+ * module: the program and its shared objects, as the loader mapped them. Modules are
+ * never forgotten: one that was dlclosed keeps its record (and names) and is marked
+ * unloaded.
  */
 #ifndef PROFILER_STACK_MODULE_H
 #define PROFILER_STACK_MODULE_H
@@ -12,26 +13,26 @@
 #define MODULE_BUILD_ID_MAX 32
 
 struct module_segment {
-	uintptr_t start, end;	/* addresses, page-rounded */
-	uint64_t file_offset;	/* of start */
+	uintptr_t start, end; /* addresses, page-rounded */
+	uint64_t file_offset; /* of start */
 	bool executable, writable;
 };
 
 struct module {
-	uint32_t id;		/* 0: the program itself */
-	uintptr_t bias;		/* added to the file's addresses */
-	uintptr_t start, end;	/* bounds of all segments */
-	const char *path;	/* absolute, of the file; "[vdso]" for the vDSO */
+	uint32_t id;	      /* 0: the program itself */
+	uintptr_t bias;	      /* added to the file's addresses */
+	uintptr_t start, end; /* bounds of all segments */
+	const char *path;     /* absolute, of the file; "[vdso]" for the vDSO */
 	uint8_t build_id[MODULE_BUILD_ID_MAX];
 	uint32_t build_id_size; /* 0: none */
 	uint32_t nsegments;
 	struct module_segment segments[MODULE_MAX_SEGMENTS];
-	uintptr_t eh_frame_hdr; /* address, 0: none */
-	uintptr_t dynamic;	/* address of .dynamic, 0: none */
+	uintptr_t eh_frame_hdr;		  /* address, 0: none */
+	uintptr_t dynamic;		  /* address of .dynamic, 0: none */
 	uintptr_t relro_start, relro_end; /* PT_GNU_RELRO, 0: none */
-	uint64_t generation;	/* refresh in which it was last seen */
-	bool unloaded;		/* atomic: written by module_refresh() */
-	bool is_seep;		/* this library */
+	uint64_t generation;		  /* refresh in which it was last seen */
+	bool unloaded;			  /* atomic: written by module_refresh() */
+	bool is_seep;			  /* this library */
 };
 
 /* SLOW. Re-reads the loader's list (dl_iterate_phdr). Called at init, after dlopen and

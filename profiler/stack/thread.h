@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * thread: registry of the threads that pthread_create made since Seep was loaded, with the
- * bounds of their stacks. Threads made otherwise (raw clone) are unknown here; whoever
- * stops the world finds them in /proc/self/task all the same.
+ * thread: registry of the threads that pthread_create made since Seep was loaded, with
+ * the bounds of their stacks. Threads made otherwise (raw clone) are unknown here;
+ * whoever stops the world finds them in /proc/self/task all the same.
  */
 #ifndef PROFILER_STACK_THREAD_H
 #define PROFILER_STACK_THREAD_H
@@ -15,12 +15,12 @@ enum thread_state {
 };
 
 struct thread_info {
-	struct thread_info *next; /* guarded by the registry's lock */
-	int tid;		/* kernel's id */
-	uintptr_t self;		/* pthread_self(), also the fs base */
+	struct thread_info *next;     /* guarded by the registry's lock */
+	int tid;		      /* kernel's id */
+	uintptr_t self;		      /* pthread_self(), also the fs base */
 	uintptr_t stack_lo, stack_hi; /* the whole stack without its guard; 0: unknown */
-	uint32_t creator_site;	/* site of the pthread_create call, 0: not captured */
-	uint8_t state;		/* enum thread_state */
+	uint32_t creator_site; /* site of the pthread_create call, 0: not captured */
+	uint8_t state;	       /* enum thread_state */
 	uint64_t started_ns;
 };
 
@@ -29,8 +29,8 @@ void thread_init(void);
 /* SLOW. Called by a new thread before its start routine, and at its end. */
 struct thread_info *thread_register(uint32_t creator_site);
 void thread_finished(void);
-/* FAST, SIGNAL. Bounds of the stack of the calling thread that sp lies on: the thread's own
- * stack, else false (coroutine, alternate signal stack). */
+/* FAST, SIGNAL. Bounds of the stack of the calling thread that sp lies on: the thread's
+ * own stack, else false (coroutine, alternate signal stack). */
 bool thread_stack_bounds(uintptr_t sp, uintptr_t *out_lo, uintptr_t *out_hi);
 /* With the registry's lock held by the caller through thread_lock(): the list, finished
  * threads included. */

@@ -71,9 +71,9 @@ void unwind_modules_changed(void)
  * in and then fails: SIGNAL, and allowed by every seccomp filter that lets libc live. */
 static bool page_is_readable(uintptr_t addr)
 {
-	return addr >= OS_PAGE && os_call(SYS_rt_sigprocmask, -1,
-					  (long)(addr & ~(uintptr_t)7), 0, 8, 0,
-					  0) != -EFAULT;
+	return addr >= OS_PAGE &&
+	       os_call(SYS_rt_sigprocmask, -1, (long)(addr & ~(uintptr_t)7), 0, 8, 0,
+		       0) != -EFAULT;
 }
 
 /* Reads the word at addr if it lies above the walk's frontier and inside the stack. */
@@ -148,8 +148,8 @@ static enum step step_by_row(struct walk *w, struct cfi_row row, uintptr_t pc)
 }
 
 /* The trampoline that a signal handler returns to: the interrupted registers are in the
- * kernel's frame at sp (struct rt_sigframe after its return address; offsets of uc_mcontext
- * from <asm/sigcontext.h>: rbp 120, rsp 160, rip 168). */
+ * kernel's frame at sp (struct rt_sigframe after its return address; offsets of
+ * uc_mcontext from <asm/sigcontext.h>: rbp 120, rsp 160, rip 168). */
 static enum step step_by_signal(struct walk *w)
 {
 	uintptr_t bp, sp, ip, slot = w->sp + 168;
@@ -240,8 +240,8 @@ void walk_enter_stack(struct walk *w, uintptr_t sp)
 		w->window = w->hi = 0;
 }
 
-static int finish(struct frame *frames, int n, int max, uintptr_t pc,
-		  enum unwind_end end, enum unwind_end *out_end)
+static int finish(struct frame *frames, int n, int max, uintptr_t pc, enum unwind_end end,
+		  enum unwind_end *out_end)
 {
 	if (n == max)
 		n--;
@@ -255,8 +255,8 @@ int walk_run(struct walk *w, struct frame *frames, int n, int max,
 {
 	for (;;) {
 		if (n == max)
-			return finish(frames, n, max, FRAME_TRUNCATED_PC, UNWIND_TRUNCATED,
-				      out_end);
+			return finish(frames, n, max, FRAME_TRUNCATED_PC,
+				      UNWIND_TRUNCATED, out_end);
 		frames[n++] = (struct frame){ .pc = w->pc, .slot = w->slot };
 		switch (step(w)) {
 		case STEP_OK:
@@ -266,8 +266,8 @@ int walk_run(struct walk *w, struct frame *frames, int n, int max,
 			return n;
 		case STEP_NO_CFI:
 			return finish(frames, n, max,
-				      module_find_code(w->pc) ? FRAME_TRUNCATED_PC :
-								FRAME_JIT_PC,
+				      module_find_code(w->pc) ? FRAME_TRUNCATED_PC
+							      : FRAME_JIT_PC,
 				      UNWIND_NO_CFI, out_end);
 		case STEP_UNSUPPORTED:
 			n = unwind_lib_continue(frames, n, max);
@@ -353,10 +353,10 @@ void unwind_set_own_text(uintptr_t start, uintptr_t end)
 void unwind_init(bool want_libunwind)
 {
 	if (!unwind.cache)
-		atomic_store_release(&unwind.cache,
-				     (struct entry *)meta_map(
-					     CACHE_ENTRIES * sizeof(struct entry),
-					     META_STACK));
+		atomic_store_release(
+			&unwind.cache,
+			(struct entry *)meta_map(CACHE_ENTRIES * sizeof(struct entry),
+						 META_STACK));
 	if (want_libunwind)
 		unwind_lib_open();
 }

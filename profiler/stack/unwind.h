@@ -3,9 +3,10 @@
  * unwind: whole stacks of native code without frame pointers.
  *
  * Frames are found by call frame information compiled from .eh_frame (unwind_cfi.c), by
- * frame pointers only where no CFI exists, and by libunwind (unwind_lib.c, opened privately)
- * where a row needs a DWARF expression. Nothing here allocates from the heap or takes a
- * lock while a stack is walked; every read is checked against the bounds of the stack.
+ * frame pointers only where no CFI exists, and by libunwind (unwind_lib.c, opened
+ * privately) where a row needs a DWARF expression. Nothing here allocates from the heap
+ * or takes a lock while a stack is walked; every read is checked against the bounds of
+ * the stack.
  */
 #ifndef PROFILER_STACK_UNWIND_H
 #define PROFILER_STACK_UNWIND_H
@@ -16,23 +17,27 @@
 struct frame {
 	uintptr_t pc;	/* return address; the exact pc where FRAME_PRECISE is set */
 	uintptr_t slot; /* address of the stack word that held the return address of this
-			 * frame's callee, i.e. where pc was read; 0 when it came from a register */
+			 * frame's callee, i.e. where pc was read; 0 when it came from a
+			 * register */
 };
 #define FRAME_TRUNCATED_PC ((uintptr_t)1) /* pseudo pc of the frame "[truncated]" */
-#define FRAME_JIT_PC	   ((uintptr_t)2) /* pseudo pc of the frame "[jit]": no module there */
-#define FRAME_PSEUDO_MAX   ((uintptr_t)4095) /* every pc up to this is no address */
+#define FRAME_JIT_PC	   ((uintptr_t)2) /* pseudo pc of the frame "[jit]": no module there \
+					   */
+#define FRAME_PSEUDO_MAX ((uintptr_t)4095) /* every pc up to this is no address */
 
 enum unwind_end {
 	UNWIND_COMPLETE,  /* reached the outermost frame */
 	UNWIND_TRUNCATED, /* max frames: the last one is FRAME_TRUNCATED_PC */
-	UNWIND_NO_CFI,	  /* stopped at code without unwind information (JIT): FRAME_JIT_PC */
-	UNWIND_BAD_STACK  /* the stack did not make sense: FRAME_TRUNCATED_PC appended */
+	UNWIND_NO_CFI,	 /* stopped at code without unwind information (JIT): FRAME_JIT_PC
+			  */
+	UNWIND_BAD_STACK /* the stack did not make sense: FRAME_TRUNCATED_PC appended */
 };
 
 struct stack {
 	int count;
 	enum unwind_end end;
-	bool precise0; /* frames[0].pc is an exact pc, not a return address (from registers) */
+	bool precise0; /* frames[0].pc is an exact pc, not a return address (from
+			  registers) */
 	struct frame *frames;
 };
 
@@ -41,8 +46,8 @@ struct unwind_regs {
 	uintptr_t ip, sp, bp, bx, r12, r13, r14, r15;
 };
 
-/* INIT. Prepares module tables; with want_libunwind also opens libunwind privately. Called
- * from the library's constructor, never later (it may call the loader). */
+/* INIT. Prepares module tables; with want_libunwind also opens libunwind privately.
+ * Called from the library's constructor, never later (it may call the loader). */
 void unwind_init(bool want_libunwind);
 /* INIT. Frames whose pc lies in [start, end) are ours: unwind_here() leaves the innermost
  * ones out. Empty (the default): it starts with its own caller. */
@@ -53,7 +58,8 @@ void unwind_fork_child(void);
 /*
  * Captures the calling thread's stack from the innermost frame outside libseep's own text
  * outwards into frames[0..max). Re-entrant calls (a signal handler that allocates) return
- * 0. SIGNAL, no lock, at most 2 KiB of stack. frames is the caller's; see unwind_scratch().
+ * 0. SIGNAL, no lock, at most 2 KiB of stack. frames is the caller's; see
+ * unwind_scratch().
  */
 int unwind_here(struct frame *frames, int max, enum unwind_end *out_end);
 
@@ -62,8 +68,8 @@ int unwind_here(struct frame *frames, int max, enum unwind_end *out_end);
 int unwind_regs(const struct unwind_regs *regs, uintptr_t lo, uintptr_t hi,
 		struct frame *frames, int max, enum unwind_end *out_end);
 
-/* The calling thread's own scratch array of *out_max frames (opt stack= plus one), made at
- * first use from metadata; NULL when out of memory. SLOW. */
+/* The calling thread's own scratch array of *out_max frames (opt stack= plus one), made
+ * at first use from metadata; NULL when out of memory. SLOW. */
 struct frame *unwind_scratch(int *out_max);
 
 /* Gives the calling thread's scratch back. SLOW. */

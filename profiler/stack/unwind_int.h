@@ -7,7 +7,7 @@
 
 #include "profiler/stack/unwind.h"
 
-#define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
+#define NO_SANITIZE	__attribute__((no_sanitize("address", "thread", "undefined")))
 #define UNWIND_MAX_GAP	((uintptr_t)64 << 20) /* no frame is larger */
 #define UNWIND_RED_ZONE 128
 
@@ -15,10 +15,10 @@ enum step { STEP_OK, STEP_END, STEP_NO_CFI, STEP_UNSUPPORTED, STEP_BAD };
 
 /* A walk in progress: the state in one frame. */
 struct walk {
-	uintptr_t pc, sp, bp; /* sp: as it will be when the frame runs on */
-	uintptr_t slot;	      /* where pc was read, 0: in a register */
-	uintptr_t lo, hi;     /* words that may be read now */
-	uintptr_t window;     /* unknown stack: [window, hi) was found readable */
+	uintptr_t pc, sp, bp;	      /* sp: as it will be when the frame runs on */
+	uintptr_t slot;		      /* where pc was read, 0: in a register */
+	uintptr_t lo, hi;	      /* words that may be read now */
+	uintptr_t window;	      /* unknown stack: [window, hi) was found readable */
 	uintptr_t fixed_lo, fixed_hi; /* the caller's bounds; 0: none given */
 	bool known;   /* hi is the stack's end; else it grows page by page */
 	bool precise; /* pc is exact, not a return address */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * unwind_lib: libunwind, for frames whose rules need a DWARF expression that our own walker
- * does not know. It is opened privately, never linked: as a NEEDED library its _Unwind_*
- * functions would catch the program's C++ exceptions.
+ * unwind_lib: libunwind, for frames whose rules need a DWARF expression that our own
+ * walker does not know. It is opened privately, never linked: as a NEEDED library its
+ * _Unwind_* functions would catch the program's C++ exceptions.
  */
 #include <dlfcn.h>
 #include <string.h>

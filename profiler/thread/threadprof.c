@@ -19,12 +19,12 @@
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
-#define MAX_FRAMES    64 /* of one thread's stack in this profile */
-#define MAX_THREADS   (STOP_MAX_THREADS + 1)
-#define STACKS_BYTES  (MAX_THREADS * sizeof(struct thread_stack))
+#define MAX_FRAMES   64 /* of one thread's stack in this profile */
+#define MAX_THREADS  (STOP_MAX_THREADS + 1)
+#define STACKS_BYTES (MAX_THREADS * sizeof(struct thread_stack))
 
 struct thread_stack {
-	uint32_t count;	      /* threads with this stack; 0: merged into another */
+	uint32_t count; /* threads with this stack; 0: merged into another */
 	uint32_t nframes;
 	bool precise;
 	uintptr_t pcs[MAX_FRAMES];
@@ -123,7 +123,8 @@ static void keep_own(struct snapshot *s)
 static int write_file(const struct snapshot *s, const char *prefix)
 {
 	static const char *const comments[] = { "seep " SEEP_VERSION,
-						"threads at the end of the process", NULL };
+						"threads at the end of the process",
+						NULL };
 	struct pprof *p;
 	int error;
 

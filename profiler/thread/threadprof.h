@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * threadprof: the thread profile, Go's goroutine profile for pthreads: all threads grouped
- * by their current stack. Stacks are walked in the stopped world of profiler/leak/stop.h.
+ * threadprof: the thread profile, Go's goroutine profile for pthreads: all threads
+ * grouped by their current stack. Stacks are walked in the stopped world of
+ * profiler/leak/stop.h.
  */
 #ifndef PROFILER_THREAD_THREADPROF_H
 #define PROFILER_THREAD_THREADPROF_H

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Places where a preloaded malloc gets hurt: before constructors, in IFUNC resolvers, forks,
- * thread churn, little address space, many exit handlers, closed descriptors. */
+/* Places where a preloaded malloc gets hurt: before constructors, in IFUNC resolvers,
+ * forks, thread churn, little address space, many exit handlers, closed descriptors. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -44,7 +44,8 @@ static void before_all(void)
 		early++;
 	free(p);
 }
-__attribute__((section(".preinit_array"), used)) static void (*preinit)(void) = before_all;
+__attribute__((section(".preinit_array"),
+	       used)) static void (*preinit)(void) = before_all;
 
 __attribute__((constructor(101))) static void constructor(void)
 {

@@ -15,12 +15,12 @@
 static int failures;
 static volatile size_t huge = SIZE_MAX / 2 + 2; /* over PTRDIFF_MAX */
 
-#define CHECK(cond)                                                             \
-	do {                                                                    \
-		if (!(cond)) {                                                  \
-			printf("%s:%d: %s\n", __func__, __LINE__, #cond);       \
-			failures++;                                             \
-		}                                                               \
+#define CHECK(cond)                                                       \
+	do {                                                              \
+		if (!(cond)) {                                            \
+			printf("%s:%d: %s\n", __func__, __LINE__, #cond); \
+			failures++;                                       \
+		}                                                         \
 	} while (0)
 
 static int is_aligned(const void *p, size_t a)
@@ -183,7 +183,8 @@ static void test_info(void)
 
 	memset(p, 1, 3 << 20);
 	after = mallinfo2();
-	CHECK(after.hblkhd + after.uordblks >= before.hblkhd + before.uordblks + (3 << 20));
+	CHECK(after.hblkhd + after.uordblks >=
+	      before.hblkhd + before.uordblks + (3 << 20));
 	CHECK(mallinfo().hblkhd >= 3 << 20);
 	free(p);
 	f = open_memstream(&text, &size);
@@ -206,9 +207,9 @@ static void test_info(void)
 
 static void test_other_names(void)
 {
-	static const char *const names[] = { "__libc_malloc", "__libc_memalign",
-					     "__libc_valloc", "__libc_pvalloc",
-					     "__libc_calloc", "__libc_realloc",
+	static const char *const names[] = { "__libc_malloc",	    "__libc_memalign",
+					     "__libc_valloc",	    "__libc_pvalloc",
+					     "__libc_calloc",	    "__libc_realloc",
 					     "__libc_reallocarray", "__posix_memalign" };
 	void *(*m)(size_t) = dlsym(RTLD_DEFAULT, "__libc_malloc");
 	void (*f)(void *) = dlsym(RTLD_DEFAULT, "__libc_free");

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kept: programs that lose nothing, but keep the only pointer to a block in a place that is
- * easy to overlook, one a case; run by run_leak.py, which expects a clean verdict.
+ * kept: programs that lose nothing, but keep the only pointer to a block in a place that
+ * is easy to overlook, one a case; run by run_leak.py, which expects a clean verdict.
  *
- * Every case ends while the pointer is in its place. What other threads hold is ready when
- * they post `ready`; they then stay where they are until the process ends.
+ * Every case ends while the pointer is in its place. What other threads hold is ready
+ * when they post `ready`; they then stay where they are until the process ends.
  */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -109,16 +109,16 @@ static APART void *plugin_symbol(const char *name)
 
 static APART void keep_plugin_bss(void)
 {
-	void (*hold)(void *) = (void (*)(void *))(uintptr_t)plugin_symbol(
-		"plugin_hold_bss");
+	void (*hold)(void *) =
+		(void (*)(void *))(uintptr_t)plugin_symbol("plugin_hold_bss");
 
 	hold(make_block());
 }
 
 static APART void keep_plugin_tls(void)
 {
-	void (*hold)(void *) = (void (*)(void *))(uintptr_t)plugin_symbol(
-		"plugin_hold_tls");
+	void (*hold)(void *) =
+		(void (*)(void *))(uintptr_t)plugin_symbol("plugin_hold_tls");
 
 	hold(make_block());
 }
@@ -198,15 +198,15 @@ static void wait_spinner(void)
 }
 
 /* Clears the stack below and every other register, then spins with the pointer in one. */
-#define SPIN_WITH(load)                                                                  \
-	__asm__ volatile(load "\n\t"                                                     \
-			      "xor %%eax, %%eax\n\txor %%ecx, %%ecx\n\t"                 \
-			      "xor %%edx, %%edx\n\txor %%esi, %%esi\n\t"                 \
-			      "movl $1, %[flag]\n"                                       \
-			      "1:\tpause\n\tjmp 1b"                                      \
-			 : [flag] "=m"(spin_ready)                                       \
-			 : [p] "D"(hidden)                                               \
-			 : "rax", "rcx", "rdx", "rsi", "r12", "r13", "r14", "r15",       \
+#define SPIN_WITH(load)                                                            \
+	__asm__ volatile(load "\n\t"                                               \
+			      "xor %%eax, %%eax\n\txor %%ecx, %%ecx\n\t"           \
+			      "xor %%edx, %%edx\n\txor %%esi, %%esi\n\t"           \
+			      "movl $1, %[flag]\n"                                 \
+			      "1:\tpause\n\tjmp 1b"                                \
+			 : [flag] "=m"(spin_ready)                                 \
+			 : [p] "D"(hidden)                                         \
+			 : "rax", "rcx", "rdx", "rsi", "r12", "r13", "r14", "r15", \
 			   "xmm7", "memory")
 
 /* The block's address inverted: no reference. */
@@ -332,7 +332,8 @@ static APART void keep_unjoined_result(void)
 
 static APART void *map_some(int flags)
 {
-	void *p = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
+	void *p = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1,
+		       0);
 
 	if (p == MAP_FAILED)
 		exit(99);

@@ -30,11 +30,12 @@ NOINLINE static void scrub(void)
 	volatile char buf[16384];
 
 	memset((char *)buf, 0, sizeof(buf));
-	__asm__ volatile("xor %%ebx, %%ebx\n\txor %%r12d, %%r12d\n\txor %%r13d, %%r13d\n\t"
-			 "xor %%r14d, %%r14d\n\txor %%r15d, %%r15d"
-			 :
-			 :
-			 : "rbx", "r12", "r13", "r14", "r15");
+	__asm__ volatile(
+		"xor %%ebx, %%ebx\n\txor %%r12d, %%r12d\n\txor %%r13d, %%r13d\n\t"
+		"xor %%r14d, %%r14d\n\txor %%r15d, %%r15d"
+		:
+		:
+		: "rbx", "r12", "r13", "r14", "r15");
 }
 
 NOINLINE static void lose(size_t size)
@@ -217,8 +218,8 @@ static void in_mapping(void)
 
 static void in_shared_mapping(void)
 {
-	void **page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
-			   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	void **page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+			   -1, 0);
 
 	page[7] = chain(5);
 }
@@ -287,8 +288,8 @@ static void in_library(void)
 {
 	void *handle = dlopen(getenv("VICTIM_LIBRARY"), RTLD_NOW | RTLD_LOCAL);
 	void **bss = handle ? dlsym(handle, "holder_bss") : NULL;
-	void (*set_tls)(void *) = handle ? (void (*)(void *))dlsym(handle, "holder_set_tls") :
-					   NULL;
+	void (*set_tls)(void *) =
+		handle ? (void (*)(void *))dlsym(handle, "holder_set_tls") : NULL;
 
 	if (!bss || !set_tls)
 		_exit(9);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lose: how a test program really loses a pointer: it is made and dropped in a function of
- * its own, then the dead stack below and the registers are overwritten.
+ * lose: how a test program really loses a pointer: it is made and dropped in a function
+ * of its own, then the dead stack below and the registers are overwritten.
  */
 #ifndef TESTS_LEAK_LOSE_H
 #define TESTS_LEAK_LOSE_H

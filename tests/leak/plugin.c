@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * plugin: a library to be opened at run time that can hold a pointer in its bss and in its
- * thread-local storage (of the dynamic kind, since it is opened late).
+ * plugin: a library to be opened at run time that can hold a pointer in its bss and in
+ * its thread-local storage (of the dynamic kind, since it is opened late).
  */
 void plugin_hold_bss(void *p);
 void plugin_hold_tls(void *p);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * special: leak checks under special circumstances: marks of the LSan interface, ptrace
- * refused, no /proc, checks of a running program whose threads are blocked in system calls.
+ * refused, no /proc, checks of a running program whose threads are blocked in system
+ * calls.
  */
 #include <errno.h>
 #include <linux/audit.h>
@@ -238,8 +239,8 @@ static void *runs_call(void *arg)
 
 static void unnoticed(void)
 {
-	static long (*all[])(void) = { in_epoll, in_receive, in_semaphore,
-				       in_sigwait, in_sleep, in_read };
+	static long (*all[])(void) = { in_epoll,   in_receive, in_semaphore,
+				       in_sigwait, in_sleep,   in_read };
 	enum { N = sizeof(all) / sizeof(all[0]) };
 	pthread_t t[N];
 

@@ -14,11 +14,11 @@ static void test_format(void **state)
 	char ours[200], libc[200];
 
 	(void)state;
-#define SAME(...)                                                          \
-	do {                                                               \
-		fmt_string(ours, sizeof(ours), __VA_ARGS__);               \
-		snprintf(libc, sizeof(libc), __VA_ARGS__);                 \
-		assert_string_equal(ours, libc);                           \
+#define SAME(...)                                            \
+	do {                                                 \
+		fmt_string(ours, sizeof(ours), __VA_ARGS__); \
+		snprintf(libc, sizeof(libc), __VA_ARGS__);   \
+		assert_string_equal(ours, libc);             \
 	} while (0)
 	SAME("plain %% text");
 	SAME("%d %i %u", -5, 7, 4000000000u);
@@ -49,9 +49,11 @@ static void test_json(void **state)
 	(void)state;
 	json("plain", "\"plain\"");
 	json("a\"b\\c\n\t\x01", "\"a\\\"b\\\\c\\u000a\\u0009\\u0001\"");
-	json("\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80", "\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\"");
-	json("\xff\xc3(\xed\xa0\x80", "\"\xef\xbf\xbd\xef\xbf\xbd(\xef\xbf\xbd\xef\xbf\xbd"
-				      "\xef\xbf\xbd\"");
+	json("\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80",
+	     "\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\"");
+	json("\xff\xc3(\xed\xa0\x80",
+	     "\"\xef\xbf\xbd\xef\xbf\xbd(\xef\xbf\xbd\xef\xbf\xbd"
+	     "\xef\xbf\xbd\"");
 }
 
 static int ncomplaints;
@@ -83,7 +85,8 @@ static void test_options(void **state)
 	assert_int_equal(o.sample, 512 * KIB);
 	assert_int_equal(o.exitcode, 23);
 	assert_true(o.follow);
-	o = parse("mode=exact:sample=64K:seed=7:leak=exit:escape=bound:threads=on:follow=off:"
+	o = parse("mode=exact:sample=64K:seed=7:leak=exit:escape=bound:threads=on:follow="
+		  "off:"
 		  "stack=100:exitcode=5:deepbind=on:hugepage=off",
 		  0);
 	assert_int_equal(o.mode, OPT_MODE_EXACT);

@@ -211,7 +211,8 @@ static void test_budget(void **state)
 	heap_set_budget(9999);
 	for (int i = 0; i < 1000; i++)
 		heap_free(heap_malloc(100));
-	assert_int_equal(sampled, 10); /* 100 000 bytes, a sample each time 10 000 are past */
+	assert_int_equal(sampled,
+			 10); /* 100 000 bytes, a sample each time 10 000 are past */
 	heap_set_budget(-1);
 	heap_free(heap_malloc(1));
 	heap_free(heap_malloc(1 << 20));
@@ -222,9 +223,9 @@ static void test_budget(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_model),	   cmocka_unit_test(test_threads),
-		cmocka_unit_test(test_find),	   cmocka_unit_test(test_gives_back),
-		cmocka_unit_test(test_limits),	   cmocka_unit_test(test_budget),
+		cmocka_unit_test(test_model),  cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_find),   cmocka_unit_test(test_gives_back),
+		cmocka_unit_test(test_limits), cmocka_unit_test(test_budget),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -35,8 +35,8 @@ static void test_weight(void **state)
 	for (size_t n = 1; n < 100000000; n = n * 3 + 1) {
 		double want = 1 / -expm1(-(double)n / (double)(512 * KIB));
 
-		assert_true(fabs((double)sample_weight(n) / (1 << SITE_SHIFT) / want - 1) <
-			    1e-4);
+		assert_true(fabs((double)sample_weight(n) / (1 << SITE_SHIFT) / want -
+				 1) < 1e-4);
 	}
 }
 

@@ -13,12 +13,15 @@ static void test_glob(void **state)
 		const char *pattern, *text;
 		int match;
 	} cases[] = {
-		{ "abc", "xabcx", 1 },	 { "abc", "abd", 0 },	   { "a*c", "xxaBBBcx", 1 },
-		{ "^abc", "abcdef", 1 }, { "^abc", "xabc", 0 },	   { "abc$", "xabc", 1 },
-		{ "abc$", "abcx", 0 },	 { "^a*c$", "abbc", 1 },   { "^a*c$", "abbcd", 0 },
-		{ "*", "", 1 },		 { "", "x", 1 },	   { "a*b*c", "a1b2b3c", 1 },
-		{ "^abc$", "abc", 1 },	 { "^abc$", "abcabc", 0 }, { "a**b", "ab", 1 },
-		{ "x*$", "abx", 1 },	 { "c$", "abcabc", 1 },
+		{ "abc", "xabcx", 1 },	  { "abc", "abd", 0 },
+		{ "a*c", "xxaBBBcx", 1 }, { "^abc", "abcdef", 1 },
+		{ "^abc", "xabc", 0 },	  { "abc$", "xabc", 1 },
+		{ "abc$", "abcx", 0 },	  { "^a*c$", "abbc", 1 },
+		{ "^a*c$", "abbcd", 0 },  { "*", "", 1 },
+		{ "", "x", 1 },		  { "a*b*c", "a1b2b3c", 1 },
+		{ "^abc$", "abc", 1 },	  { "^abc$", "abcabc", 0 },
+		{ "a**b", "ab", 1 },	  { "x*$", "abx", 1 },
+		{ "c$", "abcabc", 1 },
 	};
 
 	(void)state;

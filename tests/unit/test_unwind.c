@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Our walker against libgcc's, on the shapes of stack that programs have; and on garbage. */
+/* Our walker against libgcc's, on the shapes of stack that programs have; and on garbage.
+ */
 #include "tests/unit/cm.h"
 
 #include <alloca.h>
@@ -15,7 +16,7 @@
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
-#define MAX 2000
+#define MAX	    2000
 #define NOINLINE_FN __attribute__((noinline))
 
 static struct frame ours[MAX];
@@ -37,8 +38,8 @@ static _Unwind_Reason_Code collect(struct _Unwind_Context *c, void *arg)
 	return _URC_NO_REASON;
 }
 
-/* Both walk from here; the innermost pc differs (each has its own call site), the rest must
- * be the same. */
+/* Both walk from here; the innermost pc differs (each has its own call site), the rest
+ * must be the same. */
 static NOINLINE_FN void compare(void)
 {
 	struct oracle o = { 0 };
@@ -48,7 +49,8 @@ static NOINLINE_FN void compare(void)
 
 	_Unwind_Backtrace(collect, &o);
 	assert_int_equal(end, UNWIND_COMPLETE);
-	/* theirs begins inside this function, ours with this function's caller or with it */
+	/* theirs begins inside this function, ours with this function's caller or with it
+	 */
 	while (k < o.n && theirs[k] != ours[1].pc)
 		k++;
 	assert_int_equal(o.n - k, n - 1);
@@ -191,8 +193,16 @@ static void test_truncated(void **state)
 /* Registers that make no sense end the walk, and nothing else. */
 static void test_garbage(void **state)
 {
-	static const uintptr_t wild[] = { 0, 1, 7, 8, 0xdeadbeef, UINTPTR_MAX, UINTPTR_MAX - 7,
-					  (uintptr_t)1 << 47, (uintptr_t)1 << 63, 4096 };
+	static const uintptr_t wild[] = { 0,
+					  1,
+					  7,
+					  8,
+					  0xdeadbeef,
+					  UINTPTR_MAX,
+					  UINTPTR_MAX - 7,
+					  (uintptr_t)1 << 47,
+					  (uintptr_t)1 << 63,
+					  4096 };
 	struct frame frames[64];
 	enum unwind_end end;
 	uintptr_t here = (uintptr_t)frames;
@@ -209,8 +219,9 @@ static void test_garbage(void **state)
 			unwind_regs(&r, 0, 0, frames, 64, &end);
 			r.ip = wild[i];
 			unwind_regs(&r, 0, 0, frames, 64, &end);
-			assert_in_range(unwind_regs(&r, here, here + 64, frames, 64, &end), 1,
-					64);
+			assert_in_range(
+				unwind_regs(&r, here, here + 64, frames, 64, &end), 1,
+				64);
 		}
 }
 

@@ -77,7 +77,8 @@ static bool map_file(const char *path, struct image *im)
 	return true;
 }
 
-static const Elf64_Phdr *find_phdr(const struct image *im, const Elf64_Ehdr *h, uint32_t type)
+static const Elf64_Phdr *find_phdr(const struct image *im, const Elf64_Ehdr *h,
+				   uint32_t type)
 {
 	if (h->e_phentsize != sizeof(Elf64_Phdr) ||
 	    !inside(im, h->e_phoff, (uint64_t)h->e_phnum * sizeof(Elf64_Phdr)))
@@ -154,8 +155,9 @@ static enum inspect_result look_at_elf(const struct image *im, char **out_why)
 	}
 	interp = find_phdr(im, h, PT_INTERP);
 	if (!interp) {
-		*out_why = format_string("is statically linked: nothing can be preloaded; "
-					 "link it dynamically");
+		*out_why =
+			format_string("is statically linked: nothing can be preloaded; "
+				      "link it dynamically");
 		return INSPECT_NO_HELP;
 	}
 	if (memmem(im->bytes + interp->p_offset, interp->p_filesz, "ld-musl", 7)) {
@@ -170,14 +172,16 @@ static enum inspect_result look_at_elf(const struct image *im, char **out_why)
 		return INSPECT_NO_HELP;
 	}
 	if (defines(im, h, "malloc")) {
-		*out_why = format_string("has its own malloc: calls that bind to it are not "
-					 "seen");
+		*out_why =
+			format_string("has its own malloc: calls that bind to it are not "
+				      "seen");
 		return INSPECT_OWN_MALLOC;
 	}
 	return INSPECT_OK;
 }
 
-/* "#!/path arg": the file that runs the script; for /usr/bin/env, the one that it finds. */
+/* "#!/path arg": the file that runs the script; for /usr/bin/env, the one that it finds.
+ */
 static char *interpreter_of(const struct image *im)
 {
 	char line[256], *word, *rest = NULL;
@@ -227,7 +231,8 @@ enum inspect_result inspect_program(const char *path, char **out_file, char **ou
 		}
 		if (!map_file(file, &im))
 			break;
-		if (im.size >= sizeof(Elf64_Ehdr) && memcmp(im.bytes, ELFMAG, SELFMAG) == 0)
+		if (im.size >= sizeof(Elf64_Ehdr) &&
+		    memcmp(im.bytes, ELFMAG, SELFMAG) == 0)
 			result = look_at_elf(&im, out_why);
 		else if (im.size > 3 && im.bytes[0] == '#' && im.bytes[1] == '!')
 			next = interpreter_of(&im);

@@ -2,8 +2,9 @@
 /*
  * launch: see launch.h.
  *
- * The child stays in our process group and on our terminal. INT, QUIT and the like that the
- * terminal sends reach it by themselves; one that somebody sent to us alone is passed on.
+ * The child stays in our process group and on our terminal. INT, QUIT and the like that
+ * the terminal sends reach it by themselves; one that somebody sent to us alone is passed
+ * on.
  */
 #include "tools/lib/launch.h"
 
@@ -26,7 +27,7 @@
 #define SEEP_LIBDIR "/usr/lib"
 #endif
 
-static const int forwarded[] = { SIGINT,  SIGTERM, SIGHUP,  SIGQUIT,
+static const int forwarded[] = { SIGINT,  SIGTERM, SIGHUP,   SIGQUIT,
 				 SIGUSR1, SIGUSR2, SIGWINCH, SIGALRM };
 #define NFORWARDED (sizeof(forwarded) / sizeof(forwarded[0]))
 
@@ -48,8 +49,8 @@ char *launch_add_option(char *options, const char *key, const char *value)
 			*to++ = '\\';
 		*to++ = *value;
 	}
-	joined = format_string("%s%s%s=%s", options ? options : "", options ? ":" : "", key,
-			       escaped);
+	joined = format_string("%s%s%s=%s", options ? options : "", options ? ":" : "",
+			       key, escaped);
 	free(escaped);
 	free(options);
 	return joined;
@@ -109,8 +110,8 @@ static char *safe_library_path(char *path)
 		return path;
 	if (!tmp || strpbrk(tmp, ": \t") || strlen(tmp) > 40)
 		tmp = "/tmp";
-	snprintf(running.link_directory, sizeof(running.link_directory),
-		 "%s/seep.XXXXXX", tmp);
+	snprintf(running.link_directory, sizeof(running.link_directory), "%s/seep.XXXXXX",
+		 tmp);
 	if (!mkdtemp(running.link_directory))
 		die(EXIT_INCOMPLETE, "cannot make a directory in %s: %s", tmp,
 		    strerror(errno));
@@ -133,13 +134,14 @@ static void remove_link(const char *library)
 static char *make_table(struct launch *l)
 {
 	const char *tmp = getenv("TMPDIR");
-	char *path = format_string("%s/seep-run.XXXXXX", tmp && *tmp == '/' ? tmp : "/tmp");
+	char *path =
+		format_string("%s/seep-run.XXXXXX", tmp && *tmp == '/' ? tmp : "/tmp");
 	int fd = mkstemp(path);
 
 	if (fd < 0 || posix_fallocate(fd, 0, sizeof(struct runtable)) != 0)
 		die(EXIT_INCOMPLETE, "cannot make %s: %s", path, strerror(errno));
-	l->table = mmap(NULL, sizeof(struct runtable), PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-			0);
+	l->table = mmap(NULL, sizeof(struct runtable), PROT_READ | PROT_WRITE, MAP_SHARED,
+			fd, 0);
 	close(fd);
 	if (l->table == MAP_FAILED)
 		die(EXIT_INCOMPLETE, "cannot map %s: %s", path, strerror(errno));
@@ -170,7 +172,8 @@ static void make_out_directory(const char *pattern)
 
 /* ---- environment ---- */
 
-static void set_environment(const struct launch *l, const char *library, const char *table)
+static void set_environment(const struct launch *l, const char *library,
+			    const char *table)
 {
 	const char *user = getenv("SEEP_OPTIONS"), *preload = getenv("LD_PRELOAD");
 	char *options = format_string("%s", l->defaults), *all;

@@ -13,20 +13,20 @@
 
 struct launch {
 	/* asked */
-	char **argv;		 /* the command, NULL-terminated */
-	const char *library;	 /* --lib, or NULL: found beside the tool */
-	const char *out;	 /* pattern */
-	const char *defaults;	 /* options of the subcommand, before the user's */
-	char *extra;		 /* options of the command line, after the user's; or NULL */
+	char **argv;	      /* the command, NULL-terminated */
+	const char *library;  /* --lib, or NULL: found beside the tool */
+	const char *out;      /* pattern */
+	const char *defaults; /* options of the subcommand, before the user's */
+	char *extra;	      /* options of the command line, after the user's; or NULL */
 	bool is_gate;
-	bool refuse_hopeless;	 /* do not start a program that cannot be helped */
+	bool refuse_hopeless; /* do not start a program that cannot be helped */
 	/* found */
 	struct runtable *table;
 	int pid;
-	int status;		 /* of waitpid() */
-	bool asked_to_end;	 /* by INT or TERM that came through us or the terminal */
-	bool hopeless;		 /* it was started without the library */
-	char *why;		 /* what is wrong with the program, or NULL */
+	int status;	   /* of waitpid() */
+	bool asked_to_end; /* by INT or TERM that came through us or the terminal */
+	bool hopeless;	   /* it was started without the library */
+	char *why;	   /* what is wrong with the program, or NULL */
 	bool started;
 };
 

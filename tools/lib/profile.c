@@ -79,8 +79,7 @@ static char *frame_name(const Seep__Pprof__Profile *p, uint64_t location_id)
 	if (l && l->n_line > 0)
 		for (size_t i = 0; i < p->n_function; i++)
 			if (p->function[i]->id == l->line[0]->function_id)
-				return profile_demangle(
-					text_of(p, p->function[i]->name));
+				return profile_demangle(text_of(p, p->function[i]->name));
 	return format_string("%#llx", l ? (unsigned long long)l->address : 0ull);
 }
 
@@ -106,9 +105,9 @@ static int larger_first(const void *a, const void *b)
 	const Seep__Pprof__Sample *x = *(Seep__Pprof__Sample *const *)a;
 	const Seep__Pprof__Sample *y = *(Seep__Pprof__Sample *const *)b;
 
-	return x->value[by_space] < y->value[by_space] ? 1 :
-	       x->value[by_space] > y->value[by_space] ? -1 :
-							 0;
+	return x->value[by_space] < y->value[by_space]	 ? 1
+	       : x->value[by_space] > y->value[by_space] ? -1
+							 : 0;
 }
 
 static int pick(const Seep__Pprof__Profile *p, int objects, int space,

@@ -44,16 +44,15 @@ static json_t *process(const struct runtable_row *r)
 	json_t *files = json_array();
 
 	runjson_each_file(r, add_file, files);
-	return json_pack("{s:i,s:i,s:s,s:s,s:s,s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:o}", "pid",
-			 r->pid, "ppid", r->ppid, "exe", r->exe, "state",
-			 states[r->state & 3], "verdict", verdicts[r->verdict & 3], "reason",
-			 r->reason, "served", (int)r->served, "alloc_objects",
-			 (json_int_t)r->alloc_objects, "alloc_bytes",
-			 (json_int_t)r->alloc_bytes, "live_objects",
-			 (json_int_t)r->live_objects, "live_bytes",
-			 (json_int_t)r->live_bytes, "peak_bytes",
-			 (json_int_t)r->peak_bytes, "dropped", (json_int_t)r->dropped,
-			 "files", files);
+	return json_pack(
+		"{s:i,s:i,s:s,s:s,s:s,s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:o}", "pid",
+		r->pid, "ppid", r->ppid, "exe", r->exe, "state", states[r->state & 3],
+		"verdict", verdicts[r->verdict & 3], "reason", r->reason, "served",
+		(int)r->served, "alloc_objects", (json_int_t)r->alloc_objects,
+		"alloc_bytes", (json_int_t)r->alloc_bytes, "live_objects",
+		(json_int_t)r->live_objects, "live_bytes", (json_int_t)r->live_bytes,
+		"peak_bytes", (json_int_t)r->peak_bytes, "dropped",
+		(json_int_t)r->dropped, "files", files);
 }
 
 /* Arguments need not be UTF-8. */
@@ -82,11 +81,12 @@ static json_t *build(const struct launch *l, int status, const char *verdict)
 void runjson_write(const struct launch *l, int status, const char *verdict)
 {
 	const char *slash = strrchr(l->out, '/');
-	char *path = slash ? format_string("%.*s/run.json", (int)(slash - l->out), l->out) :
-			     format_string("run.json");
+	char *path = slash ? format_string("%.*s/run.json", (int)(slash - l->out), l->out)
+			   : format_string("run.json");
 	char *temporary = format_string("%s.%d.tmp", path, getpid());
 	json_t *j = build(l, status, verdict);
-	int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+		      0600);
 	bool ok = fd >= 0 && j && json_dumpfd(j, fd, JSON_INDENT(1)) == 0 &&
 		  rename(temporary, path) == 0;
 

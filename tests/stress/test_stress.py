@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random work by several threads under every mode; the leak check finds nothing after it."""
+import random
+import seeptest
+
+SEED = random.SystemRandom().randrange(1, 1 << 30)
+
+
+class Stress(seeptest.TestCase):
+    def check(self, options, threads, steps):
+        argv = [seeptest.victim("stress/stress"), str(SEED), str(threads), str(steps)]
+        r = seeptest.run(argv, options=options)
+        self.assertEqual(r.returncode, 0, f"seed {SEED}: {r.stderr[-3000:]}")
+        return r
+
+    def test_off(self):
+        self.check("mode=off", 4, 60000)
+
+    def test_sampled(self):
+        self.check("mode=sampled", 4, 60000)
+
+    def test_sampled_often(self):
+        self.check("mode=sampled:sample=1K:escape=bound:threads=on:out=%s/x" % self.dir,
+                   4, 20000)
+
+    def test_exact(self):
+        self.check("mode=exact:escape=bound:threads=on:out=%s/x" % self.dir, 4, 10000)
+
+    def test_many_threads(self):
+        self.check("mode=exact", 48, 1000)
+
+    def test_nothing_is_lost(self):
+        r = self.check("mode=exact:leak=exit", 4, 5000)
+        lines = r.stderr.decode().splitlines()
+        self.assertEqual(set(lines), {"seep: clean"}, f"seed {SEED}")
+
+
+seeptest.main()
