@@ -9,8 +9,9 @@
 #include "preload/base/check.h"
 #include "preload/base/os.h"
 
-#define SPINS 60 /* about a microsecond: longer than any of our short critical sections \
-		  */
+#define SPINS                                                                     \
+	60 /* about a microsecond: longer than any of our short critical sections \
+	    */
 
 #if CONFIG_ASSERTIONS >= 1
 static __thread uint32_t held_ranks __attribute__((tls_model("initial-exec")));

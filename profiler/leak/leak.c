@@ -98,7 +98,8 @@ static void mark_all(struct cycle *c)
 	roots_each(&c->roots, mark_root, &c->marker);
 	mark_registers(c);
 	if (c->roots.no_maps)
-		mark_root((uintptr_t)leak.page, (uintptr_t)leak.page + OS_PAGE, &c->marker);
+		mark_root((uintptr_t)leak.page, (uintptr_t)leak.page + OS_PAGE,
+			  &c->marker);
 	if (!canaries_agree(c))
 		incomplete(c->out, "the check did not find its own canaries");
 	for (int i = 0; i < LOST_CANARIES; i++)
@@ -259,8 +260,8 @@ void leak_check_above(struct leak_result *out, uintptr_t own_sp)
 	thread_internal_leave();
 }
 
-/* Saves the caller's registers on the stack, where they are scanned with it; our own frames
- * begin below and do not count. */
+/* Saves the caller's registers on the stack, where they are scanned with it; our own
+ * frames begin below and do not count. */
 __attribute__((naked)) void leak_check(struct leak_result *out UNUSED)
 {
 	__asm__("push %rbp\n\t"

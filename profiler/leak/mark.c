@@ -26,8 +26,8 @@ size_t mark_bitmap_bytes(const struct marker *m)
 }
 
 /* Calls fn for every span in use of a, by address. */
-static void each_span_of(const struct arena *a, void (*fn)(struct marker *, struct mspan *),
-			 struct marker *m)
+static void each_span_of(const struct arena *a,
+			 void (*fn)(struct marker *, struct mspan *), struct marker *m)
 {
 	size_t end = atomic_load_acquire(&a->end_page);
 

@@ -37,8 +37,8 @@ struct marker {
  * False: out of memory. */
 bool mark_init(struct marker *m);
 void mark_free(struct marker *m);
-/* STW. Looks at the words of [lo, hi), lo aligned here; what they refer to is marked at the
- * latest by the next mark_drain(). */
+/* STW. Looks at the words of [lo, hi), lo aligned here; what they refer to is marked at
+ * the latest by the next mark_drain(). */
 void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi);
 /* STW. Marks the object that word lies in, if any. */
 void mark_word(struct marker *m, uintptr_t word);

@@ -139,7 +139,8 @@ static void json_frame(struct out *o, uintptr_t pc)
 
 static void json_record(struct out *o, const struct leak_record *r)
 {
-	out_format(o, "\n{\"kind\":\"%s\",\"objects\":%lu,\"bytes\":%lu,\"retained\":%lu,",
+	out_format(o,
+		   "\n{\"kind\":\"%s\",\"objects\":%lu,\"bytes\":%lu,\"retained\":%lu,",
 		   r->direct ? "direct" : "indirect", r->objects, r->bytes, r->retained);
 	out_format(o, "\"sampled\":%s,\"stack\":[", r->site ? "true" : "false");
 	for (uint32_t site = r->site; site; site = site_parent(site)) {
@@ -185,7 +186,8 @@ static void json_report(struct out *o, const struct leak_result *r)
 	out_format(o, ",\"verdict\":\"%s\",\"reason\":", words[r->verdict]);
 	out_json(o, r->reason);
 	out_format(o, ",\"mode\":\"%s\",\"objects\":%lu,\"bytes\":%lu,\"sites\":%lu",
-		   sample_is_exact() ? "exact" : "sampled", r->objects, r->bytes, r->sites);
+		   sample_is_exact() ? "exact" : "sampled", r->objects, r->bytes,
+		   r->sites);
 	out_format(o, ",\"suppressed_objects\":%lu,\"suppressed_bytes\":%lu",
 		   r->suppressed_objects, r->suppressed_bytes);
 	out_format(o, ",\"reachable_objects\":%lu,\"reachable_bytes\":%lu",

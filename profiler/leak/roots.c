@@ -122,8 +122,8 @@ static bool see_line(char *line, void *arg)
 	return true;
 }
 
-/* Of the thread, not of the process: the latter's is empty once the main thread has called
- * pthread_exit. */
+/* Of the thread, not of the process: the latter's is empty once the main thread has
+ * called pthread_exit. */
 static bool see_maps(struct roots *r)
 {
 	return os_each_line("/proc/thread-self/maps", see_line, r) == 0 &&
@@ -150,7 +150,8 @@ static void see_modules(struct roots *r)
 	}
 }
 
-/* Without a list of mappings: the calling thread's thread-local storage and descriptor. */
+/* Without a list of mappings: the calling thread's thread-local storage and descriptor.
+ */
 static int see_own_tls(struct dl_phdr_info *info, size_t size, void *arg)
 {
 	uintptr_t data = size >= sizeof(*info) ? (uintptr_t)info->dlpi_tls_data : 0;

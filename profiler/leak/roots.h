@@ -13,10 +13,11 @@ struct roots {
 		uintptr_t lo, hi;
 	} * include, *exclude;
 	size_t ninclude, nexclude, capacity;
-	/* The list of mappings could not be read: known are modules, registered stacks and the
-	 * calling thread's TLS. Who is found lost may not be; who is found reached, is. */
+	/* The list of mappings could not be read: known are modules, registered stacks
+	 * and the calling thread's TLS. Who is found lost may not be; who is found
+	 * reached, is. */
 	bool no_maps;
-	bool full;    /* more ranges than there was room for */
+	bool full; /* more ranges than there was room for */
 };
 
 /* DUMP. Room for the ranges; before the world is stopped. */

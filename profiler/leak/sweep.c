@@ -296,8 +296,8 @@ NO_SANITIZE static void find_leader(struct marker *m, struct mspan *s, uint32_t 
 		struct grey g = m->stack[--m->used];
 
 		for (; g.lo < g.hi; g.lo += sizeof(uintptr_t)) {
-			struct mspan *to = mark_find(
-				m, *(const volatile uintptr_t *)g.lo, &index, &bit);
+			struct mspan *to = mark_find(m, *(const volatile uintptr_t *)g.lo,
+						     &index, &bit);
 
 			if (to && !mark_test(m->marked, bit) &&
 			    !mark_test(m->pointed, bit))

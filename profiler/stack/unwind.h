@@ -21,8 +21,9 @@ struct frame {
 			 * register */
 };
 #define FRAME_TRUNCATED_PC ((uintptr_t)1) /* pseudo pc of the frame "[truncated]" */
-#define FRAME_JIT_PC	   ((uintptr_t)2) /* pseudo pc of the frame "[jit]": no module there \
-					   */
+#define FRAME_JIT_PC                                                      \
+	((uintptr_t)2) /* pseudo pc of the frame "[jit]": no module there \
+			*/
 #define FRAME_PSEUDO_MAX ((uintptr_t)4095) /* every pc up to this is no address */
 
 enum unwind_end {

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NOINLINE __attribute__((noinline))
+#define NOINLINE __attribute__((noipa))
 
 void *kept[1000];
 static int nkept;
