@@ -308,7 +308,7 @@ bool log_stderr_is_ours(void)
 
 void log_line(const char *format, ...)
 {
-	char text[880];
+	char text[640];
 	struct out o;
 	va_list ap;
 

@@ -38,7 +38,7 @@ bool out_flush(struct out *o); /* false: something was lost */
 size_t fmt_string(char *buf, size_t size, const char *format, ...) PRINTF(3, 4);
 
 /*
- * One line "seep: TEXT\n" to standard error in a single write, at most 880 bytes. SIGNAL.
+ * One line "seep: TEXT\n" to standard error in a single write, at most 640 bytes. SIGNAL.
  * Nothing is written when descriptor 2 is no longer the file it was at start
  * (log_remember_stderr()), so that a program's data file never receives our text.
  */

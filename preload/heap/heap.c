@@ -82,7 +82,7 @@ static int64_t fallback_budget(void)
 
 /* The mcache to work with: the thread's own, else the fallback, locked. NULL: no memory.
  */
-static struct mcache *borrow(bool *out_locked)
+static NO_LOCK_CHECK struct mcache *borrow(bool *out_locked)
 {
 	struct mcache *mc = heap_thread_start();
 

@@ -7,7 +7,9 @@
  * are by length: exact up to EXACT pages, then eight to a power of two; a bitmap shows
  * which are not empty. Allocation is best fit by list, dirty before clean.
  *
- * A run made of dirty and clean parts counts as dirty, with ndirty its dirty pages.
+ * A run made of dirty and clean parts counts as dirty. Where in it the dirty pages lie is
+ * not known, so when it is cut each part counts as many as it may hold: ndirty is an
+ * upper bound, and 0 means that every byte is zero.
  *
  * Concurrency: all state is guarded by mheap_lock.
  */
@@ -104,7 +106,7 @@ static bool grow(size_t npages)
 static void split(struct mspan *s, size_t npages)
 {
 	size_t rest_pages = s->npages - npages;
-	size_t rest_dirty = s->ndirty > npages ? s->ndirty - npages : 0;
+	size_t rest_dirty = s->ndirty < rest_pages ? s->ndirty : rest_pages;
 	struct mspan *rest;
 
 	if (rest_pages == 0)
@@ -113,7 +115,7 @@ static void split(struct mspan *s, size_t npages)
 	if (!rest)
 		return;
 	s->npages = npages;
-	s->ndirty -= rest_dirty;
+	s->ndirty = s->ndirty < npages ? s->ndirty : npages;
 	insert_run(rest);
 }
 
@@ -224,7 +226,7 @@ static void trim_front(struct mspan *s, size_t align)
 		return;
 	s->base = start;
 	s->npages -= front;
-	s->ndirty -= head->ndirty;
+	s->ndirty = s->ndirty < s->npages ? s->ndirty : s->npages;
 	insert_run(head);
 }
 
@@ -335,7 +337,7 @@ size_t mheap_trim(void)
 	return npages << PAGE_SHIFT;
 }
 
-void mheap_tick(void)
+NO_LOCK_CHECK void mheap_tick(void)
 {
 	if (!lock_try_acquire(&mheap_lock))
 		return;

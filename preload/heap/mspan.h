@@ -46,7 +46,7 @@ struct mspan {
 
 	/* guarded by the class's mcentral lock (small), by mheap's lock (free) */
 	uint32_t nfree;
-	size_t ndirty; /* free: pages that may hold memory */
+	size_t ndirty; /* free: most pages that may hold memory; 0: all zero */
 	struct mspan *next, *prev;
 
 	/* guarded by mheap's lock: list of all spans in use */

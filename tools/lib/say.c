@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static void print(const char *colour, const char *format, va_list ap)
+static __attribute__((format(printf, 2, 0))) void print(const char *colour,
+							const char *format, va_list ap)
 {
 	bool on = colour && isatty(2) && !getenv("NO_COLOR");
 
