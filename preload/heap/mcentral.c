@@ -17,6 +17,7 @@
 
 #include <string.h>
 
+#include "preload/base/atomic.h"
 #include "preload/base/check.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
@@ -114,14 +115,16 @@ static uint32_t carve(struct mspan *s, void **out, uint32_t want)
 		uint32_t left = s->nslots - w * 64;
 		uint64_t valid = left >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << left) - 1;
 		uint64_t bits = ~s->alloc_bits[w] & valid;
+		uint64_t taken = 0;
 
 		while (bits && n < want) {
 			uint32_t bit = (uint32_t)__builtin_ctzl(bits);
 
 			bits &= bits - 1;
-			s->alloc_bits[w] |= (uint64_t)1 << bit;
+			taken |= (uint64_t)1 << bit;
 			out[n++] = (void *)mspan_slot(s, w * 64 + bit);
 		}
+		atomic_store_relaxed(&s->alloc_bits[w], s->alloc_bits[w] | taken);
 	}
 	s->nfree -= n;
 	return n;
@@ -214,7 +217,8 @@ static struct mspan *release_slot(void *p, unsigned c)
 	mask = (uint64_t)1 << (index % 64);
 	if (UNLIKELY(!(s->alloc_bits[index / 64] & mask)))
 		bad_pointer(p, s, c);
-	s->alloc_bits[index / 64] &= ~mask;
+	atomic_store_relaxed(&s->alloc_bits[index / 64],
+			     s->alloc_bits[index / 64] & ~mask);
 	s->nfree++;
 	return s;
 }

@@ -62,7 +62,9 @@ struct mspan {
 	/* Owned by the leak check while it runs: where this span's bits start. */
 	size_t mark_index;
 
-	uint64_t alloc_bits[MSPAN_MAX_SLOTS / 64]; /* guarded like nfree */
+	/* Written under the lock that guards nfree, read without it for checks of an
+	 * object that the reader owns: atomic, relaxed. */
+	uint64_t alloc_bits[MSPAN_MAX_SLOTS / 64];
 };
 
 /* FAST. Bytes of one slot. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Loops over malloc and free. "micro NAME N" runs one N times and prints the CPU nanoseconds
- * of one operation; "micro --list" names them. */
+/* Loops over malloc and free. "micro NAME N" runs one N times and prints the CPU
+ * nanoseconds of one operation; "micro --list" names them. */
 #include <malloc.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -60,14 +60,14 @@ static void pair_8k(long n)
 /* Replaces one of nslots blocks at a time, round robin or at random. */
 static void ring(long n, unsigned nslots, int random)
 {
-	static const uint16_t sizes[16] = { 16,  24,  32,  48,	64,  80,  96,  120,
+	static const uint16_t sizes[16] = { 16,	 24,  32,  48,	64,  80,  96,  120,
 					    160, 200, 256, 320, 400, 512, 640, 1000 };
 	void **slots = calloc(nslots, sizeof(*slots));
 
 	for (long i = 0; i < n; i++) {
 		uint64_t r = random ? next() : (uint64_t)i * 0x9e3779b97f4a7c15u;
-		unsigned at = random ? (unsigned)((r >> 32) % nslots) :
-				       (unsigned)i & (nslots - 1);
+		unsigned at = random ? (unsigned)((r >> 32) % nslots)
+				     : (unsigned)i & (nslots - 1);
 
 		free(slots[at]);
 		slots[at] = malloc(sizes[r >> 60]);
