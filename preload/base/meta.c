@@ -19,7 +19,7 @@
 #define CHUNK	       (256 * KIB) /* faults in page by page, so the size costs nothing */
 #define BIG	       (64 * KIB)  /* from here a mapping of its own */
 #define FIXALLOC_CHUNK (16 * KIB)
-#define RANGES_MAX     8192
+#define RANGES_MAX     65536
 #define SPARE	       (64 * MIB)
 
 struct range {
@@ -38,15 +38,6 @@ static struct {
 
 static bool add_range(uintptr_t start, size_t size)
 {
-	if (meta.nranges > 0) { /* neighbours merge: chunks often lie side by side */
-		struct range *last = &meta.ranges[meta.nranges - 1];
-
-		if (last->start + last->size == start && start % CHUNK == 0 &&
-		    last->size % CHUNK == 0 && size == CHUNK) {
-			last->size += size;
-			return true;
-		}
-	}
 	if (meta.nranges == RANGES_MAX)
 		return false;
 	meta.ranges[meta.nranges++] = (struct range){ start, size };

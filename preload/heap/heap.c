@@ -343,3 +343,13 @@ bool heap_trim(void)
 	mcentral_trim();
 	return mheap_trim() > 0;
 }
+
+void *heap_alloc_unseen(void)
+{
+	struct mspan *s = mheap_alloc_unseen();
+
+	if (!s)
+		return NULL;
+	s->size_asked = PAGE_SIZE;
+	return (void *)s->base;
+}

@@ -66,8 +66,11 @@ void *heap_calloc(size_t count, size_t size);	/* overflow: NULL */
 void *heap_realloc(void *p, size_t size);	/* p not NULL, ours; NULL: p stands */
 void *heap_memalign(size_t align, size_t size); /* align: power of two */
 void heap_free_slow(void *p);			/* any p, also NULL and foreign */
-size_t heap_usable_size(const void *p);		/* 0 for NULL */
-bool heap_trim(void); /* give free memory back; true: something was */
+/* A page of zeroes that was never part of an object: no stale pointer of the program can
+ * point at it. NULL when memory is out. */
+void *heap_alloc_unseen(void);
+size_t heap_usable_size(const void *p); /* 0 for NULL */
+bool heap_trim(void);			/* give free memory back; true: something was */
 
 /* A pointer that is not ours reached free/realloc/usable_size. Set by api. */
 struct heap_foreign {

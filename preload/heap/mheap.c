@@ -230,6 +230,16 @@ static void trim_front(struct mspan *s, size_t align)
 	insert_run(head);
 }
 
+static void init_large(struct mspan *s)
+{
+	s->nslots = 1;
+	s->slot_size = 0;
+	s->magic = 0;
+	s->sizeclass = 0;
+	s->nfree = 0;
+	s->alloc_bits[0] = 1;
+}
+
 struct mspan *mheap_alloc_large(size_t npages, size_t align)
 {
 	size_t extra = align > PAGE_SIZE ? (align >> PAGE_SHIFT) - 1 : 0;
@@ -250,15 +260,29 @@ struct mspan *mheap_alloc_large(size_t npages, size_t align)
 	}
 	if (s) {
 		split(s, npages);
-		s->nslots = 1;
-		s->slot_size = 0;
-		s->magic = 0;
-		s->sizeclass = 0;
-		s->nfree = 0;
-		s->alloc_bits[0] = 1;
+		init_large(s);
 		start_span(s, MSPAN_LARGE, false); /* free pages have class 0 already */
 	}
 	scavenge_note_locked(npages);
+	lock_release(&mheap_lock);
+	return s;
+}
+
+struct mspan *mheap_alloc_unseen(void)
+{
+	struct mspan *s = NULL;
+	size_t got;
+	uintptr_t base;
+
+	lock_acquire(&mheap_lock);
+	base = arena_grow(1, &got);
+	if (base)
+		s = new_run(base, got, 0);
+	if (s) {
+		split(s, 1);
+		init_large(s);
+		start_span(s, MSPAN_LARGE, false);
+	}
 	lock_release(&mheap_lock);
 	return s;
 }

@@ -20,6 +20,8 @@ struct mspan *mheap_alloc_small(unsigned sizeclass);
 /* A large object of npages on a boundary of align bytes (a power of two; PAGE_SIZE or
  * less is free). needs_zero tells whether the pages may hold old bytes. */
 struct mspan *mheap_alloc_large(size_t npages, size_t align);
+/* A large object of one page that was never part of any object before. */
+struct mspan *mheap_alloc_unseen(void);
 /* Takes a span back, whatever it was. samples were released by the caller. */
 void mheap_free(struct mspan *s);
 /* Large object: makes it npages long in place. False: nothing changed (no room). */

@@ -28,13 +28,12 @@
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 
-#define LOST_CANARIES 8 /* some may lie where a stale pointer of the program points */
-#define CANARY_BYTES  48
+#define CANARY_BYTES 48
 
 static struct {
 	struct lock lock; /* one check at a time */
 	/* The canaries, inverted so that these words are no references to them. */
-	uintptr_t held_inverted, lost_inverted[LOST_CANARIES];
+	uintptr_t held_inverted, lost_inverted;
 	uintptr_t *page; /* a root of the program's kind; holds the first canary */
 } leak = { .lock = LOCK_INIT(LOCK_RANK_LEAK) };
 
@@ -76,21 +75,17 @@ static void mark_registers(struct cycle *c)
 }
 
 /* Marking proves itself on two canaries: a block that only a word in a page of its own
- * holds must be reached, and of some blocks that nothing holds one at least must not be.
+ * holds must be reached, and a block that nothing holds must not be. The second lies in a
+ * page that the program never had, so that no stale pointer can keep it.
  */
 static bool canaries_agree(const struct cycle *c)
 {
 	uint32_t index;
-	size_t bit;
+	size_t held, lost;
 
-	if (!mark_find(&c->marker, ~leak.held_inverted, &index, &bit) ||
-	    !mark_test(c->marker.marked, bit))
-		return false;
-	for (int i = 0; i < LOST_CANARIES; i++)
-		if (mark_find(&c->marker, ~leak.lost_inverted[i], &index, &bit) &&
-		    !mark_test(c->marker.marked, bit))
-			return true;
-	return false;
+	return mark_find(&c->marker, ~leak.held_inverted, &index, &held) &&
+	       mark_find(&c->marker, ~leak.lost_inverted, &index, &lost) &&
+	       mark_test(c->marker.marked, held) && !mark_test(c->marker.marked, lost);
 }
 
 static void mark_all(struct cycle *c)
@@ -102,8 +97,7 @@ static void mark_all(struct cycle *c)
 			  &c->marker);
 	if (!canaries_agree(c))
 		incomplete(c->out, "the check did not find its own canaries");
-	for (int i = 0; i < LOST_CANARIES; i++)
-		mark_word(&c->marker, ~leak.lost_inverted[i]);
+	mark_word(&c->marker, ~leak.lost_inverted);
 	mark_drain(&c->marker);
 }
 
@@ -188,20 +182,14 @@ static void judge(struct leak_result *out)
 
 static NOINLINE bool plant_canaries(void)
 {
-	bool ok = true;
-
 	if (!leak.page)
 		leak.page = os_map(OS_PAGE); /* not ours in meta's eyes */
-	for (int i = 0; i < LOST_CANARIES; i++) {
-		/* Of different sizes, and without old pointers inside. */
-		leak.lost_inverted[i] =
-			~(uintptr_t)heap_calloc(1, (size_t)CANARY_BYTES << i);
-		ok = ok && ~leak.lost_inverted[i] != 0;
-	}
+	if (leak.lost_inverted == 0)
+		leak.lost_inverted = ~(uintptr_t)heap_alloc_unseen();
 	leak.held_inverted = ~(uintptr_t)heap_calloc(1, CANARY_BYTES);
 	if (leak.page)
 		leak.page[0] = ~leak.held_inverted;
-	return ok && leak.page && ~leak.held_inverted != 0;
+	return leak.page && ~leak.lost_inverted != 0 && ~leak.held_inverted != 0;
 }
 
 static NOINLINE void remove_canaries(void)
@@ -209,8 +197,6 @@ static NOINLINE void remove_canaries(void)
 	if (leak.page)
 		leak.page[0] = 0;
 	heap_free((void *)~leak.held_inverted);
-	for (int i = 0; i < LOST_CANARIES; i++)
-		heap_free((void *)~leak.lost_inverted[i]);
 }
 
 static void run(struct cycle *c)

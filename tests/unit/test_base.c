@@ -151,12 +151,33 @@ static void test_meta(void **state)
 	assert_true((uintptr_t)meta_alloc(100, 64, META_OTHER) % 64 == 0);
 }
 
+/* Ranges that lie side by side come and go one by one. */
+static void test_ranges(void **state)
+{
+	void *p[64];
+
+	(void)state;
+	for (int i = 0; i < 64; i++)
+		p[i] = meta_map(i % 2 ? MIB : 256 * KIB, META_OTHER);
+	for (int i = 0; i < 64; i += 3) {
+		meta_unmap(p[i], i % 2 ? MIB : 256 * KIB, META_OTHER);
+		p[i] = NULL;
+	}
+	for (int i = 0; i < 64; i++)
+		if (p[i]) {
+			assert_true(meta_is_ours((uintptr_t)p[i]));
+			assert_true(meta_is_ours((uintptr_t)p[i] + 256 * KIB - 1));
+		}
+	for (int i = 0; i < 64; i++)
+		meta_unmap(p[i], i % 2 ? MIB : 256 * KIB, META_OTHER);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_format),	cmocka_unit_test(test_json),
 		cmocka_unit_test(test_options), cmocka_unit_test(test_expand),
-		cmocka_unit_test(test_meta),
+		cmocka_unit_test(test_meta),	cmocka_unit_test(test_ranges),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
