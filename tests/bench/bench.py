@@ -67,7 +67,7 @@ def cell(script, lib, cwd):
     env = seeptest.clean_env()
     if lib:
         env["LD_PRELOAD"] = lib
-    p = subprocess.Popen(["bash", "-c", "exec " + script if "|" not in script else script],
+    p = subprocess.Popen(["bash", "-c", script],
                          env=env, cwd=cwd, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
     out = p.stdout.read().decode(errors="replace")
     _, status, usage = os.wait4(p.pid, 0)
