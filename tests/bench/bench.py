@@ -39,7 +39,7 @@ PROGRAMS = {
     "sqlite": "sqlite3 :memory: 'create table t(a,b); with recursive c(x) as (select 1 union "
               "all select x+1 from c where x<300000) insert into t select x,hex(x) from c; "
               "create index i on t(b); select count(*) from t where b like \"%3%\";'",
-    "gs": "echo '0 1 300000 {dup string pop pop} for quit' | gs -q -dNODISPLAY -dBATCH -",
+    "gs": "echo '0 1 20000 {dup string pop pop} for quit' | gs -q -dNODISPLAY -dBATCH -",
     "z3": "echo '(declare-const x Int)(declare-const y Int)(assert (= (+ (* x x) (* y y)) "
           "3125))(assert (< 0 x y))(check-sat)' | z3 -in",
     "clang": "clang++ -O1 -std=c++17 -c big.cc -o big.o",
