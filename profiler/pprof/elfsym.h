@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * elfsym: the function symbols of an ELF file, or of a loaded image whose file is gone.
- * The file is not trusted: every offset is checked.
+ * elfsym: the function symbols of an ELF file, or of a loaded image whose file is gone,
+ * as one sorted table. The file is not trusted: every offset in it is checked.
  */
 #ifndef PROFILER_PPROF_ELFSYM_H
 #define PROFILER_PPROF_ELFSYM_H
@@ -9,27 +9,43 @@
 #include "preload/base/base.h"
 #include "profiler/stack/module.h"
 
+/* Sixteen bytes, because large programs have a million of them. */
 struct elf_symbol {
-	uint64_t start, size; /* address in the file; size 0: up to the next */
-	const char *name;     /* terminated; lives as long as the mapping */
-	uint8_t rank;	      /* of names for one address: lower is better */
+	uint32_t start; /* address in the file, less the table's base */
+	uint32_t size;	/* bytes; where the file says 0, up to the next function */
+	uint32_t name;	/* offset in the table's names */
+	uint32_t rank;	/* of names for one address: lower is better */
 };
 
 struct elf_symbols {
-	struct elf_symbol *list; /* sorted by start, one for each start */
+	struct elf_symbol
+		*list; /* sorted by start after elf_sort(), one for each start */
 	size_t count, capacity;
-	const char *image; /* the mapped file, kept for the names; NULL: none */
-	size_t image_size;
+	uint64_t base;	   /* file address that start counts from: the module's lowest */
+	const char *names; /* the file's bytes, or a loaded image's string table */
 };
 
-/* DUMP. Reads .symtab and .dynsym of the bytes of a file. Returns symbols found; they are
- * appended, not yet sorted. */
+/* DUMP. Appends the functions of .symtab and .dynsym of a file's bytes, which must stay
+ * mapped as long as the table is used. Returns how many; not yet sorted. */
 size_t elf_read_image(struct elf_symbols *out, const char *image, size_t size);
-/* DUMP. Does the file carry this build-id? True when the module has none. */
-bool elf_has_build_id(const char *image, size_t size, const struct module *m);
-/* DUMP. Reads the dynamic symbols of a loaded module from memory. */
+/* DUMP. Would elf_read_image() find any? Stops at the first. */
+bool elf_has_functions(const char *image, size_t size);
+/* DUMP. Is this the file that m was loaded from? Compares build-ids or, where m has none,
+ * the places of the executable segments. */
+bool elf_is_file_of(const char *image, size_t size, const struct module *m);
+/* DUMP. Appends the dynamic symbols of a loaded module, read from its memory. */
 size_t elf_read_loaded(struct elf_symbols *out, const struct module *m);
-/* DUMP. Sorts and removes duplicates; call once, at the end. */
+/* DUMP. Sorts, keeps the best name of each address; call once, after the last read. */
 void elf_sort(struct elf_symbols *s);
+/* DUMP. The function that holds a file address, or NULL. Logarithmic. */
+const struct elf_symbol *elf_search(const struct elf_symbols *s, uint64_t addr);
+/* FAST. Its name, terminated. */
+static inline const char *elf_name(const struct elf_symbols *s,
+				   const struct elf_symbol *sym)
+{
+	return s->names + sym->name;
+}
+/* DUMP. Frees the list (not the file's bytes). */
+void elf_free(struct elf_symbols *s);
 
 #endif

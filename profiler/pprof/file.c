@@ -20,14 +20,26 @@ static uint64_t size_limit(void)
 	return lim[0];
 }
 
+/* rename() would replace a link, not follow it; but somebody put it there for a reason
+ * that is not ours to undo. */
+static bool is_link(const char *path)
+{
+	char byte;
+
+	return os_readlink(path, &byte, 1) >= 0;
+}
+
 int out_file_open(struct out_file *f, const char *prefix, const char *suffix)
 {
+	f->fd = -1;
 	f->error = 0;
 	f->size = 0;
 	f->limit = size_limit();
 	if (fmt_string(f->path, sizeof(f->path), "%s.%s", prefix, suffix) >=
 	    sizeof(f->path))
 		return -ENAMETOOLONG;
+	if (is_link(f->path))
+		return -ELOOP;
 	fmt_string(f->temporary, sizeof(f->temporary), "%s.%d.tmp", f->path, os_gettid());
 	f->fd = os_open(f->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
 	if (f->fd == -EEXIST) { /* left by a process that was killed, with our pid */
@@ -68,15 +80,14 @@ void out_file_abandon(struct out_file *f)
 
 int out_file_close(struct out_file *f)
 {
-	int error = f->error;
+	int error = f->error, closed = os_close(f->fd); /* some file systems fail here */
 
-	if (error == 0)
-		error = os_rename(f->temporary, f->path);
-	if (error) {
-		out_file_abandon(f);
-		return error;
-	}
-	os_close(f->fd);
 	f->fd = -1;
-	return 0;
+	if (error == 0)
+		error = closed;
+	if (error == 0)
+		error = is_link(f->path) ? -ELOOP : os_rename(f->temporary, f->path);
+	if (error)
+		os_unlink(f->temporary);
+	return error;
 }

@@ -17,7 +17,7 @@ struct out_file {
 	char path[OPT_PATH_MAX + 64], temporary[OPT_PATH_MAX + 96];
 };
 
-/* DUMP. Starts PREFIX.SUFFIX. 0 or -errno. */
+/* DUMP. Starts PREFIX.SUFFIX. 0 or -errno: -ELOOP when a symbolic link has that name. */
 int out_file_open(struct out_file *f, const char *prefix, const char *suffix);
 /* Keeps the first error. An out_sink of fmt.h: arg is the struct out_file. */
 bool out_file_write(void *arg, const char *bytes, size_t size);

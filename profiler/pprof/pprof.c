@@ -2,11 +2,11 @@
 /*
  * pprof: the streaming writer, see pprof.h.
  *
- * Structure: one mapping holds everything: the state, deflate's memory, three hash tables
- * (strings, locations, functions) that grow by mappings of their own. A message is packed
- * by its generated code through a ProtobufCBuffer whose append() feeds deflate; deflate's
- * output goes to the file. Order in the file does not matter to protobuf, but the entries
- * of string_table keep theirs: a string is sent when it gets its number.
+ * Structure: one mapping holds everything: the state and deflate's memory; hash tables
+ * (strings, locations, functions, modules) grow by mappings of their own. A message is
+ * packed by its generated code through a ProtobufCBuffer whose append() feeds deflate;
+ * deflate's output goes to the file. Order in the file does not matter to protobuf, but
+ * the entries of string_table keep theirs: a string is sent when it gets its number.
  *
  * Concurrency: none; one caller, one file.
  */
@@ -22,24 +22,15 @@
 #include "profile.pb-c.h"
 #include "profiler/pprof/file.h"
 #include "profiler/pprof/symbol.h"
+#include "profiler/pprof/table.h"
 #include "profiler/stack/unwind.h"
 
 #define ZLIB_MEMORY  (384 * KIB) /* deflate with the defaults below takes 268 KiB */
 #define OUT_BYTES    (32 * KIB)
-#define TABLE_FIRST  1024
 #define MAX_FRAMES   65536
-#define MAX_LABELS   8
+#define MAX_LABELS   6
+#define PLACE_MAX    288	    /* a file's name, an address */
 #define UNSAMPLED_PC ((uintptr_t)3) /* pseudo pc of a sample without a stack */
-
-/* From a 64-bit key to a number; open addressing. A string's key is a hash of its bytes
- * (with 64 bits a collision among a million strings is a matter of 1 in 10^7). */
-struct table {
-	struct slot {
-		uint64_t key; /* 0: empty */
-		uint64_t value;
-	} * slots;
-	size_t nslots, used;
-};
 
 struct pprof {
 	ProtobufCBuffer base; /* first: protobuf-c hands us a pointer to it */
@@ -47,9 +38,14 @@ struct pprof {
 	z_stream z;
 	bool failed; /* memory or zlib; file.error has the file's */
 	const struct pprof_kind *kind;
-	struct table strings, locations, functions;
-	uint64_t nstrings, nlocations, nfunctions;
+	/* Keys: hash of the text (with 64 bits a collision among a million strings is a
+	 * matter of 1 in 10^7); address; string number + 1; module id + 1, with the
+	 * number of the module's first mapping as its value. */
+	struct table strings, locations, functions, modules;
+	uint64_t nstrings, nlocations, nfunctions, nmappings;
+	uint32_t nmodules;	/* whose mappings have been sent */
 	uint64_t *location_ids; /* of one sample */
+	char place[PLACE_MAX];	/* name of one unnamed location */
 	char zlib_memory[ZLIB_MEMORY];
 	size_t zlib_used;
 	unsigned char out[OUT_BYTES];
@@ -125,50 +121,15 @@ static void put_message(struct pprof *p, unsigned field, const ProtobufCMessage 
 	protobuf_c_message_pack_to_buffer(m, &p->base);
 }
 
-/* ---- tables ---- */
-
-static struct slot *probe(const struct table *t, uint64_t key)
-{
-	size_t i = (size_t)(key * 0x9e3779b97f4a7c15u >> 20);
-
-	for (;; i++) {
-		struct slot *s = &t->slots[i & (t->nslots - 1)];
-
-		if (s->key == key || s->key == 0)
-			return s;
-	}
-}
-
-static bool table_grow(struct table *t)
-{
-	struct table fresh = { .nslots = t->nslots ? t->nslots * 2 : TABLE_FIRST,
-			       .used = t->used };
-
-	fresh.slots = meta_map(fresh.nslots * sizeof(*fresh.slots), META_PPROF);
-	if (!fresh.slots)
-		return false;
-	for (size_t i = 0; i < t->nslots; i++)
-		if (t->slots[i].key)
-			*probe(&fresh, t->slots[i].key) = t->slots[i];
-	meta_unmap(t->slots, t->nslots * sizeof(*t->slots), META_PPROF);
-	*t = fresh;
-	return true;
-}
+/* ---- strings ---- */
 
 /* The slot of key, with value 0 when it is new. NULL: out of memory. */
-static struct slot *table_at(struct pprof *p, struct table *t, uint64_t key)
+static struct slot *slot_of(struct pprof *p, struct table *t, uint64_t key)
 {
-	struct slot *s;
+	struct slot *s = table_at(t, key);
 
-	if (t->used * 2 >= t->nslots && !table_grow(t)) {
+	if (!s)
 		p->failed = true;
-		return NULL;
-	}
-	s = probe(t, key);
-	if (s->key == 0) {
-		s->key = key;
-		t->used++;
-	}
 	return s;
 }
 
@@ -182,13 +143,44 @@ static uint64_t hash_text(const char *text)
 	return (h ^ h >> 32) | 1;
 }
 
+/* Bytes of the UTF-8 character at s, 0 when it is none. */
+static size_t utf8_size(const unsigned char *s)
+{
+	size_t n = s[0] < 0x80	 ? 1
+		   : s[0] < 0xc2 ? 0
+		   : s[0] < 0xe0 ? 2
+		   : s[0] < 0xf0 ? 3
+				 : 4;
+
+	if (s[0] > 0xf4)
+		return 0;
+	for (size_t i = 1; i < n; i++)
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
+	    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
+		return 0;
+	return n;
+}
+
+/* A path or a command line may hold any bytes, a string of proto3 only UTF-8: others are
+ * sent as question marks. */
 static void send_string(struct pprof *p, const char *text)
 {
-	size_t size = strlen(text);
+	const unsigned char *s = (const unsigned char *)text, *run = s;
+	size_t n;
 
 	put_varint(p, 6u << 3 | 2);
-	put_varint(p, size);
-	append(&p->base, size, (const uint8_t *)text);
+	put_varint(p, strlen(text));
+	for (; *s; s += n ? n : 1) {
+		n = utf8_size(s);
+		if (n)
+			continue;
+		append(&p->base, (size_t)(s - run), run);
+		append(&p->base, 1, (const uint8_t *)"?");
+		run = s + 1;
+	}
+	append(&p->base, (size_t)(s - run), run);
 }
 
 static int64_t string_id(struct pprof *p, const char *text)
@@ -197,7 +189,7 @@ static int64_t string_id(struct pprof *p, const char *text)
 
 	if (!text || !*text)
 		return 0;
-	s = table_at(p, &p->strings, hash_text(text));
+	s = slot_of(p, &p->strings, hash_text(text));
 	if (!s)
 		return 0;
 	if (s->value == 0) {
@@ -212,7 +204,7 @@ static int64_t string_id(struct pprof *p, const char *text)
 static uint64_t function_id(struct pprof *p, const char *name)
 {
 	int64_t text = string_id(p, name);
-	struct slot *s = table_at(p, &p->functions, (uint64_t)text + 1);
+	struct slot *s = slot_of(p, &p->functions, (uint64_t)text + 1);
 	Seep__Pprof__Function f = SEEP__PPROF__FUNCTION__INIT;
 
 	if (!s)
@@ -225,27 +217,6 @@ static uint64_t function_id(struct pprof *p, const char *name)
 		put_message(p, 5, &f.base);
 	}
 	return s->value;
-}
-
-/* Mappings are numbered over all executable segments of all modules, in order. */
-static uint64_t mapping_id(const struct module *m, uintptr_t addr)
-{
-	uint64_t id = 0;
-
-	for (uint32_t i = 0; i < module_count(); i++) {
-		const struct module *other = module_at(i);
-
-		for (uint32_t k = 0; k < other->nsegments; k++) {
-			const struct module_segment *s = &other->segments[k];
-
-			if (!s->executable)
-				continue;
-			id++;
-			if (other == m && addr >= s->start && addr < s->end)
-				return id;
-		}
-	}
-	return 0;
 }
 
 static void send_mapping(struct pprof *p, uint64_t id, const struct module *m,
@@ -266,17 +237,46 @@ static void send_mapping(struct pprof *p, uint64_t id, const struct module *m,
 	put_message(p, 3, &out.base);
 }
 
+/* Numbers and sends the executable segments of the modules that are new to this file: all
+ * of them at the start (the program's first), then what another thread has loaded since.
+ */
 static void send_mappings(struct pprof *p)
 {
-	uint64_t id = 0;
+	uint32_t count = module_count();
 
-	for (uint32_t i = 0; i < module_count(); i++) {
-		const struct module *m = module_at(i);
+	for (; p->nmodules < count; p->nmodules++) {
+		const struct module *m = module_at(p->nmodules);
+		struct slot *s = slot_of(p, &p->modules, (uint64_t)m->id + 1);
 
+		if (!s)
+			return;
+		s->value = p->nmappings + 1;
 		for (uint32_t k = 0; k < m->nsegments; k++)
 			if (m->segments[k].executable)
-				send_mapping(p, ++id, m, &m->segments[k]);
+				send_mapping(p, ++p->nmappings, m, &m->segments[k]);
 	}
+}
+
+/* 0: not in an executable segment. */
+static uint64_t mapping_id(struct pprof *p, const struct module *m, uintptr_t addr)
+{
+	const struct slot *s;
+	uint64_t id;
+
+	if (m->id >= p->nmodules)
+		send_mappings(p);
+	s = slot_of(p, &p->modules, (uint64_t)m->id + 1);
+	if (!s || s->value == 0)
+		return 0;
+	id = s->value;
+	for (uint32_t k = 0; k < m->nsegments; k++) {
+		if (!m->segments[k].executable)
+			continue;
+		if (addr >= m->segments[k].start && addr < m->segments[k].end)
+			return id;
+		id++;
+	}
+	return 0;
 }
 
 static const char *pseudo_name(uintptr_t pc)
@@ -284,6 +284,20 @@ static const char *pseudo_name(uintptr_t pc)
 	if (pc == FRAME_JIT_PC)
 		return "[jit]";
 	return pc == UNSAMPLED_PC ? "[stack not sampled]" : "[truncated]";
+}
+
+/* What to call the code at addr, or NULL. An unnamed function of a module that has names
+ * is called by its place, "libc.so.6+0x27249": pprof would lump all of a module's into
+ * one node "[libc.so.6]", which seems to call itself through everything else. Where a
+ * module has no names at all, that node is right, and readers may yet find names by the
+ * build-id. */
+static const char *code_name(uintptr_t addr, const struct symbol *sym, char *buf,
+			     size_t size)
+{
+	if (sym->function || !sym->module || !symbol_module_has_names(sym->module))
+		return sym->function;
+	symbol_describe(addr, buf, size);
+	return buf;
 }
 
 static void send_location(struct pprof *p, uint64_t id, uintptr_t addr)
@@ -300,9 +314,9 @@ static void send_location(struct pprof *p, uint64_t id, uintptr_t addr)
 	} else {
 		l.address = addr;
 		symbol_lookup(addr, &sym);
-		name = sym.function;
+		name = code_name(addr, &sym, p->place, sizeof(p->place));
 		if (sym.module)
-			l.mapping_id = mapping_id(sym.module, addr);
+			l.mapping_id = mapping_id(p, sym.module, addr);
 	}
 	if (name) {
 		line.function_id = function_id(p, name);
@@ -314,7 +328,7 @@ static void send_location(struct pprof *p, uint64_t id, uintptr_t addr)
 
 static uint64_t location_id(struct pprof *p, uintptr_t addr)
 {
-	struct slot *s = table_at(p, &p->locations, addr);
+	struct slot *s = slot_of(p, &p->locations, addr ? addr : FRAME_TRUNCATED_PC);
 	uint64_t id;
 
 	if (!s)
@@ -337,17 +351,17 @@ static void send_value_type(struct pprof *p, unsigned field, const struct pprof_
 	put_message(p, field, &v.base);
 }
 
-/* Frames of allocation functions, so that what they allocate counts as their caller's. In
- * both spellings of C++ names: as in the file, and demangled. */
+/* Frames of allocation functions, so that what they allocate counts as their caller's.
+ * C++ names in all the spellings that pprof may have made of them: as in the file,
+ * demangled with template arguments, and without. pprof adds ^( and )$. */
 static const char drop_frames[] =
-	"malloc|calloc|realloc|reallocarray|memalign|posix_memalign|aligned_alloc|valloc|"
-	"pvalloc|__libc_(malloc|calloc|realloc|reallocarray|memalign|valloc|pvalloc)|"
+	"(__libc_)?(malloc|calloc|realloc|reallocarray|memalign|valloc|pvalloc)|"
+	"posix_memalign|aligned_alloc|"
 	"operator new(\\[\\])?|_Zn[wa]m.*|"
-	"std::__new_allocator::allocate|__gnu_cxx::new_allocator::allocate|"
-	"std::allocator::allocate|std::allocator_traits::allocate|"
-	"_ZNSt15__new_allocatorI.*8allocateE.*|_ZN9__gnu_cxx13new_allocatorI.*8allocateE."
-	"*|"
-	"_ZNSt16allocator_traitsI.*8allocateE.*";
+	"(std::__new_allocator|__gnu_cxx::new_allocator|std::allocator|"
+	"std::allocator_traits)(<.*>)?::allocate|"
+	"_ZNS(t15__new_allocator|aI|t16allocator_traits).*8allocateE.*|"
+	"_ZN9__gnu_cxx13new_allocatorI.*8allocateE.*";
 
 static void send_head(struct pprof *p, int64_t period, const char *const *comments)
 {
@@ -367,11 +381,11 @@ static void send_head(struct pprof *p, int64_t period, const char *const *commen
 
 static void release(struct pprof *p)
 {
-	struct table *tables[] = { &p->strings, &p->locations, &p->functions };
+	struct table *tables[] = { &p->strings, &p->locations, &p->functions,
+				   &p->modules };
 
 	for (size_t i = 0; i < ARRAY_LEN(tables); i++)
-		meta_unmap(tables[i]->slots,
-			   tables[i]->nslots * sizeof(*tables[i]->slots), META_PPROF);
+		table_free(tables[i]);
 	meta_unmap(p->location_ids, MAX_FRAMES * sizeof(*p->location_ids), META_PPROF);
 	meta_unmap(p, sizeof(*p), META_PPROF);
 }

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * pprof: writes gzipped profile.proto files, streaming. Strings, functions, locations and
- * mappings are numbered and sent when first met; Samples follow as they are added. Memory
- * comes from meta mappings only. The public format is described by the field numbers in
- * profile.proto (our own text of it) and in pprof's README.
+ * pprof: writes gzipped profile.proto files, streaming. The mappings of all modules open
+ * a file, the program's first; strings, functions and locations are numbered and sent
+ * when first met; Samples follow as they are added. Memory comes from meta mappings only.
+ * The public format is described by the field numbers in profile.proto (our own text of
+ * it) and in pprof's README.
+ *
+ * Concurrency: one caller at a time, for all files, because of symbol.h.
  */
 #ifndef PROFILER_PPROF_PPROF_H
 #define PROFILER_PPROF_PPROF_H

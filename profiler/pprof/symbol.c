@@ -2,7 +2,10 @@
 /*
  * symbol: names of code addresses, see symbol.h.
  *
- * Structure: one sorted table per module, made at the module's first lookup.
+ * Structure: one sorted table per module, made at the first lookup in that module; the
+ * file stays mapped then, because the names are in it. Whether a module has names at all
+ * is answered without a table.
+ *
  * Concurrency: used by one thread at a time (reports); no locks.
  */
 #include "profiler/pprof/symbol.h"
@@ -19,104 +22,161 @@
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
-#define CHUNK  64
-#define CHUNKS 64 /* as many modules as module.c keeps */
+#define CHUNK		  64
+#define CHUNKS		  64 /* as many modules as module.c keeps */
+#define MAX_PLAIN	  1024
+#define DESCRIBE_NAME_MAX 512
 
-struct table {
+enum known { KNOWN_NOT, KNOWN_NO, KNOWN_YES };
+
+struct names {
 	struct elf_symbols symbols;
 	bool made;
+	uint8_t has_names; /* enum known */
+};
+
+/* A name that the file spells with a version, foo@@V1, without it. */
+struct plain {
+	const struct plain *next;
+	const char *versioned;
+	char text[];
 };
 
 static struct {
-	struct table *chunks[CHUNKS];
-} names;
+	struct names *chunks[CHUNKS];
+	const struct plain *plain;
+	uint32_t nplain;
+} state;
 
-static bool map_file(const char *path, struct elf_symbols *s)
+struct file {
+	char *bytes; /* NULL: not open */
+	size_t size;
+};
+
+/* ---- files ---- */
+
+static struct file file_map(const char *path)
 {
-	int fd = os_open(path, O_RDONLY, 0);
+	int fd = os_open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
 	long size = fd >= 0 ? os_file_size(fd) : -1;
+	struct file f = { 0 };
 
-	s->image = size > 0 ? os_map_file(fd, (size_t)size, false) : NULL;
-	s->image_size = s->image ? (size_t)size : 0;
+	if (size > 0)
+		f.bytes = os_map_file(fd, (size_t)size, false);
+	if (f.bytes)
+		f.size = (size_t)size;
 	if (fd >= 0)
 		os_close(fd);
-	return s->image != NULL;
+	return f;
 }
 
-static void unmap_file(struct elf_symbols *s)
+static void file_unmap(struct file *f)
 {
-	if (s->image)
-		os_unmap((void *)(uintptr_t)s->image, s->image_size);
-	s->image = NULL;
+	if (f->bytes)
+		os_unmap(f->bytes, align_up(f->size, OS_PAGE));
+	f->bytes = NULL;
 }
 
-/* The file at the module's path may be another one by now. */
-static bool read_file(struct table *t, const struct module *m)
+/* The file m was loaded from; the one at its path may be another by now. */
+static struct file file_of(const struct module *m)
 {
-	if (m->id != 0 || !map_file("/proc/self/exe", &t->symbols))
-		if (!map_file(m->path, &t->symbols))
-			return false;
-	if (elf_has_build_id(t->symbols.image, t->symbols.image_size, m) &&
-	    elf_read_image(&t->symbols, t->symbols.image, t->symbols.image_size) > 0)
-		return true;
-	unmap_file(&t->symbols);
-	return false;
+	const char *paths[] = { m->id == 0 ? "/proc/self/exe" : m->path, m->path };
+
+	for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
+		struct file f = { 0 };
+
+		if (paths[i][0] == '/')
+			f = file_map(paths[i]);
+		if (f.bytes && elf_is_file_of(f.bytes, f.size, m))
+			return f;
+		file_unmap(&f);
+	}
+	return (struct file){ 0 };
 }
 
-static struct table *table_of(const struct module *m)
+/* ---- tables ---- */
+
+static struct names *names_of(const struct module *m)
 {
-	struct table **chunk = &names.chunks[m->id / CHUNK];
-	struct table *t;
+	struct names **chunk;
 
 	if (m->id >= CHUNK * CHUNKS)
 		return NULL;
+	chunk = &state.chunks[m->id / CHUNK];
 	if (!*chunk)
 		*chunk = meta_alloc(CHUNK * sizeof(**chunk), 8, META_PPROF);
-	if (!*chunk)
-		return NULL;
-	t = &(*chunk)[m->id % CHUNK];
-	if (!t->made) {
-		t->made = true;
-		if (!read_file(t, m))
-			elf_read_loaded(&t->symbols, m);
-		elf_sort(&t->symbols);
-	}
-	return t;
+	return *chunk ? &(*chunk)[m->id % CHUNK] : NULL;
+}
+
+static void make(struct names *n, const struct module *m)
+{
+	struct file f = file_of(m);
+
+	n->made = true;
+	n->symbols.base = m->start - m->bias;
+	if (f.bytes && elf_read_image(&n->symbols, f.bytes, f.size) == 0)
+		file_unmap(&f);
+	if (!f.bytes)
+		elf_read_loaded(&n->symbols, m);
+	elf_sort(&n->symbols);
+	n->has_names = n->symbols.count > 0 ? KNOWN_YES : KNOWN_NO;
+}
+
+static struct names *table_of(const struct module *m)
+{
+	struct names *n = names_of(m);
+
+	if (n && !n->made)
+		make(n, m);
+	return n;
 }
 
 bool symbol_module_has_names(const struct module *m)
 {
-	const struct table *t = table_of(m);
+	struct names *n = names_of(m);
+	struct file f;
 
-	return t && t->symbols.count > 0;
+	if (!n)
+		return false;
+	if (n->has_names == KNOWN_NOT) {
+		f = file_of(m);
+		if (f.bytes && elf_has_functions(f.bytes, f.size))
+			n->has_names = KNOWN_YES;
+		file_unmap(&f);
+	}
+	if (n->has_names == KNOWN_NOT)
+		table_of(m); /* small: a loaded image's dynamic symbols, or nothing */
+	return n->has_names == KNOWN_YES;
 }
 
-/* The last symbol that starts at or before addr, if addr is in it. */
-static const struct elf_symbol *search(const struct elf_symbols *s, uint64_t addr)
+/* ---- lookups ---- */
+
+static const char *without_version(const char *name)
 {
-	size_t lo = 0, hi = s->count;
-	const struct elf_symbol *sym;
+	const char *at = strchr(name, '@');
+	size_t size = at ? (size_t)(at - name) : 0;
+	struct plain *p;
 
-	while (lo < hi) {
-		size_t mid = (lo + hi) / 2;
-
-		if (s->list[mid].start <= addr)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	if (lo == 0)
-		return NULL;
-	sym = &s->list[lo - 1];
-	if (sym->size != 0 && addr - sym->start >= sym->size)
-		return NULL;
-	return sym;
+	if (size == 0 || state.nplain == MAX_PLAIN)
+		return name;
+	for (const struct plain *old = state.plain; old; old = old->next)
+		if (old->versioned == name)
+			return old->text;
+	p = meta_alloc(sizeof(*p) + size + 1, 8, META_PPROF);
+	if (!p)
+		return name;
+	memcpy(p->text, name, size);
+	p->versioned = name;
+	p->next = state.plain;
+	state.plain = p;
+	state.nplain++;
+	return p->text;
 }
 
 bool symbol_lookup(uintptr_t pc, struct symbol *out)
 {
 	const struct module *m = module_find(pc);
-	const struct table *t;
+	const struct names *n;
 	const struct elf_symbol *sym;
 
 	memset(out, 0, sizeof(*out));
@@ -124,36 +184,39 @@ bool symbol_lookup(uintptr_t pc, struct symbol *out)
 		return false;
 	out->module = m;
 	out->offset = pc - m->bias;
-	t = table_of(m);
-	sym = t ? search(&t->symbols, out->offset) : NULL;
+	n = table_of(m);
+	sym = n ? elf_search(&n->symbols, out->offset) : NULL;
 	if (sym) {
-		out->function = sym->name;
-		out->start = m->bias + sym->start;
+		out->function = without_version(elf_name(&n->symbols, sym));
+		out->start = m->bias + n->symbols.base + sym->start;
 		out->size = sym->size;
 	}
 	return true;
 }
+
+/* ---- text ---- */
 
 typedef char *(*demangler)(const char *, char *, size_t *, int *);
 
 const char *symbol_demangle(const char *name, char *buf, size_t size)
 {
 	demangler fn;
-	char *text;
+	char *text = NULL;
 	int status = -1;
 
-	if (name[0] != '_' || name[1] != 'Z')
-		return name;
-	fn = (demangler)(uintptr_t)dlsym(RTLD_DEFAULT, "__cxa_demangle");
-	if (!fn)
+	if (name[0] != '_' || name[1] != 'Z' || size == 0)
 		return name;
 	thread_internal_enter();
-	text = fn(name, NULL, NULL, &status);
+	fn = (demangler)(uintptr_t)dlsym(RTLD_DEFAULT, "__cxa_demangle");
+	if (fn)
+		text = fn(name, NULL, NULL, &status);
 	if (text && status == 0)
 		fmt_string(buf, size, "%s", text);
+	else
+		buf = NULL;
 	free(text);
 	thread_internal_leave();
-	return status == 0 ? buf : name;
+	return buf ? buf : name;
 }
 
 static const char *last_part(const char *path)
@@ -166,7 +229,7 @@ static const char *last_part(const char *path)
 void symbol_describe(uintptr_t pc, char *buf, size_t size)
 {
 	struct symbol s;
-	char text[512];
+	char text[DESCRIBE_NAME_MAX];
 
 	if (pc <= FRAME_PSEUDO_MAX)
 		fmt_string(buf, size, "%s", pc == FRAME_JIT_PC ? "[jit]" : "[truncated]");

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "profiler/leak/suppress.h"
+#include "profiler/pprof/symbol.h"
 
 static void test_glob(void **state)
 {
@@ -43,10 +44,67 @@ static void test_parse(void **state)
 	for (int round = 0; round < 200; round++) {
 		for (size_t i = 0; i + 1 < sizeof(noise); i++) {
 			seed = seed * 1664525u + 1013904223u;
-			noise[i] = "leak:*\n\t #^$x"[(seed >> 20) % 13];
+			noise[i] = "leak:*\n\t #^$x{}."[(seed >> 20) % 16];
 		}
 		suppress_parse(noise);
 	}
+}
+
+/* ---- memcheck's blocks ---- */
+
+static void test_blocks(void **state)
+{
+	static char good[] =
+		"{\n  a name\n  Memcheck:Leak\n  match-leak-kinds: definite\n"
+		"  fun:malloc\n  fun:make_*\n  ...\n}\nleak:abc\n"
+		"{\n  other\n  Memcheck:Param\n  write(buf)\n  fun:x\n}\n";
+	static char no_kind[] = "{\nname\nnonsense\nfun:x\n}\n";
+	static char bad_frame[] = "{\nname\nMemcheck:Leak\nfunction x\n}\n";
+	static char unclosed[] = "{\nname\nMemcheck:Leak\nfun:x\n";
+
+	(void)state;
+	assert_int_equal(suppress_parse(good), 0);
+	assert_int_equal(suppress_parse(no_kind), 3);
+	assert_int_equal(suppress_parse(bad_frame), 4);
+	assert_int_not_equal(suppress_parse(unclosed), 0);
+}
+
+static void test_block_frames(void **state)
+{
+	static const struct symbol stack[] = {
+		{ .function = "make_node" }, { .function = "grow" },
+		{ .function = "grow" },	     { .function = NULL },
+		{ .function = "main" },
+	};
+	static const struct {
+		const char *lines[4];
+		uint32_t count;
+		int match;
+	} cases[] = {
+		{ { "fun:make_node" }, 1, 1 },
+		{ { "fun:make_*", "fun:grow" }, 2, 1 },
+		{ { "fun:make_nod?", "fun:grow" }, 2, 1 },
+		{ { "fun:make" }, 1, 0 },
+		{ { "fun:grow" }, 1, 0 },
+		{ { "...", "fun:grow" }, 2, 1 },
+		{ { "...", "fun:grow", "fun:main" }, 3, 0 },
+		{ { "...", "fun:grow", "...", "fun:main" }, 4, 1 },
+		{ { "fun:make_node", "...", "fun:main" }, 3, 1 },
+		{ { "fun:make_node", "...", "fun:exit" }, 3, 0 },
+		{ { "...", "fun:main", "fun:_start" }, 3, 0 },
+		{ { "obj:*" }, 1, 0 },
+		{ { "src:file.c" }, 1, 0 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		if (suppress_frames_match(cases[i].lines, cases[i].count, stack, 5) !=
+		    cases[i].match)
+			fail_msg("case %zu", i);
+	assert_true(suppress_glob_whole("a*b?d", "axxbcd"));
+	assert_false(suppress_glob_whole("a*b", "abc"));
+	assert_true(suppress_glob_whole("*", ""));
+	assert_false(suppress_glob_whole("?", ""));
 }
 
 int main(void)
@@ -54,6 +112,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_glob),
 		cmocka_unit_test(test_parse),
+		cmocka_unit_test(test_blocks),
+		cmocka_unit_test(test_block_frames),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

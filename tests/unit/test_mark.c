@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Marking and sweeping of random graphs on the real heap, against plain models. The seeds
+ * are constants: 1 and up.
+ */
+#include "tests/unit/cm.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "preload/heap/heap.h"
+#include "preload/heap/mcache.h"
+#include "profiler/leak/mark.h"
+#include "profiler/leak/sweep.h"
+
+#define MANY  4000
+#define FEW   60
+#define EDGES 3
+#define LIST  300000
+
+static uint64_t seed;
+
+static uint32_t draw(uint32_t below)
+{
+	seed = seed * 6364136223846793005u + 1442695040888963407u;
+	return (uint32_t)(seed >> 33) % below;
+}
+
+/* The model: objects and who points at whom. */
+struct graph {
+	uint32_t count;
+	uintptr_t *object[MANY];
+	size_t size[MANY];
+	uint32_t to[MANY][EDGES]; /* own index: none */
+	bool freed[MANY], reached[MANY];
+};
+
+static struct graph graph;
+
+static size_t draw_size(void)
+{
+	if (draw(100) == 0)
+		return 33000 + draw(300000);
+	return (EDGES + 1) * sizeof(uintptr_t) + draw(draw(8) == 0 ? 30000 : 600);
+}
+
+static void make_objects(uint32_t count)
+{
+	graph.count = count;
+	for (uint32_t i = 0; i < count; i++) {
+		graph.size[i] = draw_size();
+		graph.object[i] = heap_calloc(1, graph.size[i]);
+		assert_non_null(graph.object[i]);
+		/* The whole slot is scanned, since a program may ask for its size. */
+		memset(graph.object[i], 0, heap_usable_size(graph.object[i]));
+		graph.freed[i] = graph.reached[i] = false;
+	}
+}
+
+/* Edges point anywhere into their object, from the first or the last words of another. */
+static void make_edges(uint32_t density)
+{
+	for (uint32_t i = 0; i < graph.count; i++)
+		for (uint32_t e = 0; e < EDGES; e++) {
+			uint32_t to = draw(100) < density ? draw(graph.count) : i;
+			size_t last = graph.size[i] / sizeof(uintptr_t) - 1;
+
+			graph.to[i][e] = to;
+			if (to != i)
+				graph.object[i][e & 1 ? last : e] =
+					(uintptr_t)graph.object[to] +
+					draw((uint32_t)graph.size[to]);
+		}
+}
+
+static void free_some(void)
+{
+	for (uint32_t i = 0; i < graph.count; i++)
+		if (draw(4) == 0) {
+			graph.freed[i] = true;
+			heap_free(graph.object[i]);
+		}
+}
+
+static void free_rest(void)
+{
+	for (uint32_t i = 0; i < graph.count; i++)
+		if (!graph.freed[i])
+			heap_free(graph.object[i]);
+}
+
+static void reach(uint32_t i)
+{
+	static uint32_t stack[MANY * EDGES + 1];
+	uint32_t used = 0;
+
+	stack[used++] = i;
+	while (used > 0) {
+		i = stack[--used];
+		if (graph.reached[i] || graph.freed[i])
+			continue;
+		graph.reached[i] = true;
+		for (uint32_t e = 0; e < EDGES; e++)
+			stack[used++] = graph.to[i][e];
+	}
+}
+
+static void begin(struct marker *m)
+{
+	heap_lock_all();
+	heap_index_large();
+	assert_true(mark_init(m));
+}
+
+static void end(struct marker *m)
+{
+	mark_free(m);
+	heap_unlock_all();
+}
+
+static void test_reachability(void **state)
+{
+	struct marker m;
+
+	(void)state;
+	for (uint32_t round = 1; round <= 5; round++) {
+		uintptr_t roots[16] = { 0 };
+
+		seed = round;
+		make_objects(MANY);
+		make_edges(35);
+		free_some();
+		for (int i = 0; i < 16; i++) {
+			uint32_t target = draw(MANY);
+
+			roots[i] = (uintptr_t)graph.object[target];
+			reach(target);
+		}
+		begin(&m);
+		mark_range(&m, (uintptr_t)roots, (uintptr_t)(roots + 16));
+		mark_drain(&m);
+		for (uint32_t i = 0; i < MANY; i++) {
+			uint32_t index;
+			size_t bit;
+			struct mspan *s =
+				mark_find(&m, (uintptr_t)graph.object[i], &index, &bit);
+
+			assert_int_equal(s != NULL, !graph.freed[i]);
+			if (s)
+				assert_int_equal(mark_test(m.marked, bit),
+						 graph.reached[i]);
+		}
+		end(&m);
+		free_rest();
+	}
+}
+
+/* Every byte of an object refers to it, the bytes around it do not. */
+static void test_interior(void **state)
+{
+	static const size_t sizes[] = {
+		1, 16, 48, 80, 1008, 3000, 32768, 32769, 1000000
+	};
+	uintptr_t object[sizeof(sizes) / sizeof(sizes[0])];
+	struct marker m;
+	uint32_t index;
+	size_t bit, found;
+
+	(void)state;
+	for (size_t k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++)
+		object[k] = (uintptr_t)heap_calloc(1, sizes[k]);
+	begin(&m);
+	for (size_t k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+		assert_non_null(mark_find(&m, object[k], &index, &bit));
+		for (size_t at = 0; at < sizes[k]; at += 1 + at / 64) {
+			assert_non_null(mark_find(&m, object[k] + at, &index, &found));
+			assert_int_equal(found, bit);
+		}
+		assert_non_null(mark_find(&m, object[k] + sizes[k] - 1, &index, &found));
+		assert_int_equal(found, bit);
+		if (mark_find(&m, object[k] - 1, &index, &found))
+			assert_int_not_equal(found, bit);
+	}
+	assert_null(mark_find(&m, 0, &index, &bit));
+	assert_null(mark_find(&m, UINTPTR_MAX, &index, &bit));
+	assert_null(mark_find(&m, (uintptr_t)&m, &index, &bit));
+	end(&m);
+	for (size_t k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++)
+		heap_free((void *)object[k]);
+}
+
+/* A long list needs no deep stack, and a wide table a growing one. */
+static void test_list_and_table(void **state)
+{
+	uintptr_t **table = heap_calloc(LIST, sizeof(*table));
+	uintptr_t *list = NULL;
+	struct marker m;
+
+	(void)state;
+	assert_non_null(table);
+	for (uint32_t i = 0; i < LIST; i++) {
+		uintptr_t *node = heap_calloc(1, 16);
+
+		node[0] = (uintptr_t)list;
+		list = node;
+	}
+	begin(&m);
+	mark_word(&m, (uintptr_t)list);
+	mark_drain(&m);
+	assert_int_equal(m.objects, LIST);
+	end(&m);
+	for (uint32_t i = 0; i < LIST; i++) {
+		uintptr_t *next = (uintptr_t *)list[0];
+
+		list[0] = 0;
+		table[i] = list;
+		list = next;
+	}
+	begin(&m);
+	mark_word(&m, (uintptr_t)table);
+	mark_drain(&m);
+	assert_int_equal(m.objects, LIST + 1);
+	assert_false(m.out_of_memory);
+	end(&m);
+	for (uint32_t i = 0; i < LIST; i++)
+		heap_free(table[i]);
+	heap_free(table);
+}
+
+/* ---- direct and indirect ---- */
+
+static bool paths[FEW][FEW]; /* over lost objects only */
+
+static void find_paths(void)
+{
+	memset(paths, 0, sizeof(paths));
+	for (uint32_t i = 0; i < FEW; i++)
+		for (uint32_t e = 0; e < EDGES; e++)
+			if (!graph.reached[i] && !graph.reached[graph.to[i][e]])
+				paths[i][graph.to[i][e]] = true;
+	for (uint32_t k = 0; k < FEW; k++)
+		for (uint32_t i = 0; i < FEW; i++)
+			for (uint32_t j = 0; j < FEW; j++)
+				paths[i][j] |= paths[i][k] && paths[k][j];
+}
+
+/* Direct: whoever leads here can be reached from here, and is not lower. */
+static bool is_direct(uint32_t i)
+{
+	if (graph.reached[i])
+		return false;
+	for (uint32_t k = 0; k < FEW; k++) {
+		if (k == i || !paths[k][i])
+			continue;
+		if (!paths[i][k] || graph.object[k] < graph.object[i])
+			return false;
+	}
+	return true;
+}
+
+static size_t slot_bytes(uint32_t i)
+{
+	return heap_usable_size(graph.object[i]);
+}
+
+static size_t lost_size(uint32_t i) /* of large objects what was asked is known */
+{
+	return graph.size[i] > 32768 ? graph.size[i] : slot_bytes(i);
+}
+
+static void compare_with_model(const struct leak_result *r)
+{
+	uint64_t objects[2] = { 0, 0 }, bytes[2] = { 0, 0 }, retained = 0;
+
+	for (uint32_t i = 0; i < FEW; i++)
+		if (!graph.reached[i]) {
+			objects[is_direct(i)]++;
+			bytes[is_direct(i)] += lost_size(i);
+		}
+	for (uint32_t i = 0; i < r->nrecords; i++) {
+		const struct leak_record *rec = &r->records[i];
+
+		assert_int_equal(rec->objects, objects[rec->direct]);
+		assert_int_equal(rec->bytes, bytes[rec->direct]);
+		retained += rec->retained;
+		objects[rec->direct] = 0;
+	}
+	assert_int_equal(objects[0] + objects[1], 0);
+	assert_int_equal(retained, bytes[0] + bytes[1]);
+}
+
+static void test_direct_and_indirect(void **state)
+{
+	(void)state;
+	for (uint32_t round = 1; round <= 300; round++) {
+		struct leak_result r = { 0 };
+		struct marker m;
+
+		seed = round;
+		make_objects(FEW);
+		make_edges(10 + round % 40);
+		begin(&m);
+		for (int i = 0; i < 6; i++) {
+			uint32_t target = draw(FEW);
+
+			reach(target);
+			mark_word(&m, (uintptr_t)graph.object[target]);
+		}
+		mark_drain(&m);
+		assert_true(sweep_collect(&m, &r));
+		find_paths();
+		end(&m);
+		compare_with_model(&r);
+		leak_result_free(&r);
+		free_rest();
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_direct_and_indirect),
+		cmocka_unit_test(test_reachability),
+		cmocka_unit_test(test_interior),
+		cmocka_unit_test(test_list_and_table),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

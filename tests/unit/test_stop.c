@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The stopped world, by ptrace and by signal: threads in all kinds of states stand still,
+ * and values planted in their registers are found. Each test runs in a process of its
+ * own.
+ */
+#include "tests/unit/cm.h"
+
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "profiler/leak/stop.h"
+
+#define PLANTED 0x5eed0000aa00u /* plus a number */
+#define LOOK	2000000		/* looks at a counter that must not move */
+
+enum { IN_FUTEX, IN_READ, IN_SLEEP, SPINNING, COUNTING, NSTATES };
+
+static struct {
+	sem_t never;
+	int pipe[2];
+	uint32_t ready;
+	uint32_t spinning;
+	volatile uint64_t counter;
+} shared;
+
+static void begin(bool masked)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	if (masked)
+		pthread_sigmask(SIG_SETMASK, &all, NULL);
+	__atomic_add_fetch(&shared.ready, 1, __ATOMIC_RELEASE);
+}
+
+static void spin_with_planted(void)
+{
+	__asm__ volatile("mov %[v], %%rbx\n\tlea 1(%[v]), %%r12\n\tlea 2(%[v]), %%r13\n\t"
+			 "lea 3(%[v]), %%r14\n\tlea 4(%[v]), %%r15\n\t"
+			 "lea 5(%[v]), %%rax\n\tmovq %%rax, %%xmm5\n\t"
+			 "lea 6(%[v]), %%rax\n\tmovq %%rax, %%xmm15\n\t"
+			 "xor %%eax, %%eax\n\tmovl $1, %[flag]\n"
+			 "1:\tpause\n\tjmp 1b"
+			 : [flag] "=m"(shared.spinning)
+			 : [v] "D"((uint64_t)PLANTED)
+			 : "rax", "rbx", "r12", "r13", "r14", "r15", "xmm5", "xmm15",
+			   "memory");
+}
+
+static void *thread_main(void *arg)
+{
+	struct timespec long_time = { 1000, 0 };
+	uintptr_t what = (uintptr_t)arg;
+	char c;
+
+	begin(what >= NSTATES);
+	switch (what % NSTATES) {
+	case IN_FUTEX:
+		sem_wait(&shared.never);
+		break;
+	case IN_READ:
+		_exit(read(shared.pipe[0], &c, 1) == 1 ? 90 : 91);
+	case IN_SLEEP:
+		nanosleep(&long_time, NULL);
+		break;
+	case SPINNING:
+		spin_with_planted();
+		break;
+	default:
+		for (;;)
+			shared.counter++;
+	}
+	_exit(92); /* nobody may come back from where it was */
+}
+
+static void start(uintptr_t what)
+{
+	uint32_t before = __atomic_load_n(&shared.ready, __ATOMIC_ACQUIRE);
+	pthread_t t;
+
+	if (pthread_create(&t, NULL, thread_main, (void *)what) != 0)
+		_exit(93);
+	while (__atomic_load_n(&shared.ready, __ATOMIC_ACQUIRE) == before)
+		sched_yield();
+	if (what % NSTATES == SPINNING)
+		while (!__atomic_load_n(&shared.spinning, __ATOMIC_ACQUIRE))
+			sched_yield();
+}
+
+#define REQUIRE(cond, code)          \
+	do {                         \
+		if (!(cond))         \
+			_exit(code); \
+	} while (0)
+
+static bool has_planted(const struct stopped_thread *t)
+{
+	uint32_t found = 0;
+
+	for (int i = 0; i < 16; i++)
+		if (t->gprs[i] - PLANTED < 8)
+			found |= 1u << (t->gprs[i] - PLANTED);
+	for (int i = 0; i < 32; i++)
+		if (t->xmm[i] - PLANTED < 8)
+			found |= 1u << (t->xmm[i] - PLANTED);
+	return found == 0x7f && t->regs.bx == PLANTED && t->regs.r12 == PLANTED + 1 &&
+	       t->regs.r15 == PLANTED + 4;
+}
+
+static void check_still(void)
+{
+	uint64_t before = shared.counter;
+
+	for (int i = 0; i < LOOK; i++)
+		REQUIRE(shared.counter == before, 30);
+}
+
+static void check_moving(void)
+{
+	uint64_t before = shared.counter;
+
+	while (shared.counter == before)
+		sched_yield();
+}
+
+static void check_registers(const struct world *w)
+{
+	uint32_t planted = 0;
+
+	for (uint32_t i = 0; i < w->nthreads; i++) {
+		const struct stopped_thread *t = &w->threads[i];
+
+		REQUIRE(t->captured && t->tid > 0, 31);
+		REQUIRE(t->regs.sp != 0 && t->regs.ip != 0 && t->fs_base != 0, 32);
+		REQUIRE(t->fs_base == *(uintptr_t *)t->fs_base, 33);
+		planted += has_planted(t);
+	}
+	REQUIRE(planted == 1, 34);
+}
+
+static void stop_and_check(const char *how)
+{
+	static struct world w;
+	sigset_t before, after;
+
+	pthread_sigmask(SIG_SETMASK, NULL, &before);
+	REQUIRE(world_prepare(&w) == 0, 20);
+	REQUIRE(world_stop(&w) == 0, 21);
+	REQUIRE(strcmp(w.how, how) == 0, 22);
+	REQUIRE(w.nthreads == NSTATES && w.nmissed == 0, 23);
+	check_still();
+	check_registers(&w);
+	world_resume(&w);
+	world_free(&w);
+	check_moving();
+	pthread_sigmask(SIG_SETMASK, NULL, &after);
+	REQUIRE(memcmp(&before, &after, (NSIG - 1) / 8) == 0, 24);
+	REQUIRE(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD, 25);
+}
+
+static void refuse_ptrace(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ptrace, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { sizeof(code) / sizeof(code[0]), code };
+
+	REQUIRE(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, 77);
+	REQUIRE(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0, 77);
+}
+
+static void prepare(void)
+{
+	sem_init(&shared.never, 0, 0);
+	REQUIRE(pipe(shared.pipe) == 0, 10);
+}
+
+static void by_ptrace(void)
+{
+	prepare();
+	for (uintptr_t i = 0; i < NSTATES; i++)
+		start(i + NSTATES); /* with all signals blocked */
+	for (int round = 0; round < 20; round++)
+		stop_and_check("ptrace");
+}
+
+static void by_signal(void)
+{
+	prepare();
+	refuse_ptrace();
+	/* A sleep would end early: no signal restarts it. */
+	for (uintptr_t i = 0; i < NSTATES; i++)
+		start(i == IN_SLEEP ? IN_FUTEX : i);
+	for (int round = 0; round < 20; round++)
+		stop_and_check("signal");
+}
+
+/* A thread that takes no signal is missed, said so, and left alone. */
+static void missed(void)
+{
+	static struct world w;
+
+	prepare();
+	refuse_ptrace();
+	start(COUNTING + NSTATES);
+	start(IN_FUTEX);
+	REQUIRE(world_prepare(&w) == 0, 20);
+	REQUIRE(world_stop(&w) == 0, 21);
+	REQUIRE(w.nthreads == 2 && w.nmissed == 1 && w.reason[0], 22);
+	check_moving();
+	world_resume(&w);
+	world_free(&w);
+}
+
+static void alone(void)
+{
+	static struct world w;
+
+	REQUIRE(world_prepare(&w) == 0, 20);
+	REQUIRE(world_stop(&w) == 0, 21);
+	REQUIRE(w.nthreads == 0 && w.nmissed == 0, 22);
+	REQUIRE(strcmp(w.how, "alone") == 0, 23);
+	world_resume(&w);
+	world_free(&w);
+}
+
+static void *comes_and_goes(void *arg)
+{
+	shared.counter++;
+	return arg;
+}
+
+static void *makes_threads(void *arg)
+{
+	pthread_t t;
+
+	begin(false);
+	for (;;)
+		if (pthread_create(&t, NULL, comes_and_goes, NULL) == 0)
+			pthread_join(t, NULL);
+	return arg;
+}
+
+/* Threads that begin and end all the time. */
+static void while_threads_come_and_go(void)
+{
+	static struct world w;
+	pthread_t t;
+
+	for (int i = 0; i < 3; i++)
+		REQUIRE(pthread_create(&t, NULL, makes_threads, NULL) == 0, 10);
+	while (__atomic_load_n(&shared.ready, __ATOMIC_ACQUIRE) < 3)
+		sched_yield();
+	for (int round = 0; round < 200; round++) {
+		REQUIRE(world_prepare(&w) == 0, 20);
+		REQUIRE(world_stop(&w) == 0, 21);
+		REQUIRE(w.nmissed == 0 && w.nthreads >= 3, 22);
+		if (round % 20 == 0)
+			check_still();
+		world_resume(&w);
+		world_free(&w);
+		if (round % 20 == 0)
+			check_moving();
+	}
+}
+
+static void in_child(void (*fn)(void))
+{
+	int status = 0;
+	pid_t child = fork();
+
+	if (child == 0) {
+		alarm(100);
+		fn();
+		_exit(0);
+	}
+	assert_true(child > 0);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+		skip();
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void test_ptrace(void **state)
+{
+	(void)state;
+	in_child(by_ptrace);
+}
+
+static void test_signal(void **state)
+{
+	(void)state;
+	in_child(by_signal);
+}
+
+static void test_missed(void **state)
+{
+	(void)state;
+	in_child(missed);
+}
+
+static void test_alone(void **state)
+{
+	(void)state;
+	in_child(alone);
+}
+
+static void test_come_and_go(void **state)
+{
+	(void)state;
+	in_child(while_threads_come_and_go);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_ptrace),	    cmocka_unit_test(test_signal),
+		cmocka_unit_test(test_missed),	    cmocka_unit_test(test_alone),
+		cmocka_unit_test(test_come_and_go),
+	};
+
+#if defined(__SANITIZE_THREAD__)
+	return 77; /* its runtime keeps state per thread that a shared thread pointer
+		      breaks */
+#endif
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
