@@ -11,7 +11,7 @@
 #include "preload/base/base.h"
 #include "preload/heap/mspan.h"
 
-#define MARK_QUEUE 16 /* candidates whose cache lines are on their way */
+#define MARK_QUEUE 32 /* candidates whose cache lines are on their way */
 
 struct grey {
 	uintptr_t lo, hi; /* bytes of the object still to be scanned */

@@ -7,9 +7,8 @@
 
 #include "profiler/leak/stop.h"
 
-#define STOP_PATIENCE_NS                                               \
-	2000000000u /* without any thread arriving: the rest is missed \
-		     */
+/* Without any thread arriving for so long the rest is missed. */
+#define STOP_PATIENCE_NS 2000000000u
 
 /* Adds the threads of pid that w does not know, but caller. How many, or -errno. SIGNAL.
  */

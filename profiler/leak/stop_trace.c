@@ -5,7 +5,7 @@
  * The tracer shares our memory, files and thread pointer, but is a process of its own,
  * since a thread cannot trace its own process. It seizes and interrupts every thread but
  * the caller's until no new one appears, reads their registers into the world, waits to
- * be told to let go, rewinds the system calls that it interrupted, and ends.
+ * be told to let go, has the system calls that it interrupted made again, and ends.
  *
  * Nobody notices: it has no exit signal and blocks all signals; a signal that a thread
  * was about to take is handed back to it; should the caller's thread die, the kernel
@@ -28,14 +28,12 @@
 #include <time.h>
 
 #include "preload/base/atomic.h"
-#include "preload/base/fmt.h"
 #include "preload/base/os.h"
 #include "profiler/leak/stop_int.h"
 
-#define ROUNDS \
-	64 /* listings of the threads; new ones keep coming only from a fork bomb */
-#define LOOK_AGAIN_NS  50000000u /* is the other side still there? */
-#define SYSCALL_LENGTH 2	 /* bytes of the instruction */
+#define ROUNDS		    64 /* listings; new threads keep coming only from a fork bomb */
+#define LOOK_AGAIN_NS	    50000000u /* is the other side still there? */
+#define ERESTART_NO_HANDLER 514 /* the kernel's ERESTARTNOHAND, seen by tracers only */
 
 enum phase { PHASE_START, PHASE_GO, PHASE_STOPPED, PHASE_FAILED, PHASE_RESUME };
 
@@ -183,50 +181,6 @@ static bool stop_all(struct world *w)
 
 /* ---- letting go ---- */
 
-struct signals {
-	uint64_t pending, blocked, ignored;
-};
-
-static uint64_t parse_hex(const char *text)
-{
-	uint64_t value = 0;
-
-	for (;; text++) {
-		if (*text >= '0' && *text <= '9')
-			value = value << 4 | (uint64_t)(*text - '0');
-		else if (*text >= 'a' && *text <= 'f')
-			value = value << 4 | (uint64_t)(*text - 'a' + 10);
-		else
-			return value;
-	}
-}
-
-static bool see_status_line(char *line, void *arg)
-{
-	struct signals *s = arg;
-
-	if (strncmp(line, "SigPnd:\t", 8) == 0 || strncmp(line, "ShdPnd:\t", 8) == 0)
-		s->pending |= parse_hex(line + 8);
-	else if (strncmp(line, "SigBlk:\t", 8) == 0)
-		s->blocked = parse_hex(line + 8);
-	else if (strncmp(line, "SigIgn:\t", 8) == 0)
-		s->ignored = parse_hex(line + 8);
-	return true;
-}
-
-/* Is a signal of the program's own waiting for the thread? Then EINTR may be its doing.
- */
-static bool has_signal(int tid)
-{
-	struct signals s = { 0, 0, 0 };
-	char path[64];
-
-	fmt_string(path, sizeof(path), "/proc/%d/task/%d/status", tracer.pid, tid);
-	if (os_each_line(path, see_status_line, &s) < 0)
-		return true;
-	return (s.pending & ~s.blocked & ~s.ignored) != 0;
-}
-
 /* The calls that end with EINTR when a stop interrupts them (the kernel restarts others
  * by itself) and can be made again without harm. close() is none of them. */
 static bool can_repeat(uint64_t nr)
@@ -260,16 +214,19 @@ static bool can_repeat(uint64_t nr)
 	return false;
 }
 
-static void rewind_call(int tid)
+/*
+ * The kernel itself makes the call again, by its rule for this error: unless a signal
+ * with a handler is there by then, in which case the program sees EINTR, as it must.
+ */
+static void repeat_call(int tid)
 {
 	struct user_regs_struct regs;
 	struct iovec v = { &regs, sizeof(regs) };
 
 	if (trace(PTRACE_GETREGSET, tid, NT_PRSTATUS, (long)&v) != 0 ||
-	    (long)regs.rax != -EINTR || !can_repeat(regs.orig_rax) || has_signal(tid))
+	    (long)regs.rax != -EINTR || !can_repeat(regs.orig_rax))
 		return;
-	regs.rip -= SYSCALL_LENGTH;
-	regs.rax = regs.orig_rax;
+	regs.rax = (unsigned long)-ERESTART_NO_HANDLER;
 	trace(PTRACE_SETREGSET, tid, NT_PRSTATUS, (long)&v);
 }
 
@@ -281,7 +238,7 @@ static void let_go_all(struct world *w)
 		if (tid == 0)
 			continue;
 		if (tracer.pending[i] == 0)
-			rewind_call(tid);
+			repeat_call(tid);
 		trace(PTRACE_DETACH, tid, 0, (long)tracer.pending[i]);
 	}
 }

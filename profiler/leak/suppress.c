@@ -83,9 +83,13 @@ static char *trim(char *line)
 
 static bool parse_line(char *line)
 {
+	bool ok;
+
 	line = trim(line);
 	if (*line == '\0' || *line == '#')
 		return true;
+	if (suppress_block_line(line, &ok))
+		return ok;
 	if (strncmp(line, "leak:", 5) != 0 || line[5] == '\0')
 		return false;
 	if (suppressions.count < MAX_PATTERNS)
@@ -107,6 +111,8 @@ unsigned suppress_parse(char *text)
 			bad = line;
 		text = end;
 	}
+	if (suppress_block_open() && bad == 0)
+		bad = line;
 	return bad;
 }
 
@@ -139,8 +145,9 @@ void suppress_load(void)
 	}
 	bad = suppress_parse(text);
 	if (bad)
-		log_line("%.400s:%u: not a suppression (leak:PATTERN); ignored", path,
-			 bad);
+		log_line("%.400s:%u: not a suppression (leak:PATTERN or a memcheck "
+			 "block); ignored",
+			 path, bad);
 }
 
 static bool matches_frame(const char *pattern, const struct symbol *s)
@@ -156,9 +163,9 @@ static bool matches_frame(const char *pattern, const struct symbol *s)
 
 bool suppress_matches(uint32_t site)
 {
-	if (suppressions.count == 0)
-		return false;
-	for (; site; site = site_parent(site)) {
+	if (suppress_block_matches(site))
+		return true;
+	for (; site && suppressions.count > 0; site = site_parent(site)) {
 		struct symbol s;
 		uintptr_t pc = site_pc(site);
 

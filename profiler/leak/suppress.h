@@ -3,7 +3,7 @@
  * suppress: leaks that the user knows of, in LeakSanitizer's syntax: one "leak:PATTERN" a
  * line, '#' begins a comment. A pattern matches a leak when it is found in the function
  * name, source module or file name of any frame of its stack; '*' stands for anything,
- * '^' and '$' tie it to the beginning or end.
+ * '^' and '$' tie it to the beginning or end. memcheck's blocks are read as well.
  */
 #ifndef PROFILER_LEAK_SUPPRESS_H
 #define PROFILER_LEAK_SUPPRESS_H
@@ -15,6 +15,22 @@
 void suppress_load(void);
 /* DUMP. Does any pattern match the stack of site? */
 bool suppress_matches(uint32_t site);
+
+/* ---- memcheck's blocks, see suppress_block.c; may stand in the same file ---- */
+
+struct symbol;
+/* INIT. Takes a trimmed line that is no comment. False: it belongs to no block. *out_ok:
+ * it made sense. line stays in use. */
+bool suppress_block_line(const char *line, bool *out_ok);
+/* INIT. At the end of the file: is a block still open? It is dropped. */
+bool suppress_block_open(void);
+/* DUMP. Does any block match the stack of site? Needs the leak check's lock. */
+bool suppress_block_matches(uint32_t site);
+/* For tests. Do the lines of a block match a stack, innermost frame first? */
+bool suppress_frames_match(const char *const *lines, uint32_t nlines,
+			   const struct symbol *frames, uint32_t nframes);
+/* For tests. '*' and '?'; the pattern covers the whole text. */
+bool suppress_glob_whole(const char *pattern, const char *text);
 
 /* For tests. Does pattern match text, by the rules above? FAST. */
 bool suppress_glob(const char *pattern, const char *text);

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <link.h>
 
-#include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/heap/heap.h"
@@ -19,33 +18,47 @@
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
-#define MAX_FRAMES   64 /* of one thread's stack in this profile */
 #define MAX_THREADS  (STOP_MAX_THREADS + 1)
 #define STACKS_BYTES (MAX_THREADS * sizeof(struct thread_stack))
+#define POOL_PCS     ((size_t)1 << 20) /* of all stacks together; touched as needed */
+#define POOL_BYTES   (POOL_PCS * sizeof(uintptr_t))
 
 struct thread_stack {
 	uint32_t count; /* threads with this stack; 0: merged into another */
 	uint32_t nframes;
+	uint32_t hash;
 	bool precise;
-	uintptr_t pcs[MAX_FRAMES];
+	const uintptr_t *pcs; /* in the pool */
 };
 
 struct snapshot {
 	struct world world;
 	struct thread_stack *stacks;
 	uint32_t nstacks;
+	uintptr_t *pool;
+	size_t used;
+	struct frame *frames; /* room for one stack */
+	int max_frames;
 	int error;
 };
 
-static void keep(struct snapshot *s, const struct frame *frames, int n, bool precise)
+/* A stack for which the pool has no room left ends early. */
+static void keep(struct snapshot *s, int n, bool precise)
 {
 	struct thread_stack *t = &s->stacks[s->nstacks++];
+	uintptr_t *pcs = s->pool + s->used;
 
 	t->count = 1;
 	t->precise = precise;
-	t->nframes = (uint32_t)n;
-	for (int i = 0; i < n; i++)
-		t->pcs[i] = frames[i].pc;
+	t->pcs = pcs;
+	for (int i = 0; i < n && s->used < POOL_PCS; i++) {
+		pcs[i] = s->frames[i].pc;
+		t->hash = (t->hash ^ (uint32_t)pcs[i]) * 0x9e3779b1u;
+		t->nframes++;
+		s->used++;
+	}
+	if (t->nframes > 0 && t->nframes < (uint32_t)n)
+		pcs[t->nframes - 1] = FRAME_TRUNCATED_PC;
 }
 
 static void walk_threads(struct snapshot *s)
@@ -53,16 +66,15 @@ static void walk_threads(struct snapshot *s)
 	for (uint32_t i = 0; i < s->world.nthreads; i++) {
 		const struct stopped_thread *t = &s->world.threads[i];
 		const struct thread_info *info = thread_find_tid(t->tid);
-		struct frame frames[MAX_FRAMES / 2];
 		enum unwind_end end;
 		int n;
 
 		if (!t->captured)
 			continue;
 		n = unwind_regs(&t->regs, info ? info->stack_lo : 0,
-				info ? info->stack_hi : 0, frames, ARRAY_LEN(frames),
+				info ? info->stack_hi : 0, s->frames, s->max_frames,
 				&end);
-		keep(s, frames, n, true);
+		keep(s, n, true);
 	}
 }
 
@@ -90,7 +102,7 @@ static NO_LOCK_CHECK int with_loader_locked(struct dl_phdr_info *info, size_t si
 
 static bool same_stack(const struct thread_stack *a, const struct thread_stack *b)
 {
-	if (a->nframes != b->nframes || a->precise != b->precise)
+	if (a->hash != b->hash || a->nframes != b->nframes || a->precise != b->precise)
 		return false;
 	for (uint32_t i = 0; i < a->nframes; i++)
 		if (a->pcs[i] != b->pcs[i])
@@ -113,11 +125,9 @@ static void group(struct snapshot *s)
 
 static void keep_own(struct snapshot *s)
 {
-	struct frame frames[MAX_FRAMES / 2];
 	enum unwind_end end;
-	int n = unwind_here(frames, ARRAY_LEN(frames), &end);
 
-	keep(s, frames, n, false);
+	keep(s, unwind_here(s->frames, s->max_frames, &end), false);
 }
 
 static int write_file(const struct snapshot *s, const char *prefix)
@@ -140,6 +150,28 @@ static int write_file(const struct snapshot *s, const char *prefix)
 	return error ? error : pprof_finish(p);
 }
 
+static size_t frames_bytes(const struct snapshot *s)
+{
+	return (size_t)s->max_frames * sizeof(struct frame);
+}
+
+static bool make_room(struct snapshot *s)
+{
+	s->max_frames = (int)opt_get()->stack + 1;
+	s->frames = meta_map(frames_bytes(s), META_THREAD);
+	s->stacks = meta_map(STACKS_BYTES, META_THREAD);
+	s->pool = meta_map(POOL_BYTES, META_THREAD);
+	return s->frames && s->stacks && s->pool;
+}
+
+static void give_back(struct snapshot *s)
+{
+	meta_unmap(s->frames, frames_bytes(s), META_THREAD);
+	meta_unmap(s->stacks, STACKS_BYTES, META_THREAD);
+	meta_unmap(s->pool, POOL_BYTES, META_THREAD);
+	meta_unmap(s, sizeof(*s), META_THREAD);
+}
+
 int threadprof_write(const char *prefix, uint32_t *out_count)
 {
 	struct snapshot *s = meta_map(sizeof(*s), META_THREAD);
@@ -148,16 +180,16 @@ int threadprof_write(const char *prefix, uint32_t *out_count)
 	*out_count = 0;
 	if (!s)
 		return error;
-	s->stacks = meta_map(STACKS_BYTES, META_THREAD);
-	if (s->stacks && world_prepare(&s->world) == 0) {
+	thread_internal_enter();
+	if (make_room(s) && world_prepare(&s->world) == 0) {
 		keep_own(s);
 		dl_iterate_phdr(with_loader_locked, s);
 		*out_count = s->nstacks;
+		world_free(&s->world);
 		group(s);
 		error = write_file(s, prefix);
-		world_free(&s->world);
 	}
-	meta_unmap(s->stacks, STACKS_BYTES, META_THREAD);
-	meta_unmap(s, sizeof(*s), META_THREAD);
+	thread_internal_leave();
+	give_back(s);
 	return error;
 }

@@ -40,6 +40,16 @@ static APART void *make_block(void)
 	return p;
 }
 
+static APART void *map_some(int flags)
+{
+	void *p = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1,
+		       0);
+
+	if (p == MAP_FAILED)
+		exit(99);
+	return p;
+}
+
 static void start(void *(*routine)(void *))
 {
 	pthread_t t;
@@ -59,7 +69,7 @@ static void stay(void)
 /* ---- data ---- */
 
 static void *volatile in_bss;
-static void *volatile in_data = &in_data;
+static void *volatile in_data = &plugin_path;
 static __thread void *volatile in_tls;
 
 static APART void keep_bss(void)
@@ -299,8 +309,9 @@ static void *exits_process(void *arg)
 static APART void keep_main_gone(void)
 {
 	static pthread_t self, t;
+	void **p = map_some(MAP_PRIVATE);
 
-	in_bss = make_block();
+	p[9] = make_block();
 	self = pthread_self();
 	if (pthread_create(&t, NULL, exits_process, &self) != 0)
 		exit(99);
@@ -329,16 +340,6 @@ static APART void keep_unjoined_result(void)
 }
 
 /* ---- memory of the program's own ---- */
-
-static APART void *map_some(int flags)
-{
-	void *p = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1,
-		       0);
-
-	if (p == MAP_FAILED)
-		exit(99);
-	return p;
-}
 
 static APART void keep_mmap(void)
 {
@@ -384,7 +385,8 @@ static void on_alternate(int sig)
 	(void)sig;
 	local[3] = make_block();
 	scrub();
-	exit(0);
+	if (local[3])
+		exit(0);
 }
 
 /* The process ends inside a signal handler on an alternate stack. */
@@ -470,14 +472,14 @@ static void keep_caller_register(void)
 	if (!__lsan_do_recoverable_leak_check)
 		exit(99);
 	scrub();
-	__asm__ volatile("mov %[p], %%r12\n\tnot %%r12\n\t"
+	__asm__ volatile("mov %[p], %%r15\n\tnot %%r15\n\t"
 			 "mov %%rsp, %%rbx\n\tand $-16, %%rsp\n\t"
 			 "xor %%ecx, %%ecx\n\txor %%edx, %%edx\n\txor %%esi, %%esi\n\t"
 			 "call *%[check]\n\t"
-			 "mov %%rbx, %%rsp\n\tnot %%r12\n\tmov %%r12, %[p]"
+			 "mov %%rbx, %%rsp\n\tnot %%r15\n\tmov %%r15, %[p]"
 			 : "=a"(found), [p] "+D"(hidden)
 			 : [check] "r"(__lsan_do_recoverable_leak_check)
-			 : "rbx", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "r12",
+			 : "rbx", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "r15",
 			   "memory");
 	in_bss = (void *)~hidden;
 	if (found)

@@ -70,7 +70,7 @@ static APART void lose_cycle(void)
 /* The block behind the cycle is made first, so it lies at the lower address. */
 static APART void lose_cycle_with_tail(void)
 {
-	void *tail = keep_alive(calloc(1, 40));
+	void *tail = keep_alive(calloc(1, 36)); /* the same size class */
 	struct node *a = make_node(), *b = make_node();
 
 	a->next = b;
@@ -188,10 +188,10 @@ static APART void lose_shared(void)
 	a[0] = b[0] = make_block(96);
 }
 
+static void *volatile kept;
+
 static APART void lose_and_keep(void)
 {
-	static void *volatile kept;
-
 	kept = make_block(500);
 	lose_direct();
 }
@@ -199,14 +199,13 @@ static APART void lose_and_keep(void)
 /* A forked child answers only for what it made itself. */
 static int lose_in_child(void)
 {
-	static void *volatile dropped;
 	int status = 0;
 	pid_t child;
 
-	dropped = make_block(333);
+	kept = make_block(333);
 	child = fork();
 	if (child == 0) {
-		dropped = NULL;
+		kept = NULL;
 		lose_direct();
 		scrub();
 		exit(0);

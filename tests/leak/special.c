@@ -35,6 +35,7 @@ void __lsan_ignore_object(const void *p) __attribute__((weak));
 int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
 
 static void *volatile kept;
+static __thread void *volatile kept_in_thread;
 
 static APART void *make_block(size_t size)
 {
@@ -80,12 +81,12 @@ static APART void recoverable(void)
 
 /* ---- ptrace refused: threads are stopped by signal ---- */
 
-static void refuse(int nr)
+static void filter(int nr, unsigned action)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)nr, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, action),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
 	struct sock_fprog program = { sizeof(code) / sizeof(code[0]), code };
@@ -137,14 +138,22 @@ static void start_spinner(void *(*routine)(void *))
 
 static void no_ptrace(void)
 {
-	refuse(SYS_ptrace);
+	filter(SYS_ptrace, SECCOMP_RET_ERRNO | EPERM);
+	start_spinner(spins);
+	lose_one();
+}
+
+/* A filter that kills whoever asks. */
+static void fatal_ptrace(void)
+{
+	filter(SYS_ptrace, SECCOMP_RET_KILL_PROCESS);
 	start_spinner(spins);
 	lose_one();
 }
 
 static void no_ptrace_masked(void)
 {
-	refuse(SYS_ptrace);
+	filter(SYS_ptrace, SECCOMP_RET_ERRNO | EPERM);
 	start_spinner(spins_masked);
 	lose_one();
 }
@@ -163,6 +172,7 @@ static void no_proc_clean(void)
 {
 	enter_empty_root();
 	kept = make_block(70);
+	kept_in_thread = make_block(80);
 }
 
 static void no_proc_thread(void)
@@ -176,6 +186,7 @@ static void no_proc_thread(void)
 static struct {
 	int pipe[2], sockets[2], semaphore;
 	uint32_t waiting, failed;
+	pid_t tid;
 } calls;
 
 /* Each thread makes one blocking call that has to end as if nothing had happened. */
@@ -265,6 +276,80 @@ static void unnoticed(void)
 		exit(96);
 }
 
+/*
+ * A signal of the program's own still ends a call, also one that arrives while the thread
+ * is held. SIGUSR1 is let in by epoll_pwait only, and each round has just one, sent by
+ * another process at any moment of a check.
+ */
+#define SIGNALS 400
+
+static void on_signal(int sig)
+{
+	(void)sig;
+}
+
+static void *waits_for_signals(void *arg)
+{
+	struct epoll_event e;
+	sigset_t none;
+	int epoll = epoll_create1(0);
+
+	sigemptyset(&none);
+	calls.tid = (pid_t)syscall(SYS_gettid);
+	__atomic_store_n(&calls.waiting, 1, __ATOMIC_RELEASE);
+	for (int i = 0; i < SIGNALS; i++) {
+		if (epoll_pwait(epoll, &e, 1, -1, &none) != -1 || errno != EINTR)
+			__atomic_add_fetch(&calls.failed, 1, __ATOMIC_RELAXED);
+		if (write(calls.sockets[1], "", 1) != 1) /* the next, please */
+			exit(99);
+	}
+	__atomic_store_n(&spinning, 1, __ATOMIC_RELEASE);
+	return arg;
+}
+
+static void send_signals(pid_t program)
+{
+	volatile unsigned spin;
+	char c;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (unsigned i = 0; i < SIGNALS; i++) {
+		for (spin = i * 7919 % 60000; spin > 0; spin--)
+			;
+		syscall(SYS_tgkill, program, calls.tid, SIGUSR1);
+		if (read(calls.sockets[0], &c, 1) != 1)
+			break;
+	}
+	_exit(0);
+}
+
+static void interrupted(void)
+{
+	struct sigaction act = { .sa_handler = on_signal };
+	pid_t program = getpid();
+	sigset_t usr1;
+	pthread_t t;
+
+	alarm(60); /* a lost signal would be waited for without end */
+	sigaction(SIGUSR1, &act, NULL);
+	sigemptyset(&usr1);
+	sigaddset(&usr1, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &usr1, NULL);
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, calls.sockets) != 0 ||
+	    pthread_create(&t, NULL, waits_for_signals, NULL) != 0)
+		exit(99);
+	while (!__atomic_load_n(&calls.waiting, __ATOMIC_ACQUIRE))
+		sched_yield();
+	if (fork() == 0)
+		send_signals(program);
+	while (!__atomic_load_n(&spinning, __ATOMIC_ACQUIRE))
+		if (__lsan_do_recoverable_leak_check() != 0)
+			exit(98);
+	pthread_join(t, NULL);
+	if (calls.failed)
+		exit(96);
+}
+
 /* Moves the only pointer to a block from place to place, through registers. */
 static void *moves_pointer(void *arg)
 {
@@ -320,7 +405,7 @@ static void busy(void)
 
 static void busy_no_ptrace(void)
 {
-	refuse(SYS_ptrace);
+	filter(SYS_ptrace, SECCOMP_RET_ERRNO | EPERM);
 	busy();
 }
 
@@ -371,7 +456,9 @@ static const struct {
 	{ "disabled", disabled },
 	{ "recoverable", recoverable },
 	{ "no-ptrace", no_ptrace },
+	{ "fatal-ptrace", fatal_ptrace },
 	{ "no-ptrace-masked", no_ptrace_masked },
+	{ "interrupted", interrupted },
 	{ "no-proc-clean", no_proc_clean },
 	{ "no-proc-thread", no_proc_thread },
 	{ "unnoticed", unnoticed },

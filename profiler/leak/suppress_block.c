@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * suppress_block: suppressions in the form that memcheck reads and writes:
+ *
+ *   {
+ *     any name
+ *     Memcheck:Leak
+ *     match-leak-kinds: definite     (optional)
+ *     fun:malloc                     (innermost frame first)
+ *     fun:make_*
+ *     obj:*libfoo.so*
+ *     ...                            (any number of frames)
+ *   }
+ *
+ * The frames must match the innermost ones of the stack, in order; '*' and '?' are
+ * wildcards and a pattern covers the whole name. Blocks about other errors are read and
+ * dropped. Our stacks begin with the caller of malloc, so a first line that names an
+ * allocation function is left out when it does not match.
+ */
+#include "profiler/leak/suppress.h"
+
+#include <string.h>
+
+#include "profiler/pprof/symbol.h"
+#include "profiler/site/site.h"
+#include "profiler/stack/unwind.h"
+
+#define MAX_BLOCKS 1024
+#define MAX_LINES  16384 /* frame lines of all blocks */
+#define MAX_DEPTH  48	 /* innermost frames of a stack that are looked at */
+
+static struct {
+	const char *lines[MAX_LINES]; /* "fun:x", "obj:x", "..." */
+	uint32_t nlines;
+	struct {
+		uint32_t first, count; /* in lines */
+	} list[MAX_BLOCKS];
+	uint32_t count;
+	/* While a block is read: */
+	uint32_t seen; /* lines of its head: name, kind */
+	bool inside, wanted;
+	/* Of the stack that is being matched; guarded by the leak check's lock. */
+	struct symbol frames[MAX_DEPTH];
+} blocks;
+
+bool suppress_glob_whole(const char *p, const char *text)
+{
+	const char *star = NULL, *retry = NULL;
+
+	while (*text) {
+		if (*p == '*') {
+			star = ++p;
+			retry = text;
+		} else if (*p && (*p == '?' || *p == *text)) {
+			p++;
+			text++;
+		} else if (star) {
+			p = star;
+			text = ++retry;
+		} else {
+			return false;
+		}
+	}
+	while (*p == '*')
+		p++;
+	return *p == '\0';
+}
+
+/* ---- reading ---- */
+
+static bool starts_with(const char *line, const char *word)
+{
+	return strncmp(line, word, strlen(word)) == 0;
+}
+
+static void begin_block(void)
+{
+	blocks.inside = true;
+	blocks.wanted = blocks.count < MAX_BLOCKS;
+	blocks.seen = 0;
+	if (blocks.wanted) {
+		blocks.list[blocks.count].first = blocks.nlines;
+		blocks.list[blocks.count].count = 0;
+	}
+}
+
+static void end_block(void)
+{
+	blocks.inside = false;
+	if (blocks.wanted && blocks.list[blocks.count].count > 0)
+		blocks.count++;
+}
+
+/* The second line: tools and kind of error. */
+static bool read_kind(const char *line)
+{
+	const char *colon = strchr(line, ':');
+
+	if (!colon)
+		return false;
+	if (strcmp(colon + 1, "Leak") != 0 || !strstr(line, "Memcheck"))
+		blocks.wanted = false;
+	return true;
+}
+
+static bool read_frame(const char *line)
+{
+	if (starts_with(line, "match-leak-kinds:")) {
+		if (!strstr(line, "definite") && !strstr(line, "indirect") &&
+		    !strstr(line, "all"))
+			blocks.wanted = false;
+		return true;
+	}
+	if (strcmp(line, "...") != 0 && !starts_with(line, "fun:") &&
+	    !starts_with(line, "obj:") && !starts_with(line, "src:"))
+		return !blocks.wanted; /* blocks of other kinds have lines of their own */
+	if (blocks.nlines == MAX_LINES)
+		blocks.wanted = false;
+	if (blocks.wanted) {
+		blocks.lines[blocks.nlines++] = line;
+		blocks.list[blocks.count].count++;
+	}
+	return true;
+}
+
+bool suppress_block_line(const char *line, bool *out_ok)
+{
+	*out_ok = true;
+	if (!blocks.inside) {
+		if (strcmp(line, "{") != 0)
+			return false;
+		begin_block();
+	} else if (strcmp(line, "}") == 0) {
+		end_block();
+	} else if (blocks.seen++ == 0) {
+		/* The name says nothing. */
+	} else if (blocks.seen == 2) {
+		*out_ok = read_kind(line);
+	} else {
+		*out_ok = read_frame(line);
+	}
+	return true;
+}
+
+bool suppress_block_open(void)
+{
+	bool open = blocks.inside;
+
+	blocks.inside = false;
+	return open;
+}
+
+/* ---- matching ---- */
+
+static bool line_matches(const char *line, const struct symbol *s)
+{
+	char text[512];
+
+	if (starts_with(line, "obj:"))
+		return s->module && suppress_glob_whole(line + 4, s->module->path);
+	if (!starts_with(line, "fun:") || !s->function)
+		return false;
+	return suppress_glob_whole(line + 4, s->function) ||
+	       suppress_glob_whole(line + 4,
+				   symbol_demangle(s->function, text, sizeof(text)));
+}
+
+bool suppress_frames_match(const char *const *lines, uint32_t nlines,
+			   const struct symbol *frames, uint32_t nframes)
+{
+	uint32_t l = 0, f = 0, after_gap = 0, retry = 0;
+	bool gap = false;
+
+	while (l < nlines) {
+		if (strcmp(lines[l], "...") == 0) {
+			gap = true;
+			after_gap = ++l;
+			retry = f;
+		} else if (f < nframes && line_matches(lines[l], &frames[f])) {
+			l++;
+			f++;
+		} else if (gap && retry < nframes) {
+			l = after_gap;
+			f = ++retry;
+		} else {
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool names_allocator(const char *line)
+{
+	static const char *const names[] = { "malloc",
+					     "calloc",
+					     "realloc",
+					     "reallocarray",
+					     "memalign",
+					     "valloc",
+					     "aligned_alloc",
+					     "posix_memalign",
+					     "_Znwm",
+					     "_Znam",
+					     "_ZnwmRKSt9nothrow_t",
+					     "_ZnamRKSt9nothrow_t" };
+
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		if (starts_with(line, "fun:") && suppress_glob_whole(line + 4, names[i]))
+			return true;
+	return starts_with(line, "obj:") && strstr(line, "vgpreload");
+}
+
+static uint32_t collect(uint32_t site, struct symbol *frames)
+{
+	uint32_t n = 0;
+
+	for (; site && n < MAX_DEPTH; site = site_parent(site), n++) {
+		uintptr_t pc = site_pc(site);
+
+		if (pc <= FRAME_PSEUDO_MAX || !symbol_lookup(pc - 1, &frames[n]))
+			frames[n] = (struct symbol){ 0 };
+	}
+	return n;
+}
+
+bool suppress_block_matches(uint32_t site)
+{
+	const struct symbol *frames = blocks.frames;
+	uint32_t nframes = blocks.count ? collect(site, blocks.frames) : 0;
+
+	for (uint32_t i = 0; i < blocks.count; i++) {
+		const char *const *lines = &blocks.lines[blocks.list[i].first];
+		uint32_t n = blocks.list[i].count;
+
+		if (suppress_frames_match(lines, n, frames, nframes))
+			return true;
+		if (n > 1 && names_allocator(lines[0]) &&
+		    suppress_frames_match(lines + 1, n - 1, frames, nframes))
+			return true;
+	}
+	return false;
+}
