@@ -140,8 +140,9 @@ class Tool(seeptest.TestCase):
     def test_signals_are_forwarded(self):
         for command in ("run", "gate"):
             p = subprocess.Popen([seeptest.TOOL, command, "--", "bash", "-c",
+                                  "mkfifo f; exec 3<>f; rm f; "
                                   "trap 'echo got; exit 0' TERM; echo ready; "
-                                  "while :; do sleep 1 & wait; done"],
+                                  "while :; do read -t 1 -u 3 x; done"],
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                  env=seeptest.clean_env(), cwd=self.dir)
             self.assertEqual(p.stdout.readline(), b"ready\n")
