@@ -32,6 +32,8 @@ static struct {
 	const char *name;	 /* its last part */
 	int pid;		 /* of the process that will report */
 	bool off;		 /* forked child with follow=off */
+	bool passive;		 /* the program has a malloc of its own */
+	bool served;		 /* our malloc was called by the program */
 	bool done;
 } at_exit = { .name = "unknown" };
 
@@ -51,6 +53,11 @@ void exit_fork_child(void)
 {
 	at_exit.pid = os_getpid();
 	at_exit.off = !opt_get()->follow;
+}
+
+void exit_set_passive(void)
+{
+	at_exit.passive = true;
 }
 
 #if CONFIG_PROFILER
@@ -155,11 +162,9 @@ static int write_profiles(const char *prefix)
 static void fill_row(struct runtable_row *row, const char *prefix)
 {
 	struct sample_total t;
-	struct heap_stats st;
 
 	sample_get_total(&t);
-	heap_get_stats(&st);
-	row->served = heap_was_used() && st.nrefill + st.nlarge > 0;
+	row->served = at_exit.served;
 	row->alloc_objects = t.alloc_objects;
 	row->alloc_bytes = t.alloc_bytes;
 	row->live_objects = t.live_objects;
@@ -170,6 +175,15 @@ static void fill_row(struct runtable_row *row, const char *prefix)
 	row->samples = t.samples;
 	fmt_string(row->exe, sizeof(row->exe), "%s", at_exit.path);
 	fmt_string(row->prefix, sizeof(row->prefix), "%s", prefix);
+}
+
+/* Before we allocate anything ourselves. */
+static bool was_served(void)
+{
+	struct heap_stats st;
+
+	heap_get_stats(&st);
+	return heap_was_used() && st.nrefill + st.nlarge > 0;
 }
 
 static void fill_verdict(struct runtable_row *row, const struct leak_result *r)
@@ -208,6 +222,28 @@ static int forced_status(const struct leak_result *r)
 	if (r->verdict == LEAK_FOUND)
 		return opt_get()->exitcode;
 	return r->verdict == LEAK_INCOMPLETE ? OPT_EXIT_INCOMPLETE : -1;
+}
+
+/* Nothing was recorded: says so, where a check was asked for. */
+static int report_passive(void)
+{
+	static const char why[] = "the program brings its own malloc: nothing was seen";
+	struct runtable_row *row = runtable_row();
+	struct leak_result r = { .verdict = LEAK_INCOMPLETE };
+	bool check = opt_get()->leak != OPT_LEAK_OFF;
+
+	memcpy(r.reason, why, sizeof(why));
+	if (row) {
+		if (check)
+			fill_verdict(row, &r);
+		else
+			memcpy(row->reason, why, sizeof(why));
+		__atomic_store_n(&row->state, (uint32_t)RUNROW_DONE, __ATOMIC_RELEASE);
+	}
+	if (!check || runtable_is_gate())
+		return -1;
+	leak_print_verdict(&r);
+	return OPT_EXIT_INCOMPLETE;
 }
 
 static int report_all(const char *prefix)
@@ -255,7 +291,8 @@ void exit_reports(void)
 		prefix[0] = '\0';
 	if (prefix[0] || opt_get()->leak != OPT_LEAK_OFF || runtable_row()) {
 		seep_tls.internal++;
-		status = report_all(prefix);
+		at_exit.served = was_served();
+		status = at_exit.passive ? report_passive() : report_all(prefix);
 		seep_tls.internal--;
 	}
 	if (status >= 0) {

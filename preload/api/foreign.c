@@ -34,6 +34,11 @@ void *api_next_symbol(const char *name)
 	return fn;
 }
 
+bool api_is_bound(void)
+{
+	return dlsym(RTLD_DEFAULT, "malloc") == (void *)(uintptr_t)api_own_malloc;
+}
+
 /* What is mapped at the address that is searched for. */
 struct where {
 	uintptr_t addr;

@@ -52,6 +52,10 @@ static void profiler_init(void)
 	runtable_attach();
 	if (o->mode == OPT_MODE_OFF)
 		return;
+	if (!api_is_bound()) {
+		exit_set_passive();
+		return;
+	}
 	module_refresh();
 	thread_init();
 	unwind_set_own_text((uintptr_t)__ehdr_start, (uintptr_t)etext);

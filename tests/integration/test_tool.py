@@ -102,6 +102,11 @@ class Tool(seeptest.TestCase):
         own = seeptest.victim("integration/own_malloc")
         r = self.seep("gate", "--", own)
         self.assertIn(b"has its own malloc", r.stderr)
+        self.assertEqual(r.returncode, 24)
+        self.assertIn("brings its own malloc", self.last(r))
+        r = self.seep("run", "--", own)
+        self.assertEqual(r.returncode, 0)
+        self.assertIn(b"served no call", r.stderr)
 
     def test_gate_verdicts(self):
         r = self.seep("gate", "--", LEAKS, "direct")
