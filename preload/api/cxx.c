@@ -50,8 +50,12 @@ static COLD void *runtime_operator(const char *name)
 	return fn;
 }
 
-static COLD void *new_failed(size_t size, const char *name)
+static NOINLINE void *new_slow(size_t size, const char *name)
 {
+	void *p = heap_malloc_slow(size);
+
+	if (LIKELY(p != NULL))
+		return p;
 	return ((new_plain)(uintptr_t)runtime_operator(name))(size);
 }
 
@@ -63,8 +67,12 @@ static COLD void *new_aligned_failed(size_t size, size_t align, const char *name
 	return ((new_aligned)(uintptr_t)runtime_operator(name))(size, align);
 }
 
-static COLD void *new_nothrow_failed(size_t size, const void *tag, const char *name)
+static NOINLINE void *new_nothrow_slow(size_t size, const void *tag, const char *name)
 {
+	void *p = heap_malloc_slow(size);
+
+	if (LIKELY(p != NULL))
+		return p;
 	return ((new_nothrow)(uintptr_t)runtime_operator(name))(size, tag);
 }
 
@@ -78,32 +86,30 @@ static COLD void *new_aligned_nothrow_failed(size_t size, size_t align, const vo
 
 EXPORT void *_Znwm(size_t size)
 {
-	void *p = heap_malloc(size);
+	void *p = heap_malloc_fast(size);
 
-	return LIKELY(p != NULL) ? p : new_failed(size, "_Znwm");
+	return LIKELY(p != NULL) ? p : new_slow(size, "_Znwm");
 }
 
 EXPORT void *_Znam(size_t size)
 {
-	void *p = heap_malloc(size);
+	void *p = heap_malloc_fast(size);
 
-	return LIKELY(p != NULL) ? p : new_failed(size, "_Znam");
+	return LIKELY(p != NULL) ? p : new_slow(size, "_Znam");
 }
 
 EXPORT void *_ZnwmRKSt9nothrow_t(size_t size, const void *tag)
 {
-	void *p = heap_malloc(size);
+	void *p = heap_malloc_fast(size);
 
-	return LIKELY(p != NULL) ? p
-				 : new_nothrow_failed(size, tag, "_ZnwmRKSt9nothrow_t");
+	return LIKELY(p != NULL) ? p : new_nothrow_slow(size, tag, "_ZnwmRKSt9nothrow_t");
 }
 
 EXPORT void *_ZnamRKSt9nothrow_t(size_t size, const void *tag)
 {
-	void *p = heap_malloc(size);
+	void *p = heap_malloc_fast(size);
 
-	return LIKELY(p != NULL) ? p
-				 : new_nothrow_failed(size, tag, "_ZnamRKSt9nothrow_t");
+	return LIKELY(p != NULL) ? p : new_nothrow_slow(size, tag, "_ZnamRKSt9nothrow_t");
 }
 
 static void *aligned(size_t size, size_t align)

@@ -11,10 +11,13 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "preload/api/api.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
+
+#define ZERO_INLINE 128 /* bytes; above, memset is faster than a loop */
 
 static COLD void *out_of_memory(void)
 {
@@ -22,13 +25,18 @@ static COLD void *out_of_memory(void)
 	return NULL;
 }
 
+static NOINLINE void *malloc_slow(size_t size)
+{
+	void *p = heap_malloc_slow(size);
+
+	return LIKELY(p != NULL) ? p : out_of_memory();
+}
+
 EXPORT void *malloc(size_t size)
 {
-	void *p = heap_malloc(size);
+	void *p = heap_malloc_fast(size);
 
-	if (UNLIKELY(!p))
-		return out_of_memory();
-	return p;
+	return LIKELY(p != NULL) ? p : malloc_slow(size);
 }
 
 EXPORT void free(void *p)
@@ -36,13 +44,37 @@ EXPORT void free(void *p)
 	heap_free(p);
 }
 
+static NOINLINE void *calloc_slow(size_t bytes)
+{
+	void *p = heap_calloc_slow(bytes);
+
+	return LIKELY(p != NULL) ? p : out_of_memory();
+}
+
+/* Zeroes a small slot, whose size is a multiple of 16. */
+static void *zero_slot(void *p, size_t bytes)
+{
+	typedef long long sixteen __attribute__((vector_size(16)));
+	sixteen *at = p;
+
+	if (bytes > ZERO_INLINE)
+		return memset(p, 0, bytes);
+	for (size_t i = 0; i < bytes; i += sizeof(*at)) {
+		*at++ = (sixteen){ 0 };
+		__asm__("" : "+r"(at)); /* or gcc makes it a rep stos: slow to start */
+	}
+	return p;
+}
+
 EXPORT void *calloc(size_t count, size_t size)
 {
-	void *p = heap_calloc(count, size);
+	size_t bytes;
+	void *p;
 
-	if (UNLIKELY(!p))
+	if (UNLIKELY(__builtin_mul_overflow(count, size, &bytes)))
 		return out_of_memory();
-	return p;
+	p = heap_malloc_fast(bytes);
+	return LIKELY(p != NULL) ? zero_slot(p, bytes) : calloc_slow(bytes);
 }
 
 EXPORT void *realloc(void *p, size_t size)

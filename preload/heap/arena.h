@@ -36,7 +36,7 @@ struct arena_fast {
 	uintptr_t base;
 	size_t size;
 };
-extern struct arena_fast arena_fast;
+HIDDEN extern struct arena_fast arena_fast;
 
 /* FAST. The arena that addr lies in, or NULL. */
 struct arena *arena_of(uintptr_t addr);

@@ -155,11 +155,9 @@ static void *sampled(void *p, size_t size, bool due)
 
 static void *pop(struct mcache *mc, unsigned c)
 {
-	struct mcache_bin *bin = &mc->bins[c];
-
-	if (bin->top == bin->base && !mcache_refill(mc, c))
+	if (mc->top[c] == mc->base[c] && !mcache_refill(mc, c))
 		return NULL;
-	return *--bin->top;
+	return *--mc->top[c];
 }
 
 /* One slot of class c for size bytes asked. */
@@ -192,21 +190,23 @@ void *heap_malloc_slow(size_t size)
 	return malloc_class(sizeclass_of(size), size);
 }
 
+void *heap_calloc_slow(size_t size)
+{
+	bool dirty = true;
+	void *p = size <= SIZECLASS_MAX_SIZE ? heap_malloc_slow(size)
+					     : malloc_large(size, 1, &dirty);
+
+	if (p && dirty)
+		memset(p, 0, size);
+	return p;
+}
+
 void *heap_calloc(size_t count, size_t size)
 {
 	size_t bytes;
-	bool dirty = true;
-	void *p;
 
-	if (__builtin_mul_overflow(count, size, &bytes))
-		return NULL;
-	if (LIKELY(bytes <= SIZECLASS_MAX_SIZE))
-		p = heap_malloc(bytes);
-	else
-		p = malloc_large(bytes, 1, &dirty);
-	if (p && dirty)
-		memset(p, 0, bytes);
-	return p;
+	return __builtin_mul_overflow(count, size, &bytes) ? NULL
+							   : heap_calloc_slow(bytes);
 }
 
 void *heap_memalign(size_t align, size_t size)

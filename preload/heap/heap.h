@@ -62,6 +62,7 @@ extern struct heap_hooks heap_hooks; /* filled once in preload/api/init.c */
 
 /* SLOW parts; the FAST part is inline in mcache.h. All return NULL when memory is out. */
 void *heap_malloc_slow(size_t size);
+void *heap_calloc_slow(size_t size);		/* zeroed */
 void *heap_calloc(size_t count, size_t size);	/* overflow: NULL */
 void *heap_realloc(void *p, size_t size);	/* p not NULL, ours; NULL: p stands */
 void *heap_memalign(size_t align, size_t size); /* align: power of two */

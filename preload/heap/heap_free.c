@@ -42,19 +42,19 @@ static void free_to_central(unsigned c, void *p)
 static void push(unsigned c, void *p)
 {
 	struct mcache *mc = heap_thread_start();
-	struct mcache_bin *bin;
+	void **top;
 
 	if (!mc) {
 		free_to_central(c, p);
 		return;
 	}
-	bin = &mc->bins[c];
-	if (bin->top[-1] == p)
+	top = mc->top[c];
+	if (top[-1] == p || top[-2] == p)
 		fatal("double free of %p (size class %u)", p, c);
-	if (bin->top == bin->limit)
+	if (top == mc->limit[c])
 		mcache_flush(mc, c);
-	*bin->top = p;
-	bin->top++;
+	*mc->top[c] = p;
+	mc->top[c]++;
 }
 
 static void free_small(struct mspan *s, uint32_t index, void *p)

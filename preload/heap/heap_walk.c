@@ -77,7 +77,7 @@ void heap_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg)
 {
 	for (struct mcache *mc = mcache_list(); mc; mc = mc->next)
 		for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
-			for (void **p = mc->bins[c].base; p < mc->bins[c].top; p++)
+			for (void **p = mc->base[c]; p < mc->top[c]; p++)
 				fn((uintptr_t)*p, arg);
 	mcentral_each_cached(fn, arg);
 }
@@ -103,10 +103,9 @@ static void count_caches(struct heap_stats *out)
 		out->nrefill += atomic_load_relaxed(&mc->nrefill);
 		out->nflush += atomic_load_relaxed(&mc->nflush);
 		for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
-			ptrdiff_t n =
-				atomic_load_relaxed(&mc->bins[c].top) - mc->bins[c].base;
+			ptrdiff_t n = atomic_load_relaxed(&mc->top[c]) - mc->base[c];
 
-			if (n > 0 && n <= (ptrdiff_t)mc->bins[c].room_max)
+			if (n > 0 && n <= (ptrdiff_t)sizeclass_info[c].cache_max)
 				out->cached += (size_t)n * sizeclass_info[c].slot_size;
 		}
 	}

@@ -2,8 +2,8 @@
 /*
  * mcache: slow parts, see mcache.h.
  *
- * An mcache is one mapping: the struct, then one array per class, each with a NULL word
- * in front. Arrays are as long as the class may ever need, but their pages fault in only
+ * An mcache is one mapping: the struct, then one array per class, each with NULL words in
+ * front. Arrays are as long as the class may ever need, but their pages fault in only
  * as far as the room in use grows: from a few slots, by half at every trip to mcentral.
  * A released mcache keeps its memory for the next thread.
  */
@@ -23,7 +23,14 @@
 
 __thread struct seep_tls seep_tls
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
-struct mcache mcache_empty;
+
+/* mcache_empty's bins: nothing below, no room. */
+static void *const nothing[MCACHE_BELOW];
+#define NOWHERE ((void **)(uintptr_t)&nothing[MCACHE_BELOW])
+#define EIGHT	NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE
+#define ALL	EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, NOWHERE
+_Static_assert(SIZECLASS_COUNT == 9 * 8 + 1, "ALL");
+struct mcache mcache_empty = { .top = { ALL }, .limit = { ALL } };
 struct lock mcache_lock = LOCK_INIT(LOCK_RANK_MCACHE);
 
 static struct {
@@ -36,26 +43,30 @@ static size_t mcache_bytes(void)
 	size_t bytes = align_up(sizeof(struct mcache), CACHE_LINE);
 
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
-		bytes += (sizeclass_info[c].cache_max + 1u) * sizeof(void *);
+		bytes += (sizeclass_info[c].cache_max + MCACHE_BELOW) * sizeof(void *);
 	return bytes;
+}
+
+static void set_room(struct mcache *mc, unsigned c, uint32_t room)
+{
+	uint32_t most = sizeclass_info[c].cache_max;
+
+	mc->limit[c] = mc->base[c] + (room < most ? room : most);
 }
 
 static void init_bins(struct mcache *mc)
 {
 	void **at = (void **)((uintptr_t)mc + align_up(sizeof(*mc), CACHE_LINE));
 
+	memcpy(mc->fine, sizeclass_fine, sizeof(mc->fine));
+	memcpy(mc->coarse, sizeclass_coarse, sizeof(mc->coarse));
+	mc->base[0] = mc->top[0] = mc->limit[0] = NOWHERE;
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
-		struct mcache_bin *bin = &mc->bins[c];
 		uint32_t first = ROOM_FIRST_BYTES / sizeclass_info[c].slot_size;
 
-		if (first < ROOM_FIRST_MIN)
-			first = ROOM_FIRST_MIN;
-		bin->base = at + 1; /* at[0] stays NULL */
-		bin->top = bin->base;
-		bin->room_max = sizeclass_info[c].cache_max;
-		bin->room = first < bin->room_max ? first : bin->room_max;
-		bin->limit = bin->base + bin->room;
-		at += bin->room_max + 1;
+		mc->base[c] = mc->top[c] = at + MCACHE_BELOW;
+		set_room(mc, c, first < ROOM_FIRST_MIN ? ROOM_FIRST_MIN : first);
+		at += sizeclass_info[c].cache_max + MCACHE_BELOW;
 	}
 }
 
@@ -115,26 +126,26 @@ static void tick(struct mcache *mc)
 		mheap_tick();
 }
 
-static void grow_room(struct mcache_bin *bin)
+/* By half; false: the array is as long as it may be. */
+static bool grow_room(struct mcache *mc, unsigned c)
 {
-	uint32_t room = bin->room + (bin->room + 1) / 2;
+	uint32_t room = mcache_room(mc, c);
 
-	bin->room = room < bin->room_max ? room : bin->room_max;
-	bin->limit = bin->base + bin->room;
+	if (room == sizeclass_info[c].cache_max)
+		return false;
+	set_room(mc, c, room + (room + 1) / 2);
+	return true;
 }
 
 bool mcache_refill(struct mcache *mc, unsigned c)
 {
-	struct mcache_bin *bin = &mc->bins[c];
-	uint32_t want, got;
+	uint32_t got;
 
 	mc->nrefill++;
-	if (bin->room < bin->room_max)
-		grow_room(bin);
-	want = (bin->room + 1) / 2;
+	grow_room(mc, c);
 	mcentral_lock(c);
-	got = mcentral_take_locked(c, bin->base, want);
-	bin->top = bin->base + got;
+	got = mcentral_take_locked(c, mc->base[c], (mcache_room(mc, c) + 1) / 2);
+	mc->top[c] = mc->base[c] + got;
 	mcentral_unlock(c);
 	tick(mc);
 	return got > 0;
@@ -142,20 +153,17 @@ bool mcache_refill(struct mcache *mc, unsigned c)
 
 void mcache_flush(struct mcache *mc, unsigned c)
 {
-	struct mcache_bin *bin = &mc->bins[c];
-	uint32_t n = (uint32_t)(bin->top - bin->base);
-	uint32_t give;
+	void **base = mc->base[c];
+	uint32_t n = mcache_count(mc, c);
+	uint32_t give = (n + 1) / 2; /* the oldest half: the newest is warm */
 
 	mc->nflush++;
-	if (bin->room < bin->room_max && n == bin->room && mc->nflush % 2 == 0) {
-		grow_room(bin);
+	if (mc->nflush % 2 == 0 && grow_room(mc, c))
 		return;
-	}
-	give = (n + 1) / 2; /* the oldest half: the newest is warm */
 	mcentral_lock(c);
-	mcentral_give_locked(c, bin->base, give);
-	memmove(bin->base, bin->base + give, (n - give) * sizeof(void *));
-	bin->top = bin->base + (n - give);
+	mcentral_give_locked(c, base, give);
+	memmove(base, base + give, (n - give) * sizeof(void *));
+	mc->top[c] = base + (n - give);
 	mcentral_unlock(c);
 	tick(mc);
 }
@@ -163,14 +171,13 @@ void mcache_flush(struct mcache *mc, unsigned c)
 void mcache_empty_out(struct mcache *mc)
 {
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
-		struct mcache_bin *bin = &mc->bins[c];
-		uint32_t n = (uint32_t)(bin->top - bin->base);
+		uint32_t n = mcache_count(mc, c);
 
 		if (n == 0)
 			continue;
 		mcentral_lock(c);
-		mcentral_give_locked(c, bin->base, n);
-		bin->top = bin->base;
+		mcentral_give_locked(c, mc->base[c], n);
+		mc->top[c] = mc->base[c];
 		mcentral_unlock(c);
 	}
 }

@@ -2,11 +2,18 @@
 /*
  * mcache: a thread's own free slots: per size class an array of pointers, popped by
  * malloc and pushed by free. The functions inline here are the fast path; they touch the
- * bin, the array's top and, in malloc, the byte budget, and nothing of the object itself.
+ * class's top and limit, the array's top and, in malloc, the byte budget and the size
+ * table, and nothing of the object itself.
  *
- * Structure of a bin: base <= top <= limit; base[-1] is always NULL, so that top[-1] may
- * be read for any top. In the empty mcache, which every thread starts with, all three are
- * NULL: nothing can be popped and nothing pushed, so the slow path runs.
+ * Structure of a class's bin: base <= top <= limit; base[-1] and base[-2] are always
+ * NULL. malloc sees that a bin is empty by the NULL below its top; free compares p with
+ * the two pointers below, so that a double free is named at once when at most one other
+ * object of the class was freed in between. Tops and limits lie in arrays of their own: a
+ * mixed load touches a third of the cache lines that one struct a class would take.
+ *
+ * In the empty mcache, which every thread starts with, nothing can be popped (its table
+ * maps each size to class 0, whose bin is always empty) and nothing pushed (every top is
+ * its limit), so the slow path runs.
  *
  * Concurrency: owner only. With all heap locks held and the owner stopped, others may
  * read base and top: a push stores the pointer before it moves top.
@@ -20,17 +27,17 @@
 #include "preload/heap/sizeclass.h"
 #include "preload/heap/tls.h"
 
-struct mcache_bin {
-	void **top;   /* one past the newest free slot */
-	void **limit; /* top may not pass it: base + room in use */
-	void **base;
-	uint32_t room;	   /* limit - base; grows up to the class's cache_max */
-	uint32_t room_max; /* what the array has space for */
-};
+#define MCACHE_BELOW 2 /* NULL words in front of each array */
 
 struct mcache {
 	int64_t budget; /* bytes until the next sample; negative: sample now */
-	struct mcache_bin bins[SIZECLASS_COUNT];
+	void **top[SIZECLASS_COUNT];   /* one past the newest free slot */
+	void **limit[SIZECLASS_COUNT]; /* top may not pass it: base + room in use */
+	/* Copies of sizeclass_fine and sizeclass_coarse: one address less to form. */
+	uint8_t fine[SIZECLASS_FINE_MAX / 16 + 1];
+	uint8_t coarse[SIZECLASS_MAX_SIZE / 128 + 1];
+	/* What follows is for slow paths. */
+	void **base[SIZECLASS_COUNT];
 	struct mcache *next, *prev; /* all mcaches in use; guarded by mcache_lock */
 	uint64_t nrefill, nflush;   /* owner only */
 	uint32_t tick; /* owner only: slow calls since the last mheap_tick() */
@@ -46,46 +53,66 @@ ALWAYS_INLINE struct mcache *mcache_self(void)
 	return (struct mcache *)((uintptr_t)&mcache_empty + seep_tls.cache_offset);
 }
 
-/* FAST. heap_malloc: size bytes, or NULL when memory is out. */
-ALWAYS_INLINE void *heap_malloc(size_t size)
+/* FAST. size bytes from the calling thread's mcache; NULL: heap_malloc_slow() must do it.
+ */
+ALWAYS_INLINE void *heap_malloc_fast(size_t size)
 {
 	struct mcache *mc = mcache_self();
-	struct mcache_bin *bin;
-	void **top;
+	unsigned c;
+	void **top, *p;
 
 	if (LIKELY(size <= SIZECLASS_FINE_MAX))
-		bin = &mc->bins[sizeclass_fine[(size + 15) >> 4]];
+		c = mc->fine[(size + 15) >> 4];
 	else if (LIKELY(size <= SIZECLASS_MAX_SIZE))
-		bin = &mc->bins[sizeclass_coarse[(size + 127) >> 7]];
+		c = mc->coarse[(size + 127) >> 7];
 	else
-		return heap_malloc_slow(size);
-	top = bin->top;
-	if (LIKELY(top != bin->base) && LIKELY((mc->budget -= (int64_t)size) >= 0)) {
-		bin->top = top - 1;
-		return top[-1];
-	}
-	return heap_malloc_slow(size);
+		return NULL;
+	top = mc->top[c];
+	p = top[-1];
+	if (UNLIKELY(!p) || UNLIKELY((mc->budget -= (int64_t)size) < 0))
+		return NULL;
+	mc->top[c] = top - 1;
+	return p;
+}
+
+/* FAST. size bytes, or NULL when memory is out. */
+ALWAYS_INLINE void *heap_malloc(size_t size)
+{
+	void *p = heap_malloc_fast(size);
+
+	return LIKELY(p != NULL) ? p : heap_malloc_slow(size);
 }
 
 /* FAST. heap_free: any p, also NULL and foreign. */
 ALWAYS_INLINE void heap_free(void *p)
 {
-	struct mcache *mc = mcache_self();
-	uintptr_t base = arena_fast.base;
-	uintptr_t offset = (uintptr_t)p - base;
+	const uint8_t *classes = (const uint8_t *)arena_fast.base;
+	uintptr_t offset = (uintptr_t)p - arena_fast.base;
 
 	if (LIKELY(offset < arena_fast.size)) {
-		struct mcache_bin *bin =
-			&mc->bins[((const uint8_t *)base)[offset >> PAGE_SHIFT]];
-		void **top = bin->top;
+		unsigned c = classes[offset >> PAGE_SHIFT];
+		struct mcache *mc = mcache_self();
+		void **top = mc->top[c];
 
-		if (LIKELY(top != bin->limit) && LIKELY(top[-1] != p)) {
+		if (LIKELY(top != mc->limit[c]) && LIKELY(top[-1] != p) &&
+		    LIKELY(top[-2] != p)) {
 			*top = p;
-			bin->top = top + 1;
+			mc->top[c] = top + 1;
 			return;
 		}
 	}
 	heap_free_slow(p);
+}
+
+/* FAST. Pointers in a class's array, and how many there may be now. */
+static inline uint32_t mcache_count(const struct mcache *mc, unsigned c)
+{
+	return (uint32_t)(mc->top[c] - mc->base[c]);
+}
+
+static inline uint32_t mcache_room(const struct mcache *mc, unsigned c)
+{
+	return (uint32_t)(mc->limit[c] - mc->base[c]);
 }
 
 /* SLOW. Moves a batch into an empty bin; false: memory is out. */

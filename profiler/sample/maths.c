@@ -7,14 +7,30 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "preload/base/base.h"
+
 #define LN2 0.69314718055994530942
+
+/* Polynomial c[0] + c[1] x + ... by Horner's rule; unrolled where n is a constant. */
+static inline double polynomial(const double *c, int n, double x)
+{
+	double sum = c[n - 1];
+
+	for (int i = n - 2; i >= 0; i--)
+		sum = sum * x + c[i];
+	return sum;
+}
 
 /* x = m * 2^e with m in [sqrt(1/2), sqrt(2)); ln m = 2 atanh((m - 1) / (m + 1)). */
 double maths_ln(double x)
 {
+	static const double series[] = {
+		1.0,	  1.0 / 3,  1.0 / 5,  1.0 / 7,	1.0 / 9,
+		1.0 / 11, 1.0 / 13, 1.0 / 15, 1.0 / 17, 1.0 / 19
+	};
 	uint64_t bits;
 	int64_t e;
-	double m, z, z2, term, sum = 0;
+	double m, z, z2;
 
 	memcpy(&bits, &x, sizeof(bits));
 	e = (int64_t)(bits >> 52 & 0x7ff) - 1023;
@@ -26,32 +42,30 @@ double maths_ln(double x)
 	}
 	z = (m - 1) / (m + 1);
 	z2 = z * z;
-	term = z;
-	for (int k = 1; k < 24; k += 2) {
-		sum += term / k;
-		term *= z2;
-	}
-	return 2 * sum + (double)e * LN2;
+	/* 1 + z2/3 + z2^2/5 + ...: z2 <= 0.0295, so 2^-53 is reached by z2^9. */
+	z *= polynomial(series, (int)ARRAY_LEN(series), z2);
+	return 2 * z + (double)e * LN2;
 }
 
-/* Taylor series of e^-r for 0 <= r < 1/8, squared three times for each halving. */
+/* Taylor series of 1 - e^-r for 0 <= r <= 1/8, then squared once for each halving. */
 double maths_one_minus_exp(double x)
 {
+	/* (-1)^k / (k+1)! */
+	static const double series[] = { 1.0,		-1.0 / 2,     1.0 / 6,
+					 -1.0 / 24,	1.0 / 120,    -1.0 / 720,
+					 1.0 / 5040,	-1.0 / 40320, 1.0 / 362880,
+					 -1.0 / 3628800 };
 	int halvings = 0;
-	double term, sum = 0; /* of 1 - e^-r */
+	double s; /* 1 - e^-r */
 
 	if (x > 40)
 		return 1.0;
 	while (x > 0.125) {
-		x /= 2;
+		x *= 0.5;
 		halvings++;
 	}
-	term = x;
-	for (int k = 2; k < 12; k++) {
-		sum += term;
-		term *= -x / k;
-	}
+	s = x * polynomial(series, (int)ARRAY_LEN(series), x);
 	for (; halvings > 0; halvings--) /* 1 - (1-s)^2 = s (2 - s) */
-		sum *= 2 - sum;
-	return sum;
+		s *= 2 - s;
+	return s;
 }
