@@ -24,9 +24,10 @@
 #define HUGE_AFTER	(8 * MIB) /* heap size from which huge pages are advised */
 
 struct arena_fast arena_fast;
+struct arena arena_first;
 
 static struct {
-	struct arena arenas[ARENA_MAX];
+	struct arena further[ARENA_MAX - 1];
 	size_t narenas; /* atomic: release after the entry is filled */
 	size_t npages;	/* committed in all */
 	enum arena_huge huge;
@@ -44,16 +45,16 @@ size_t arena_count(void)
 
 struct arena *arena_at(size_t i)
 {
-	return &arena.arenas[i];
+	return i == 0 ? &arena_first : &arena.further[i - 1];
 }
 
-struct arena *arena_of(uintptr_t addr)
+struct arena *arena_of_further(uintptr_t addr)
 {
 	size_t n = arena_count();
 
 	for (size_t i = 0; i < n; i++)
-		if (addr - arena.arenas[i].base < arena.arenas[i].size)
-			return &arena.arenas[i];
+		if (addr - arena_at(i)->base < arena_at(i)->size)
+			return arena_at(i);
 	return NULL;
 }
 
@@ -81,11 +82,12 @@ static void *reserve(size_t *size, size_t least)
 /* Reserves size bytes, or down to least, on a page boundary of ours. */
 static bool make_arena(size_t size, size_t least)
 {
-	struct arena *a = &arena.arenas[arena.narenas];
+	struct arena *a;
 	uintptr_t raw, base;
 
 	if (arena.narenas == ARENA_MAX)
 		return false;
+	a = arena_at(arena.narenas);
 	raw = (uintptr_t)reserve(&size, least);
 	if (raw == 0)
 		return false;
@@ -198,7 +200,7 @@ static bool within_limit(size_t bytes)
 	    os_each_line("/proc/self/statm", read_vm_pages, &vm_pages) < 0)
 		return true;
 	for (size_t i = 0; i < arena.narenas; i++)
-		idle += (arena.arenas[i].npages - arena.arenas[i].end_page) << PAGE_SHIFT;
+		idle += (arena_at(i)->npages - arena_at(i)->end_page) << PAGE_SHIFT;
 	used = vm_pages * OS_PAGE;
 	used = used > idle ? used - idle : 0;
 	return used <= limit && bytes <= limit - used;
@@ -243,11 +245,11 @@ uintptr_t arena_grow(size_t npages, size_t *out_npages)
 	if (arena.narenas == 0 && !make_first())
 		return 0;
 	for (size_t i = arena.narenas; i > 0; i--)
-		if (fits(&arena.arenas[i - 1], npages))
-			return grow_in(&arena.arenas[i - 1], npages, out_npages);
+		if (fits(arena_at(i - 1), npages))
+			return grow_in(arena_at(i - 1), npages, out_npages);
 	if (npages > SIZE_MAX >> (PAGE_SHIFT + 1) || !make_next(npages))
 		return 0;
-	return grow_in(&arena.arenas[arena.narenas - 1], npages, out_npages);
+	return grow_in(arena_at(arena.narenas - 1), npages, out_npages);
 }
 
 void arena_set_span(const struct mspan *where, struct mspan *s, bool all)

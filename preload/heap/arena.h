@@ -38,11 +38,20 @@ struct arena_fast {
 };
 HIDDEN extern struct arena_fast arena_fast;
 
-/* FAST. The arena that addr lies in, or NULL. */
-struct arena *arena_of(uintptr_t addr);
 /* All arenas made so far. */
 size_t arena_count(void);
 struct arena *arena_at(size_t i);
+/* arena_of() for an address outside the first arena. */
+struct arena *arena_of_further(uintptr_t addr);
+HIDDEN extern struct arena arena_first;
+
+/* FAST. The arena that addr lies in, or NULL. */
+static inline struct arena *arena_of(uintptr_t addr)
+{
+	if (LIKELY(addr - arena_fast.base < arena_fast.size))
+		return &arena_first;
+	return arena_of_further(addr);
+}
 
 /* SLOW, needs mheap's lock. Adds at least npages of fresh zero pages at the end of an
  * arena, making a new one if need be. Returns their address and how many in *out_npages;

@@ -209,13 +209,13 @@ void *heap_calloc(size_t count, size_t size)
 							   : heap_calloc_slow(bytes);
 }
 
-void *heap_memalign(size_t align, size_t size)
+void *heap_memalign_slow(size_t align, size_t size)
 {
 	unsigned c;
 
 	lock_assert_none();
 	if (align <= 16)
-		return heap_malloc(size);
+		return heap_malloc_slow(size);
 	c = sizeclass_of_aligned(size, align);
 	if (c != 0)
 		return malloc_class(c, size);

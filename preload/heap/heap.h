@@ -62,11 +62,11 @@ extern struct heap_hooks heap_hooks; /* filled once in preload/api/init.c */
 
 /* SLOW parts; the FAST part is inline in mcache.h. All return NULL when memory is out. */
 void *heap_malloc_slow(size_t size);
-void *heap_calloc_slow(size_t size);		/* zeroed */
-void *heap_calloc(size_t count, size_t size);	/* overflow: NULL */
-void *heap_realloc(void *p, size_t size);	/* p not NULL, ours; NULL: p stands */
-void *heap_memalign(size_t align, size_t size); /* align: power of two */
-void heap_free_slow(void *p);			/* any p, also NULL and foreign */
+void *heap_calloc_slow(size_t size);	      /* zeroed */
+void *heap_calloc(size_t count, size_t size); /* overflow: NULL */
+void *heap_realloc(void *p, size_t size);     /* p not NULL, ours; NULL: p stands */
+void *heap_memalign_slow(size_t align, size_t size); /* align: power of two */
+void heap_free_slow(void *p);			     /* any p, also NULL and foreign */
 /* A page of zeroes that was never part of an object: no stale pointer of the program can
  * point at it. NULL when memory is out. */
 void *heap_alloc_unseen(void);

@@ -53,26 +53,44 @@ ALWAYS_INLINE struct mcache *mcache_self(void)
 	return (struct mcache *)((uintptr_t)&mcache_empty + seep_tls.cache_offset);
 }
 
+/* FAST. A slot of class c, charged with size bytes; NULL: none there, or time to sample.
+ */
+ALWAYS_INLINE void *mcache_pop(struct mcache *mc, unsigned c, size_t size)
+{
+	void **top = mc->top[c];
+	void *p = top[-1];
+
+	if (UNLIKELY(!p) || UNLIKELY((mc->budget -= (int64_t)size) < 0))
+		return NULL;
+	mc->top[c] = top - 1;
+	return p;
+}
+
 /* FAST. size bytes from the calling thread's mcache; NULL: heap_malloc_slow() must do it.
  */
 ALWAYS_INLINE void *heap_malloc_fast(size_t size)
 {
 	struct mcache *mc = mcache_self();
-	unsigned c;
-	void **top, *p;
 
 	if (LIKELY(size <= SIZECLASS_FINE_MAX))
-		c = mc->fine[(size + 15) >> 4];
-	else if (LIKELY(size <= SIZECLASS_MAX_SIZE))
-		c = mc->coarse[(size + 127) >> 7];
-	else
+		return mcache_pop(mc, mc->fine[(size + 15) >> 4], size);
+	if (LIKELY(size <= SIZECLASS_MAX_SIZE))
+		return mcache_pop(mc, mc->coarse[(size + 127) >> 7], size);
+	return NULL;
+}
+
+/* FAST. The same on a multiple of align, a power of two; NULL: heap_memalign_slow(). */
+ALWAYS_INLINE void *heap_memalign_fast(size_t align, size_t size)
+{
+	struct mcache *mc = mcache_self();
+	size_t need; /* see sizeclass_of_aligned() */
+
+	if (UNLIKELY(size > SIZECLASS_FINE_MAX) || UNLIKELY(align > SIZECLASS_FINE_MAX))
 		return NULL;
-	top = mc->top[c];
-	p = top[-1];
-	if (UNLIKELY(!p) || UNLIKELY((mc->budget -= (int64_t)size) < 0))
+	need = align_up(size + (size == 0), align);
+	if (UNLIKELY(need > SIZECLASS_FINE_MAX))
 		return NULL;
-	mc->top[c] = top - 1;
-	return p;
+	return mcache_pop(mc, mc->fine[(need + 15) >> 4], size);
 }
 
 /* FAST. size bytes, or NULL when memory is out. */
@@ -81,6 +99,14 @@ ALWAYS_INLINE void *heap_malloc(size_t size)
 	void *p = heap_malloc_fast(size);
 
 	return LIKELY(p != NULL) ? p : heap_malloc_slow(size);
+}
+
+/* FAST. size bytes on a multiple of align, a power of two; NULL: memory is out. */
+ALWAYS_INLINE void *heap_memalign(size_t align, size_t size)
+{
+	void *p = heap_memalign_fast(align, size);
+
+	return LIKELY(p != NULL) ? p : heap_memalign_slow(align, size);
 }
 
 /* FAST. heap_free: any p, also NULL and foreign. */

@@ -201,26 +201,31 @@ static COLD void bad_pointer(const void *p, const struct mspan *s, unsigned c)
 	fatal("double free of %p (size class %u)", p, c);
 }
 
-/* Clears the bit of p's slot; the span. Aborts when p is no allocated slot of class c. */
-static struct mspan *release_slot(void *p, unsigned c)
+/* The span of p, which must be one of class c. Aborts when it is not. */
+static struct mspan *span_of(void *p, unsigned c)
 {
 	struct arena *a = arena_of((uintptr_t)p);
 	struct mspan *s = a ? arena_span(a, (uintptr_t)p) : NULL;
-	uint64_t mask;
-	uint32_t index;
 
 	if (UNLIKELY(!s || s->sizeclass != c || s->state != MSPAN_SMALL))
 		bad_pointer(p, s, c);
-	index = mspan_index_of(s, (uintptr_t)p);
-	if (UNLIKELY(index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p))
-		bad_pointer(p, s, c);
-	mask = (uint64_t)1 << (index % 64);
-	if (UNLIKELY(!(s->alloc_bits[index / 64] & mask)))
-		bad_pointer(p, s, c);
-	atomic_store_relaxed(&s->alloc_bits[index / 64],
-			     s->alloc_bits[index / 64] & ~mask);
-	s->nfree++;
 	return s;
+}
+
+/* Clears the bit of p's slot. Aborts when p is no allocated slot of s. */
+static void release_slot(struct mspan *s, void *p)
+{
+	uint32_t index = mspan_index_of(s, (uintptr_t)p);
+	uint64_t mask = (uint64_t)1 << (index % 64);
+	uint64_t *word;
+
+	if (UNLIKELY(index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p))
+		bad_pointer(p, s, s->sizeclass);
+	word = &s->alloc_bits[index / 64];
+	if (UNLIKELY(!(*word & mask)))
+		bad_pointer(p, s, s->sizeclass);
+	atomic_store_relaxed(word, *word & ~mask);
+	s->nfree++;
 }
 
 static void drop_span(struct mcentral *m, struct mspan *s)
@@ -233,15 +238,34 @@ static void drop_span(struct mcentral *m, struct mspan *s)
 	mheap_free(s);
 }
 
-static void give_one(struct mcentral *m, void *p, unsigned c, uint32_t keep_empty)
+/* n slots of s have come back: s is listed, or dropped when enough others are empty. */
+static void settle_span(struct mcentral *m, struct mspan *s, uint32_t n,
+			uint32_t keep_empty)
 {
-	struct mspan *s = release_slot(p, c);
-
-	m->nfree++;
+	m->nfree += n;
 	if (!s->listed)
 		list_span(m, s);
 	if (s->nfree == s->nslots && ++m->nempty > keep_empty)
 		drop_span(m, s);
+}
+
+/* Takes pointers back. Neighbours in the array mostly are neighbours in a span, which is
+ * then looked up once. */
+static void give_all(struct mcentral *m, void *const *pointers, uint32_t n, unsigned c,
+		     uint32_t keep_empty)
+{
+	uint32_t i = 0;
+
+	while (i < n) {
+		struct mspan *s = span_of(pointers[i], c);
+		uintptr_t base = s->base, bytes = s->npages << PAGE_SHIFT;
+		uint32_t first = i;
+
+		do
+			release_slot(s, pointers[i++]);
+		while (i < n && (uintptr_t)pointers[i] - base < bytes);
+		settle_span(m, s, i - first, keep_empty);
+	}
 }
 
 static bool make_transfer(struct mcentral *m, unsigned c)
@@ -261,8 +285,7 @@ static void spill_transfer(struct mcentral *m, unsigned c)
 {
 	uint32_t n = m->ntransfer / 2;
 
-	for (uint32_t i = 0; i < n; i++)
-		give_one(m, m->transfer[i], c, 1);
+	give_all(m, m->transfer, n, c, 1);
 	memmove(m->transfer, m->transfer + n, (m->ntransfer - n) * sizeof(void *));
 	m->ntransfer -= n;
 }
@@ -272,8 +295,7 @@ void mcentral_give_locked(unsigned c, void *const *pointers, uint32_t n)
 	struct mcentral *m = &central.classes[c];
 
 	if (!make_transfer(m, c) || n > m->transfer_max / 2) {
-		for (uint32_t i = 0; i < n; i++)
-			give_one(m, pointers[i], c, 1);
+		give_all(m, pointers, n, c, 1);
 		return;
 	}
 	if (m->ntransfer + n > m->transfer_max)
@@ -298,8 +320,8 @@ void mcentral_trim(void)
 		struct mcentral *m = &central.classes[c];
 
 		mcentral_lock(c);
-		while (m->ntransfer > 0)
-			give_one(m, m->transfer[--m->ntransfer], c, 0);
+		give_all(m, m->transfer, m->ntransfer, c, 0);
+		m->ntransfer = 0;
 		for (struct mspan *s = m->spans, *next; s; s = next) {
 			next = s->next;
 			if (s->nfree == s->nslots)

@@ -9,6 +9,8 @@
  */
 #include "preload/heap/sizeclass.h"
 
+#include "preload/heap/mspan.h"
+
 /* clang-format off */
 /* slot_size, npages, nslots, magic, cache_max, batch */
 const struct sizeclass_info sizeclass_info[SIZECLASS_COUNT] = {
@@ -113,13 +115,14 @@ const uint8_t sizeclass_coarse[SIZECLASS_MAX_SIZE / 128 + 1] = {
 };
 /* clang-format on */
 
+/* Slots of a class between 2^k and 2^(k+1) are multiples of 2^(k-3), and every such
+ * multiple is a class. So the class of a size that is a multiple of align has slots on
+ * multiples of align: its slot is the size itself, or align divides the step. */
 unsigned sizeclass_of_aligned(size_t size, size_t align)
 {
-	if (size > SIZECLASS_MAX_SIZE || align > OS_PAGE * 2)
+	size_t need = align_up(size ? size : 1, align);
+
+	if (size > SIZECLASS_MAX_SIZE || align > PAGE_SIZE || need > SIZECLASS_MAX_SIZE)
 		return 0;
-	for (unsigned c = sizeclass_of(size < align ? align : size); c < SIZECLASS_COUNT;
-	     c++)
-		if (sizeclass_info[c].slot_size % align == 0)
-			return c;
-	return 0;
+	return sizeclass_of(need);
 }
