@@ -251,6 +251,35 @@ static void *realloc_by_copy(const struct mspan *s, void *p, size_t size)
 	return fresh;
 }
 
+/* p is an allocated slot of a page with nothing sampled: its span; NULL: not, or unknown.
+ * A page whose class byte is set has a span. */
+static struct mspan *plain_span(const void *p)
+{
+	uintptr_t offset = (uintptr_t)p - arena_fast.base;
+	struct mspan *s;
+	uint64_t at, index;
+
+	if (offset >= arena_fast.size ||
+	    ((const uint8_t *)arena_fast.base)[offset >> PAGE_SHIFT] == 0)
+		return NULL;
+	s = atomic_load_relaxed(&arena_first.spans[offset >> PAGE_SHIFT]);
+	at = (uintptr_t)p - s->base;
+	index = at * s->magic >> MSPAN_MAGIC_SHIFT;
+	if (index * s->slot_size != at ||
+	    !(atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) & 1))
+		return NULL;
+	return s;
+}
+
+/* Names p when it is one of the two slots of its class that were freed last. */
+static void refuse_cached(const struct mspan *s, const void *p)
+{
+	void **top = mcache_self()->top[s->sizeclass];
+
+	if (UNLIKELY(top[-1] == p) || UNLIKELY(top[-2] == p))
+		fatal("realloc of freed block %p (size class %u)", p, s->sizeclass);
+}
+
 static void *realloc_large(struct mspan *s, void *p, size_t size)
 {
 	void *fresh;
@@ -274,9 +303,14 @@ static void *realloc_large(struct mspan *s, void *p, size_t size)
 void *heap_realloc(void *p, size_t size)
 {
 	uint32_t index;
-	struct mspan *s = heap_find((uintptr_t)p, &index);
+	struct mspan *s = plain_span(p);
 
 	lock_assert_none();
+	if (LIKELY(s != NULL)) {
+		refuse_cached(s, p);
+		return stays(s, size) ? p : realloc_by_copy(s, p, size);
+	}
+	s = heap_find((uintptr_t)p, &index);
 	if (!s) {
 		if (!arena_of((uintptr_t)p) && heap_foreign.realloc)
 			return heap_foreign.realloc(p, size);

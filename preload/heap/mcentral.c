@@ -106,38 +106,38 @@ static void unlist_span(struct mcentral *m, struct mspan *s)
 
 /* ---- taking ---- */
 
-/* Sets up to want free slots' bits and stores their addresses, ascending. */
-static uint32_t carve(struct mspan *s, void **out, uint32_t want)
+/* Sets up to want free slots' bits and stores their addresses below end, ascending from
+ * the end downwards. */
+static uint32_t carve(struct mspan *s, void **end, uint32_t want)
 {
-	uint32_t n = 0;
+	uint32_t left = want < s->nfree ? want : s->nfree;
+	uint32_t taken = left;
 
-	for (uint32_t w = 0; w * 64 < s->nslots && n < want; w++) {
-		uint32_t left = s->nslots - w * 64;
-		uint64_t valid = left >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << left) - 1;
-		uint64_t bits = ~s->alloc_bits[w] & valid;
-		uint64_t taken = 0;
+	for (uint32_t w = 0; left > 0; w++) {
+		uint64_t used = s->alloc_bits[w];
+		uint64_t bits = ~used;
+		uintptr_t at = mspan_slot(s, w * 64);
 
-		while (bits && n < want) {
-			uint32_t bit = (uint32_t)__builtin_ctzl(bits);
-
+		/* Bits past nslots are never reached: nfree slots lie below. */
+		for (; bits && left > 0; left--) {
+			*--end = (void *)(at +
+					  (uintptr_t)__builtin_ctzl(bits) * s->slot_size);
 			bits &= bits - 1;
-			taken |= (uint64_t)1 << bit;
-			out[n++] = (void *)mspan_slot(s, w * 64 + bit);
 		}
-		atomic_store_relaxed(&s->alloc_bits[w], s->alloc_bits[w] | taken);
+		atomic_store_relaxed(&s->alloc_bits[w], ~bits);
 	}
-	s->nfree -= n;
-	return n;
+	s->nfree -= taken;
+	return taken;
 }
 
-static uint32_t take_from_span(struct mcentral *m, struct mspan *s, void **out,
+static uint32_t take_from_span(struct mcentral *m, struct mspan *s, void **end,
 			       uint32_t want)
 {
 	uint32_t n;
 
 	if (s->nfree == s->nslots)
 		m->nempty--;
-	n = carve(s, out, want);
+	n = carve(s, end, want);
 	m->nfree -= n;
 	if (s->nfree == 0)
 		unlist_span(m, s);
@@ -156,16 +156,6 @@ static bool add_span(struct mcentral *m, unsigned c)
 	return true;
 }
 
-static void reverse(void **p, uint32_t n)
-{
-	for (uint32_t i = 0; i < n / 2; i++) {
-		void *t = p[i];
-
-		p[i] = p[n - 1 - i];
-		p[n - 1 - i] = t;
-	}
-}
-
 uint32_t mcentral_take_locked(unsigned c, void **out, uint32_t want)
 {
 	struct mcentral *m = &central.classes[c];
@@ -180,9 +170,10 @@ uint32_t mcentral_take_locked(unsigned c, void **out, uint32_t want)
 		/* A new span only for a caller who would go away with nothing. */
 		if (!m->spans && (n > 0 || !add_span(m, c)))
 			break;
-		n += take_from_span(m, m->spans, out + n, want - n);
+		n += take_from_span(m, m->spans, out + want - n, want - n);
 	}
-	reverse(out, n);
+	if (n < want)
+		memmove(out, out + want - n, n * sizeof(*out));
 	return n;
 }
 
@@ -212,20 +203,29 @@ static struct mspan *span_of(void *p, unsigned c)
 	return s;
 }
 
-/* Clears the bit of p's slot. Aborts when p is no allocated slot of s. */
-static void release_slot(struct mspan *s, void *p)
+/* Clears the bits of the slots at pointers, up to n of them, as far as they lie in s; how
+ * many. Aborts at one that is no allocated slot. Bits past nslots are never set. */
+static uint32_t release_slots(struct mspan *s, void *const *pointers, uint32_t n)
 {
-	uint32_t index = mspan_index_of(s, (uintptr_t)p);
-	uint64_t mask = (uint64_t)1 << (index % 64);
-	uint64_t *word;
+	uintptr_t base = s->base, bytes = s->npages << PAGE_SHIFT;
+	uint64_t magic = s->magic, slot_size = s->slot_size;
+	uint32_t i;
 
-	if (UNLIKELY(index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p))
-		bad_pointer(p, s, s->sizeclass);
-	word = &s->alloc_bits[index / 64];
-	if (UNLIKELY(!(*word & mask)))
-		bad_pointer(p, s, s->sizeclass);
-	atomic_store_relaxed(word, *word & ~mask);
-	s->nfree++;
+	for (i = 0; i < n; i++) {
+		uintptr_t offset = (uintptr_t)pointers[i] - base;
+		uint64_t index = offset * magic >> MSPAN_MAGIC_SHIFT;
+		uint64_t mask = (uint64_t)1 << (index % 64);
+		uint64_t word;
+
+		if (offset >= bytes)
+			break;
+		word = s->alloc_bits[index / 64];
+		if (UNLIKELY(index * slot_size != offset) || UNLIKELY(!(word & mask)))
+			bad_pointer(pointers[i], s, s->sizeclass);
+		atomic_store_relaxed(&s->alloc_bits[index / 64], word ^ mask);
+	}
+	s->nfree += i;
+	return i;
 }
 
 static void drop_span(struct mcentral *m, struct mspan *s)
@@ -254,17 +254,13 @@ static void settle_span(struct mcentral *m, struct mspan *s, uint32_t n,
 static void give_all(struct mcentral *m, void *const *pointers, uint32_t n, unsigned c,
 		     uint32_t keep_empty)
 {
-	uint32_t i = 0;
+	while (n > 0) {
+		struct mspan *s = span_of(pointers[0], c);
+		uint32_t done = release_slots(s, pointers, n);
 
-	while (i < n) {
-		struct mspan *s = span_of(pointers[i], c);
-		uintptr_t base = s->base, bytes = s->npages << PAGE_SHIFT;
-		uint32_t first = i;
-
-		do
-			release_slot(s, pointers[i++]);
-		while (i < n && (uintptr_t)pointers[i] - base < bytes);
-		settle_span(m, s, i - first, keep_empty);
+		settle_span(m, s, done, keep_empty);
+		pointers += done;
+		n -= done;
 	}
 }
 

@@ -11,7 +11,8 @@
  *   freed memory cannot reach it.
  *
  * Invariants
- *   nfree == nslots - popcount(alloc_bits); live objects = alloc_bits - cached pointers.
+ *   nfree == nslots - popcount(alloc_bits); bits past nslots are 0;
+ *   live objects = alloc_bits - cached pointers.
  *   spans[] of the arena's first and last page of a span point to it, in between too when
  *   the span is small (class != 0).
  */
