@@ -19,7 +19,8 @@
 
 #define ROOM_FIRST_BYTES 1024 /* of objects: room of a new bin */
 #define ROOM_FIRST_MIN	 4
-#define TICK_EVERY	 32 /* slow calls between looks at the page heap's clock */
+#define TICK_EVERY	 32 /* slow calls between looks at clock and classes */
+#define DECAY_CLASSES	 4  /* classes at a time */
 
 __thread struct seep_tls seep_tls
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
@@ -119,11 +120,42 @@ struct mcache *mcache_list(void)
 	return mcaches.inuse;
 }
 
-/* The page heap's clock must not depend on page traffic alone. */
+/* The oldest n pointers of a bin go back to mcentral: the newest are warm. */
+static void give_oldest(struct mcache *mc, unsigned c, uint32_t n)
+{
+	void **base = mc->base[c];
+	uint32_t rest = mcache_count(mc, c) - n;
+
+	mcentral_lock(c);
+	mcentral_give_locked(c, base, n);
+	memmove(base, base + n, rest * sizeof(void *));
+	mc->top[c] = base + rest;
+	mcentral_unlock(c);
+}
+
+/* A bin that holds as many pointers as at the last look is taken to be out of use: half
+ * of them go back. So a phase of the program does not keep what the one before needed. */
+static void decay_bin(struct mcache *mc, unsigned c)
+{
+	uint32_t n = mcache_count(mc, c);
+
+	if (n > 0 && n == mc->decay_count[c])
+		give_oldest(mc, c, (n + 1) / 2);
+	mc->decay_count[c] = (uint16_t)mcache_count(mc, c);
+	mcentral_decay(c);
+}
+
+/* Every slow call comes here: now and then some classes are looked at, and the page
+ * heap's clock, which must not depend on page traffic alone. */
 static void tick(struct mcache *mc)
 {
-	if (++mc->tick % TICK_EVERY == 0)
-		mheap_tick();
+	if (++mc->tick % TICK_EVERY != 0)
+		return;
+	mheap_tick();
+	for (unsigned i = 0; i < DECAY_CLASSES; i++) {
+		mc->decay_class = mc->decay_class % (SIZECLASS_COUNT - 1) + 1;
+		decay_bin(mc, mc->decay_class);
+	}
 }
 
 /* By half; false: the array is as long as it may be. */
@@ -153,33 +185,18 @@ bool mcache_refill(struct mcache *mc, unsigned c)
 
 void mcache_flush(struct mcache *mc, unsigned c)
 {
-	void **base = mc->base[c];
-	uint32_t n = mcache_count(mc, c);
-	uint32_t give = (n + 1) / 2; /* the oldest half: the newest is warm */
-
 	mc->nflush++;
 	if (mc->nflush % 2 == 0 && grow_room(mc, c))
 		return;
-	mcentral_lock(c);
-	mcentral_give_locked(c, base, give);
-	memmove(base, base + give, (n - give) * sizeof(void *));
-	mc->top[c] = base + (n - give);
-	mcentral_unlock(c);
+	give_oldest(mc, c, (mcache_count(mc, c) + 1) / 2);
 	tick(mc);
 }
 
 void mcache_empty_out(struct mcache *mc)
 {
-	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
-		uint32_t n = mcache_count(mc, c);
-
-		if (n == 0)
-			continue;
-		mcentral_lock(c);
-		mcentral_give_locked(c, mc->base[c], n);
-		mc->top[c] = mc->base[c];
-		mcentral_unlock(c);
-	}
+	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
+		if (mcache_count(mc, c) > 0)
+			give_oldest(mc, c, mcache_count(mc, c));
 }
 
 void mcache_reap_others(struct mcache *keep)

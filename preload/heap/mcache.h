@@ -40,7 +40,9 @@ struct mcache {
 	void **base[SIZECLASS_COUNT];
 	struct mcache *next, *prev; /* all mcaches in use; guarded by mcache_lock */
 	uint64_t nrefill, nflush;   /* owner only */
-	uint32_t tick; /* owner only: slow calls since the last mheap_tick() */
+	uint32_t tick;		    /* owner only: slow calls so far */
+	uint32_t decay_class;	    /* owner only: looked at last by decay_bin() */
+	uint16_t decay_count[SIZECLASS_COUNT]; /* owner only: pointers seen then */
 };
 
 /* Read-only by convention: looks empty to malloc and full to free. */

@@ -27,6 +27,7 @@
 #include "preload/heap/sizeclass.h"
 
 #define TRANSFER_BATCHES 4
+#define TRANSFER_BYTES	 (128 * KIB) /* but two batches at least */
 
 struct mcentral {
 	struct lock lock;
@@ -36,6 +37,8 @@ struct mcentral {
 	struct mspan *spans;   /* with free slots */
 	uint64_t nfree;	       /* free slots in spans of the list */
 	uint32_t nempty;       /* spans of the list without any object */
+	uint64_t ntaken;       /* pointers taken so far */
+	uint64_t decay_taken;  /* ntaken at the last mcentral_decay() */
 } __attribute__((aligned(CACHE_LINE)));
 
 #define ONE                                           \
@@ -161,6 +164,7 @@ uint32_t mcentral_take_locked(unsigned c, void **out, uint32_t want)
 	struct mcentral *m = &central.classes[c];
 	uint32_t n = want < m->ntransfer ? want : m->ntransfer;
 
+	m->ntaken += want;
 	if (n > 0) {
 		m->ntransfer -= n;
 		memcpy(out, m->transfer + m->ntransfer, n * sizeof(*out));
@@ -266,21 +270,22 @@ static void give_all(struct mcentral *m, void *const *pointers, uint32_t n, unsi
 
 static bool make_transfer(struct mcentral *m, unsigned c)
 {
-	uint32_t max = (uint32_t)sizeclass_info[c].batch * TRANSFER_BATCHES;
+	uint32_t batch = sizeclass_info[c].batch;
+	uint32_t max = batch * TRANSFER_BATCHES;
 
 	if (m->transfer)
 		return true;
+	if (max * (size_t)sizeclass_info[c].slot_size > TRANSFER_BYTES)
+		max = batch * 2;
 	m->transfer = meta_alloc(max * sizeof(void *), sizeof(void *), META_CENTRAL);
 	if (m->transfer)
 		m->transfer_max = max;
 	return m->transfer != NULL;
 }
 
-/* Makes room by giving the oldest half of the transfer cache back to its spans. */
-static void spill_transfer(struct mcentral *m, unsigned c)
+/* Gives the oldest n pointers of the transfer cache back to their spans. */
+static void spill_transfer(struct mcentral *m, unsigned c, uint32_t n)
 {
-	uint32_t n = m->ntransfer / 2;
-
 	give_all(m, m->transfer, n, c, 1);
 	memmove(m->transfer, m->transfer + n, (m->ntransfer - n) * sizeof(void *));
 	m->ntransfer -= n;
@@ -295,9 +300,32 @@ void mcentral_give_locked(unsigned c, void *const *pointers, uint32_t n)
 		return;
 	}
 	if (m->ntransfer + n > m->transfer_max)
-		spill_transfer(m, c);
+		spill_transfer(m, c, m->ntransfer - m->ntransfer / 2);
 	memcpy(m->transfer + m->ntransfer, pointers, n * sizeof(void *));
 	m->ntransfer += n;
+}
+
+static void drop_empty_spans(struct mcentral *m)
+{
+	for (struct mspan *s = m->spans, *next; s && m->nempty > 0; s = next) {
+		next = s->next;
+		if (s->nfree == s->nslots)
+			drop_span(m, s);
+	}
+}
+
+NO_LOCK_CHECK void mcentral_decay(unsigned c)
+{
+	struct mcentral *m = &central.classes[c];
+
+	if ((m->ntransfer == 0 && m->nempty == 0) || !lock_try_acquire(&m->lock))
+		return;
+	if (m->ntaken == m->decay_taken) {
+		spill_transfer(m, c, m->ntransfer - m->ntransfer / 2);
+		drop_empty_spans(m);
+	}
+	m->decay_taken = m->ntaken;
+	lock_release(&m->lock);
 }
 
 void mcentral_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg)
@@ -318,11 +346,7 @@ void mcentral_trim(void)
 		mcentral_lock(c);
 		give_all(m, m->transfer, m->ntransfer, c, 0);
 		m->ntransfer = 0;
-		for (struct mspan *s = m->spans, *next; s; s = next) {
-			next = s->next;
-			if (s->nfree == s->nslots)
-				drop_span(m, s);
-		}
+		drop_empty_spans(m);
 		mcentral_unlock(c);
 	}
 }

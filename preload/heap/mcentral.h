@@ -29,6 +29,10 @@ void mcentral_reset_locks(void); /* forked child */
 void mcentral_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg);
 /* Empties the transfer caches into the spans, and the spans into mheap. SLOW. */
 void mcentral_trim(void);
+/* Called for each class now and then: what nobody took since the last call goes back,
+ * half of the transfer cache and the empty span. Does nothing while the class is busy.
+ * SLOW. */
+void mcentral_decay(unsigned sizeclass);
 /* Bytes of free slots in spans and transfer caches. */
 size_t mcentral_free_bytes(void);
 
