@@ -11,6 +11,9 @@
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/heap/heap.h"
+#include "preload/heap/sizeclass.h"
+
+#define STATS_CLASSES 16 /* rows of malloc_stats() */
 
 EXPORT struct mallinfo2 mallinfo2(void)
 {
@@ -112,18 +115,84 @@ EXPORT int malloc_info(int options, FILE *stream)
 	return out_flush(&o) ? 0 : -1;
 }
 
+static size_t percent(size_t part, size_t whole)
+{
+	return whole ? (size_t)((uint128)part * 100 / whole) : 0;
+}
+
+static void print_class(unsigned c)
+{
+	struct heap_class_stats k;
+
+	heap_get_class_stats(c, &k);
+	log_line("  %5u %8zu %6zu %15zu %7zu %7zu %8zu %8zu %4zu%%", c, k.slot_size,
+		 k.nspans, k.span_bytes / KIB, k.live, k.free, k.transfer, k.cached,
+		 100 - percent(k.live * k.slot_size, k.span_bytes));
+}
+
+/* The size classes that take most memory, biggest first. */
+static void print_classes(void)
+{
+	size_t bytes[SIZECLASS_COUNT] = { 0 };
+
+	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
+		struct heap_class_stats k;
+
+		heap_get_class_stats(c, &k);
+		bytes[c] = k.span_bytes;
+	}
+	log_line("  class    bytes  spans  in spans (KiB)    live    free transfer   "
+		 "cached "
+		 "waste");
+	for (int row = 0; row < STATS_CLASSES; row++) {
+		unsigned most = 0;
+
+		for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
+			if (bytes[c] > bytes[most])
+				most = c;
+		if (most == 0)
+			break;
+		print_class(most);
+		bytes[most] = 0;
+	}
+}
+
+static void print_metadata(void)
+{
+	char line[256];
+	size_t at = 0;
+
+	line[0] = '\0';
+	for (int t = 0; t < META_TAG_COUNT; t++) {
+		size_t bytes = meta_bytes((enum meta_tag)t);
+
+		if (bytes >= KIB)
+			at += fmt_string(line + at, sizeof(line) - at, " %s %zu",
+					 meta_tag_name((enum meta_tag)t), bytes / KIB);
+	}
+	log_line("metadata %zu KiB:%s", meta_bytes_total() / KIB, line);
+}
+
+/* One screen on stderr. In use = live objects of the program; spans = pages cut into
+ * slots; waste = part of a class's spans that no live object has. */
 EXPORT void malloc_stats(void)
 {
 	struct heap_stats st;
 
 	heap_get_stats(&st);
-	log_line("live %zu bytes, peak of spans %zu, committed %zu of %zu reserved",
-		 st.live_bytes, st.peak_inuse, st.committed, st.reserved);
-	log_line("small spans %zu bytes, large objects %zu in %zu bytes", st.inuse_small,
-		 st.nlarge, st.inuse_large);
 	log_line(
-		"free: dirty pages %zu, clean pages %zu, in spans %zu, in %zu caches %zu",
-		st.free_dirty, st.free_clean, st.central_free, st.nmcaches, st.cached);
-	log_line("metadata %zu bytes, given back %lu, foreign pointers %lu",
-		 meta_bytes_total(), st.npurged_bytes, st.nforeign);
+		"in use %zu KiB (large objects: %zu in %zu KiB), most pages ever %zu KiB",
+		st.live_bytes / KIB, st.nlarge, st.inuse_large / KIB,
+		st.peak_inuse / KIB);
+	log_line("spans of small objects %zu KiB: free slots %zu KiB, in %zu thread "
+		 "caches "
+		 "%zu KiB",
+		 st.inuse_small / KIB, st.central_free / KIB, st.nmcaches,
+		 st.cached / KIB);
+	log_line("free pages: dirty %zu KiB, clean %zu KiB; given back so far %lu KiB",
+		 st.free_dirty / KIB, st.free_clean / KIB, st.npurged_bytes / KIB);
+	log_line("address space: %zu KiB usable of %zu KiB; foreign pointers %lu",
+		 st.committed / KIB, st.reserved / KIB, st.nforeign);
+	print_metadata();
+	print_classes();
 }

@@ -228,6 +228,20 @@ size_t meta_bytes(enum meta_tag tag)
 	return atomic_load_relaxed(&meta.bytes[tag]);
 }
 
+const char *meta_tag_name(enum meta_tag tag)
+{
+	static const char *const names[META_TAG_COUNT] = {
+		[META_SPAN] = "spans",	    [META_MCACHE] = "caches",
+		[META_CENTRAL] = "central", [META_THREAD] = "threads",
+		[META_SITE] = "sites",	    [META_SAMPLE] = "samples",
+		[META_STACK] = "stacks",    [META_PPROF] = "pprof",
+		[META_LEAK] = "leaks",	    [META_ESCAPE] = "escapes",
+		[META_OTHER] = "other",
+	};
+
+	return names[tag];
+}
+
 size_t meta_bytes_total(void)
 {
 	size_t sum = 0;

@@ -43,6 +43,7 @@ bool meta_register_range(uintptr_t start, size_t size); /* false: table full */
 bool meta_is_ours(uintptr_t addr);
 size_t meta_bytes(enum meta_tag tag);
 size_t meta_bytes_total(void);
+const char *meta_tag_name(enum meta_tag tag);
 
 /* A pool of equal objects. Constant-initialise with FIXALLOC_INIT; its owner's lock
  * guards it (fixalloc takes none but META). Objects come zeroed. */

@@ -146,6 +146,13 @@ struct heap_stats {
 	uint64_t nforeign;	/* foreign pointers met */
 };
 void heap_get_stats(struct heap_stats *out);
+
+/* One size class. span_bytes = live + free + transfer + cached objects, and tails. */
+struct heap_class_stats {
+	size_t slot_size, nspans, span_bytes;
+	size_t live, free, transfer, cached; /* objects; cached: a racy estimate */
+};
+void heap_get_class_stats(unsigned sizeclass, struct heap_class_stats *out);
 /* Has any program allocation been served yet? */
 bool heap_was_used(void);
 

@@ -95,6 +95,14 @@ void heap_page_sampled(struct mspan *s, const void *p, bool on)
 		atomic_store_release(arena_class(a, (uintptr_t)p), on ? 0 : s->sizeclass);
 }
 
+/* Pointers of class c in mc, which its owner may be using. */
+static size_t count_cached(const struct mcache *mc, unsigned c)
+{
+	ptrdiff_t n = atomic_load_relaxed(&mc->top[c]) - mc->base[c];
+
+	return n > 0 && n <= (ptrdiff_t)sizeclass_info[c].cache_max ? (size_t)n : 0;
+}
+
 static void count_caches(struct heap_stats *out)
 {
 	lock_acquire(&mcache_lock);
@@ -102,12 +110,8 @@ static void count_caches(struct heap_stats *out)
 		out->nmcaches++;
 		out->nrefill += atomic_load_relaxed(&mc->nrefill);
 		out->nflush += atomic_load_relaxed(&mc->nflush);
-		for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
-			ptrdiff_t n = atomic_load_relaxed(&mc->top[c]) - mc->base[c];
-
-			if (n > 0 && n <= (ptrdiff_t)sizeclass_info[c].cache_max)
-				out->cached += (size_t)n * sizeclass_info[c].slot_size;
-		}
+		for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
+			out->cached += count_cached(mc, c) * sizeclass_info[c].slot_size;
 	}
 	lock_release(&mcache_lock);
 }
@@ -142,4 +146,25 @@ void heap_get_stats(struct heap_stats *out)
 	out->nforeign = heap_foreign_count();
 	out->live_bytes = minus(out->inuse_small + out->inuse_large,
 				out->central_free + out->cached);
+}
+
+void heap_get_class_stats(unsigned c, struct heap_class_stats *out)
+{
+	uint32_t nspans, ntransfer;
+	uint64_t nfree;
+
+	mcentral_count(c, &nspans, &nfree, &ntransfer);
+	*out = (struct heap_class_stats){
+		.slot_size = sizeclass_info[c].slot_size,
+		.nspans = nspans,
+		.span_bytes = nspans * ((size_t)sizeclass_info[c].npages << PAGE_SHIFT),
+		.free = nfree,
+		.transfer = ntransfer,
+	};
+	lock_acquire(&mcache_lock);
+	for (const struct mcache *mc = mcache_list(); mc; mc = mc->next)
+		out->cached += count_cached(mc, c);
+	lock_release(&mcache_lock);
+	out->live = minus((size_t)nspans * sizeclass_info[c].nslots,
+			  out->free + out->transfer + out->cached);
 }

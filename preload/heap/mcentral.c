@@ -37,6 +37,7 @@ struct mcentral {
 	struct mspan *spans;   /* with free slots */
 	uint64_t nfree;	       /* free slots in spans of the list */
 	uint32_t nempty;       /* spans of the list without any object */
+	uint32_t nspans;       /* of the class, full ones too */
 	uint64_t ntaken;       /* pointers taken so far */
 	uint64_t decay_taken;  /* ntaken at the last mcentral_decay() */
 } __attribute__((aligned(CACHE_LINE)));
@@ -156,6 +157,7 @@ static bool add_span(struct mcentral *m, unsigned c)
 	list_span(m, s);
 	m->nfree += s->nslots;
 	m->nempty++;
+	m->nspans++;
 	return true;
 }
 
@@ -237,6 +239,7 @@ static void drop_span(struct mcentral *m, struct mspan *s)
 	unlist_span(m, s);
 	m->nfree -= s->nslots;
 	m->nempty--;
+	m->nspans--;
 	if (s->samples && heap_hooks.release_samples)
 		heap_hooks.release_samples(s);
 	mheap_free(s);
@@ -363,4 +366,16 @@ size_t mcentral_free_bytes(void)
 		mcentral_unlock(c);
 	}
 	return bytes;
+}
+
+void mcentral_count(unsigned c, uint32_t *out_nspans, uint64_t *out_nfree,
+		    uint32_t *out_ntransfer)
+{
+	const struct mcentral *m = &central.classes[c];
+
+	mcentral_lock(c);
+	*out_nspans = m->nspans;
+	*out_nfree = m->nfree;
+	*out_ntransfer = m->ntransfer;
+	mcentral_unlock(c);
 }

@@ -33,6 +33,9 @@ void mcentral_trim(void);
  * half of the transfer cache and the empty span. Does nothing while the class is busy.
  * SLOW. */
 void mcentral_decay(unsigned sizeclass);
+/* Spans of a class, free slots in them, pointers in its transfer cache. */
+void mcentral_count(unsigned sizeclass, uint32_t *out_nspans, uint64_t *out_nfree,
+		    uint32_t *out_ntransfer);
 /* Bytes of free slots in spans and transfer caches. */
 size_t mcentral_free_bytes(void);
 
