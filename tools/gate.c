@@ -215,20 +215,44 @@ static void set_incomplete(struct gate *g, char *reason)
 		g->incomplete = reason;
 }
 
+static void not_checked(struct gate *g, const struct runtable_row *r, bool is_main,
+			const char *why)
+{
+	if (!g->quiet)
+		say("not checked: %s (process %d) %s", r->exe, r->pid, why);
+	if (is_main || g->strict)
+		set_incomplete(g,
+			       format_string("%s (process %d) %s", r->exe, r->pid, why));
+}
+
+/* Nothing was heard of the program that this one became. */
+static bool became_unknown(const struct gate *g, const struct runtable_row *r)
+{
+	const struct runtable *t = g->launch.table;
+
+	if (r->end != RUNROW_EXEC)
+		return false;
+	for (const struct runtable_row *x = r + 1; x < t->rows + launch_rows(&g->launch);
+	     x++)
+		if (x->pid == r->pid)
+			return false;
+	return true;
+}
+
 static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main)
 {
 	if (r->state == RUNROW_CLAIMED) {
-		if (!g->quiet)
-			say("not checked: %s (process %d) was killed or left by _exit",
-			    r->exe, r->pid);
-		if (is_main || g->strict)
-			set_incomplete(g, format_string("%s (process %d) ended without a "
-							"check: killed, or left by _exit",
-							r->exe, r->pid));
+		not_checked(g, r, is_main,
+			    launch_is_running(r)
+				    ? "is still running"
+				    : "ended without a check: it was killed");
 		return;
 	}
 	if (r->state != RUNROW_DONE)
 		return;
+	if (became_unknown(g, r))
+		not_checked(g, r, is_main,
+			    "became a program without Seep (static, set-user-ID, ...)");
 	g->objects += r->objects;
 	g->bytes += r->bytes;
 	g->sites += r->sites;

@@ -205,7 +205,7 @@ static void print_totals(const struct runtable_row *r)
 /* Processes beside the command itself. */
 static void print_others(const struct launch *l, const struct runtable_row *main_row)
 {
-	unsigned done = 0, uncovered = 0;
+	unsigned done = 0, uncovered = 0, running = 0;
 
 	for (unsigned i = 0; i < launch_rows(l); i++) {
 		const struct runtable_row *r = &l->table->rows[i];
@@ -213,14 +213,20 @@ static void print_others(const struct launch *l, const struct runtable_row *main
 		if (r == main_row)
 			continue;
 		done += r->state == RUNROW_DONE;
-		uncovered += r->state == RUNROW_CLAIMED;
+		if (r->state == RUNROW_CLAIMED && launch_is_running(r))
+			running++;
+		else
+			uncovered += r->state == RUNROW_CLAIMED;
 	}
 	if (done)
 		say("%u more process%s profiled, see run.json", done,
 		    done == 1 ? " was" : "es were");
 	if (uncovered)
-		say("%u process%s ended without profiles (killed, or _exit)", uncovered,
+		say("%u process%s ended without profiles: killed", uncovered,
 		    uncovered == 1 ? "" : "es");
+	if (running)
+		say("%u process%s still running", running,
+		    running == 1 ? " is" : "es are");
 }
 
 static void summarize(const struct launch *l)
@@ -236,8 +242,7 @@ static void summarize(const struct launch *l)
 		return;
 	}
 	if (r->state != RUNROW_DONE) {
-		say_bad("%s ended without profiles: it was killed, or left by _exit",
-			l->argv[0]);
+		say_bad("%s ended without profiles: it was killed", l->argv[0]);
 		print_others(l, r);
 		return;
 	}

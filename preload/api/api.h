@@ -7,6 +7,8 @@
 
 #include "preload/base/base.h"
 
+struct unwind_regs;
+
 /* Functions that <malloc.h> and <stdlib.h> do not declare. */
 void cfree(void *p);
 void free_sized(void *p, size_t size);
@@ -35,10 +37,51 @@ void *api_own_malloc(size_t size);
 bool api_is_bound(void);
 
 /* exit.c: what is written at the end of the process. */
+enum exit_way {
+	EXIT_NORMAL,  /* the library's destructor */
+	EXIT_AT_ONCE, /* _exit, quick_exit: perhaps in a signal handler */
+	EXIT_EXEC,    /* about to become another program */
+	EXIT_SIGNAL,  /* in the handler of a signal that will kill the process */
+};
+struct exit_cause {
+	enum exit_way way;
+	int signal;			/* of EXIT_SIGNAL */
+	uintptr_t sp;			/* EXIT_SIGNAL: interrupted stack from here up */
+	const struct unwind_regs *regs; /* EXIT_SIGNAL: interrupted registers */
+};
 void exit_init(void);
-void exit_reports(void);
+/* Checks and writes, once. The status that the verdict forces on the process, or -1. */
+int exit_reports(const struct exit_cause *cause);
+/* The exec failed: the process goes on and will report again. */
+void exit_undo_exec(void);
 void exit_fork_child(void);
+/* SIGNAL. False in a child that shares our memory, or whose fork we did not see. */
+bool exit_is_own_process(void);
+/* SIGNAL. Reports are being written, or were. */
+bool exit_has_begun(void);
+bool exit_is_busy(void); /* they are being written */
 /* Nothing will be recorded: only the row in the tool's table says so. */
 void exit_set_passive(void);
+/* Is there anything to be done at the end, after all? INIT. */
+bool exit_is_wanted(void);
+
+/* leave.c: _exit and exec. INIT. */
+void leave_init(void);
+
+/* fatal.c: signals whose default action ends the process. */
+struct sigaction;
+void fatal_init(void); /* INIT */
+void fatal_fork_child(void);
+/* Raises a signal that came while the reports were being written. */
+void fatal_raise_pending(void);
+/* SIGNAL. What the program sets or sees, for whoever interposes sigaction(): the default
+ * action is our handler, and our handler is the default action. */
+const struct sigaction *fatal_action_in(int sig, const struct sigaction *act,
+					struct sigaction *buf);
+void fatal_action_out(struct sigaction *old);
+/* The program has just set sig to its default with something else than sigaction(). */
+void fatal_was_defaulted(int sig);
+/* action.c: libc's own sigaction(). */
+int action_set(int sig, const struct sigaction *act, struct sigaction *old);
 
 #endif

@@ -2,13 +2,19 @@
 /*
  * exit: what is written when the process ends: the leak check and its report, profiles,
  * the row in the tool's table; and the exit status of a process that leaked.
+ *
+ * Concurrency: the first thread that comes does the work; another one waits for it, since
+ * its next step would end the process. Nobody waits who interrupted the worker, or who
+ * may hold one of our locks: such a thread leaves without reports.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "preload/api/api.h"
+#include "preload/base/atomic.h"
 #include "preload/base/fmt.h"
+#include "preload/base/lock.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
@@ -23,9 +29,14 @@
 #include "profiler/thread/threadprof.h"
 #endif
 
-#define SUFFIX_ROOM  32 /* ".1000" and the longest of our suffixes */
-#define PREFIX_BYTES (OPT_PATH_MAX + SUFFIX_ROOM)
-#define REEXEC_MAX   1000 /* PREFIX.2, PREFIX.3 ... of programs that replace themselves */
+#define SUFFIX_ROOM   32 /* ".1000" and the longest of our suffixes */
+#define PREFIX_BYTES  (OPT_PATH_MAX + SUFFIX_ROOM)
+#define REEXEC_MAX    1000 /* PREFIX.2, PREFIX.3 ... of programs that replace themselves */
+#define FEW_SAMPLES   1000 /* of a forked child that goes on to exec: no profile files */
+#define WAIT_SLICE_NS 100000000u
+#define WAIT_SLICES   300
+
+enum stage { STAGE_RUNS, STAGE_BUSY, STAGE_DONE };
 
 static struct {
 	char path[OPT_PATH_MAX]; /* of the program; empty: unknown */
@@ -34,7 +45,11 @@ static struct {
 	bool off;		 /* forked child with follow=off */
 	bool passive;		 /* the program has a malloc of its own */
 	bool served;		 /* our malloc was called by the program */
-	bool done;
+	bool forked;		 /* not by exec */
+	uint64_t inherited;	 /* samples of the parent's */
+	uint32_t stage;		 /* enum stage; atomic, futex */
+	int worker;		 /* the thread that made it BUSY */
+	char *prefix;		 /* of the files; NULL: not chosen yet */
 } at_exit = { .name = "unknown" };
 
 void exit_init(void)
@@ -53,6 +68,27 @@ void exit_fork_child(void)
 {
 	at_exit.pid = os_getpid();
 	at_exit.off = !opt_get()->follow;
+	at_exit.forked = true;
+	at_exit.prefix = NULL;
+	atomic_store_release(&at_exit.stage, (uint32_t)STAGE_RUNS);
+#if CONFIG_PROFILER
+	at_exit.inherited = sample_count();
+#endif
+}
+
+bool exit_is_own_process(void)
+{
+	return at_exit.pid == os_getpid();
+}
+
+bool exit_has_begun(void)
+{
+	return atomic_load_acquire(&at_exit.stage) != STAGE_RUNS;
+}
+
+bool exit_is_busy(void)
+{
+	return atomic_load_acquire(&at_exit.stage) == STAGE_BUSY;
 }
 
 void exit_set_passive(void)
@@ -146,7 +182,7 @@ static void keep_first(int *error, int fresh)
 		*error = fresh;
 }
 
-static int write_profiles(const char *prefix)
+static int write_profiles(const char *prefix, const struct exit_cause *cause)
 {
 	const struct options *o = opt_get();
 	uint32_t nthreads;
@@ -155,7 +191,7 @@ static int write_profiles(const char *prefix)
 	if (o->escape != OPT_ESCAPE_OFF)
 		keep_first(&error, escape_write(prefix));
 	if (o->threads)
-		keep_first(&error, threadprof_write(prefix, &nthreads));
+		keep_first(&error, threadprof_write(prefix, cause->regs, &nthreads));
 	return error;
 }
 
@@ -246,7 +282,23 @@ static int report_passive(void)
 	return OPT_EXIT_INCOMPLETE;
 }
 
-static int report_all(const char *prefix)
+static void fill_end(struct runtable_row *row, const struct exit_cause *cause)
+{
+	row->signal = cause->signal;
+	row->end = cause->way == EXIT_EXEC     ? RUNROW_EXEC
+		   : cause->way == EXIT_SIGNAL ? RUNROW_SIGNALLED
+					       : RUNROW_EXITED;
+}
+
+/* A forked child that has done next to nothing before it execs is a shell's helper: its
+ * profiles would be one set of files for each command. */
+static bool wants_profiles(const struct exit_cause *cause)
+{
+	return cause->way != EXIT_EXEC || !at_exit.forked ||
+	       sample_count() - at_exit.inherited >= FEW_SAMPLES;
+}
+
+static int report_all(const char *prefix, const struct exit_cause *cause)
 {
 	struct runtable_row *row = runtable_row();
 	struct leak_result r = { 0 };
@@ -255,16 +307,20 @@ static int report_all(const char *prefix)
 	int error = 0;
 
 	if (check) {
-		leak_check(&r);
+		if (cause->way == EXIT_SIGNAL)
+			leak_check_above(&r, cause->sp);
+		else
+			leak_check(&r);
 		error = report_leaks(&r, prefix);
 		status = forced_status(&r);
 	}
 	module_refresh();
-	if (prefix[0])
-		keep_first(&error, write_profiles(prefix));
+	if (prefix[0] && wants_profiles(cause))
+		keep_first(&error, write_profiles(prefix, cause));
 	complain(prefix, error);
 	if (row) {
 		fill_row(row, prefix);
+		fill_end(row, cause);
 		if (check)
 			fill_verdict(row, &r);
 		__atomic_store_n(&row->state, (uint32_t)RUNROW_DONE, __ATOMIC_RELEASE);
@@ -275,36 +331,98 @@ static int report_all(const char *prefix)
 	return status;
 }
 
-void exit_reports(void)
+static bool has_work(void)
 {
-	char *prefix;
+	return at_exit.prefix[0] || opt_get()->leak != OPT_LEAK_OFF || runtable_row();
+}
+
+/* Where the files go; the same again after an exec that failed. */
+static bool choose_prefix(void)
+{
+	if (at_exit.prefix)
+		return true;
+	at_exit.prefix = meta_map(PREFIX_BYTES, META_OTHER);
+	if (at_exit.prefix && !make_prefix(at_exit.prefix, PREFIX_BYTES))
+		at_exit.prefix[0] = '\0';
+	return at_exit.prefix != NULL;
+}
+
+static void wait_for_worker(void)
+{
+	for (int i = 0; i < WAIT_SLICES && exit_is_busy(); i++)
+		os_futex_wait(&at_exit.stage, STAGE_BUSY, WAIT_SLICE_NS);
+}
+
+static bool claim(void)
+{
+	uint32_t runs = STAGE_RUNS;
+
+	if (lock_any_held() || (exit_is_busy() && at_exit.worker == os_gettid()))
+		return false;
+	if (!atomic_cas_acq_rel(&at_exit.stage, &runs, (uint32_t)STAGE_BUSY)) {
+		wait_for_worker();
+		return false;
+	}
+	at_exit.worker = os_gettid();
+	return true;
+}
+
+int exit_reports(const struct exit_cause *cause)
+{
 	int status = -1;
 
-	if (at_exit.done || at_exit.off || at_exit.pid != os_getpid() ||
-	    opt_get()->mode == OPT_MODE_OFF)
-		return;
-	at_exit.done = true;
-	prefix = meta_map(PREFIX_BYTES, META_OTHER);
-	if (!prefix)
-		return;
-	if (!make_prefix(prefix, PREFIX_BYTES))
-		prefix[0] = '\0';
-	if (prefix[0] || opt_get()->leak != OPT_LEAK_OFF || runtable_row()) {
-		seep_tls.internal++;
+	if (at_exit.off || !exit_is_own_process() || opt_get()->mode == OPT_MODE_OFF ||
+	    !claim())
+		return -1;
+	seep_tls.internal++;
+	if (choose_prefix() && has_work()) {
 		at_exit.served = was_served();
-		status = at_exit.passive ? report_passive() : report_all(prefix);
-		seep_tls.internal--;
+		status = at_exit.passive ? report_passive()
+					 : report_all(at_exit.prefix, cause);
 	}
-	if (status >= 0) {
-		fflush(NULL);
-		os_exit_group(status);
+	seep_tls.internal--;
+	atomic_store_release(&at_exit.stage, (uint32_t)STAGE_DONE);
+	os_futex_wake(&at_exit.stage, INT32_MAX);
+	if (cause->way != EXIT_SIGNAL)
+		fatal_raise_pending();
+	return cause->way == EXIT_EXEC || cause->way == EXIT_SIGNAL ? -1 : status;
+}
+
+void exit_undo_exec(void)
+{
+	struct runtable_row *row = runtable_row();
+
+	if (row) {
+		row->end = RUNROW_RUNS;
+		row->verdict = RUNROW_NO_CHECK;
+		row->objects = row->bytes = row->sites = 0;
+		row->reason[0] = '\0';
+		atomic_store_release(&row->state, (uint32_t)RUNROW_CLAIMED);
 	}
+	atomic_store_release(&at_exit.stage, (uint32_t)STAGE_RUNS);
+}
+
+bool exit_is_wanted(void)
+{
+	return opt_get()->mode != OPT_MODE_OFF && !at_exit.passive &&
+	       (opt_get()->out[0] || opt_get()->leak != OPT_LEAK_OFF);
 }
 
 #else
 
-void exit_reports(void)
+int exit_reports(const struct exit_cause *cause)
 {
+	(void)cause;
+	return -1;
+}
+
+void exit_undo_exec(void)
+{
+}
+
+bool exit_is_wanted(void)
+{
+	return false;
 }
 
 #endif

@@ -20,6 +20,7 @@
 #include "profiler/escape/escape.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
+#include "profiler/stack/loader.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
@@ -73,6 +74,7 @@ static NO_LOCK_CHECK void in_child(void)
 	module_fork_done(true);
 	thread_fork_done(true);
 	unwind_fork_child();
+	loader_fork_child();
 #endif
 	heap_fork_done(true);
 	lock_reset(&forking.lock);
@@ -81,6 +83,7 @@ static NO_LOCK_CHECK void in_child(void)
 	runtable_fork_child();
 #endif
 	exit_fork_child();
+	fatal_fork_child();
 }
 
 void fork_init(void)

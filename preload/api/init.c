@@ -6,6 +6,7 @@
  * malloc is called before this by the loader, by IFUNC resolvers and by the constructors
  * of libraries; the heap works without it, unprofiled.
  */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "preload/api/api.h"
@@ -20,6 +21,7 @@
 #include "profiler/escape/escape.h"
 #include "profiler/leak/leak.h"
 #include "profiler/sample/sample.h"
+#include "profiler/stack/loader.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
@@ -56,6 +58,7 @@ static void profiler_init(void)
 		exit_set_passive();
 		return;
 	}
+	loader_init();
 	module_refresh();
 	thread_init();
 	unwind_set_own_text((uintptr_t)__ehdr_start, (uintptr_t)etext);
@@ -90,10 +93,19 @@ __attribute__((constructor)) static void seep_init(void)
 	profiler_init();
 #endif
 	fork_init();
+	leave_init();
+	if (exit_is_wanted())
+		fatal_init();
 	seep_tls.internal--;
 }
 
 __attribute__((destructor)) static void seep_exit(void)
 {
-	exit_reports();
+	const struct exit_cause cause = { .way = EXIT_NORMAL };
+	int status = exit_reports(&cause);
+
+	if (status < 0)
+		return;
+	fflush(NULL);
+	os_exit_group(status);
 }

@@ -13,6 +13,9 @@
 	60 /* about a microsecond: longer than any of our short critical sections \
 	    */
 
+/* Locks that the thread holds or is about to. */
+static __thread uint32_t held_count __attribute__((tls_model("initial-exec")));
+
 #if CONFIG_ASSERTIONS >= 1
 static __thread uint32_t held_ranks __attribute__((tls_model("initial-exec")));
 
@@ -69,6 +72,8 @@ static void take(struct lock *l)
 {
 	uint32_t expected = 0;
 
+	held_count++;
+	atomic_signal_barrier();
 	if (!atomic_cas_acquire(&l->state, &expected, 1u))
 		wait_for(l);
 }
@@ -89,8 +94,12 @@ bool lock_try_acquire(struct lock *l)
 {
 	uint32_t expected = 0;
 
-	if (!atomic_cas_acquire(&l->state, &expected, 1u))
+	held_count++;
+	atomic_signal_barrier();
+	if (!atomic_cas_acquire(&l->state, &expected, 1u)) {
+		held_count--;
 		return false;
+	}
 	note_acquire(l, true);
 	return true;
 }
@@ -100,6 +109,8 @@ NO_LOCK_CHECK void lock_release(struct lock *l)
 	note_release(l);
 	if (atomic_exchange_release(&l->state, 0u) == 2)
 		os_futex_wake(&l->state, 1);
+	atomic_signal_barrier();
+	held_count--;
 }
 
 void lock_reset(struct lock *l)
@@ -122,8 +133,14 @@ void lock_assert_none(void)
 #endif
 }
 
+bool lock_any_held(void)
+{
+	return held_count != 0;
+}
+
 void lock_forget_held(void)
 {
+	held_count = 0;
 #if CONFIG_ASSERTIONS >= 1
 	held_ranks = 0;
 #endif

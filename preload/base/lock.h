@@ -73,5 +73,8 @@ bool lock_is_held(const struct lock *l); /* by anybody */
 void lock_assert_none(void);
 /* In a forked child: the calling thread holds nothing any more. */
 void lock_forget_held(void);
+/* SIGNAL. Does the calling thread hold, or wait for, any lock of ours? If not, code that
+ * interrupted it can take them all: other threads give them back. */
+bool lock_any_held(void);
 
 #endif

@@ -5,7 +5,7 @@
  * row and leaves its verdict there, where closed descriptors, chroot and dropped
  * privileges cannot take it away.
  *
- * Format (version 1): struct runtable, little endian, x86-64 layout; a row belongs to the
+ * Format (version 2): struct runtable, little endian, x86-64 layout; a row belongs to the
  * process that moved its state from FREE to CLAIMED. Everything is written by the library
  * and read by the tool, but for header fields, which the tool writes before it starts the
  * program.
@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define RUNTABLE_MAGIC	 0x31307065657367ull
-#define RUNTABLE_VERSION 1
+#define RUNTABLE_VERSION 2
 #define RUNTABLE_ROWS	 4096
 
 enum runtable_state {
@@ -27,6 +27,9 @@ enum runtable_state {
 	RUNROW_EXECED,	/* the process replaced itself by another program */
 };
 
+/* How a process ended that got as far as its report. */
+enum runtable_end { RUNROW_RUNS, RUNROW_EXITED, RUNROW_EXEC, RUNROW_SIGNALLED };
+
 enum runtable_verdict { RUNROW_NO_CHECK, RUNROW_CLEAN, RUNROW_LEAK, RUNROW_INCOMPLETE };
 
 struct runtable_row {
@@ -36,6 +39,8 @@ struct runtable_row {
 	uint32_t verdict;		/* enum runtable_verdict */
 	uint32_t served;		/* our malloc served at least one call */
 	uint32_t forked;		/* made by fork, not by exec */
+	uint32_t end;			/* enum runtable_end */
+	int32_t signal;			/* that ended it, 0: none or unknown */
 	uint64_t objects, bytes, sites; /* leaks */
 	uint64_t alloc_objects, alloc_bytes, live_objects, live_bytes, peak_bytes;
 	uint64_t dropped, truncated, samples;

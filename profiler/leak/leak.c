@@ -25,6 +25,7 @@
 #include "profiler/leak/suppress.h"
 #include "profiler/leak/sweep.h"
 #include "profiler/sample/sample.h"
+#include "profiler/stack/loader.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 
@@ -207,7 +208,7 @@ static void run(struct cycle *c)
 		incomplete(c->out, "out of memory");
 	} else {
 		if (plant_canaries())
-			dl_iterate_phdr(with_loader_locked, c);
+			loader_with_lock(with_loader_locked, c);
 		else
 			incomplete(c->out, "out of memory");
 		remove_canaries();
@@ -216,9 +217,6 @@ static void run(struct cycle *c)
 	}
 	roots_free(&c->roots);
 }
-
-/* The check itself; called by leak_check() alone. */
-HIDDEN void leak_check_above(struct leak_result *out, uintptr_t own_sp);
 
 void leak_check_above(struct leak_result *out, uintptr_t own_sp)
 {

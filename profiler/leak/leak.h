@@ -46,6 +46,10 @@ struct leak_result {
  * LEAK_INCOMPLETE with a reason. Objects born before sample_epoch_ns() count as held by
  * the parent. */
 void leak_check(struct leak_result *out);
+/* The same from a stack of our own: the program's part of the calling thread's stack
+ * begins at own_sp, with the interrupted registers on it or in other memory of the
+ * program. */
+void leak_check_above(struct leak_result *out, uintptr_t own_sp);
 void leak_result_free(struct leak_result *r);
 
 /* INIT. Reads the suppressions file of the options now, while the file is reachable. One

@@ -17,6 +17,7 @@
 
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
+#include "profiler/stack/loader.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 
@@ -238,7 +239,7 @@ void roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
 	see_modules(r);
 	see_stacks(r, w, own_sp);
 	if (r->no_maps)
-		dl_iterate_phdr(see_own_tls, r);
+		loader_each(see_own_tls, r);
 	meta_each_range(see_own, r);
 	for (size_t i = 0; i < regions.count; i++)
 		include(r, align_up(regions.list[i].lo, 8), regions.list[i].hi);

@@ -357,6 +357,11 @@ void sample_init(void)
 	heap_set_budget(draw_budget());
 }
 
+uint64_t sample_count(void)
+{
+	return atomic_load_relaxed(&sampler.samples);
+}
+
 bool sample_is_on(void)
 {
 	return sampler.on;

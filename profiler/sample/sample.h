@@ -56,6 +56,7 @@ struct sample_total {
 	uint64_t samples, dropped; /* recorded; lost for lack of memory or re-entry */
 	uint64_t truncated;	   /* stacks that ended in [truncated] */
 };
+uint64_t sample_count(void); /* of samples alone. FAST */
 void sample_get_total(struct sample_total *out);
 /* fork child: what the parent recorded stays known but is not reported as ours. */
 void sample_fork_prepare(void);

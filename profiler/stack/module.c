@@ -21,6 +21,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
+#include "profiler/stack/loader.h"
 
 #define CHUNK_MODULES 64
 #define CHUNKS	      64 /* 4096 modules; later ones stay unknown */
@@ -257,6 +258,8 @@ static void publish_map(void)
 
 void module_refresh(void)
 {
+	if (!loader_is_usable())
+		return;
 	lock_acquire(&modules.lock);
 	modules.own = (uintptr_t)&module_refresh;
 	modules.generation++;

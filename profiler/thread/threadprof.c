@@ -11,10 +11,12 @@
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/heap/heap.h"
+#include "preload/heap/tls.h"
 #include "profiler/leak/stop.h"
 #include "profiler/pprof/pprof.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
+#include "profiler/stack/loader.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
@@ -123,11 +125,18 @@ static void group(struct snapshot *s)
 		}
 }
 
-static void keep_own(struct snapshot *s)
+static void keep_own(struct snapshot *s, const struct unwind_regs *regs)
 {
+	const struct thread_info *t = seep_tls.thread;
 	enum unwind_end end;
 
-	keep(s, unwind_here(s->frames, s->max_frames, &end), false);
+	if (regs)
+		keep(s,
+		     unwind_regs(regs, t ? t->stack_lo : 0, t ? t->stack_hi : 0,
+				 s->frames, s->max_frames, &end),
+		     true);
+	else
+		keep(s, unwind_here(s->frames, s->max_frames, &end), false);
 }
 
 static int write_file(const struct snapshot *s, const char *prefix)
@@ -172,7 +181,8 @@ static void give_back(struct snapshot *s)
 	meta_unmap(s, sizeof(*s), META_THREAD);
 }
 
-int threadprof_write(const char *prefix, uint32_t *out_count)
+int threadprof_write(const char *prefix, const struct unwind_regs *own,
+		     uint32_t *out_count)
 {
 	struct snapshot *s = meta_map(sizeof(*s), META_THREAD);
 	int error = -ENOMEM;
@@ -182,8 +192,8 @@ int threadprof_write(const char *prefix, uint32_t *out_count)
 		return error;
 	thread_internal_enter();
 	if (make_room(s) && world_prepare(&s->world) == 0) {
-		keep_own(s);
-		dl_iterate_phdr(with_loader_locked, s);
+		keep_own(s, own);
+		loader_with_lock(with_loader_locked, s);
 		*out_count = s->nstacks;
 		world_free(&s->world);
 		group(s);

@@ -9,8 +9,12 @@
 
 #include "preload/base/base.h"
 
+struct unwind_regs;
+
 /* DUMP. Stops the world, walks every thread, resumes, writes PREFIX.threads.pb.gz. 0 or
- * -errno. out_count: threads seen. */
-int threadprof_write(const char *prefix, uint32_t *out_count);
+ * -errno. own: where the calling thread was interrupted, NULL: it called us. out_count:
+ * threads seen. */
+int threadprof_write(const char *prefix, const struct unwind_regs *own,
+		     uint32_t *out_count);
 
 #endif

@@ -322,6 +322,11 @@ unsigned launch_rows(const struct launch *l)
 	return n < RUNTABLE_ROWS ? n : RUNTABLE_ROWS;
 }
 
+bool launch_is_running(const struct runtable_row *r)
+{
+	return r->pid > 0 && (kill(r->pid, 0) == 0 || errno == EPERM);
+}
+
 const struct runtable_row *launch_main_row(const struct launch *l)
 {
 	for (unsigned i = launch_rows(l); i > 0; i--)

@@ -39,5 +39,7 @@ int launch_exit_code(int status);
 /* The last row of the command itself, NULL: the library was not loaded. */
 const struct runtable_row *launch_main_row(const struct launch *l);
 unsigned launch_rows(const struct launch *l);
+/* Is the process of a row that is CLAIMED alive (a daemon, say)? */
+bool launch_is_running(const struct runtable_row *r);
 
 #endif

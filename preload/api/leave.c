@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * leave: the ways out of a process that run no destructor: _exit and its like, and exec.
+ *
+ * All of them are called in children that share our memory (vfork), in signal handlers
+ * and in forked children of programs with threads; exit_reports() finds out and does
+ * nothing, or not all. Until it is called, nothing here writes any memory of ours.
+ *
+ * Before an exec it is asked whether there is such a program; where the exec fails all
+ * the same, the process goes on as if it had not been asked.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "preload/api/api.h"
+#include "preload/base/fmt.h"
+#include "preload/base/os.h"
+
+#define PATH_BYTES 768 /* on the stack; longer ones are not looked for */
+
+typedef int (*exec_path)(const char *, char *const[]);
+typedef int (*exec_path_env)(const char *, char *const[], char *const[]);
+typedef int (*exec_fd)(int, char *const[], char *const[]);
+typedef int (*exec_at)(int, const char *, char *const[], char *const[], int);
+
+static struct {
+	void (*quick_exit)(int status);
+	exec_path_env execve, execvpe;
+	exec_fd fexecve;
+	exec_at execveat;
+} real;
+
+/* Dynamic symbols of the real functions; resolved at start, because dlsym() may neither
+ * be called after vfork nor in a signal handler. */
+#define RESOLVE(name)                                               \
+	do {                                                        \
+		if (!real.name) {                                   \
+			void *found = dlsym(RTLD_NEXT, #name);      \
+			memcpy(&real.name, &found, sizeof(void *)); \
+		}                                                   \
+	} while (0)
+
+void leave_init(void)
+{
+	RESOLVE(quick_exit);
+	RESOLVE(execve);
+	RESOLVE(execvpe);
+	RESOLVE(fexecve);
+	RESOLVE(execveat);
+}
+
+/* ---- _exit ---- */
+
+static int status_of(int status)
+{
+	const struct exit_cause cause = { .way = EXIT_AT_ONCE };
+	int forced = exit_is_own_process() ? exit_reports(&cause) : -1;
+
+	return forced >= 0 ? forced : status;
+}
+
+EXPORT void _exit(int status)
+{
+	os_exit_group(status_of(status));
+}
+
+EXPORT void _Exit(int status)
+{
+	os_exit_group(status_of(status));
+}
+
+/* What its handlers free is not lost: the check may come before them. */
+EXPORT void quick_exit(int status)
+{
+	RESOLVE(quick_exit);
+	status = status_of(status);
+	if (real.quick_exit)
+		real.quick_exit(status);
+	os_exit_group(status);
+}
+
+/* ---- exec ---- */
+
+static bool is_program(const char *path)
+{
+	return os_call(SYS_access, (long)path, X_OK, 0, 0, 0, 0) == 0;
+}
+
+/* Is there a program of that name, as execvp() would find it? */
+static bool is_found(const char *name)
+{
+	const char *list = getenv("PATH");
+	char path[PATH_BYTES];
+
+	if (strchr(name, '/'))
+		return is_program(name);
+	if (!list)
+		list = "/bin:/usr/bin";
+	for (;;) {
+		size_t n = strcspn(list, ":");
+
+		if (fmt_string(path, sizeof(path), "%.*s%s%s", (int)n, list, n ? "/" : "",
+			       name) < sizeof(path) &&
+		    is_program(path))
+			return true;
+		if (list[n] == '\0')
+			return false;
+		list += n + 1;
+	}
+}
+
+/* True: reports were made, and are to be forgotten should the exec fail. */
+static bool before_exec(bool exists)
+{
+	const struct exit_cause cause = { .way = EXIT_EXEC };
+
+	if (!exists || !exit_is_own_process() || exit_has_begun())
+		return false;
+	exit_reports(&cause);
+	return true;
+}
+
+static int after_exec(bool reported, int ret)
+{
+	int saved = errno;
+
+	if (reported)
+		exit_undo_exec();
+	errno = saved;
+	return ret;
+}
+
+static int no_such_function(void)
+{
+	errno = ENOSYS;
+	return -1;
+}
+
+EXPORT int execve(const char *path, char *const argv[], char *const envp[])
+{
+	bool reported;
+
+	RESOLVE(execve);
+	if (!real.execve)
+		return no_such_function();
+	reported = before_exec(is_program(path));
+	return after_exec(reported, real.execve(path, argv, envp));
+}
+
+EXPORT int execv(const char *path, char *const argv[])
+{
+	return execve(path, argv, environ);
+}
+
+EXPORT int execvpe(const char *name, char *const argv[], char *const envp[])
+{
+	bool reported;
+
+	RESOLVE(execvpe);
+	if (!real.execvpe)
+		return no_such_function();
+	reported = before_exec(is_found(name));
+	return after_exec(reported, real.execvpe(name, argv, envp));
+}
+
+EXPORT int execvp(const char *name, char *const argv[])
+{
+	return execvpe(name, argv, environ);
+}
+
+EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
+{
+	bool reported;
+
+	RESOLVE(fexecve);
+	if (!real.fexecve)
+		return no_such_function();
+	reported = before_exec(os_call(SYS_fcntl, fd, F_GETFD, 0, 0, 0, 0) >= 0);
+	return after_exec(reported, real.fexecve(fd, argv, envp));
+}
+
+EXPORT int execveat(int fd, const char *path, char *const argv[], char *const envp[],
+		    int flags)
+{
+	bool reported, exists;
+
+	RESOLVE(execveat);
+	if (!real.execveat)
+		return no_such_function();
+	exists = (flags & AT_EMPTY_PATH) ||
+		 os_call(SYS_faccessat, fd, (long)path, X_OK, 0, 0, 0) == 0;
+	reported = before_exec(exists);
+	return after_exec(reported, real.execveat(fd, path, argv, envp, flags));
+}
+
+/* The arguments of execl() and its like as an array, on the caller's stack: no malloc
+ * after vfork. ap stands behind first. */
+static size_t count_arguments(const char *first, va_list ap)
+{
+	size_t n = 0;
+
+	for (const char *a = first; a; a = va_arg(ap, const char *))
+		n++;
+	return n;
+}
+
+static void take_arguments(char **argv, const char *first, va_list ap)
+{
+	memcpy(argv++, &first, sizeof(first));
+	while (first) {
+		first = va_arg(ap, const char *);
+		memcpy(argv++, &first, sizeof(first));
+	}
+}
+
+#define ARGUMENTS(argv, first)                                                     \
+	char **argv;                                                               \
+	va_list ap;                                                                \
+	va_start(ap, first);                                                       \
+	argv = __builtin_alloca((count_arguments(first, ap) + 1) * sizeof(*argv)); \
+	va_end(ap);                                                                \
+	va_start(ap, first);                                                       \
+	take_arguments(argv, first, ap)
+
+EXPORT int execl(const char *path, const char *arg, ...)
+{
+	ARGUMENTS(argv, arg);
+	va_end(ap);
+	return execve(path, argv, environ);
+}
+
+EXPORT int execlp(const char *name, const char *arg, ...)
+{
+	ARGUMENTS(argv, arg);
+	va_end(ap);
+	return execvpe(name, argv, environ);
+}
+
+EXPORT int execle(const char *path, const char *arg, ...)
+{
+	char *const *envp;
+
+	ARGUMENTS(argv, arg);
+	envp = va_arg(ap, char *const *);
+	va_end(ap);
+	return execve(path, argv, envp);
+}

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every way out of a process: checked, profiled, and ending as it would have without us."""
+import os
+import signal
+import subprocess
+import seeptest
+from seeptest import seep
+
+EXITS = seeptest.victim("integration/exits")
+STATIC = seeptest.victim("integration/static_victim")
+ONE = "seep: LEAK objects=1 bytes=100 sites=1"
+TWO = "seep: LEAK objects=2 bytes=200 sites=2"
+LEAVING = {"_exit": 7, "_Exit": 7, "quick_exit": 7, "exec-fails": 7, "exec": 1,
+           "handler-exit": 5}
+DYING = {"abort": 6, "segv": 11, "ill": 4, "trap": 5, "fpe": 8, "alternate": 15,
+         "restored": 15, "raise-1": 1, "raise-2": 2, "raise-3": 3, "raise-7": 7,
+         "raise-13": 13, "raise-31": 31}
+
+
+class Exits(seeptest.TestCase):
+    def gate(self, *argv, **kw):
+        return seep("gate", *kw.pop("options", ["-q"]), "--", EXITS, *argv, cwd=self.dir, **kw)
+
+    def last(self, r):
+        return r.stderr.decode().splitlines()[-1]
+
+    def test_leaving(self):
+        for how, status in LEAVING.items():
+            r = self.gate(how)
+            self.assertEqual((how, r.returncode, self.last(r)), (how, status, ONE))
+
+    def test_dying(self):
+        for how, sig in DYING.items():
+            r = self.gate(how)
+            self.assertEqual((how, r.returncode, self.last(r)), (how, 128 + sig, ONE))
+            self.assertEqual(r.stdout, b"default\n" if how == "restored" else b"")
+
+    def test_status_without_the_tool(self):
+        """The wait status itself; a verdict on a leak forces one only on _exit and the like."""
+        for options in ("", f"out={self.dir}/p", "mode=exact:leak=exit"):
+            for how, sig in DYING.items():
+                r = seeptest.run([EXITS, how], options=options)
+                self.assertEqual((options, how, r.returncode), (options, how, -sig))
+            r = seeptest.run([EXITS, "_exit"], options=options)
+            self.assertEqual(r.returncode, 23 if "leak" in options else 7)
+            r = seeptest.run([EXITS, "exec"], options=options)
+            self.assertEqual(r.returncode, 1)
+        self.assertGreaterEqual(len([f for f in os.listdir(self.dir) if ".heap." in f]),
+                                len(DYING) + 2)
+
+    def test_children(self):
+        """A vfork child is nobody; a forked one reports what it lost itself."""
+        for how, child, verdict in (
+                ("vfork-exit", 3, ONE), ("vfork-exec", 1, ONE), ("fork-exit", 3, TWO),
+                ("fork-raise", 143, TWO), ("fork-exec", 1, TWO),
+                ("thread-fork-exit", 3, TWO), ("thread-fork-exec", 1, TWO)):
+            r = self.gate(how)
+            self.assertEqual((how, r.returncode, r.stdout, self.last(r)),
+                             (how, 23, b"child %d\n" % child, verdict))
+
+    def test_uncovered(self):
+        r = self.gate("syscall")
+        self.assertEqual(r.returncode, 7)
+        self.assertRegex(self.last(r), "^seep: INCOMPLETE: .*it was killed")
+        r = self.gate("exec-static", STATIC, options=[])
+        self.assertEqual((r.returncode, r.stdout), (3, b"static\n"))
+        self.assertIn(b"became a program without Seep", r.stderr)
+
+    def stop(self, argv, sig, word, **kw):
+        p = subprocess.Popen([seeptest.TOOL, "gate", "-q", "--", *argv], cwd=self.dir,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             env=seeptest.clean_env())
+        for line in p.stdout:
+            if word in line:
+                break
+        p.send_signal(sig)
+        err = p.communicate(timeout=seeptest.TIMEOUT)[1].decode()
+        return p.returncode, err.splitlines()[-1]
+
+    def test_servers_are_checked_when_stopped(self):
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            for how in ("wait", "spin"):
+                self.assertEqual(self.stop([EXITS, how], sig, b"ready"), (23, ONE))
+            redis = ["redis-server", "--port", "0", "--unixsocket", self.dir + "/sock",
+                     "--save", ""]
+            self.assertEqual(self.stop(redis, sig, b"ready to accept"), (0, "seep: clean"))
+
+
+seeptest.main()
