@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * action: sigaction and signal as programs see them. Where fatal.c has put a handler in
- * the place of a default action, they see, set and restore the default action.
+ * the place of a default action, they see, set and restore the default action; where
+ * signal.c has put its entry in the place of a handler, they see the handler.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -36,25 +37,51 @@ int action_set(int sig, const struct sigaction *act, struct sigaction *old)
 	return -1;
 }
 
+void action_again(int sig, int flags)
+{
+	struct sigaction act;
+	void *known = signal_known(sig);
+
+	if (action_set(sig, NULL, &act) != 0)
+		return;
+	act.sa_flags = flags;
+	act.sa_handler = (handler)(uintptr_t)signal_in(sig, known, flags);
+	action_set(sig, &act, NULL);
+}
+
 EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old)
 {
-	struct sigaction buf;
-	int ret = action_set(sig, fatal_action_in(sig, act, &buf), old);
+	void *known = signal_known(sig);
+	struct sigaction buf, ours;
+	int ret;
 
-	if (ret == 0 && old)
+	act = fatal_action_in(sig, act, &buf);
+	if (act && act != &buf) {
+		ours = *act;
+		ours.sa_handler = (handler)(uintptr_t)signal_in(
+			sig, (void *)(uintptr_t)act->sa_handler, act->sa_flags);
+		act = &ours;
+	}
+	ret = action_set(sig, act, old);
+	if (ret == 0 && old) {
 		fatal_action_out(old);
+		old->sa_handler = (handler)(uintptr_t)signal_out(
+			(void *)(uintptr_t)old->sa_handler, known);
+	}
 	return ret;
 }
 
-/* After one of the older functions: old is its result. */
-static handler settle(int sig, handler set, handler old)
+/* With one of the older functions, which gives handlers these flags. */
+static handler set_old(int sig, handler fn, int flags, handler (*real_fn)(int, handler))
 {
-	struct sigaction seen = { .sa_handler = old };
+	void *known = signal_known(sig);
+	void *in = signal_in(sig, (void *)(uintptr_t)fn, flags);
+	struct sigaction seen = { .sa_handler = real_fn(sig, (handler)(uintptr_t)in) };
 
-	if (set == SIG_DFL && old != SIG_ERR)
+	if (fn == SIG_DFL && seen.sa_handler != SIG_ERR)
 		fatal_was_defaulted(sig);
 	fatal_action_out(&seen);
-	return seen.sa_handler;
+	return (handler)(uintptr_t)signal_out((void *)(uintptr_t)seen.sa_handler, known);
 }
 
 static handler failed(void)
@@ -66,19 +93,21 @@ static handler failed(void)
 EXPORT handler signal(int sig, handler fn)
 {
 	RESOLVE(signal, "signal");
-	return real.signal ? settle(sig, fn, real.signal(sig, fn)) : failed();
+	return real.signal ? set_old(sig, fn, SA_RESTART, real.signal) : failed();
 }
 
 EXPORT handler __sysv_signal(int sig, handler fn)
 {
 	RESOLVE(sysv_signal, "__sysv_signal");
-	return real.sysv_signal ? settle(sig, fn, real.sysv_signal(sig, fn)) : failed();
+	return real.sysv_signal ? set_old(sig, fn, (int)(SA_RESETHAND | SA_NODEFER),
+					  real.sysv_signal)
+				: failed();
 }
 
 EXPORT handler sigset(int sig, handler fn)
 {
 	RESOLVE(sigset, "sigset");
-	return real.sigset ? settle(sig, fn, real.sigset(sig, fn)) : failed();
+	return real.sigset ? set_old(sig, fn, 0, real.sigset) : failed();
 }
 
 #if defined(__clang__)

@@ -83,5 +83,15 @@ void fatal_action_out(struct sigaction *old);
 void fatal_was_defaulted(int sig);
 /* action.c: libc's own sigaction(). */
 int action_set(int sig, const struct sigaction *act, struct sigaction *old);
+/* SIGNAL. Sets our entry of signal.c again, after the kernel has reset it. */
+void action_again(int sig, int flags);
+
+/* signal.c: the program's handlers run through an entry of ours. SIGNAL. */
+/* What to give to libc in the place of handler, which is remembered. */
+void *signal_in(int sig, void *handler, int flags);
+/* The handler remembered for sig: ask before signal_in(). */
+void *signal_known(int sig);
+/* What the program sees in the place of handler, known being what was remembered. */
+void *signal_out(void *handler, void *known);
 
 #endif

@@ -14,7 +14,11 @@
 	    */
 
 /* Locks that the thread holds or is about to. */
-static __thread uint32_t held_count __attribute__((tls_model("initial-exec")));
+static __thread struct {
+	void (*fn)(uint64_t arg); /* NULL: nothing waits */
+	uint64_t arg;
+	uint32_t held_count;
+} own __attribute__((tls_model("initial-exec")));
 
 #if CONFIG_ASSERTIONS >= 1
 static __thread uint32_t held_ranks __attribute__((tls_model("initial-exec")));
@@ -54,6 +58,25 @@ void lock_init(struct lock *l, enum lock_rank rank)
 	l->rank = rank;
 }
 
+static COLD void run_waiting(void)
+{
+	void (*fn)(uint64_t) = own.fn;
+
+	own.fn = NULL;
+	fn(own.arg);
+}
+
+/* One lock less is held. A signal that comes after the count is not put off. */
+static void count_release(void)
+{
+	atomic_signal_barrier();
+	if (--own.held_count == 0) {
+		atomic_signal_barrier();
+		if (UNLIKELY(own.fn != NULL))
+			run_waiting();
+	}
+}
+
 static COLD void wait_for(struct lock *l)
 {
 	for (int i = 0; i < SPINS; i++) {
@@ -72,7 +95,7 @@ static void take(struct lock *l)
 {
 	uint32_t expected = 0;
 
-	held_count++;
+	own.held_count++;
 	atomic_signal_barrier();
 	if (!atomic_cas_acquire(&l->state, &expected, 1u))
 		wait_for(l);
@@ -94,14 +117,20 @@ bool lock_try_acquire(struct lock *l)
 {
 	uint32_t expected = 0;
 
-	held_count++;
+	own.held_count++;
 	atomic_signal_barrier();
 	if (!atomic_cas_acquire(&l->state, &expected, 1u)) {
-		held_count--;
+		count_release();
 		return false;
 	}
 	note_acquire(l, true);
 	return true;
+}
+
+void lock_when_free(void (*fn)(uint64_t arg), uint64_t arg)
+{
+	own.arg = arg;
+	own.fn = fn;
 }
 
 NO_LOCK_CHECK void lock_release(struct lock *l)
@@ -109,8 +138,7 @@ NO_LOCK_CHECK void lock_release(struct lock *l)
 	note_release(l);
 	if (atomic_exchange_release(&l->state, 0u) == 2)
 		os_futex_wake(&l->state, 1);
-	atomic_signal_barrier();
-	held_count--;
+	count_release();
 }
 
 void lock_reset(struct lock *l)
@@ -135,12 +163,14 @@ void lock_assert_none(void)
 
 bool lock_any_held(void)
 {
-	return held_count != 0;
+	return own.held_count != 0;
 }
 
 void lock_forget_held(void)
 {
-	held_count = 0;
+	own.held_count = 0;
+	if (own.fn)
+		run_waiting();
 #if CONFIG_ASSERTIONS >= 1
 	held_ranks = 0;
 #endif

@@ -76,5 +76,8 @@ void lock_forget_held(void);
 /* SIGNAL. Does the calling thread hold, or wait for, any lock of ours? If not, code that
  * interrupted it can take them all: other threads give them back. */
 bool lock_any_held(void);
+/* SIGNAL, in a thread that holds a lock. fn(arg) runs when it has released its last one.
+ * One at a time: the signals that lead here are blocked in between. */
+void lock_when_free(void (*fn)(uint64_t arg), uint64_t arg);
 
 #endif

@@ -71,6 +71,31 @@ void heap_thread_exit(void)
 	mcache_release(mc);
 }
 
+uintptr_t heap_thread_push(void)
+{
+	uintptr_t saved = seep_tls.cache_offset;
+	struct mcache *mc, *old = mcache_self();
+
+	if (seep_tls.state != TLS_LIVE)
+		return 0;
+	mc = mcache_new();
+	if (!mc)
+		return 0;
+	mc->budget = old->budget;
+	seep_tls.cache_offset = (uintptr_t)mc - (uintptr_t)&mcache_empty;
+	return saved;
+}
+
+void heap_thread_pop(uintptr_t saved)
+{
+	struct mcache *mc = mcache_self();
+
+	if (saved == 0 || seep_tls.state != TLS_LIVE)
+		return;
+	seep_tls.cache_offset = saved;
+	mcache_release(mc);
+}
+
 /* The fallback is nobody's in particular: it samples everything (exact mode) or nothing.
  */
 static int64_t fallback_budget(void)

@@ -89,6 +89,12 @@ struct mcache *heap_thread_start(void);
  * shared fallback. SLOW. */
 void heap_thread_exit(void);
 
+/* SIGNAL, in a thread that holds no lock. Gives the thread a fresh mcache until
+ * heap_thread_pop(), because a signal has interrupted its work with the present one. What
+ * push returns is for pop. Without memory the present one stays. */
+uintptr_t heap_thread_push(void);
+void heap_thread_pop(uintptr_t saved);
+
 /* ---- sampling ---- */
 
 /* Bytes until the next sample of the calling thread. Negative: the next allocation is

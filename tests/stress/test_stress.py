@@ -29,6 +29,12 @@ class Stress(seeptest.TestCase):
     def test_many_threads(self):
         self.check("mode=exact", 48, 1000)
 
+    def test_handlers_that_interrupt_malloc(self):
+        for options in ("mode=off", "sample=1K", "mode=exact"):
+            r = seeptest.run([seeptest.victim("stress/handlers"), "100000"], options=options)
+            self.assertEqual(r.returncode, 0, f"{options}: {r.stderr[-3000:]}")
+            self.assertRegex(r.stdout.decode(), r"handled [1-9]\d{3,} signals")
+
     def test_nothing_is_lost(self):
         r = self.check("mode=exact:leak=exit", 4, 5000)
         lines = r.stderr.decode().splitlines()
