@@ -58,7 +58,8 @@ static void profiler_init(void)
 		exit_set_passive();
 		return;
 	}
-	loader_init();
+	if (exit_is_wanted())
+		loader_init();
 	module_refresh();
 	thread_init();
 	unwind_set_own_text((uintptr_t)__ehdr_start, (uintptr_t)etext);

@@ -253,7 +253,6 @@ void opt_init(const char *text)
 
 	if (n <= 0 || cwd[0] != '/')
 		cwd[0] = '\0';
-	opt_defaults(&frozen.options);
 	opt_parse(&frozen.options, text, cwd, complain_on_stderr);
 	os_call(SYS_mprotect, (long)&frozen, sizeof(frozen), PROT_READ, 0, 0, 0);
 }

@@ -22,8 +22,8 @@ static struct {
 
 static bool is_held_by(const pthread_mutex_t *m, int tid)
 {
-	return m->__data.__lock == 1 && m->__data.__count >= 1 &&
-	       m->__data.__owner == tid &&
+	return m->__data.__owner == tid && m->__data.__lock == 1 &&
+	       m->__data.__count >= 1 &&
 	       (m->__data.__kind & 3) == PTHREAD_MUTEX_RECURSIVE_NP;
 }
 

@@ -11,6 +11,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
+#include <sys/resource.h>
 
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
@@ -18,7 +20,8 @@
 #include "preload/heap/tls.h"
 #include "profiler/stack/unwind.h"
 
-#define FINISHED_MAX 4096 /* finished threads that are remembered */
+#define MAIN_STACK_MAX (64 * GIB)
+#define FINISHED_MAX   4096 /* finished threads that are remembered */
 
 static struct {
 	struct lock lock;
@@ -28,13 +31,34 @@ static struct {
 } registry = { .lock = LOCK_INIT(LOCK_RANK_THREAD),
 	       .pool = FIXALLOC_INIT(sizeof(struct thread_info), META_THREAD) };
 
+/* The main thread's stack: glibc would read /proc/self/maps. The kernel puts the name of
+ * the program at the very top, with a NULL word above it, and no mapping into the space
+ * that RLIMIT_STACK lets the stack grow into. False: not found. */
+static bool find_main_stack(struct thread_info *t)
+{
+	const char *name = (const char *)getauxval(AT_EXECFN);
+	struct rlimit limit;
+	size_t room = MAIN_STACK_MAX;
+	uintptr_t hi;
+
+	if (!name || os_gettid() != os_getpid() ||
+	    os_call(SYS_prlimit64, 0, RLIMIT_STACK, 0, (long)&limit, 0, 0) != 0)
+		return false;
+	hi = align_up((uintptr_t)name + strlen(name) + 1 + sizeof(void *), OS_PAGE);
+	if (limit.rlim_cur < room)
+		room = align_up(limit.rlim_cur, OS_PAGE);
+	t->stack_lo = room < hi ? hi - room : OS_PAGE;
+	t->stack_hi = hi;
+	return (uintptr_t)&limit >= t->stack_lo && (uintptr_t)&limit < hi;
+}
+
 static void find_stack(struct thread_info *t)
 {
 	pthread_attr_t attr;
 	void *addr;
 	size_t size;
 
-	if (pthread_getattr_np(pthread_self(), &attr) != 0)
+	if (find_main_stack(t) || pthread_getattr_np(pthread_self(), &attr) != 0)
 		return;
 	if (pthread_attr_getstack(&attr, &addr, &size) == 0) {
 		t->stack_lo = (uintptr_t)addr;
