@@ -4,6 +4,10 @@
  * that the child's copy of every structure is whole. The child then drops what described
  * the parent's other threads.
  *
+ * Libraries whose constructors ran before ours have registered their handlers before
+ * ours: their prepare handlers run after, and their parent and child handlers before our
+ * own. They may allocate: lock_fork_begin() tells the locks who holds them all.
+ *
  * One lock of the first rank is held across the fork itself: glibc may interleave the
  * handlers of two threads that fork at once, and the second must wait at the first step.
  */
@@ -45,10 +49,12 @@ static NO_LOCK_CHECK void before(void)
 	sample_pool_fork_prepare();
 #endif
 	meta_fork_prepare();
+	lock_fork_begin();
 }
 
 static NO_LOCK_CHECK void in_parent(void)
 {
+	lock_fork_end();
 	meta_fork_done(false);
 #if CONFIG_PROFILER
 	sample_pool_fork_done(false);
@@ -66,6 +72,7 @@ static NO_LOCK_CHECK void in_parent(void)
 
 static NO_LOCK_CHECK void in_child(void)
 {
+	lock_fork_end();
 	meta_fork_done(true);
 #if CONFIG_PROFILER
 	sample_pool_fork_done(true);

@@ -2,6 +2,10 @@
 /*
  * lock: the classic three-state futex mutex, after a short spin. Debug builds keep, per
  * thread, a mask of the ranks held.
+ *
+ * A thread that forks holds every lock while fork handlers of the program and its
+ * libraries run, before ours have let go; those may allocate. For that thread, and until
+ * lock_fork_end(), locks are its own already: taking and giving them back does nothing.
  */
 #include "preload/base/lock.h"
 
@@ -19,6 +23,27 @@ static __thread struct {
 	uint64_t arg;
 	uint32_t held_count;
 } own __attribute__((tls_model("initial-exec")));
+
+static struct {
+	uintptr_t owner; /* atomic: thread pointer of the thread that forks, else 0 */
+} forking;
+
+static inline bool is_forking(void)
+{
+	uintptr_t owner = atomic_load_relaxed(&forking.owner);
+
+	return UNLIKELY(owner != 0) && owner == (uintptr_t)__builtin_thread_pointer();
+}
+
+void lock_fork_begin(void)
+{
+	atomic_store_relaxed(&forking.owner, (uintptr_t)__builtin_thread_pointer());
+}
+
+void lock_fork_end(void)
+{
+	atomic_store_relaxed(&forking.owner, (uintptr_t)0);
+}
 
 #if CONFIG_ASSERTIONS >= 1
 static __thread uint32_t held_ranks __attribute__((tls_model("initial-exec")));
@@ -103,12 +128,16 @@ static void take(struct lock *l)
 
 NO_LOCK_CHECK void lock_acquire(struct lock *l)
 {
+	if (is_forking())
+		return;
 	note_acquire(l, false);
 	take(l);
 }
 
 NO_LOCK_CHECK void lock_acquire_nested(struct lock *l)
 {
+	if (is_forking())
+		return;
 	note_acquire(l, true);
 	take(l);
 }
@@ -117,6 +146,8 @@ bool lock_try_acquire(struct lock *l)
 {
 	uint32_t expected = 0;
 
+	if (is_forking())
+		return true;
 	own.held_count++;
 	atomic_signal_barrier();
 	if (!atomic_cas_acquire(&l->state, &expected, 1u)) {
@@ -135,6 +166,8 @@ void lock_when_free(void (*fn)(uint64_t arg), uint64_t arg)
 
 NO_LOCK_CHECK void lock_release(struct lock *l)
 {
+	if (is_forking())
+		return;
 	note_release(l);
 	if (atomic_exchange_release(&l->state, 0u) == 2)
 		os_futex_wake(&l->state, 1);
@@ -155,7 +188,7 @@ void lock_assert_none(void)
 {
 #if CONFIG_ASSERTIONS >= 1
 	/* The ranks up to PROFILE are held over whole reports, which may allocate. */
-	if (held_ranks >> LOCK_RANK_THREAD != 0)
+	if (held_ranks >> LOCK_RANK_THREAD != 0 && !is_forking())
 		fatal("a thread holding ranks %#x entered the allocator",
 		      (unsigned)held_ranks);
 #endif

@@ -71,6 +71,10 @@ bool lock_is_held(const struct lock *l); /* by anybody */
 /* Debug builds abort when the calling thread holds a lock of rank THREAD or later, inside
  * which the allocator must not be entered. Nothing otherwise. */
 void lock_assert_none(void);
+/* The calling thread has taken every lock in order to fork: from here to lock_fork_end()
+ * it acquires and releases nothing, since all is its own. Both also in the child. */
+void lock_fork_begin(void);
+void lock_fork_end(void);
 /* In a forked child: the calling thread holds nothing any more. */
 void lock_forget_held(void);
 /* SIGNAL. Does the calling thread hold, or wait for, any lock of ours? If not, code that
