@@ -29,8 +29,9 @@ struct range {
 
 static struct {
 	struct lock lock;
-	char *next, *end;		 /* rest of the bump chunk; guarded by lock */
-	char *spare, *spare_next;	 /* see take_spare(); guarded by lock */
+	char *next, *end; /* rest of the bump chunk; guarded by lock */
+	/* see take_spare(); guarded by lock */
+	char *spare, *spare_next, *spare_end;
 	uint32_t nranges;		 /* guarded by lock */
 	size_t bytes[META_TAG_COUNT];	 /* atomic, relaxed */
 	struct range ranges[RANGES_MAX]; /* guarded by lock */
@@ -65,14 +66,14 @@ static void reserve_spare(void)
 	if (meta.spare && !add_range((uintptr_t)meta.spare, SPARE))
 		meta.spare = NULL;
 	meta.spare_next = meta.spare;
+	meta.spare_end = meta.spare ? meta.spare + SPARE : NULL;
 }
 
 static void *take_spare(size_t size)
 {
 	char *p = meta.spare_next;
 
-	if (!meta.spare || size > (size_t)(meta.spare + SPARE - p) ||
-	    os_commit(p, size) != 0)
+	if (!meta.spare || size > (size_t)(meta.spare_end - p) || os_commit(p, size) != 0)
 		return NULL;
 	meta.spare_next = p + size;
 	return p;
@@ -81,7 +82,7 @@ static void *take_spare(size_t size)
 static bool is_spare(const void *p)
 {
 	return meta.spare && (const char *)p >= meta.spare &&
-	       (const char *)p < meta.spare + SPARE;
+	       (const char *)p < meta.spare_end;
 }
 
 static void *map_range(size_t size)
@@ -202,6 +203,43 @@ bool meta_register_range(uintptr_t start, size_t size)
 	return ok;
 }
 
+static void punch(uintptr_t from, uintptr_t to)
+{
+	for (uint32_t i = 0; i < meta.nranges; i++) {
+		struct range *r = &meta.ranges[i];
+		uintptr_t end = r->start + r->size;
+
+		if (from - r->start >= r->size)
+			continue;
+		r->size = from - r->start;
+		if (to < end) /* table full: what is behind counts as the program's */
+			add_range(to, end - to);
+		return;
+	}
+}
+
+void meta_punch_range(uintptr_t from, uintptr_t to)
+{
+	lock_acquire(&meta.lock);
+	punch(from, to);
+	lock_release(&meta.lock);
+}
+
+void meta_limit_space(size_t limit)
+{
+	uintptr_t from, to;
+
+	lock_acquire(&meta.lock);
+	from = (uintptr_t)meta.spare_next;
+	to = (uintptr_t)meta.spare_end;
+	if (from < to && limit < SPARE * 16) {
+		punch(from, to);
+		os_unmap(meta.spare_next, to - from);
+		meta.spare_end = meta.spare_next;
+	}
+	lock_release(&meta.lock);
+}
+
 bool meta_each_range(bool (*fn)(uintptr_t start, size_t size, void *arg), void *arg)
 {
 	bool ok = true;
@@ -289,6 +327,22 @@ void fixalloc_put(struct fixalloc *f, void *p)
 	*(void **)p = f->free;
 	f->free = p;
 	f->inuse--;
+}
+
+bool fixalloc_ready(struct fixalloc *f, size_t n)
+{
+	size_t have = (size_t)(f->end - f->next) / f->size;
+
+	for (void *p = f->free; p && have < n; p = *(void **)p)
+		have++;
+	return have >= n || fixalloc_refill(f);
+}
+
+void fixalloc_feed(struct fixalloc *f, void *chunk, size_t size)
+{
+	memset(chunk, 0, size);
+	f->next = chunk;
+	f->end = f->next + size;
 }
 
 NO_LOCK_CHECK void meta_fork_prepare(void)

@@ -40,6 +40,10 @@ void *meta_remap(void *p, size_t old_size, size_t new_size, enum meta_tag tag);
  * fn must not call meta_*. Returns false when fn did. */
 bool meta_each_range(bool (*fn)(uintptr_t start, size_t size, void *arg), void *arg);
 bool meta_register_range(uintptr_t start, size_t size); /* false: table full */
+/* [from, to), part of one range, is not ours any more. */
+void meta_punch_range(uintptr_t from, uintptr_t to);
+/* Under a limit of the address space: gives back what is held in reserve. */
+void meta_limit_space(size_t limit);
 bool meta_is_ours(uintptr_t addr);
 size_t meta_bytes(enum meta_tag tag);
 size_t meta_bytes_total(void);
@@ -60,6 +64,11 @@ struct fixalloc {
 	}
 void *fixalloc_get(struct fixalloc *f); /* NULL when the system refuses */
 void fixalloc_put(struct fixalloc *f, void *p);
+/* Will the next n (few) fixalloc_get() succeed? */
+bool fixalloc_ready(struct fixalloc *f, size_t n);
+/* Memory from elsewhere to make objects of, when the system gives no more; CACHE_LINE
+ * aligned, of any contents. */
+void fixalloc_feed(struct fixalloc *f, void *chunk, size_t size);
 
 /* fork: META is a leaf, taken last. */
 void meta_fork_prepare(void);

@@ -30,6 +30,7 @@ static struct {
 	struct arena further[ARENA_MAX - 1];
 	size_t narenas; /* atomic: release after the entry is filled */
 	size_t npages;	/* committed in all */
+	size_t limit;	/* RLIMIT_AS when last seen, bytes */
 	enum arena_huge huge;
 } arena;
 
@@ -52,9 +53,12 @@ struct arena *arena_of_further(uintptr_t addr)
 {
 	size_t n = arena_count();
 
-	for (size_t i = 0; i < n; i++)
-		if (addr - arena_at(i)->base < arena_at(i)->size)
-			return arena_at(i);
+	for (size_t i = 0; i < n; i++) {
+		struct arena *a = arena_at(i);
+
+		if (addr >= a->start && addr - a->base < atomic_load_relaxed(&a->size))
+			return a;
+	}
 	return NULL;
 }
 
@@ -102,6 +106,7 @@ static bool make_arena(size_t size, size_t least)
 	a->npages = size >> PAGE_SHIFT;
 	a->spans = (struct mspan **)(base + align_up(a->npages, OS_PAGE));
 	a->first_page = table_pages(a->npages);
+	a->start = base + (a->first_page << PAGE_SHIFT);
 	a->end_page = a->first_page;
 	/* free() may read the class byte of any address in the arena. */
 	os_call(SYS_mprotect, (long)base, (long)align_up(a->npages, OS_PAGE), PROT_READ,
@@ -119,21 +124,67 @@ static bool make_first(void)
 	size_t limit = os_address_space_limit();
 	size_t size = RESERVE_FIRST;
 
+	arena.limit = limit;
 	if (limit < RESERVE_FIRST * 4)
 		size = limit / 8 < RESERVE_LIMITED ? align_down(limit / 8, PAGE_SIZE)
 						   : RESERVE_LIMITED;
 	return make_arena(size, RESERVE_LEAST);
 }
 
-/* A further arena that holds npages; each is larger than the last while that works. */
+static void unmap_part(uintptr_t from, uintptr_t to)
+{
+	from = align_up(from, OS_PAGE);
+	if (from >= to)
+		return;
+	meta_punch_range(from, to); /* first: what is mapped there next is not ours */
+	os_unmap((void *)from, to - from);
+}
+
+/* Unmaps what lies more than keep bytes behind the end of a's committed pages, and the
+ * tables' entries for it. */
+static void shrink(struct arena *a, size_t keep)
+{
+	uintptr_t end = a->base + a->size;
+	size_t npages = a->end_page + (align_up(keep, PAGE_SIZE) >> PAGE_SHIFT);
+	size_t size = npages << PAGE_SHIFT;
+
+	if (npages >= a->npages)
+		return;
+	if (a->base == arena_fast.base)
+		atomic_store_release(&arena_fast.size, size);
+	atomic_store_release(&a->size, size);
+	a->npages = npages;
+	unmap_part(a->base + size, end);
+	unmap_part(a->base + npages, (uintptr_t)a->spans);
+	unmap_part((uintptr_t)(a->spans + npages),
+		   a->base + (a->first_page << PAGE_SHIFT));
+}
+
+void arena_set_limit(size_t limit)
+{
+	arena.limit = limit;
+	if (limit >= RESERVE_FIRST * 4)
+		return;
+	for (size_t i = 0; i < arena.narenas; i++)
+		shrink(arena_at(i), limit / 8 / arena.narenas);
+}
+
+/* A further arena that holds npages. Each is half of all before it while that works, so
+ * that ARENA_MAX of them are always enough. */
 static bool make_next(size_t npages)
 {
 	size_t need = (npages + table_pages(npages + npages / 64 + 64) + 8) << PAGE_SHIFT;
-	size_t size = need > RESERVE_LIMITED ? need : RESERVE_LIMITED;
+	size_t size = 0;
 
-	if (make_arena(size, size))
+	for (size_t i = 0; i < arena.narenas; i++)
+		size += arena_at(i)->size / 2;
+	if (size > arena.limit / 8)
+		size = arena.limit / 8;
+	if (size < RESERVE_LIMITED)
+		size = RESERVE_LIMITED;
+	if (size > need && make_arena(align_down(size, PAGE_SIZE), need))
 		return true;
-	return size > need && make_arena(need, need);
+	return make_arena(need, need);
 }
 
 /* Makes the tables usable for pages below end_page. */
@@ -179,40 +230,12 @@ static bool fits(const struct arena *a, size_t npages)
 	return a->npages - a->end_page >= npages;
 }
 
-static bool read_vm_pages(char *line, void *arg)
-{
-	size_t pages = 0;
-
-	for (; *line >= '0' && *line <= '9'; line++)
-		pages = pages * 10 + (size_t)(*line - '0');
-	*(size_t *)arg = pages;
-	return false;
-}
-
-/* A program may limit its address space after we reserved ours. What is reserved but not
- * in use does not count then: the limit is meant for what it uses. */
-static bool within_limit(size_t bytes)
-{
-	size_t limit = os_address_space_limit();
-	size_t vm_pages = 0, idle = 0, used;
-
-	if (limit == SIZE_MAX ||
-	    os_each_line("/proc/self/statm", read_vm_pages, &vm_pages) < 0)
-		return true;
-	for (size_t i = 0; i < arena.narenas; i++)
-		idle += (arena_at(i)->npages - arena_at(i)->end_page) << PAGE_SHIFT;
-	used = vm_pages * OS_PAGE;
-	used = used > idle ? used - idle : 0;
-	return used <= limit && bytes <= limit - used;
-}
-
 static uintptr_t extend(struct arena *a, size_t bytes)
 {
 	uintptr_t start = a->base + (a->end_page << PAGE_SHIFT);
 	size_t end_page = a->end_page + (bytes >> PAGE_SHIFT);
 
-	if (!within_limit(bytes) || !commit_tables(a, end_page) ||
-	    os_commit((void *)start, bytes) != 0)
+	if (!commit_tables(a, end_page) || os_commit((void *)start, bytes) != 0)
 		return 0;
 	if (want_huge()) {
 		uintptr_t lo = align_up(start, HUGE_PAGE);

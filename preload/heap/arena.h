@@ -22,10 +22,11 @@
 
 struct arena {
 	uintptr_t base;	      /* also the address of the class bytes; immutable */
-	size_t size;	      /* reserved bytes; immutable */
+	size_t size;	      /* reserved bytes; atomic: can only shrink */
 	size_t npages;	      /* pages of [base, base+size), tables included */
 	struct mspan **spans; /* by page index */
 	size_t first_page;    /* of the heap proper */
+	uintptr_t start;      /* its address; immutable */
 	size_t end_page;    /* committed up to here; atomic: written under mheap's lock */
 	size_t classes_end; /* class bytes writable up to here, bytes */
 	size_t spans_end;   /* span pointers usable up to here, bytes */
@@ -45,10 +46,11 @@ struct arena *arena_at(size_t i);
 struct arena *arena_of_further(uintptr_t addr);
 HIDDEN extern struct arena arena_first;
 
-/* FAST. The arena that addr lies in, or NULL. */
+/* FAST. The arena among whose pages (not its tables) addr lies, or NULL. */
 static inline struct arena *arena_of(uintptr_t addr)
 {
-	if (LIKELY(addr - arena_fast.base < arena_fast.size))
+	if (LIKELY(addr - arena_fast.base < arena_fast.size) &&
+	    LIKELY(addr >= arena_first.start))
 		return &arena_first;
 	return arena_of_further(addr);
 }
@@ -89,5 +91,9 @@ void arena_set_class(const struct mspan *s, uint8_t sizeclass);
  * megabytes, or always), or never does. */
 enum arena_huge { ARENA_HUGE_AUTO, ARENA_HUGE_ALWAYS, ARENA_HUGE_NEVER };
 void arena_set_huge(enum arena_huge mode);
+
+/* SLOW, needs mheap's lock. The program limits its address space (RLIMIT_AS) to limit
+ * bytes: gives back most of what is reserved and not in use, which counts against it. */
+void arena_set_limit(size_t limit);
 
 #endif

@@ -13,6 +13,8 @@
 #include "preload/base/atomic.h"
 #include "preload/base/check.h"
 #include "preload/base/lock.h"
+#include "preload/base/meta.h"
+#include "preload/heap/arena.h"
 #include "preload/heap/heap_int.h"
 #include "preload/heap/large.h"
 #include "preload/heap/mcache.h"
@@ -247,7 +249,10 @@ void *heap_memalign_slow(size_t align, size_t size)
 	return malloc_large(size, align, NULL);
 }
 
-/* ---- realloc ---- */
+/* ---- realloc ----
+ *
+ * An object that becomes smaller may stay where it is when there is no memory to move it.
+ */
 
 /* Would an object of size bytes stay where it is? Slots are kept as long as at least half
  * of them is used, so that small back and forth costs nothing. */
@@ -264,13 +269,13 @@ static void *resized(struct mspan *s, uint32_t index, void *p, size_t size)
 	return p;
 }
 
-static void *realloc_by_copy(const struct mspan *s, void *p, size_t size)
+static void *realloc_by_copy(struct mspan *s, uint32_t index, void *p, size_t size)
 {
 	size_t old_bytes = mspan_slot_bytes(s);
 	void *fresh = heap_malloc(size);
 
 	if (!fresh)
-		return NULL;
+		return size <= old_bytes ? resized(s, index, p, size) : NULL;
 	memcpy(fresh, p, old_bytes < size ? old_bytes : size);
 	heap_free(p);
 	return fresh;
@@ -311,10 +316,10 @@ static void *realloc_large(struct mspan *s, void *p, size_t size)
 	size_t old_asked = s->size_asked;
 
 	if (size <= SIZECLASS_MAX_SIZE)
-		return realloc_by_copy(s, p, size);
+		return realloc_by_copy(s, 0, p, size);
 	fresh = large_realloc(s, size);
 	if (!fresh)
-		return NULL;
+		return size <= old_asked ? resized(s, 0, p, size) : NULL;
 	if (fresh == p) {
 		s->size_asked = old_asked; /* the hook compares the two */
 		resized(s, 0, p, size);
@@ -346,7 +351,7 @@ void *heap_realloc(void *p, size_t size)
 		return realloc_large(s, p, size);
 	if (stays(s, size))
 		return resized(s, index, p, size);
-	return realloc_by_copy(s, p, size);
+	return realloc_by_copy(s, index, p, size);
 }
 
 /* ---- all locks ---- */
@@ -401,6 +406,14 @@ bool heap_trim(void)
 	}
 	mcentral_trim();
 	return mheap_trim() > 0;
+}
+
+void heap_limit_space(size_t limit)
+{
+	lock_acquire(&mheap_lock);
+	arena_set_limit(limit);
+	lock_release(&mheap_lock);
+	meta_limit_space(limit);
 }
 
 void *heap_alloc_unseen(void)

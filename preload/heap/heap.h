@@ -72,6 +72,9 @@ void heap_free_slow(void *p);			     /* any p, also NULL and foreign */
 void *heap_alloc_unseen(void);
 size_t heap_usable_size(const void *p); /* 0 for NULL */
 bool heap_trim(void);			/* give free memory back; true: something was */
+/* The program limits its address space to limit bytes: what we hold in reserve counts
+ * against it and is given back. SLOW. */
+void heap_limit_space(size_t limit);
 
 /* A pointer that is not ours reached free/realloc/usable_size. Set by api. */
 struct heap_foreign {

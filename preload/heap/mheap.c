@@ -119,15 +119,30 @@ static void split(struct mspan *s, size_t npages)
 	insert_run(rest);
 }
 
-/* Takes a run of at least npages out of the lists, growing the arena if there is none. */
+/* Memory for structs is out: the last page of s becomes some. It stays ours for ever and
+ * belongs to no span. */
+static void donate_page(struct mspan *s)
+{
+	s->npages--;
+	if (s->ndirty > s->npages)
+		s->ndirty = s->npages;
+	fixalloc_feed(&mheap.spans, (void *)(s->base + (s->npages << PAGE_SHIFT)),
+		      PAGE_SIZE);
+}
+
+/* Takes a run of at least npages out of the lists, growing the arena if there is none.
+ * Structs for the parts that it may be cut into, before and behind, are there. */
 static struct mspan *take_run(size_t npages)
 {
 	struct mspan *s = freelist_find(npages);
 
 	if (!s && grow(npages))
 		s = freelist_find(npages);
-	if (s)
-		freelist_remove(s);
+	if (!s)
+		return NULL;
+	freelist_remove(s);
+	if (s->npages > npages && !fixalloc_ready(&mheap.spans, 2))
+		donate_page(s);
 	return s;
 }
 

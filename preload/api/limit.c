@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * limit: setrlimit and prlimit, watched for RLIMIT_AS.
+ *
+ * The heap reserves far more address space than it uses. That costs nothing until the
+ * program limits its own address space: then what is reserved would count, and its
+ * threads and mappings would find nothing left. So the reserve is given back just before.
+ * A limit that was there at start is seen when the first arena is made.
+ */
+#undef _FILE_OFFSET_BITS /* would rename setrlimit in the header */
+#include <errno.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+#include "preload/api/api.h"
+#include "preload/base/os.h"
+#include "preload/heap/heap.h"
+
+/* rlim_t and rlim64_t are the same on x86-64, and so are the functions' two names. */
+_Static_assert(sizeof(struct rlimit) == sizeof(struct rlimit64), "one layout");
+
+static void note(int resource, const struct rlimit *limit)
+{
+	if (resource == RLIMIT_AS && limit)
+		heap_limit_space(limit->rlim_cur);
+}
+
+static int set(int pid, int resource, const struct rlimit *limit, struct rlimit *old)
+{
+	long ret;
+
+	if (pid == 0 || (resource == RLIMIT_AS && pid == os_getpid()))
+		note(resource, limit);
+	ret = os_call(SYS_prlimit64, pid, resource, (long)limit, (long)old, 0, 0);
+	if (ret >= 0)
+		return 0;
+	errno = (int)-ret;
+	return -1;
+}
+
+EXPORT int setrlimit(__rlimit_resource_t resource, const struct rlimit *limit)
+{
+	return set(0, (int)resource, limit, NULL);
+}
+
+EXPORT int prlimit(pid_t pid, enum __rlimit_resource resource, const struct rlimit *limit,
+		   struct rlimit *old)
+{
+	return set(pid, (int)resource, limit, old);
+}
+
+int setrlimit64(__rlimit_resource_t resource, const struct rlimit64 *limit)
+	__attribute__((alias("setrlimit"), visibility("default")));
+int prlimit64(pid_t pid, enum __rlimit_resource resource, const struct rlimit64 *limit,
+	      struct rlimit64 *old)
+	__attribute__((alias("prlimit"), visibility("default")));

@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* No memory: limits of address space and data, at start and later, all mappings used up,
+ * a kernel that refuses. malloc says NULL and ENOMEM, what is there stays whole, and
+ * after memory is freed the heap serves again. */
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cases.h"
+
+#define MB ((size_t)1 << 20)
+
+struct link {
+	struct link *next;
+	size_t size;
+};
+
+/* Blocks of one size until there are no more, each stamped; the bytes got. */
+static size_t fill(struct link **list, size_t size)
+{
+	size_t got = 0;
+
+	for (;;) {
+		struct link *p;
+
+		errno = 0;
+		p = malloc(size);
+		if (!p)
+			return errno == ENOMEM ? got : 0;
+		memset(p, (int)(size & 0x7f), size);
+		p->next = *list;
+		p->size = size;
+		*list = p;
+		got += size;
+	}
+}
+
+static int is_whole(const struct link *p)
+{
+	const unsigned char *bytes = (const unsigned char *)(p + 1);
+	size_t n = p->size - sizeof(*p);
+
+	for (size_t i = 0; i < n; i += 1 + n / 64)
+		if (bytes[i] != (p->size & 0x7f))
+			return 0;
+	return n == 0 || bytes[n - 1] == (p->size & 0x7f);
+}
+
+static int drop(struct link **list)
+{
+	int ok = 1;
+
+	while (*list) {
+		struct link *p = *list;
+
+		*list = p->next;
+		ok &= is_whole(p);
+		free(p);
+	}
+	return ok;
+}
+
+/* One size until memory is out, all freed, then the next size. */
+static int fill_all_sizes(size_t least)
+{
+	static const size_t sizes[] = { 64, 1000, 20000, 100000, 3000000, 64 };
+	struct link *list = NULL;
+	int ok = 1;
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		size_t got = fill(&list, sizes[i]);
+
+		if (got < least)
+			printf("%zu bytes of size %zu\n", got, sizes[i]);
+		ok &= HOLDS(got >= least);
+		ok &= HOLDS(drop(&list));
+	}
+	return ok;
+}
+
+static void limit(int resource, size_t bytes)
+{
+	struct rlimit lim;
+
+	getrlimit(resource, &lim);
+	lim.rlim_cur = bytes;
+	if (setrlimit(resource, &lim) != 0)
+		abort();
+}
+
+/* The limit was there at start: 300 MB. */
+static int test_start(void)
+{
+	return fill_all_sizes(120 * MB);
+}
+
+/* A tight one: 64 MB. */
+static int test_start_tight(void)
+{
+	return fill_all_sizes(20 * MB);
+}
+
+static void *nothing(void *arg)
+{
+	free(malloc(100));
+	return arg;
+}
+
+/* A limit must leave the rest of the program what it has without us: the kernel counts
+ * reserved address space too. */
+static int test_later(void)
+{
+	pthread_t t;
+	void *m, *h;
+	int ok;
+
+	free(malloc(10));
+	limit(RLIMIT_AS, 250 * MB);
+	ok = HOLDS(pthread_create(&t, NULL, nothing, NULL) == 0);
+	if (ok)
+		pthread_join(t, NULL);
+	m = mmap(NULL, 100 * MB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ok &= HOLDS(m != MAP_FAILED);
+	munmap(m, 100 * MB);
+	h = dlopen("libm.so.6", RTLD_NOW);
+	ok &= HOLDS(h != NULL);
+	ok &= fill_all_sizes(60 * MB);
+	limit(RLIMIT_AS, 450 * MB); /* raised: more is there */
+	return ok & fill_all_sizes(200 * MB);
+}
+
+static int test_data(void)
+{
+	free(malloc(10));
+	limit(RLIMIT_DATA, 200 * MB);
+	return fill_all_sizes(100 * MB);
+}
+
+static int test_realloc(void)
+{
+	struct link *list = NULL;
+	char *p = malloc(20 * MB), *q = malloc(1000);
+	void *unset = &unset;
+	int ok;
+
+	limit(RLIMIT_AS, 200 * MB);
+	memset(p, 1, 20 * MB);
+	memset(q, 2, 1000);
+	ok = HOLDS(fill(&list, 100000) > 0 && fill(&list, 64) > 0);
+	errno = 0;
+	ok &= HOLDS(realloc(p, 190 * MB) == NULL && errno == ENOMEM);
+	ok &= HOLDS(realloc(q, 20 * MB) == NULL && errno == ENOMEM);
+	ok &= HOLDS(reallocarray(q, 30, MB) == NULL);
+	ok &= HOLDS(calloc(30, MB) == NULL && memalign(64, 30 * MB) == NULL);
+	ok &= HOLDS(posix_memalign(&unset, 64, 30 * MB) == ENOMEM && unset == &unset);
+	ok &= HOLDS(p[0] == 1 && p[20 * MB - 1] == 1 && q[999] == 2);
+	p = realloc(p, 100); /* smaller needs nothing */
+	ok &= HOLDS(p && p[99] == 1);
+	free(p);
+	free(q);
+	return ok & HOLDS(drop(&list));
+}
+
+static void *greedy(void *arg)
+{
+	size_t size = (size_t)(uintptr_t)arg;
+	struct link *list = NULL;
+	int ok = 1;
+
+	for (int i = 0; i < 2; i++) {
+		fill(&list, size);
+		ok &= HOLDS(drop(&list));
+	}
+	return ok ? arg : NULL;
+}
+
+static int test_threads(void)
+{
+	pthread_t t[4];
+	struct link *list = NULL;
+	int ok = 1;
+
+	limit(RLIMIT_AS, 150 * MB);
+	for (int i = 0; i < 4; i++)
+		pthread_create(&t[i], NULL, greedy, (void *)(uintptr_t)(64 << 4 * i));
+	for (int i = 0; i < 4; i++) {
+		void *ret;
+
+		pthread_join(t[i], &ret);
+		ok &= HOLDS(ret != NULL);
+	}
+	ok &= HOLDS(fill(&list, 5000) > 40 * MB);
+	return ok & HOLDS(drop(&list));
+}
+
+/* Full: threads, forks and libraries fail or work, but nothing falls over. */
+static int test_full(void)
+{
+	struct link *list = NULL, *small = NULL;
+	pthread_t t;
+	pid_t pid;
+	int status = 0;
+	void *h;
+
+	limit(RLIMIT_AS, 200 * MB);
+	if (!HOLDS(fill(&list, 100000) && fill(&list, 5000) && fill(&small, 64)))
+		return 0;
+	if (pthread_create(&t, NULL, nothing, NULL) == 0)
+		pthread_join(t, NULL);
+	h = dlopen("libz.so.1", RTLD_NOW);
+	if (h)
+		dlclose(h);
+	malloc_trim(0);
+	malloc_stats();
+	(void)mallinfo2();
+	pid = fork();
+	if (pid == 0) {
+		int ok = drop(&small) && drop(&list);
+
+		free(malloc(10 * MB));
+		_exit(ok ? 5 : 6);
+	}
+	if (pid > 0)
+		waitpid(pid, &status, 0);
+	if (!HOLDS(pid < 0 || (WIFEXITED(status) && WEXITSTATUS(status) == 5)))
+		return 0;
+	return HOLDS(drop(&small)) && HOLDS(drop(&list)) && HOLDS(fill(&list, 640)) &&
+	       HOLDS(drop(&list));
+}
+
+/* No mapping can be added or split any more. */
+static int test_mappings(void)
+{
+	char *area = mmap(NULL, 2000 * MB, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	struct link *list = NULL;
+	size_t n = 0, got = 0;
+
+	if (area == MAP_FAILED)
+		return 0;
+	while (n < 240000 && mprotect(area + n * 8192, 4096, PROT_READ) == 0)
+		n++;
+	for (int i = 0; i < 20000; i++) {
+		struct link *p = malloc((size_t)i * 20 % 70000 + sizeof(*p));
+
+		if (!p && !HOLDS(errno == ENOMEM))
+			return 0;
+		if (!p)
+			continue;
+		p->next = list;
+		p->size = sizeof(*p);
+		list = p;
+		got++;
+	}
+	malloc_trim(0);
+	if (!HOLDS(drop(&list)))
+		return 0;
+	munmap(area, 2000 * MB);
+	limit(RLIMIT_AS, 300 * MB);
+	printf("%zu mappings, then %zu blocks\n", 2 * n, got);
+	return fill_all_sizes(80 * MB);
+}
+
+static void refuse(int error)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_brk, 4, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 3, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mprotect, 2, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mremap, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+	};
+	struct sock_fprog prog = { sizeof(code) / sizeof(code[0]), code };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog) != 0)
+		abort();
+}
+
+/* As under vm.overcommit_memory=2: the kernel gives not a page more. */
+static int test_no_commit(void)
+{
+	struct link *list = NULL;
+	void *big = malloc(30 * MB);
+	size_t first, second;
+
+	memset(big, 1, 30 * MB);
+	refuse(ENOMEM);
+	free(big);
+	first = fill(&list, 1000);
+	if (!HOLDS(first > 20 * MB) || !HOLDS(drop(&list)))
+		return 0;
+	second = fill(&list, 30000);
+	return HOLDS(second > first / 10 * 9) && HOLDS(drop(&list));
+}
+
+static const struct test_case cases[] = {
+	{ "start", test_start },	 { "start_tight", test_start_tight },
+	{ "later", test_later },	 { "data", test_data },
+	{ "realloc", test_realloc },	 { "threads", test_threads },
+	{ "full", test_full },		 { "mappings", test_mappings },
+	{ "no_commit", test_no_commit },
+};
+
+int main(int argc, char **argv)
+{
+	return run_case(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
+}

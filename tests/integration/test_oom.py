@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No memory, for every reason that can be made without harm to the machine."""
+import resource
+import seeptest
+
+MB = 1 << 20
+# Of the address space, from start.
+LIMITS = {"start": 300 * MB, "start_tight": 64 * MB}
+CASES = ["start", "start_tight", "later", "data", "realloc", "threads", "full", "mappings",
+         "no_commit"]
+MODES = {"off": ["start", "later", "mappings"], "sampled": CASES,
+         "exact": ["start_tight", "realloc", "full", "no_commit"]}
+
+
+class OutOfMemory(seeptest.TestCase):
+    pass
+
+
+def add(case, mode):
+    def limit():
+        if case in LIMITS:
+            resource.setrlimit(resource.RLIMIT_AS, (LIMITS[case], LIMITS[case]))
+
+    def test(self):
+        r = seeptest.run([seeptest.victim("integration/hazards_oom"), case],
+                         options=f"mode={mode}", preexec_fn=limit)
+        self.assertEqual(r.returncode, 0, r.stdout + r.stderr)
+    setattr(OutOfMemory, f"test_{case}_{mode}", test)
+
+
+for m, names in MODES.items():
+    for c in names:
+        add(c, m)
+
+seeptest.main()
