@@ -60,20 +60,30 @@ void dl_resolve(void)
 TRAMPOLINE(dlopen, "%esi");
 TRAMPOLINE(dlmopen, "%edx");
 
+static void modules_changed(bool closed)
+{
+#if CONFIG_PROFILER
+	if (opt_get()->mode == OPT_MODE_OFF)
+		return;
+	module_refresh();
+	if (closed)
+		unwind_modules_changed();
+#else
+	(void)closed;
+#endif
+}
+
 EXPORT int dlclose(void *handle)
 {
 	int ret;
 
 	if (!dl_real.dlclose)
 		dl_real.dlclose = (int (*)(void *))(uintptr_t)dlsym(RTLD_NEXT, "dlclose");
-#if CONFIG_PROFILER
-	module_refresh(); /* what goes away now must be known by name */
-#endif
-	ret = dl_real.dlclose ? dl_real.dlclose(handle) : -1;
-#if CONFIG_PROFILER
-	module_refresh();
-	unwind_modules_changed();
-#endif
+	if (!dl_real.dlclose)
+		return -1;
+	modules_changed(false); /* what goes away now must be known by name */
+	ret = dl_real.dlclose(handle);
+	modules_changed(true);
 	return ret;
 }
 

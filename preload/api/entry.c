@@ -175,18 +175,12 @@ EXPORT void free_aligned_sized(void *p, size_t align, size_t size)
 	heap_free(p);
 }
 
-#define ALIAS(name)	   __attribute__((alias(#name), visibility("default"), copy(name)))
-#define HIDDEN_ALIAS(name) __attribute__((alias(#name), visibility("hidden"), copy(name)))
+#define ALIAS(name) __attribute__((alias(#name), visibility("default"), copy(name)))
 /* clang 14 has no copy attribute; it does not need it either. */
 #if defined(__clang__)
 #undef ALIAS
-#undef HIDDEN_ALIAS
-#define HIDDEN_ALIAS(name) __attribute__((alias(#name), visibility("hidden")))
-#define ALIAS(name)	   __attribute__((alias(#name), visibility("default")))
+#define ALIAS(name) __attribute__((alias(#name), visibility("default")))
 #endif
-
-/* Ours under a name that no program can take. */
-void *api_own_malloc(size_t size) HIDDEN_ALIAS(malloc);
 
 void cfree(void *p) ALIAS(free);
 void *__libc_malloc(size_t size) ALIAS(malloc);

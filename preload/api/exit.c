@@ -331,6 +331,11 @@ static int report_all(const char *prefix, const struct exit_cause *cause)
 	return status;
 }
 
+static bool may_have_work(void)
+{
+	return opt_get()->out[0] || opt_get()->leak != OPT_LEAK_OFF || runtable_row();
+}
+
 static bool has_work(void)
 {
 	return at_exit.prefix[0] || opt_get()->leak != OPT_LEAK_OFF || runtable_row();
@@ -371,8 +376,9 @@ int exit_reports(const struct exit_cause *cause)
 {
 	int status = -1;
 
-	if (at_exit.off || !exit_is_own_process() || opt_get()->mode == OPT_MODE_OFF ||
-	    !claim())
+	/* Not a system call more than needed: the program may sit in a sandbox. */
+	if (opt_get()->mode == OPT_MODE_OFF || !may_have_work() || at_exit.off ||
+	    !exit_is_own_process() || !claim())
 		return -1;
 	seep_tls.internal++;
 	if (choose_prefix() && has_work()) {

@@ -34,9 +34,19 @@ void *api_next_symbol(const char *name)
 	return fn;
 }
 
+/* By trying: in a program that is not position-independent and takes malloc's address,
+ * the symbol's value is an entry of the program's own, whoever is behind it. */
 bool api_is_bound(void)
 {
-	return dlsym(RTLD_DEFAULT, "malloc") == (void *)(uintptr_t)api_own_malloc;
+	void *(*make)(size_t) =
+		(void *(*)(size_t))(uintptr_t)dlsym(RTLD_DEFAULT, "malloc");
+	void (*give)(void *) = (void (*)(void *))(uintptr_t)dlsym(RTLD_DEFAULT, "free");
+	void *p = make ? make(1) : NULL;
+	bool ours = p && heap_find((uintptr_t)p, NULL);
+
+	if (give)
+		give(p);
+	return ours;
 }
 
 /* What is mapped at the address that is searched for. */

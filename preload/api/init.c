@@ -11,6 +11,7 @@
 
 #include "preload/api/api.h"
 #include "preload/base/fmt.h"
+#include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "preload/heap/arena.h"
@@ -97,6 +98,7 @@ __attribute__((constructor)) static void seep_init(void)
 	leave_init();
 	if (exit_is_wanted())
 		fatal_init();
+	meta_started();
 	seep_tls.internal--;
 }
 

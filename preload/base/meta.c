@@ -32,6 +32,7 @@ static struct {
 	char *next, *end; /* rest of the bump chunk; guarded by lock */
 	/* see take_spare(); guarded by lock */
 	char *spare, *spare_next, *spare_end;
+	bool started;			 /* see meta_started(); guarded by lock */
 	uint32_t nranges;		 /* guarded by lock */
 	size_t bytes[META_TAG_COUNT];	 /* atomic, relaxed */
 	struct range ranges[RANGES_MAX]; /* guarded by lock */
@@ -85,6 +86,20 @@ static bool is_spare(const void *p)
 	       (const char *)p < meta.spare_end;
 }
 
+/* Only until the program runs: a sandbox may kill for prctl. */
+static void name_range(void *p, size_t size)
+{
+	if (!meta.started)
+		os_name(p, size, "seep");
+}
+
+void meta_started(void)
+{
+	lock_acquire(&meta.lock);
+	meta.started = true;
+	lock_release(&meta.lock);
+}
+
 static void *map_range(size_t size)
 {
 	void *p = os_map(size);
@@ -98,7 +113,7 @@ static void *map_range(size_t size)
 		return NULL;
 	}
 	if (p)
-		os_name(p, size, "seep");
+		name_range(p, size);
 	return p;
 }
 

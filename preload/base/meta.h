@@ -45,6 +45,8 @@ void meta_punch_range(uintptr_t from, uintptr_t to);
 /* Under a limit of the address space: gives back what is held in reserve. */
 void meta_limit_space(size_t limit);
 bool meta_is_ours(uintptr_t addr);
+/* INIT, at its end: from here on only calls that any malloc makes. */
+void meta_started(void);
 size_t meta_bytes(enum meta_tag tag);
 size_t meta_bytes_total(void);
 const char *meta_tag_name(enum meta_tag tag);

@@ -133,7 +133,8 @@ void heap_get_stats(struct heap_stats *out)
 		const struct arena *a = arena_at(i);
 
 		out->reserved += a->size;
-		out->committed += atomic_load_relaxed(&a->end_page) << PAGE_SHIFT;
+		out->committed += (atomic_load_relaxed(&a->end_page) - a->first_page)
+				  << PAGE_SHIFT;
 	}
 	out->inuse_small = m.small_pages << PAGE_SHIFT;
 	out->inuse_large = m.large_pages << PAGE_SHIFT;

@@ -44,6 +44,7 @@ static struct {
 	uint64_t generation;	       /* guarded by lock */
 	bool changed;		       /* guarded by lock: map is out of date */
 	uintptr_t own;		       /* an address inside this library */
+	uintptr_t vdso;		       /* where the kernel's own object is */
 } modules = { .lock = LOCK_INIT(LOCK_RANK_MODULE) };
 
 uint32_t module_count(void)
@@ -198,7 +199,7 @@ static const char *path_of(const struct dl_phdr_info *info, char *buf, size_t si
 
 	if (info->dlpi_name[0] == '/')
 		return info->dlpi_name;
-	if (info->dlpi_phnum > 0 && getauxval(AT_SYSINFO_EHDR) == info->dlpi_addr)
+	if (info->dlpi_phnum > 0 && modules.vdso == info->dlpi_addr)
 		return "[vdso]";
 	if (info->dlpi_name[0] != '\0')
 		return strstr(info->dlpi_name, "vdso") ? "[vdso]" : info->dlpi_name;
@@ -258,10 +259,14 @@ static void publish_map(void)
 
 void module_refresh(void)
 {
+	/* Not from inside the walk: who interposes it may call the loader. */
+	uintptr_t vdso = getauxval(AT_SYSINFO_EHDR);
+
 	if (!loader_is_usable())
 		return;
 	lock_acquire(&modules.lock);
 	modules.own = (uintptr_t)&module_refresh;
+	modules.vdso = vdso;
 	modules.generation++;
 	lock_release(&modules.lock);
 	dl_iterate_phdr(see, NULL);

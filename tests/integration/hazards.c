@@ -1,6 +1,38 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Places where a preloaded malloc gets hurt: before constructors, in IFUNC resolvers,
- * forks, thread churn, little address space, many exit handlers, closed descriptors. */
+/*
+ * Places where a preloaded malloc gets hurt: before constructors, in IFUNC resolvers,
+ * forks, thread churn, little address space, many exit handlers, closed descriptors.
+ *
+ * All hazards and their tests (a case of hazards*.c, or a method of a test script):
+ *
+ *    1 malloc before constructors    early; plugin.c's IFUNC resolver
+ *    2 re-entry from our init        test_beside_hooks (hook.c)
+ *    3 static TLS                    load_late, test_static_tls_is_small
+ *    4 thread exit                   malloc_family: test_threads, test_thread_rounds
+ *    5 fork with threads             fork, forks, test_beside_hooks; stress: forks
+ *    6 a child's profiles            test_child_profiles*, test_child_not_followed
+ *    7 vfork, posix_spawn, CLONE_VM  spawn, vfork_exec, spawn_threads, clone_vm
+ *    8 clone without fork handlers   clone_vm, clone_copy, spawn
+ *    9 exec'd children               test_exec_children, test_reexec_files
+ *   10 daemons, descriptors          descriptors, daemon
+ *   11 chroot, read-only, no /proc   no_proc; test_bad_input
+ *   12 seccomp                       sandbox_refuses, sandbox_kills
+ *   13 AT_SECURE                     test_secure
+ *   14 static programs               test_tool
+ *   15 a malloc of the program's own test_tool; test_fixed_address
+ *   16 RTLD_DEEPBIND                 deepbind, deepbind_on, runpath, dlmopen; programs: php
+ *   17 foreign pointers              malloc_family: test_foreign; misuse
+ *   18 signal handlers               signals, signal_stack
+ *   19 out of memory                 hazards_oom.c; little_space, test_ulimit_v
+ *   30 huge pages and RSS            many_threads
+ *   31 stacks                        hazards_stack.c
+ *   32 dlclose                       unload, load_threads, loading
+ *   33 environ, argc                 environment, no_arguments
+ *   34 sbrk                          break
+ *   35 large runtimes                test_programs
+ *   36 cancellation                  cancel
+ *   37 LD_AUDIT, namespaces          test_audit, dlmopen
+ */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -191,6 +191,8 @@ static void test_info(void)
 	CHECK(malloc_info(0, f) == 0);
 	fclose(f);
 	CHECK(strncmp(text, "<malloc version=", 16) == 0 && strstr(text, "</malloc>"));
+	p = strstr(text, "<system type=\"current\" size=\"");
+	CHECK(p && atol(p + 30) > 0 && atol(p + 30) < 100 << 20);
 	free(text);
 	errno = 0;
 	CHECK(malloc_info(1, stdout) == -1 && errno == EINVAL);

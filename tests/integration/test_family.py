@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The malloc family, the C++ operators and the hazards of preloading, in both modes."""
+"""The malloc family, and the C++ operators, in every mode."""
 import resource
 import seeptest
 
-HAZARDS = ["early", "fork", "forks", "spawn", "many_threads", "little_space",
-           "exit_handlers", "environment", "descriptors", "signals", "loading"]
 MODES = ["mode=off", "mode=sampled", "mode=sampled:sample=4K", "mode=exact"]
 
 
@@ -33,7 +31,5 @@ def add(name, argv, mode):
 for m in MODES:
     add("malloc_family", [seeptest.victim("integration/malloc_family")], m)
     add("new_delete", [seeptest.victim("integration/new_delete")], m)
-    for h in HAZARDS:
-        add(h, [seeptest.victim("integration/hazards"), h], m)
 
 seeptest.main()
