@@ -52,7 +52,10 @@ bool api_is_bound(void)
 /* What is mapped at the address that is searched for. */
 struct where {
 	uintptr_t addr;
-	char kind; /* 0 unmapped, 's' stack, 'f' file (code, data), 'a' anonymous */
+	uintptr_t lo, hi; /* of the mapping */
+	char kind;   /* 0 unmapped, 's' stack, 'f' file (code, data), 'a' anonymous */
+	char before; /* kind of the mapping that ends at lo */
+	bool readable;
 };
 
 static uintptr_t parse_hex(const char **text)
@@ -71,6 +74,13 @@ static uintptr_t parse_hex(const char **text)
 	}
 }
 
+static char kind_of(const char *rest_of_line)
+{
+	if (strstr(rest_of_line, "[stack"))
+		return 's';
+	return strchr(rest_of_line, '/') ? 'f' : 'a';
+}
+
 static bool look_at_line(char *line, void *arg)
 {
 	struct where *w = arg;
@@ -80,16 +90,58 @@ static bool look_at_line(char *line, void *arg)
 
 	at++;
 	hi = parse_hex(&at);
-	if (w->addr < lo || w->addr >= hi)
+	if (w->addr >= hi) {
+		w->before = kind_of(at);
+		w->hi = hi;
 		return true;
-	if (strstr(at, "[stack"))
-		w->kind = 's';
-	else
-		w->kind = strchr(at, '/') ? 'f' : 'a';
+	}
+	if (w->addr < lo)
+		return false;
+	if (w->hi != lo)
+		w->before = 0;
+	w->lo = lo;
+	w->hi = hi;
+	w->readable = at[1] == 'r';
+	w->kind = kind_of(at);
 	return false;
 }
 
-/* Dies unless p may be a block of libc's: aligned, and in anonymous memory. */
+/* The public layout of glibc's chunks: two words before the block. */
+struct chunk {
+	size_t previous;       /* of a mapped chunk: bytes in front of it */
+	size_t size_and_flags; /* size, a multiple of 16, and the flags below */
+};
+#define CHUNK_PREVIOUS_INUSE 1u
+#define CHUNK_MAPPED	     2u
+#define CHUNK_OTHER_ARENA    4u
+#define CHUNK_ARENA_ALIGN    (64 * MIB)
+
+/* Does the word before p say that a block of libc's starts there? */
+static bool is_chunk(const struct where *w)
+{
+	uintptr_t start = w->addr - sizeof(struct chunk), end;
+	const struct chunk *c = (const void *)start;
+	size_t size;
+
+	if (!w->readable || start < w->lo)
+		return false;
+	size = c->size_and_flags & ~(size_t)15;
+	if (size < 2 * sizeof(*c) || size > w->hi - start)
+		return false;
+	end = start + size;
+	if (c->size_and_flags & CHUNK_MAPPED)
+		return c->previous <= start - w->lo &&
+		       (start - c->previous) % OS_PAGE == 0 && end % OS_PAGE == 0;
+	if (c->size_and_flags & CHUNK_OTHER_ARENA &&
+	    align_down(start, CHUNK_ARENA_ALIGN) < w->lo)
+		return false;
+	/* The chunk behind it knows that it is in use. */
+	return w->hi - end >= sizeof(*c) &&
+	       ((const struct chunk *)end)->size_and_flags & CHUNK_PREVIOUS_INUSE;
+}
+
+/* Dies unless p may be a block of libc's: aligned, in anonymous memory, and with a header
+ * that looks like libc's. */
 static void require_plausible(const void *p, const char *what)
 {
 	struct where w = { .addr = (uintptr_t)p };
@@ -97,17 +149,18 @@ static void require_plausible(const void *p, const char *what)
 	if ((uintptr_t)p % 16 != 0)
 		fatal("invalid %s of %p: not aligned", what, p);
 	if (os_each_line("/proc/self/maps", look_at_line, &w) < 0)
-		return;
-	if (w.kind == 's')
-		fatal("invalid %s of %p: on the stack", what, p);
-	if (w.kind == 'f')
-		fatal("invalid %s of %p: in a program's or library's own memory", what,
-		      p);
+		return; /* no /proc: libc will judge */
 	if (w.kind == 0)
 		fatal("invalid %s of %p: nothing is there", what, p);
-	if ((uintptr_t)p >= (uintptr_t)__builtin_frame_address(0) &&
-	    (uintptr_t)p < (uintptr_t)__builtin_thread_pointer())
+	if (w.kind == 's' || ((uintptr_t)p >= (uintptr_t)__builtin_frame_address(0) &&
+			      (uintptr_t)p < (uintptr_t)__builtin_thread_pointer()))
 		fatal("invalid %s of %p: on the stack", what, p);
+	if (w.kind == 'a' && is_chunk(&w))
+		return;
+	if (w.kind == 'f' || w.before == 'f') /* data, or what is zero at start */
+		fatal("invalid %s of %p: in a program's or library's own memory", what,
+		      p);
+	fatal("invalid %s of %p: no block of any malloc", what, p);
 }
 
 static void foreign_free(void *p)

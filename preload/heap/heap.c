@@ -347,6 +347,7 @@ void *heap_realloc(void *p, size_t size)
 		fatal("realloc of freed block %p", p);
 	}
 	heap_check_object(s, index, p, "realloc");
+	refuse_cached(s, p);
 	if (s->slot_size == 0)
 		return realloc_large(s, p, size);
 	if (stays(s, size))

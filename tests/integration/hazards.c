@@ -115,7 +115,7 @@ static int test_fork(void)
 
 	for (uintptr_t i = 0; i < 4; i++)
 		pthread_create(&t[i], NULL, churn, (void *)(i + 1));
-	for (int i = 0; i < 300; i++) {
+	for (int i = 0; i < 100; i++) {
 		pid_t pid = fork();
 		int status = 0;
 

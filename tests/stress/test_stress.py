@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random work by several threads under every mode; the leak check finds nothing after it."""
+"""Random work by several threads under every mode; the leak check finds nothing after it.
+A storm of forks beside allocating threads and one that opens and closes libraries: the
+environment variable SEEP_TEST_FORKS says how many (10000 is the full storm)."""
+import os
 import random
 import seeptest
 
+FORKS = os.environ.get("SEEP_TEST_FORKS", "300")
 SEED = random.SystemRandom().randrange(1, 1 << 30)
 
 
@@ -12,6 +16,20 @@ class Stress(seeptest.TestCase):
         r = seeptest.run(argv, options=options)
         self.assertEqual(r.returncode, 0, f"seed {SEED}: {r.stderr[-3000:]}")
         return r
+
+    def storm(self, options, forkers, allocators):
+        argv = [seeptest.victim("stress/forks"), FORKS, str(forkers), str(allocators)]
+        r = seeptest.run(argv, options=options)
+        self.assertEqual(r.returncode, 0, r.stdout + r.stderr[-3000:])
+
+    def test_forks_one_thread(self):
+        self.storm("mode=sampled", 1, 4)
+
+    def test_forks_several_threads(self):
+        self.storm("mode=sampled:sample=4K", 4, 4)
+
+    def test_forks_exact(self):
+        self.storm("mode=exact:escape=bound:threads=on", 3, 2)
 
     def test_off(self):
         self.check("mode=off", 4, 60000)
