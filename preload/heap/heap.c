@@ -338,7 +338,8 @@ void *heap_realloc(void *p, size_t size)
 	lock_assert_none();
 	if (LIKELY(s != NULL)) {
 		refuse_cached(s, p);
-		return stays(s, size) ? p : realloc_by_copy(s, p, size);
+		index = mspan_index_of(s, (uintptr_t)p);
+		return stays(s, size) ? p : realloc_by_copy(s, index, p, size);
 	}
 	s = heap_find((uintptr_t)p, &index);
 	if (!s) {

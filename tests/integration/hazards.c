@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* clang-format off */
 /*
  * Places where a preloaded malloc gets hurt: before constructors, in IFUNC resolvers,
  * forks, thread churn, little address space, many exit handlers, closed descriptors.
@@ -33,6 +34,7 @@
  *   36 cancellation                  cancel
  *   37 LD_AUDIT, namespaces          test_audit, dlmopen
  */
+/* clang-format on */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
