@@ -41,6 +41,7 @@ void _ZdaPvmSt11align_val_t(void *p, size_t size, size_t align);
 void _ZdlPvSt11align_val_tRKSt9nothrow_t(void *p, size_t align, const void *tag);
 void _ZdaPvSt11align_val_tRKSt9nothrow_t(void *p, size_t align, const void *tag);
 
+/* The forms that throw have no other way to fail. */
 static COLD void *runtime_operator(const char *name)
 {
 	void *fn = api_next_symbol(name);
@@ -59,29 +60,35 @@ static NOINLINE void *new_slow(size_t size, const char *name)
 	return ((new_plain)(uintptr_t)runtime_operator(name))(size);
 }
 
+/* Rounding size up inside the runtime must not wrap: ask for the largest. */
+static size_t without_wrap(size_t size, size_t align)
+{
+	return size > SIZE_MAX - align ? (size_t)PTRDIFF_MAX + 1 - align : size;
+}
+
 static COLD void *new_aligned_failed(size_t size, size_t align, const char *name)
 {
-	/* Rounding size up inside the runtime must not wrap: ask for the largest. */
-	if (size > SIZE_MAX - align)
-		size = (size_t)PTRDIFF_MAX + 1 - align;
-	return ((new_aligned)(uintptr_t)runtime_operator(name))(size, align);
+	return ((new_aligned)(uintptr_t)runtime_operator(name))(without_wrap(size, align),
+								align);
 }
 
 static NOINLINE void *new_nothrow_slow(size_t size, const void *tag, const char *name)
 {
 	void *p = heap_malloc_slow(size);
+	new_nothrow fn;
 
 	if (LIKELY(p != NULL))
 		return p;
-	return ((new_nothrow)(uintptr_t)runtime_operator(name))(size, tag);
+	fn = (new_nothrow)(uintptr_t)api_next_symbol(name);
+	return fn ? fn(size, tag) : NULL;
 }
 
 static COLD void *new_aligned_nothrow_failed(size_t size, size_t align, const void *tag,
 					     const char *name)
 {
-	if (size > SIZE_MAX - align)
-		size = (size_t)PTRDIFF_MAX + 1 - align;
-	return ((new_aligned_nothrow)(uintptr_t)runtime_operator(name))(size, align, tag);
+	new_aligned_nothrow fn = (new_aligned_nothrow)(uintptr_t)api_next_symbol(name);
+
+	return fn ? fn(without_wrap(size, align), align, tag) : NULL;
 }
 
 EXPORT void *_Znwm(size_t size)

@@ -10,6 +10,7 @@
 #include "preload/api/api.h"
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
+#include "preload/base/os.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/sizeclass.h"
 
@@ -115,23 +116,29 @@ EXPORT int malloc_info(int options, FILE *stream)
 	return out_flush(&o) ? 0 : -1;
 }
 
+static bool stderr_sink(void *arg, const char *bytes, size_t size)
+{
+	(void)arg;
+	return os_write_all(2, bytes, size) == (long)size;
+}
+
 static size_t percent(size_t part, size_t whole)
 {
 	return whole ? (size_t)((uint128)part * 100 / whole) : 0;
 }
 
-static void print_class(unsigned c)
+static void print_class(struct out *o, unsigned c)
 {
 	struct heap_class_stats k;
 
 	heap_get_class_stats(c, &k);
-	log_line("  %5u %8zu %6zu %15zu %7zu %7zu %8zu %8zu %4zu%%", c, k.slot_size,
-		 k.nspans, k.span_bytes / KIB, k.live, k.free, k.transfer, k.cached,
-		 100 - percent(k.live * k.slot_size, k.span_bytes));
+	out_format(o, "seep:   %5u %8zu %6zu %15zu %7zu %7zu %8zu %8zu %4zu%%\n", c,
+		   k.slot_size, k.nspans, k.span_bytes / KIB, k.live, k.free, k.transfer,
+		   k.cached, 100 - percent(k.live * k.slot_size, k.span_bytes));
 }
 
 /* The size classes that take most memory, biggest first. */
-static void print_classes(void)
+static void print_classes(struct out *o)
 {
 	size_t bytes[SIZECLASS_COUNT] = { 0 };
 
@@ -141,9 +148,9 @@ static void print_classes(void)
 		heap_get_class_stats(c, &k);
 		bytes[c] = k.span_bytes;
 	}
-	log_line("  class    bytes  spans  in spans (KiB)    live    free transfer   "
-		 "cached "
-		 "waste");
+	out_format(o, "seep:   class    bytes  spans  in spans (KiB)    live    free "
+		      "transfer   "
+		      "cached waste\n");
 	for (int row = 0; row < STATS_CLASSES; row++) {
 		unsigned most = 0;
 
@@ -152,12 +159,12 @@ static void print_classes(void)
 				most = c;
 		if (most == 0)
 			break;
-		print_class(most);
+		print_class(o, most);
 		bytes[most] = 0;
 	}
 }
 
-static void print_metadata(void)
+static void print_metadata(struct out *o)
 {
 	char line[256];
 	size_t at = 0;
@@ -170,29 +177,40 @@ static void print_metadata(void)
 			at += fmt_string(line + at, sizeof(line) - at, " %s %zu",
 					 meta_tag_name((enum meta_tag)t), bytes / KIB);
 	}
-	log_line("metadata %zu KiB:%s", meta_bytes_total() / KIB, line);
+	out_format(o, "seep: metadata %zu KiB:%s\n", meta_bytes_total() / KIB, line);
 }
 
-/* One screen on stderr. In use = live objects of the program; spans = pages cut into
- * slots; waste = part of a class's spans that no live object has. */
+/* One screen on descriptor 2, whatever the program has there: it asked for it. In use =
+ * live objects of the program; spans = pages cut into slots; waste = part of a class's
+ * spans that no live object has. */
 EXPORT void malloc_stats(void)
 {
 	struct heap_stats st;
+	char buf[512];
+	struct out o;
 
 	heap_get_stats(&st);
-	log_line(
-		"in use %zu KiB (large objects: %zu in %zu KiB), most pages ever %zu KiB",
-		st.live_bytes / KIB, st.nlarge, st.inuse_large / KIB,
-		st.peak_inuse / KIB);
-	log_line("spans of small objects %zu KiB: free slots %zu KiB, in %zu thread "
-		 "caches "
-		 "%zu KiB",
-		 st.inuse_small / KIB, st.central_free / KIB, st.nmcaches,
-		 st.cached / KIB);
-	log_line("free pages: dirty %zu KiB, clean %zu KiB; given back so far %lu KiB",
-		 st.free_dirty / KIB, st.free_clean / KIB, st.npurged_bytes / KIB);
-	log_line("address space: %zu KiB usable of %zu KiB; foreign pointers %lu",
-		 st.committed / KIB, st.reserved / KIB, st.nforeign);
-	print_metadata();
-	print_classes();
+	out_init(&o, buf, sizeof(buf), stderr_sink, NULL);
+	out_format(&o,
+		   "seep: in use %zu KiB (large objects: %zu in %zu KiB), most pages "
+		   "ever %zu KiB\n",
+		   st.live_bytes / KIB, st.nlarge, st.inuse_large / KIB,
+		   st.peak_inuse / KIB);
+	out_format(
+		&o,
+		"seep: spans of small objects %zu KiB: free slots %zu KiB, in %zu thread "
+		"caches %zu KiB\n",
+		st.inuse_small / KIB, st.central_free / KIB, st.nmcaches,
+		st.cached / KIB);
+	out_format(&o,
+		   "seep: free pages: dirty %zu KiB, clean %zu KiB; given back so far "
+		   "%lu KiB\n",
+		   st.free_dirty / KIB, st.free_clean / KIB, st.npurged_bytes / KIB);
+	out_format(
+		&o,
+		"seep: address space: %zu KiB usable of %zu KiB; foreign pointers %lu\n",
+		st.committed / KIB, st.reserved / KIB, st.nforeign);
+	print_metadata(&o);
+	print_classes(&o);
+	out_flush(&o);
 }

@@ -50,15 +50,22 @@ static void thread_end(void *value)
 	heap_thread_exit();
 }
 
-static void arm(void)
+static void arm(uintptr_t rounds)
 {
 	if (threads.has_key) {
 		int saved = errno;
 
-		pthread_setspecific(threads.key,
-				    (void *)(uintptr_t)PTHREAD_DESTRUCTOR_ITERATIONS);
+		pthread_setspecific(threads.key, (void *)rounds);
 		errno = saved;
 	}
+}
+
+/* A thread's first allocation. If it was not begun by us (thrd_create, or before our
+ * constructor) this may already be its last round of destructors: one must do. */
+static void arm_late(void)
+{
+	if (threads.has_key && !pthread_getspecific(threads.key))
+		arm(1);
 }
 
 static uint32_t creator_site(void)
@@ -88,7 +95,8 @@ static void *thread_begin(void *block)
 	struct start s = *(struct start *)block;
 
 	heap_free(block);
-	arm(); /* also for a thread that never allocates: its end is recorded */
+	arm(PTHREAD_DESTRUCTOR_ITERATIONS); /* also for a thread that never allocates: its
+					       end is recorded */
 #if CONFIG_PROFILER
 	thread_internal_enter();
 	thread_register(s.creator_site);
@@ -124,6 +132,6 @@ void thread_api_init(void)
 {
 	if (pthread_key_create(&threads.key, thread_end) == 0)
 		threads.has_key = true;
-	heap_hooks.thread_start = arm;
-	arm();
+	heap_hooks.thread_start = arm_late;
+	arm_late();
 }

@@ -227,6 +227,8 @@ static void punch(uintptr_t from, uintptr_t to)
 		if (from - r->start >= r->size)
 			continue;
 		r->size = from - r->start;
+		if (r->size == 0)
+			*r = meta.ranges[--meta.nranges];
 		if (to < end) /* table full: what is behind counts as the program's */
 			add_range(to, end - to);
 		return;

@@ -83,15 +83,23 @@ static void *reserve(size_t *size, size_t least)
 	return NULL;
 }
 
+/* A slot of the table: a released arena's, or a new one. */
+static struct arena *free_slot(void)
+{
+	for (size_t i = 0; i < arena.narenas; i++)
+		if (arena_at(i)->size == 0)
+			return arena_at(i);
+	return arena.narenas < ARENA_MAX ? arena_at(arena.narenas) : NULL;
+}
+
 /* Reserves size bytes, or down to least, on a page boundary of ours. */
 static bool make_arena(size_t size, size_t least)
 {
-	struct arena *a;
+	struct arena *a = free_slot();
 	uintptr_t raw, base;
 
-	if (arena.narenas == ARENA_MAX)
+	if (!a)
 		return false;
-	a = arena_at(arena.narenas);
 	raw = (uintptr_t)reserve(&size, least);
 	if (raw == 0)
 		return false;
@@ -101,9 +109,7 @@ static bool make_arena(size_t size, size_t least)
 		os_unmap((void *)raw, size + (base - raw));
 		return false;
 	}
-	a->base = base;
-	a->size = size;
-	a->npages = size >> PAGE_SHIFT;
+	*a = (struct arena){ .base = base, .npages = size >> PAGE_SHIFT };
 	a->spans = (struct mspan **)(base + align_up(a->npages, OS_PAGE));
 	a->first_page = table_pages(a->npages);
 	a->start = base + (a->first_page << PAGE_SHIFT);
@@ -111,7 +117,9 @@ static bool make_arena(size_t size, size_t least)
 	/* free() may read the class byte of any address in the arena. */
 	os_call(SYS_mprotect, (long)base, (long)align_up(a->npages, OS_PAGE), PROT_READ,
 		0, 0, 0);
-	atomic_store_release(&arena.narenas, arena.narenas + 1);
+	atomic_store_release(&a->size, size);
+	if (a == arena_at(arena.narenas))
+		atomic_store_release(&arena.narenas, arena.narenas + 1);
 	if (arena_fast.size == 0) {
 		atomic_store_release(&arena_fast.base, base);
 		atomic_store_release(&arena_fast.size, size);
@@ -262,17 +270,41 @@ static uintptr_t grow_in(struct arena *a, size_t npages, size_t *out_npages)
 	return start;
 }
 
+static struct arena *find_room(size_t npages)
+{
+	for (size_t i = arena.narenas; i > 0; i--)
+		if (fits(arena_at(i - 1), npages))
+			return arena_at(i - 1);
+	return NULL;
+}
+
 uintptr_t arena_grow(size_t npages, size_t *out_npages)
 {
+	struct arena *a;
+
 	*out_npages = 0;
 	if (arena.narenas == 0 && !make_first())
 		return 0;
-	for (size_t i = arena.narenas; i > 0; i--)
-		if (fits(arena_at(i - 1), npages))
-			return grow_in(arena_at(i - 1), npages, out_npages);
-	if (npages > SIZE_MAX >> (PAGE_SHIFT + 1) || !make_next(npages))
-		return 0;
-	return grow_in(arena_at(arena.narenas - 1), npages, out_npages);
+	a = find_room(npages);
+	if (!a && npages <= SIZE_MAX >> (PAGE_SHIFT + 1) && make_next(npages))
+		a = find_room(npages);
+	return a ? grow_in(a, npages, out_npages) : 0;
+}
+
+bool arena_is_first(const struct arena *a)
+{
+	return a == &arena_first;
+}
+
+void arena_release(struct arena *a)
+{
+	size_t size = a->size;
+
+	arena.npages -= a->end_page - a->first_page;
+	atomic_store_release(&a->size, (size_t)0);
+	a->npages = a->first_page = 0;
+	atomic_store_release(&a->end_page, (size_t)0);
+	unmap_part(a->base, a->base + size);
 }
 
 void arena_set_span(const struct mspan *where, struct mspan *s, bool all)

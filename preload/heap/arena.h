@@ -21,8 +21,8 @@
 #define ARENA_MAX 128 /* arenas of one process */
 
 struct arena {
-	uintptr_t base;	      /* also the address of the class bytes; immutable */
-	size_t size;	      /* reserved bytes; atomic: can only shrink */
+	uintptr_t base;	      /* also the address of the class bytes */
+	size_t size;	      /* reserved bytes; 0: released, slot to be reused; atomic */
 	size_t npages;	      /* pages of [base, base+size), tables included */
 	struct mspan **spans; /* by page index */
 	size_t first_page;    /* of the heap proper */
@@ -59,6 +59,12 @@ static inline struct arena *arena_of(uintptr_t addr)
  * arena, making a new one if need be. Returns their address and how many in *out_npages;
  * 0 when memory is out. */
 uintptr_t arena_grow(size_t npages, size_t *out_npages);
+
+/* The arena of the fast path is never released. */
+bool arena_is_first(const struct arena *a);
+/* SLOW, needs mheap's lock. Gives the address space back of an arena that holds nothing
+ * and has no run in the free lists. */
+void arena_release(struct arena *a);
 
 /* FAST. addr lies in a, below its end_page. */
 static inline size_t arena_page(const struct arena *a, uintptr_t addr)

@@ -101,6 +101,36 @@ static bool grow(size_t npages)
 	return true;
 }
 
+/* The one run that all pages of a are in, if they are free. */
+static struct mspan *whole_run(const struct arena *a)
+{
+	uintptr_t start = a->base + (a->first_page << PAGE_SHIFT);
+	struct mspan *s = a->size > 0 ? neighbour(start) : NULL;
+
+	return s && s->base == start && s->npages == a->end_page - a->first_page ? s
+										 : NULL;
+}
+
+/* Address space is short: further arenas that are wholly free are given up, so that a
+ * larger one may take their place. */
+static bool release_arenas(void)
+{
+	bool any = false;
+
+	for (size_t i = 0; i < arena_count(); i++) {
+		struct arena *a = arena_at(i);
+		struct mspan *s = arena_is_first(a) ? NULL : whole_run(a);
+
+		if (!s)
+			continue;
+		freelist_remove(s);
+		fixalloc_put(&mheap.spans, s);
+		arena_release(a);
+		any = true;
+	}
+	return any;
+}
+
 /* Cuts s, which is in no list, to its first npages; the rest goes back to the lists. When
  * memory for the rest's struct is out, s keeps all its pages. */
 static void split(struct mspan *s, size_t npages)
@@ -136,7 +166,7 @@ static struct mspan *take_run(size_t npages)
 {
 	struct mspan *s = freelist_find(npages);
 
-	if (!s && grow(npages))
+	if (!s && (grow(npages) || (release_arenas() && grow(npages))))
 		s = freelist_find(npages);
 	if (!s)
 		return NULL;
@@ -372,6 +402,7 @@ size_t mheap_trim(void)
 
 	lock_acquire(&mheap_lock);
 	npages = scavenge_all_locked();
+	release_arenas();
 	lock_release(&mheap_lock);
 	return npages << PAGE_SHIFT;
 }

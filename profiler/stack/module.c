@@ -3,8 +3,10 @@
  * module: the table of loaded objects, see module.h.
  *
  * Structure: records in an append-only array of chunks, and a sorted array of code
- * segments that module_find_code() searches. A change publishes a new array; old ones
- * stay, since a signal handler may be searching one.
+ * segments that module_find_code() searches. A change publishes another array; old ones
+ * stay, since a signal handler may be searching one, and are published again when the
+ * same set of objects is back: a program that loads and unloads for ever needs no more of
+ * them.
  *
  * Concurrency: writers hold the loader's lock (they run inside dl_iterate_phdr) and then
  * ours, in this order; nobody calls the loader with ours held.
@@ -32,6 +34,7 @@ struct code_segment {
 };
 
 struct code_map {
+	const struct code_map *older; /* published before */
 	uint32_t count;
 	struct code_segment segments[];
 };
@@ -41,6 +44,9 @@ static struct {
 	struct module *chunks[CHUNKS]; /* atomic publication through count */
 	uint32_t count;		       /* atomic, release */
 	const struct code_map *map;    /* atomic, release */
+	const struct code_map *newest; /* guarded by lock: of all arrays, through older */
+	struct code_map *draft;	       /* guarded by lock: the next array is made here */
+	uint32_t draft_room;	       /* segments */
 	uint64_t generation;	       /* guarded by lock */
 	bool changed;		       /* guarded by lock: map is out of date */
 	uintptr_t own;		       /* an address inside this library */
@@ -236,24 +242,63 @@ static void sort_insert(struct code_map *map, const struct module_segment *s,
 	map->segments[i] = (struct code_segment){ s->start, s->end, m };
 }
 
-static void publish_map(void)
+static size_t map_bytes(uint32_t count)
 {
-	struct code_map *map;
+	return sizeof(struct code_map) + count * sizeof(struct code_segment);
+}
+
+static bool make_draft(void)
+{
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < modules.count; i++)
 		n += at(i)->unloaded ? 0 : at(i)->nsegments;
-	map = meta_alloc(sizeof(*map) + n * sizeof(map->segments[0]), 8, META_STACK);
-	if (!map)
-		return;
+	if (n > modules.draft_room || !modules.draft) {
+		modules.draft_room = 2 * n;
+		modules.draft = meta_alloc(map_bytes(2 * n), 8, META_STACK);
+	}
+	if (!modules.draft)
+		return false;
+	modules.draft->count = 0;
 	for (uint32_t i = 0; i < modules.count; i++) {
 		const struct module *m = at(i);
 
 		for (uint32_t k = 0; !m->unloaded && k < m->nsegments; k++)
 			if (m->segments[k].executable)
-				sort_insert(map, &m->segments[k], m);
+				sort_insert(modules.draft, &m->segments[k], m);
 	}
-	atomic_store_release(&modules.map, map);
+	return true;
+}
+
+static const struct code_map *find_published(const struct code_map *draft)
+{
+	const struct code_map *map = modules.newest;
+
+	while (map && (map->count != draft->count ||
+		       memcmp(map->segments, draft->segments,
+			      draft->count * sizeof(draft->segments[0])) != 0))
+		map = map->older;
+	return map;
+}
+
+static void publish_map(void)
+{
+	const struct code_map *known;
+	struct code_map *map;
+
+	if (!make_draft())
+		return;
+	known = find_published(modules.draft);
+	if (!known) {
+		map = meta_alloc(map_bytes(modules.draft->count), 8, META_STACK);
+		if (!map)
+			return;
+		memcpy(map, modules.draft, map_bytes(modules.draft->count));
+		map->older = modules.newest;
+		modules.newest = map;
+		known = map;
+	}
+	atomic_store_release(&modules.map, known);
 	modules.changed = false;
 }
 

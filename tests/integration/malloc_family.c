@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <threads.h>
 #include <unistd.h>
 
 static int failures;
@@ -294,8 +296,189 @@ static void test_threads(void)
 	}
 }
 
+static long resident_bytes(void)
+{
+	long size = 0, resident = 0;
+	FILE *f = fopen("/proc/self/statm", "r");
+
+	if (f && fscanf(f, "%ld %ld", &size, &resident) != 2)
+		resident = -1;
+	if (f)
+		fclose(f);
+	return resident * 4096;
+}
+
+static pthread_key_t first_use;
+
+static void first_use_in_destructor(void *value)
+{
+	free(malloc(100));
+	free(malloc(3000));
+	if ((uintptr_t)value > 1) /* one more round */
+		pthread_setspecific(first_use, (void *)((uintptr_t)value - 1));
+}
+
+static int begins_elsewhere(void *rounds)
+{
+	pthread_setspecific(first_use, rounds);
+	return 0;
+}
+
+/* Threads that we did not begin, and that allocate only while they end: what they had is
+ * given back, whichever of the four rounds it was first asked for in. */
+static void test_thread_rounds(void)
+{
+	long before = 0;
+	thrd_t t;
+
+	pthread_key_create(&first_use, first_use_in_destructor);
+	for (int i = 0; i < 3000; i++) {
+		if (i == 200)
+			before = resident_bytes();
+		CHECK(thrd_create(&t, begins_elsewhere, (void *)(uintptr_t)(1 + i % 3)) ==
+		      thrd_success);
+		thrd_join(t, NULL);
+	}
+	CHECK(resident_bytes() - before < 8 << 20);
+}
+
+/* glibc: errno of a success is the program's; free() keeps it whatever it does. */
+static void test_errno(void)
+{
+	static const size_t sizes[] = { 0, 1, 100, 5000, 40000, 1 << 20, 50 << 20 };
+	void *p, *q;
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		errno = 55;
+		p = malloc(sizes[i]);
+		q = calloc(1, sizes[i]);
+		CHECK(p && q && errno == 55);
+		p = realloc(p, sizes[i] * 2 + 1);
+		q = reallocarray(q, 3, sizes[i] + 1);
+		CHECK(p && q && errno == 55);
+		CHECK(malloc_usable_size(p) > sizes[i] * 2 && errno == 55);
+		free(p);
+		free(q);
+		p = memalign(64, sizes[i]);
+		q = aligned_alloc(1 << 16, sizes[i]);
+		CHECK(p && q && errno == 55);
+		free(p);
+		free(q);
+		p = valloc(sizes[i]);
+		q = pvalloc(sizes[i]);
+		CHECK(p && q && errno == 55);
+		free(p);
+		free(q);
+		free(NULL);
+		malloc_trim(0);
+		CHECK(errno == 55);
+	}
+}
+
+static void check_block(void *p, size_t align, size_t size)
+{
+	CHECK(p && is_aligned(p, align));
+	if (!p)
+		return;
+	CHECK(malloc_usable_size(p) >= size);
+	((volatile char *)p)[0] = 1;
+	((volatile char *)p)[malloc_usable_size(p) - 1] = 1;
+	free(p);
+}
+
+static void test_huge_alignments(void)
+{
+	void *volatile v;
+	void *p;
+
+	for (int lg = 0; lg <= 30; lg++) {
+		size_t a = (size_t)1 << lg;
+
+		check_block(memalign(a, 0), a, 0);
+		check_block(memalign(a, a + 1), a, a + 1);
+		check_block(aligned_alloc(a, 1), a, 1);
+		if (a >= sizeof(void *)) {
+			CHECK(posix_memalign(&p, a, 100) == 0);
+			check_block(p, a, 100);
+		}
+		if (lg >= 2) /* rounded up */
+			check_block(memalign(a - 1, 10), a, 10);
+	}
+	for (int lg = 31; lg <= 62; lg++) {
+		errno = 0;
+		p = memalign((size_t)1 << lg, 100);
+		CHECK(p ? is_aligned(p, (size_t)1 << lg) : errno == ENOMEM);
+		free(p);
+		errno = 0;
+		v = memalign((size_t)1 << lg, huge - 2);
+		CHECK(v == NULL && errno == ENOMEM);
+		v = memalign(64, SIZE_MAX - ((size_t)1 << lg));
+		CHECK(v == NULL && errno == ENOMEM);
+	}
+	errno = 0;
+	v = memalign((size_t)1 << 63, 100);
+	CHECK(v == NULL && (errno == ENOMEM || errno == EINVAL));
+	errno = 0;
+	v = memalign(SIZE_MAX, 100);
+	CHECK(v == NULL && errno == EINVAL);
+	CHECK(posix_memalign(&p, (size_t)1 << 63, 8) == ENOMEM);
+	CHECK(posix_memalign(&p, SIZE_MAX, 8) == EINVAL);
+	check_block(memalign(0, 8), 16, 8);
+	for (size_t n = SIZE_MAX; n > SIZE_MAX - 20000; n -= 977) {
+		errno = 0;
+		v = malloc(n);
+		CHECK(v == NULL && errno == ENOMEM);
+		errno = 0;
+		v = valloc(n);
+		CHECK(v == NULL && errno == ENOMEM);
+		errno = 0;
+		v = pvalloc(n);
+		CHECK(v == NULL && errno == ENOMEM);
+		errno = 0;
+		v = aligned_alloc(4096, n);
+		CHECK(v == NULL && errno == ENOMEM);
+	}
+}
+
+/* malloc_stats() goes where the program's descriptor 2 leads now. */
+static void test_stats_follow_stderr(void)
+{
+	int saved = dup(2), pipe_of[2];
+	char buf[2000];
+
+	CHECK(pipe(pipe_of) == 0);
+	dup2(pipe_of[1], 2);
+	malloc_stats();
+	dup2(saved, 2);
+	close(saved);
+	close(pipe_of[1]);
+	CHECK(read(pipe_of[0], buf, sizeof(buf)) > 100);
+	close(pipe_of[0]);
+}
+
+/* usable_size() bytes are the program's: writable, and kept by realloc(). */
+static void test_usable(void)
+{
+	for (size_t n = 0; n < 200000; n = n * 5 / 4 + 1) {
+		size_t usable;
+		unsigned char *p = malloc(n), *q;
+
+		usable = malloc_usable_size(p);
+		memset(p, 0xc3, usable);
+		q = realloc(p, usable * 3 + 1);
+		for (size_t k = 0; k < usable; k++)
+			if (q[k] != 0xc3) {
+				CHECK(!"kept");
+				break;
+			}
+		free(q);
+		CHECK(realloc(malloc(n), 0) == NULL);
+	}
+}
+
 int main(void)
 {
+	test_thread_rounds();
 	test_malloc();
 	test_calloc();
 	test_realloc();
@@ -304,6 +487,10 @@ int main(void)
 	test_other_names();
 	test_foreign();
 	test_threads();
+	test_errno();
+	test_huge_alignments();
+	test_stats_follow_stderr();
+	test_usable();
 	printf("failures %d\n", failures);
 	return failures != 0;
 }
