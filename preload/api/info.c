@@ -138,7 +138,7 @@ static void print_class(struct out *o, unsigned c)
 }
 
 /* The size classes that take most memory, biggest first. */
-static void print_classes(struct out *o)
+static NOINLINE void print_classes(struct out *o)
 {
 	size_t bytes[SIZECLASS_COUNT] = { 0 };
 
@@ -164,7 +164,7 @@ static void print_classes(struct out *o)
 	}
 }
 
-static void print_metadata(struct out *o)
+static NOINLINE void print_metadata(struct out *o)
 {
 	char line[256];
 	size_t at = 0;
@@ -186,7 +186,7 @@ static void print_metadata(struct out *o)
 EXPORT void malloc_stats(void)
 {
 	struct heap_stats st;
-	char buf[512];
+	char buf[256];
 	struct out o;
 
 	heap_get_stats(&st);

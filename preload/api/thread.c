@@ -18,9 +18,9 @@
 #include "preload/heap/tls.h"
 #if CONFIG_PROFILER
 #include "profiler/sample/sample.h"
+#include "profiler/site/capture.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/thread.h"
-#include "profiler/stack/unwind.h"
 #endif
 
 typedef void *(*start_routine)(void *);
@@ -71,19 +71,15 @@ static void arm_late(void)
 static uint32_t creator_site(void)
 {
 #if CONFIG_PROFILER
-	struct frame *frames;
-	enum unwind_end end;
-	uint32_t site;
-	int max, n;
+	struct capture c;
+	bool ok;
 
 	if (!sample_is_on() || !opt_get()->threads)
 		return SITE_NONE;
 	thread_internal_enter();
-	frames = unwind_scratch(&max);
-	n = frames ? unwind_here(frames, max, &end) : 0;
-	site = n > 0 ? site_intern(frames, n) : SITE_NONE;
+	ok = capture_here(&c);
 	thread_internal_leave();
-	return site;
+	return ok ? c.site : SITE_NONE;
 #else
 	return 0;
 #endif

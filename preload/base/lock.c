@@ -17,11 +17,13 @@
 	60 /* about a microsecond: longer than any of our short critical sections \
 	    */
 
+static void (*when_free)(uint64_t arg); /* the same for all threads */
+
 /* Locks that the thread holds or is about to. */
 static __thread struct {
-	void (*fn)(uint64_t arg); /* NULL: nothing waits */
-	uint64_t arg;
+	uint64_t arg; /* of when_free */
 	uint32_t held_count;
+	bool waits; /* when_free(arg) is to be called */
 } own __attribute__((tls_model("initial-exec")));
 
 static struct {
@@ -85,10 +87,8 @@ void lock_init(struct lock *l, enum lock_rank rank)
 
 static COLD void run_waiting(void)
 {
-	void (*fn)(uint64_t) = own.fn;
-
-	own.fn = NULL;
-	fn(own.arg);
+	own.waits = false;
+	when_free(own.arg);
 }
 
 /* One lock less is held. A signal that comes after the count is not put off. */
@@ -97,7 +97,7 @@ static void count_release(void)
 	atomic_signal_barrier();
 	if (--own.held_count == 0) {
 		atomic_signal_barrier();
-		if (UNLIKELY(own.fn != NULL))
+		if (UNLIKELY(own.waits))
 			run_waiting();
 	}
 }
@@ -160,8 +160,10 @@ bool lock_try_acquire(struct lock *l)
 
 void lock_when_free(void (*fn)(uint64_t arg), uint64_t arg)
 {
+	when_free = fn;
 	own.arg = arg;
-	own.fn = fn;
+	atomic_signal_barrier();
+	own.waits = true;
 }
 
 NO_LOCK_CHECK void lock_release(struct lock *l)
@@ -202,7 +204,7 @@ bool lock_any_held(void)
 void lock_forget_held(void)
 {
 	own.held_count = 0;
-	if (own.fn)
+	if (own.waits)
 		run_waiting();
 #if CONFIG_ASSERTIONS >= 1
 	held_ranks = 0;

@@ -81,7 +81,8 @@ void lock_forget_held(void);
  * interrupted it can take them all: other threads give them back. */
 bool lock_any_held(void);
 /* SIGNAL, in a thread that holds a lock. fn(arg) runs when it has released its last one.
- * One at a time: the signals that lead here are blocked in between. */
+ * One at a time: the signals that lead here are blocked in between. fn is always the
+ * same. */
 void lock_when_free(void (*fn)(uint64_t arg), uint64_t arg);
 
 #endif

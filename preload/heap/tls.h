@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tls: everything Seep keeps in thread-local storage: 40 bytes, initial-exec, all zero in
- * a new thread (lock.c has 24 more). At most 64 bytes, so that the library fits in the
+ * tls: everything Seep keeps in thread-local storage: 48 bytes, initial-exec, all zero in
+ * a new thread (lock.c has 16 more). At most 64 bytes, so that the library fits in the
  * static TLS surplus.
  */
 #ifndef PRELOAD_HEAP_TLS_H
@@ -24,8 +24,9 @@ struct seep_tls {
 	bool in_start;	   /* the thread's mcache is being made */
 	void *thread;	   /* struct thread_info of profiler/stack, or NULL */
 	void *unwind;	   /* per-thread scratch of profiler/stack, or NULL */
+	void *trails;	   /* per-thread stacks of profiler/stack/trail.c, or NULL */
 };
-_Static_assert(sizeof(struct seep_tls) <= 40, "static TLS budget");
+_Static_assert(sizeof(struct seep_tls) <= 48, "static TLS budget");
 
 extern __thread struct seep_tls seep_tls
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));

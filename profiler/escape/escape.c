@@ -2,16 +2,15 @@
 /*
  * escape: the bound form, see escape.h.
  *
- * What identifies an activation: frames[i] is the function that pc i lies in; the word
- * that holds that function's own return address is frames[i + 1].slot, and its value
- * frames[i + 1].pc. So "function i's activation still exists" means that a frame at free
- * has the same slot and pc as frames[i + 1] at malloc, and all frames outside it match
- * too. The depth is the number of activations of malloc's stack, innermost first, that
- * are gone.
+ * A trail's frame i lies in the function whose own return address is the pc of frame
+ * i - 1. So that function's activation still exists when frame i - 1 is retained. Frames
+ * get ascending serials as they are put on a trail; those that were there at malloc have
+ * at most the serial of that time. An object thus remembers one serial and one count:
+ * with `common` frames of the trail at free not newer, count - 1 - common activations are
+ * gone, innermost first.
  *
- * Structure: a pool of followed objects; per object the slots of its innermost frames, as
- * distances from a base, and the site, whose chain has the pcs. When the pool runs full,
- * only one object in 2^k is followed, with weight 2^k.
+ * Structure: a pool of followed objects. When it runs full, only one object in 2^k is
+ * followed, with weight 2^k.
  * Concurrency: one lock for the pool and the table of results.
  */
 #include "profiler/escape/escape.h"
@@ -29,10 +28,10 @@
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
 
-#define POOL	   65536
-#define KEPT_SLOTS 24	  /* innermost frames whose slots are kept */
-#define RESULTS	   131072 /* of the table: (site, kind, depth) */
-#define MAX_THIN   16
+#define POOL	  65536
+#define MAX_DEPTH 24	 /* a greater depth is given as this */
+#define RESULTS	  131072 /* of the table: (site, kind, depth) */
+#define MAX_THIN  16
 
 enum end_kind { END_SAME_THREAD, END_OTHER_THREAD, END_LIVE };
 
@@ -40,12 +39,13 @@ struct followed {
 	uint32_t site;	 /* 0: free */
 	uint32_t next;	 /* in the free list */
 	uint32_t thread; /* who made it: low bits of seep_tls' address */
-	uint16_t count, lg_weight;
+	uint32_t lg_weight;
+	uint32_t count;	 /* frames of the trail at malloc */
+	uint64_t serial; /* the newest of them */
+	uintptr_t root;	 /* which stack */
 	size_t size;
 	uint64_t weight; /* of the sampler, fixed point */
 	uint64_t birth_ns;
-	uintptr_t base;
-	uint32_t slots[KEPT_SLOTS]; /* (slot - base) / 8; of frames[1], frames[2] ... */
 };
 
 struct result {
@@ -126,24 +126,11 @@ static void put_entry(uint32_t handle)
 	escape.nused--;
 }
 
-static void keep_slots(struct followed *f, const struct frame *frames, int count)
-{
-	f->base = count > 1 ? frames[1].slot : 0;
-	f->count = 0;
-	for (int i = 1; i < count && f->count < KEPT_SLOTS; i++) {
-		uintptr_t distance = (frames[i].slot - f->base) / 8;
-
-		if (frames[i].slot < f->base || distance > UINT32_MAX)
-			break; /* another stack: what lies beyond is not compared */
-		f->slots[f->count++] = (uint32_t)distance;
-	}
-}
-
-uint32_t escape_begin(uint32_t site, size_t size, const struct frame *frames, int count)
+uint32_t escape_begin(uint32_t site, size_t size, const struct trail *stack)
 {
 	uint32_t handle = 0;
 
-	if (!escape.on)
+	if (!escape.on || !stack)
 		return 0;
 	lock_acquire(&escape.lock);
 	if (chosen())
@@ -157,7 +144,9 @@ uint32_t escape_begin(uint32_t site, size_t size, const struct frame *frames, in
 		f->lg_weight = (uint16_t)escape.lg_thin;
 		f->birth_ns = os_now_ns();
 		f->thread = thread_mark();
-		keep_slots(f, frames, count);
+		f->root = stack->root;
+		f->count = stack->count;
+		f->serial = stack->frames[stack->count - 1].serial;
 	}
 	lock_release(&escape.lock);
 	return handle;
@@ -190,51 +179,33 @@ static void add_result(const struct followed *f, enum end_kind kind, uint32_t de
 	r->lifetime_ns += (uint64_t)((uint128)(now - f->birth_ns) * weight >> SITE_SHIFT);
 }
 
-/* Is the frame with this slot and pc among frames? They ascend by slot. */
-static int find_frame(const struct frame *frames, int count, uintptr_t slot, uintptr_t pc)
+/* How many of the allocation's activations are gone. */
+static uint32_t depth_of(const struct followed *f, const struct trail *stack)
 {
-	for (int i = 0; i < count; i++)
-		if (frames[i].slot == slot)
-			return frames[i].pc == pc ? i : -1;
-	return -1;
-}
+	uint32_t common = f->count - 1, depth = 0;
 
-/* How many of the allocation's activations are gone. All frames outside the first that
- * matches must match as well, frame by frame. */
-static uint32_t compare(const struct followed *f, const struct frame *frames, int count)
-{
-	uint32_t site = site_parent(f->site); /* frames[1] of the allocation */
-	uint32_t depth = f->count;
-	int expected = -2; /* where the next frame must be found */
-
-	for (uint32_t i = 0; i < f->count && site; i++, site = site_parent(site)) {
-		uintptr_t slot = f->base + (uintptr_t)f->slots[i] * 8;
-		int at = find_frame(frames, count, slot, site_pc(site));
-
-		if (at >= 0 && expected == -2)
-			depth = i;
-		if (expected != -2 && at != expected) {
-			depth = f->count; /* a coincidence: the outer frames differ */
-			expected = -2;
-			if (at < 0)
-				continue;
-			depth = i;
-		}
-		if (at >= 0)
-			expected = at + 1;
+	if (stack->root != f->root) /* none of this stack's */
+		return f->count - 1 < MAX_DEPTH ? f->count - 1 : MAX_DEPTH;
+	while (common > 0 && depth < MAX_DEPTH &&
+	       (common > stack->count || stack->frames[common - 1].serial > f->serial)) {
+		common--;
+		depth++;
 	}
 	return depth;
 }
 
-void escape_end(uint32_t handle, const struct frame *frames, int count)
+void escape_end(uint32_t handle, const struct trail *stack)
 {
 	struct followed *f = &escape.pool[handle];
 	bool same = f->thread == thread_mark();
 	uint64_t now = os_now_ns();
-	uint32_t depth = same ? compare(f, frames, count) : 0;
+	bool known =
+		!same || (stack && (stack->root != f->root || stack->born < f->serial));
+	uint32_t depth = same && known ? depth_of(f, stack) : 0;
 
 	lock_acquire(&escape.lock);
-	add_result(f, same ? END_SAME_THREAD : END_OTHER_THREAD, depth, now);
+	if (known)
+		add_result(f, same ? END_SAME_THREAD : END_OTHER_THREAD, depth, now);
 	put_entry(handle);
 	lock_release(&escape.lock);
 }

@@ -27,8 +27,8 @@
 #include "preload/heap/tls.h"
 #include "profiler/sample/maths.h"
 #include "profiler/sample/sample_int.h"
+#include "profiler/site/capture.h"
 #include "profiler/site/site.h"
-#include "profiler/stack/unwind.h"
 
 #define STRIPES		 16
 #define MAX_PAGES	 32 /* of a small span, see sizeclass.c */
@@ -217,24 +217,16 @@ static void count_free(uint32_t site, size_t size)
 	atomic_add_relaxed(&c->free_bytes, bytes);
 }
 
-/* The calling thread's stack as a site; frames stay in the scratch array. */
-static uint32_t capture(struct frame **out_frames, int *out_count)
+static bool capture(struct capture *out)
 {
-	enum unwind_end end;
-	int max;
-	struct frame *frames = unwind_scratch(&max);
-	int n = frames ? unwind_here(frames, max, &end) : 0;
+	bool ok = capture_here(out);
 
-	*out_frames = frames;
-	*out_count = n;
-	if (n == 0)
-		return SITE_NONE;
-	if (end == UNWIND_TRUNCATED || end == UNWIND_BAD_STACK)
+	if (ok && UNLIKELY(out->truncated))
 		atomic_add_relaxed(&sampler.truncated, 1u);
-	return site_intern(frames, n);
+	return ok;
 }
 
-static bool record(void *p, size_t size, uint32_t site, const struct frame *frames, int n)
+static bool record(void *p, size_t size, const struct capture *c)
 {
 	uint32_t index;
 	struct mspan *s = heap_find((uintptr_t)p, &index);
@@ -244,25 +236,22 @@ static bool record(void *p, size_t size, uint32_t site, const struct frame *fram
 		return false;
 	b->records[index].birth_and_size = pack_birth(os_now_ns(), size);
 	b->records[index].escape =
-		sample_hooks.begin ? sample_hooks.begin(site, size, frames, n) : 0;
-	b->records[index].site = site;
+		sample_hooks.begin ? sample_hooks.begin(c->site, size, c->trail) : 0;
+	b->records[index].site = c->site;
 	count_page(s, b, p, true);
-	count_alloc(site, size);
+	count_alloc(c->site, size);
 	return true;
 }
 
 static void on_malloc(void *p, size_t size)
 {
-	struct frame *frames;
-	uint32_t site;
-	int n;
+	struct capture c;
 
 	heap_set_budget(draw_budget());
 	if (seep_tls.internal > 0)
 		return;
 	seep_tls.internal++;
-	site = capture(&frames, &n);
-	if (site && record(p, size, site, frames, n))
+	if (capture(&c) && record(p, size, &c))
 		atomic_add_relaxed(&sampler.samples, 1u);
 	else
 		atomic_add_relaxed(&sampler.dropped, 1u);
@@ -271,10 +260,6 @@ static void on_malloc(void *p, size_t size)
 
 static void end_escape(uint32_t handle)
 {
-	struct frame *frames;
-	enum unwind_end end;
-	int max, n;
-
 	if (!handle)
 		return;
 	if (seep_tls.internal > 0) {
@@ -282,9 +267,7 @@ static void end_escape(uint32_t handle)
 		return;
 	}
 	seep_tls.internal++;
-	frames = unwind_scratch(&max);
-	n = frames ? unwind_here(frames, max, &end) : 0;
-	sample_hooks.end(handle, frames, n);
+	sample_hooks.end(handle, trail_capture());
 	seep_tls.internal--;
 }
 
@@ -312,20 +295,17 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 	struct block *b = s->samples;
 	struct sample_record *r = &b->records[index];
 	uint32_t site = r->site;
-	struct frame *frames;
-	int n;
+	struct capture c;
 
 	(void)p;
 	if (site == SITE_NONE)
 		return;
 	count_free(site, record_size(s, r));
 	if (sampler.exact && seep_tls.internal == 0) {
-		uint32_t fresh;
-
 		seep_tls.internal++;
-		fresh = capture(&frames, &n);
+		if (capture(&c))
+			site = c.site;
 		seep_tls.internal--;
-		site = fresh ? fresh : site;
 	}
 	r->site = site;
 	r->birth_and_size = (r->birth_and_size & ~(uint64_t)0xffff) | (size & 0xffff);

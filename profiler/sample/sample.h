@@ -41,11 +41,10 @@ int sample_write_profiles(const char *prefix);
 
 /* Following objects to their end (profiler/escape, a later layer): filled once in
  * preload/api/init.c, may stay empty. See escape.h for the meaning. */
-struct frame;
+struct trail;
 struct sample_hooks {
-	uint32_t (*begin)(uint32_t site, size_t size, const struct frame *frames,
-			  int count);
-	void (*end)(uint32_t handle, const struct frame *frames, int count);
+	uint32_t (*begin)(uint32_t site, size_t size, const struct trail *stack);
+	void (*end)(uint32_t handle, const struct trail *stack);
 	void (*drop)(uint32_t handle);
 };
 extern struct sample_hooks sample_hooks;

@@ -162,6 +162,13 @@ uint32_t site_intern(const struct frame *frames, int count)
 	return site;
 }
 
+uint32_t site_child(uint32_t parent, uintptr_t pc)
+{
+	uint32_t *buckets = get_buckets();
+
+	return buckets ? child_of(buckets, parent, pc) : SITE_NONE;
+}
+
 uint32_t site_parent(uint32_t site)
 {
 	return node_of(site)->parent;

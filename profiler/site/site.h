@@ -33,6 +33,9 @@ struct site_counters {
 
 /* SLOW. The site of a stack, innermost frame first. 0 when out of memory. No heap. */
 uint32_t site_intern(const struct frame *frames, int count);
+/* SLOW. The node of pc below parent (SITE_NONE: pc is the outermost frame). 0 when out of
+ * memory. */
+uint32_t site_child(uint32_t parent, uintptr_t pc);
 /* FAST. */
 uint32_t site_parent(uint32_t site); /* the caller's node; 0 at the outermost frame */
 uintptr_t site_pc(uint32_t site);    /* return address, or a pseudo pc of unwind.h */

@@ -535,19 +535,9 @@ struct cfi_row cfi_find_row(uintptr_t pc)
 	return row_of_state(&m.now);
 }
 
-/* Word: kind 4 bits, rbp 4 bits, cfa_offset 24 bits, rbp_offset 16 bits, 16 bits zero. */
 uint64_t cfi_pack(struct cfi_row row)
 {
 	return (uint64_t)row.kind | (uint64_t)row.rbp << 4 |
 	       (uint64_t)((uint32_t)row.cfa_offset & 0xffffff) << 8 |
 	       (uint64_t)(uint16_t)row.rbp_offset << 32;
-}
-
-struct cfi_row cfi_unpack(uint64_t w)
-{
-	struct cfi_row row = { .kind = w & 15, .rbp = (w >> 4) & 15 };
-
-	row.cfa_offset = (int32_t)(((uint32_t)(w >> 8) & 0xffffff) << 8) >> 8;
-	row.rbp_offset = (int16_t)(uint16_t)(w >> 32);
-	return row;
 }

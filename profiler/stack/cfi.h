@@ -37,8 +37,18 @@ struct cfi_row {
  * modules' tables; slow (a microsecond or so), so callers cache. */
 struct cfi_row cfi_find_row(uintptr_t pc);
 
-/* FAST. A row as one word that is never 0, and back. */
+/* A row as one word that is never 0: kind 4 bits, rbp 4 bits, cfa_offset 24 bits,
+ * rbp_offset 16 bits, 16 bits zero. */
 uint64_t cfi_pack(struct cfi_row row);
-struct cfi_row cfi_unpack(uint64_t word);
+
+/* FAST. And back. */
+static inline struct cfi_row cfi_unpack(uint64_t w)
+{
+	struct cfi_row row = { .kind = w & 15, .rbp = (w >> 4) & 15 };
+
+	row.cfa_offset = (int32_t)(uint32_t)w >> 8;
+	row.rbp_offset = (int16_t)(uint16_t)(w >> 32);
+	return row;
+}
 
 #endif

@@ -19,50 +19,47 @@
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "preload/heap/tls.h"
-#include "profiler/stack/cfi.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
+#include "profiler/stack/trail.h"
 #include "profiler/stack/unwind_int.h"
 
-#define CACHE_ENTRIES 32768 /* 512 KiB, faulted in as code is met */
-
-struct entry {
-	uint64_t row; /* packed; 0: empty */
-	uint64_t key; /* pc ^ row */
-};
+struct row_entry *row_cache;
 
 static struct {
-	struct entry *cache; /* atomic; NULL: not made, rows are looked up each time */
 	uintptr_t own_start, own_end;
+	uint32_t generation; /* atomic */
 } unwind;
 
 /* ---- rows ---- */
 
-static struct cfi_row row_for(uintptr_t pc)
+uint64_t row_find(struct row_entry *cache, uintptr_t pc)
 {
-	struct entry *cache = atomic_load_acquire(&unwind.cache);
-	struct entry *e;
-	uint64_t row, key;
-	struct cfi_row found;
+	struct row_entry *e = &cache[(pc * 0x9e3779b97f4a7c15u) >> (64 - ROW_CACHE_LG)];
+	uint64_t row = cfi_pack(cfi_find_row(pc));
 
-	if (!cache)
-		return cfi_find_row(pc);
-	e = &cache[(pc * 0x9e3779b97f4a7c15u) >> 49];
-	row = atomic_load_relaxed(&e->row);
-	key = atomic_load_relaxed(&e->key);
-	if (LIKELY((row ^ key) == pc && row != 0))
-		return cfi_unpack(row);
-	found = cfi_find_row(pc);
-	row = cfi_pack(found);
 	atomic_store_relaxed(&e->row, row);
 	atomic_store_relaxed(&e->key, pc ^ row);
-	return found;
+	return row;
+}
+
+static struct cfi_row unpacked_row(uintptr_t pc)
+{
+	struct row_entry *cache = atomic_load_acquire(&row_cache);
+
+	return cache ? cfi_unpack(row_for(cache, pc)) : cfi_find_row(pc);
+}
+
+uint32_t unwind_generation(void)
+{
+	return atomic_load_acquire(&unwind.generation);
 }
 
 void unwind_modules_changed(void)
 {
-	if (unwind.cache)
-		os_purge(unwind.cache, CACHE_ENTRIES * sizeof(struct entry));
+	if (row_cache)
+		os_purge(row_cache, ROW_CACHE_ENTRIES * sizeof(struct row_entry));
+	atomic_add_relaxed(&unwind.generation, 1u);
 }
 
 /* ---- reading the stack ---- */
@@ -76,8 +73,7 @@ static bool page_is_readable(uintptr_t addr)
 		       0) != -EFAULT;
 }
 
-/* Reads the word at addr if it lies above the walk's frontier and inside the stack. */
-NO_SANITIZE static bool read_word(struct walk *w, uintptr_t addr, uintptr_t *out)
+NO_SANITIZE bool walk_read(struct walk *w, uintptr_t addr, uintptr_t *out)
 {
 	if (addr % 8 != 0 || addr < w->lo)
 		return false;
@@ -93,6 +89,20 @@ NO_SANITIZE static bool read_word(struct walk *w, uintptr_t addr, uintptr_t *out
 		w->hi = page + OS_PAGE;
 	}
 	*out = *(const volatile uintptr_t *)addr;
+	return true;
+}
+
+bool walk_can_read_up_to(struct walk *w, uintptr_t end)
+{
+	uintptr_t word;
+
+	if (w->known)
+		return end <= w->hi;
+	if (w->window == w->hi && !walk_read(w, w->sp, &word))
+		return false;
+	while (w->hi < end)
+		if (!walk_read(w, w->hi, &word))
+			return false;
 	return true;
 }
 
@@ -113,7 +123,7 @@ static bool cfa_of(struct walk *w, struct cfi_row row, uintptr_t pc, uintptr_t *
 		*out = w->bp + (uintptr_t)offset;
 		return true;
 	case CFI_RBP_DEREF:
-		return read_word(w, w->bp + (uintptr_t)offset, out);
+		return walk_read(w, w->bp + (uintptr_t)offset, out);
 	default:
 		return false;
 	}
@@ -124,9 +134,9 @@ static bool restore_rbp(struct walk *w, struct cfi_row row, uintptr_t cfa)
 	uintptr_t offset = (uintptr_t)(intptr_t)row.rbp_offset;
 
 	if (row.rbp == CFI_RBP_AT_CFA)
-		return read_word(w, cfa + offset, &w->bp);
+		return walk_read(w, cfa + offset, &w->bp);
 	if (row.rbp == CFI_RBP_AT_RBP)
-		return read_word(w, w->bp + offset, &w->bp);
+		return walk_read(w, w->bp + offset, &w->bp);
 	return true;
 }
 
@@ -134,7 +144,7 @@ static enum step step_by_row(struct walk *w, struct cfi_row row, uintptr_t pc)
 {
 	uintptr_t cfa = 0, ra = 0;
 
-	if (!cfa_of(w, row, pc, &cfa) || cfa <= w->sp || !read_word(w, cfa - 8, &ra) ||
+	if (!cfa_of(w, row, pc, &cfa) || cfa <= w->sp || !walk_read(w, cfa - 8, &ra) ||
 	    !restore_rbp(w, row, cfa))
 		return STEP_BAD;
 	if (ra == 0)
@@ -154,8 +164,8 @@ static enum step step_by_signal(struct walk *w)
 {
 	uintptr_t bp, sp, ip, slot = w->sp + 168;
 
-	if (!read_word(w, w->sp + 120, &bp) || !read_word(w, w->sp + 160, &sp) ||
-	    !read_word(w, slot, &ip))
+	if (!walk_read(w, w->sp + 120, &bp) || !walk_read(w, w->sp + 160, &sp) ||
+	    !walk_read(w, slot, &ip))
 		return STEP_BAD;
 	if (ip == 0)
 		return STEP_END;
@@ -184,8 +194,8 @@ static enum step step_by_rbp(struct walk *w)
 {
 	uintptr_t bp = w->bp, saved = 0, ra = 0;
 
-	if (bp < w->sp || bp - w->sp > UNWIND_MAX_GAP || !read_word(w, bp, &saved) ||
-	    !read_word(w, bp + 8, &ra))
+	if (bp < w->sp || bp - w->sp > UNWIND_MAX_GAP || !walk_read(w, bp, &saved) ||
+	    !walk_read(w, bp + 8, &ra))
 		return STEP_NO_CFI;
 	if (ra == 0)
 		return STEP_END;
@@ -200,10 +210,24 @@ static enum step step_by_rbp(struct walk *w)
 	return STEP_OK;
 }
 
+/* A return address that nobody called from: a signal trampoline, or where makecontext()
+ * lets a coroutine end. pc - 1 is in no function then. Else frame pointers. */
+enum step walk_step_missing(struct walk *w)
+{
+	struct cfi_row row = { .kind = CFI_MISSING };
+
+	if (!w->precise)
+		row = unpacked_row(w->pc);
+	if (row.kind == CFI_SIGNAL)
+		return step_by_signal(w);
+	/* Any other function's first byte: the end of a coroutine. */
+	return row.kind != CFI_MISSING ? STEP_END : step_by_rbp(w);
+}
+
 static enum step step(struct walk *w)
 {
 	uintptr_t pc = w->precise ? w->pc : w->pc - 1;
-	struct cfi_row row = row_for(pc);
+	struct cfi_row row = unpacked_row(pc);
 
 	switch (row.kind) {
 	case CFI_END:
@@ -211,13 +235,7 @@ static enum step step(struct walk *w)
 	case CFI_SIGNAL:
 		return step_by_signal(w);
 	case CFI_MISSING:
-		/* A return address that nobody called from: a signal trampoline, or where
-		 * makecontext() lets a coroutine end. pc - 1 is in no function then. */
-		row = w->precise ? row : row_for(w->pc);
-		if (row.kind == CFI_SIGNAL)
-			return step_by_signal(w);
-		/* Any other function's first byte: the end of a coroutine. */
-		return row.kind != CFI_MISSING ? STEP_END : step_by_rbp(w);
+		return walk_step_missing(w);
 	case CFI_UNSUPPORTED:
 		return STEP_UNSUPPORTED;
 	default:
@@ -292,7 +310,7 @@ static bool is_own(uintptr_t pc)
 
 /* Our own frames have frame pointers: the first return address outside our text, and the
  * registers there. The walk is inside our own stack, so plain reads are safe. */
-NO_SANITIZE static void leave_own_frames(struct walk *w, const uintptr_t *fp)
+NO_SANITIZE void walk_leave_own_frames(struct walk *w, const uintptr_t *fp)
 {
 	while (is_own(fp[1]))
 		fp = (const uintptr_t *)fp[0];
@@ -312,7 +330,7 @@ int unwind_here(struct frame *frames, int max, enum unwind_end *out_end)
 		return 0;
 	seep_tls.unwinding = true;
 	atomic_signal_barrier();
-	leave_own_frames(&w, __builtin_frame_address(0));
+	walk_leave_own_frames(&w, __builtin_frame_address(0));
 	n = walk_run(&w, frames, 0, max, out_end);
 	atomic_signal_barrier();
 	seep_tls.unwinding = false;
@@ -352,11 +370,11 @@ void unwind_set_own_text(uintptr_t start, uintptr_t end)
 
 void unwind_init(bool want_libunwind)
 {
-	if (!unwind.cache)
-		atomic_store_release(
-			&unwind.cache,
-			(struct entry *)meta_map(CACHE_ENTRIES * sizeof(struct entry),
-						 META_STACK));
+	if (!row_cache)
+		atomic_store_release(&row_cache,
+				     (struct row_entry *)meta_map(
+					     ROW_CACHE_ENTRIES * sizeof(struct row_entry),
+					     META_STACK));
 	if (want_libunwind)
 		unwind_lib_open();
 }
@@ -370,6 +388,7 @@ void unwind_thread_end(void)
 {
 	void *scratch = seep_tls.unwind;
 
+	trail_thread_end();
 	seep_tls.unwind = NULL;
 	meta_unmap(scratch, (opt_get()->stack + 1) * sizeof(struct frame), META_STACK);
 }

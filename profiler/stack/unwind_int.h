@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * unwind_int: what unwind.c and unwind_lib.c share.
+ * unwind_int: what unwind.c, trail.c and unwind_lib.c share.
  */
 #ifndef PROFILER_STACK_UNWIND_INT_H
 #define PROFILER_STACK_UNWIND_INT_H
 
+#include "preload/base/atomic.h"
+#include "profiler/stack/cfi.h"
 #include "profiler/stack/unwind.h"
 
 #define NO_SANITIZE	__attribute__((no_sanitize("address", "thread", "undefined")))
@@ -26,9 +28,44 @@ struct walk {
 
 /* Goes on at sp, which may lie on another stack. SIGNAL. */
 void walk_enter_stack(struct walk *w, uintptr_t sp);
+/* The state in the innermost frame that is not ours; fp is one of our own frames. */
+void walk_leave_own_frames(struct walk *w, const uintptr_t *fp);
 /* Appends frames from w outwards to frames[n..max). Returns the new count. SIGNAL. */
 int walk_run(struct walk *w, struct frame *frames, int n, int max,
 	     enum unwind_end *out_end);
+/* Reads the word at addr if it lies above the walk's frontier and inside the stack. */
+bool walk_read(struct walk *w, uintptr_t addr, uintptr_t *out);
+/* Is all from the walk's frontier up to end readable? Widens the window. */
+bool walk_can_read_up_to(struct walk *w, uintptr_t end);
+/* One step outwards from a frame whose row is CFI_MISSING. */
+enum step walk_step_missing(struct walk *w);
+
+/* Rows by pc, cached for all threads. An entry's key is pc ^ row, so that a torn entry
+ * does not match. */
+#define ROW_CACHE_LG	  15 /* entries; 512 KiB, faulted in as code is met */
+#define ROW_CACHE_ENTRIES ((size_t)1 << ROW_CACHE_LG)
+
+struct row_entry {
+	uint64_t row; /* packed; 0: empty */
+	uint64_t key; /* pc ^ row */
+};
+/* NULL: not made; rows are looked up each time. Written once, atomic. */
+extern struct row_entry *row_cache HIDDEN;
+/* Looks the row up and remembers it. */
+uint64_t row_find(struct row_entry *cache, uintptr_t pc);
+
+ALWAYS_INLINE uint64_t row_for(struct row_entry *cache, uintptr_t pc)
+{
+	struct row_entry *e = &cache[(pc * 0x9e3779b97f4a7c15u) >> (64 - ROW_CACHE_LG)];
+	uint64_t row = atomic_load_relaxed(&e->row);
+
+	if (LIKELY((row ^ atomic_load_relaxed(&e->key)) == pc && row != 0))
+		return row;
+	return row_find(cache, pc);
+}
+
+/* Counts module changes; trails of another generation are void. Atomic. */
+uint32_t unwind_generation(void);
 
 /* INIT. Opens libunwind privately; without it the functions below find nothing. */
 void unwind_lib_open(void);

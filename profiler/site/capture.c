@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * capture: see capture.h. Frames that a trail retains have their nodes; the rest follow
+ * from there, one step in the tree each.
+ */
+#include "profiler/site/capture.h"
+
+#include "profiler/site/site.h"
+#include "profiler/stack/unwind.h"
+
+/* The node of the trail's innermost frame; sets those it needs on the way. */
+static uint32_t site_of(const struct trail *t)
+{
+	struct trail_frame *f = t->frames;
+	uint32_t last = t->count - 1, base = f[last].base;
+	uint32_t i = last, node;
+
+	while (i > base && (f[i].node == 0 || f[i].base != base))
+		i--;
+	/* i is known, or the outermost frame of this site. */
+	node = f[i].base == base ? f[i].node : 0;
+	if (node == 0 || f[i].base != base) {
+		node = base > 0 ? site_child(SITE_NONE, FRAME_TRUNCATED_PC) : SITE_NONE;
+		node = site_child(node, f[i].pc);
+		if (f[i].base == base)
+			f[i].node = node;
+	}
+	while (i < last && node) {
+		i++;
+		node = site_child(node, f[i].pc);
+		if (f[i].base == base)
+			f[i].node = node;
+	}
+	return node;
+}
+
+static COLD bool capture_whole(struct capture *out)
+{
+	enum unwind_end end;
+	int max, n;
+	struct frame *frames = unwind_scratch(&max);
+
+	n = frames ? unwind_here(frames, max, &end) : 0;
+	if (n == 0)
+		return false;
+	out->truncated = end == UNWIND_TRUNCATED || end == UNWIND_BAD_STACK;
+	out->site = site_intern(frames, n);
+	return out->site != SITE_NONE;
+}
+
+bool capture_here(struct capture *out)
+{
+	const struct trail *t = trail_capture();
+
+	out->trail = t;
+	if (UNLIKELY(!t))
+		return capture_whole(out);
+	out->truncated = trail_is_cut(t);
+	out->site = t->frames[t->count - 1].node;
+	if (out->site == SITE_NONE)
+		out->site = site_of(t);
+	return out->site != SITE_NONE;
+}

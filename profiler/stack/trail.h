@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * trail: stacks captured incrementally. A thread remembers its last captured stack, one
+ * for each stack that it runs on (coroutines); a new capture walks only until it meets
+ * the old one and proves that nothing further out has changed.
+ *
+ * Why that is right: what a walk finds beyond a frame is a function of the frame's return
+ * address, its place, rbp in it, and of the words that the walk reads. So a remembered
+ * frame matches when the place and the return address are equal, and rbp too where some
+ * CFA further out depends on it; and what lies beyond holds when every word that the walk
+ * read there is unchanged: return addresses, and saved registers that a CFA depends on.
+ * To compare return addresses alone is not enough: an old one may lie, unchanged, in the
+ * alloca area of a new frame. Rows are taken as constant; dlclose drops all trails.
+ *
+ * A stack of more than max frames is cut: its site is made of the innermost frames, at
+ * least half of max, below the pseudo frame "[truncated]". Only these are compared, so
+ * that deep recursion costs no more than a stack of max frames.
+ *
+ * Stacks with signal frames, code without CFI, or rows for libunwind are not remembered:
+ * trail_capture() returns NULL and the caller takes unwind_here().
+ */
+#ifndef PROFILER_STACK_TRAIL_H
+#define PROFILER_STACK_TRAIL_H
+
+#include "preload/base/base.h"
+
+enum trail_flag {
+	TRAIL_USES_BP = 1,  /* the frame's own CFA depends on rbp */
+	TRAIL_NEEDS_BP = 2, /* it, or one further out, depends on rbp as it is here */
+};
+
+struct trail_frame {
+	uintptr_t slot, pc; /* pc was read at slot */
+	uintptr_t bp;	    /* rbp in this frame */
+	uintptr_t save;	    /* where the caller's rbp was restored from; 0: unchanged */
+	uintptr_t deref;    /* where the CFA was read from; 0: computed */
+	uint64_t serial;    /* ascending; a frame keeps it while it is retained */
+	uint32_t words;	    /* words that the walk from here outwards read */
+	uint32_t node;	    /* the caller's: site of the stack that ends here; 0: none */
+	uint32_t base;	    /* frame where that site's stack begins; > 0: truncated */
+	uint32_t flags;	    /* enum trail_flag */
+};
+_Static_assert(sizeof(struct trail_frame) == 64, "one cache line");
+
+/* A word of the stack that a walk read, and what it held. */
+struct trail_word {
+	uintptr_t addr, value;
+};
+
+struct trail {
+	struct trail_frame *frames; /* [0] is the outermost */
+	struct trail_word *words;
+	uint32_t count;	   /* frames; the calling function's is the last */
+	uint32_t capacity; /* frames that there is room for */
+	bool rootless;	   /* what is further out than frames[0] was dropped */
+	uintptr_t top;	   /* end of what was read */
+	uintptr_t root;	   /* slot of the outermost true frame: tells stacks apart */
+	uint64_t born;	   /* serial when the trail was last empty */
+	uint64_t used;	   /* when, for the choice of which to give up */
+};
+
+/*
+ * Captures the calling thread's stack, as unwind_here() does. The caller sets nodes: one
+ * that is 0 is not known yet. NULL: this stack cannot be remembered, or there is no
+ * memory, or the call is re-entrant. The trail is the thread's own, and good until its
+ * next capture: keep signal handlers out by thread_internal_enter(). SIGNAL.
+ */
+struct trail *trail_capture(void);
+
+/* FAST. Is the stack of the innermost frame cut? */
+static inline bool trail_is_cut(const struct trail *t)
+{
+	return t->rootless || t->frames[t->count - 1].base > 0;
+}
+
+/* Gives back the calling thread's trails. SLOW. */
+void trail_thread_end(void);
+
+/* Work done so far, by all threads; those that run may lag by some captures. */
+struct trail_stats {
+	uint64_t captures;
+	uint64_t full;	   /* met nothing to reuse */
+	uint64_t walked;   /* frames */
+	uint64_t compared; /* words */
+	uint64_t refused;  /* captures that could not be remembered */
+};
+void trail_get_stats(struct trail_stats *out);
+
+#endif
