@@ -5,6 +5,7 @@
  * libc's malloc behind our back) go to libc; anything else is a mistake of the program.
  */
 #include <dlfcn.h>
+#include <link.h>
 #include <string.h>
 
 #include "preload/api/api.h"
@@ -34,19 +35,19 @@ void *api_next_symbol(const char *name)
 	return fn;
 }
 
-/* By trying: in a program that is not position-independent and takes malloc's address,
- * the symbol's value is an entry of the program's own, whoever is behind it. */
+/* The answer is our own malloc; or, in a program that is not position-independent and
+ * takes malloc's address (python3 is one), the program's PLT entry, whose symbol is not
+ * defined there: calls of it reach us. */
 bool api_is_bound(void)
 {
-	void *(*make)(size_t) =
-		(void *(*)(size_t))(uintptr_t)dlsym(RTLD_DEFAULT, "malloc");
-	void (*give)(void *) = (void (*)(void *))(uintptr_t)dlsym(RTLD_DEFAULT, "free");
-	void *p = make ? make(1) : NULL;
-	bool ours = p && heap_find((uintptr_t)p, NULL);
+	void *fn = dlsym(RTLD_DEFAULT, "malloc");
+	ElfW(Sym) *symbol = NULL;
+	Dl_info info;
 
-	if (give)
-		give(p);
-	return ours;
+	if (fn == (void *)(uintptr_t)api_own_malloc)
+		return true;
+	return dladdr1(fn, &info, (void **)&symbol, RTLD_DL_SYMENT) != 0 && symbol &&
+	       symbol->st_shndx == SHN_UNDEF;
 }
 
 /* What is mapped at the address that is searched for. */

@@ -108,6 +108,11 @@ class Tool(seeptest.TestCase):
         self.assertEqual(r.returncode, 0)
         self.assertIn(b"served no call", r.stderr)
 
+    def test_fixed_address_is_not_its_own_malloc(self):
+        r = self.seep("gate", "--", seeptest.victim("integration/fixed_address"))
+        self.assertEqual((r.returncode, self.last(r)),
+                         (23, "seep: LEAK objects=1 bytes=77 sites=1"))
+
     def test_gate_verdicts(self):
         r = self.seep("gate", "--", LEAKS, "direct")
         self.assertEqual((r.returncode, self.last(r)),
