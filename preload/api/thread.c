@@ -117,6 +117,9 @@ EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 	seep_tls.internal--;
 	if (!s)
 		return EAGAIN;
+#if CONFIG_PROFILER
+	thread_become_many();
+#endif
 	*s = (struct start){ routine, arg, creator_site() };
 	ret = threads.create(thread, attr, thread_begin, s);
 	if (ret != 0)

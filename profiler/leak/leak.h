@@ -43,7 +43,7 @@ struct leak_result {
 };
 
 /* DUMP. A whole check of this process, by its own thread. Never fails: trouble is
- * LEAK_INCOMPLETE with a reason. Objects born before sample_epoch_ns() count as held by
+ * LEAK_INCOMPLETE with a reason. Objects made by the parent of a fork count as held by
  * the parent. */
 void leak_check(struct leak_result *out);
 /* The same from a stack of our own: the program's part of the calling thread's stack

@@ -85,11 +85,11 @@ static void hold_one(struct marker *m, struct mspan *s, uint32_t index, size_t b
 		     void *arg)
 {
 	const struct sample_record *r = sample_find(s, index);
-	uint64_t epoch = sample_epoch_ns();
 
 	(void)bit;
 	(void)arg;
-	if ((!r && (sample_is_exact() || epoch)) || (r && sample_birth_ns(r) < epoch)) {
+	if ((!r && (sample_is_exact() || sample_has_inherited())) ||
+	    (r && sample_is_inherited(r))) {
 		mark_word(m, object_base(s, index));
 		mark_drain(m);
 	}
@@ -100,7 +100,7 @@ void sweep_hold(struct marker *m)
 	for (size_t i = 0; i < ignored.count; i++)
 		mark_word(m, ignored.list[i]);
 	mark_drain(m);
-	if (!sample_is_exact() && !sample_epoch_ns())
+	if (!sample_is_exact() && !sample_has_inherited())
 		return;
 	each_white(m, hold_one, NULL);
 }

@@ -12,6 +12,7 @@
 #include "preload/base/lock.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/site.h"
+#include "profiler/stack/thread.h"
 
 #define GROWTH(bytes) ((bytes) / 64 + 64 * KIB)
 
@@ -47,13 +48,16 @@ static COLD void copy(uint64_t least)
 
 void peak_grow(uint64_t bytes)
 {
-	uint64_t live = atomic_add_relaxed(&peak.live, bytes);
-	uint64_t old = atomic_load_relaxed(&peak.peak);
+	uint64_t live, old;
 
+	thread_add(&peak.live, bytes);
+	live = atomic_load_relaxed(&peak.live);
+	old = atomic_load_relaxed(&peak.peak);
+	if (live <= old)
+		return;
 	while (live > old && !atomic_cas_relaxed(&peak.peak, &old, live))
 		;
-	if (live > old)
-		atomic_store_relaxed(&peak.fresh, true);
+	atomic_store_relaxed(&peak.fresh, true);
 }
 
 void peak_shrink(uint64_t bytes)
@@ -66,7 +70,7 @@ void peak_shrink(uint64_t bytes)
 			copy(GROWTH(copied));
 		}
 	}
-	atomic_sub_relaxed(&peak.live, bytes);
+	thread_add(&peak.live, 0 - bytes);
 }
 
 void peak_settle(void)

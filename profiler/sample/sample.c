@@ -4,7 +4,8 @@
  *
  * Structure: a span with recorded objects has a block beside it: for sampled mode a count
  * of them per page, then one record a slot. The block is made when the span's first
- * object is recorded and goes when the span does.
+ * object is recorded and goes when the span does. Records are as long as the options need
+ * them: 8 bytes, 16 with the time of birth, 24 with a handle of profiler/escape.
  *
  * Sampled mode keeps frees of other objects fast: a page with a recorded object has class
  * byte 0, so only frees there come here; the count per page restores the byte. In exact
@@ -29,15 +30,16 @@
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/capture.h"
 #include "profiler/site/site.h"
+#include "profiler/stack/thread.h"
 
-#define STRIPES		 16
-#define MAX_PAGES	 32 /* of a small span, see sizeclass.c */
-#define BIRTH_UNIT_SHIFT 6  /* births are kept in units of 64 ns */
+#define STRIPES	  16
+#define MAX_PAGES 32 /* of a small span, see sizeclass.c */
 
 struct block {
 	uint16_t page_count[MAX_PAGES];
-	struct sample_record records[];
+	char records[]; /* of sampler.record_size bytes each */
 };
+_Static_assert(sizeof(struct block) % 8 == 0, "records are aligned");
 
 #define STRIPE                              \
 	{                                   \
@@ -47,6 +49,7 @@ struct block {
 
 static struct {
 	bool on, exact;
+	uint32_t record_size; /* frozen by sample_init(): RECORD_* */
 	size_t period;
 	uint64_t random; /* atomic: splitmix64's counter */
 	struct {
@@ -54,13 +57,23 @@ static struct {
 	} stripes[STRIPES];
 	struct lock pool_lock;
 	struct fixalloc pools[SIZECLASS_COUNT]; /* by class; 0: large; guarded */
-	uint64_t epoch_ns;			/* of a forked child */
+	uint8_t epoch; /* forks between the first process and this one, modulo 256 */
 	/* atomic totals */
 	uint64_t samples, dropped, truncated;
 } sampler = { .stripes = { FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES },
 	      .pool_lock = LOCK_INIT(LOCK_RANK_SAMPLE_POOL) };
 
 struct sample_hooks sample_hooks;
+
+#define RECORD_SHORT  offsetof(struct sample_record, birth_ns)
+#define RECORD_BIRTH  offsetof(struct sample_record, escape)
+#define RECORD_ESCAPE sizeof(struct sample_record)
+
+static struct sample_record *record_at(const struct block *b, uint32_t index)
+{
+	return (struct sample_record *)((uintptr_t)b->records +
+					(uintptr_t)index * sampler.record_size);
+}
 
 /* ---- when ---- */
 
@@ -88,7 +101,7 @@ uint64_t sample_weight(size_t size)
 {
 	double p;
 
-	if (sampler.exact || sampler.period <= 1)
+	if (LIKELY(sampler.exact) || sampler.period <= 1)
 		return (uint64_t)1 << SITE_SHIFT;
 	p = maths_one_minus_exp((double)(size ? size : 1) / (double)sampler.period);
 	return (uint64_t)((double)((uint64_t)1 << SITE_SHIFT) / p + 0.5);
@@ -96,6 +109,8 @@ uint64_t sample_weight(size_t size)
 
 static uint64_t scaled_bytes(size_t size, uint64_t weight)
 {
+	if (weight == (uint64_t)1 << SITE_SHIFT)
+		return size;
 	return (uint64_t)((uint128)size * weight >> SITE_SHIFT);
 }
 
@@ -107,7 +122,7 @@ static struct fixalloc *pool_of(const struct mspan *s)
 
 	if (f->size == 0) {
 		f->size = align_up(sizeof(struct block) +
-					   s->nslots * sizeof(struct sample_record),
+					   s->nslots * (size_t)sampler.record_size,
 				   16);
 		f->tag = META_SAMPLE;
 	}
@@ -161,12 +176,12 @@ const struct sample_record *sample_find(const struct mspan *s, uint32_t index)
 {
 	const struct block *b = atomic_load_acquire(&s->samples);
 
-	return b && b->records[index].site ? &b->records[index] : NULL;
+	return b && record_at(b, index)->site ? record_at(b, index) : NULL;
 }
 
 static size_t record_size(const struct mspan *s, const struct sample_record *r)
 {
-	return s->slot_size ? (size_t)(r->birth_and_size & 0xffff) : s->size_asked;
+	return s->slot_size ? r->size : s->size_asked;
 }
 
 size_t sample_size_asked(const struct mspan *s, uint32_t index)
@@ -180,12 +195,12 @@ size_t sample_size_asked(const struct mspan *s, uint32_t index)
 
 uint64_t sample_birth_ns(const struct sample_record *r)
 {
-	return r->birth_and_size >> 16 << BIRTH_UNIT_SHIFT;
+	return sampler.record_size >= RECORD_BIRTH ? r->birth_ns : 0;
 }
 
-static uint64_t pack_birth(uint64_t now_ns, size_t size)
+bool sample_is_inherited(const struct sample_record *r)
 {
-	return now_ns >> BIRTH_UNIT_SHIFT << 16 | (size & 0xffff);
+	return r->epoch != sampler.epoch;
 }
 
 /* ---- events ---- */
@@ -198,9 +213,9 @@ static void count_alloc(uint32_t site, size_t size)
 
 	if (!c)
 		return;
-	atomic_add_relaxed(&c->alloc_objects, weight);
-	atomic_add_relaxed(&c->alloc_bytes, bytes);
-	atomic_add_relaxed(&c->samples, 1u);
+	thread_add(&c->alloc_objects, weight);
+	thread_add(&c->alloc_bytes, bytes);
+	thread_add(&c->samples, 1);
 	peak_grow(bytes);
 }
 
@@ -213,8 +228,8 @@ static void count_free(uint32_t site, size_t size)
 	if (!c)
 		return;
 	peak_shrink(bytes);
-	atomic_add_relaxed(&c->free_objects, weight);
-	atomic_add_relaxed(&c->free_bytes, bytes);
+	thread_add(&c->free_objects, weight);
+	thread_add(&c->free_bytes, bytes);
 }
 
 static bool capture(struct capture *out)
@@ -231,13 +246,20 @@ static bool record(void *p, size_t size, const struct capture *c)
 	uint32_t index;
 	struct mspan *s = heap_find((uintptr_t)p, &index);
 	struct block *b = s ? atomic_load_acquire(&s->samples) : NULL;
+	struct sample_record *r;
 
 	if (!s || (!b && !(b = make_block(s))))
 		return false;
-	b->records[index].birth_and_size = pack_birth(os_now_ns(), size);
-	b->records[index].escape =
-		sample_hooks.begin ? sample_hooks.begin(c->site, size, c->trail) : 0;
-	b->records[index].site = c->site;
+	r = record_at(b, index);
+	r->site = c->site;
+	r->size = (uint16_t)size;
+	r->epoch = sampler.epoch;
+	if (sampler.record_size >= RECORD_BIRTH)
+		r->birth_ns = os_now_ns();
+	if (sampler.record_size >= RECORD_ESCAPE)
+		r->escape = sample_hooks.begin
+				    ? sample_hooks.begin(c->site, size, c->trail)
+				    : 0;
 	count_page(s, b, p, true);
 	count_alloc(c->site, size);
 	return true;
@@ -247,12 +269,13 @@ static void on_malloc(void *p, size_t size)
 {
 	struct capture c;
 
-	heap_set_budget(draw_budget());
+	if (!sampler.exact)
+		heap_set_budget(draw_budget());
 	if (seep_tls.internal > 0)
 		return;
 	seep_tls.internal++;
-	if (capture(&c) && record(p, size, &c))
-		atomic_add_relaxed(&sampler.samples, 1u);
+	if (LIKELY(capture(&c)) && LIKELY(record(p, size, &c)))
+		thread_add(&sampler.samples, 1);
 	else
 		atomic_add_relaxed(&sampler.dropped, 1u);
 	seep_tls.internal--;
@@ -274,16 +297,18 @@ static void end_escape(uint32_t handle)
 static void on_free(struct mspan *s, uint32_t index, void *p)
 {
 	struct block *b = s->samples;
-	struct sample_record *r = &b->records[index];
-	uint32_t site = r->site, handle = r->escape;
-	size_t size = record_size(s, r);
+	struct sample_record *r = record_at(b, index);
+	uint32_t site = r->site, handle = 0;
 
 	if (site == SITE_NONE)
 		return;
 	r->site = SITE_NONE;
-	r->escape = 0;
+	if (sampler.record_size >= RECORD_ESCAPE) {
+		handle = r->escape;
+		r->escape = 0;
+	}
 	count_page(s, b, p, false);
-	count_free(site, size);
+	count_free(site, record_size(s, r));
 	end_escape(handle);
 }
 
@@ -293,7 +318,7 @@ static void on_free(struct mspan *s, uint32_t index, void *p)
 static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 {
 	struct block *b = s->samples;
-	struct sample_record *r = &b->records[index];
+	struct sample_record *r = record_at(b, index);
 	uint32_t site = r->site;
 	struct capture c;
 
@@ -308,7 +333,7 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 		seep_tls.internal--;
 	}
 	r->site = site;
-	r->birth_and_size = (r->birth_and_size & ~(uint64_t)0xffff) | (size & 0xffff);
+	r->size = (uint16_t)size;
 	count_alloc(site, size);
 }
 
@@ -325,6 +350,9 @@ void sample_init(void)
 	sampler.period = o->sample;
 	sampler.exact = o->mode == OPT_MODE_EXACT;
 	sampler.on = o->mode != OPT_MODE_OFF;
+	sampler.record_size = sample_hooks.begin	? RECORD_ESCAPE
+			      : o->leak != OPT_LEAK_OFF ? RECORD_BIRTH
+							: RECORD_SHORT;
 	if (!sampler.on)
 		return;
 	heap_hooks.sample_malloc = on_malloc;
@@ -359,9 +387,9 @@ void sample_add_counts(struct sample_total *out)
 	out->truncated = atomic_load_relaxed(&sampler.truncated);
 }
 
-uint64_t sample_epoch_ns(void)
+bool sample_has_inherited(void)
 {
-	return sampler.epoch_ns;
+	return sampler.epoch != 0;
 }
 
 NO_LOCK_CHECK void sample_fork_prepare(void)
@@ -394,5 +422,5 @@ NO_LOCK_CHECK void sample_fork_done(bool child)
 			lock_release(&sampler.stripes[i - 1].lock);
 	}
 	if (child)
-		sampler.epoch_ns = os_now_ns();
+		sampler.epoch++;
 }

@@ -11,13 +11,15 @@
 #include "preload/base/base.h"
 #include "preload/heap/heap.h"
 
-/* What is kept for one live recorded object: 16 bytes beside its span. site 0: the slot
- * holds no recorded object. */
+/* What is kept for one live recorded object beside its span. site 0: the slot holds no
+ * recorded object. The later fields are there only where options need them: see
+ * sample_birth_ns(). */
 struct sample_record {
 	uint32_t site;
-	uint32_t escape;	 /* handle of profiler/escape, 0: not followed */
-	uint64_t birth_and_size; /* birth: upper 48 bits, 64 ns units; size: lower 16
-				  * bits, for small objects (large: mspan.size_asked) */
+	uint16_t size; /* asked, of small objects (large: mspan.size_asked) */
+	uint8_t epoch; /* see sample_is_inherited() */
+	uint64_t birth_ns;
+	uint32_t escape; /* handle of profiler/escape, 0: not followed */
 };
 
 /* INIT. Installs the hooks for the options' mode. In exact mode turns slow frees on. */
@@ -29,8 +31,12 @@ bool sample_is_exact(void);
 /* STW or by the owner of the object: the record of a slot, or NULL when not recorded. */
 const struct sample_record *sample_find(const struct mspan *s, uint32_t index);
 size_t sample_size_asked(const struct mspan *s,
-			 uint32_t index);		 /* slot size if unknown */
-uint64_t sample_birth_ns(const struct sample_record *r); /* os_now_ns() scale */
+			 uint32_t index); /* slot size if unknown */
+/* os_now_ns() scale; 0: not kept. It is where leaks or escapes are looked for. */
+uint64_t sample_birth_ns(const struct sample_record *r);
+/* Was the object made by the process that this one was forked from? */
+bool sample_is_inherited(const struct sample_record *r);
+bool sample_has_inherited(void); /* may there be such objects? */
 
 /* 1/(1-e^(-size/period)) as fixed point with SITE_SHIFT bits; 1.0 in exact mode. */
 uint64_t sample_weight(size_t size);
@@ -63,7 +69,5 @@ void sample_fork_done(bool child);
 /* The pool's lock ranks below the heap's: taken after, released before them. */
 void sample_pool_fork_prepare(void);
 void sample_pool_fork_done(bool child);
-/* Objects born before this instant were inherited from the parent. 0: none were. */
-uint64_t sample_epoch_ns(void);
 
 #endif

@@ -31,6 +31,14 @@ static struct {
 } registry = { .lock = LOCK_INIT(LOCK_RANK_THREAD),
 	       .pool = FIXALLOC_INIT(sizeof(struct thread_info), META_THREAD) };
 
+bool thread_are_many;
+
+void thread_become_many(void)
+{
+	if (!atomic_load_relaxed(&thread_are_many))
+		atomic_store_release(&thread_are_many, true);
+}
+
 /* The main thread's stack: glibc would read /proc/self/maps. The kernel puts the name of
  * the program at the very top, with a NULL word above it, and no mapping into the space
  * that RLIMIT_STACK lets the stack grow into. False: not found. */

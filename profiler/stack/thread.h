@@ -7,6 +7,7 @@
 #ifndef PROFILER_STACK_THREAD_H
 #define PROFILER_STACK_THREAD_H
 
+#include "preload/base/atomic.h"
 #include "preload/base/base.h"
 
 enum thread_state {
@@ -41,6 +42,20 @@ struct thread_info *thread_find_tid(int tid); /* needs thread_lock() or a stoppe
 
 void thread_fork_prepare(void);
 void thread_fork_done(bool child); /* child: only the calling thread remains */
+
+/* Before the first pthread_create() there is one thread, which may add to shared counters
+ * without a locked instruction. A thread made otherwise must not allocate. */
+extern bool thread_are_many HIDDEN; /* atomic, one way */
+void thread_become_many(void);
+
+/* FAST. Adds to a counter that several threads may add to. Relaxed. */
+static inline void thread_add(uint64_t *counter, uint64_t value)
+{
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
+		atomic_add_relaxed(counter, value);
+	else
+		atomic_store_relaxed(counter, atomic_load_relaxed(counter) + value);
+}
 
 /* Raised around our own work: malloc still works in the calling thread but is never
  * sampled. FAST. Nestable. */
