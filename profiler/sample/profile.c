@@ -13,9 +13,10 @@
 #include "profiler/pprof/pprof.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/site.h"
+#include "profiler/stack/trail.h"
 
 #define COMMENT_MAX 512
-#define COMMENTS    5
+#define COMMENTS    6
 
 static int64_t whole_objects(uint64_t fixed)
 {
@@ -89,6 +90,7 @@ struct comments {
 static void make_comments(struct comments *c)
 {
 	struct sample_total t;
+	struct trail_stats stacks;
 	int at;
 
 	sample_get_total(&t);
@@ -106,6 +108,12 @@ static void make_comments(struct comments *c)
 	fmt_string(c->text[4], COMMENT_MAX,
 		   "recorded %lu allocations, dropped %lu, stacks truncated %lu",
 		   t.samples, t.dropped, t.truncated);
+	trail_get_stats(&stacks);
+	fmt_string(c->text[5], COMMENT_MAX,
+		   "stacks captured %lu, from scratch %lu, not remembered %lu, frames "
+		   "walked %lu, words compared %lu",
+		   stacks.captures, stacks.full, stacks.refused, stacks.walked,
+		   stacks.compared);
 	for (int i = 0; i < COMMENTS; i++)
 		c->list[i] = c->text[i];
 	c->list[COMMENTS] = NULL;

@@ -511,15 +511,15 @@ static struct cfi_row row_of_state(const struct state *s)
 
 struct cfi_row cfi_find_row(uintptr_t pc)
 {
-	const struct module *mod = module_find_code(pc);
+	uintptr_t hdr = module_eh_frame_hdr(pc);
 	const struct cfi_row missing = { .kind = CFI_MISSING };
 	struct machine m = { .pc = pc };
 	struct fde f;
 	const uint8_t *p;
 
-	if (!mod || mod->eh_frame_hdr == 0)
+	if (hdr == 0)
 		return missing;
-	p = find_fde(mod->eh_frame_hdr, pc);
+	p = find_fde(hdr, pc);
 	if (!p || !read_fde(p, &f) || pc < f.start || pc >= f.end)
 		return missing;
 	if (f.cie.signal)

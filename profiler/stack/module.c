@@ -13,6 +13,7 @@
  */
 #include "profiler/stack/module.h"
 
+#include <dlfcn.h>
 #include <elf.h>
 #include <link.h>
 #include <string.h>
@@ -24,6 +25,8 @@
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "profiler/stack/loader.h"
+
+#pragma weak _dl_find_object
 
 #define CHUNK_MODULES 64
 #define CHUNKS	      64 /* 4096 modules; later ones stay unknown */
@@ -345,6 +348,34 @@ const struct module *module_find_code(uintptr_t pc)
 			return map->segments[mid].module;
 	}
 	return NULL;
+}
+
+/* The loader's own answer, which takes no lock and is there since glibc 2.35. */
+static bool ask_loader(uintptr_t pc, uintptr_t *out_hdr)
+{
+	struct dl_find_object found;
+
+	if (!_dl_find_object || _dl_find_object((void *)pc, &found) != 0)
+		return false;
+	*out_hdr = (uintptr_t)found.dlfo_eh_frame;
+	return true;
+}
+
+uintptr_t module_eh_frame_hdr(uintptr_t pc)
+{
+	const struct module *m = module_find_code(pc);
+	uintptr_t hdr;
+
+	if (LIKELY(m != NULL))
+		return m->eh_frame_hdr;
+	return ask_loader(pc, &hdr) ? hdr : 0;
+}
+
+bool module_is_code(uintptr_t pc)
+{
+	uintptr_t hdr;
+
+	return module_find_code(pc) || ask_loader(pc, &hdr);
 }
 
 static bool holds(const struct module *m, uintptr_t addr)

@@ -41,7 +41,12 @@ void module_refresh(void);
 
 /* FAST, SIGNAL. The loaded module whose executable segment holds pc, or NULL. No lock. */
 const struct module *module_find_code(uintptr_t pc);
-/* Like it, but also unloaded ones (the latest that was there); any segment. DUMP. */
+/* FAST, SIGNAL. The same for code that was loaded since the last module_refresh(), too:
+ * its .eh_frame_hdr, 0: none or no module. */
+uintptr_t module_eh_frame_hdr(uintptr_t pc);
+bool module_is_code(uintptr_t pc);
+/* Like module_find_code(), but also unloaded ones (the latest that was there); any
+ * segment. DUMP. */
 const struct module *module_find(uintptr_t addr);
 /* DUMP. All modules ever seen, by id, program first. */
 uint32_t module_count(void);

@@ -337,7 +337,7 @@ static enum verdict step_nowhere(struct scan *s, struct trail_frame *f)
 		for (uintptr_t i = 0; i < 2; i++)
 			s->tried[i] = (struct trail_word){ bp + i * 8, words[i] };
 	f->flags = TRAIL_USES_BP;
-	s->pseudo = module_find_code(f->pc) ? FRAME_TRUNCATED_PC : FRAME_JIT_PC;
+	s->pseudo = module_is_code(f->pc) ? FRAME_TRUNCATED_PC : FRAME_JIT_PC;
 	return ROOT;
 }
 
@@ -648,6 +648,12 @@ struct trail *trail_capture(void)
 	atomic_signal_barrier();
 	seep_tls.unwinding = false;
 	return t;
+}
+
+void trail_forget(void)
+{
+	if (seep_tls.trails)
+		forget_all(seep_tls.trails);
 }
 
 void trail_get_stats(struct trail_stats *out)

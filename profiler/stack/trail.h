@@ -73,6 +73,9 @@ static inline bool trail_is_cut(const struct trail *t)
 	return t->rootless || t->frames[t->count - 1].base > 0;
 }
 
+/* The calling thread's next capture finds nothing to reuse. */
+void trail_forget(void);
+
 /* Gives back the calling thread's trails. SLOW. */
 void trail_thread_end(void);
 

@@ -36,8 +36,11 @@ static struct {
 uint64_t row_find(struct row_entry *cache, uintptr_t pc)
 {
 	struct row_entry *e = &cache[(pc * 0x9e3779b97f4a7c15u) >> (64 - ROW_CACHE_LG)];
-	uint64_t row = cfi_pack(cfi_find_row(pc));
+	struct cfi_row found = cfi_find_row(pc);
+	uint64_t row = cfi_pack(found);
 
+	if (found.kind == CFI_MISSING && !module_is_code(pc))
+		return row; /* something may be loaded there later */
 	atomic_store_relaxed(&e->row, row);
 	atomic_store_relaxed(&e->key, pc ^ row);
 	return row;
@@ -180,10 +183,9 @@ static enum step step_by_signal(struct walk *w)
 /* Is there a call instruction before ra, in known code? */
 NO_SANITIZE static bool follows_call(uintptr_t ra)
 {
-	const struct module *m = module_find_code(ra - 1);
 	const volatile uint8_t *p = (const volatile uint8_t *)ra;
 
-	if (!m || !module_find_code(ra - 7))
+	if (!module_is_code(ra - 1) || !module_is_code(ra - 7))
 		return false;
 	return p[-5] == 0xe8 || p[-2] == 0xff || p[-3] == 0xff || p[-6] == 0xff ||
 	       p[-7] == 0xff || (p[-3] == 0x41 && p[-2] == 0xff) || p[-4] == 0xff;
@@ -284,8 +286,8 @@ int walk_run(struct walk *w, struct frame *frames, int n, int max,
 			return n;
 		case STEP_NO_CFI:
 			return finish(frames, n, max,
-				      module_find_code(w->pc) ? FRAME_TRUNCATED_PC
-							      : FRAME_JIT_PC,
+				      module_is_code(w->pc) ? FRAME_TRUNCATED_PC
+							    : FRAME_JIT_PC,
 				      UNWIND_NO_CFI, out_end);
 		case STEP_UNSUPPORTED:
 			n = unwind_lib_continue(frames, n, max);
