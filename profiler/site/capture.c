@@ -8,6 +8,24 @@
 #include "profiler/site/site.h"
 #include "profiler/stack/unwind.h"
 
+/* site_child() through the thread's own cache, which is small and has no chains. */
+ALWAYS_INLINE uint32_t child(struct trail_step *steps, uint32_t parent, uintptr_t pc)
+{
+	uintptr_t h = pc ^ pc >> TRAIL_LG_STEPS ^ parent << 3 ^ parent >> 5;
+	struct trail_step *s = &steps[h % (1 << TRAIL_LG_STEPS)];
+
+	if (UNLIKELY(s->pc != pc || s->parent != parent)) {
+		uint32_t node = site_child(parent, pc);
+
+		if (node == SITE_NONE)
+			return node;
+		s->pc = pc;
+		s->parent = parent;
+		s->node = node;
+	}
+	return s->node;
+}
+
 /* The node of the trail's innermost frame; sets those it needs on the way. */
 static uint32_t site_of(const struct trail *t)
 {
@@ -21,13 +39,13 @@ static uint32_t site_of(const struct trail *t)
 	node = f[i].base == base ? f[i].node : 0;
 	if (node == 0 || f[i].base != base) {
 		node = base > 0 ? site_child(SITE_NONE, FRAME_TRUNCATED_PC) : SITE_NONE;
-		node = site_child(node, f[i].pc);
+		node = child(t->steps, node, f[i].pc);
 		if (f[i].base == base)
 			f[i].node = node;
 	}
 	while (i < last && node) {
 		i++;
-		node = site_child(node, f[i].pc);
+		node = child(t->steps, node, f[i].pc);
 		if (f[i].base == base)
 			f[i].node = node;
 	}

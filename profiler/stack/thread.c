@@ -139,17 +139,6 @@ void thread_init(void)
 		thread_register(0);
 }
 
-bool thread_stack_bounds(uintptr_t sp, uintptr_t *out_lo, uintptr_t *out_hi)
-{
-	const struct thread_info *t = seep_tls.thread;
-
-	if (!t || sp < t->stack_lo || sp >= t->stack_hi)
-		return false;
-	*out_lo = t->stack_lo;
-	*out_hi = t->stack_hi;
-	return true;
-}
-
 NO_LOCK_CHECK void thread_lock(void)
 {
 	lock_acquire(&registry.lock);

@@ -9,6 +9,7 @@
 
 #include "preload/base/atomic.h"
 #include "preload/base/base.h"
+#include "preload/heap/tls.h"
 
 enum thread_state {
 	THREAD_RUNNING,
@@ -32,7 +33,16 @@ struct thread_info *thread_register(uint32_t creator_site);
 void thread_finished(void);
 /* FAST, SIGNAL. Bounds of the stack of the calling thread that sp lies on: the thread's
  * own stack, else false (coroutine, alternate signal stack). */
-bool thread_stack_bounds(uintptr_t sp, uintptr_t *out_lo, uintptr_t *out_hi);
+static inline bool thread_stack_bounds(uintptr_t sp, uintptr_t *out_lo, uintptr_t *out_hi)
+{
+	const struct thread_info *t = seep_tls.thread;
+
+	if (!t || sp < t->stack_lo || sp >= t->stack_hi)
+		return false;
+	*out_lo = t->stack_lo;
+	*out_hi = t->stack_hi;
+	return true;
+}
 /* With the registry's lock held by the caller through thread_lock(): the list, finished
  * threads included. */
 void thread_lock(void);

@@ -20,6 +20,7 @@
 #include "preload/base/opt.h"
 #include "preload/heap/tls.h"
 #include "profiler/stack/module.h"
+#include "profiler/stack/thread.h"
 #include "profiler/stack/unwind_int.h"
 
 #define OTHERS	       8 /* stacks besides the thread's own */
@@ -27,6 +28,13 @@
 #define FRAMES_MAX     65536u /* beyond, the outer half is dropped */
 #define WORDS_A_FRAME  3      /* at most: return address, saved rbp, CFA */
 #define STATS_INTERVAL 1024   /* captures between additions to the totals */
+#define ROWS	       1024   /* 16 KiB: should stay in the first cache */
+
+/* The thread's own cache of rows, in front of the large one of all threads. */
+struct known_row {
+	uintptr_t pc;
+	uint64_t row;
+};
 
 struct trails {
 	uint32_t generation;	    /* of the modules */
@@ -36,6 +44,8 @@ struct trails {
 	struct trail_frame *walked; /* by one capture, innermost first */
 	struct trail own, others[OTHERS];
 	struct trail_stats stats;
+	struct trail_step steps[1 << TRAIL_LG_STEPS];
+	struct known_row rows[ROWS];
 };
 
 static struct {
@@ -232,17 +242,17 @@ static struct trail *place_other(struct trails *a, uintptr_t root)
 NO_SANITIZE static uint32_t changed(const struct trail_word *words, uint32_t lo,
 				    uint32_t hi)
 {
-#define DIFF(i) (*(const volatile uintptr_t *)words[i].addr ^ words[i].value)
-	while (hi - lo >= 4) {
-		if (UNLIKELY((DIFF(hi - 1) | DIFF(hi - 2) | DIFF(hi - 3) |
-			      DIFF(hi - 4)) != 0))
+	const struct trail_word *w = words + hi, *end = words + lo;
+
+#define DIFF(w) (*(const volatile uintptr_t *)(w).addr ^ (w).value)
+	for (; w - end >= 4; w -= 4)
+		if (UNLIKELY((DIFF(w[-1]) | DIFF(w[-2]) | DIFF(w[-3]) | DIFF(w[-4])) !=
+			     0))
 			break;
-		hi -= 4;
-	}
-	while (hi > lo && DIFF(hi - 1) == 0)
-		hi--;
+	while (w > end && DIFF(w[-1]) == 0)
+		w--;
 #undef DIFF
-	return hi;
+	return (uint32_t)(w - words);
 }
 
 /* Frame j, further out than the match, read a word that has changed. Frames from the
@@ -404,6 +414,22 @@ ALWAYS_INLINE NO_SANITIZE enum verdict step_row(struct scan *s, struct trail_fra
 	return MATCHED;
 }
 
+/* The row of a return address. */
+ALWAYS_INLINE uint64_t row_of(struct trails *a, struct row_entry *rows, uintptr_t pc)
+{
+	struct known_row *r = &a->rows[(pc ^ pc >> 10) % ROWS];
+
+	if (UNLIKELY(r->pc != pc)) {
+		uint64_t row = row_for(rows, pc - 1);
+
+		if (cfi_unpack(row).kind == CFI_MISSING)
+			return row; /* something may be loaded there later */
+		r->pc = pc;
+		r->row = row;
+	}
+	return r->row;
+}
+
 /* Is w at a remembered frame? Drops those further in (step 2). */
 ALWAYS_INLINE NO_SANITIZE bool is_at_known_frame(struct scan *s)
 {
@@ -438,7 +464,7 @@ NO_SANITIZE static enum verdict walk(struct scan *s, struct row_entry *rows)
 		f->deref = 0;
 		f->flags = 0;
 		a->stats.walked++;
-		v = step_row(s, f, row_for(rows, s->w.pc - 1));
+		v = step_row(s, f, row_of(a, rows, s->w.pc));
 		if (UNLIKELY(v != MATCHED))
 			return v;
 	}
@@ -537,37 +563,50 @@ static void put_outermost(struct scan *s, struct trail *t, struct trail_frame *f
 		f->flags |= TRAIL_NEEDS_BP;
 }
 
-static void put_frames(struct scan *s, struct trail *t)
+/* The first frame of a trail, and those next to a pseudo frame. */
+static COLD void put_odd(struct scan *s, struct trail *t, uint32_t i)
 {
-	uint32_t i = t->count;
+	struct trail_frame *f = &t->frames[i];
+
+	if (i == 0) {
+		put_root(s, t, f);
+	} else {
+		f->words = f[-1].words;
+		put_outermost(s, t, f);
+	}
+}
+
+NO_SANITIZE static void put_frames(struct scan *s, struct trail *t)
+{
+	const struct trail_frame *from = &s->all->walked[s->n];
+	uint32_t i = t->count, max = s->all->max;
+	uint64_t serial = s->all->serial;
 
 	for (uint32_t k = s->n; k > 0; k--, i++) {
-		const struct trail_frame *from = &s->all->walked[k - 1];
 		struct trail_frame *f = &t->frames[i];
 
+		from--;
 		f->slot = from->slot;
 		f->pc = from->pc;
 		f->bp = from->bp;
 		f->save = from->save;
 		f->deref = from->deref;
 		f->flags = from->flags & TRAIL_USES_BP;
-		f->serial = ++s->all->serial;
+		f->serial = ++serial;
 		f->node = 0;
 		f->base = 0;
-		if (UNLIKELY(i == 0)) {
-			put_root(s, t, f);
+		if (UNLIKELY(i == 0 || f[-1].pc <= FRAME_PSEUDO_MAX)) {
+			put_odd(s, t, i);
 			continue;
 		}
 		f->words = f[-1].words;
-		if (LIKELY(f[-1].pc > FRAME_PSEUDO_MAX))
-			f->words += note_words(t->words + f->words, f, f - 1);
-		else
-			put_outermost(s, t, f);
+		f->words += note_words(t->words + f->words, f, f - 1);
 		f->base = f[-1].base;
-		if (UNLIKELY(i - f->base + (f->base > 0) >= s->all->max))
-			f->base = i + 1 - s->all->max / 2;
+		if (UNLIKELY(i - f->base + (f->base > 0) >= max))
+			f->base = i + 1 - max / 2;
 	}
 	t->count = i;
+	s->all->serial = serial;
 }
 
 static bool keep(struct scan *s, enum verdict v)
@@ -601,22 +640,30 @@ static bool keep(struct scan *s, enum verdict v)
 	return true;
 }
 
-static struct trail *capture(struct trails *a, const uintptr_t *fp,
-			     struct row_entry *rows)
+NO_SANITIZE static struct trail *capture(struct trails *a, const uintptr_t *fp,
+					 struct row_entry *rows)
 {
 	struct scan s;
 	enum verdict v;
 	uint32_t generation = unwind_generation();
 
-	memset(&s.w, 0, sizeof(s.w));
-	walk_leave_own_frames(&s.w, fp);
-	s.w.lo = s.w.sp;
+	fp = walk_last_own_frame(fp);
+	s.w.pc = fp[1];
+	s.w.slot = (uintptr_t)(fp + 1);
+	s.w.bp = fp[0];
+	s.w.sp = s.w.lo = (uintptr_t)(fp + 2);
+	s.w.precise = false;
+	s.w.known = thread_stack_bounds(s.w.sp, &s.w.window, &s.w.hi);
+	if (UNLIKELY(!s.w.known))
+		s.w.window = s.w.hi = 0;
+	s.w.fixed_lo = s.w.fixed_hi = 0;
 	s.all = a;
 	s.n = 0;
 	s.zero = s.pseudo = 0;
 	s.tried[0].addr = 0;
 	if (UNLIKELY(a->generation != generation)) {
 		a->generation = generation;
+		memset(a->rows, 0, sizeof(a->rows));
 		forget_all(a);
 	}
 	s.trail = s.w.known ? &a->own : guess_other(a, s.w.sp);
@@ -627,6 +674,7 @@ static struct trail *capture(struct trails *a, const uintptr_t *fp,
 		return NULL;
 	}
 	s.trail->used = ++a->serial;
+	s.trail->steps = a->steps;
 	return s.trail;
 }
 

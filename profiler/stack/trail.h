@@ -47,8 +47,16 @@ struct trail_word {
 	uintptr_t addr, value;
 };
 
+/* A cache for whoever sets the nodes: the child of parent for pc. */
+#define TRAIL_LG_STEPS 11
+struct trail_step {
+	uintptr_t pc;
+	uint32_t parent, node;
+};
+
 struct trail {
 	struct trail_frame *frames; /* [0] is the outermost */
+	struct trail_step *steps;   /* of the thread; 1 << TRAIL_LG_STEPS */
 	struct trail_word *words;
 	uint32_t count;	   /* frames; the calling function's is the last */
 	uint32_t capacity; /* frames that there is room for */

@@ -25,9 +25,9 @@
 #include "profiler/stack/unwind_int.h"
 
 struct row_entry *row_cache;
+struct own_text own_text;
 
 static struct {
-	uintptr_t own_start, own_end;
 	uint32_t generation; /* atomic */
 } unwind;
 
@@ -305,17 +305,9 @@ int walk_run(struct walk *w, struct frame *frames, int n, int max,
 	}
 }
 
-static bool is_own(uintptr_t pc)
+NO_SANITIZE static void start_at(struct walk *w, const uintptr_t *fp)
 {
-	return pc >= unwind.own_start && pc < unwind.own_end;
-}
-
-/* Our own frames have frame pointers: the first return address outside our text, and the
- * registers there. The walk is inside our own stack, so plain reads are safe. */
-NO_SANITIZE void walk_leave_own_frames(struct walk *w, const uintptr_t *fp)
-{
-	while (is_own(fp[1]))
-		fp = (const uintptr_t *)fp[0];
+	fp = walk_last_own_frame(fp);
 	w->pc = fp[1];
 	w->slot = (uintptr_t)(fp + 1);
 	w->bp = fp[0];
@@ -332,7 +324,7 @@ int unwind_here(struct frame *frames, int max, enum unwind_end *out_end)
 		return 0;
 	seep_tls.unwinding = true;
 	atomic_signal_barrier();
-	walk_leave_own_frames(&w, __builtin_frame_address(0));
+	start_at(&w, __builtin_frame_address(0));
 	n = walk_run(&w, frames, 0, max, out_end);
 	atomic_signal_barrier();
 	seep_tls.unwinding = false;
@@ -366,8 +358,8 @@ struct frame *unwind_scratch(int *out_max)
 
 void unwind_set_own_text(uintptr_t start, uintptr_t end)
 {
-	unwind.own_start = start;
-	unwind.own_end = end;
+	own_text.start = start;
+	own_text.size = end - start;
 }
 
 void unwind_init(bool want_libunwind)

@@ -28,8 +28,21 @@ struct walk {
 
 /* Goes on at sp, which may lie on another stack. SIGNAL. */
 void walk_enter_stack(struct walk *w, uintptr_t sp);
-/* The state in the innermost frame that is not ours; fp is one of our own frames. */
-void walk_leave_own_frames(struct walk *w, const uintptr_t *fp);
+
+/* Our own code; empty: the first return address met is taken for the program's. */
+struct own_text {
+	uintptr_t start, size;
+};
+extern struct own_text own_text HIDDEN; /* written by INIT */
+
+/* FAST. Of our own frames, which have frame pointers, the outermost; fp is one of them.
+ * They lie in our own stack, so plain reads are safe. */
+ALWAYS_INLINE NO_SANITIZE const uintptr_t *walk_last_own_frame(const uintptr_t *fp)
+{
+	while (fp[1] - own_text.start < own_text.size)
+		fp = (const uintptr_t *)fp[0];
+	return fp;
+}
 /* Appends frames from w outwards to frames[n..max). Returns the new count. SIGNAL. */
 int walk_run(struct walk *w, struct frame *frames, int n, int max,
 	     enum unwind_end *out_end);
