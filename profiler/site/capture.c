@@ -39,13 +39,13 @@ static uint32_t site_of(const struct trail *t)
 	node = f[i].base == base ? f[i].node : 0;
 	if (node == 0 || f[i].base != base) {
 		node = base > 0 ? site_child(SITE_NONE, FRAME_TRUNCATED_PC) : SITE_NONE;
-		node = child(t->steps, node, f[i].pc);
+		node = child(t->steps, node, t->places[i].pc);
 		if (f[i].base == base)
 			f[i].node = node;
 	}
 	while (i < last && node) {
 		i++;
-		node = child(t->steps, node, f[i].pc);
+		node = child(t->steps, node, t->places[i].pc);
 		if (f[i].base == base)
 			f[i].node = node;
 	}

@@ -6,8 +6,8 @@
  * by the frame that is outermost. A capture (1) walks outwards from the caller and writes
  * what it finds to an array of its own, innermost first; at each frame it (2) drops
  * remembered frames that lie further in and looks whether the next one matches; then (3)
- * compares the words beyond. Where one differs the walk goes on from the frame that read
- * it. At the end (4) what was walked is put on top of what was retained.
+ * compares what lies beyond. Where that differs the walk goes on, and looks for a match
+ * further out only. At the end (4) what was walked is put on top of what was retained.
  *
  * Concurrency: a thread's trails are its own. seep_tls.unwinding keeps out a signal
  * handler that allocates; a trail changes only in step 4.
@@ -26,22 +26,37 @@
 #define OTHERS	       8 /* stacks besides the thread's own */
 #define FRAMES_FIRST   512
 #define FRAMES_MAX     65536u /* beyond, the outer half is dropped */
-#define WORDS_A_FRAME  3      /* at most: return address, saved rbp, CFA */
+#define WORDS_A_FRAME  2      /* at most: saved rbp, CFA */
 #define STATS_INTERVAL 1024   /* captures between additions to the totals */
 #define ROWS	       1024   /* 16 KiB: should stay in the first cache */
 
 /* The thread's own cache of rows, in front of the large one of all threads. */
+enum row_kind {
+	ROW_KEEPS, /* the caller's frame is at a constant distance */
+	ROW_SAVES, /* the same, and rbp is restored from the stack */
+	ROW_ODD,   /* look it up */
+};
+
 struct known_row {
 	uintptr_t pc;
-	uint64_t row;
+	int32_t distance; /* from the slot of this frame to its caller's */
+	int16_t save;	  /* ROW_SAVES: from there to where rbp was saved */
+	uint16_t kind;	  /* enum row_kind */
+};
+
+/* A frame that the walk has met. */
+struct walked {
+	uintptr_t slot, pc, bp;
+	uintptr_t save; /* where the caller's rbp was restored from; 0: unchanged */
+	uintptr_t odd;	/* TRAIL_USES_BP, and where the CFA was read from, if it was */
 };
 
 struct trails {
-	uint32_t generation;	    /* of the modules */
-	uint32_t max;		    /* frames of one site */
-	uint32_t capacity;	    /* of walked */
-	uint64_t serial;	    /* last one given out */
-	struct trail_frame *walked; /* by one capture, innermost first */
+	uint32_t generation;   /* of the modules */
+	uint32_t max;	       /* frames of one site */
+	uint32_t capacity;     /* of walked */
+	uint64_t serial;       /* last one given out */
+	struct walked *walked; /* by one capture, innermost first */
 	struct trail own, others[OTHERS];
 	struct trail_stats stats;
 	struct trail_step steps[1 << TRAIL_LG_STEPS];
@@ -60,7 +75,7 @@ struct scan {
 	struct trails *all;
 	struct trail *trail;
 	uint32_t n;	/* frames walked */
-	int at;		/* innermost remembered frame that is not further in than w */
+	int at;		/* innermost remembered frame that may match */
 	uintptr_t zero; /* where the outermost frame's return address, 0, was read */
 	/* Beyond the outermost frame: FRAME_JIT_PC and its like, and the two words at rbp
 	 * that led to it; their address 0: none were read. */
@@ -75,9 +90,19 @@ static size_t frames_bytes(uint32_t capacity)
 	return capacity * sizeof(struct trail_frame);
 }
 
+static size_t places_bytes(uint32_t capacity)
+{
+	return (capacity + 1) * sizeof(struct trail_place);
+}
+
 static size_t words_bytes(uint32_t capacity)
 {
 	return (size_t)capacity * WORDS_A_FRAME * sizeof(struct trail_word);
+}
+
+static size_t walked_bytes(uint32_t capacity)
+{
+	return capacity * sizeof(struct walked);
 }
 
 static struct trails *make_trails(void)
@@ -89,7 +114,7 @@ static struct trails *make_trails(void)
 	a = meta_map(sizeof(*a), META_STACK);
 	if (!a)
 		return NULL;
-	a->walked = meta_map(frames_bytes(FRAMES_FIRST), META_STACK);
+	a->walked = meta_map(walked_bytes(FRAMES_FIRST), META_STACK);
 	if (!a->walked) {
 		meta_unmap(a, sizeof(*a), META_STACK);
 		return NULL;
@@ -101,13 +126,14 @@ static struct trails *make_trails(void)
 	return a;
 }
 
-static void unmake_trail(struct trail *t)
+static void unmap_arrays(struct trail *t)
 {
 	if (t->frames)
 		meta_unmap(t->frames, frames_bytes(t->capacity), META_STACK);
 	if (t->words)
 		meta_unmap(t->words, words_bytes(t->capacity), META_STACK);
-	memset(t, 0, sizeof(*t));
+	if (t->places)
+		meta_unmap(t->places - 1, places_bytes(t->capacity), META_STACK);
 }
 
 static void add_stats(struct trails *a)
@@ -128,21 +154,21 @@ void trail_thread_end(void)
 	if (!a)
 		return;
 	add_stats(a);
-	unmake_trail(&a->own);
+	unmap_arrays(&a->own);
 	for (int i = 0; i < OTHERS; i++)
-		unmake_trail(&a->others[i]);
-	meta_unmap(a->walked, frames_bytes(a->capacity), META_STACK);
+		unmap_arrays(&a->others[i]);
+	meta_unmap(a->walked, walked_bytes(a->capacity), META_STACK);
 	meta_unmap(a, sizeof(*a), META_STACK);
 }
 
 static COLD bool grow_walked(struct trails *a)
 {
-	struct trail_frame *more;
+	struct walked *more;
 
 	if (a->capacity >= FRAMES_MAX / 2)
 		return false;
-	more = meta_remap(a->walked, frames_bytes(a->capacity),
-			  frames_bytes(a->capacity * 2), META_STACK);
+	more = meta_remap(a->walked, walked_bytes(a->capacity),
+			  walked_bytes(a->capacity * 2), META_STACK);
 	if (!more)
 		return false;
 	a->walked = more;
@@ -153,32 +179,29 @@ static COLD bool grow_walked(struct trails *a)
 /* Room for count frames in t. */
 static COLD bool grow_trail(struct trail *t, uint32_t count)
 {
-	uint32_t capacity = t->capacity ? t->capacity : FRAMES_FIRST;
-	struct trail_frame *frames;
-	struct trail_word *words;
+	struct trail fresh = *t;
+	struct trail_place *places;
 
-	while (capacity < count)
-		capacity *= 2;
-	frames = meta_map(frames_bytes(capacity), META_STACK);
-	words = meta_map(words_bytes(capacity), META_STACK);
-	if (!frames || !words) {
-		if (frames)
-			meta_unmap(frames, frames_bytes(capacity), META_STACK);
-		if (words)
-			meta_unmap(words, words_bytes(capacity), META_STACK);
+	fresh.capacity = t->capacity ? t->capacity : FRAMES_FIRST;
+	while (fresh.capacity < count)
+		fresh.capacity *= 2;
+	fresh.frames = meta_map(frames_bytes(fresh.capacity), META_STACK);
+	fresh.words = meta_map(words_bytes(fresh.capacity), META_STACK);
+	places = meta_map(places_bytes(fresh.capacity), META_STACK);
+	fresh.places = places ? places + 1 : NULL;
+	if (!fresh.frames || !fresh.words || !places) {
+		unmap_arrays(&fresh);
 		return false;
 	}
+	places[0].slot = UINTPTR_MAX;
 	if (t->count > 0) {
-		memcpy(frames, t->frames, frames_bytes(t->count));
-		memcpy(words, t->words, t->frames[t->count - 1].words * sizeof(*words));
+		memcpy(fresh.frames, t->frames, frames_bytes(t->count));
+		memcpy(fresh.places, t->places, t->count * sizeof(*places));
+		memcpy(fresh.words, t->words,
+		       t->frames[t->count - 1].nwords * sizeof(*t->words));
 	}
-	if (t->frames)
-		meta_unmap(t->frames, frames_bytes(t->capacity), META_STACK);
-	if (t->words)
-		meta_unmap(t->words, words_bytes(t->capacity), META_STACK);
-	t->frames = frames;
-	t->words = words;
-	t->capacity = capacity;
+	unmap_arrays(t);
+	*t = fresh;
 	return true;
 }
 
@@ -238,107 +261,95 @@ static struct trail *place_other(struct trails *a, uintptr_t root)
 
 /* ---- step 3: comparing ---- */
 
-/* The innermost of words[lo..hi) that has changed, plus one; lo: none has. */
-NO_SANITIZE static uint32_t changed(const struct trail_word *words, uint32_t lo,
-				    uint32_t hi)
+/* The innermost of places[lo..hi) whose word has changed, plus one; lo: none has. */
+NO_SANITIZE static uint32_t changed_place(const struct trail_place *places, uint32_t lo,
+					  uint32_t hi)
 {
-	const struct trail_word *w = words + hi, *end = words + lo;
+	const struct trail_place *p = places + hi, *end = places + lo;
 
-#define DIFF(w) (*(const volatile uintptr_t *)(w).addr ^ (w).value)
-	for (; w - end >= 4; w -= 4)
-		if (UNLIKELY((DIFF(w[-1]) | DIFF(w[-2]) | DIFF(w[-3]) | DIFF(w[-4])) !=
-			     0))
+#define DIFF(p) (*(const volatile uintptr_t *)(p).slot ^ (p).pc)
+	while (p > end) {
+		if (LIKELY(p - end >= 4) && LIKELY((DIFF(p[-1]) | DIFF(p[-2]) |
+						    DIFF(p[-3]) | DIFF(p[-4])) == 0)) {
+			p -= 4;
+			continue;
+		}
+		if (DIFF(p[-1]) != 0 &&
+		    walk_true_return(*(const volatile uintptr_t *)p[-1].slot) != p[-1].pc)
 			break;
-	while (w > end && DIFF(w[-1]) == 0)
-		w--;
-#undef DIFF
-	return (uint32_t)(w - words);
-}
-
-/* Frame j, further out than the match, read a word that has changed. Frames from the
- * match to j are where they were, but are to be put on anew; the walk goes on from j. */
-NO_SANITIZE static bool resume_at(struct scan *s, int match, int j)
-{
-	const struct trail_frame *f = s->trail->frames;
-	uintptr_t bp = s->w.bp;
-
-	for (int i = match; i > j; i--) {
-		struct trail_frame *out;
-
-		if (s->n == s->all->capacity && !grow_walked(s->all))
-			return false;
-		out = &s->all->walked[s->n++];
-		*out = f[i];
-		out->bp = bp;
-		if (f[i].save)
-			bp = *(const volatile uintptr_t *)f[i].save;
+		p--;
 	}
-	s->w.bp = bp;
-	s->w.slot = f[j].slot;
-	s->w.pc = f[j].pc;
-	s->w.sp = s->w.lo = f[j].slot + 8;
-	s->at = j - 1;
-	return true;
+#undef DIFF
+	return (uint32_t)(p - places);
 }
 
-/* w is at remembered frame s->at. True: all that is further out is unchanged. */
-static bool proves(struct scan *s)
+NO_SANITIZE static uint32_t changed_word(const struct trail_word *words, uint32_t lo,
+					 uint32_t hi)
 {
-	const struct trail_frame *f = &s->trail->frames[s->at];
-	uint32_t lo = 0, end;
-	int j = s->at;
+	while (hi > lo &&
+	       *(const volatile uintptr_t *)words[hi - 1].addr == words[hi - 1].value)
+		hi--;
+	return hi;
+}
 
-	if (UNLIKELY(s->trail->rootless && f->base == 0) ||
-	    (!s->w.known && !walk_can_read_up_to(&s->w, s->trail->top))) {
+/* The walk is at the place of remembered frame `at`, with this rbp. True: it matches, and
+ * all that is further out is unchanged. Else s->at is where a match may be yet. */
+static bool proves(struct scan *s, int at, uintptr_t bp)
+{
+	const struct trail *t = s->trail;
+	const struct trail_frame *f = &t->frames[at];
+	uint32_t base = f->base, words = base ? t->frames[base].nwords : 0;
+	uint32_t place, word;
+
+	s->at = at - 1;
+	if ((f->flags & TRAIL_NEEDS_BP) && f->bp != bp)
+		return false;
+	if (UNLIKELY(t->rootless && base == 0) ||
+	    (UNLIKELY(!s->w.known) && !walk_can_read_up_to(&s->w, t->top))) {
 		s->at = -1;
 		return false;
 	}
-	if (UNLIKELY(f->base > 0))
-		lo = s->trail->frames[f->base].words;
-	end = changed(s->trail->words, lo, f->words);
-	s->all->stats.compared += f->words - lo;
-	if (LIKELY(end == lo))
+	if (base == 0 && t->places[0].pc <= FRAME_PSEUDO_MAX)
+		base = 1; /* nothing is at its slot */
+	s->all->stats.compared += (uint32_t)at - base;
+	place = changed_place(t->places, base, (uint32_t)at);
+	word = changed_word(t->words, words, f->nwords);
+	if (LIKELY(place == base && word == words)) {
+		s->at = at;
 		return true;
-	while (j > 0 && s->trail->frames[j - 1].words >= end)
-		j--;
-	if (!resume_at(s, s->at, j))
-		s->at = -1;
+	}
+	if (place > base)
+		s->at = (int)place - 2;
+	while (word > words && s->at >= 0 && t->frames[s->at].nwords >= word)
+		s->at--;
 	return false;
 }
 
 /* ---- step 1: walking ---- */
 
-ALWAYS_INLINE NO_SANITIZE bool read_fast(struct walk *w, uintptr_t addr, uintptr_t *out)
-{
-	if (LIKELY(addr < w->hi && addr >= w->window && addr >= w->lo && addr % 8 == 0)) {
-		*out = *(const volatile uintptr_t *)addr;
-		return true;
-	}
-	return walk_read(w, addr, out);
-}
-
 /* CFAs that are not rsp plus a constant. 0: none. */
-static uintptr_t odd_cfa(struct walk *w, struct trail_frame *f, struct cfi_row row)
+static uintptr_t odd_cfa(struct walk *w, struct walked *f, struct cfi_row row)
 {
 	uintptr_t offset = (uintptr_t)(intptr_t)row.cfa_offset, cfa = 0;
 
 	switch (row.kind) {
+	case CFI_RSP:
+		return w->sp + offset;
 	case CFI_PLT:
 		return w->sp + offset + (((f->pc - 1) & 15) >= 11 ? 8 : 0);
 	case CFI_RBP:
-		f->flags = TRAIL_USES_BP;
+		f->odd = TRAIL_USES_BP;
 		return w->bp + offset;
 	case CFI_RBP_DEREF:
-		f->flags = TRAIL_USES_BP;
-		f->deref = w->bp + offset;
-		return walk_read(w, f->deref, &cfa) ? cfa : 0;
+		f->odd = (w->bp + offset) | TRAIL_USES_BP;
+		return walk_read(w, w->bp + offset, &cfa) ? cfa : 0;
 	default:
 		return 0;
 	}
 }
 
 /* No row and no frame pointer: code of a JIT compiler. */
-static enum verdict step_nowhere(struct scan *s, struct trail_frame *f)
+static enum verdict step_nowhere(struct scan *s, struct walked *f)
 {
 	uintptr_t bp = s->w.bp, words[2];
 
@@ -346,13 +357,13 @@ static enum verdict step_nowhere(struct scan *s, struct trail_frame *f)
 	    walk_read(&s->w, bp, &words[0]) && walk_read(&s->w, bp + 8, &words[1]))
 		for (uintptr_t i = 0; i < 2; i++)
 			s->tried[i] = (struct trail_word){ bp + i * 8, words[i] };
-	f->flags = TRAIL_USES_BP;
+	f->odd = TRAIL_USES_BP;
 	s->pseudo = module_is_code(f->pc) ? FRAME_TRUNCATED_PC : FRAME_JIT_PC;
 	return ROOT;
 }
 
 /* A frame that has no row: frame pointers, or an end. */
-static COLD enum verdict step_missing(struct scan *s, struct trail_frame *f)
+static COLD enum verdict step_missing(struct scan *s, struct walked *f)
 {
 	uintptr_t bp = s->w.bp;
 	enum step step = walk_step_missing(&s->w);
@@ -362,7 +373,7 @@ static COLD enum verdict step_missing(struct scan *s, struct trail_frame *f)
 
 		if (cfi_unpack(row).kind != CFI_MISSING)
 			return ROOT; /* the code alone says so */
-		f->flags = TRAIL_USES_BP;
+		f->odd = TRAIL_USES_BP;
 		s->zero = bp + 8;
 		return ROOT;
 	}
@@ -370,122 +381,148 @@ static COLD enum verdict step_missing(struct scan *s, struct trail_frame *f)
 		return step_nowhere(s, f);
 	if (step != STEP_OK || s->w.precise)
 		return REFUSED;
-	f->flags = TRAIL_USES_BP;
+	f->odd = TRAIL_USES_BP;
 	f->save = bp;
 	return MATCHED;
 }
 
-/* From w to its caller; f is w's frame. MATCHED: go on. */
-ALWAYS_INLINE NO_SANITIZE enum verdict step_row(struct scan *s, struct trail_frame *f,
-						uint64_t word)
+/* From w to its caller by any row; f is w's frame. MATCHED: go on. */
+static NOINLINE enum verdict step_odd(struct scan *s, struct walked *f)
 {
 	struct walk *w = &s->w;
-	struct cfi_row row = cfi_unpack(word);
+	struct cfi_row row =
+		cfi_unpack(row_for(atomic_load_acquire(&row_cache), f->pc - 1));
 	uintptr_t cfa, ra = 0, save;
 
-	if (LIKELY(row.kind == CFI_RSP))
-		cfa = w->sp + (uintptr_t)(intptr_t)row.cfa_offset;
-	else if (row.kind == CFI_END)
+	w->slot = f->slot;
+	w->pc = f->pc;
+	w->bp = f->bp;
+	w->sp = w->lo = f->slot + 8;
+	if (row.kind == CFI_END)
 		return ROOT;
-	else if (row.kind == CFI_MISSING)
+	if (row.kind == CFI_MISSING)
 		return step_missing(s, f);
-	else
-		cfa = odd_cfa(w, f, row);
-	if (UNLIKELY(cfa <= w->sp) || !read_fast(w, cfa - 8, &ra))
+	cfa = odd_cfa(w, f, row);
+	if (cfa <= w->sp || !walk_read(w, cfa - 8, &ra))
 		return REFUSED;
 	if (row.rbp != CFI_RBP_SAME) {
 		save = cfa;
-		if (UNLIKELY(row.rbp == CFI_RBP_AT_RBP)) {
+		if (row.rbp == CFI_RBP_AT_RBP) {
 			save = w->bp;
-			f->flags = TRAIL_USES_BP;
+			f->odd |= TRAIL_USES_BP;
 		}
 		save += (uintptr_t)(intptr_t)row.rbp_offset;
-		if (UNLIKELY(save >= cfa) || !read_fast(w, save, &w->bp))
+		if (save >= cfa || !walk_read(w, save, &w->bp))
 			return REFUSED;
 		f->save = save;
 	}
-	if (UNLIKELY(ra == 0)) {
+	if (ra == 0) {
 		s->zero = cfa - 8;
 		return ROOT;
 	}
 	w->slot = cfa - 8;
-	w->sp = w->lo = cfa;
-	w->pc = ra;
+	w->pc = walk_true_return(ra);
 	return MATCHED;
 }
 
-/* The row of a return address. */
-ALWAYS_INLINE uint64_t row_of(struct trails *a, struct row_entry *rows, uintptr_t pc)
+/* What a row comes to, if it is one of the simple ones: they keep inside the frame. */
+static NOINLINE void learn_row(struct known_row *r, struct row_entry *rows, uintptr_t pc)
 {
-	struct known_row *r = &a->rows[(pc ^ pc >> 10) % ROWS];
+	struct cfi_row row = cfi_unpack(row_for(rows, pc - 1));
 
-	if (UNLIKELY(r->pc != pc)) {
-		uint64_t row = row_for(rows, pc - 1);
-
-		if (cfi_unpack(row).kind == CFI_MISSING)
-			return row; /* something may be loaded there later */
-		r->pc = pc;
-		r->row = row;
+	r->kind = ROW_ODD;
+	r->pc = row.kind == CFI_MISSING ? 0 : pc; /* code may be loaded there later */
+	if (row.kind != CFI_RSP || row.cfa_offset <= 0 || row.cfa_offset % 8 != 0)
+		return;
+	r->distance = row.cfa_offset;
+	if (row.rbp == CFI_RBP_SAME) {
+		r->kind = ROW_KEEPS;
+	} else if (row.rbp == CFI_RBP_AT_CFA && row.rbp_offset % 8 == 0 &&
+		   row.rbp_offset <= -16 && -row.rbp_offset <= row.cfa_offset) {
+		r->save = (int16_t)(row.rbp_offset + 8);
+		r->kind = ROW_SAVES;
 	}
-	return r->row;
-}
-
-/* Is w at a remembered frame? Drops those further in (step 2). */
-ALWAYS_INLINE NO_SANITIZE bool is_at_known_frame(struct scan *s)
-{
-	const struct trail_frame *f;
-
-	while (s->at >= 0 && s->trail->frames[s->at].slot < s->w.slot)
-		s->at--;
-	if (s->at < 0)
-		return false;
-	f = &s->trail->frames[s->at];
-	return f->slot == s->w.slot && f->pc == s->w.pc &&
-	       (!(f->flags & TRAIL_NEEDS_BP) || f->bp == s->w.bp);
 }
 
 NO_SANITIZE static enum verdict walk(struct scan *s, struct row_entry *rows)
 {
 	struct trails *a = s->all;
+	const struct trail_place *places = s->trail->places, *at = places + s->at;
+	uintptr_t slot = s->w.slot, pc = s->w.pc, bp = s->w.bp;
+	uint32_t n = 0;
+	enum verdict v = MATCHED;
 
-	for (;;) {
-		struct trail_frame *f;
-		enum verdict v;
+	for (;; n++) {
+		struct walked *f;
+		struct known_row *r;
 
-		if (is_at_known_frame(s) && proves(s))
-			return MATCHED;
-		if (UNLIKELY(s->n == a->capacity) && !grow_walked(a))
-			return CUT;
-		f = &a->walked[s->n++];
-		f->slot = s->w.slot;
-		f->pc = s->w.pc;
-		f->bp = s->w.bp;
+		while (at->slot < slot)
+			at--;
+		if (at->slot == slot && at->pc == pc) {
+			s->w.sp = s->w.lo = slot + 8;
+			if (proves(s, (int)(at - places), bp))
+				break;
+			at = places + s->at;
+		}
+		if (UNLIKELY(n == a->capacity) && !grow_walked(a)) {
+			v = CUT;
+			break;
+		}
+		f = &a->walked[n];
+		f->slot = slot;
+		f->pc = pc;
+		f->bp = bp;
 		f->save = 0;
-		f->deref = 0;
-		f->flags = 0;
-		a->stats.walked++;
-		v = step_row(s, f, row_of(a, rows, s->w.pc));
-		if (UNLIKELY(v != MATCHED))
-			return v;
+		f->odd = 0;
+		r = &a->rows[(pc ^ pc >> 10) % ROWS];
+		if (UNLIKELY(r->pc != pc))
+			learn_row(r, rows, pc);
+		if (LIKELY(r->kind != ROW_ODD) &&
+		    LIKELY(slot + (uintptr_t)(intptr_t)r->distance < s->w.hi)) {
+			slot += (uintptr_t)(intptr_t)r->distance;
+			pc = walk_true_return(*(const volatile uintptr_t *)slot);
+			if (r->kind == ROW_SAVES) {
+				f->save = slot + (uintptr_t)(intptr_t)r->save;
+				bp = *(const volatile uintptr_t *)f->save;
+			}
+			if (LIKELY(pc != 0))
+				continue;
+			s->zero = slot;
+			v = ROOT;
+		} else {
+			v = step_odd(s, f);
+			slot = s->w.slot;
+			pc = s->w.pc;
+			bp = s->w.bp;
+		}
+		if (v != MATCHED) {
+			n++;
+			break;
+		}
 	}
+	s->n = n;
+	if (v == MATCHED)
+		s->at = (int)(at - places);
+	a->stats.walked += n;
+	return v;
 }
 
 /* ---- step 4: keeping ---- */
 
-/* Drops the outermost n frames. What is left must not be told by them: frames whose site
- * began there match no more. */
+/* Drops the outermost n frames. Frames whose site began there match no more. */
 static void drop_outer(struct trails *a, struct trail *t, uint32_t n)
 {
-	uint32_t words = t->frames[n - 1].words;
+	uint32_t words = t->frames[n - 1].nwords;
 
-	t->count -= n;
 	memmove(t->words, t->words + words,
-		(t->frames[t->count + n - 1].words - words) * sizeof(*t->words));
+		(t->frames[t->count - 1].nwords - words) * sizeof(*t->words));
+	t->count -= n;
 	memmove(t->frames, t->frames + n, frames_bytes(t->count));
+	memmove(t->places, t->places + n, t->count * sizeof(*t->places));
 	for (uint32_t i = 0; i < t->count; i++) {
 		struct trail_frame *f = &t->frames[i];
 
-		f->words -= words;
+		f->nwords -= words;
 		f->base = f->base > n ? f->base - n : 0;
 	}
 	t->rootless = true;
@@ -511,105 +548,96 @@ static COLD bool make_room(struct trails *a, struct trail *t, uint32_t n)
 	return all <= t->capacity || grow_trail(t, all);
 }
 
-/* The words that were read by the step from f outwards, to frame `outer`. */
-static uint32_t note_words(struct trail_word *w, struct trail_frame *f,
-			   const struct trail_frame *outer)
+static void note_word(struct trail *t, struct trail_frame *f, uintptr_t addr,
+		      uintptr_t value)
 {
-	uint32_t n = 0;
-	bool needed = outer->flags & TRAIL_NEEDS_BP;
-
-	w[n++] = (struct trail_word){ outer->slot, outer->pc };
-	if (UNLIKELY(f->save && needed))
-		w[n++] = (struct trail_word){ f->save, outer->bp };
-	if (UNLIKELY(f->deref))
-		w[n++] = (struct trail_word){ f->deref, outer->slot + 8 };
-	if ((f->flags & TRAIL_USES_BP) || (!f->save && needed))
-		f->flags |= TRAIL_NEEDS_BP;
-	return n;
+	t->words[f->nwords++] = (struct trail_word){ addr, value };
+	if (t->top < addr + 8)
+		t->top = addr + 8;
 }
 
-static void put_root(struct scan *s, struct trail *t, struct trail_frame *f)
+static uintptr_t deref_of(const struct walked *w)
 {
-	f->words = 0;
-	if (f->flags & TRAIL_USES_BP)
-		f->flags |= TRAIL_NEEDS_BP;
+	return w->odd & ~(uintptr_t)TRAIL_USES_BP;
+}
+
+/* Frame i, on top of i - 1: what the step between the two depended on. */
+static NOINLINE void note_dependence(struct trail *t, uint32_t i, const struct walked *w)
+{
+	struct trail_frame *f = &t->frames[i];
+	bool needed = f[-1].flags & TRAIL_NEEDS_BP;
+
+	if (w->save && needed)
+		note_word(t, f, w->save, f[-1].bp);
+	if (deref_of(w))
+		note_word(t, f, deref_of(w), t->places[i - 1].slot + 8);
+	if ((w->odd & TRAIL_USES_BP) || (!w->save && needed))
+		f->flags = TRAIL_NEEDS_BP;
+}
+
+/* The outermost frame, or the one next to a pseudo frame. */
+static COLD void put_outermost(struct scan *s, struct trail *t, uint32_t i,
+			       const struct walked *w)
+{
+	struct trail_frame *f = &t->frames[i];
+
+	f->nwords = 0;
+	t->top = w->slot + 8;
 	if (s->zero) {
-		t->words[f->words++] = (struct trail_word){ s->zero, 0 };
-		if (f->deref)
-			t->words[f->words++] =
-				(struct trail_word){ f->deref, s->zero + 8 };
+		note_word(t, f, s->zero, 0);
+		if (deref_of(w))
+			note_word(t, f, deref_of(w), s->zero + 8);
 	}
-	t->top = (s->zero ? s->zero : f->slot) + 8;
+	for (int k = 0; k < 2 && s->tried[k].addr; k++)
+		note_word(t, f, s->tried[k].addr, s->tried[k].value);
+	f->flags = w->odd & TRAIL_USES_BP ? TRAIL_NEEDS_BP : 0;
 }
 
 static void put_pseudo_root(struct scan *s, struct trail *t, uintptr_t pc)
 {
-	t->frames[0] = (struct trail_frame){ .slot = UINTPTR_MAX - 7,
-					     .pc = pc,
-					     .serial = ++s->all->serial };
-	t->top = s->all->walked[s->n - 1].slot + 8;
+	t->places[0] = (struct trail_place){ UINTPTR_MAX - 7, pc };
+	t->frames[0] = (struct trail_frame){ .serial = ++s->all->serial };
 	t->count = 1;
 }
 
-/* The frame below the pseudo frame. */
-static void put_outermost(struct scan *s, struct trail *t, struct trail_frame *f)
+static void put_frames(struct scan *s, struct trail *t)
 {
-	for (int i = 0; i < 2 && s->tried[i].addr; i++) {
-		t->words[f->words++] = s->tried[i];
-		if (t->top < s->tried[i].addr + 8)
-			t->top = s->tried[i].addr + 8;
-	}
-	if (f->flags & TRAIL_USES_BP)
-		f->flags |= TRAIL_NEEDS_BP;
-}
-
-/* The first frame of a trail, and those next to a pseudo frame. */
-static COLD void put_odd(struct scan *s, struct trail *t, uint32_t i)
-{
-	struct trail_frame *f = &t->frames[i];
-
-	if (i == 0) {
-		put_root(s, t, f);
-	} else {
-		f->words = f[-1].words;
-		put_outermost(s, t, f);
-	}
-}
-
-NO_SANITIZE static void put_frames(struct scan *s, struct trail *t)
-{
-	const struct trail_frame *from = &s->all->walked[s->n];
-	uint32_t i = t->count, max = s->all->max;
+	const struct walked *w = &s->all->walked[s->n];
+	uint32_t i = t->count, last = i + s->n, max = s->all->max, base = 0, nwords = 0;
 	uint64_t serial = s->all->serial;
 
-	for (uint32_t k = s->n; k > 0; k--, i++) {
+	if (i > 0) {
+		base = t->frames[i - 1].base;
+		nwords = t->frames[i - 1].nwords;
+	}
+	for (; i < last; i++) {
 		struct trail_frame *f = &t->frames[i];
 
-		from--;
-		f->slot = from->slot;
-		f->pc = from->pc;
-		f->bp = from->bp;
-		f->save = from->save;
-		f->deref = from->deref;
-		f->flags = from->flags & TRAIL_USES_BP;
+		w--;
+		t->places[i].slot = w->slot;
+		t->places[i].pc = w->pc;
+		if (UNLIKELY(i - base + (base > 0) >= max))
+			base = i + 1 - max / 2;
+		f->bp = w->bp;
 		f->serial = ++serial;
 		f->node = 0;
-		f->base = 0;
-		if (UNLIKELY(i == 0 || f[-1].pc <= FRAME_PSEUDO_MAX)) {
-			put_odd(s, t, i);
-			continue;
+		f->base = base;
+		f->nwords = nwords;
+		f->flags = 0;
+		if (UNLIKELY(i == 0 || (f[-1].flags | w->odd) != 0 ||
+			     t->places[i - 1].pc <= FRAME_PSEUDO_MAX)) {
+			if (i == 0 || t->places[i - 1].pc <= FRAME_PSEUDO_MAX)
+				put_outermost(s, t, i, w);
+			else
+				note_dependence(t, i, w);
+			nwords = f->nwords;
 		}
-		f->words = f[-1].words;
-		f->words += note_words(t->words + f->words, f, f - 1);
-		f->base = f[-1].base;
-		if (UNLIKELY(i - f->base + (f->base > 0) >= max))
-			f->base = i + 1 - max / 2;
 	}
-	t->count = i;
+	t->count = last;
 	s->all->serial = serial;
 }
 
-static bool keep(struct scan *s, enum verdict v)
+static NOINLINE bool keep(struct scan *s, enum verdict v)
 {
 	struct trail *t = s->trail;
 
@@ -648,7 +676,7 @@ NO_SANITIZE static struct trail *capture(struct trails *a, const uintptr_t *fp,
 	uint32_t generation = unwind_generation();
 
 	fp = walk_last_own_frame(fp);
-	s.w.pc = fp[1];
+	s.w.pc = walk_true_return(fp[1]);
 	s.w.slot = (uintptr_t)(fp + 1);
 	s.w.bp = fp[0];
 	s.w.sp = s.w.lo = (uintptr_t)(fp + 2);
@@ -667,6 +695,8 @@ NO_SANITIZE static struct trail *capture(struct trails *a, const uintptr_t *fp,
 		forget_all(a);
 	}
 	s.trail = s.w.known ? &a->own : guess_other(a, s.w.sp);
+	if (UNLIKELY(!s.trail->places) && !grow_trail(s.trail, FRAMES_FIRST))
+		return NULL;
 	s.at = (int)s.trail->count - 1;
 	v = walk(&s, rows);
 	if (UNLIKELY(v == REFUSED) || !keep(&s, v)) {

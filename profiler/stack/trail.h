@@ -24,25 +24,26 @@
 
 #include "preload/base/base.h"
 
+/* Where a frame is: pc was read at slot. */
+struct trail_place {
+	uintptr_t slot, pc;
+};
+
 enum trail_flag {
 	TRAIL_USES_BP = 1,  /* the frame's own CFA depends on rbp */
 	TRAIL_NEEDS_BP = 2, /* it, or one further out, depends on rbp as it is here */
 };
 
 struct trail_frame {
-	uintptr_t slot, pc; /* pc was read at slot */
-	uintptr_t bp;	    /* rbp in this frame */
-	uintptr_t save;	    /* where the caller's rbp was restored from; 0: unchanged */
-	uintptr_t deref;    /* where the CFA was read from; 0: computed */
-	uint64_t serial;    /* ascending; a frame keeps it while it is retained */
-	uint32_t words;	    /* words that the walk from here outwards read */
-	uint32_t node;	    /* the caller's: site of the stack that ends here; 0: none */
-	uint32_t base;	    /* frame where that site's stack begins; > 0: truncated */
-	uint32_t flags;	    /* enum trail_flag */
+	uintptr_t bp;	 /* rbp in this frame */
+	uint64_t serial; /* ascending; a frame keeps it while it is retained */
+	uint32_t node;	 /* the caller's: site of the stack that ends here; 0: none */
+	uint32_t base;	 /* frame where that site's stack begins; > 0: truncated */
+	uint32_t nwords; /* see trail.words: of this frame and those further out */
+	uint32_t flags;	 /* enum trail_flag */
 };
-_Static_assert(sizeof(struct trail_frame) == 64, "one cache line");
 
-/* A word of the stack that a walk read, and what it held. */
+/* A word of the stack, no return address, that a walk read, and what it held. */
 struct trail_word {
 	uintptr_t addr, value;
 };
@@ -55,16 +56,17 @@ struct trail_step {
 };
 
 struct trail {
-	struct trail_frame *frames; /* [0] is the outermost */
+	struct trail_place *places; /* [0] is the outermost; [-1] is never reached */
+	struct trail_frame *frames; /* beside places */
 	struct trail_step *steps;   /* of the thread; 1 << TRAIL_LG_STEPS */
-	struct trail_word *words;
-	uint32_t count;	   /* frames; the calling function's is the last */
-	uint32_t capacity; /* frames that there is room for */
-	bool rootless;	   /* what is further out than frames[0] was dropped */
-	uintptr_t top;	   /* end of what was read */
-	uintptr_t root;	   /* slot of the outermost true frame: tells stacks apart */
-	uint64_t born;	   /* serial when the trail was last empty */
-	uint64_t used;	   /* when, for the choice of which to give up */
+	struct trail_word *words;   /* saved registers and the like */
+	uint32_t count;		    /* frames; the calling function's is the last */
+	uint32_t capacity;	    /* frames that there is room for */
+	bool rootless;		    /* what is further out than frames[0] was dropped */
+	uintptr_t top;		    /* end of what was read */
+	uintptr_t root; /* slot of the outermost true frame: tells stacks apart */
+	uint64_t born;	/* serial when the trail was last empty */
+	uint64_t used;	/* when, for the choice of which to give up */
 };
 
 /*

@@ -26,6 +26,7 @@
 
 struct row_entry *row_cache;
 struct own_text own_text;
+struct return_stubs return_stubs;
 
 static struct {
 	uint32_t generation; /* atomic */
@@ -154,7 +155,7 @@ static enum step step_by_row(struct walk *w, struct cfi_row row, uintptr_t pc)
 		return STEP_END;
 	w->slot = cfa - 8;
 	w->sp = cfa;
-	w->pc = ra;
+	w->pc = walk_true_return(ra);
 	w->precise = false;
 	w->lo = cfa;
 	return STEP_OK;
@@ -201,6 +202,7 @@ static enum step step_by_rbp(struct walk *w)
 		return STEP_NO_CFI;
 	if (ra == 0)
 		return STEP_END;
+	ra = walk_true_return(ra);
 	if (!follows_call(ra))
 		return STEP_NO_CFI;
 	w->slot = bp + 8;
@@ -308,7 +310,7 @@ int walk_run(struct walk *w, struct frame *frames, int n, int max,
 NO_SANITIZE static void start_at(struct walk *w, const uintptr_t *fp)
 {
 	fp = walk_last_own_frame(fp);
-	w->pc = fp[1];
+	w->pc = walk_true_return(fp[1]);
 	w->slot = (uintptr_t)(fp + 1);
 	w->bp = fp[0];
 	walk_enter_stack(w, (uintptr_t)(fp + 2));
@@ -360,6 +362,11 @@ void unwind_set_own_text(uintptr_t start, uintptr_t end)
 {
 	own_text.start = start;
 	own_text.size = end - start;
+}
+
+void unwind_set_stubs(uintptr_t start, size_t size, uintptr_t table)
+{
+	return_stubs = (struct return_stubs){ start, size, table };
 }
 
 void unwind_init(bool want_libunwind)

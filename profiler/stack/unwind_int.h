@@ -35,11 +35,26 @@ struct own_text {
 };
 extern struct own_text own_text HIDDEN; /* written by INIT */
 
+/* Return addresses that stand for others, see unwind_set_stubs(). */
+struct return_stubs {
+	uintptr_t start, size, table;
+};
+extern struct return_stubs return_stubs HIDDEN; /* written by INIT */
+
+/* FAST. The return address that a stub stands for, or ra itself. */
+ALWAYS_INLINE NO_SANITIZE uintptr_t walk_true_return(uintptr_t ra)
+{
+	if (LIKELY(ra - return_stubs.start >= return_stubs.size))
+		return ra;
+	return *(const volatile uintptr_t *)(return_stubs.table +
+					     align_down(ra - return_stubs.start, 16));
+}
+
 /* FAST. Of our own frames, which have frame pointers, the outermost; fp is one of them.
  * They lie in our own stack, so plain reads are safe. */
 ALWAYS_INLINE NO_SANITIZE const uintptr_t *walk_last_own_frame(const uintptr_t *fp)
 {
-	while (fp[1] - own_text.start < own_text.size)
+	while (walk_true_return(fp[1]) - own_text.start < own_text.size)
 		fp = (const uintptr_t *)fp[0];
 	return fp;
 }

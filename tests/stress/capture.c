@@ -133,7 +133,7 @@ static void compare_site(const struct capture *c, int n)
 static void compare_trail(const struct capture *c, int n)
 {
 	const struct trail *t = c->trail;
-	const struct trail_frame *f = &t->frames[t->count - 1];
+	const struct trail_place *f = &t->places[t->count - 1];
 
 	add(INCREMENTAL);
 	if (t->rootless || t->count != (uint32_t)n + 1) {
