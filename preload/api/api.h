@@ -31,6 +31,8 @@ void fork_init(void);
 /* The real function behind one of ours; NULL when there is none. INIT or SLOW. */
 void *api_next_symbol(const char *name);
 
+/* entry.c: our malloc itself, whatever the name malloc is bound to. */
+void *api_own_malloc(size_t size);
 /* INIT. False: the program exports a malloc of its own, so its calls do not reach us. */
 bool api_is_bound(void);
 

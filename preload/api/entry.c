@@ -175,12 +175,18 @@ EXPORT void free_aligned_sized(void *p, size_t align, size_t size)
 	heap_free(p);
 }
 
-#define ALIAS(name) __attribute__((alias(#name), visibility("default"), copy(name)))
+#define ALIAS(name)	   __attribute__((alias(#name), visibility("default"), copy(name)))
+#define HIDDEN_ALIAS(name) __attribute__((alias(#name), visibility("hidden"), copy(name)))
 /* clang 14 has no copy attribute; it does not need it either. */
 #if defined(__clang__)
 #undef ALIAS
-#define ALIAS(name) __attribute__((alias(#name), visibility("default")))
+#undef HIDDEN_ALIAS
+#define ALIAS(name)	   __attribute__((alias(#name), visibility("default")))
+#define HIDDEN_ALIAS(name) __attribute__((alias(#name), visibility("hidden")))
 #endif
+
+/* Ours under a name that no program can take. */
+void *api_own_malloc(size_t size) HIDDEN_ALIAS(malloc);
 
 void cfree(void *p) ALIAS(free);
 void *__libc_malloc(size_t size) ALIAS(malloc);
