@@ -6,7 +6,7 @@ import os
 import random
 import seeptest
 
-FORKS = os.environ.get("SEEP_TEST_FORKS", "300")
+FORKS = os.environ.get("SEEP_TEST_FORKS", "150")
 SEED = random.SystemRandom().randrange(1, 1 << 30)
 
 
