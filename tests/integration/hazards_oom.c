@@ -19,12 +19,22 @@
 
 #include "cases.h"
 
-#define MB ((size_t)1 << 20)
+#define MB    ((size_t)1 << 20)
+#define STAMP 128 /* bytes of each block that are written, and its last */
 
 struct link {
 	struct link *next;
 	size_t size;
 };
+
+static void enter(struct link **list, struct link *p, size_t size)
+{
+	memset(p, (int)(size & 0x7f), size < STAMP ? size : STAMP);
+	((char *)p)[size - 1] = (char)(size & 0x7f);
+	p->next = *list;
+	p->size = size;
+	*list = p;
+}
 
 /* Blocks of one size until there are no more, each stamped; the bytes got. */
 static size_t fill(struct link **list, size_t size)
@@ -38,23 +48,20 @@ static size_t fill(struct link **list, size_t size)
 		p = malloc(size);
 		if (!p)
 			return errno == ENOMEM ? got : 0;
-		memset(p, (int)(size & 0x7f), size);
-		p->next = *list;
-		p->size = size;
-		*list = p;
+		enter(list, p, size);
 		got += size;
 	}
 }
 
 static int is_whole(const struct link *p)
 {
-	const unsigned char *bytes = (const unsigned char *)(p + 1);
-	size_t n = p->size - sizeof(*p);
+	const unsigned char *bytes = (const unsigned char *)p;
+	size_t n = p->size < STAMP ? p->size : STAMP;
 
-	for (size_t i = 0; i < n; i += 1 + n / 64)
+	for (size_t i = sizeof(*p); i < n; i++)
 		if (bytes[i] != (p->size & 0x7f))
 			return 0;
-	return n == 0 || bytes[n - 1] == (p->size & 0x7f);
+	return bytes[p->size - 1] == (p->size & 0x7f);
 }
 
 static int drop(struct link **list)
@@ -99,10 +106,10 @@ static void limit(int resource, size_t bytes)
 		abort();
 }
 
-/* The limit was there at start: 300 MB. */
+/* The limit was there at start: 160 MB. */
 static int test_start(void)
 {
-	return fill_all_sizes(120 * MB);
+	return fill_all_sizes(60 * MB);
 }
 
 /* A tight one: 64 MB. */
@@ -126,25 +133,25 @@ static int test_later(void)
 	int ok;
 
 	free(malloc(10));
-	limit(RLIMIT_AS, 250 * MB);
+	limit(RLIMIT_AS, 200 * MB);
 	ok = HOLDS(pthread_create(&t, NULL, nothing, NULL) == 0);
 	if (ok)
 		pthread_join(t, NULL);
-	m = mmap(NULL, 100 * MB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	m = mmap(NULL, 60 * MB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ok &= HOLDS(m != MAP_FAILED);
-	munmap(m, 100 * MB);
+	munmap(m, 60 * MB);
 	h = dlopen("libm.so.6", RTLD_NOW);
 	ok &= HOLDS(h != NULL);
-	ok &= fill_all_sizes(60 * MB);
-	limit(RLIMIT_AS, 450 * MB); /* raised: more is there */
-	return ok & fill_all_sizes(200 * MB);
+	ok &= fill_all_sizes(40 * MB);
+	limit(RLIMIT_AS, 350 * MB); /* raised: more is there */
+	return ok & fill_all_sizes(120 * MB);
 }
 
 static int test_data(void)
 {
 	free(malloc(10));
-	limit(RLIMIT_DATA, 200 * MB);
-	return fill_all_sizes(100 * MB);
+	limit(RLIMIT_DATA, 120 * MB);
+	return fill_all_sizes(60 * MB);
 }
 
 static int test_realloc(void)
@@ -252,15 +259,14 @@ static int test_mappings(void)
 	while (n < 240000 && mprotect(area + n * 8192, 4096, PROT_READ) == 0)
 		n++;
 	for (int i = 0; i < 20000; i++) {
-		struct link *p = malloc((size_t)i * 20 % 70000 + sizeof(*p));
+		size_t size = (size_t)i * 20 % 70000 + 2 * sizeof(struct link);
+		struct link *p = malloc(size);
 
 		if (!p && !HOLDS(errno == ENOMEM))
 			return 0;
 		if (!p)
 			continue;
-		p->next = list;
-		p->size = sizeof(*p);
-		list = p;
+		enter(&list, p, size);
 		got++;
 	}
 	malloc_trim(0);

@@ -5,7 +5,7 @@ import seeptest
 
 MB = 1 << 20
 # Of the address space, from start.
-LIMITS = {"start": 300 * MB, "start_tight": 64 * MB}
+LIMITS = {"start": 160 * MB, "start_tight": 64 * MB}
 CASES = ["start", "start_tight", "later", "data", "realloc", "threads", "full", "mappings",
          "no_commit"]
 MODES = {"off": ["start", "later", "mappings"], "sampled": CASES,
