@@ -2,12 +2,8 @@
 /*
  * escape: the bound form, see escape.h.
  *
- * A trail's frame i lies in the function whose own return address is the pc of frame
- * i - 1. So that function's activation still exists when frame i - 1 is retained. Frames
- * get ascending serials as they are put on a trail; those that were there at malloc have
- * at most the serial of that time. An object thus remembers one serial and one count:
- * with `common` frames of the trail at free not newer, count - 1 - common activations are
- * gone, innermost first.
+ * An object remembers where the trail of its thread ended when it was made
+ * (trail_mark()); what the trail still retains of that at its free is alive.
  *
  * Structure: a pool of followed objects. When it runs full, only one object in 2^k is
  * followed, with weight 2^k.
@@ -40,9 +36,7 @@ struct followed {
 	uint32_t next;	 /* in the free list */
 	uint32_t thread; /* who made it: low bits of seep_tls' address */
 	uint32_t lg_weight;
-	uint32_t count;	 /* frames of the trail at malloc */
-	uint64_t serial; /* the newest of them */
-	uintptr_t root;	 /* which stack */
+	struct trail_mark made;
 	size_t size;
 	uint64_t weight; /* of the sampler, fixed point */
 	uint64_t birth_ns;
@@ -144,9 +138,7 @@ uint32_t escape_begin(uint32_t site, size_t size, const struct trail *stack)
 		f->lg_weight = (uint16_t)escape.lg_thin;
 		f->birth_ns = os_now_ns();
 		f->thread = thread_mark();
-		f->root = stack->root;
-		f->count = stack->count;
-		f->serial = stack->frames[stack->count - 1].serial;
+		trail_mark(&f->made, stack);
 	}
 	lock_release(&escape.lock);
 	return handle;
@@ -179,29 +171,13 @@ static void add_result(const struct followed *f, enum end_kind kind, uint32_t de
 	r->lifetime_ns += (uint64_t)((uint128)(now - f->birth_ns) * weight >> SITE_SHIFT);
 }
 
-/* How many of the allocation's activations are gone. */
-static uint32_t depth_of(const struct followed *f, const struct trail *stack)
-{
-	uint32_t common = f->count - 1, depth = 0;
-
-	if (stack->root != f->root) /* none of this stack's */
-		return f->count - 1 < MAX_DEPTH ? f->count - 1 : MAX_DEPTH;
-	while (common > 0 && depth < MAX_DEPTH &&
-	       (common > stack->count || stack->frames[common - 1].serial > f->serial)) {
-		common--;
-		depth++;
-	}
-	return depth;
-}
-
 void escape_end(uint32_t handle, const struct trail *stack)
 {
 	struct followed *f = &escape.pool[handle];
 	bool same = f->thread == thread_mark();
 	uint64_t now = os_now_ns();
-	bool known =
-		!same || (stack && (stack->root != f->root || stack->born < f->serial));
-	uint32_t depth = same && known ? depth_of(f, stack) : 0;
+	uint32_t depth = 0;
+	bool known = !same || (stack && trail_gone(&f->made, stack, MAX_DEPTH, &depth));
 
 	lock_acquire(&escape.lock);
 	if (known)

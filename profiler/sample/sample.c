@@ -290,7 +290,7 @@ static void end_escape(uint32_t handle)
 		return;
 	}
 	seep_tls.internal++;
-	sample_hooks.end(handle, trail_capture());
+	sample_hooks.end(handle, trail_retained());
 	seep_tls.internal--;
 }
 

@@ -8,26 +8,19 @@
 #include "profiler/site/site.h"
 #include "profiler/stack/unwind.h"
 
-/* site_child() through the thread's own cache, which is small and has no chains. */
-ALWAYS_INLINE uint32_t child(struct trail_step *steps, uint32_t parent, uintptr_t pc)
+/* site_child(), and the next capture knows. */
+static uint32_t child(struct trail_step *steps, uint32_t parent, uintptr_t pc)
 {
-	uintptr_t h = pc ^ pc >> TRAIL_LG_STEPS ^ parent << 3 ^ parent >> 5;
-	struct trail_step *s = &steps[h % (1 << TRAIL_LG_STEPS)];
+	struct trail_step *s = &steps[trail_step_index(parent, pc)];
+	uint32_t node = site_child(parent, pc);
 
-	if (UNLIKELY(s->pc != pc || s->parent != parent)) {
-		uint32_t node = site_child(parent, pc);
-
-		if (node == SITE_NONE)
-			return node;
-		s->pc = pc;
-		s->parent = parent;
-		s->node = node;
-	}
-	return s->node;
+	if (node != SITE_NONE && parent != SITE_NONE)
+		*s = (struct trail_step){ .pc = pc, .parent = parent, .node = node };
+	return node;
 }
 
 /* The node of the trail's innermost frame; sets those it needs on the way. */
-static uint32_t site_of(const struct trail *t)
+static NOINLINE uint32_t site_of(const struct trail *t)
 {
 	struct trail_frame *f = t->frames;
 	uint32_t last = t->count - 1, base = f[last].base;

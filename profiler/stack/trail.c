@@ -600,48 +600,68 @@ static void put_pseudo_root(struct scan *s, struct trail *t, uintptr_t pc)
 	t->count = 1;
 }
 
+/* The site one step further in, if the thread has taken that step lately. */
+ALWAYS_INLINE uint32_t known_step(const struct trails *a, uint32_t parent, uintptr_t pc)
+{
+	const struct trail_step *s = &a->steps[trail_step_index(parent, pc)];
+
+	return s->pc == pc && s->parent == parent ? s->node : 0;
+}
+
 static void put_frames(struct scan *s, struct trail *t)
 {
-	const struct walked *w = &s->all->walked[s->n];
-	uint32_t i = t->count, last = i + s->n, max = s->all->max, base = 0, nwords = 0;
-	uint64_t serial = s->all->serial;
+	struct trails *a = s->all;
+	const struct walked *w = &a->walked[s->n];
+	struct trail_place *p = &t->places[t->count];
+	struct trail_frame *f = &t->frames[t->count];
+	uint32_t i = t->count, limit, base, nwords, flags, node;
+	uint64_t serial = a->serial;
 
-	if (i > 0) {
-		base = t->frames[i - 1].base;
-		nwords = t->frames[i - 1].nwords;
-	}
-	for (; i < last; i++) {
-		struct trail_frame *f = &t->frames[i];
-
+	if (UNLIKELY(i == 0 || p[-1].pc <= FRAME_PSEUDO_MAX)) {
 		w--;
-		t->places[i].slot = w->slot;
-		t->places[i].pc = w->pc;
-		if (UNLIKELY(i - base + (base > 0) >= max))
-			base = i + 1 - max / 2;
+		p->slot = w->slot;
+		p->pc = w->pc;
+		*f = (struct trail_frame){ .bp = w->bp, .serial = ++serial };
+		put_outermost(s, t, i, w);
+		i++, p++, f++;
+	}
+	base = f[-1].base;
+	limit = base + a->max - (base > 0); /* frames that the site has room for */
+	nwords = f[-1].nwords;
+	flags = f[-1].flags;
+	node = f[-1].node;
+	for (; w > a->walked; i++, p++, f++) {
+		w--;
+		p->slot = w->slot;
+		p->pc = w->pc;
+		if (UNLIKELY(i >= limit)) {
+			base = i + 1 - a->max / 2;
+			limit = base + a->max - 1;
+			node = 0;
+		} else if (LIKELY(node != 0)) {
+			node = known_step(a, node, w->pc);
+		}
 		f->bp = w->bp;
 		f->serial = ++serial;
-		f->node = 0;
+		f->node = node;
 		f->base = base;
 		f->nwords = nwords;
 		f->flags = 0;
-		if (UNLIKELY(i == 0 || (f[-1].flags | w->odd) != 0 ||
-			     t->places[i - 1].pc <= FRAME_PSEUDO_MAX)) {
-			if (i == 0 || t->places[i - 1].pc <= FRAME_PSEUDO_MAX)
-				put_outermost(s, t, i, w);
-			else
-				note_dependence(t, i, w);
+		if (UNLIKELY((flags | w->odd) != 0)) {
+			note_dependence(t, i, w);
 			nwords = f->nwords;
+			flags = f->flags;
 		}
 	}
-	t->count = last;
-	s->all->serial = serial;
+	t->count = i;
+	a->serial = serial;
 }
 
 static NOINLINE bool keep(struct scan *s, enum verdict v)
 {
 	struct trail *t = s->trail;
 
-	if (v != MATCHED) {
+	if (UNLIKELY(v != MATCHED)) {
 		s->all->stats.full++;
 		if (t != &s->all->own)
 			t = place_other(s->all, s->all->walked[s->n - 1].slot);
@@ -650,6 +670,8 @@ static NOINLINE bool keep(struct scan *s, enum verdict v)
 		t->root = s->all->walked[s->n - 1].slot;
 	}
 	t->count = (uint32_t)(s->at + 1);
+	if (s->n == 0)
+		return true;
 	if (UNLIKELY(t->count + s->n + 1 > t->capacity) &&
 	    !make_room(s->all, t, s->n + 1)) {
 		if (t->count > 0 || s->n + 1 > FRAMES_MAX ||
@@ -668,51 +690,63 @@ static NOINLINE bool keep(struct scan *s, enum verdict v)
 	return true;
 }
 
-NO_SANITIZE static struct trail *capture(struct trails *a, const uintptr_t *fp,
-					 struct row_entry *rows)
+/* Walks from the caller of fp's frame to what is remembered. */
+NO_SANITIZE static enum verdict walk_from(struct scan *s, const uintptr_t *fp,
+					  struct row_entry *rows)
 {
-	struct scan s;
-	enum verdict v;
+	struct trails *a = s->all;
 	uint32_t generation = unwind_generation();
 
 	fp = walk_last_own_frame(fp);
-	s.w.pc = walk_true_return(fp[1]);
-	s.w.slot = (uintptr_t)(fp + 1);
-	s.w.bp = fp[0];
-	s.w.sp = s.w.lo = (uintptr_t)(fp + 2);
-	s.w.precise = false;
-	s.w.known = thread_stack_bounds(s.w.sp, &s.w.window, &s.w.hi);
-	if (UNLIKELY(!s.w.known))
-		s.w.window = s.w.hi = 0;
-	s.w.fixed_lo = s.w.fixed_hi = 0;
-	s.all = a;
-	s.n = 0;
-	s.zero = s.pseudo = 0;
-	s.tried[0].addr = 0;
+	s->w.pc = walk_true_return(fp[1]);
+	s->w.slot = (uintptr_t)(fp + 1);
+	s->w.bp = fp[0];
+	s->w.sp = s->w.lo = (uintptr_t)(fp + 2);
+	s->w.precise = false;
+	s->w.known = thread_stack_bounds(s->w.sp, &s->w.window, &s->w.hi);
+	if (UNLIKELY(!s->w.known))
+		s->w.window = s->w.hi = 0;
+	s->w.fixed_lo = s->w.fixed_hi = 0;
+	s->zero = s->pseudo = 0;
+	s->tried[0].addr = 0;
 	if (UNLIKELY(a->generation != generation)) {
 		a->generation = generation;
 		memset(a->rows, 0, sizeof(a->rows));
 		forget_all(a);
 	}
-	s.trail = s.w.known ? &a->own : guess_other(a, s.w.sp);
-	if (UNLIKELY(!s.trail->places) && !grow_trail(s.trail, FRAMES_FIRST))
-		return NULL;
-	s.at = (int)s.trail->count - 1;
-	v = walk(&s, rows);
-	if (UNLIKELY(v == REFUSED) || !keep(&s, v)) {
-		a->stats.refused++;
-		return NULL;
-	}
-	s.trail->used = ++a->serial;
-	s.trail->steps = a->steps;
-	return s.trail;
+	s->trail = s->w.known ? &a->own : guess_other(a, s->w.sp);
+	if (UNLIKELY(!s->trail->places) && !grow_trail(s->trail, FRAMES_FIRST))
+		return REFUSED;
+	s->at = (int)s->trail->count - 1;
+	return walk(s, rows);
 }
 
-struct trail *trail_capture(void)
+static bool keep_all(struct scan *s, enum verdict v)
+{
+	if (UNLIKELY(v == REFUSED) || !keep(s, v)) {
+		s->all->stats.refused++;
+		return false;
+	}
+	s->trail->used = ++s->all->serial;
+	s->trail->steps = s->all->steps;
+	return true;
+}
+
+/* Only what is dead is taken off. */
+static bool keep_retained(struct scan *s, enum verdict v)
+{
+	if (UNLIKELY(v != MATCHED))
+		return keep_all(s, v);
+	s->trail->count = (uint32_t)(s->at + 1);
+	return true;
+}
+
+ALWAYS_INLINE struct trail *capture(const uintptr_t *fp,
+				    bool (*keep_fn)(struct scan *s, enum verdict v))
 {
 	struct row_entry *rows = atomic_load_acquire(&row_cache);
 	struct trails *a = seep_tls.trails;
-	struct trail *t;
+	struct trail *t = NULL;
 
 	if (seep_tls.unwinding || !rows)
 		return NULL;
@@ -720,12 +754,55 @@ struct trail *trail_capture(void)
 	atomic_signal_barrier();
 	if (UNLIKELY(!a))
 		a = make_trails();
-	t = a ? capture(a, __builtin_frame_address(0), rows) : NULL;
-	if (a && ++a->stats.captures >= STATS_INTERVAL)
-		add_stats(a);
+	if (LIKELY(a != NULL)) {
+		struct scan s;
+
+		s.all = a;
+		if (keep_fn(&s, walk_from(&s, fp, rows)))
+			t = s.trail;
+		if (UNLIKELY(++a->stats.captures >= STATS_INTERVAL))
+			add_stats(a);
+	}
 	atomic_signal_barrier();
 	seep_tls.unwinding = false;
 	return t;
+}
+
+struct trail *trail_capture(void)
+{
+	return capture(__builtin_frame_address(0), keep_all);
+}
+
+const struct trail *trail_retained(void)
+{
+	return capture(__builtin_frame_address(0), keep_retained);
+}
+
+void trail_mark(struct trail_mark *m, const struct trail *t)
+{
+	m->root = t->root;
+	m->serial = t->frames[t->count - 1].serial;
+	m->count = t->count;
+}
+
+bool trail_gone(const struct trail_mark *m, const struct trail *t, uint32_t max,
+		uint32_t *out_gone)
+{
+	uint32_t alive = m->count - 1, gone = 0;
+
+	if (t->root != m->root) { /* none of this stack's */
+		*out_gone = alive < max ? alive : max;
+		return true;
+	}
+	if (t->born >= m->serial)
+		return false;
+	while (alive > 0 && gone < max &&
+	       (alive > t->count || t->frames[alive - 1].serial > m->serial)) {
+		alive--;
+		gone++;
+	}
+	*out_gone = gone;
+	return true;
 }
 
 void trail_forget(void)

@@ -48,12 +48,20 @@ struct trail_word {
 	uintptr_t addr, value;
 };
 
-/* A cache for whoever sets the nodes: the child of parent for pc. */
+/* A cache for whoever sets the nodes: the child of parent for pc. What is in it is set
+ * by trail_capture() already. */
 #define TRAIL_LG_STEPS 11
 struct trail_step {
 	uintptr_t pc;
 	uint32_t parent, node;
 };
+
+/* FAST. */
+static inline size_t trail_step_index(uint32_t parent, uintptr_t pc)
+{
+	return (pc ^ pc >> TRAIL_LG_STEPS ^ parent << 3 ^ parent >> 6) %
+	       (1 << TRAIL_LG_STEPS);
+}
 
 struct trail {
 	struct trail_place *places; /* [0] is the outermost; [-1] is never reached */
@@ -76,6 +84,27 @@ struct trail {
  * next capture: keep signal handlers out by thread_internal_enter(). SIGNAL.
  */
 struct trail *trail_capture(void);
+
+/* SIGNAL. Like it, but only finds which remembered frames are still there: the trail ends
+ * with the innermost of them. Half the price. */
+const struct trail *trail_retained(void);
+
+/*
+ * Which activations of a captured stack have ended since? A trail's frame i lies in the
+ * function whose own return address is the pc of frame i - 1, so that activation is alive
+ * as long as frame i - 1 is retained. Frames that were there at the capture have at most
+ * the serial of that time.
+ */
+struct trail_mark {
+	uintptr_t root;
+	uint64_t serial;
+	uint32_t count;
+};
+void trail_mark(struct trail_mark *m, const struct trail *t);
+/* How many are gone, innermost first, at most max; all, when t is of another stack.
+ * False: the trail was lost in between. */
+bool trail_gone(const struct trail_mark *m, const struct trail *t, uint32_t max,
+		uint32_t *out_gone);
 
 /* FAST. Is the stack of the innermost frame cut? */
 static inline bool trail_is_cut(const struct trail *t)

@@ -54,7 +54,9 @@ ALWAYS_INLINE NO_SANITIZE uintptr_t walk_true_return(uintptr_t ra)
  * They lie in our own stack, so plain reads are safe. */
 ALWAYS_INLINE NO_SANITIZE const uintptr_t *walk_last_own_frame(const uintptr_t *fp)
 {
-	while (walk_true_return(fp[1]) - own_text.start < own_text.size)
+	const uintptr_t start = own_text.start, size = own_text.size;
+
+	while (fp[1] - start < size && walk_true_return(fp[1]) - start < size)
 		fp = (const uintptr_t *)fp[0];
 	return fp;
 }
