@@ -45,6 +45,7 @@ static void thread_end(void *value)
 	if (left > 1 && pthread_setspecific(threads.key, (void *)(left - 1)) == 0)
 		return;
 #if CONFIG_PROFILER
+	sample_thread_end();
 	thread_finished();
 #endif
 	heap_thread_exit();

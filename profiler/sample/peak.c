@@ -6,15 +6,18 @@
  * means copying every site's counters. So it is copied only when the maximum has grown by
  * GROWTH since the last copy: the profile shows a moment whose total is within 1.6 % (or
  * 64 KiB) of the true peak, and the peak itself when the program grows, then shrinks.
+ * With several threads each adds to the total in steps of 8 KiB.
  */
 #include "preload/base/atomic.h"
 #include "preload/base/base.h"
 #include "preload/base/lock.h"
+#include "preload/heap/tls.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/thread.h"
 
 #define GROWTH(bytes) ((bytes) / 64 + 64 * KIB)
+#define STEP	      ((int64_t)8 * 1024) /* see is_worth_it() */
 
 static struct {
 	struct lock lock;
@@ -46,18 +49,40 @@ static COLD void copy(uint64_t least)
 	lock_release(&peak.lock);
 }
 
-void peak_grow(uint64_t bytes)
+static void raise_peak(void)
 {
-	uint64_t live, old;
+	uint64_t live = atomic_load_relaxed(&peak.live);
+	uint64_t old = atomic_load_relaxed(&peak.peak);
 
-	thread_add(&peak.live, bytes);
-	live = atomic_load_relaxed(&peak.live);
-	old = atomic_load_relaxed(&peak.peak);
 	if (live <= old)
 		return;
 	while (live > old && !atomic_cas_relaxed(&peak.peak, &old, live))
 		;
 	atomic_store_relaxed(&peak.fresh, true);
+}
+
+/* Threads beside each other do not share the total at every event: what each adds is
+ * kept back until it is worth a step. */
+static bool is_worth_it(int64_t bytes)
+{
+	return bytes >= STEP || bytes <= -STEP || !atomic_load_relaxed(&thread_are_many);
+}
+
+static void add_live(int64_t bytes)
+{
+	bytes += seep_tls.live_delta;
+	seep_tls.live_delta = bytes;
+	if (is_worth_it(bytes)) {
+		seep_tls.live_delta = 0;
+		thread_add(&peak.live, (uint64_t)bytes);
+	}
+}
+
+void peak_grow(uint64_t bytes)
+{
+	add_live((int64_t)bytes);
+	if (seep_tls.live_delta == 0)
+		raise_peak();
 }
 
 void peak_shrink(uint64_t bytes)
@@ -70,11 +95,21 @@ void peak_shrink(uint64_t bytes)
 			copy(GROWTH(copied));
 		}
 	}
-	thread_add(&peak.live, 0 - bytes);
+	add_live(-(int64_t)bytes);
+}
+
+void sample_thread_end(void)
+{
+	int64_t bytes = seep_tls.live_delta;
+
+	seep_tls.live_delta = 0;
+	thread_add(&peak.live, (uint64_t)bytes);
+	raise_peak();
 }
 
 void peak_settle(void)
 {
+	sample_thread_end();
 	if (atomic_load_relaxed(&peak.live) >= atomic_load_relaxed(&peak.copied))
 		copy(0);
 }

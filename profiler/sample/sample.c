@@ -215,7 +215,8 @@ static void count_alloc(uint32_t site, size_t size)
 		return;
 	thread_add(&c->alloc_objects, weight);
 	thread_add(&c->alloc_bytes, bytes);
-	thread_add(&c->samples, 1);
+	if (!sampler.exact) /* else they are the objects */
+		thread_add(&c->samples, 1);
 	peak_grow(bytes);
 }
 

@@ -62,6 +62,8 @@ struct sample_total {
 	uint64_t truncated;	   /* stacks that ended in [truncated] */
 };
 uint64_t sample_count(void); /* of samples alone. FAST */
+/* The calling thread ends: what it kept back is added to the totals. */
+void sample_thread_end(void);
 void sample_get_total(struct sample_total *out);
 /* fork child: what the parent recorded stays known but is not reported as ours. */
 void sample_fork_prepare(void);

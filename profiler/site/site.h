@@ -26,7 +26,7 @@ struct site_counters {
 	uint64_t alloc_bytes;	/* unsampled bytes asked */
 	uint64_t free_objects;	/* fixed point */
 	uint64_t free_bytes;
-	uint64_t samples; /* objects actually recorded */
+	uint64_t samples; /* objects actually recorded; not counted in exact mode */
 	/* Copies of alloc - free at the peak, owned by profiler/sample/peak.c. */
 	uint64_t peak_objects, peak_bytes;
 };

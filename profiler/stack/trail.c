@@ -16,248 +16,10 @@
 
 #include <string.h>
 
-#include "preload/base/meta.h"
-#include "preload/base/opt.h"
 #include "preload/heap/tls.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
-#include "profiler/stack/unwind_int.h"
-
-#define OTHERS	       8 /* stacks besides the thread's own */
-#define FRAMES_FIRST   512
-#define FRAMES_MAX     65536u /* beyond, the outer half is dropped */
-#define WORDS_A_FRAME  2      /* at most: saved rbp, CFA */
-#define STATS_INTERVAL 1024   /* captures between additions to the totals */
-#define ROWS	       1024   /* 16 KiB: should stay in the first cache */
-
-/* The thread's own cache of rows, in front of the large one of all threads. */
-enum row_kind {
-	ROW_KEEPS, /* the caller's frame is at a constant distance */
-	ROW_SAVES, /* the same, and rbp is restored from the stack */
-	ROW_ODD,   /* look it up */
-};
-
-struct known_row {
-	uintptr_t pc;
-	int32_t distance; /* from the slot of this frame to its caller's */
-	int16_t save;	  /* ROW_SAVES: from there to where rbp was saved */
-	uint16_t kind;	  /* enum row_kind */
-};
-
-/* A frame that the walk has met. */
-struct walked {
-	uintptr_t slot, pc, bp;
-	uintptr_t save; /* where the caller's rbp was restored from; 0: unchanged */
-	uintptr_t odd;	/* TRAIL_USES_BP, and where the CFA was read from, if it was */
-};
-
-struct trails {
-	uint32_t generation;   /* of the modules */
-	uint32_t max;	       /* frames of one site */
-	uint32_t capacity;     /* of walked */
-	uint64_t serial;       /* last one given out */
-	struct walked *walked; /* by one capture, innermost first */
-	struct trail own, others[OTHERS];
-	struct trail_stats stats;
-	struct trail_step steps[1 << TRAIL_LG_STEPS];
-	struct known_row rows[ROWS];
-};
-
-static struct {
-	struct trail_stats stats; /* atomic */
-} totals;
-
-enum verdict { MATCHED, ROOT, CUT, REFUSED };
-
-/* One capture. */
-struct scan {
-	struct walk w;
-	struct trails *all;
-	struct trail *trail;
-	uint32_t n;	/* frames walked */
-	int at;		/* innermost remembered frame that may match */
-	uintptr_t zero; /* where the outermost frame's return address, 0, was read */
-	/* Beyond the outermost frame: FRAME_JIT_PC and its like, and the two words at rbp
-	 * that led to it; their address 0: none were read. */
-	uintptr_t pseudo;
-	struct trail_word tried[2];
-};
-
-/* ---- memory ---- */
-
-static size_t frames_bytes(uint32_t capacity)
-{
-	return capacity * sizeof(struct trail_frame);
-}
-
-static size_t places_bytes(uint32_t capacity)
-{
-	return (capacity + 1) * sizeof(struct trail_place);
-}
-
-static size_t words_bytes(uint32_t capacity)
-{
-	return (size_t)capacity * WORDS_A_FRAME * sizeof(struct trail_word);
-}
-
-static size_t walked_bytes(uint32_t capacity)
-{
-	return capacity * sizeof(struct walked);
-}
-
-static struct trails *make_trails(void)
-{
-	struct trails *a;
-
-	if (seep_tls.state == TLS_DYING) /* nobody would give them back */
-		return NULL;
-	a = meta_map(sizeof(*a), META_STACK);
-	if (!a)
-		return NULL;
-	a->walked = meta_map(walked_bytes(FRAMES_FIRST), META_STACK);
-	if (!a->walked) {
-		meta_unmap(a, sizeof(*a), META_STACK);
-		return NULL;
-	}
-	a->capacity = FRAMES_FIRST;
-	a->max = (uint32_t)opt_get()->stack + 1;
-	a->generation = unwind_generation();
-	seep_tls.trails = a;
-	return a;
-}
-
-static void unmap_arrays(struct trail *t)
-{
-	if (t->frames)
-		meta_unmap(t->frames, frames_bytes(t->capacity), META_STACK);
-	if (t->words)
-		meta_unmap(t->words, words_bytes(t->capacity), META_STACK);
-	if (t->places)
-		meta_unmap(t->places - 1, places_bytes(t->capacity), META_STACK);
-}
-
-static void add_stats(struct trails *a)
-{
-	atomic_add_relaxed(&totals.stats.captures, a->stats.captures);
-	atomic_add_relaxed(&totals.stats.full, a->stats.full);
-	atomic_add_relaxed(&totals.stats.walked, a->stats.walked);
-	atomic_add_relaxed(&totals.stats.compared, a->stats.compared);
-	atomic_add_relaxed(&totals.stats.refused, a->stats.refused);
-	memset(&a->stats, 0, sizeof(a->stats));
-}
-
-void trail_thread_end(void)
-{
-	struct trails *a = seep_tls.trails;
-
-	seep_tls.trails = NULL;
-	if (!a)
-		return;
-	add_stats(a);
-	unmap_arrays(&a->own);
-	for (int i = 0; i < OTHERS; i++)
-		unmap_arrays(&a->others[i]);
-	meta_unmap(a->walked, walked_bytes(a->capacity), META_STACK);
-	meta_unmap(a, sizeof(*a), META_STACK);
-}
-
-static COLD bool grow_walked(struct trails *a)
-{
-	struct walked *more;
-
-	if (a->capacity >= FRAMES_MAX / 2)
-		return false;
-	more = meta_remap(a->walked, walked_bytes(a->capacity),
-			  walked_bytes(a->capacity * 2), META_STACK);
-	if (!more)
-		return false;
-	a->walked = more;
-	a->capacity *= 2;
-	return true;
-}
-
-/* Room for count frames in t. */
-static COLD bool grow_trail(struct trail *t, uint32_t count)
-{
-	struct trail fresh = *t;
-	struct trail_place *places;
-
-	fresh.capacity = t->capacity ? t->capacity : FRAMES_FIRST;
-	while (fresh.capacity < count)
-		fresh.capacity *= 2;
-	fresh.frames = meta_map(frames_bytes(fresh.capacity), META_STACK);
-	fresh.words = meta_map(words_bytes(fresh.capacity), META_STACK);
-	places = meta_map(places_bytes(fresh.capacity), META_STACK);
-	fresh.places = places ? places + 1 : NULL;
-	if (!fresh.frames || !fresh.words || !places) {
-		unmap_arrays(&fresh);
-		return false;
-	}
-	places[0].slot = UINTPTR_MAX;
-	if (t->count > 0) {
-		memcpy(fresh.frames, t->frames, frames_bytes(t->count));
-		memcpy(fresh.places, t->places, t->count * sizeof(*places));
-		memcpy(fresh.words, t->words,
-		       t->frames[t->count - 1].nwords * sizeof(*t->words));
-	}
-	unmap_arrays(t);
-	*t = fresh;
-	return true;
-}
-
-/* ---- which trail ---- */
-
-static void forget(struct trails *a, struct trail *t)
-{
-	t->count = 0;
-	t->born = a->serial;
-	t->rootless = false;
-}
-
-static COLD void forget_all(struct trails *a)
-{
-	forget(a, &a->own);
-	for (int i = 0; i < OTHERS; i++)
-		forget(a, &a->others[i]);
-}
-
-static uintptr_t root_of(const struct trail *t)
-{
-	return t->count ? t->root : 0;
-}
-
-/* The trail of another stack whose outermost frame is the next above sp. It may be the
- * neighbour's: then nothing matches, and the place for the result is chosen anew. */
-static struct trail *guess_other(struct trails *a, uintptr_t sp)
-{
-	struct trail *best = &a->others[0];
-
-	for (int i = 1; i < OTHERS; i++) {
-		uintptr_t root = root_of(&a->others[i]);
-
-		if (root > sp && (root_of(best) <= sp || root < root_of(best)))
-			best = &a->others[i];
-	}
-	return best;
-}
-
-/* Where a stack with this outermost frame is to be kept: in its own trail, or the one
- * that was not used for the longest time. */
-static struct trail *place_other(struct trails *a, uintptr_t root)
-{
-	struct trail *oldest = &a->others[0];
-
-	for (int i = 0; i < OTHERS; i++) {
-		struct trail *t = &a->others[i];
-
-		if (root_of(t) == root)
-			return t;
-		if (t->used < oldest->used)
-			oldest = t;
-	}
-	forget(a, oldest);
-	return oldest;
-}
+#include "profiler/stack/trail_int.h"
 
 /* ---- step 3: comparing ---- */
 
@@ -464,7 +226,7 @@ NO_SANITIZE static enum verdict walk(struct scan *s, struct row_entry *rows)
 				break;
 			at = places + s->at;
 		}
-		if (UNLIKELY(n == a->capacity) && !grow_walked(a)) {
+		if (UNLIKELY(n == a->capacity) && !trails_grow_walked(a)) {
 			v = CUT;
 			break;
 		}
@@ -507,189 +269,6 @@ NO_SANITIZE static enum verdict walk(struct scan *s, struct row_entry *rows)
 	return v;
 }
 
-/* ---- step 4: keeping ---- */
-
-/* Drops the outermost n frames. Frames whose site began there match no more. */
-static void drop_outer(struct trails *a, struct trail *t, uint32_t n)
-{
-	uint32_t words = t->frames[n - 1].nwords;
-
-	memmove(t->words, t->words + words,
-		(t->frames[t->count - 1].nwords - words) * sizeof(*t->words));
-	t->count -= n;
-	memmove(t->frames, t->frames + n, frames_bytes(t->count));
-	memmove(t->places, t->places + n, t->count * sizeof(*t->places));
-	for (uint32_t i = 0; i < t->count; i++) {
-		struct trail_frame *f = &t->frames[i];
-
-		f->nwords -= words;
-		f->base = f->base > n ? f->base - n : 0;
-	}
-	t->rootless = true;
-	t->born = a->serial;
-}
-
-/* Makes room for n frames more. False: what was retained is gone (or there is no
- * memory). */
-static COLD bool make_room(struct trails *a, struct trail *t, uint32_t n)
-{
-	uint32_t all = t->count + n;
-
-	if (all > FRAMES_MAX) {
-		uint32_t drop = all - FRAMES_MAX / 2;
-
-		if (t->count < drop + 2 * a->max) {
-			forget(a, t);
-			return false;
-		}
-		drop_outer(a, t, drop);
-		all -= drop;
-	}
-	return all <= t->capacity || grow_trail(t, all);
-}
-
-static void note_word(struct trail *t, struct trail_frame *f, uintptr_t addr,
-		      uintptr_t value)
-{
-	t->words[f->nwords++] = (struct trail_word){ addr, value };
-	if (t->top < addr + 8)
-		t->top = addr + 8;
-}
-
-static uintptr_t deref_of(const struct walked *w)
-{
-	return w->odd & ~(uintptr_t)TRAIL_USES_BP;
-}
-
-/* Frame i, on top of i - 1: what the step between the two depended on. */
-static NOINLINE void note_dependence(struct trail *t, uint32_t i, const struct walked *w)
-{
-	struct trail_frame *f = &t->frames[i];
-	bool needed = f[-1].flags & TRAIL_NEEDS_BP;
-
-	if (w->save && needed)
-		note_word(t, f, w->save, f[-1].bp);
-	if (deref_of(w))
-		note_word(t, f, deref_of(w), t->places[i - 1].slot + 8);
-	if ((w->odd & TRAIL_USES_BP) || (!w->save && needed))
-		f->flags = TRAIL_NEEDS_BP;
-}
-
-/* The outermost frame, or the one next to a pseudo frame. */
-static COLD void put_outermost(struct scan *s, struct trail *t, uint32_t i,
-			       const struct walked *w)
-{
-	struct trail_frame *f = &t->frames[i];
-
-	f->nwords = 0;
-	t->top = w->slot + 8;
-	if (s->zero) {
-		note_word(t, f, s->zero, 0);
-		if (deref_of(w))
-			note_word(t, f, deref_of(w), s->zero + 8);
-	}
-	for (int k = 0; k < 2 && s->tried[k].addr; k++)
-		note_word(t, f, s->tried[k].addr, s->tried[k].value);
-	f->flags = w->odd & TRAIL_USES_BP ? TRAIL_NEEDS_BP : 0;
-}
-
-static void put_pseudo_root(struct scan *s, struct trail *t, uintptr_t pc)
-{
-	t->places[0] = (struct trail_place){ UINTPTR_MAX - 7, pc };
-	t->frames[0] = (struct trail_frame){ .serial = ++s->all->serial };
-	t->count = 1;
-}
-
-/* The site one step further in, if the thread has taken that step lately. */
-ALWAYS_INLINE uint32_t known_step(const struct trails *a, uint32_t parent, uintptr_t pc)
-{
-	const struct trail_step *s = &a->steps[trail_step_index(parent, pc)];
-
-	return s->pc == pc && s->parent == parent ? s->node : 0;
-}
-
-static void put_frames(struct scan *s, struct trail *t)
-{
-	struct trails *a = s->all;
-	const struct walked *w = &a->walked[s->n];
-	struct trail_place *p = &t->places[t->count];
-	struct trail_frame *f = &t->frames[t->count];
-	uint32_t i = t->count, limit, base, nwords, flags, node;
-	uint64_t serial = a->serial;
-
-	if (UNLIKELY(i == 0 || p[-1].pc <= FRAME_PSEUDO_MAX)) {
-		w--;
-		p->slot = w->slot;
-		p->pc = w->pc;
-		*f = (struct trail_frame){ .bp = w->bp, .serial = ++serial };
-		put_outermost(s, t, i, w);
-		i++, p++, f++;
-	}
-	base = f[-1].base;
-	limit = base + a->max - (base > 0); /* frames that the site has room for */
-	nwords = f[-1].nwords;
-	flags = f[-1].flags;
-	node = f[-1].node;
-	for (; w > a->walked; i++, p++, f++) {
-		w--;
-		p->slot = w->slot;
-		p->pc = w->pc;
-		if (UNLIKELY(i >= limit)) {
-			base = i + 1 - a->max / 2;
-			limit = base + a->max - 1;
-			node = 0;
-		} else if (LIKELY(node != 0)) {
-			node = known_step(a, node, w->pc);
-		}
-		f->bp = w->bp;
-		f->serial = ++serial;
-		f->node = node;
-		f->base = base;
-		f->nwords = nwords;
-		f->flags = 0;
-		if (UNLIKELY((flags | w->odd) != 0)) {
-			note_dependence(t, i, w);
-			nwords = f->nwords;
-			flags = f->flags;
-		}
-	}
-	t->count = i;
-	a->serial = serial;
-}
-
-static NOINLINE bool keep(struct scan *s, enum verdict v)
-{
-	struct trail *t = s->trail;
-
-	if (UNLIKELY(v != MATCHED)) {
-		s->all->stats.full++;
-		if (t != &s->all->own)
-			t = place_other(s->all, s->all->walked[s->n - 1].slot);
-		s->at = -1;
-		forget(s->all, t);
-		t->root = s->all->walked[s->n - 1].slot;
-	}
-	t->count = (uint32_t)(s->at + 1);
-	if (s->n == 0)
-		return true;
-	if (UNLIKELY(t->count + s->n + 1 > t->capacity) &&
-	    !make_room(s->all, t, s->n + 1)) {
-		if (t->count > 0 || s->n + 1 > FRAMES_MAX ||
-		    !(s->n + 1 <= t->capacity || grow_trail(t, s->n + 1)))
-			return false;
-		v = CUT; /* what was retained had to go */
-	}
-	if (UNLIKELY(v == CUT)) {
-		put_pseudo_root(s, t, FRAME_TRUNCATED_PC);
-		t->rootless = true;
-	} else if (UNLIKELY(s->pseudo && t->count == 0)) {
-		put_pseudo_root(s, t, s->pseudo);
-	}
-	put_frames(s, t);
-	s->trail = t;
-	return true;
-}
-
 /* Walks from the caller of fp's frame to what is remembered. */
 NO_SANITIZE static enum verdict walk_from(struct scan *s, const uintptr_t *fp,
 					  struct row_entry *rows)
@@ -712,10 +291,10 @@ NO_SANITIZE static enum verdict walk_from(struct scan *s, const uintptr_t *fp,
 	if (UNLIKELY(a->generation != generation)) {
 		a->generation = generation;
 		memset(a->rows, 0, sizeof(a->rows));
-		forget_all(a);
+		trails_forget(a);
 	}
-	s->trail = s->w.known ? &a->own : guess_other(a, s->w.sp);
-	if (UNLIKELY(!s->trail->places) && !grow_trail(s->trail, FRAMES_FIRST))
+	s->trail = s->w.known ? &a->own : trails_guess_other(a, s->w.sp);
+	if (UNLIKELY(!s->trail->places) && !trail_grow(s->trail, FRAMES_FIRST))
 		return REFUSED;
 	s->at = (int)s->trail->count - 1;
 	return walk(s, rows);
@@ -723,7 +302,7 @@ NO_SANITIZE static enum verdict walk_from(struct scan *s, const uintptr_t *fp,
 
 static bool keep_all(struct scan *s, enum verdict v)
 {
-	if (UNLIKELY(v == REFUSED) || !keep(s, v)) {
+	if (UNLIKELY(v == REFUSED) || !trail_keep(s, v)) {
 		s->all->stats.refused++;
 		return false;
 	}
@@ -753,7 +332,7 @@ ALWAYS_INLINE struct trail *capture(const uintptr_t *fp,
 	seep_tls.unwinding = true;
 	atomic_signal_barrier();
 	if (UNLIKELY(!a))
-		a = make_trails();
+		a = trails_make();
 	if (LIKELY(a != NULL)) {
 		struct scan s;
 
@@ -761,7 +340,7 @@ ALWAYS_INLINE struct trail *capture(const uintptr_t *fp,
 		if (keep_fn(&s, walk_from(&s, fp, rows)))
 			t = s.trail;
 		if (UNLIKELY(++a->stats.captures >= STATS_INTERVAL))
-			add_stats(a);
+			trails_add_stats(a);
 	}
 	atomic_signal_barrier();
 	seep_tls.unwinding = false;
@@ -776,48 +355,4 @@ struct trail *trail_capture(void)
 const struct trail *trail_retained(void)
 {
 	return capture(__builtin_frame_address(0), keep_retained);
-}
-
-void trail_mark(struct trail_mark *m, const struct trail *t)
-{
-	m->root = t->root;
-	m->serial = t->frames[t->count - 1].serial;
-	m->count = t->count;
-}
-
-bool trail_gone(const struct trail_mark *m, const struct trail *t, uint32_t max,
-		uint32_t *out_gone)
-{
-	uint32_t alive = m->count - 1, gone = 0;
-
-	if (t->root != m->root) { /* none of this stack's */
-		*out_gone = alive < max ? alive : max;
-		return true;
-	}
-	if (t->born >= m->serial)
-		return false;
-	while (alive > 0 && gone < max &&
-	       (alive > t->count || t->frames[alive - 1].serial > m->serial)) {
-		alive--;
-		gone++;
-	}
-	*out_gone = gone;
-	return true;
-}
-
-void trail_forget(void)
-{
-	if (seep_tls.trails)
-		forget_all(seep_tls.trails);
-}
-
-void trail_get_stats(struct trail_stats *out)
-{
-	if (seep_tls.trails)
-		add_stats(seep_tls.trails);
-	out->captures = atomic_load_relaxed(&totals.stats.captures);
-	out->full = atomic_load_relaxed(&totals.stats.full);
-	out->walked = atomic_load_relaxed(&totals.stats.walked);
-	out->compared = atomic_load_relaxed(&totals.stats.compared);
-	out->refused = atomic_load_relaxed(&totals.stats.refused);
 }

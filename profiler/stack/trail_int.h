@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * trail_int: what trail.c, which walks, and trail_keep.c, which remembers, share.
+ */
+#ifndef PROFILER_STACK_TRAIL_INT_H
+#define PROFILER_STACK_TRAIL_INT_H
+
+#include "profiler/stack/trail.h"
+#include "profiler/stack/unwind_int.h"
+
+#define OTHERS	       8 /* stacks besides the thread's own */
+#define FRAMES_FIRST   512
+#define FRAMES_MAX     65536u /* beyond, the outer half is dropped */
+#define WORDS_A_FRAME  2      /* at most: saved rbp, CFA */
+#define STATS_INTERVAL 1024   /* captures between additions to the totals */
+#define ROWS	       1024   /* 16 KiB: should stay in the first cache */
+
+/* The thread's own cache of rows, in front of the large one of all threads. */
+enum row_kind {
+	ROW_KEEPS, /* the caller's frame is at a constant distance */
+	ROW_SAVES, /* the same, and rbp is restored from the stack */
+	ROW_ODD,   /* look it up */
+};
+
+struct known_row {
+	uintptr_t pc;
+	int32_t distance; /* from the slot of this frame to its caller's */
+	int16_t save;	  /* ROW_SAVES: from there to where rbp was saved */
+	uint16_t kind;	  /* enum row_kind */
+};
+
+/* A frame that the walk has met. */
+struct walked {
+	uintptr_t slot, pc, bp;
+	uintptr_t save; /* where the caller's rbp was restored from; 0: unchanged */
+	uintptr_t odd;	/* TRAIL_USES_BP, and where the CFA was read from, if it was */
+};
+
+struct trails {
+	uint32_t generation;   /* of the modules */
+	uint32_t max;	       /* frames of one site */
+	uint32_t capacity;     /* of walked */
+	uint64_t serial;       /* last one given out */
+	struct walked *walked; /* by one capture, innermost first */
+	struct trail own, others[OTHERS];
+	struct trail_stats stats;
+	struct trail_step steps[1 << TRAIL_LG_STEPS];
+	struct known_row rows[ROWS];
+};
+
+enum verdict { MATCHED, ROOT, CUT, REFUSED };
+
+/* One capture. */
+struct scan {
+	struct walk w;
+	struct trails *all;
+	struct trail *trail;
+	uint32_t n;	/* frames walked */
+	int at;		/* innermost remembered frame that may match */
+	uintptr_t zero; /* where the outermost frame's return address, 0, was read */
+	/* Beyond the outermost frame: FRAME_JIT_PC and its like, and the two words at rbp
+	 * that led to it; their address 0: none were read. */
+	uintptr_t pseudo;
+	struct trail_word tried[2];
+};
+
+/* SLOW. The calling thread's; NULL: no memory, or the thread is ending. */
+struct trails *trails_make(void);
+/* SLOW. Room for more; false: there is none. */
+bool trails_grow_walked(struct trails *a);
+bool trail_grow(struct trail *t, uint32_t count);
+/* All trails are empty from now on. */
+void trails_forget(struct trails *a);
+/* The trail that a stack which is not the thread's own, with this sp, may have. */
+struct trail *trails_guess_other(struct trails *a, uintptr_t sp);
+/* Adds the thread's figures to the totals. */
+void trails_add_stats(struct trails *a);
+/* Step 4: what was walked is put on what s->at retains. False: it cannot be. */
+bool trail_keep(struct scan *s, enum verdict v);
+
+#endif
