@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Incremental captures: what they find, what they cost, and what has ended since. Whether
+ * they are right on all kinds of stacks is for tests/stress/capture.c. */
+#include "tests/unit/cm.h"
+
+#include <alloca.h>
+#include <pthread.h>
+#include <ucontext.h>
+
+#include "preload/base/opt.h"
+#include "profiler/site/capture.h"
+#include "profiler/site/site.h"
+#include "profiler/stack/module.h"
+#include "profiler/stack/thread.h"
+#include "profiler/stack/trail.h"
+#include "profiler/stack/unwind.h"
+
+#define NOINLINE_FN __attribute__((noinline))
+#define MAX	    101 /* frames of a site: option stack= and "[truncated]" */
+#define DEEP	    3000
+#define STACK	    ((size_t)256 * 1024)
+
+static volatile int sink;
+static struct trail_mark mark;
+
+static NOINLINE_FN uint32_t site_here(void)
+{
+	struct capture c;
+
+	assert_true(capture_here(&c));
+	assert_non_null(c.trail);
+	return c.site;
+}
+
+static NOINLINE_FN uint32_t one_way(void)
+{
+	return site_here() + (uint32_t)sink;
+}
+
+static NOINLINE_FN uint32_t other_way(void)
+{
+	return site_here() + (uint32_t)sink;
+}
+
+static void test_sites(void **state)
+{
+	uint32_t sites[3][2];
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		sites[i][0] = one_way();
+		sites[i][1] = other_way();
+	}
+	assert_memory_equal(sites[0], sites[1], sizeof(sites[0]));
+	assert_memory_equal(sites[0], sites[2], sizeof(sites[0]));
+	assert_int_not_equal(sites[0][0], sites[0][1]);
+	assert_int_equal(site_depth(sites[0][0]), site_depth(sites[0][1]));
+}
+
+/* A return address that lies, unchanged, in the alloca area of another frame. */
+static NOINLINE_FN uint32_t deeper(size_t bytes)
+{
+	volatile char *p = alloca(bytes);
+	uint32_t site;
+
+	p[0] = 1;
+	site = site_here();
+	sink += p[0];
+	return site;
+}
+
+static NOINLINE_FN uint32_t through(size_t bytes)
+{
+	uint32_t site = deeper(bytes);
+
+	sink++;
+	return site;
+}
+
+static void test_stale_words(void **state)
+{
+	(void)state;
+	for (size_t more = 16; more < 256; more += 16) {
+		uint32_t a = through(64), b = deeper(64 + more);
+
+		assert_int_equal(site_depth(a), site_depth(b) + 1);
+	}
+}
+
+static NOINLINE_FN void recurse(int depth)
+{
+	struct capture c;
+
+	if (depth == 0)
+		return;
+	recurse(depth - 1);
+	assert_true(capture_here(&c));
+	assert_in_range(site_depth(c.site), 1, MAX);
+	sink++;
+}
+
+static NOINLINE_FN void descend(int depth)
+{
+	struct capture c;
+
+	assert_true(capture_here(&c));
+	assert_in_range(site_depth(c.site), 1, MAX);
+	assert_int_equal(c.truncated, c.trail->count > MAX);
+	if (c.truncated)
+		assert_true(site_depth(c.site) >= MAX / 2);
+	if (depth > 0)
+		descend(depth - 1);
+	sink++;
+}
+
+/* Captures on the way down and on the way up: few frames are walked, and no more words
+ * compared than a site has frames. */
+static void test_deep(void **state)
+{
+	struct trail_stats before, after;
+	uint64_t captures;
+
+	(void)state;
+	trail_get_stats(&before);
+	descend(DEEP);
+	recurse(DEEP);
+	trail_get_stats(&after);
+	captures = after.captures - before.captures;
+	assert_int_equal(captures, 2 * DEEP + 1);
+	assert_true(after.walked - before.walked < captures * 4);
+	assert_true(after.compared - before.compared < captures * MAX);
+}
+
+static NOINLINE_FN void set_mark(void)
+{
+	struct capture c;
+
+	assert_true(capture_here(&c));
+	trail_mark(&mark, c.trail);
+	sink++;
+}
+
+static NOINLINE_FN uint32_t gone(void)
+{
+	uint32_t n = 99;
+	const struct trail *t = trail_retained();
+
+	assert_non_null(t);
+	return trail_gone(&mark, t, 50, &n) ? n : 98;
+}
+
+static NOINLINE_FN uint32_t inside(void)
+{
+	set_mark();
+	return gone();
+}
+
+/* Frames: capture_here(), which is ours here, then set_mark(), then its caller. */
+static void test_gone(void **state)
+{
+	(void)state;
+	assert_int_equal(inside(), 2);
+	set_mark();
+	assert_int_equal(gone(), 2);
+	inside();
+	sink++;
+	assert_int_equal(gone(), 3);
+	trail_forget();
+	assert_int_equal(gone(), 98);
+}
+
+static ucontext_t back, routine;
+static uint32_t in_routine_sites[4];
+
+static void in_routine(void)
+{
+	for (int i = 0; i < 4; i++) {
+		in_routine_sites[i] = site_here();
+		swapcontext(&routine, &back);
+	}
+}
+
+/* Each stack has a trail of its own: switching costs no full walks. */
+static void test_coroutine(void **state)
+{
+	static char stack[STACK];
+	struct trail_stats before, after;
+
+	(void)state;
+	getcontext(&routine);
+	routine.uc_stack.ss_sp = stack;
+	routine.uc_stack.ss_size = sizeof(stack);
+	routine.uc_link = &back;
+	makecontext(&routine, in_routine, 0);
+	trail_get_stats(&before);
+	for (int i = 0; i < 4; i++) {
+		swapcontext(&back, &routine);
+		site_here();
+	}
+	trail_get_stats(&after);
+	for (int i = 1; i < 4; i++)
+		assert_int_equal(in_routine_sites[i], in_routine_sites[0]);
+	assert_true(after.full - before.full <= 2);
+}
+
+static void *in_thread(void *arg)
+{
+	thread_register(0);
+	for (int i = 0; i < 100; i++)
+		descend(150);
+	thread_finished();
+	return arg;
+}
+
+static void test_threads(void **state)
+{
+	pthread_t t[4];
+
+	(void)state;
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(pthread_create(&t[i], NULL, in_thread, NULL), 0);
+	for (int i = 0; i < 4; i++)
+		pthread_join(t[i], NULL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_sites),	  cmocka_unit_test(test_stale_words),
+		cmocka_unit_test(test_deep),	  cmocka_unit_test(test_gone),
+		cmocka_unit_test(test_coroutine), cmocka_unit_test(test_threads),
+	};
+
+	opt_init("mode=exact:stack=100");
+	module_refresh();
+	thread_init();
+	unwind_init(false);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
