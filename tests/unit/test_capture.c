@@ -20,7 +20,7 @@
 #define DEEP	    3000
 #define STACK	    ((size_t)256 * 1024)
 
-static volatile int sink;
+static __thread volatile int sink;
 static struct trail_mark mark;
 
 static NOINLINE_FN uint32_t site_here(void)
@@ -42,15 +42,20 @@ static NOINLINE_FN uint32_t other_way(void)
 	return site_here() + (uint32_t)sink;
 }
 
+static NOINLINE_FN void both_ways(uint32_t *sites)
+{
+	sites[0] = one_way();
+	sites[1] = other_way();
+}
+
 static void test_sites(void **state)
 {
 	uint32_t sites[3][2];
+	volatile int n = 3; /* the loop must stay one */
 
 	(void)state;
-	for (int i = 0; i < 3; i++) {
-		sites[i][0] = one_way();
-		sites[i][1] = other_way();
-	}
+	for (int i = 0; i < n; i++)
+		both_ways(sites[i]);
 	assert_memory_equal(sites[0], sites[1], sizeof(sites[0]));
 	assert_memory_equal(sites[0], sites[2], sizeof(sites[0]));
 	assert_int_not_equal(sites[0][0], sites[0][1]);
@@ -174,7 +179,9 @@ static uint32_t in_routine_sites[4];
 
 static void in_routine(void)
 {
-	for (int i = 0; i < 4; i++) {
+	volatile int n = 4; /* the loop must stay one */
+
+	for (int i = 0; i < n; i++) {
 		in_routine_sites[i] = site_here();
 		swapcontext(&routine, &back);
 	}
