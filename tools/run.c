@@ -190,7 +190,7 @@ static void print_totals(const struct runtable_row *r)
 	    say_bytes(r->peak_bytes, a, 32), say_bytes(r->live_bytes, b, 32),
 	    (unsigned long long)r->live_objects, say_bytes(r->alloc_bytes, c, 32),
 	    (unsigned long long)r->alloc_objects);
-	if (!r->served)
+	if (!r->served && !r->recovered)
 		say("warning: Seep's malloc served no call: the program brings its own");
 	if (r->dropped)
 		say("warning: %llu allocations were not recorded",
@@ -205,7 +205,7 @@ static void print_totals(const struct runtable_row *r)
 /* Processes beside the command itself. */
 static void print_others(const struct launch *l, const struct runtable_row *main_row)
 {
-	unsigned done = 0, uncovered = 0, running = 0;
+	unsigned done = 0, recovered = 0, uncovered = 0, running = 0;
 
 	for (unsigned i = 0; i < launch_rows(l); i++) {
 		const struct runtable_row *r = &l->table->rows[i];
@@ -213,20 +213,40 @@ static void print_others(const struct launch *l, const struct runtable_row *main
 		if (r == main_row)
 			continue;
 		done += r->state == RUNROW_DONE;
+		recovered += r->recovered;
 		if (r->state == RUNROW_CLAIMED && launch_is_running(r))
 			running++;
 		else
-			uncovered += r->state == RUNROW_CLAIMED;
+			uncovered += r->state == RUNROW_CLAIMED && !r->recovered;
 	}
 	if (done)
 		say("%u more process%s profiled, see run.json", done,
 		    done == 1 ? " was" : "es were");
+	if (recovered)
+		say("%u process%s killed; the profiles are of that moment", recovered,
+		    recovered == 1 ? " was" : "es were");
 	if (uncovered)
 		say("%u process%s ended without profiles: killed", uncovered,
 		    uncovered == 1 ? "" : "es");
 	if (running)
 		say("%u process%s still running", running,
 		    running == 1 ? " is" : "es are");
+}
+
+static void print_killed(const struct launch *l, const struct runtable_row *r)
+{
+	if (!r->recovered)
+		return;
+	if (l->out_of_memory && r->signal == SIGKILL)
+		say_bad("%s was killed because memory ran out; what it held then:",
+			l->argv[0]);
+	else
+		say_bad("%s was killed by signal %d (%s); what it held then:", l->argv[0],
+			r->signal, strsignal(r->signal));
+	if (r->lost)
+		say("warning: %u parts of the profile are missing: its store could not "
+		    "grow",
+		    r->lost);
 }
 
 static void summarize(const struct launch *l)
@@ -241,11 +261,12 @@ static void summarize(const struct launch *l)
 			l->argv[0]);
 		return;
 	}
-	if (r->state != RUNROW_DONE) {
+	if (r->state != RUNROW_DONE && !r->recovered) {
 		say_bad("%s ended without profiles: it was killed", l->argv[0]);
 		print_others(l, r);
 		return;
 	}
+	print_killed(l, r);
 	print_totals(r);
 	if (r->prefix[0]) {
 		print_sites(r->prefix, r->live_bytes > 0);

@@ -65,6 +65,22 @@ void exit_set_passive(void);
 /* Is there anything to be done at the end, after all? INIT. */
 bool exit_is_wanted(void);
 
+/* For survive.c. Where this process writes; empty: nowhere. */
+const char *exit_prefix(void);
+/* The expanded pattern, with room for our suffixes behind it; false: too
+ * long. */
+bool exit_make_prefix(const char *pattern, char *buf, size_t size);
+const char *exit_program_name(void);
+void exit_set_program(const char *name, int pid); /* of a process that has ended */
+struct runtable_row;
+void exit_fill_row(struct runtable_row *row, const char *prefix);
+
+/* survive.c: the file that outlives the process. */
+void survive_init(void);		/* INIT, before the first site */
+void survive_fork_child(bool profiled); /* before the child's first sample */
+void survive_no_more(void);		/* the profiles are written */
+void survive_recover(void); /* INIT. With recover=: writes profiles and exits */
+
 /* leave.c: _exit and exec. INIT. */
 void leave_init(void);
 

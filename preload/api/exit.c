@@ -73,7 +73,19 @@ void exit_fork_child(void)
 	atomic_store_release(&at_exit.stage, (uint32_t)STAGE_RUNS);
 #if CONFIG_PROFILER
 	at_exit.inherited = sample_count();
+	survive_fork_child(!at_exit.off);
 #endif
+}
+
+const char *exit_program_name(void)
+{
+	return at_exit.name;
+}
+
+void exit_set_program(const char *name, int pid)
+{
+	at_exit.name = name;
+	at_exit.pid = pid;
 }
 
 bool exit_is_own_process(void)
@@ -112,14 +124,14 @@ static bool file_exists(char *prefix, const char *suffix)
 
 static bool prefix_taken(char *prefix)
 {
-	return file_exists(prefix, ".heap.pb.gz") || file_exists(prefix, ".report.json");
+	return file_exists(prefix, ".heap.pb.gz") ||
+	       file_exists(prefix, ".report.json") || file_exists(prefix, ".store");
 }
 
 /* Where this process writes: the expanded pattern, numbered when files of an earlier
  * program under the same pid are there. False: nowhere. */
-static bool make_prefix(char *buf, size_t size)
+bool exit_make_prefix(const char *pattern, char *buf, size_t size)
 {
-	const char *pattern = opt_get()->out;
 	size_t length;
 
 	if (pattern[0] == '\0')
@@ -195,12 +207,11 @@ static int write_profiles(const char *prefix, const struct exit_cause *cause)
 	return error;
 }
 
-static void fill_row(struct runtable_row *row, const char *prefix)
+void exit_fill_row(struct runtable_row *row, const char *prefix)
 {
 	struct sample_total t;
 
 	sample_get_total(&t);
-	row->served = at_exit.served;
 	row->alloc_objects = t.alloc_objects;
 	row->alloc_bytes = t.alloc_bytes;
 	row->live_objects = t.live_objects;
@@ -209,7 +220,6 @@ static void fill_row(struct runtable_row *row, const char *prefix)
 	row->dropped = t.dropped;
 	row->truncated = t.truncated;
 	row->samples = t.samples;
-	fmt_string(row->exe, sizeof(row->exe), "%s", at_exit.path);
 	fmt_string(row->prefix, sizeof(row->prefix), "%s", prefix);
 }
 
@@ -237,11 +247,11 @@ static void fill_verdict(struct runtable_row *row, const struct leak_result *r)
 }
 
 /* Reports of a check: files, and text unless the tool will print them. */
-static int report_leaks(const struct leak_result *r, const char *prefix)
+static int report_leaks(const struct leak_result *r, const char *prefix, bool files)
 {
 	int error = 0;
 
-	if (prefix[0]) {
+	if (prefix[0] && (files || r->verdict != LEAK_CLEAN)) {
 		keep_first(&error, leak_write_profile(r, prefix));
 		keep_first(&error, leak_write_json(r, prefix));
 	}
@@ -311,15 +321,19 @@ static int report_all(const char *prefix, const struct exit_cause *cause)
 			leak_check_above(&r, cause->sp);
 		else
 			leak_check(&r);
-		error = report_leaks(&r, prefix);
+		error = report_leaks(&r, prefix, wants_profiles(cause));
 		status = forced_status(&r);
 	}
 	module_refresh();
 	if (prefix[0] && wants_profiles(cause))
 		keep_first(&error, write_profiles(prefix, cause));
 	complain(prefix, error);
+	if (error == 0 || !prefix[0])
+		survive_no_more();
 	if (row) {
-		fill_row(row, prefix);
+		exit_fill_row(row, prefix);
+		row->served = at_exit.served;
+		fmt_string(row->exe, sizeof(row->exe), "%s", at_exit.path);
 		fill_end(row, cause);
 		if (check)
 			fill_verdict(row, &r);
@@ -347,9 +361,15 @@ static bool choose_prefix(void)
 	if (at_exit.prefix)
 		return true;
 	at_exit.prefix = meta_map(PREFIX_BYTES, META_OTHER);
-	if (at_exit.prefix && !make_prefix(at_exit.prefix, PREFIX_BYTES))
+	if (at_exit.prefix &&
+	    !exit_make_prefix(opt_get()->out, at_exit.prefix, PREFIX_BYTES))
 		at_exit.prefix[0] = '\0';
 	return at_exit.prefix != NULL;
+}
+
+const char *exit_prefix(void)
+{
+	return choose_prefix() ? at_exit.prefix : "";
 }
 
 static void wait_for_worker(void)

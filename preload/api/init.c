@@ -52,6 +52,7 @@ static void profiler_init(void)
 {
 	const struct options *o = opt_get();
 
+	survive_recover();
 	runtable_attach();
 	if (o->mode == OPT_MODE_OFF)
 		return;
@@ -61,6 +62,7 @@ static void profiler_init(void)
 	}
 	if (exit_is_wanted())
 		loader_init();
+	survive_init();
 	module_refresh();
 	thread_init();
 	unwind_set_own_text((uintptr_t)__ehdr_start, (uintptr_t)etext);

@@ -38,6 +38,7 @@ enum lock_rank {
 	LOCK_RANK_SAMPLE_PEAK,
 	LOCK_RANK_SITE,
 	LOCK_RANK_SITE_CHUNK,
+	LOCK_RANK_STORE,
 	LOCK_RANK_ESCAPE,
 	LOCK_RANK_FALLBACK, /* the shared mcache of dying threads */
 	LOCK_RANK_MCACHE,   /* list of all mcaches */

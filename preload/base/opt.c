@@ -173,6 +173,8 @@ static const char *apply(struct options *o, const char *key, const char *value,
 		return set_path(value, cwd, o->out) ? NULL : "is too long";
 	} else if (strcmp(key, "suppressions") == 0) {
 		return set_path(value, cwd, o->suppressions) ? NULL : "is too long";
+	} else if (strcmp(key, "recover") == 0) {
+		return set_path(value, cwd, o->recover) ? NULL : "is too long";
 	} else if (strcmp(key, "run") == 0) {
 		return set_path(value, cwd, o->run) ? NULL : "is too long";
 	} else {

@@ -36,6 +36,7 @@ struct options {
 	enum opt_huge hugepage;
 	char out[OPT_PATH_MAX]; /* pattern, absolute; empty: nothing is written */
 	char suppressions[OPT_PATH_MAX]; /* absolute; empty: none */
+	char recover[OPT_PATH_MAX]; /* read this store and exit (preload/api/survive.c) */
 	char run[OPT_PATH_MAX]; /* the tool's run table (profiler/control/runtable.h) */
 };
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "preload/base/atomic.h"
+#include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
 
@@ -30,6 +31,8 @@ static struct runtable *map_table(const char *path)
 		os_unmap(t, sizeof(*t));
 		return NULL;
 	}
+	if (t)
+		meta_register_range((uintptr_t)t, align_up(sizeof(*t), OS_PAGE));
 	return t;
 }
 
@@ -88,4 +91,18 @@ struct runtable_row *runtable_row(void)
 int runtable_is_gate(void)
 {
 	return control.table && control.table->is_gate;
+}
+
+uint32_t runtable_row_index(void)
+{
+	return control.row ? (uint32_t)(control.row - control.table->rows) : 0;
+}
+
+struct runtable_row *runtable_adopt(uint32_t index, int pid)
+{
+	struct runtable *t = opt_get()->run[0] ? map_table(opt_get()->run) : NULL;
+
+	if (!t || index >= RUNTABLE_ROWS || t->rows[index].pid != pid)
+		return NULL;
+	return &t->rows[index];
 }

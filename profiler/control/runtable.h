@@ -36,11 +36,15 @@ struct runtable_row {
 	uint32_t
 		state; /* enum runtable_state; atomic, release when the rest is written */
 	int32_t pid, ppid;
-	uint32_t verdict;		/* enum runtable_verdict */
-	uint32_t served;		/* our malloc served at least one call */
-	uint32_t forked;		/* made by fork, not by exec */
-	uint32_t end;			/* enum runtable_end */
-	int32_t signal;			/* that ended it, 0: none or unknown */
+	uint32_t verdict;   /* enum runtable_verdict */
+	uint32_t served;    /* our malloc served at least one call */
+	uint32_t forked;    /* made by fork, not by exec */
+	uint32_t end;	    /* enum runtable_end */
+	int32_t signal;	    /* that ended it, 0: none or unknown */
+	uint32_t stored;    /* its profile store is TABLE.ROW (profiler/site/store.h) */
+	uint32_t recovered; /* figures and files were made from the store */
+	uint32_t lost;	    /* parts of the profile that had no room in the store */
+	uint32_t reserved;
 	uint64_t objects, bytes, sites; /* leaks */
 	uint64_t alloc_objects, alloc_bytes, live_objects, live_bytes, peak_bytes;
 	uint64_t dropped, truncated, samples;
@@ -66,5 +70,9 @@ void runtable_attach(void);
 void runtable_fork_child(void);		 /* claims a row of its own */
 struct runtable_row *runtable_row(void); /* NULL: no table */
 int runtable_is_gate(void);
+uint32_t runtable_row_index(void); /* 0 without a table */
+/* DUMP. Maps the table of the option run= and returns another process's row; NULL: there
+ * is no table, or the row is not of that process. */
+struct runtable_row *runtable_adopt(uint32_t index, int pid);
 
 #endif

@@ -116,6 +116,8 @@ static bool see_line(char *line, void *arg)
 	path = strchr(at, '/');
 	if (path && is_device(path))
 		return true;
+	if (at[4] == 's' && meta_is_ours(lo))
+		return true; /* the run table, the profile store: large */
 	if (at[4] == 's')
 		include_shared(r, lo, hi);
 	else

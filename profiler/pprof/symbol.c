@@ -80,7 +80,8 @@ static void file_unmap(struct file *f)
 /* The file m was loaded from; the one at its path may be another by now. */
 static struct file file_of(const struct module *m)
 {
-	const char *paths[] = { m->id == 0 ? "/proc/self/exe" : m->path, m->path };
+	bool is_program = m->id == 0 && !m->foreign;
+	const char *paths[] = { is_program ? "/proc/self/exe" : m->path, m->path };
 
 	for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
 		struct file f = { 0 };
@@ -116,7 +117,7 @@ static void make(struct names *n, const struct module *m)
 	n->symbols.base = m->start - m->bias;
 	if (f.bytes && elf_read_image(&n->symbols, f.bytes, f.size) == 0)
 		file_unmap(&f);
-	if (!f.bytes)
+	if (!f.bytes && !m->foreign)
 		elf_read_loaded(&n->symbols, m);
 	elf_sort(&n->symbols);
 	n->has_names = n->symbols.count > 0 ? KNOWN_YES : KNOWN_NO;

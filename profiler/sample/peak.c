@@ -124,6 +124,13 @@ uint64_t peak_live_bytes(void)
 	return atomic_load_relaxed(&peak.live);
 }
 
+void peak_adopt(uint64_t live, uint64_t copied)
+{
+	peak.live = live;
+	peak.copied = copied;
+	peak.peak = live > copied ? live : copied;
+}
+
 NO_LOCK_CHECK void peak_fork_prepare(void)
 {
 	lock_acquire(&peak.lock);

@@ -16,7 +16,12 @@
 #include "profiler/stack/trail.h"
 
 #define COMMENT_MAX 512
-#define COMMENTS    6
+
+static struct {
+	const char *command; /* of the process that has ended; NULL: we are it */
+} origin;
+
+#define COMMENTS 7
 
 static int64_t whole_objects(uint64_t fixed)
 {
@@ -91,12 +96,14 @@ static void make_comments(struct comments *c)
 {
 	struct sample_total t;
 	struct trail_stats stacks;
-	int at;
+	int at, n;
 
 	sample_get_total(&t);
 	fmt_string(c->text[0], COMMENT_MAX, "seep " SEEP_VERSION);
-	at = (int)fmt_string(c->text[1], COMMENT_MAX, "command: ");
-	command_line(c->text[1] + at, COMMENT_MAX - (size_t)at);
+	at = (int)fmt_string(c->text[1], COMMENT_MAX, "command: %s",
+			     origin.command ? origin.command : "");
+	if (!origin.command)
+		command_line(c->text[1] + at, COMMENT_MAX - (size_t)at);
 	if (sample_is_exact())
 		fmt_string(c->text[2], COMMENT_MAX, "mode: exact");
 	else
@@ -114,9 +121,13 @@ static void make_comments(struct comments *c)
 		   "walked %lu, words compared %lu",
 		   stacks.captures, stacks.full, stacks.refused, stacks.walked,
 		   stacks.compared);
-	for (int i = 0; i < COMMENTS; i++)
+	n = 6;
+	if (origin.command)
+		fmt_string(c->text[n++], COMMENT_MAX,
+			   "the process was killed; this is what it had recorded");
+	for (int i = 0; i < n; i++)
 		c->list[i] = c->text[i];
-	c->list[COMMENTS] = NULL;
+	c->list[n] = NULL;
 }
 
 static int write_one(const struct pprof_kind *kind, const char *prefix,
@@ -181,4 +192,26 @@ void sample_get_total(struct sample_total *out)
 	out->live_objects >>= SITE_SHIFT;
 	out->peak_bytes = peak_bytes();
 	sample_add_counts(out);
+}
+
+static bool add_peak(uint32_t site, struct site_counters *c, void *arg)
+{
+	uint64_t *sums = arg;
+
+	(void)site;
+	sums[0] += c->peak_bytes;
+	sums[1] += c->samples;
+	return true;
+}
+
+void sample_adopt(uint64_t period, const char *command)
+{
+	struct sample_total t = { 0 };
+	uint64_t sums[2] = { 0 };
+
+	origin.command = command;
+	site_each(add_site, &t);
+	site_each(add_peak, sums);
+	peak_adopt(t.live_bytes, sums[0]);
+	sample_set_origin(period, sums[1]);
 }

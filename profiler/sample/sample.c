@@ -371,6 +371,13 @@ uint64_t sample_count(void)
 	return atomic_load_relaxed(&sampler.samples);
 }
 
+void sample_set_origin(uint64_t period, uint64_t samples)
+{
+	sampler.exact = period <= 1;
+	sampler.period = period;
+	sampler.samples = samples;
+}
+
 bool sample_is_on(void)
 {
 	return sampler.on;

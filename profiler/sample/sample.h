@@ -45,6 +45,10 @@ uint64_t sample_weight(size_t size);
  * sites at the peak, see peak.c). Returns 0 or the first -errno. */
 int sample_write_profiles(const char *prefix);
 
+/* DUMP. Profiles will be those of a process that has ended, whose sites were adopted
+ * (site.h). command: its command line, kept by the caller. */
+void sample_adopt(uint64_t period, const char *command);
+
 /* Following objects to their end (profiler/escape, a later layer): filled once in
  * preload/api/init.c, may stay empty. See escape.h for the meaning. */
 struct trail;

@@ -17,6 +17,11 @@ uint64_t peak_live_bytes(void);
 void peak_fork_prepare(void);
 void peak_fork_done(bool child);
 
+/* For sample_adopt(): the sites hold so much, whose copies at the peak add up to that. */
+void peak_adopt(uint64_t live, uint64_t copied);
+/* sample.c: of a process that has ended. */
+void sample_set_origin(uint64_t period, uint64_t samples);
+
 /* sample.c: fills samples, dropped, truncated. */
 void sample_add_counts(struct sample_total *out);
 

@@ -6,6 +6,9 @@
  * chain a bucket finds the child of (parent, pc). Counters have numbers and chunks of
  * their own, so that inner nodes cost 24 bytes and no more.
  *
+ * Chunks lie in the file that outlives the process (store.h) where there is one, else in
+ * memory of our own.
+ *
  * Concurrency: a chain is read without a lock: a node is filled before its number is
  * stored in the bucket (release), and links never change. Insertion holds the shard's
  * lock. Allocation of numbers is atomic; a number is used once.
@@ -17,6 +20,7 @@
 #include "preload/base/atomic.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
+#include "profiler/site/store.h"
 
 #define LG_BUCKETS	 20
 #define SHARDS		 16
@@ -78,6 +82,13 @@ static uint32_t find_in_chain(uint32_t site, uint32_t parent, uintptr_t pc)
 	return SITE_NONE;
 }
 
+static void *new_chunk(enum store_kind kind, uint32_t index, size_t size)
+{
+	void *chunk = store_chunk(kind, index, size);
+
+	return chunk ? chunk : meta_alloc(size, 8, META_SITE);
+}
+
 /* A number whose chunk exists; 0: out of memory or numbers. */
 static uint32_t new_number(void)
 {
@@ -86,7 +97,8 @@ static uint32_t new_number(void)
 	lock_acquire(&sites.chunk_lock);
 	site = sites.count + 1;
 	if (site >> LG_CHUNK < CHUNKS && !sites.chunks[site >> LG_CHUNK]) {
-		void *chunk = meta_alloc(CHUNK * sizeof(struct node), 8, META_SITE);
+		void *chunk = new_chunk(STORE_NODES, site >> LG_CHUNK,
+					CHUNK * sizeof(struct node));
 
 		atomic_store_release(&sites.chunks[site >> LG_CHUNK],
 				     (struct node *)chunk);
@@ -95,6 +107,7 @@ static uint32_t new_number(void)
 		site = SITE_NONE;
 	else
 		atomic_store_release(&sites.count, site);
+	store_set_counts(sites.count, sites.ncounters);
 	lock_release(&sites.chunk_lock);
 	return site;
 }
@@ -216,12 +229,14 @@ static COLD void make_counters(struct node *n)
 
 		if (!*chunk) {
 			void *fresh =
-				meta_alloc(COUNTER_CHUNK * sizeof(**chunk), 8, META_SITE);
+				new_chunk(STORE_COUNTERS, number >> LG_COUNTER_CHUNK,
+					  COUNTER_CHUNK * sizeof(**chunk));
 
 			atomic_store_release(chunk, (struct site_counters *)fresh);
 		}
 		if (*chunk) {
 			sites.ncounters = number;
+			store_set_counts(sites.count, number);
 			atomic_store_release(&n->counters, number);
 		}
 	}
@@ -277,10 +292,12 @@ NO_LOCK_CHECK void site_fork_prepare(void)
 	for (unsigned i = 0; i < SHARDS; i++)
 		lock_acquire_nested(&sites.shards[i].lock);
 	lock_acquire(&sites.chunk_lock);
+	store_fork_prepare(sites.ncounters);
 }
 
 NO_LOCK_CHECK void site_fork_done(bool child)
 {
+	store_fork_done(child);
 	if (child)
 		lock_reset(&sites.chunk_lock);
 	else
@@ -291,4 +308,71 @@ NO_LOCK_CHECK void site_fork_done(bool child)
 		else
 			lock_release(&sites.shards[i - 1].lock);
 	}
+}
+
+/* ---- the file ---- */
+
+bool site_store(const struct store_owner *owner, uint64_t period)
+{
+	return store_open(owner, period, sizeof(struct node), CHUNK,
+			  sizeof(struct site_counters), COUNTER_CHUNK);
+}
+
+/* What the parent has given counters since, the child has not. */
+static void forget_later_counters(void)
+{
+	for (uint32_t site = 1; site <= sites.count; site++) {
+		struct node *n = node_of(site);
+
+		if (n->counters > sites.ncounters)
+			atomic_store_relaxed(&n->counters, 0u);
+	}
+}
+
+void site_store_move(const struct store_owner *owner)
+{
+	if (!store_is_open())
+		return;
+	store_fork_move(owner, sites.count, sites.ncounters);
+	forget_later_counters();
+}
+
+/* The highest number up to which all chunks are there, at most count. */
+static uint32_t stored(const uint64_t *offsets, uint32_t nchunks, uint32_t count,
+		       uint32_t chunk)
+{
+	for (uint32_t i = 0; i < nchunks && i <= count / chunk; i++)
+		if (offsets[i] == 0)
+			return i ? i * chunk - 1 : 0;
+	return count < nchunks * chunk ? count : nchunks * chunk - 1;
+}
+
+/* A process may be killed between any two stores. */
+static void repair(struct node *n, uint32_t site)
+{
+	if (n->parent < site && n->counters <= sites.ncounters)
+		return;
+	n->parent = SITE_NONE;
+	n->counters = 0;
+}
+
+bool site_adopt(const struct store_header *h)
+{
+	char *base;
+
+	memcpy(&base, &h, sizeof(base)); /* the mapping is ours to write */
+	if (h->node_bytes != sizeof(struct node) || h->node_chunk != CHUNK ||
+	    h->counter_bytes != sizeof(struct site_counters) ||
+	    h->counter_chunk != COUNTER_CHUNK || sites.count != 0)
+		return false;
+	sites.count = stored(h->node_chunks, CHUNKS, h->nnodes, CHUNK);
+	sites.ncounters =
+		stored(h->counter_chunks, COUNTER_CHUNKS, h->ncounters, COUNTER_CHUNK);
+	for (uint32_t i = 0; i <= sites.count / CHUNK; i++)
+		sites.chunks[i] = (void *)(base + h->node_chunks[i]);
+	for (uint32_t i = 0; i <= sites.ncounters / COUNTER_CHUNK; i++)
+		sites.counter_chunks[i] = (void *)(base + h->counter_chunks[i]);
+	for (uint32_t site = 1; site <= sites.count; site++)
+		repair(node_of(site), site);
+	return true;
 }

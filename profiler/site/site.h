@@ -55,4 +55,15 @@ void site_reset_counters(void);
 void site_fork_prepare(void);
 void site_fork_done(bool child);
 
+/* ---- the file that outlives the process, see store.h ---- */
+struct store_owner;
+struct store_header;
+/* INIT, before the first site. */
+bool site_store(const struct store_owner *owner, uint64_t period);
+/* In a forked child, before its first sample: to a file of its own. */
+void site_store_move(const struct store_owner *owner);
+/* DUMP. Takes the sites of a process that has ended in the place of our own, which must
+ * have none. Damaged nodes count as outermost frames. */
+bool site_adopt(const struct store_header *h);
+
 #endif

@@ -56,6 +56,14 @@ static struct {
 	uintptr_t vdso;		       /* where the kernel's own object is */
 } modules = { .lock = LOCK_INIT(LOCK_RANK_MODULE) };
 
+void (*module_hook)(const struct module *m);
+
+static void tell(const struct module *m)
+{
+	if (module_hook)
+		module_hook(m);
+}
+
 uint32_t module_count(void)
 {
 	return atomic_load_acquire(&modules.count);
@@ -180,6 +188,7 @@ static bool append(struct module *m, const char *path)
 	*at(id) = *m;
 	atomic_store_release(&modules.count, id + 1);
 	modules.changed = true;
+	tell(at(id));
 	return true;
 }
 
@@ -194,6 +203,7 @@ static void enter(struct module *m, const char *path)
 		if (old->unloaded) {
 			atomic_store_release(&old->unloaded, false);
 			modules.changed = true;
+			tell(old);
 		}
 		return;
 	}
@@ -325,6 +335,7 @@ void module_refresh(void)
 		if (m->generation != modules.generation && !m->unloaded) {
 			atomic_store_release(&m->unloaded, true);
 			modules.changed = true;
+			tell(m);
 		}
 	}
 	if (modules.changed)
@@ -408,6 +419,16 @@ bool module_is_seep(uintptr_t pc)
 	const struct module *m = module_find_code(pc);
 
 	return m && m->is_seep;
+}
+
+void module_adopt(const struct module *m, const char *path)
+{
+	struct module copy = *m;
+
+	copy.foreign = true;
+	lock_acquire(&modules.lock);
+	append(&copy, path);
+	lock_release(&modules.lock);
 }
 
 NO_LOCK_CHECK void module_fork_prepare(void)

@@ -33,7 +33,12 @@ struct module {
 	uint64_t generation;		  /* refresh in which it was last seen */
 	bool unloaded;			  /* atomic: written by module_refresh() */
 	bool is_seep;			  /* this library */
+	bool foreign; /* of another process: only its file can be read */
 };
+
+/* Called for every module that is new, loaded again or unloaded, with MODULE held; set
+ * once in preload/api/init.c, NULL: nobody. */
+extern void (*module_hook)(const struct module *m);
 
 /* SLOW. Re-reads the loader's list (dl_iterate_phdr). Called at init, after dlopen and
  * dlclose and before reports. Never in a signal handler or with the world stopped. */
@@ -53,6 +58,9 @@ uint32_t module_count(void);
 const struct module *module_at(uint32_t id);
 /* SIGNAL. Is pc inside libseep's own text? */
 bool module_is_seep(uintptr_t pc);
+
+/* DUMP. Enters a module of a process that has ended, under the next id. */
+void module_adopt(const struct module *m, const char *path);
 
 void module_fork_prepare(void);
 void module_fork_done(bool child);

@@ -8,6 +8,7 @@
  */
 #include "tools/lib/launch.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -17,11 +18,15 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "tools/lib/inspect.h"
+#include "tools/lib/recover.h"
 #include "tools/lib/say.h"
+
+#define ROOM_BYTES (64u << 20) /* free where the table and the stores go */
 
 #ifndef SEEP_LIBDIR
 #define SEEP_LIBDIR "/usr/lib"
@@ -121,22 +126,53 @@ static char *safe_library_path(char *path)
 	return link;
 }
 
-static void remove_link(const char *library)
+static void remove_link(void)
 {
+	char *link;
+
 	if (!running.link_directory[0])
 		return;
-	unlink(library);
+	link = format_string("%s/libseep.so", running.link_directory);
+	unlink(link);
 	rmdir(running.link_directory);
+	running.link_directory[0] = '\0';
+	free(link);
+}
+
+char *launch_find_library(const char *asked)
+{
+	char *path = safe_library_path(find_library(asked));
+
+	atexit(remove_link);
+	return path;
 }
 
 /* ---- the run table ---- */
 
-static char *make_table(struct launch *l)
+/* A directory for the table and the processes' stores: in memory where there is room,
+ * since the counters of every allocation are written there. */
+static char *make_directory(void)
 {
 	const char *tmp = getenv("TMPDIR");
-	char *path =
-		format_string("%s/seep-run.XXXXXX", tmp && *tmp == '/' ? tmp : "/tmp");
-	int fd = mkstemp(path);
+	const char *const places[] = { tmp && *tmp == '/' ? tmp : "/dev/shm", "/tmp" };
+	struct statvfs fs;
+
+	for (size_t i = 0; i < 2; i++) {
+		char *path = format_string("%s/seep-run.XXXXXX", places[i]);
+
+		if (statvfs(places[i], &fs) == 0 &&
+		    fs.f_bavail * fs.f_frsize >= ROOM_BYTES && mkdtemp(path))
+			return path;
+		free(path);
+	}
+	die(EXIT_INCOMPLETE, "cannot make a directory in %s or in %s", places[0],
+	    places[1]);
+}
+
+static char *make_table(struct launch *l, const char *directory)
+{
+	char *path = format_string("%s/table", directory);
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 
 	if (fd < 0 || posix_fallocate(fd, 0, sizeof(struct runtable)) != 0)
 		die(EXIT_INCOMPLETE, "cannot make %s: %s", path, strerror(errno));
@@ -145,14 +181,29 @@ static char *make_table(struct launch *l)
 	close(fd);
 	if (l->table == MAP_FAILED)
 		die(EXIT_INCOMPLETE, "cannot map %s: %s", path, strerror(errno));
-	/* Programs that drop their privileges must still be able to attach. */
-	if (geteuid() == 0)
+	/* Programs that drop their privileges must still be able to attach, and their
+	 * children to make stores. */
+	if (geteuid() == 0) {
 		chmod(path, 0666);
+		chmod(directory, 01733);
+	}
 	l->table->magic = RUNTABLE_MAGIC;
 	l->table->version = RUNTABLE_VERSION;
 	l->table->nrows = RUNTABLE_ROWS;
 	l->table->is_gate = l->is_gate;
 	return path;
+}
+
+static void remove_directory(char *path)
+{
+	DIR *d = opendir(path);
+
+	for (struct dirent *e; d && (e = readdir(d));)
+		unlinkat(dirfd(d), e->d_name, 0);
+	if (d)
+		closedir(d);
+	rmdir(path);
+	free(path);
 }
 
 /* The directory of the pattern, as far as it has no %, is made if it is missing. */
@@ -289,25 +340,43 @@ static bool inspect(struct launch *l, const char *program)
 	return !l->hopeless || !l->refuse_hopeless;
 }
 
+/* The library had no time to write down what killed the command. */
+static void note_signal(struct launch *l)
+{
+	for (unsigned i = 0; i < launch_rows(l); i++) {
+		struct runtable_row *r = &l->table->rows[i];
+
+		if (r->pid != l->pid || r->state != RUNROW_CLAIMED ||
+		    !WIFSIGNALED(l->status))
+			continue;
+		r->end = RUNROW_SIGNALLED;
+		r->signal = WTERMSIG(l->status);
+	}
+}
+
 void launch_run(struct launch *l)
 {
 	char *program = find_program(l->argv[0]);
-	char *library = find_library(l->library);
-	char *table;
+	char *library, *directory, *table;
+	unsigned long long oom_kills = recover_oom_kills();
 
 	if (!inspect(l, program))
 		return;
 	make_out_directory(l->out);
-	library = safe_library_path(library);
-	table = make_table(l);
+	library = launch_find_library(l->library);
+	directory = make_directory();
+	table = make_table(l, directory);
 	if (!l->hopeless)
 		set_environment(l, library, table);
 	start(l, program);
 	l->started = true;
 	await(l);
-	unlink(table);
-	remove_link(library);
+	l->out_of_memory = recover_oom_kills() != oom_kills;
+	note_signal(l);
+	recover_rows(l, library, table);
+	remove_directory(directory);
 	free(table);
+	free(library);
 }
 
 int launch_exit_code(int status)

@@ -28,7 +28,12 @@ struct launch {
 	bool hopeless;	   /* it was started without the library */
 	char *why;	   /* what is wrong with the program, or NULL */
 	bool started;
+	bool out_of_memory; /* the kernel killed somebody for memory meanwhile */
 };
+
+/* libseep.so: asked, or beside the tool; with a path that LD_PRELOAD can hold. Dies when
+ * there is none. */
+char *launch_find_library(const char *asked);
 
 /* Adds "key=value" to the options, escaped. options is allocated or NULL. */
 char *launch_add_option(char *options, const char *key, const char *value);

@@ -40,19 +40,20 @@ static void add_file(const char *path, void *arg)
 static json_t *process(const struct runtable_row *r)
 {
 	static const char *const states[] = { "free", "uncovered", "done", "replaced" };
+	const char *state = r->recovered ? "recovered" : states[r->state & 3];
 	static const char *const verdicts[] = { "none", "clean", "leak", "incomplete" };
 	json_t *files = json_array();
 
 	runjson_each_file(r, add_file, files);
 	return json_pack(
 		"{s:i,s:i,s:s,s:s,s:s,s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:o}", "pid",
-		r->pid, "ppid", r->ppid, "exe", r->exe, "state", states[r->state & 3],
-		"verdict", verdicts[r->verdict & 3], "reason", r->reason, "served",
-		(int)r->served, "alloc_objects", (json_int_t)r->alloc_objects,
-		"alloc_bytes", (json_int_t)r->alloc_bytes, "live_objects",
-		(json_int_t)r->live_objects, "live_bytes", (json_int_t)r->live_bytes,
-		"peak_bytes", (json_int_t)r->peak_bytes, "dropped",
-		(json_int_t)r->dropped, "files", files);
+		r->pid, "ppid", r->ppid, "exe", r->exe, "state", state, "verdict",
+		verdicts[r->verdict & 3], "reason", r->reason, "served", (int)r->served,
+		"alloc_objects", (json_int_t)r->alloc_objects, "alloc_bytes",
+		(json_int_t)r->alloc_bytes, "live_objects", (json_int_t)r->live_objects,
+		"live_bytes", (json_int_t)r->live_bytes, "peak_bytes",
+		(json_int_t)r->peak_bytes, "dropped", (json_int_t)r->dropped, "files",
+		files);
 }
 
 /* Arguments need not be UTF-8. */

@@ -1,0 +1,555 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * store: see store.h.
+ *
+ * Structure: the file grows by regions, each mapped on its own and never moved; chunks
+ * are cut from the last region. No descriptor is kept: to grow, the file is opened again
+ * by its path, and must still be the same one.
+ *
+ * A forked child puts copies in the place of all regions, at the same addresses. Nodes
+ * and modules are never changed once they count, so they are copied in the child;
+ * counters come from a copy that the parent made before the fork.
+ *
+ * Concurrency: one lock guards everything but the counts.
+ */
+#include "profiler/site/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/fmt.h"
+#include "preload/base/lock.h"
+#include "preload/base/meta.h"
+#include "preload/base/os.h"
+
+#define FIRST_BYTES  (768 * KIB) /* a shell fits; tmpfs takes 0.3 ms a MiB */
+#define NEXT_BYTES   (2 * MIB)
+#define MAX_REGIONS  64
+#define MODULE_CHUNK 64
+#define CHUNK_ALIGN  CACHE_LINE
+
+struct region {
+	char *addr;
+	uint64_t offset; /* in the file */
+	size_t size;
+};
+
+static struct {
+	struct lock lock;
+	/* guarded by lock */
+	struct store_header *header; /* NULL: not open */
+	struct region regions[MAX_REGIONS];
+	uint32_t nregions;
+	size_t used; /* of the last region */
+	uint64_t device, inode;
+	char path[OPT_PATH_MAX + 32];
+	char *counters; /* copy for a child, from before a fork */
+	size_t counters_bytes;
+} store = { .lock = LOCK_INIT(LOCK_RANK_STORE) };
+
+/* ---- the file ---- */
+
+static bool within_limit(uint64_t size)
+{
+	uint64_t lim[2] = { UINT64_MAX, UINT64_MAX };
+
+	os_call(SYS_prlimit64, 0, RLIMIT_FSIZE, 0, (long)lim, 0, 0);
+	return size <= lim[0]; /* more would raise SIGXFSZ */
+}
+
+/* A file system without fallocate: zeros are written. */
+static bool write_zeros(int fd, uint64_t offset, size_t size)
+{
+	const char zeros[512] = { 0 };
+
+	for (size_t at = 0; at < size; at += sizeof(zeros))
+		if (os_call(SYS_pwrite64, fd, (long)zeros, sizeof(zeros),
+			    (long)(offset + at), 0, 0) != sizeof(zeros))
+			return false;
+	return true;
+}
+
+static char *map_region(int fd, uint64_t offset, size_t size)
+{
+	long ret;
+
+	if (!within_limit(offset + size))
+		return NULL;
+	ret = os_call(SYS_fallocate, fd, 0, (long)offset, (long)size, 0, 0);
+	if (ret == -EOPNOTSUPP && write_zeros(fd, offset, size))
+		ret = 0;
+	if (ret != 0)
+		return NULL;
+	ret = os_call(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		      (long)offset);
+	return ret < 0 && ret > -4096 ? NULL : (char *)ret;
+}
+
+static bool identify(int fd, uint64_t *out_device, uint64_t *out_inode)
+{
+	struct stat st = { 0 };
+
+	/* The kernel's layout is libc's on x86-64. */
+	if (os_call(SYS_fstat, fd, (long)&st, 0, 0, 0, 0) != 0)
+		return false;
+	*out_device = st.st_dev;
+	*out_inode = st.st_ino;
+	return true;
+}
+
+static int create(const char *path)
+{
+	int fd;
+
+	if (fmt_string(store.path, sizeof(store.path), "%s", path) >= sizeof(store.path))
+		return -ENAMETOOLONG;
+	fd = os_open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+	if (fd >= 0)
+		identify(fd, &store.device, &store.inode);
+	else
+		store.path[0] = '\0';
+	return fd;
+}
+
+static int open_again(void)
+{
+	uint64_t device = 0, inode = 0;
+	int fd = store.path[0] ? os_open(store.path, O_RDWR | O_NOFOLLOW, 0) : -ENOENT;
+
+	if (fd >= 0 && (!identify(fd, &device, &inode) || device != store.device ||
+			inode != store.inode)) {
+		os_close(fd);
+		return -ENOENT;
+	}
+	return fd;
+}
+
+/* ---- regions and chunks ---- */
+
+static bool add_region(int fd, size_t size)
+{
+	struct region *r = &store.regions[store.nregions];
+
+	if (store.nregions == MAX_REGIONS)
+		return false;
+	r->offset = store.nregions ? r[-1].offset + r[-1].size : 0;
+	r->size = size;
+	r->addr = map_region(fd, r->offset, size);
+	if (r->addr && !meta_register_range((uintptr_t)r->addr, size)) {
+		os_unmap(r->addr, size);
+		r->addr = NULL;
+	}
+	if (!r->addr)
+		return false;
+	os_dontdump(r->addr, size);
+	store.nregions++;
+	store.used = 0;
+	return true;
+}
+
+static bool grow(size_t least)
+{
+	size_t size = NEXT_BYTES << (store.nregions < 6 ? store.nregions - 1 : 5);
+	int fd = open_again();
+	bool ok = false;
+
+	if (fd >= 0)
+		ok = add_region(fd, least > size ? align_up(least, OS_PAGE) : size);
+	if (fd >= 0)
+		os_close(fd);
+	return ok;
+}
+
+static void *cut(size_t size, uint64_t *out_offset)
+{
+	struct region *r = &store.regions[store.nregions - 1];
+	size_t at = align_up(store.used, CHUNK_ALIGN);
+
+	if (at + size > r->size) {
+		if (!grow(size))
+			return NULL;
+		r = &store.regions[store.nregions - 1];
+		at = 0;
+	}
+	store.used = at + size;
+	*out_offset = r->offset + at;
+	return r->addr + at;
+}
+
+static uint64_t *directory(struct store_header *h, enum store_kind kind)
+{
+	switch (kind) {
+	case STORE_NODES:
+		return h->node_chunks;
+	case STORE_COUNTERS:
+		return h->counter_chunks;
+	default:
+		return h->module_chunks;
+	}
+}
+
+static uint32_t directory_size(enum store_kind kind)
+{
+	return kind == STORE_NODES	? STORE_NODE_CHUNKS
+	       : kind == STORE_COUNTERS ? STORE_COUNTER_CHUNKS
+					: STORE_MODULE_CHUNKS;
+}
+
+static void *chunk_locked(enum store_kind kind, uint32_t index, size_t size)
+{
+	struct store_header *h = store.header;
+	uint64_t offset;
+	void *p;
+
+	if (!h || index >= directory_size(kind))
+		return NULL;
+	p = cut(size, &offset);
+	if (p)
+		atomic_store_release(&directory(h, kind)[index], offset);
+	else
+		atomic_add_relaxed(&h->lost, 1u);
+	return p;
+}
+
+void *store_chunk(enum store_kind kind, uint32_t index, size_t size)
+{
+	void *p;
+
+	if (!store.header)
+		return NULL;
+	lock_acquire(&store.lock);
+	p = chunk_locked(kind, index, size);
+	lock_release(&store.lock);
+	return p;
+}
+
+void store_set_counts(uint32_t nnodes, uint32_t ncounters)
+{
+	struct store_header *h = store.header;
+
+	if (!h)
+		return;
+	atomic_store_release(&h->nnodes, nnodes);
+	atomic_store_release(&h->ncounters, ncounters);
+}
+
+/* The memory behind an offset. */
+static char *address_of(uint64_t offset)
+{
+	for (uint32_t i = 0; i < store.nregions; i++)
+		if (offset - store.regions[i].offset < store.regions[i].size)
+			return store.regions[i].addr + (offset - store.regions[i].offset);
+	return NULL;
+}
+
+/* ---- modules ---- */
+
+static void fill_module(struct store_module *s, const struct module *m)
+{
+	s->bias = m->bias;
+	s->start = m->start;
+	s->end = m->end;
+	for (uint32_t i = 0; i < m->nsegments; i++) {
+		s->segments[i].start = m->segments[i].start;
+		s->segments[i].end = m->segments[i].end;
+		s->segments[i].file_offset = m->segments[i].file_offset;
+		s->segments[i].executable = m->segments[i].executable;
+		s->segments[i].writable = m->segments[i].writable;
+	}
+	memcpy(s->build_id, m->build_id, sizeof(s->build_id));
+	s->build_id_size = m->build_id_size;
+	fmt_string(s->path, sizeof(s->path), "%s", m->path);
+	s->unloaded = m->unloaded;
+	s->nsegments = m->nsegments;
+}
+
+void store_put_module(const struct module *m)
+{
+	uint32_t index = m->id / MODULE_CHUNK;
+	struct store_module *chunk;
+
+	if (!store.header || index >= STORE_MODULE_CHUNKS)
+		return;
+	lock_acquire(&store.lock);
+	if (store.header->module_chunks[index])
+		chunk = (void *)address_of(store.header->module_chunks[index]);
+	else
+		chunk = chunk_locked(STORE_MODULES, index, MODULE_CHUNK * sizeof(*chunk));
+	if (chunk) {
+		fill_module(&chunk[m->id % MODULE_CHUNK], m);
+		if (m->id >= store.header->nmodules)
+			atomic_store_release(&store.header->nmodules, m->id + 1);
+	}
+	lock_release(&store.lock);
+}
+
+/* ---- life ---- */
+
+/* "argv[0] argv[1] ..." */
+static void read_command(char *buf, size_t size)
+{
+	int fd = os_open("/proc/self/cmdline", O_RDONLY, 0);
+	long n = fd >= 0 ? os_read(fd, buf, size - 1) : 0;
+
+	if (fd >= 0)
+		os_close(fd);
+	while (n > 0 && buf[n - 1] == '\0')
+		n--;
+	for (long i = 0; i < n; i++)
+		if (buf[i] == '\0')
+			buf[i] = ' ';
+	buf[n > 0 ? n : 0] = '\0';
+}
+
+static void set_owner(struct store_header *h, const struct store_owner *owner)
+{
+	h->pid = owner->pid;
+	h->row = owner->row;
+	h->started_ns = os_realtime_ns();
+	fmt_string(h->name, sizeof(h->name), "%s", owner->name);
+}
+
+bool store_open(const struct store_owner *owner, uint64_t period, uint32_t node_bytes,
+		uint32_t node_chunk, uint32_t counter_bytes, uint32_t counter_chunk)
+{
+	int fd = owner->path ? create(owner->path) : -ENOENT;
+	struct store_header *h;
+
+	if (fd < 0)
+		return false;
+	if (!add_region(fd, FIRST_BYTES)) {
+		os_close(fd);
+		store_remove();
+		return false;
+	}
+	os_close(fd);
+	store.used = sizeof(*h);
+	h = (void *)store.regions[0].addr;
+	h->header_bytes = sizeof(*h);
+	h->node_bytes = node_bytes;
+	h->node_chunk = node_chunk;
+	h->counter_bytes = counter_bytes;
+	h->counter_chunk = counter_chunk;
+	h->module_bytes = sizeof(struct store_module);
+	h->module_chunk = MODULE_CHUNK;
+	h->period = period;
+	h->version = STORE_VERSION;
+	set_owner(h, owner);
+	read_command(h->command, sizeof(h->command));
+	fmt_string(h->out, sizeof(h->out), "%s", opt_get()->out);
+	store.header = h;
+	atomic_store_release(&h->magic, STORE_MAGIC);
+	return true;
+}
+
+bool store_is_open(void)
+{
+	return store.header != NULL;
+}
+
+void store_remove(void)
+{
+	if (store.path[0])
+		os_unlink(store.path);
+	store.path[0] = '\0';
+}
+
+/* ---- fork ---- */
+
+static size_t bytes_in_chunk(uint32_t count, uint32_t index, uint32_t chunk, size_t each)
+{
+	uint64_t first = (uint64_t)index * chunk, n;
+
+	if (count < first) /* numbers begin with 1: the last one is count itself */
+		return 0;
+	n = count - first + 1;
+	return (size_t)(n < chunk ? n : chunk) * each;
+}
+
+static void copy_counters(struct store_header *h, uint32_t ncounters)
+{
+	char *to = store.counters;
+
+	for (uint32_t i = 0; i <= ncounters / h->counter_chunk; i++) {
+		size_t n =
+			bytes_in_chunk(ncounters, i, h->counter_chunk, h->counter_bytes);
+
+		if (h->counter_chunks[i])
+			memcpy(to, address_of(h->counter_chunks[i]), n);
+		to += n;
+	}
+}
+
+NO_LOCK_CHECK void store_fork_prepare(uint32_t ncounters)
+{
+	struct store_header *h = store.header;
+	size_t need;
+
+	lock_acquire(&store.lock);
+	if (!h)
+		return;
+	need = ((size_t)ncounters + 1) * h->counter_bytes;
+	if (need > store.counters_bytes) {
+		meta_unmap(store.counters, store.counters_bytes, META_SITE);
+		store.counters_bytes = align_up(2 * need, OS_PAGE);
+		store.counters = meta_map(store.counters_bytes, META_SITE);
+		if (!store.counters)
+			store.counters_bytes = 0;
+	}
+	if (store.counters)
+		copy_counters(h, ncounters);
+}
+
+NO_LOCK_CHECK void store_fork_done(bool child)
+{
+	if (child)
+		lock_reset(&store.lock);
+	else
+		lock_release(&store.lock);
+}
+
+/* Copies n bytes from `from` to the place of offset in r's copy, if it lies in r. */
+static void copy_piece(const struct region *r, char *fresh, uint64_t offset,
+		       const void *from, size_t n)
+{
+	if (offset - r->offset < r->size)
+		memcpy(fresh + (offset - r->offset), from, n);
+}
+
+static void copy_header(struct store_header *to, const struct store_header *from,
+			uint32_t nnodes, uint32_t ncounters)
+{
+	memcpy(to, from, offsetof(struct store_header, node_chunks));
+	memcpy(to->node_chunks, from->node_chunks,
+	       (nnodes / from->node_chunk + 1) * sizeof(uint64_t));
+	memcpy(to->counter_chunks, from->counter_chunks,
+	       (ncounters / from->counter_chunk + 1) * sizeof(uint64_t));
+	memcpy(to->module_chunks, from->module_chunks, sizeof(to->module_chunks));
+	to->nnodes = nnodes;
+	to->ncounters = ncounters;
+}
+
+static void copy_chunks(const struct region *r, char *fresh, uint32_t nnodes,
+			uint32_t ncounters)
+{
+	const struct store_header *h = store.header;
+	const char *from = store.counters;
+
+	for (uint32_t i = 0; i <= nnodes / h->node_chunk; i++)
+		if (h->node_chunks[i])
+			copy_piece(
+				r, fresh, h->node_chunks[i],
+				address_of(h->node_chunks[i]),
+				bytes_in_chunk(nnodes, i, h->node_chunk, h->node_bytes));
+	for (uint32_t i = 0; from && i <= ncounters / h->counter_chunk; i++) {
+		size_t n =
+			bytes_in_chunk(ncounters, i, h->counter_chunk, h->counter_bytes);
+
+		if (h->counter_chunks[i])
+			copy_piece(r, fresh, h->counter_chunks[i], from, n);
+		from += n;
+	}
+	for (uint32_t i = 0; i < STORE_MODULE_CHUNKS; i++)
+		if (h->module_chunks[i])
+			copy_piece(r, fresh, h->module_chunks[i],
+				   address_of(h->module_chunks[i]),
+				   MODULE_CHUNK * sizeof(struct store_module));
+}
+
+/* Copies go in the place of the regions one after the other, the header's last, since
+ * the others are copied with its help. */
+static void replace_region(struct region *r, int fd, uint32_t nnodes, uint32_t ncounters)
+{
+	char *fresh = fd >= 0 ? map_region(fd, r->offset, r->size) : NULL;
+
+	if (!fresh) {
+		fresh = os_map(r->size);
+		store.path[0] = '\0'; /* of no use with a hole in it */
+	}
+	if (!fresh)
+		return; /* no memory: the counts of parent and child run together */
+	if (r == &store.regions[0])
+		copy_header((void *)fresh, store.header, nnodes, ncounters);
+	copy_chunks(r, fresh, nnodes, ncounters);
+	os_call(SYS_mremap, (long)fresh, (long)r->size, (long)r->size,
+		MREMAP_MAYMOVE | MREMAP_FIXED, (long)r->addr, 0);
+}
+
+void store_fork_move(const struct store_owner *owner, uint32_t nnodes, uint32_t ncounters)
+{
+	int fd;
+
+	if (!store.header)
+		return;
+	store.path[0] = '\0'; /* the parent's */
+	fd = owner->path ? create(owner->path) : -ENOENT;
+	for (uint32_t i = store.nregions; i > 0; i--)
+		replace_region(&store.regions[i - 1], fd, nnodes, ncounters);
+	if (fd >= 0)
+		os_close(fd);
+	if (owner->path && !store.path[0])
+		os_unlink(owner->path);
+	set_owner(store.header, owner);
+}
+
+/* ---- reading ---- */
+
+static bool chunks_lie_inside(const struct store_header *h, size_t size)
+{
+	const struct {
+		const uint64_t *offsets;
+		uint64_t n, bytes;
+	} kinds[] = {
+		{ h->node_chunks, STORE_NODE_CHUNKS,
+		  (uint64_t)h->node_chunk * h->node_bytes },
+		{ h->counter_chunks, STORE_COUNTER_CHUNKS,
+		  (uint64_t)h->counter_chunk * h->counter_bytes },
+		{ h->module_chunks, STORE_MODULE_CHUNKS,
+		  (uint64_t)h->module_chunk * h->module_bytes },
+	};
+
+	for (size_t k = 0; k < ARRAY_LEN(kinds); k++)
+		for (uint64_t i = 0; i < kinds[k].n; i++)
+			if (kinds[k].bytes > size || kinds[k].offsets[i] % 8 ||
+			    kinds[k].offsets[i] > size - kinds[k].bytes)
+				return false;
+	return true;
+}
+
+static bool is_sound(const struct store_header *h, size_t size)
+{
+	return h->magic == STORE_MAGIC && h->version == STORE_VERSION &&
+	       h->header_bytes == sizeof(*h) && h->module_chunk == MODULE_CHUNK &&
+	       h->module_bytes == sizeof(struct store_module) &&
+	       chunks_lie_inside(h, size);
+}
+
+struct store_header *store_load(const char *path, size_t *out_size)
+{
+	int fd = os_open(path, O_RDONLY | O_NOFOLLOW, 0);
+	long size = fd >= 0 ? os_file_size(fd) : -1, ret = -1;
+	struct store_header *h;
+
+	if (size >= (long)sizeof(*h))
+		ret = os_call(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd,
+			      0);
+	if (fd >= 0)
+		os_close(fd);
+	if (ret < 0 && ret > -4096)
+		return NULL;
+	h = (struct store_header *)ret;
+	if (!is_sound(h, (size_t)size)) {
+		os_unmap(h, align_up((size_t)size, OS_PAGE));
+		return NULL;
+	}
+	h->name[sizeof(h->name) - 1] = '\0';
+	h->command[sizeof(h->command) - 1] = '\0';
+	h->out[sizeof(h->out) - 1] = '\0';
+	*out_size = (size_t)size;
+	return h;
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * store: the file that outlives the process. The tree's nodes, the counters and the table
+ * of modules lie in a shared mapping of it, so that the kernel keeps them when the
+ * process is killed, and profiles can be made of them afterwards.
+ *
+ * Format (version 1): struct store_header at offset 0, which says where the chunks lie:
+ * arrays of struct node and struct site_counters (site.c, site.h) and of struct
+ * store_module. Numbers count from 1; a chunk holds those with the same number / chunk.
+ * Everything is x86-64 layout. Offsets of 0 are chunks that found no room in the file.
+ *
+ * The file is allocated in full before it is mapped: no write can fail with SIGBUS. Where
+ * it cannot be made or cannot grow, memory is anonymous, and `lost` counts.
+ */
+#ifndef PROFILER_SITE_STORE_H
+#define PROFILER_SITE_STORE_H
+
+#include "preload/base/base.h"
+#include "preload/base/opt.h"
+#include "profiler/stack/module.h"
+
+#define STORE_MAGIC	     0x3165726f74736873ull
+#define STORE_VERSION	     1
+#define STORE_NODE_CHUNKS    4096
+#define STORE_COUNTER_CHUNKS 16384
+#define STORE_MODULE_CHUNKS  64
+#define STORE_MODULE_PATH    512
+
+enum store_kind { STORE_NODES, STORE_COUNTERS, STORE_MODULES };
+
+struct store_module {
+	uint64_t bias, start, end;
+	struct {
+		uint64_t start, end, file_offset;
+		uint32_t executable, writable;
+	} segments[MODULE_MAX_SEGMENTS];
+	uint32_t nsegments, build_id_size, unloaded, reserved;
+	uint8_t build_id[MODULE_BUILD_ID_MAX];
+	char path[STORE_MODULE_PATH];
+};
+
+struct store_header {
+	uint64_t magic;
+	uint32_t version, header_bytes;
+	uint32_t node_bytes, node_chunk; /* size of one, number in a chunk */
+	uint32_t counter_bytes, counter_chunk;
+	uint32_t module_bytes, module_chunk;
+	int32_t pid;
+	uint32_t row;			      /* in the tool's table */
+	uint64_t period;		      /* 1: exact */
+	uint64_t started_ns;		      /* real time */
+	uint32_t nnodes, ncounters, nmodules; /* atomic */
+	uint32_t lost;			      /* chunks without room; atomic */
+	char name[256];			      /* of the program: last part of its path */
+	char command[512];
+	char out[OPT_PATH_MAX];			 /* pattern of the files to write */
+	uint64_t node_chunks[STORE_NODE_CHUNKS]; /* offsets; atomic */
+	uint64_t counter_chunks[STORE_COUNTER_CHUNKS];
+	uint64_t module_chunks[STORE_MODULE_CHUNKS];
+};
+
+/* Whose file it is. */
+struct store_owner {
+	const char *path; /* of the file; NULL: none, memory is anonymous */
+	int pid;
+	uint32_t row;
+	const char *name;
+};
+
+/* INIT, before the first site. Makes the file. False: sites will be anonymous. */
+bool store_open(const struct store_owner *owner, uint64_t period, uint32_t node_bytes,
+		uint32_t node_chunk, uint32_t counter_bytes, uint32_t counter_chunk);
+bool store_is_open(void);
+/* SLOW. Zeroed memory of one chunk in the file; NULL: no file, or no room. */
+void *store_chunk(enum store_kind kind, uint32_t index, size_t size);
+/* FAST. After the things themselves. */
+void store_set_counts(uint32_t nnodes, uint32_t ncounters);
+/* SLOW. Enters a module, or what is new of it. For module_hook. */
+void store_put_module(const struct module *m);
+/* The reports are written: the file goes, the memory stays as it is. */
+void store_remove(void);
+
+/* fork: prepare copies the counters, which the parent's other threads go on to change;
+ * the child then moves to a file of its own, with the counts that it has. */
+void store_fork_prepare(uint32_t ncounters);
+void store_fork_done(bool child);
+void store_fork_move(const struct store_owner *owner, uint32_t nnodes,
+		     uint32_t ncounters);
+
+/* DUMP. Maps a file that somebody left, privately and writable, after it was checked:
+ * offsets lie inside, texts are terminated. NULL: not ours, or damaged. */
+struct store_header *store_load(const char *path, size_t *out_size);
+
+#endif

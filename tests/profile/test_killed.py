@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Profiles of processes that were killed: readable, and true up to the last allocations."""
+import glob
+import json
+import os
+import random
+import re
+import resource
+import subprocess
+import seeptest
+
+GROW = seeptest.victim("profile/grow")
+KILLS = 20
+STEP = 50
+
+
+class Killed(seeptest.TestCase):
+    def objects(self, path, function, sample="inuse_objects"):
+        """Of all samples that a function has a part in."""
+        env = seeptest.clean_env(HOME=self.dir, PPROF_TMPDIR=self.dir)
+        text = subprocess.run(["go", "tool", "pprof", "-top", "-nodefraction=0",
+                               f"-sample_index={sample}", path], env=env, check=True,
+                              capture_output=True, timeout=120).stdout.decode()
+        found = re.search(rf"(\d+)\s+\S+%\s+{function}$", text, re.M)
+        return int(found[1]) if found else 0
+
+    def kill_at(self, count, argv, **kw):
+        """Kills the process of our own after so many lines; returns its last word."""
+        p = subprocess.Popen(argv, cwd=self.dir, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, **kw)
+        last = [int(p.stdout.readline()) for _ in range(count)][-1]
+        pids = subprocess.run(["pgrep", "-P", str(p.pid), "-x", "grow"],
+                              capture_output=True).stdout.split() or [p.pid]
+        os.kill(int(pids[0]), 9)
+        rest = p.stdout.read().split(b"\n")
+        text = p.stderr.read().decode()
+        p.communicate()
+        return max([last] + [int(x) for x in rest if x]), p.returncode, text
+
+    def test_kills_at_random_moments(self):
+        seed = random.randrange(1 << 32)
+        choose = random.Random(seed)
+        for i in range(KILLS):
+            out = f"{self.dir}/k{i}"
+            said, status, _ = self.kill_at(choose.randint(1, 40), [
+                seeptest.TOOL, "run", "-q", "-o", out + "/%e.%p", "--", GROW],
+                env=seeptest.clean_env())
+            self.assertEqual(status, 137, f"seed {seed}")
+            for kind in ("heap", "allocs", "peak"):
+                path = self.one(f"k{i}/grow.*.{kind}.pb.gz")
+                n = self.objects(path, "grow",
+                                 {"heap": "inuse_objects", "allocs": "alloc_objects",
+                                  "peak": "peak_objects"}[kind])
+                # The last steps may have been done, or begun, without a word; what the
+                # other threads had under way at the peak is in no step.
+                self.assertGreaterEqual(n, said * (0.8 if kind == "peak" else 1),
+                                        (seed, i, kind))
+                self.assertLessEqual(n, said + 2 * STEP + (said if kind == "allocs" else 0),
+                                     (seed, i, kind))
+
+    def test_summary(self):
+        _, _, text = self.kill_at(5, [seeptest.TOOL, "run", "--", GROW],
+                                  env=seeptest.clean_env())
+        self.assertIn("was killed by signal 9", text)
+        self.assertIn("keep_block < grow", text)
+        with open(os.path.join(self.dir, "seep.out/run.json")) as f:
+            process = json.load(f)["processes"][0]
+        self.assertEqual(process["state"], "recovered")
+        self.assertGreaterEqual(process["live_bytes"], 5 * STEP * 100)
+        self.assertEqual(len(process["files"]), 3)
+
+    def test_nothing_is_left_behind(self):
+        places = ("/dev/shm", "/tmp")
+        before = {f for d in places for f in glob.glob(d + "/seep-run.*")}
+        self.kill_at(2, [seeptest.TOOL, "run", "-q", "--", GROW],
+                     env=seeptest.clean_env(TMPDIR=self.dir))
+        self.assertEqual(glob.glob(self.dir + "/seep-run.*"), [])
+        self.kill_at(2, [seeptest.TOOL, "run", "-q", "--", GROW], env=seeptest.clean_env())
+        after = {f for d in places for f in glob.glob(d + "/seep-run.*")}
+        self.assertEqual({f for f in after - before if not os.listdir(f)}, set())
+
+    def test_forked_child(self):
+        seeptest.seep("run", "-q", "--", GROW, "fork", cwd=self.dir)
+        counts = sorted(self.objects(f, "child_part")
+                        for f in glob.glob(self.dir + "/seep.out/grow.*.heap.pb.gz"))
+        self.assertEqual(counts, [13, 30])
+
+    def test_without_the_tool(self):
+        options = f"mode=exact:out={self.dir}/p"
+        said, status, _ = self.kill_at(
+            4, [GROW], env=seeptest.clean_env(LD_PRELOAD=seeptest.LIB, SEEP_OPTIONS=options))
+        self.assertEqual(status, -9)
+        store = self.one("p.*.store")
+        r = seeptest.seep("recover", store)
+        self.assertEqual((r.returncode, r.stdout), (0, b""), r.stderr)
+        self.assertGreaterEqual(self.objects(self.one("p.*.heap.pb.gz"), "grow"), said)
+        r = seeptest.seep("recover", GROW)
+        self.assertEqual(r.returncode, 1)
+        self.assertIn(b"not a profile store", r.stderr)
+        r = seeptest.run([GROW, "fork"], options=f"mode=exact:out={self.dir}/q")
+        self.assertEqual(len(glob.glob(self.dir + "/q.*.store")), 1)  # the child's
+
+    def test_no_room_for_the_store(self):
+        r = seeptest.run([GROW, "fork"], options=f"out={self.dir}/p", preexec_fn=lambda:
+                         resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000)))
+        self.assertEqual((r.returncode, r.stderr), (0, b""))
+        self.one("p.*.heap.pb.gz")
+        self.assertEqual(glob.glob(self.dir + "/*.store"), [])
+
+
+seeptest.main()

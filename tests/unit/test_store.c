@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The file that outlives the process: what was counted is in it, also for forked children
+ * and past its first size; a damaged one is refused or read without harm. */
+#include "tests/unit/cm.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "profiler/site/site.h"
+#include "profiler/site/store.h"
+
+#define DEPTH	6
+#define STACKS	60000 /* more than the first region holds */
+#define MUTANTS 300
+
+static char path[512], child_path[512];
+
+/* A stack for each number, with shared outer frames. */
+static uint32_t site_of(uint32_t number)
+{
+	struct frame frames[DEPTH];
+
+	for (int i = 0; i < DEPTH; i++) {
+		frames[i].pc = 0x10000 + (uintptr_t)(number % 30);
+		number /= 30;
+	}
+	return site_intern(frames, DEPTH);
+}
+
+static void count(uint32_t from, uint32_t to)
+{
+	for (uint32_t i = from; i < to; i++) {
+		struct site_counters *c = site_counters(site_of(i));
+
+		assert_non_null(c);
+		c->alloc_bytes += i;
+		c->samples++;
+	}
+}
+
+static bool add_up(uint32_t site, struct site_counters *c, void *arg)
+{
+	uint64_t *sums = arg;
+	uintptr_t pcs[DEPTH + 1];
+
+	sums[0] += c->samples;
+	sums[1] += c->alloc_bytes;
+	sums[2] += site_stack(site, pcs, DEPTH + 1) == DEPTH;
+	return true;
+}
+
+static uint64_t sum_below(uint64_t n)
+{
+	return n * (n - 1) / 2;
+}
+
+/* Runs fn in a child, since a process has one set of sites; status: of its exit. */
+static int in_child(void (*fn)(void))
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		fn();
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return status;
+}
+
+/* A child reports by its status: cmocka's own way would run the later tests there. */
+static void require(bool ok)
+{
+	if (!ok)
+		_exit(1);
+}
+
+static void check_file(const char *file, uint64_t samples, uint64_t bytes)
+{
+	uint64_t sums[3] = { 0 };
+	size_t size;
+	struct store_header *h = store_load(file, &size);
+
+	require(h != NULL);
+	require(h->lost == 0 && h->period == 1 && strcmp(h->name, "victim") == 0);
+	require(site_adopt(h));
+	site_each(add_up, sums);
+	require(sums[0] == samples && sums[1] == bytes && sums[2] == samples);
+}
+
+static struct store_owner owner_of(const char *file)
+{
+	return (struct store_owner){ .path = file, .pid = getpid(), .name = "victim" };
+}
+
+static void write_and_die(void)
+{
+	struct store_owner own = owner_of(path);
+
+	require(site_store(&own, 1));
+	count(0, STACKS);
+	raise(9);
+}
+
+static void check_whole(void)
+{
+	check_file(path, STACKS, sum_below(STACKS));
+}
+
+static void test_killed(void **state)
+{
+	struct stat st;
+
+	(void)state;
+	assert_int_equal(in_child(write_and_die), 9);
+	assert_int_equal(in_child(check_whole), 0);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+	assert_true((uint64_t)st.st_blocks * 512 >= (uint64_t)st.st_size);
+	unlink(path);
+}
+
+static void fork_and_die(void)
+{
+	struct store_owner own = owner_of(path);
+	pid_t pid;
+
+	require(site_store(&own, 1));
+	count(0, 1000);
+	site_fork_prepare();
+	pid = fork();
+	if (pid == 0) {
+		own = owner_of(child_path);
+		site_fork_done(true);
+		site_store_move(&own);
+		count(5000, 5100);
+		raise(9);
+	}
+	site_fork_done(false);
+	count(1000, 2000);
+	waitpid(pid, NULL, 0);
+	raise(9);
+}
+
+static void check_parent(void)
+{
+	check_file(path, 2000, sum_below(2000));
+}
+
+static void check_child(void)
+{
+	check_file(child_path, 1100, sum_below(1000) + sum_below(5100) - sum_below(5000));
+}
+
+static void test_forked(void **state)
+{
+	(void)state;
+	assert_int_equal(in_child(fork_and_die), 9);
+	assert_int_equal(in_child(check_parent), 0);
+	assert_int_equal(in_child(check_child), 0);
+	unlink(path);
+	unlink(child_path);
+}
+
+/* Without room for the file, sites work as before. */
+static void limited(void)
+{
+	const struct rlimit lim = { 100000, 100000 };
+	struct store_owner own = owner_of(path);
+	uint64_t sums[3] = { 0 };
+
+	setrlimit(RLIMIT_FSIZE, &lim);
+	require(!site_store(&own, 1));
+	require(access(path, F_OK) != 0);
+	count(0, 1000);
+	site_each(add_up, sums);
+	require(sums[0] == 1000);
+}
+
+static void outgrown(void)
+{
+	const struct rlimit lim = { 3 << 20, 3 << 20 };
+	struct store_owner own = owner_of(path);
+	uint64_t sums[3] = { 0 };
+
+	setrlimit(RLIMIT_FSIZE, &lim);
+	require(site_store(&own, 1));
+	count(0, STACKS);
+	site_each(add_up, sums);
+	require(sums[0] == STACKS && sums[1] == sum_below(STACKS));
+	raise(9);
+}
+
+/* What had room is read; the rest is known to be missing. */
+static void check_outgrown(void)
+{
+	uint64_t sums[3] = { 0 };
+	size_t size;
+	struct store_header *h = store_load(path, &size);
+
+	require(h && h->lost > 0 && site_adopt(h));
+	site_each(add_up, sums);
+	require(sums[0] > 1000 && sums[0] < STACKS);
+}
+
+static void test_no_room(void **state)
+{
+	(void)state;
+	assert_int_equal(in_child(limited), 0);
+	assert_int_equal(in_child(outgrown), 9);
+	assert_int_equal(in_child(check_outgrown), 0);
+	unlink(path);
+}
+
+static void write_few(void)
+{
+	struct store_owner own = owner_of(path);
+
+	require(site_store(&own, 1));
+	count(0, 500);
+	raise(9);
+}
+
+static void read_anything(void)
+{
+	uint64_t sums[3] = { 0 };
+	size_t size;
+	struct store_header *h = store_load(path, &size);
+
+	if (h && site_adopt(h))
+		site_each(add_up, sums);
+}
+
+static void test_damaged(void **state)
+{
+	struct stat st;
+	unsigned seed = 4711;
+	char *file;
+	int fd;
+
+	(void)state;
+	assert_int_equal(in_child(write_few), 9);
+	fd = open(path, O_RDWR);
+	assert_int_equal(fstat(fd, &st), 0);
+	file = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	for (int i = 0; i < MUTANTS; i++) {
+		size_t at;
+		char old;
+
+		seed = seed * 1103515245u + 12345u;
+		/* Half of them in the fixed fields, where it hurts. */
+		at = i % 2 ? seed % 128 : seed % (size_t)st.st_size;
+		old = file[at];
+		file[at] = (char)(seed >> 16);
+		assert_int_equal(in_child(read_anything), 0);
+		file[at] = old;
+	}
+	munmap(file, (size_t)st.st_size);
+	for (off_t size = st.st_size; size > 0; size = size * 2 / 3) {
+		assert_int_equal(ftruncate(fd, size), 0);
+		assert_int_equal(in_child(read_anything), 0);
+	}
+	close(fd);
+	unlink(path);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_killed),
+		cmocka_unit_test(test_forked),
+		cmocka_unit_test(test_no_room),
+		cmocka_unit_test(test_damaged),
+	};
+	char dir[] = "/tmp/seep-store.XXXXXX";
+	int failed;
+
+	if (!mkdtemp(dir))
+		return 1;
+	snprintf(path, sizeof(path), "%s/one", dir);
+	snprintf(child_path, sizeof(child_path), "%s/two", dir);
+	failed = cmocka_run_group_tests(tests, NULL, NULL);
+	rmdir(dir);
+	return failed;
+}
