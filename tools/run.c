@@ -181,6 +181,22 @@ static void print_file(const char *path, void *arg)
 	say("  %s", path);
 }
 
+static void print_rss(const struct runtable_row *r)
+{
+	static const char *const names[] = {
+		"live",	    "slack",	"free in the allocator",
+		"metadata", "profiler", "outside the heap"
+	};
+	char a[32];
+
+	if (!r->rss)
+		return;
+	say_title("resident at the end: %s", say_bytes(r->rss, a, 32));
+	for (int i = 0; i < RUNROW_RSS_PARTS; i++)
+		say("  %10s  %5.1f %%  %s", say_bytes(r->rss_parts[i], a, 32),
+		    100.0 * (double)r->rss_parts[i] / (double)r->rss, names[i]);
+}
+
 static void print_totals(const struct runtable_row *r)
 {
 	char a[32], b[32], c[32];
@@ -190,6 +206,7 @@ static void print_totals(const struct runtable_row *r)
 	    say_bytes(r->peak_bytes, a, 32), say_bytes(r->live_bytes, b, 32),
 	    (unsigned long long)r->live_objects, say_bytes(r->alloc_bytes, c, 32),
 	    (unsigned long long)r->alloc_objects);
+	print_rss(r);
 	if (!r->served && !r->recovered)
 		say("warning: Seep's malloc served no call: the program brings its own");
 	if (r->dropped)

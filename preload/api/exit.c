@@ -24,6 +24,7 @@
 #include "profiler/control/runtable.h"
 #include "profiler/escape/escape.h"
 #include "profiler/leak/leak.h"
+#include "profiler/sample/rss.h"
 #include "profiler/sample/sample.h"
 #include "profiler/stack/module.h"
 #include "profiler/thread/threadprof.h"
@@ -188,6 +189,8 @@ static void complain(const char *prefix, int error)
 		log_line("%s (error %d)", text, -error);
 }
 
+_Static_assert(RUNROW_RSS_PARTS == (int)RSS_PARTS, "the same parts");
+
 static void keep_first(int *error, int fresh)
 {
 	if (*error == 0)
@@ -220,6 +223,8 @@ void exit_fill_row(struct runtable_row *row, const char *prefix)
 	row->dropped = t.dropped;
 	row->truncated = t.truncated;
 	row->samples = t.samples;
+	row->rss = rss_get()->total;
+	memcpy(row->rss_parts, rss_get()->part, sizeof(row->rss_parts));
 	fmt_string(row->prefix, sizeof(row->prefix), "%s", prefix);
 }
 
@@ -316,6 +321,8 @@ static int report_all(const char *prefix, const struct exit_cause *cause)
 	int status = -1;
 	int error = 0;
 
+	if (wants_profiles(cause) && (prefix[0] || row))
+		rss_measure();
 	if (check) {
 		if (cause->way == EXIT_SIGNAL)
 			leak_check_above(&r, cause->sp);

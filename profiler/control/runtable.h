@@ -18,6 +18,7 @@
 #define RUNTABLE_MAGIC	 0x31307065657367ull
 #define RUNTABLE_VERSION 2
 #define RUNTABLE_ROWS	 4096
+#define RUNROW_RSS_PARTS 6
 
 enum runtable_state {
 	RUNROW_FREE,
@@ -48,6 +49,9 @@ struct runtable_row {
 	uint64_t objects, bytes, sites; /* leaks */
 	uint64_t alloc_objects, alloc_bytes, live_objects, live_bytes, peak_bytes;
 	uint64_t dropped, truncated, samples;
+	/* Resident at the end, and its parts: live, slack, free in the allocator,
+	 * metadata, profiler, outside the heap (profiler/sample/rss.h). 0: not known. */
+	uint64_t rss, rss_parts[RUNROW_RSS_PARTS];
 	char exe[256];	  /* path of the program */
 	char prefix[512]; /* of the files it wrote; empty: none */
 	char reason[160]; /* of an incomplete verdict or of files not written */

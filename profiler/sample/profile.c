@@ -11,6 +11,7 @@
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "profiler/pprof/pprof.h"
+#include "profiler/sample/rss.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/trail.h"
@@ -21,7 +22,7 @@ static struct {
 	const char *command; /* of the process that has ended; NULL: we are it */
 } origin;
 
-#define COMMENTS 7
+#define COMMENTS 8
 
 static int64_t whole_objects(uint64_t fixed)
 {
@@ -94,6 +95,7 @@ struct comments {
 
 static void make_comments(struct comments *c)
 {
+	const struct rss *r = rss_get();
 	struct sample_total t;
 	struct trail_stats stacks;
 	int at, n;
@@ -122,6 +124,14 @@ static void make_comments(struct comments *c)
 		   stacks.captures, stacks.full, stacks.refused, stacks.walked,
 		   stacks.compared);
 	n = 6;
+	if (r->total)
+		fmt_string(c->text[n++], COMMENT_MAX,
+			   "resident %lu bytes = live %lu + slack %lu + free in the "
+			   "allocator %lu + metadata %lu + profiler %lu + outside the "
+			   "heap %lu",
+			   r->total, r->part[RSS_LIVE], r->part[RSS_SLACK],
+			   r->part[RSS_FREE], r->part[RSS_METADATA],
+			   r->part[RSS_PROFILER], r->part[RSS_OTHER]);
 	if (origin.command)
 		fmt_string(c->text[n++], COMMENT_MAX,
 			   "the process was killed; this is what it had recorded");

@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "preload/base/lock.h"
 #include "profiler/site/site.h"
 #include "profiler/site/store.h"
 
@@ -140,6 +141,7 @@ static void fork_and_die(void)
 	if (pid == 0) {
 		own = owner_of(child_path);
 		site_fork_done(true);
+		lock_forget_held();
 		site_store_move(&own);
 		count(5000, 5100);
 		raise(9);

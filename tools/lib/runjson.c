@@ -37,6 +37,22 @@ static void add_file(const char *path, void *arg)
 	json_array_append_new(arg, json_string(path));
 }
 
+/* {"total","live","slack","free","metadata","profiler","other"}, null: not known. */
+static json_t *rss_parts(const struct runtable_row *r)
+{
+	static const char *const names[] = { "live",	 "slack",    "free",
+					     "metadata", "profiler", "other" };
+	json_t *j;
+
+	if (!r->rss)
+		return json_null();
+	j = json_pack("{s:I}", "total", (json_int_t)r->rss);
+	for (int i = 0; i < RUNROW_RSS_PARTS; i++)
+		json_object_set_new(j, names[i],
+				    json_integer((json_int_t)r->rss_parts[i]));
+	return j;
+}
+
 static json_t *process(const struct runtable_row *r)
 {
 	static const char *const states[] = { "free", "uncovered", "done", "replaced" };
@@ -46,14 +62,14 @@ static json_t *process(const struct runtable_row *r)
 
 	runjson_each_file(r, add_file, files);
 	return json_pack(
-		"{s:i,s:i,s:s,s:s,s:s,s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:o}", "pid",
+		"{s:i,s:i,s:s,s:s,s:s,s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:o}", "pid",
 		r->pid, "ppid", r->ppid, "exe", r->exe, "state", state, "verdict",
 		verdicts[r->verdict & 3], "reason", r->reason, "served", (int)r->served,
 		"alloc_objects", (json_int_t)r->alloc_objects, "alloc_bytes",
 		(json_int_t)r->alloc_bytes, "live_objects", (json_int_t)r->live_objects,
 		"live_bytes", (json_int_t)r->live_bytes, "peak_bytes",
 		(json_int_t)r->peak_bytes, "dropped", (json_int_t)r->dropped, "files",
-		files);
+		files, "rss", rss_parts(r));
 }
 
 /* Arguments need not be UTF-8. */

@@ -3,7 +3,8 @@
  * runjson: DIR/run.json, what one `seep run` or `seep gate` did and wrote. Schema 1:
  * {"schema":1,"command":[..],"status":N,"verdict":"..","processes":[{"pid","ppid","exe",
  * "state","verdict","reason","served","alloc_objects","alloc_bytes","live_bytes",
- * "peak_bytes","files":[..]}],"files":[..]}. Extended, never renamed.
+ * "peak_bytes","files":[..],
+ * "rss":{..}}],"files":[..]}. Extended, never renamed.
  */
 #ifndef TOOLS_LIB_RUNJSON_H
 #define TOOLS_LIB_RUNJSON_H
