@@ -84,13 +84,15 @@ unsigned long long recover_oom_kills(void)
 	char line[PATH_MAX];
 
 	while (f && fgets(line, sizeof(line), f)) {
-		char *path;
+		char *group = strchr(line, '/'), *path = NULL;
 
 		line[strcspn(line, "\n")] = '\0';
-		if (strncmp(line, "0::", 3) != 0)
-			continue;
-		path = format_string("/sys/fs/cgroup%s/memory.events", line + 3);
-		n += number_in(path, "oom_kill");
+		if (group && strncmp(line, "0::", 3) == 0)
+			path = format_string("/sys/fs/cgroup%s/memory.events", group);
+		else if (group && strstr(line, ":memory:")) /* the older hierarchy */
+			path = format_string("/sys/fs/cgroup/memory%s/memory.oom_control",
+					     group);
+		n += path ? number_in(path, "oom_kill") : 0;
 		free(path);
 	}
 	if (f)
