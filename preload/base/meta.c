@@ -278,6 +278,13 @@ bool meta_is_ours(uintptr_t addr)
 	return !meta_each_range(range_excludes, &addr);
 }
 
+size_t meta_usable(uintptr_t start, size_t size)
+{
+	if (!meta.spare || start != (uintptr_t)meta.spare)
+		return size;
+	return (size_t)(meta.spare_next - meta.spare);
+}
+
 size_t meta_bytes(enum meta_tag tag)
 {
 	return atomic_load_relaxed(&meta.bytes[tag]);

@@ -112,6 +112,12 @@ static bool add_span(struct mspan *s, void *arg)
 	return true;
 }
 
+static uint64_t count_table(struct measure *m, uintptr_t start, size_t size)
+{
+	return count_resident(m, align_down(start, OS_PAGE),
+			      align_up(start + size, OS_PAGE), NULL);
+}
+
 static NO_LOCK_CHECK void measure_arena(struct measure *m, const struct arena *a)
 {
 	uintptr_t pages = a->base + (a->first_page << PAGE_SHIFT);
@@ -128,7 +134,8 @@ static NO_LOCK_CHECK void measure_arena(struct measure *m, const struct arena *a
 		m->failed = true;
 		return;
 	}
-	m->tables += count_resident(m, a->base, pages, NULL);
+	m->tables += count_table(m, a->base, a->classes_end);
+	m->tables += count_table(m, (uintptr_t)a->spans, a->spans_end);
 	m->heap += count_resident(m, pages, end, m->bits + offset);
 	heap_lock_all();
 	heap_each_span(add_span, m);
@@ -158,8 +165,11 @@ static uint64_t own_resident(struct measure *m)
 	}
 	meta_each_range(add_range, m);
 	for (size_t i = 0; i < m->nranges; i++)
-		bytes += count_resident(m, m->ranges[i].start,
-					m->ranges[i].start + m->ranges[i].size, NULL);
+		bytes += count_resident(
+			m, m->ranges[i].start,
+			m->ranges[i].start +
+				meta_usable(m->ranges[i].start, m->ranges[i].size),
+			NULL);
 	meta_unmap(m->ranges, MAX_RANGES * sizeof(*m->ranges), META_SAMPLE);
 	return bytes;
 }
