@@ -145,11 +145,23 @@ static NO_LOCK_CHECK void measure_arena(struct measure *m, const struct arena *a
 
 /* ---- the whole ---- */
 
+/* An arena's range begins at most a page before it, and may be cut into parts. */
+static bool is_arenas(uintptr_t start)
+{
+	for (size_t i = 0; i < arena_count(); i++) {
+		const struct arena *a = arena_at(i);
+
+		if (start + PAGE_SIZE > a->base && start < a->base + a->size)
+			return true;
+	}
+	return false;
+}
+
 static bool add_range(uintptr_t start, size_t size, void *arg)
 {
 	struct measure *m = arg;
 
-	if (!arena_of(start) && m->nranges < MAX_RANGES)
+	if (!is_arenas(start) && m->nranges < MAX_RANGES)
 		m->ranges[m->nranges++] = (struct range){ start, size };
 	return true;
 }
