@@ -56,7 +56,6 @@ static void incomplete(struct leak_result *out, const char *reason)
 static void mark_root(uintptr_t lo, uintptr_t hi, void *arg)
 {
 	mark_range(arg, lo, hi);
-	mark_drain(arg);
 }
 
 static void mark_registers(struct cycle *c)
@@ -71,7 +70,6 @@ static void mark_registers(struct cycle *c)
 		for (int k = 0; k < 32; k++)
 			mark_word(&c->marker, t->xmm[k]);
 	}
-	mark_drain(&c->marker);
 }
 
 /* Marking proves itself on two canaries: a block that only a word in a page of its own
@@ -85,16 +83,19 @@ static bool canaries_agree(const struct cycle *c)
 
 	return mark_find(&c->marker, ~leak.held_inverted, &index, &held) &&
 	       mark_find(&c->marker, ~leak.lost_inverted, &index, &lost) &&
-	       mark_test(c->marker.marked, held) && !mark_test(c->marker.marked, lost);
+	       !mark_test(c->marker.white, held) && mark_test(c->marker.white, lost);
 }
 
 static void mark_all(struct cycle *c)
 {
+	mark_start_helpers(&c->marker, mark_useful_helpers(&c->marker));
 	roots_each(&c->roots, mark_root, &c->marker);
 	mark_registers(c);
 	if (c->roots.no_maps)
 		mark_root((uintptr_t)leak.page, (uintptr_t)leak.page + OS_PAGE,
 			  &c->marker);
+	mark_drain(&c->marker);
+	mark_stop_helpers(&c->marker);
 	if (!canaries_agree(c))
 		incomplete(c->out, "the check did not find its own canaries");
 	mark_word(&c->marker, ~leak.lost_inverted);

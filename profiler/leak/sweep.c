@@ -38,11 +38,6 @@ void sweep_ignore(uintptr_t p)
 typedef void (*white_fn)(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
 			 void *arg);
 
-static uint64_t white_bits(const struct marker *m, size_t word)
-{
-	return m->live[word] & ~m->marked[word];
-}
-
 /* By ascending address. fn may mark. */
 static void each_white(struct marker *m, white_fn fn, void *arg)
 {
@@ -51,10 +46,10 @@ static void each_white(struct marker *m, white_fn fn, void *arg)
 		size_t first = s->mark_index / 64;
 
 		for (size_t w = first; w < first + align_up(s->nslots, 64) / 64; w++)
-			for (uint64_t bits = white_bits(m, w); bits; bits &= bits - 1) {
+			for (uint64_t bits = m->white[w]; bits; bits &= bits - 1) {
 				size_t bit = w * 64 + (size_t)__builtin_ctzll(bits);
 
-				if (mark_test(m->marked, bit))
+				if (!mark_test(m->white, bit))
 					continue; /* by fn, just now */
 				fn(m, s, (uint32_t)(bit - s->mark_index), bit, arg);
 			}
@@ -70,7 +65,7 @@ static void each_white_down(struct marker *m, white_fn fn, void *arg)
 		for (uint32_t index = s->nslots; index > 0; index--) {
 			size_t bit = s->mark_index + index - 1;
 
-			if (mark_test(m->live, bit) && !mark_test(m->marked, bit))
+			if (mark_test(m->white, bit))
 				fn(m, s, index - 1, bit, arg);
 		}
 	}
@@ -218,6 +213,14 @@ static size_t count_object(struct collector *c, const struct mspan *s, uint32_t 
 	return bytes;
 }
 
+static void blacken(struct marker *m, const struct mspan *s, uint32_t index, size_t bit)
+{
+	uintptr_t base = object_base(s, index);
+
+	mark_clear(m->white, bit);
+	mark_push(m, base, base + mspan_slot_bytes(s));
+}
+
 /* Counts all that is reached from the grey objects as indirect; their bytes. */
 NO_SANITIZE static uint64_t flood(struct marker *m, struct collector *c)
 {
@@ -232,22 +235,23 @@ NO_SANITIZE static uint64_t flood(struct marker *m, struct collector *c)
 			size_t bit;
 			struct mspan *s = mark_find(m, word, &index, &bit);
 
-			if (!s || mark_test(m->marked, bit))
+			if (!s || !mark_test(m->white, bit))
 				continue;
-			mark_word(m, word);
+			blacken(m, s, index, bit);
 			bytes += count_object(c, s, index, false);
 		}
 	}
 	return bytes;
 }
 
-static void take(struct marker *m, struct mspan *s, uint32_t index, struct collector *c)
+static void take(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
+		 struct collector *c)
 {
 	const struct sample_record *r = sample_find(s, index);
 	struct leak_record *rec;
 	uint64_t bytes;
 
-	mark_word(m, object_base(s, index));
+	blacken(m, s, index, bit);
 	bytes = count_object(c, s, index, true) + flood(m, c);
 	rec = record_for(c, r ? r->site : SITE_NONE, true);
 	if (rec)
@@ -258,7 +262,7 @@ static void take_direct(struct marker *m, struct mspan *s, uint32_t index, size_
 			void *arg)
 {
 	if (!mark_test(m->pointed, bit))
-		take(m, s, index, arg);
+		take(m, s, index, bit, arg);
 }
 
 /* ---- cycles; `pointed` is free again and holds who was visited ---- */
@@ -299,8 +303,7 @@ NO_SANITIZE static void find_leader(struct marker *m, struct mspan *s, uint32_t 
 			struct mspan *to = mark_find(m, *(const volatile uintptr_t *)g.lo,
 						     &index, &bit);
 
-			if (to && !mark_test(m->marked, bit) &&
-			    !mark_test(m->pointed, bit))
+			if (to && mark_test(m->white, bit) && !mark_test(m->pointed, bit))
 				visit(m, to, index, bit);
 		}
 	}
@@ -312,7 +315,7 @@ static void take_leader(struct marker *m, struct mspan *s, uint32_t index, size_
 	struct collector *c = arg;
 
 	if (mark_test(c->leaders, bit))
-		take(m, s, index, c);
+		take(m, s, index, bit, c);
 }
 
 static void take_cycles(struct marker *m, struct collector *c)

@@ -147,8 +147,8 @@ static void test_reachability(void **state)
 
 			assert_int_equal(s != NULL, !graph.freed[i]);
 			if (s)
-				assert_int_equal(mark_test(m.marked, bit),
-						 graph.reached[i]);
+				assert_int_equal(mark_test(m.white, bit),
+						 !graph.reached[i]);
 		}
 		end(&m);
 		free_rest();
@@ -225,6 +225,55 @@ static void test_list_and_table(void **state)
 	for (uint32_t i = 0; i < LIST; i++)
 		heap_free(table[i]);
 	heap_free(table);
+}
+
+/* The same set is reached by several markers, and by one whose stack is far too small. */
+static void mark_and_compare(struct marker *m, const uintptr_t *roots, size_t n)
+{
+	mark_range(m, (uintptr_t)roots, (uintptr_t)(roots + n));
+	mark_drain(m);
+	for (uint32_t i = 0; i < MANY; i++) {
+		uint32_t index;
+		size_t bit;
+
+		if (mark_find(m, (uintptr_t)graph.object[i], &index, &bit))
+			assert_int_equal(mark_test(m->white, bit), !graph.reached[i]);
+	}
+}
+
+static void test_helpers(void **state)
+{
+	(void)state;
+	for (uint32_t round = 1; round <= 8; round++) {
+		uintptr_t roots[16] = { 0 };
+		struct marker m;
+		uint64_t objects;
+
+		seed = round;
+		make_objects(MANY);
+		make_edges(60);
+		free_some();
+		for (int i = 0; i < 16; i++) {
+			uint32_t target = draw(MANY);
+
+			roots[i] = (uintptr_t)graph.object[target];
+			reach(target);
+		}
+		begin(&m);
+		mark_and_compare(&m, roots, 16);
+		objects = m.objects;
+		end(&m);
+		begin(&m);
+		m.workers[0].capacity = round % 2 ? 4096 : 1100;
+		mark_start_helpers(&m, 3);
+		mark_and_compare(&m, roots, 16);
+		mark_stop_helpers(&m);
+		assert_int_equal(m.objects, objects);
+		assert_int_equal(m.nworkers, 1);
+		m.workers[0].capacity = 4096; /* as it was mapped */
+		end(&m);
+		free_rest();
+	}
 }
 
 /* ---- direct and indirect ---- */
@@ -323,6 +372,9 @@ int main(void)
 		cmocka_unit_test(test_reachability),
 		cmocka_unit_test(test_interior),
 		cmocka_unit_test(test_list_and_table),
+#if !defined(__SANITIZE_THREAD__) /* helpers share the caller's thread pointer */
+		cmocka_unit_test(test_helpers),
+#endif
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
