@@ -10,6 +10,7 @@
  */
 #include "profiler/leak/leak.h"
 
+#include <dlfcn.h>
 #include <link.h>
 #include <string.h>
 
@@ -27,15 +28,28 @@
 #include "profiler/sample/sample.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
+#include "profiler/stack/unwind.h"
 
-#define CANARY_BYTES 48
+#define CANARY_BYTES   48
+#define EXIT_BYTES     64 /* exit() is a call and little more */
+#define KEPT_REGISTERS 6  /* rbx, rbp, r12 to r15 */
 
 static struct {
 	struct lock lock; /* one check at a time */
 	/* The canaries, inverted so that these words are no references to them. */
 	uintptr_t held_inverted, lost_inverted;
 	uintptr_t *page; /* a root of the program's kind; holds the first canary */
+	uintptr_t exit_function;   /* the C library's exit() */
+	uintptr_t loader_function; /* any of the loader */
 } leak = { .lock = LOCK_INIT(LOCK_RANK_LEAK) };
+
+/* What exit() found when it was called. */
+struct exit_entry {
+	uintptr_t sp; /* 0: not known */
+	/* The registers that it must keep, as the function it calls saved them: they are
+	 * still the caller's. */
+	uintptr_t saved_lo, saved_hi;
+};
 
 struct cycle {
 	struct world world;
@@ -43,6 +57,7 @@ struct cycle {
 	struct marker marker;
 	struct leak_result *out;
 	uintptr_t own_sp; /* from here up the calling thread's stack counts */
+	struct exit_entry exit;
 };
 
 static void incomplete(struct leak_result *out, const char *reason)
@@ -94,6 +109,8 @@ static void mark_all(struct cycle *c)
 	if (c->roots.no_maps)
 		mark_root((uintptr_t)leak.page, (uintptr_t)leak.page + OS_PAGE,
 			  &c->marker);
+	if (c->exit.sp)
+		mark_root(c->exit.saved_lo, c->exit.saved_hi, &c->marker);
 	mark_drain(&c->marker);
 	mark_stop_helpers(&c->marker);
 	if (!canaries_agree(c))
@@ -218,6 +235,45 @@ static void run(struct cycle *c)
 	roots_free(&c->roots);
 }
 
+/* ---- exit ---- */
+
+static bool is_in_exit(uintptr_t pc)
+{
+	return leak.exit_function && pc - leak.exit_function < EXIT_BYTES;
+}
+
+static bool is_libc_or_loader(uintptr_t pc)
+{
+	const struct module *m = pc > FRAME_PSEUDO_MAX ? module_find_code(pc) : NULL;
+
+	return m && (m == module_find_code(leak.exit_function) ||
+		     m == module_find_code(leak.loader_function));
+}
+
+/*
+ * While the process ends, the frames between exit() and us are the C library's, the
+ * loader's and our own, on stack that the program has left: in their gaps old pointers
+ * stand. Found by walking up to exit()'s frame, with no function of the program on the
+ * way.
+ */
+static void find_exit(struct exit_entry *out)
+{
+	enum unwind_end end;
+	int max, n = 0;
+	struct frame *frames = leak.exit_function ? unwind_scratch(&max) : NULL;
+
+	if (frames)
+		n = unwind_here(frames, max, &end);
+	for (int i = 0; i + 1 < n && is_libc_or_loader(frames[i].pc); i++) {
+		if (!is_in_exit(frames[i].pc) || !frames[i].slot || !frames[i + 1].slot)
+			continue;
+		out->sp = frames[i + 1].slot;
+		out->saved_hi = frames[i].slot;
+		out->saved_lo = out->saved_hi - KEPT_REGISTERS * sizeof(uintptr_t);
+		return;
+	}
+}
+
 /* The check itself; called by leak_check() alone. */
 HIDDEN void leak_check_above(struct leak_result *out, uintptr_t own_sp);
 
@@ -237,6 +293,9 @@ void leak_check_above(struct leak_result *out, uintptr_t own_sp)
 	if (c) {
 		c->out = out;
 		c->own_sp = own_sp;
+		find_exit(&c->exit);
+		if (c->exit.sp)
+			c->own_sp = c->exit.sp;
 		run(c);
 		meta_unmap(c, sizeof(*c), META_LEAK);
 	} else {
@@ -278,6 +337,8 @@ void leak_result_free(struct leak_result *r)
 
 void leak_init(void)
 {
+	leak.exit_function = (uintptr_t)dlsym(RTLD_NEXT, "exit");
+	leak.loader_function = (uintptr_t)dlsym(RTLD_NEXT, "__tls_get_addr");
 	suppress_load();
 }
 

@@ -47,6 +47,7 @@ struct block {
 
 static struct {
 	bool on, exact;
+	bool clear; /* new objects: no stale pointer may hide a leak */
 	size_t period;
 	uint64_t random; /* atomic: splitmix64's counter */
 	struct {
@@ -188,6 +189,36 @@ static uint64_t pack_birth(uint64_t now_ns, size_t size)
 	return now_ns >> BIRTH_UNIT_SHIFT << 16 | (size & 0xffff);
 }
 
+/* ---- clearing ---- */
+
+/* What lies behind size bytes of a slot. Pages that read as zero are not written to. */
+static void clear_tail(const struct mspan *s, uintptr_t base, size_t size)
+{
+	uintptr_t end = base + mspan_slot_bytes(s);
+	uintptr_t words = align_up(base + size, sizeof(uintptr_t));
+
+	if (words > end)
+		return;
+	memset((void *)(base + size), 0, words - (base + size));
+	for (; words + sizeof(uintptr_t) <= end; words += sizeof(uintptr_t))
+		if (*(uintptr_t *)words)
+			*(uintptr_t *)words = 0;
+}
+
+/* A new object, with what its bytes held before. Of large ones only what was not asked
+ * for: they may be mostly untouched, and realloc has filled them already. */
+static void clear_object(void *p, size_t size)
+{
+	const struct mspan *s = heap_find((uintptr_t)p, NULL);
+
+	if (!s)
+		return;
+	if (s->slot_size)
+		memset(p, 0, s->slot_size);
+	else
+		clear_tail(s, s->base, size);
+}
+
 /* ---- events ---- */
 
 static void count_alloc(uint32_t site, size_t size)
@@ -258,6 +289,8 @@ static void on_malloc(void *p, size_t size)
 	int n;
 
 	heap_set_budget(draw_budget());
+	if (sampler.clear)
+		clear_object(p, size);
 	if (seep_tls.internal > 0)
 		return;
 	seep_tls.internal++;
@@ -315,7 +348,8 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 	struct frame *frames;
 	int n;
 
-	(void)p;
+	if (sampler.clear)
+		clear_tail(s, (uintptr_t)p, size);
 	if (site == SITE_NONE)
 		return;
 	count_free(site, record_size(s, r));
@@ -345,6 +379,8 @@ void sample_init(void)
 	sampler.period = o->sample;
 	sampler.exact = o->mode == OPT_MODE_EXACT;
 	sampler.on = o->mode != OPT_MODE_OFF;
+	sampler.clear = sampler.exact && o->leak != OPT_LEAK_OFF;
+	heap_padding = sampler.clear;
 	if (!sampler.on)
 		return;
 	heap_hooks.sample_malloc = on_malloc;

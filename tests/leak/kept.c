@@ -105,6 +105,36 @@ static APART void keep_large_interior(void)
 	in_bss = p + 123457;
 }
 
+/* Only the address behind the last byte is kept; what lies there is another object. */
+static APART void keep_end(size_t size)
+{
+	char *all[64];
+
+	for (int i = 0; i < 64; i++)
+		all[i] = keep_alive(calloc(1, size));
+	for (int i = 0; i < 64; i++)
+		if (i != 31)
+			free(all[i]);
+	in_bss = all[31] + size;
+	for (int i = 0; i < 64; i++)
+		all[i] = NULL;
+}
+
+static APART void keep_end_small(void)
+{
+	keep_end(64);
+}
+
+static APART void keep_end_large(void)
+{
+	keep_end(65536);
+}
+
+static APART void keep_end_aligned(void)
+{
+	in_bss = (char *)keep_alive(aligned_alloc(128, 256)) + 256;
+}
+
 /* ---- a library opened at run time ---- */
 
 static APART void *plugin_symbol(const char *name)
@@ -121,6 +151,14 @@ static APART void keep_plugin_bss(void)
 {
 	void (*hold)(void *) =
 		(void (*)(void *))(uintptr_t)plugin_symbol("plugin_hold_bss");
+
+	hold(make_block());
+}
+
+static APART void keep_plugin_relro(void)
+{
+	void (*hold)(void *) =
+		(void (*)(void *))(uintptr_t)plugin_symbol("plugin_hold_relro");
 
 	hold(make_block());
 }
@@ -462,6 +500,20 @@ static APART void keep_libc(void)
 		exit(99);
 }
 
+/* ---- a register of whoever called exit(), which it had to keep ---- */
+
+static APART void keep_exit_register(void)
+{
+	uintptr_t hidden = make_hidden();
+
+	scrub();
+	__asm__ volatile("mov %[p], %%r14\n\tnot %%r14\n\t"
+			 "and $-16, %%rsp\n\txor %%edi, %%edi\n\tcall *%[exit]"
+			 :
+			 : [p] "b"(hidden), [exit] "a"(exit)
+			 : "r14", "rdi", "memory");
+}
+
 /* ---- a check asked for, with the pointer in a register of the caller ---- */
 
 static void keep_caller_register(void)
@@ -496,7 +548,11 @@ static const struct {
 	{ "interior", keep_interior },
 	{ "tagged", keep_tagged },
 	{ "large-interior", keep_large_interior },
+	{ "end-small", keep_end_small },
+	{ "end-large", keep_end_large },
+	{ "end-aligned", keep_end_aligned },
 	{ "plugin-bss", keep_plugin_bss },
+	{ "plugin-relro", keep_plugin_relro },
 	{ "plugin-tls", keep_plugin_tls },
 	{ "thread-plugin-tls", keep_thread_plugin_tls },
 	{ "key", keep_key },
@@ -518,6 +574,7 @@ static const struct {
 	{ "coroutine-heap", keep_coroutine_heap },
 	{ "exit-on-coroutine", keep_exit_on_coroutine },
 	{ "libc", keep_libc },
+	{ "exit-register", keep_exit_register },
 	{ "caller-register", keep_caller_register },
 };
 

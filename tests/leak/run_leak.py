@@ -54,9 +54,15 @@ LOST = {
     "shared": [direct(1, 32, "lose_shared"), direct(1, 32, "lose_shared"),
                indirect(1, 96, "lose_shared")],
     "and-keep": [direct(1, 48, "lose_direct")],
+    "behind-tail": [direct(1, 72, "lose_behind_tail")],
+    "behind-buffer": [direct(1, 72, "lose_behind_buffer")],
+    "behind-shrunk": [direct(21, 21 * 72, "lose_behind_shrunk")],
+    "behind-large-tail": [direct(1, 72, "lose_behind_large_tail")],
+    "main-frame": [direct(1, 72, "lose_in_main_frame")],
 }
 
-KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "plugin-bss",
+KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "end-small",
+        "end-large", "end-aligned", "exit-register", "plugin-bss", "plugin-relro",
         "plugin-tls", "thread-plugin-tls", "key", "high-key", "thread-key",
         "thread-stack", "thread-register", "thread-xmm", "blocked-register",
         "masked-register", "main-gone", "unjoined-result", "mmap", "shared", "file", "brk",
