@@ -161,6 +161,8 @@ static const char *apply(struct options *o, const char *key, const char *value,
 		return set_flag(value, &o->follow) ? NULL : "must be on or off";
 	} else if (strcmp(key, "deepbind") == 0) {
 		return set_flag(value, &o->deepbind) ? NULL : "must be on or off";
+	} else if (strcmp(key, "possible") == 0) {
+		return set_flag(value, &o->possible) ? NULL : "must be on or off";
 	} else if (strcmp(key, "stack") == 0) {
 		if (!set_number(value, 1, MAX_STACK, &number))
 			return "must be a number of frames from 1 to 65535";

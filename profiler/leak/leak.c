@@ -17,9 +17,11 @@
 #include "preload/base/fmt.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
+#include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
+#include "profiler/leak/inner.h"
 #include "profiler/leak/mark.h"
 #include "profiler/leak/roots.h"
 #include "profiler/leak/stop.h"
@@ -103,6 +105,7 @@ static bool canaries_agree(const struct cycle *c)
 
 static void mark_all(struct cycle *c)
 {
+	c->marker.strict = true;
 	mark_start_helpers(&c->marker, mark_useful_helpers(&c->marker));
 	roots_each(&c->roots, mark_root, &c->marker);
 	mark_registers(c);
@@ -184,11 +187,17 @@ static void judge(struct leak_result *out)
 	for (uint32_t i = 0; i < out->nrecords; i++) {
 		struct leak_record *r = &out->records[i];
 
-		r->suppressed = suppress_matches(r->site);
+		r->suppressed = suppress_matches(r);
 		if (r->suppressed) {
 			out->suppressed_objects += r->objects;
 			out->suppressed_bytes += r->bytes;
 			continue;
+		}
+		if (r->kind == LEAK_POSSIBLE) {
+			out->possible_objects += r->objects;
+			out->possible_bytes += r->bytes;
+			if (!opt_get()->possible)
+				continue;
 		}
 		out->objects += r->objects;
 		out->bytes += r->bytes;
@@ -289,6 +298,8 @@ void leak_check_above(struct leak_result *out, uintptr_t own_sp)
 	thread_internal_enter();
 	lock_acquire(&leak.lock);
 	module_refresh();
+	inner_init();
+	out->checked_ns = os_now_ns();
 	c = meta_map(sizeof(*c), META_LEAK);
 	if (c) {
 		c->out = out;

@@ -17,6 +17,7 @@
 #include "preload/base/atomic.h"
 #include "preload/base/meta.h"
 #include "preload/heap/heap.h"
+#include "profiler/leak/inner.h"
 
 #define STACK_FIRST    65536 /* of the sweep */
 #define STACK_LEAST    4096  /* of a worker, words */
@@ -323,10 +324,15 @@ static bool refill(struct mark_worker *w)
 
 /* ---- scanning ---- */
 
-static NO_SANITIZE COLD void note_inner(struct marker *m, const struct place *p)
+/* Of a pointer to the middle of an object. True: it does not count, but was noted. */
+static NO_SANITIZE COLD bool note_inner(struct marker *m, const struct place *p)
 {
-	if (mark_test(m->white, p->bit))
-		atomic_or_relaxed(&m->inner[p->bit / 64], (uint64_t)1 << (p->bit % 64));
+	if (!mark_test(m->white, p->bit))
+		return true;
+	if (inner_is_as_good(p->base, p->inside, size_at(m, p->base)))
+		return false;
+	atomic_or_relaxed(&m->inner[p->bit / 64], (uint64_t)1 << (p->bit % 64));
+	return true;
 }
 
 /* Makes the object there grey if it is white. */
@@ -374,9 +380,9 @@ INLINE NO_SANITIZE void look(struct mark_worker *w, uintptr_t word, bool shared)
 
 	if (!place_in_heap(w->m, word, &p))
 		return;
-	if (UNLIKELY(p.inside >= LOW_BITS) && w->m->strict) {
-		note_inner(w->m, &p);
-	} else if (shared) {
+	if (UNLIKELY(p.inside >= LOW_BITS) && w->m->strict && note_inner(w->m, &p))
+		return;
+	if (shared) {
 		w->stack[w->used] = p.base;
 		w->gathered[w->used - w->first] = p.bit;
 		w->used += mark_test(w->m->white, p.bit);

@@ -123,16 +123,16 @@ NO_SANITIZE static void note_pointers(struct marker *m, struct mspan *s, uint32_
 struct collector {
 	struct leak_record *records;
 	size_t count, capacity;
-	uint32_t *table; /* 1 + record index, by site and directness */
+	uint32_t *table; /* 1 + record index, by site and kind */
 	size_t ntable;
 	uint64_t *leaders; /* bitmap of the pass over cycles; NULL before */
 	size_t left;	   /* white objects that no direct one reached */
 	bool failed;
 };
 
-static size_t hash_of(uint32_t site, bool direct, size_t n)
+static size_t hash_of(uint32_t site, enum leak_kind kind, size_t n)
 {
-	return (size_t)((site * 2u + direct) * 0x9e3779b1u) & (n - 1);
+	return (size_t)((site * 4u + (uint32_t)kind) * 0x9e3779b1u) & (n - 1);
 }
 
 static bool collector_init(struct collector *c)
@@ -145,9 +145,9 @@ static bool collector_init(struct collector *c)
 	return c->records && c->table;
 }
 
-static uint32_t *find_slot(const struct collector *c, uint32_t site, bool direct)
+static uint32_t *find_slot(const struct collector *c, uint32_t site, enum leak_kind kind)
 {
-	size_t i = hash_of(site, direct, c->ntable);
+	size_t i = hash_of(site, kind, c->ntable);
 
 	for (;; i = (i + 1) & (c->ntable - 1)) {
 		const struct leak_record *r;
@@ -155,7 +155,7 @@ static uint32_t *find_slot(const struct collector *c, uint32_t site, bool direct
 		if (c->table[i] == 0)
 			return &c->table[i];
 		r = &c->records[c->table[i] - 1];
-		if (r->site == site && r->direct == direct)
+		if (r->site == site && r->kind == kind)
 			return &c->table[i];
 	}
 }
@@ -178,11 +178,12 @@ static bool collector_grow(struct collector *c)
 	c->table = table;
 	c->ntable *= 2;
 	for (size_t i = 0; i < c->count; i++)
-		*find_slot(c, c->records[i].site, c->records[i].direct) = (uint32_t)i + 1;
+		*find_slot(c, c->records[i].site, c->records[i].kind) = (uint32_t)i + 1;
 	return true;
 }
 
-static struct leak_record *record_for(struct collector *c, uint32_t site, bool direct)
+static struct leak_record *record_for(struct collector *c, uint32_t site,
+				      enum leak_kind kind)
 {
 	uint32_t *slot;
 
@@ -190,25 +191,32 @@ static struct leak_record *record_for(struct collector *c, uint32_t site, bool d
 		c->failed = true;
 		return NULL;
 	}
-	slot = find_slot(c, site, direct);
+	slot = find_slot(c, site, kind);
 	if (*slot == 0) {
-		c->records[c->count] =
-			(struct leak_record){ .site = site, .direct = direct };
+		c->records[c->count] = (struct leak_record){ .site = site, .kind = kind };
 		*slot = (uint32_t)++c->count;
 	}
 	return &c->records[*slot - 1];
 }
 
 static size_t count_object(struct collector *c, const struct mspan *s, uint32_t index,
-			   bool direct)
+			   enum leak_kind kind)
 {
 	const struct sample_record *r = sample_find(s, index);
 	size_t bytes = sample_size_asked(s, index);
-	struct leak_record *rec = record_for(c, r ? r->site : SITE_NONE, direct);
+	struct leak_record *rec = record_for(c, r ? r->site : SITE_NONE, kind);
 
-	if (rec) {
-		rec->objects++;
-		rec->bytes += bytes;
+	if (!rec)
+		return bytes;
+	rec->objects++;
+	rec->bytes += bytes;
+	if (r) {
+		uint64_t born = sample_birth_ns(r);
+
+		if (rec->objects == 1 || born < rec->first_ns)
+			rec->first_ns = born;
+		if (born > rec->last_ns)
+			rec->last_ns = born;
 	}
 	return bytes;
 }
@@ -238,7 +246,7 @@ NO_SANITIZE static uint64_t flood(struct marker *m, struct collector *c)
 			if (!s || !mark_test(m->white, bit))
 				continue;
 			blacken(m, s, index, bit);
-			bytes += count_object(c, s, index, false);
+			bytes += count_object(c, s, index, LEAK_INDIRECT);
 		}
 	}
 	return bytes;
@@ -252,8 +260,8 @@ static void take(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
 	uint64_t bytes;
 
 	blacken(m, s, index, bit);
-	bytes = count_object(c, s, index, true) + flood(m, c);
-	rec = record_for(c, r ? r->site : SITE_NONE, true);
+	bytes = count_object(c, s, index, LEAK_DIRECT) + flood(m, c);
+	rec = record_for(c, r ? r->site : SITE_NONE, LEAK_DIRECT);
 	if (rec)
 		rec->retained += bytes;
 }
@@ -263,6 +271,25 @@ static void take_direct(struct marker *m, struct mspan *s, uint32_t index, size_
 {
 	if (!mark_test(m->pointed, bit))
 		take(m, s, index, bit, arg);
+}
+
+/* Reached, but only by way of a pointer into its middle. */
+static void take_possible(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
+			  void *arg)
+{
+	struct collector *c = arg;
+	const struct sample_record *r = sample_find(s, index);
+	uint64_t before = m->bytes;
+	struct leak_record *rec;
+
+	if (!mark_test(m->inner, bit))
+		return;
+	mark_word(m, object_base(s, index));
+	mark_drain(m);
+	count_object(c, s, index, LEAK_POSSIBLE);
+	rec = record_for(c, r ? r->site : SITE_NONE, LEAK_POSSIBLE);
+	if (rec)
+		rec->retained += m->bytes - before;
 }
 
 /* ---- cycles; `pointed` is free again and holds who was visited ---- */
@@ -353,6 +380,8 @@ bool sweep_collect(struct marker *m, struct leak_result *out)
 
 	if (!collector_init(&c))
 		return false;
+	m->strict = false;
+	each_white(m, take_possible, &c);
 	each_white(m, note_pointers, NULL);
 	each_white(m, take_direct, &c);
 	take_cycles(m, &c);

@@ -329,10 +329,10 @@ static void compare_with_model(const struct leak_result *r)
 	for (uint32_t i = 0; i < r->nrecords; i++) {
 		const struct leak_record *rec = &r->records[i];
 
-		assert_int_equal(rec->objects, objects[rec->direct]);
-		assert_int_equal(rec->bytes, bytes[rec->direct]);
+		assert_int_equal(rec->objects, objects[rec->kind]);
+		assert_int_equal(rec->bytes, bytes[rec->kind]);
 		retained += rec->retained;
-		objects[rec->direct] = 0;
+		objects[rec->kind] = 0;
 	}
 	assert_int_equal(objects[0] + objects[1], 0);
 	assert_int_equal(retained, bytes[0] + bytes[1]);
