@@ -35,7 +35,7 @@ struct options {
 	bool deepbind;	/* true: RTLD_DEEPBIND is left alone */
 	enum opt_huge hugepage;
 	char out[OPT_PATH_MAX]; /* pattern, absolute; empty: nothing is written */
-	bool possible; /* the possibly lost count as lost */
+	bool possible;		/* the possibly lost count as lost */
 	char suppressions[OPT_PATH_MAX]; /* absolute; empty: none */
 	char run[OPT_PATH_MAX]; /* the tool's run table (profiler/control/runtable.h) */
 };

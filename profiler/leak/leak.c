@@ -355,13 +355,12 @@ void leak_init(void)
 
 void leak_disable(void)
 {
-	thread_internal_enter();
+	sample_hide_enter();
 }
 
 void leak_enable(void)
 {
-	if (thread_is_internal())
-		thread_internal_leave();
+	sample_hide_leave();
 }
 
 void leak_ignore_object(const void *p)

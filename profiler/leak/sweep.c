@@ -84,7 +84,8 @@ static void hold_one(struct marker *m, struct mspan *s, uint32_t index, size_t b
 
 	(void)bit;
 	(void)arg;
-	if ((!r && (sample_is_exact() || epoch)) || (r && sample_birth_ns(r) < epoch)) {
+	if ((!r && (sample_is_exact() || epoch)) ||
+	    (r && (sample_is_hidden(r) || sample_birth_ns(r) < epoch))) {
 		mark_word(m, object_base(s, index));
 		mark_drain(m);
 	}
@@ -95,7 +96,7 @@ void sweep_hold(struct marker *m)
 	for (size_t i = 0; i < ignored.count; i++)
 		mark_word(m, ignored.list[i]);
 	mark_drain(m);
-	if (!sample_is_exact() && !sample_epoch_ns())
+	if (!sample_is_exact() && !sample_epoch_ns() && !sample_has_hidden())
 		return;
 	each_white(m, hold_one, NULL);
 }
@@ -229,7 +230,8 @@ static void blacken(struct marker *m, const struct mspan *s, uint32_t index, siz
 	mark_push(m, base, base + mspan_slot_bytes(s));
 }
 
-/* Counts all that is reached from the grey objects as indirect; their bytes. */
+/* The bytes of all that is reached from the grey objects; c, unless it is NULL, counts
+ * them as indirect. */
 NO_SANITIZE static uint64_t flood(struct marker *m, struct collector *c)
 {
 	uint64_t bytes = 0;
@@ -246,7 +248,8 @@ NO_SANITIZE static uint64_t flood(struct marker *m, struct collector *c)
 			if (!s || !mark_test(m->white, bit))
 				continue;
 			blacken(m, s, index, bit);
-			bytes += count_object(c, s, index, LEAK_INDIRECT);
+			bytes += c ? count_object(c, s, index, LEAK_INDIRECT)
+				   : sample_size_asked(s, index);
 		}
 	}
 	return bytes;
@@ -279,17 +282,16 @@ static void take_possible(struct marker *m, struct mspan *s, uint32_t index, siz
 {
 	struct collector *c = arg;
 	const struct sample_record *r = sample_find(s, index);
-	uint64_t before = m->bytes;
 	struct leak_record *rec;
+	uint64_t bytes;
 
 	if (!mark_test(m->inner, bit))
 		return;
-	mark_word(m, object_base(s, index));
-	mark_drain(m);
-	count_object(c, s, index, LEAK_POSSIBLE);
+	blacken(m, s, index, bit);
+	bytes = count_object(c, s, index, LEAK_POSSIBLE) + flood(m, NULL);
 	rec = record_for(c, r ? r->site : SITE_NONE, LEAK_POSSIBLE);
 	if (rec)
-		rec->retained += m->bytes - before;
+		rec->retained += bytes;
 }
 
 /* ---- cycles; `pointed` is free again and holds who was visited ---- */

@@ -30,6 +30,7 @@
 #include "profiler/site/site.h"
 #include "profiler/stack/unwind.h"
 
+#define HIDDEN_SITE	 UINT32_MAX /* of sample_hide_enter(); no stack has it */
 #define STRIPES		 16
 #define MAX_PAGES	 32 /* of a small span, see sizeclass.c */
 #define BIRTH_UNIT_SHIFT 6  /* births are kept in units of 64 ns */
@@ -58,10 +59,14 @@ static struct {
 	uint64_t epoch_ns;			/* of a forked child */
 	/* atomic totals */
 	uint64_t samples, dropped, truncated;
+	uint32_t any_hidden; /* atomic */
 } sampler = { .stripes = { FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES },
 	      .pool_lock = LOCK_INIT(LOCK_RANK_SAMPLE_POOL) };
 
 struct sample_hooks sample_hooks;
+
+/* Of sample_hide_enter(), per thread. */
+static __thread uint32_t hiding __attribute__((tls_model("initial-exec")));
 
 /* ---- when ---- */
 
@@ -282,12 +287,34 @@ static bool record(void *p, size_t size, uint32_t site, const struct frame *fram
 	return true;
 }
 
+/* A record of an object that is not to be reported: no stack, and no counter counts it.
+ */
+static void hide(void *p, size_t size)
+{
+	uint32_t index;
+	struct mspan *s = heap_find((uintptr_t)p, &index);
+	struct block *b = s ? atomic_load_acquire(&s->samples) : NULL;
+
+	heap_set_budget(-1); /* the next, too */
+	if (!s || (!b && !(b = make_block(s))))
+		return;
+	b->records[index] =
+		(struct sample_record){ .site = HIDDEN_SITE,
+					.birth_and_size = pack_birth(os_now_ns(), size) };
+	count_page(s, b, p, true);
+	atomic_store_relaxed(&sampler.any_hidden, 1u);
+}
+
 static void on_malloc(void *p, size_t size)
 {
 	struct frame *frames;
 	uint32_t site;
 	int n;
 
+	if (UNLIKELY(hiding > 0) && !sampler.exact) {
+		hide(p, size);
+		return;
+	}
 	heap_set_budget(draw_budget());
 	if (sampler.clear)
 		clear_object(p, size);
@@ -333,6 +360,8 @@ static void on_free(struct mspan *s, uint32_t index, void *p)
 	r->site = SITE_NONE;
 	r->escape = 0;
 	count_page(s, b, p, false);
+	if (site == HIDDEN_SITE)
+		return;
 	count_free(site, size);
 	end_escape(handle);
 }
@@ -350,7 +379,7 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 
 	if (sampler.clear)
 		clear_tail(s, (uintptr_t)p, size);
-	if (site == SITE_NONE)
+	if (site == SITE_NONE || site == HIDDEN_SITE)
 		return;
 	count_free(site, record_size(s, r));
 	if (sampler.exact && seep_tls.internal == 0) {
@@ -364,6 +393,39 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 	r->site = site;
 	r->birth_and_size = (r->birth_and_size & ~(uint64_t)0xffff) | (size & 0xffff);
 	count_alloc(site, size);
+}
+
+/* ---- hiding ---- */
+
+void sample_hide_enter(void)
+{
+	hiding++;
+	if (sampler.exact)
+		seep_tls.internal++;
+	else if (sampler.on)
+		heap_set_budget(-1);
+}
+
+bool sample_hide_leave(void)
+{
+	if (hiding == 0)
+		return false;
+	hiding--;
+	if (sampler.exact)
+		seep_tls.internal--;
+	else if (sampler.on && hiding == 0)
+		heap_set_budget(draw_budget());
+	return true;
+}
+
+bool sample_is_hidden(const struct sample_record *r)
+{
+	return r->site == HIDDEN_SITE;
+}
+
+bool sample_has_hidden(void)
+{
+	return atomic_load_relaxed(&sampler.any_hidden);
 }
 
 /* ---- life ---- */

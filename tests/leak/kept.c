@@ -97,6 +97,33 @@ static APART void keep_tagged(void)
 	in_bss = (char *)make_block() + 5;
 }
 
+static APART void keep_middle(void)
+{
+	in_bss = (char *)make_block() + 48;
+}
+
+/* As a compiler lays out an object with two bases: each begins with a pointer to a table
+ * in the program's data. */
+static APART void keep_second_base(void)
+{
+	static void *const table[4];
+	void **p = make_block();
+
+	p[0] = (void *)&table[0];
+	p[5] = (void *)&table[2];
+	in_bss = &p[5];
+}
+
+/* An array of things with destructors: their count stands before the first. */
+static APART void keep_cookie(void)
+{
+	void **p = make_block();
+
+	p[2] = p[1];
+	p[0] = (void *)8;
+	in_bss = &p[1];
+}
+
 static APART void keep_large_interior(void)
 {
 	char *p = keep_alive(calloc(1, 300000));
@@ -547,6 +574,9 @@ static const struct {
 	{ "tls", keep_tls },
 	{ "interior", keep_interior },
 	{ "tagged", keep_tagged },
+	{ "middle", keep_middle },
+	{ "second-base", keep_second_base },
+	{ "cookie", keep_cookie },
 	{ "large-interior", keep_large_interior },
 	{ "end-small", keep_end_small },
 	{ "end-large", keep_end_large },

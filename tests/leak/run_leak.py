@@ -221,6 +221,45 @@ def lost_repeated(setup):
         expect(Run(setup, "chain"), LOST["chain"])
 
 
+def special_disabled_sampled(setup):
+    """Most objects have no record there, but those must not be blamed."""
+    run = Run(setup, "disabled", ":sample=64G:seed=1", mode="sampled")
+    found = [(leak["objects"], leak["bytes"]) for leak in run.report()["leaks"]]
+    check(found == [(1, 64)], str(found))  # the slot of 60 bytes that was not hidden
+
+
+def lost_unused(setup):
+    """What matched and what did not is told; a block matches its kinds only."""
+    with tempfile.NamedTemporaryFile("w", suffix=".supp") as f:
+        f.write("leak:nowhere\nleak:lose_indirect\n{\n other kind\n Memcheck:Leak\n"
+                " match-leak-kinds: possible\n fun:*\n}\n{\n with lines\n Memcheck:Leak\n"
+                " src:lost.c:12\n}\n")
+        f.flush()
+        run = Run(setup, "indirect", f":suppressions={f.name}")
+    used = {s["name"]: s["objects"] for s in run.report()["suppressions"]}
+    check(used == {"nowhere": 0, "lose_indirect": 3, "other kind": 0}, str(used))
+    check("seep: suppression not used: nowhere\n" in run.stderr and
+          "seep: suppression not used: lose" not in run.stderr, run.stderr)
+    check("1 blocks with src: lines are left out" in run.stderr, run.stderr)
+    expect_status(run, CLEAN, "seep: clean")
+
+
+def kept_possible(setup):
+    """A pointer into the middle: not counted, but listed; counted on demand."""
+    for case in ("middle", "tagged", "second-base", "cookie"):
+        run = Run(setup, case)
+        expect(run, [])
+        found = [(p["kind"], p["objects"], p["bytes"], p["retained"])
+                 for p in run.report()["possible"]]
+        want = [("possible", 1, 112, 224)] if case == "middle" else []
+        check(found == want, f"{case}: {found}")
+    run = Run(setup, "middle", ":possible=on")
+    expect_status(run, LEAK, "seep: LEAK objects=1 bytes=112 sites=1")
+    same_set(run.report()["leaks"], [("possible", 1, 112, "keep_middle")])
+    ages = run.report()["leaks"][0]
+    check(0 < ages["last_age_ns"] <= ages["first_age_ns"], str(ages))
+
+
 def special_no_ptrace(setup):
     expect(Run(setup, "no-ptrace"), [direct(1, 60, "lose_one")])
 
@@ -257,15 +296,17 @@ def tests_of(program):
         tests.update({"child": lost_child, "suppressed": lost_suppressed,
                       "suppressed-block": lost_suppressed_block,
                       "exit-code": lost_exit_code, "sampled": lost_sampled,
-                      "repeated": lost_repeated})
+                      "repeated": lost_repeated, "unused": lost_unused})
     elif program == "kept":
         tests = {case: known(case, []) for case in KEPT}
+        tests["possible"] = kept_possible
     elif program == "objects":
         tests = {case: known(case, leaks) for case, leaks in OBJECTS.items()}
     else:
         tests = {
             "ignored": known("ignored", [direct(1, 60, "ignored")]),
             "disabled": known("disabled", [direct(1, 60, "disabled")]),
+            "disabled-sampled": special_disabled_sampled,
             "recoverable": known("recoverable", [direct(1, 60, "lose_one")]),
             "no-ptrace": special_no_ptrace,
             "fatal-ptrace": known("fatal-ptrace", [direct(1, 60, "lose_one")]),
