@@ -21,6 +21,7 @@
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
+#include "profiler/leak/history.h"
 #include "profiler/leak/inner.h"
 #include "profiler/leak/mark.h"
 #include "profiler/leak/roots.h"
@@ -41,6 +42,7 @@ static struct {
 	/* The canaries, inverted so that these words are no references to them. */
 	uintptr_t held_inverted, lost_inverted;
 	uintptr_t *page; /* a root of the program's kind; holds the first canary */
+	int pid;	 /* of the process that the history is about */
 	uintptr_t exit_function;   /* the C library's exit() */
 	uintptr_t loader_function; /* any of the loader */
 } leak = { .lock = LOCK_INIT(LOCK_RANK_LEAK) };
@@ -132,6 +134,8 @@ static void mark_and_sweep(struct cycle *c)
 		incomplete(out, "out of memory for the mark bits");
 		return;
 	}
+	c->marker.decodes = opt_get()->pointers;
+	c->marker.ndecodes = opt_get()->npointers;
 	roots_collect(&c->roots, &c->world, c->own_sp);
 	if (c->roots.full)
 		incomplete(out, "more than 65536 mappings");
@@ -187,6 +191,11 @@ static void judge(struct leak_result *out)
 	for (uint32_t i = 0; i < out->nrecords; i++) {
 		struct leak_record *r = &out->records[i];
 
+		if (r->kind == LEAK_RETRACTED) {
+			out->retracted_objects += r->objects;
+			out->retracted_bytes += r->bytes;
+			continue;
+		}
 		r->suppressed = suppress_matches(r);
 		if (r->suppressed) {
 			out->suppressed_objects += r->objects;
@@ -201,6 +210,7 @@ static void judge(struct leak_result *out)
 		}
 		out->objects += r->objects;
 		out->bytes += r->bytes;
+		out->new_objects += r->new_objects;
 		out->sites++;
 	}
 	if (out->verdict != LEAK_INCOMPLETE)
@@ -297,6 +307,9 @@ void leak_check_above(struct leak_result *out, uintptr_t own_sp)
 	}
 	thread_internal_enter();
 	lock_acquire(&leak.lock);
+	if (leak.pid != os_getpid()) /* a forked child has reported nothing yet */
+		history_forget();
+	leak.pid = os_getpid();
 	module_refresh();
 	inner_init();
 	out->checked_ns = os_now_ns();

@@ -25,6 +25,7 @@ enum leak_kind {
 	LEAK_INDIRECT, /* other lost objects point at it */
 	LEAK_DIRECT,   /* nothing does: definitely lost, and the head of what is */
 	LEAK_POSSIBLE, /* only pointers into its middle are left */
+	LEAK_RETRACTED /* the check before said lost; freed or reached since */
 };
 
 struct leak_record {
@@ -35,6 +36,7 @@ struct leak_record {
 	 * known (not sampled). */
 	uint64_t first_ns, last_ns;
 	uint64_t objects, bytes;
+	uint64_t new_objects; /* of them that the check before did not find */
 	uint64_t retained; /* bytes of the objects that only this record's objects reach,
 			      with their own (direct, possible) */
 };
@@ -47,6 +49,8 @@ struct leak_result {
 	uint64_t objects, bytes, sites;
 	uint64_t possible_objects, possible_bytes; /* retained, too; not suppressed */
 	uint64_t suppressed_objects, suppressed_bytes;
+	uint64_t new_objects; /* of objects: not found by the check before */
+	uint64_t retracted_objects, retracted_bytes; /* of the check before */
 	struct leak_record *records; /* largest bytes first; leak_result_free() */
 	uint32_t nrecords;
 	size_t records_bytes; /* of the mapping that holds them */

@@ -415,26 +415,26 @@ static NO_SANITIZE COLD void look_decoded(struct mark_worker *w, uintptr_t at)
 
 	look(w, word, false);
 	for (unsigned i = 0; i < w->m->ndecodes; i++) {
-		const struct mark_decode *d = &w->m->decodes[i];
+		const struct opt_pointer *d = &w->m->decodes[i];
 
 		switch (d->code) {
-		case MARK_CODE_MASK:
+		case OPT_POINTER_MASK:
 			look(w, word & d->value, false);
 			break;
-		case MARK_CODE_SHIFT:
+		case OPT_POINTER_RIGHT:
 			look(w, word >> d->value, false);
 			break;
-		case MARK_CODE_LEFT:
+		case OPT_POINTER_LEFT:
 			look(w, word << d->value, false);
 			break;
-		case MARK_CODE_XOR:
+		case OPT_POINTER_XOR:
 			look(w, word ^ d->value, false);
 			break;
-		case MARK_CODE_LOW32:
+		case OPT_POINTER_LOW32:
 			look(w, high | (word & UINT32_MAX), false);
 			look(w, high | word >> 32, false);
 			break;
-		case MARK_CODE_UNALIGNED:
+		case OPT_POINTER_UNALIGNED:
 			break; /* by scan_decoded() */
 		}
 	}
@@ -443,7 +443,7 @@ static NO_SANITIZE COLD void look_decoded(struct mark_worker *w, uintptr_t at)
 static bool has_unaligned(const struct marker *m)
 {
 	for (unsigned i = 0; i < m->ndecodes; i++)
-		if (m->decodes[i].code == MARK_CODE_UNALIGNED)
+		if (m->decodes[i].code == OPT_POINTER_UNALIGNED)
 			return true;
 	return false;
 }
@@ -461,7 +461,7 @@ static NO_SANITIZE COLD void scan_decoded(struct mark_worker *w, uintptr_t lo,
 	bool unaligned = has_unaligned(w->m);
 
 	for (; lo < hi; lo += sizeof(uintptr_t)) {
-		make_room(w, (2 * MARK_DECODES + 1) * sizeof(uintptr_t));
+		make_room(w, (2 * OPT_POINTERS_MAX + 1) * sizeof(uintptr_t));
 		look_decoded(w, lo);
 		for (uintptr_t k = 1; unaligned && k < sizeof(uintptr_t); k++) {
 			uintptr_t word;

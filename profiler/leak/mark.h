@@ -11,6 +11,7 @@
 #define PROFILER_LEAK_MARK_H
 
 #include "preload/base/base.h"
+#include "preload/base/opt.h"
 #include "preload/heap/arena.h"
 #include "preload/heap/mspan.h"
 
@@ -18,7 +19,6 @@
 #define MARK_WORKERS	8  /* most, the caller's own among them */
 #define MARK_RANGES	1024
 #define MARK_SCAN_WORDS 128 /* looked at in one go */
-#define MARK_DECODES	8
 
 struct grey {
 	uintptr_t lo, hi; /* bytes still to be scanned */
@@ -37,21 +37,6 @@ struct mark_arena {
 	size_t bytes;
 	struct mark_page *pages;
 	size_t table_bytes;
-};
-
-/* A pointer in disguise, as the option pointers= names it. */
-enum mark_code {
-	MARK_CODE_MASK,	    /* word & value: tags in the highest bits */
-	MARK_CODE_SHIFT,    /* word >> value: tags in the lowest bits */
-	MARK_CODE_LEFT,	    /* word << value */
-	MARK_CODE_XOR,	    /* word ^ value */
-	MARK_CODE_LOW32,    /* each half is the low half of an address */
-	MARK_CODE_UNALIGNED /* a word at any address */
-};
-
-struct mark_decode {
-	enum mark_code code;
-	uint64_t value;
 };
 
 /* One thread's part of the work; touched by that thread only, others look at it when it
@@ -91,7 +76,7 @@ struct marker {
 	size_t nspans;
 	/* Only a pointer to an object's first bytes reaches it; `inner` notes others. */
 	bool strict;
-	const struct mark_decode *decodes;
+	const struct opt_pointer *decodes; /* of the options; NULL: words as they are */
 	unsigned ndecodes;
 	uint32_t spilled; /* some bit of pointed is set; atomic */
 	size_t refill_at; /* span whose spilled objects come back next */

@@ -44,7 +44,8 @@ static void print_stack(uint32_t site)
 
 static const char *const kinds[] = { [LEAK_INDIRECT] = "indirect",
 				     [LEAK_DIRECT] = "direct",
-				     [LEAK_POSSIBLE] = "possible" };
+				     [LEAK_POSSIBLE] = "possible",
+				     [LEAK_RETRACTED] = "retracted" };
 
 /* "1.204" of seconds. */
 static void format_age(char *text, size_t size, uint64_t ns)
@@ -79,6 +80,8 @@ static void print_record(const struct leak_result *r, const struct leak_record *
 /* Is it one of those that the verdict is about? */
 static bool counts(const struct leak_record *r)
 {
+	if (r->kind == LEAK_RETRACTED)
+		return false;
 	return !r->suppressed && (r->kind != LEAK_POSSIBLE || opt_get()->possible);
 }
 
@@ -107,6 +110,10 @@ void leak_print(const struct leak_result *r)
 	}
 	if (left)
 		log_line("... and %u more sites", left);
+	if (r->retracted_objects)
+		log_line("retracted: %lu bytes in %lu objects of the check before, freed "
+			 "or reached since",
+			 r->retracted_bytes, r->retracted_objects);
 	if (r->possible_objects && !opt_get()->possible)
 		log_line("possibly lost, not counted: %lu bytes in %lu objects",
 			 r->possible_bytes, r->possible_objects);
@@ -184,8 +191,9 @@ static void json_record(struct out *o, const struct leak_result *result,
 			const struct leak_record *r)
 {
 	out_format(o,
-		   "\n{\"kind\":\"%s\",\"objects\":%lu,\"bytes\":%lu,\"retained\":%lu,",
-		   kinds[r->kind], r->objects, r->bytes, r->retained);
+		   "\n{\"kind\":\"%s\",\"objects\":%lu,\"bytes\":%lu,\"retained\":%lu,"
+		   "\"new_objects\":%lu,",
+		   kinds[r->kind], r->objects, r->bytes, r->retained, r->new_objects);
 	if (r->first_ns)
 		out_format(o, "\"first_age_ns\":%lu,\"last_age_ns\":%lu,",
 			   age_of(result, r->first_ns), age_of(result, r->last_ns));
@@ -198,10 +206,12 @@ static void json_record(struct out *o, const struct leak_result *result,
 	out_str(o, "]}");
 }
 
-enum list { LIST_LEAKS, LIST_POSSIBLE, LIST_SUPPRESSED };
+enum list { LIST_LEAKS, LIST_POSSIBLE, LIST_SUPPRESSED, LIST_RETRACTED };
 
 static enum list list_of(const struct leak_record *r)
 {
+	if (r->kind == LEAK_RETRACTED)
+		return LIST_RETRACTED;
 	if (r->suppressed)
 		return LIST_SUPPRESSED;
 	return counts(r) ? LIST_LEAKS : LIST_POSSIBLE;
@@ -269,6 +279,9 @@ static void json_report(struct out *o, const struct leak_result *r)
 		   r->sites);
 	out_format(o, ",\"suppressed_objects\":%lu,\"suppressed_bytes\":%lu",
 		   r->suppressed_objects, r->suppressed_bytes);
+	out_format(o, ",\"new_objects\":%lu,\"retracted_objects\":%lu", r->new_objects,
+		   r->retracted_objects);
+	out_format(o, ",\"retracted_bytes\":%lu", r->retracted_bytes);
 	out_format(o, ",\"possible_objects\":%lu,\"possible_bytes\":%lu",
 		   r->possible_objects, r->possible_bytes);
 	out_format(o, ",\"reachable_objects\":%lu,\"reachable_bytes\":%lu",
@@ -281,6 +294,8 @@ static void json_report(struct out *o, const struct leak_result *r)
 	json_records(o, r, LIST_POSSIBLE);
 	out_str(o, "],\"suppressed\":[");
 	json_records(o, r, LIST_SUPPRESSED);
+	out_str(o, "],\"retracted\":[");
+	json_records(o, r, LIST_RETRACTED);
 	out_str(o, "],\"suppressions\":[");
 	json_suppressions(o);
 	out_str(o, "]}\n");

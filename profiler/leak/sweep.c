@@ -12,6 +12,7 @@
 
 #include "preload/base/meta.h"
 #include "preload/heap/heap.h"
+#include "profiler/leak/history.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
 
@@ -200,6 +201,27 @@ static struct leak_record *record_for(struct collector *c, uint32_t site,
 	return &c->records[*slot - 1];
 }
 
+static bool is_new(const struct mspan *s, uint32_t index, const struct sample_record *r,
+		   size_t bytes)
+{
+	const struct history_entry e = { .base = object_base(s, index),
+					 .born_ns = r ? sample_birth_ns(r) : 0,
+					 .bytes = bytes,
+					 .site = r ? r->site : SITE_NONE };
+
+	return !history_note(&e);
+}
+
+static void take_back(const struct history_entry *e, void *arg)
+{
+	struct leak_record *rec = record_for(arg, e->site, LEAK_RETRACTED);
+
+	if (!rec)
+		return;
+	rec->objects++;
+	rec->bytes += e->bytes;
+}
+
 static size_t count_object(struct collector *c, const struct mspan *s, uint32_t index,
 			   enum leak_kind kind)
 {
@@ -211,6 +233,7 @@ static size_t count_object(struct collector *c, const struct mspan *s, uint32_t 
 		return bytes;
 	rec->objects++;
 	rec->bytes += bytes;
+	rec->new_objects += kind != LEAK_POSSIBLE && is_new(s, index, r, bytes);
 	if (r) {
 		uint64_t born = sample_birth_ns(r);
 
@@ -383,10 +406,12 @@ bool sweep_collect(struct marker *m, struct leak_result *out)
 	if (!collector_init(&c))
 		return false;
 	m->strict = false;
+	history_begin();
 	each_white(m, take_possible, &c);
 	each_white(m, note_pointers, NULL);
 	each_white(m, take_direct, &c);
 	take_cycles(m, &c);
+	history_end(take_back, &c);
 	sort_records(c.records, c.count);
 	meta_unmap(c.table, c.ntable * sizeof(*c.table), META_LEAK);
 	out->records = c.records;

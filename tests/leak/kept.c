@@ -124,6 +124,42 @@ static APART void keep_cookie(void)
 	in_bss = &p[1];
 }
 
+/* In disguise: run with pointers=. */
+static volatile uint64_t disguised[4];
+static volatile char packed[64];
+
+static APART void keep_high_tag(void)
+{
+	disguised[0] = (uint64_t)(uintptr_t)make_block() | 0xabcdull << 48;
+}
+
+static APART void keep_shifted(void)
+{
+	disguised[0] = (uint64_t)(uintptr_t)make_block() << 12 | 0x5a5;
+}
+
+static APART void keep_left(void)
+{
+	disguised[0] = (uint64_t)(uintptr_t)make_block() >> 3;
+}
+
+static APART void keep_xored(void)
+{
+	disguised[0] = (uint64_t)(uintptr_t)make_block() ^ 0x123456789abcdefull;
+}
+
+static APART void keep_low_half(void)
+{
+	disguised[0] = (uint64_t)(uintptr_t)make_block() << 32 | 77;
+}
+
+static APART void keep_packed(void)
+{
+	void *p = make_block();
+
+	memcpy((char *)packed + 13, &p, sizeof(p));
+}
+
 static APART void keep_large_interior(void)
 {
 	char *p = keep_alive(calloc(1, 300000));
@@ -574,6 +610,12 @@ static const struct {
 	{ "tls", keep_tls },
 	{ "interior", keep_interior },
 	{ "tagged", keep_tagged },
+	{ "high-tag", keep_high_tag },
+	{ "shifted", keep_shifted },
+	{ "left", keep_left },
+	{ "xored", keep_xored },
+	{ "low-half", keep_low_half },
+	{ "packed", keep_packed },
 	{ "middle", keep_middle },
 	{ "second-base", keep_second_base },
 	{ "cookie", keep_cookie },

@@ -260,6 +260,30 @@ def kept_possible(setup):
     check(0 < ages["last_age_ns"] <= ages["first_age_ns"], str(ages))
 
 
+DISGUISES = {"high-tag": "tag16", "shifted": "shift12", "left": "left3",
+             "xored": "xor0x123456789abcdef", "low-half": "tag8,low32", "packed": "unaligned"}
+
+
+def kept_disguised(setup):
+    """Lost, unless the disguise is named."""
+    for case, decoder in DISGUISES.items():
+        check(Run(setup, case).status == LEAK, f"{case} is seen without {decoder}")
+        expect(Run(setup, case, f":pointers={decoder}"), [])
+        expect_status(Run(setup, case, ":pointers=xor1,unaligned,tag1:pointers="), LEAK)
+    run = Run(setup, "bss", ":pointers=tag16,sideways")
+    check('"pointers=tag16,sideways" must be a list of' in run.stderr, run.stderr)
+
+
+def special_retracted(setup):
+    run = Run(setup, "retracted")
+    report = run.report()
+    check(report["objects"] == 2 and report["new_objects"] == 1, run.stderr)
+    check(report["retracted_objects"] == 1 and report["retracted_bytes"] == 90, run.stderr)
+    same_set(report["retracted"], [("retracted", 1, 90, "retracted")])
+    check("seep: retracted: 90 bytes in 1 objects" in run.stderr, run.stderr)
+    expect_status(run, LEAK, "seep: LEAK objects=2 bytes=120 sites=2")
+
+
 def special_no_ptrace(setup):
     expect(Run(setup, "no-ptrace"), [direct(1, 60, "lose_one")])
 
@@ -300,6 +324,7 @@ def tests_of(program):
     elif program == "kept":
         tests = {case: known(case, []) for case in KEPT}
         tests["possible"] = kept_possible
+        tests["disguised"] = kept_disguised
     elif program == "objects":
         tests = {case: known(case, leaks) for case, leaks in OBJECTS.items()}
     else:
@@ -307,6 +332,7 @@ def tests_of(program):
             "ignored": known("ignored", [direct(1, 60, "ignored")]),
             "disabled": known("disabled", [direct(1, 60, "disabled")]),
             "disabled-sampled": special_disabled_sampled,
+            "retracted": special_retracted,
             "recoverable": known("recoverable", [direct(1, 60, "lose_one")]),
             "no-ptrace": special_no_ptrace,
             "fatal-ptrace": known("fatal-ptrace", [direct(1, 60, "lose_one")]),
