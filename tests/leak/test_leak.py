@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Known leaks are found to the byte, and nothing else is."""
 import os
+import subprocess
 import seeptest
 
 NODE = 48
@@ -61,6 +62,21 @@ class Leaks(seeptest.TestCase):
                          options=f"mode=exact:leak=exit:suppressions={path}")
         self.assertEqual((r.returncode, self.verdict(r)), (0, "seep: clean"), r.stderr)
         self.assertIn(b"suppressed: 100 bytes in 1 objects", r.stderr)
+
+    def test_friend(self):
+        """seep.h, with Seep and without."""
+        program = seeptest.victim("leak/friend")
+        self.assertEqual(subprocess.run([program], env=seeptest.clean_env()).returncode, 42)
+        r = seeptest.run([program], options="mode=exact")
+        self.assertEqual(r.returncode, 0, r.stderr)
+
+    def test_friend_compiles(self):
+        path = os.path.join(seeptest.SOURCE, "preload/api/seep.h")
+        for cc in (["gcc", "-xc", "-std=c99"], ["g++", "-xc++", "-std=c++98"],
+                   ["clang", "-xc", "-std=c11"]):
+            r = subprocess.run([*cc, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-include",
+                                path, "/dev/null"], capture_output=True)
+            self.assertEqual(r.returncode, 0, r.stderr)
 
     def test_exitcode(self):
         r = seeptest.run([seeptest.victim("leak/leaks"), "direct"],
