@@ -63,6 +63,26 @@ class Leaks(seeptest.TestCase):
         self.assertEqual((r.returncode, self.verdict(r)), (0, "seep: clean"), r.stderr)
         self.assertIn(b"suppressed: 100 bytes in 1 objects", r.stderr)
 
+    def test_gate_writes_suppressions(self):
+        """What it writes covers what it found; what nobody needs is named."""
+        path = os.path.join(self.dir, "supp")
+        gate = ["gate", "-o", f"{self.dir}/%e.%p"]
+        program = [seeptest.victim("leak/leaks"), "indirect"]
+        r = seeptest.seep(*gate, "--gen-suppressions", path, "--", *program)
+        self.assertEqual(r.returncode, 23, r.stderr)
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+        with open(path, "a") as f:
+            f.write("leak:nobody_needs_this\n")
+        r = seeptest.seep(*gate, "--suppressions", path, "--", *program)
+        self.assertEqual((r.returncode, self.verdict(r)), (0, "seep: clean"), r.stderr)
+        self.assertEqual([l for l in r.stderr.decode().splitlines() if "not used" in l],
+                         ["seep: suppression not used: nobody_needs_this"])
+        r = seeptest.seep(*gate, "--suppressions", path, "--", program[0], "direct")
+        self.assertEqual(r.returncode, 23, r.stderr)
+        r = seeptest.seep(*gate, "--gen-suppressions", "/nowhere/x", "--", *program)
+        self.assertEqual(r.returncode, 23, r.stderr)
+        self.assertIn(b"cannot write suppressions to /nowhere/x", r.stderr)
+
     def test_friend(self):
         """seep.h, with Seep and without."""
         program = seeptest.victim("leak/friend")
