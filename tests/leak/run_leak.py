@@ -11,6 +11,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -310,6 +311,41 @@ def special_no_proc_thread(setup):
     return check(run.verdict_line().startswith("seep: INCOMPLETE: "), run.verdict_line())
 
 
+PLACES = ["plain", "many-threads", "container", "no-clone", "big-heap", "all-blocked",
+          "dropped", "no-descriptors"]
+
+
+def place(case):
+    def test(setup):
+        run = Run(setup, case)
+        if run.status == 77:
+            return "SKIP not possible here"
+        if case == "dropped":  # the directory is not writable any more, or it is
+            return expect_status(run, LEAK, "seep: LEAK objects=1 bytes=60 sites=1")
+        return expect(run, [direct(1, 60, "lose_one")])
+    return test
+
+
+def place_read_only(setup):
+    """The reports cannot be written: the verdict stands."""
+    run = Run(setup, "plain", ":out=/proc/nowhere/x")
+    expect_status(run, LEAK, "seep: LEAK objects=1 bytes=60 sites=1")
+
+
+def place_strace(setup):
+    """ptrace is taken: threads are stopped by signal."""
+    if not shutil.which("strace"):
+        return "SKIP no strace"
+    with tempfile.TemporaryDirectory() as d:
+        done = subprocess.run(
+            ["strace", "-f", "-o", d + "/log", "-E", "LD_PRELOAD=" + setup.libseep, "-E",
+             "SEEP_OPTIONS=mode=exact:leak=exit", setup.program, "plain"], text=True,
+            stderr=subprocess.PIPE, timeout=120, check=False)
+    check(done.returncode == LEAK, f"{done.returncode}\n{done.stderr}")
+    return check(done.stderr.splitlines()[-1] == "seep: LEAK objects=1 bytes=60 sites=1",
+                 done.stderr)
+
+
 def known(case, leaks):
     return lambda setup: expect(Run(setup, case), leaks)
 
@@ -325,6 +361,9 @@ def tests_of(program):
         tests = {case: known(case, []) for case in KEPT}
         tests["possible"] = kept_possible
         tests["disguised"] = kept_disguised
+    elif program == "places":
+        tests = {case: place(case) for case in PLACES}
+        tests.update({"read-only": place_read_only, "strace": place_strace})
     elif program == "objects":
         tests = {case: known(case, leaks) for case, leaks in OBJECTS.items()}
     else:
