@@ -33,6 +33,7 @@ static const char usage[] =
 	"  --suppressions FILE    leaks to leave out: leak:PATTERN, or memcheck's "
 	"blocks\n"
 	"  --gen-suppressions FILE  writes such a file for all leaks found (-: stderr)\n"
+	"  --reachable            lists what is still held as well, and by whom\n"
 	"  --possible             possibly lost objects count as lost\n"
 	"  --exitcode N           status for leaks (23)\n"
 	"  --strict               24 too when any process of the tree was not checked\n"
@@ -51,6 +52,7 @@ enum {
 	OPT_SUPPRESSIONS = 256,
 	OPT_GEN_SUPPRESSIONS,
 	OPT_POSSIBLE,
+	OPT_REACHABLE,
 	OPT_EXITCODE,
 	OPT_STRICT,
 	OPT_LIB
@@ -60,6 +62,7 @@ static const struct option options[] = {
 	{ "suppressions", required_argument, NULL, OPT_SUPPRESSIONS },
 	{ "gen-suppressions", required_argument, NULL, OPT_GEN_SUPPRESSIONS },
 	{ "possible", no_argument, NULL, OPT_POSSIBLE },
+	{ "reachable", no_argument, NULL, OPT_REACHABLE },
 	{ "exitcode", required_argument, NULL, OPT_EXITCODE },
 	{ "strict", no_argument, NULL, OPT_STRICT },
 	{ "out", required_argument, NULL, 'o' },
@@ -74,6 +77,7 @@ struct gate {
 	struct launch launch;
 	bool strict, quiet;
 	int exitcode;
+	bool reachable;		  /* is listed, too */
 	bool suppresses;	  /* --suppressions was given */
 	const char *generate;	  /* file for suppressions, or NULL */
 	struct suppressions supp; /* over all reports, with either of these */
@@ -114,6 +118,10 @@ static void parse_one(struct gate *g, int c)
 		break;
 	case OPT_GEN_SUPPRESSIONS:
 		g->generate = optarg;
+		break;
+	case OPT_REACHABLE:
+		g->reachable = true;
+		g->launch.extra = launch_add_option(g->launch.extra, "reachable", "on");
 		break;
 	case OPT_POSSIBLE:
 		g->launch.extra = launch_add_option(g->launch.extra, "possible", "on");
@@ -185,10 +193,14 @@ static void print_leak(json_t *leak)
 {
 	json_t *stack = json_object_get(leak, "stack"), *frame;
 	json_int_t objects = json_integer_value(json_object_get(leak, "objects"));
+	const char *kind = json_string_value(json_object_get(leak, "kind"));
 	size_t i;
 
-	say_title("%s leak: %lld bytes in %lld object%s, from:",
-		  json_string_value(json_object_get(leak, "kind")),
+	if (!kind)
+		kind = "unknown";
+
+	say_title("%s%s: %lld bytes in %lld object%s, from:", kind,
+		  strcmp(kind, "reachable") == 0 ? "" : " leak",
 		  (long long)json_integer_value(json_object_get(leak, "bytes")),
 		  (long long)objects, objects == 1 ? "" : "s");
 	if (json_array_size(stack) == 0)
@@ -226,6 +238,37 @@ static void print_report(const struct runtable_row *r)
 	}
 	if (left)
 		say("... and %zu more sites in %s", left, path);
+	json_decref(report);
+	free(path);
+}
+
+/* What is still held, as far as the library has found by whom. */
+static void print_reachable(const struct runtable_row *r)
+{
+	char *path = format_string("%s.report.json", r->prefix);
+	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL;
+	json_t *entry, *step;
+	size_t i, k;
+
+	json_array_foreach(json_object_get(report, "reachable"), i, entry)
+	{
+		json_t *chain = json_object_get(entry, "chain");
+
+		if (!chain)
+			continue;
+		print_leak(entry);
+		say("    held by %s", json_string_value(json_object_get(entry, "root")));
+		json_array_foreach(chain, k, step)
+		{
+			say("    -> +%lld of %lld bytes from:",
+			    (long long)json_integer_value(
+				    json_object_get(step, "offset")),
+			    (long long)json_integer_value(
+				    json_object_get(step, "bytes")));
+			if (json_is_object(json_object_get(step, "from")))
+				print_frame(0, json_object_get(step, "from"));
+		}
+	}
 	json_decref(report);
 	free(path);
 }
@@ -278,6 +321,8 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 	}
 	if (r->state != RUNROW_DONE)
 		return;
+	if (g->reachable && !g->quiet)
+		print_reachable(r);
 	if (g->suppresses || g->generate)
 		add_report(g, r);
 	g->objects += r->objects;

@@ -245,6 +245,8 @@ static const char *apply(struct options *o, const char *key, const char *value,
 		return set_pointers(value, o) ? NULL
 					      : "must be a list of tagN, shiftN, leftN, "
 						"xorHEX, low32, unaligned";
+	} else if (strcmp(key, "reachable") == 0) {
+		return set_flag(value, &o->reachable) ? NULL : "must be on or off";
 	} else if (strcmp(key, "possible") == 0) {
 		return set_flag(value, &o->possible) ? NULL : "must be on or off";
 	} else if (strcmp(key, "stack") == 0) {

@@ -55,7 +55,8 @@ struct options {
 	/* Of the leak check's scan. */
 	struct opt_pointer pointers[OPT_POINTERS_MAX];
 	unsigned npointers;
-	bool possible;			 /* the possibly lost count as lost */
+	bool reachable; /* the leak check lists what is held, and by whom */
+	bool possible;	/* the possibly lost count as lost */
 	char suppressions[OPT_PATH_MAX]; /* absolute; empty: none */
 	char run[OPT_PATH_MAX]; /* the tool's run table (profiler/control/runtable.h) */
 };

@@ -21,6 +21,7 @@
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
+#include "profiler/leak/chain.h"
 #include "profiler/leak/history.h"
 #include "profiler/leak/inner.h"
 #include "profiler/leak/mark.h"
@@ -124,6 +125,14 @@ static void mark_all(struct cycle *c)
 	mark_drain(&c->marker);
 }
 
+static bool has_losses(const struct leak_result *out)
+{
+	for (uint32_t i = 0; i < out->nrecords; i++)
+		if (out->records[i].kind <= LEAK_POSSIBLE)
+			return true;
+	return false;
+}
+
 static void mark_and_sweep(struct cycle *c)
 {
 	struct leak_result *out = c->out;
@@ -145,8 +154,10 @@ static void mark_and_sweep(struct cycle *c)
 	out->reachable_bytes = c->marker.bytes;
 	if (!sweep_collect(&c->marker, out))
 		incomplete(out, "out of memory for the mark stack");
+	if (opt_get()->reachable && !chain_find(&c->marker, &c->roots, &c->world, out))
+		incomplete(out, "out of memory for the chains of holders");
 	/* With fewer roots than there are, a clean verdict still stands. */
-	if (c->roots.no_maps && out->nrecords)
+	if (c->roots.no_maps && has_losses(out))
 		incomplete(out, "the list of mappings (/proc) is not readable");
 	out->mark_ns = os_now_ns() - start;
 }
@@ -191,6 +202,8 @@ static void judge(struct leak_result *out)
 	for (uint32_t i = 0; i < out->nrecords; i++) {
 		struct leak_record *r = &out->records[i];
 
+		if (r->kind == LEAK_REACHABLE)
+			continue;
 		if (r->kind == LEAK_RETRACTED) {
 			out->retracted_objects += r->objects;
 			out->retracted_bytes += r->bytes;
@@ -355,7 +368,9 @@ __attribute__((naked)) void leak_check(struct leak_result *out UNUSED)
 void leak_result_free(struct leak_result *r)
 {
 	meta_unmap(r->records, r->records_bytes, META_LEAK);
+	meta_unmap(r->chains, CHAIN_RECORDS * sizeof(*r->chains), META_LEAK);
 	r->records = NULL;
+	r->chains = NULL;
 	r->nrecords = 0;
 }
 

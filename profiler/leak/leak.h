@@ -22,16 +22,31 @@
 enum leak_verdict { LEAK_CLEAN, LEAK_FOUND, LEAK_INCOMPLETE };
 
 enum leak_kind {
-	LEAK_INDIRECT, /* other lost objects point at it */
-	LEAK_DIRECT,   /* nothing does: definitely lost, and the head of what is */
-	LEAK_POSSIBLE, /* only pointers into its middle are left */
-	LEAK_RETRACTED /* the check before said lost; freed or reached since */
+	LEAK_INDIRECT,	/* other lost objects point at it */
+	LEAK_DIRECT,	/* nothing does: definitely lost, and the head of what is */
+	LEAK_POSSIBLE,	/* only pointers into its middle are left */
+	LEAK_RETRACTED, /* the check before said lost; freed or reached since */
+	LEAK_REACHABLE	/* not lost at all: with reachable=on */
+};
+
+/* The way from a root to a reachable object, backwards. */
+#define LEAK_CHAIN_STEPS 6
+struct leak_chain {
+	uintptr_t root;	 /* address of a word outside the heap; 1: a register; 0: none */
+	uint32_t length; /* objects between the root and this one; the nearest are kept */
+	struct leak_step {
+		uint32_t site;
+		uint64_t offset, bytes; /* of the pointer in the object; of the object */
+	} steps[LEAK_CHAIN_STEPS];
 };
 
 struct leak_record {
 	uint32_t site; /* SITE_NONE: [stack not sampled] */
 	enum leak_kind kind;
 	bool suppressed;
+	uint32_t chain;	   /* reachable: 1 + place in leak_result.chains; 0: none */
+	uintptr_t example; /* reachable: the site's largest object */
+	uint64_t largest;  /* its bytes */
 	/* os_now_ns() scale: when the first and the last of the objects were made; 0: not
 	 * known (not sampled). */
 	uint64_t first_ns, last_ns;
@@ -53,6 +68,8 @@ struct leak_result {
 	uint64_t retracted_objects, retracted_bytes; /* of the check before */
 	struct leak_record *records; /* largest bytes first; leak_result_free() */
 	uint32_t nrecords;
+	struct leak_chain *chains; /* NULL: none */
+	uint32_t nchains;
 	size_t records_bytes; /* of the mapping that holds them */
 	uint64_t reachable_objects, reachable_bytes;
 	uint64_t checked_ns;	   /* when; os_now_ns() scale */

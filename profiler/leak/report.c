@@ -9,6 +9,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
+#include "profiler/leak/chain.h"
 #include "profiler/leak/leak.h"
 #include "profiler/leak/suppress.h"
 #include "profiler/pprof/file.h"
@@ -45,7 +46,8 @@ static void print_stack(uint32_t site)
 static const char *const kinds[] = { [LEAK_INDIRECT] = "indirect",
 				     [LEAK_DIRECT] = "direct",
 				     [LEAK_POSSIBLE] = "possible",
-				     [LEAK_RETRACTED] = "retracted" };
+				     [LEAK_RETRACTED] = "retracted",
+				     [LEAK_REACHABLE] = "reachable" };
 
 /* "1.204" of seconds. */
 static void format_age(char *text, size_t size, uint64_t ns)
@@ -80,9 +82,43 @@ static void print_record(const struct leak_result *r, const struct leak_record *
 /* Is it one of those that the verdict is about? */
 static bool counts(const struct leak_record *r)
 {
-	if (r->kind == LEAK_RETRACTED)
+	if (r->kind > LEAK_POSSIBLE)
 		return false;
 	return !r->suppressed && (r->kind != LEAK_POSSIBLE || opt_get()->possible);
+}
+
+/* "root -> +8 of 48 bytes from make_node+0x12 (program)" */
+static void print_chain(const struct leak_chain *c)
+{
+	uint32_t kept = c->length < LEAK_CHAIN_STEPS ? c->length : LEAK_CHAIN_STEPS;
+	char text[320];
+
+	chain_describe_root(c->root, text, sizeof(text));
+	log_line("    held by %s", text);
+	if (c->length > kept)
+		log_line("    -> %u more objects", c->length - kept);
+	for (uint32_t i = kept; i > 0; i--) {
+		const struct leak_step *s = &c->steps[i - 1];
+
+		fmt_string(text, sizeof(text), "[stack not sampled]");
+		if (s->site)
+			symbol_describe(site_pc(s->site) - 1, text, sizeof(text));
+		log_line("    -> +%lu of %lu bytes from %s", s->offset, s->bytes, text);
+	}
+}
+
+static void print_reachable(const struct leak_result *r)
+{
+	for (uint32_t i = 0; i < r->nrecords; i++) {
+		const struct leak_record *rec = &r->records[i];
+
+		if (!rec->chain)
+			continue;
+		log_line("reachable: %lu bytes in %lu object%s, from:", rec->bytes,
+			 rec->objects, rec->objects == 1 ? "" : "s");
+		print_stack(rec->site);
+		print_chain(&r->chains[rec->chain - 1]);
+	}
 }
 
 static void print_unused(const char *name, uint64_t objects, uint64_t bytes, void *arg)
@@ -110,6 +146,7 @@ void leak_print(const struct leak_result *r)
 	}
 	if (left)
 		log_line("... and %u more sites", left);
+	print_reachable(r);
 	if (r->retracted_objects)
 		log_line("retracted: %lu bytes in %lu objects of the check before, freed "
 			 "or reached since",
@@ -187,6 +224,30 @@ static void json_frame(struct out *o, uintptr_t pc)
 	out_format(o, ",\"offset\":%lu}", s.module ? s.offset : 0ul);
 }
 
+/* "chain": the root's name, then the objects from there to this one. */
+static void json_chain(struct out *o, const struct leak_chain *c)
+{
+	uint32_t kept = c->length < LEAK_CHAIN_STEPS ? c->length : LEAK_CHAIN_STEPS;
+	char text[320];
+
+	chain_describe_root(c->root, text, sizeof(text));
+	out_str(o, ",\"root\":");
+	out_json(o, text);
+	out_format(o, ",\"chain_length\":%u,\"chain\":[", c->length);
+	for (uint32_t i = kept; i > 0; i--) {
+		const struct leak_step *s = &c->steps[i - 1];
+
+		out_format(o, "%s{\"offset\":%lu,\"bytes\":%lu,\"from\":",
+			   i == kept ? "" : ",", s->offset, s->bytes);
+		if (s->site)
+			json_frame(o, site_pc(s->site));
+		else
+			out_str(o, "null");
+		out_str(o, "}");
+	}
+	out_str(o, "]");
+}
+
 static void json_record(struct out *o, const struct leak_result *result,
 			const struct leak_record *r)
 {
@@ -203,15 +264,20 @@ static void json_record(struct out *o, const struct leak_result *result,
 		if (site_parent(site))
 			out_str(o, ",");
 	}
-	out_str(o, "]}");
+	out_str(o, "]");
+	if (r->chain)
+		json_chain(o, &result->chains[r->chain - 1]);
+	out_str(o, "}");
 }
 
-enum list { LIST_LEAKS, LIST_POSSIBLE, LIST_SUPPRESSED, LIST_RETRACTED };
+enum list { LIST_LEAKS, LIST_POSSIBLE, LIST_SUPPRESSED, LIST_RETRACTED, LIST_REACHABLE };
 
 static enum list list_of(const struct leak_record *r)
 {
 	if (r->kind == LEAK_RETRACTED)
 		return LIST_RETRACTED;
+	if (r->kind == LEAK_REACHABLE)
+		return LIST_REACHABLE;
 	if (r->suppressed)
 		return LIST_SUPPRESSED;
 	return counts(r) ? LIST_LEAKS : LIST_POSSIBLE;
@@ -296,6 +362,8 @@ static void json_report(struct out *o, const struct leak_result *r)
 	json_records(o, r, LIST_SUPPRESSED);
 	out_str(o, "],\"retracted\":[");
 	json_records(o, r, LIST_RETRACTED);
+	out_str(o, "],\"reachable\":[");
+	json_records(o, r, LIST_REACHABLE);
 	out_str(o, "],\"suppressions\":[");
 	json_suppressions(o);
 	out_str(o, "]}\n");

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "preload/base/meta.h"
+#include "preload/base/opt.h"
 #include "preload/heap/heap.h"
 #include "profiler/leak/history.h"
 #include "profiler/sample/sample.h"
@@ -134,7 +135,7 @@ struct collector {
 
 static size_t hash_of(uint32_t site, enum leak_kind kind, size_t n)
 {
-	return (size_t)((site * 4u + (uint32_t)kind) * 0x9e3779b1u) & (n - 1);
+	return (size_t)((site * 8u + (uint32_t)kind) * 0x9e3779b1u) & (n - 1);
 }
 
 static bool collector_init(struct collector *c)
@@ -233,7 +234,7 @@ static size_t count_object(struct collector *c, const struct mspan *s, uint32_t 
 		return bytes;
 	rec->objects++;
 	rec->bytes += bytes;
-	rec->new_objects += kind != LEAK_POSSIBLE && is_new(s, index, r, bytes);
+	rec->new_objects += kind <= LEAK_DIRECT && is_new(s, index, r, bytes);
 	if (r) {
 		uint64_t born = sample_birth_ns(r);
 
@@ -297,6 +298,32 @@ static void take_direct(struct marker *m, struct mspan *s, uint32_t index, size_
 {
 	if (!mark_test(m->pointed, bit))
 		take(m, s, index, bit, arg);
+}
+
+/* Every live object that is not white. */
+static void take_reachable(struct marker *m, struct collector *c)
+{
+	for (size_t i = 0; i < m->nspans; i++) {
+		struct mspan *s = m->spans[i];
+
+		for (uint32_t index = 0; index < s->nslots; index++) {
+			size_t bit = s->mark_index + index, bytes;
+			const struct sample_record *r;
+			struct leak_record *rec;
+
+			if (!mark_test(m->live, bit) || mark_test(m->white, bit))
+				continue;
+			r = sample_find(s, index);
+			if (!r || sample_is_hidden(r))
+				continue;
+			bytes = count_object(c, s, index, LEAK_REACHABLE);
+			rec = record_for(c, r->site, LEAK_REACHABLE);
+			if (rec && bytes >= rec->largest) {
+				rec->largest = bytes;
+				rec->example = object_base(s, index);
+			}
+		}
+	}
 }
 
 /* Reached, but only by way of a pointer into its middle. */
@@ -407,6 +434,8 @@ bool sweep_collect(struct marker *m, struct leak_result *out)
 		return false;
 	m->strict = false;
 	history_begin();
+	if (opt_get()->reachable)
+		take_reachable(m, &c);
 	each_white(m, take_possible, &c);
 	each_white(m, note_pointers, NULL);
 	each_white(m, take_direct, &c);

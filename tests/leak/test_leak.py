@@ -83,6 +83,28 @@ class Leaks(seeptest.TestCase):
         self.assertEqual(r.returncode, 23, r.stderr)
         self.assertIn(b"cannot write suppressions to /nowhere/x", r.stderr)
 
+    def test_reachable(self):
+        """What is held is listed with the way to it, and is no leak."""
+        r = self.check([seeptest.victim("leak/held")])
+        self.assertEqual(self.report()["reachable"], [])
+        os.unlink(self.one("*.report.json"))
+        r = seeptest.seep("gate", "--reachable", "-o", f"{self.dir}/x", "--",
+                          seeptest.victim("leak/held"))
+        self.assertEqual((r.returncode, self.verdict(r)), (0, "seep: clean"), r.stderr)
+        found = {e["stack"][0]["function"]: e for e in self.report()["reachable"]}
+        value, last = found["make_value"], found["make_last"]
+        self.assertEqual((value["objects"], value["bytes"]), (1, 5000))
+        self.assertEqual(value["root"], "cache_table+0x40 (held)")
+        self.assertEqual([(s["offset"], s["bytes"], s["from"]["function"])
+                          for s in value["chain"]], [(40, 48, "make_entry")])
+        self.assertEqual((last["root"], last["chain_length"]), ("long_list+0x0 (held)", 21))
+        self.assertEqual([s["offset"] for s in last["chain"]], [0, 0, 0, 0, 0, 40])
+        self.assertIn("seep:     held by cache_table+0x40 (held)", r.stderr.decode())
+        r = seeptest.run([seeptest.victim("leak/held")],
+                         options="mode=exact:leak=exit:reachable=on")
+        self.assertIn("seep:     -> +40 of 48 bytes from make_entry", r.stderr.decode())
+        self.assertEqual((r.returncode, self.verdict(r)), (0, "seep: clean"), r.stderr)
+
     def test_friend(self):
         """seep.h, with Seep and without."""
         program = seeptest.victim("leak/friend")
