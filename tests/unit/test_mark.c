@@ -10,6 +10,7 @@
 
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
+#include "profiler/leak/history.h"
 #include "profiler/leak/mark.h"
 #include "profiler/leak/sweep.h"
 
@@ -241,7 +242,7 @@ static void mark_and_compare(struct marker *m, const uintptr_t *roots, size_t n)
 	}
 }
 
-static void test_helpers(void **state)
+static __attribute__((unused)) void test_helpers(void **state)
 {
 	(void)state;
 	for (uint32_t round = 1; round <= 8; round++) {
@@ -274,6 +275,56 @@ static void test_helpers(void **state)
 		end(&m);
 		free_rest();
 	}
+}
+
+/* ---- what earlier checks found ---- */
+
+static void count_entry(const struct history_entry *e, void *arg)
+{
+	uint64_t *bytes = arg;
+
+	*bytes += e->bytes;
+}
+
+/* Notes objects first to last - 1 in a check; how many bytes are taken back. */
+static uint64_t note_some(uint32_t first, uint32_t last, uint32_t *out_known)
+{
+	uint64_t taken_back = 0;
+
+	*out_known = 0;
+	history_begin();
+	for (uint32_t i = first; i < last; i++)
+		*out_known +=
+			history_note(&(struct history_entry){ .base = 0x10000 + i * 16ul,
+							      .born_ns = 64 * (i + 1),
+							      .bytes = 1 });
+	history_end(count_entry, &taken_back);
+	return taken_back;
+}
+
+static void test_history(void **state)
+{
+	const struct history_entry reborn = { .base = 0x10000,
+					      .born_ns = 6400,
+					      .bytes = 1 };
+	uint64_t taken_back = 0;
+	uint32_t known;
+
+	(void)state;
+	assert_int_equal(note_some(0, 10000, &known), 0);
+	assert_int_equal(known, 0);
+	assert_int_equal(note_some(0, 10000, &known), 0);
+	assert_int_equal(known, 10000);
+	assert_int_equal(note_some(9000, 30000, &known), 9000);
+	assert_int_equal(known, 1000);
+	assert_int_equal(note_some(0, 1, &known), 21000);
+	assert_int_equal(known, 0);
+	/* The same address, another object. */
+	history_begin();
+	assert_false(history_note(&reborn));
+	history_end(count_entry, &taken_back);
+	assert_int_equal(taken_back, 0);
+	history_forget();
 }
 
 /* ---- direct and indirect ---- */
@@ -360,6 +411,7 @@ static void test_direct_and_indirect(void **state)
 		find_paths();
 		end(&m);
 		compare_with_model(&r);
+		history_forget();
 		leak_result_free(&r);
 		free_rest();
 	}
@@ -372,6 +424,7 @@ int main(void)
 		cmocka_unit_test(test_reachability),
 		cmocka_unit_test(test_interior),
 		cmocka_unit_test(test_list_and_table),
+		cmocka_unit_test(test_history),
 #if !defined(__SANITIZE_THREAD__) /* helpers share the caller's thread pointer */
 		cmocka_unit_test(test_helpers),
 #endif
