@@ -151,7 +151,7 @@ void leak_print(const struct leak_result *r)
 		log_line("retracted: %lu bytes in %lu objects of the check before, freed "
 			 "or reached since",
 			 r->retracted_bytes, r->retracted_objects);
-	if (r->possible_objects && !opt_get()->possible)
+	if (r->possible_objects && !opt_get()->possible && r->verdict == LEAK_FOUND)
 		log_line("possibly lost, not counted: %lu bytes in %lu objects",
 			 r->possible_bytes, r->possible_objects);
 	if (r->suppressed_objects)
