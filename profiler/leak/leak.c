@@ -22,6 +22,7 @@
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
 #include "profiler/leak/chain.h"
+#include "profiler/leak/growth.h"
 #include "profiler/leak/history.h"
 #include "profiler/leak/inner.h"
 #include "profiler/leak/mark.h"
@@ -320,8 +321,10 @@ void leak_check_above(struct leak_result *out, uintptr_t own_sp)
 	}
 	thread_internal_enter();
 	lock_acquire(&leak.lock);
-	if (leak.pid != os_getpid()) /* a forked child has reported nothing yet */
+	if (leak.pid != os_getpid()) { /* a forked child has reported nothing yet */
 		history_forget();
+		growth_forget();
+	}
 	leak.pid = os_getpid();
 	module_refresh();
 	inner_init();
@@ -338,6 +341,8 @@ void leak_check_above(struct leak_result *out, uintptr_t own_sp)
 	} else {
 		incomplete(out, "out of memory");
 	}
+	if (opt_get()->reachable)
+		growth_compare(out);
 	judge(out);
 	lock_release(&leak.lock);
 	thread_internal_leave();

@@ -44,9 +44,11 @@ struct leak_record {
 	uint32_t site; /* SITE_NONE: [stack not sampled] */
 	enum leak_kind kind;
 	bool suppressed;
-	uint32_t chain;	   /* reachable: 1 + place in leak_result.chains; 0: none */
-	uintptr_t example; /* reachable: the site's largest object */
-	uint64_t largest;  /* its bytes */
+	uint32_t rises;	      /* reachable: checks in a row that found more bytes */
+	uint64_t grown_bytes; /* since the first of them */
+	uint32_t chain;	      /* reachable: 1 + place in leak_result.chains; 0: none */
+	uintptr_t example;    /* reachable: the site's largest object */
+	uint64_t largest;     /* its bytes */
 	/* os_now_ns() scale: when the first and the last of the objects were made; 0: not
 	 * known (not sampled). */
 	uint64_t first_ns, last_ns;

@@ -21,6 +21,7 @@
 
 #define MAX_TEXT_RECORDS 50
 #define MAX_TEXT_FRAMES	 40
+#define GROWING_RISES	 2 /* checks in a row that found more than the one before */
 #define MAX_UNUSED	 20
 
 /* ---- text ---- */
@@ -114,6 +115,9 @@ static void print_reachable(const struct leak_result *r)
 
 		if (!rec->chain)
 			continue;
+		if (rec->rises >= GROWING_RISES)
+			log_line("growing by %lu bytes in the last %u checks:",
+				 rec->grown_bytes, rec->rises + 1);
 		log_line("reachable: %lu bytes in %lu object%s, from:", rec->bytes,
 			 rec->objects, rec->objects == 1 ? "" : "s");
 		print_stack(rec->site);
@@ -255,6 +259,10 @@ static void json_record(struct out *o, const struct leak_result *result,
 		   "\n{\"kind\":\"%s\",\"objects\":%lu,\"bytes\":%lu,\"retained\":%lu,"
 		   "\"new_objects\":%lu,",
 		   kinds[r->kind], r->objects, r->bytes, r->retained, r->new_objects);
+	if (r->kind == LEAK_REACHABLE)
+		out_format(o, "\"growing\":%s,\"rises\":%u,\"grown_bytes\":%lu,",
+			   r->rises >= GROWING_RISES ? "true" : "false", r->rises,
+			   r->grown_bytes);
 	if (r->first_ns)
 		out_format(o, "\"first_age_ns\":%lu,\"last_age_ns\":%lu,",
 			   age_of(result, r->first_ns), age_of(result, r->last_ns));

@@ -2,7 +2,8 @@
 /*
  * held: a program that loses nothing and holds much, for the list of what is reachable.
  */
-#include <pthread.h>
+#include "preload/api/seep.h"
+
 #include <stdlib.h>
 
 #include "tests/leak/lose.h"
@@ -31,7 +32,23 @@ static APART void *make_last(void)
 	return keep_alive(calloc(1, 7000));
 }
 
-int main(void)
+/* Three checks; one site holds more each time, one always the same. */
+static APART void grow(void)
+{
+	static void *all[30];
+	int n = 0;
+
+	all[n++] = make_value();
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < 5; i++)
+			all[n++] = make_last();
+		if (seep_leak_check() != SEEP_CLEAN)
+			exit(1);
+	}
+	keep_alive(all);
+}
+
+int main(int argc, char **argv)
 {
 	struct entry *e = make_entry();
 	struct entry *at;
@@ -42,5 +59,8 @@ int main(void)
 	for (int i = 0; i < 20; i++)
 		at = at->next = make_entry();
 	at->value = make_last();
+	if (argc > 1)
+		grow();
+	(void)argv;
 	return 0;
 }

@@ -105,6 +105,17 @@ class Leaks(seeptest.TestCase):
         self.assertIn("seep:     -> +40 of 48 bytes from make_entry", r.stderr.decode())
         self.assertEqual((r.returncode, self.verdict(r)), (0, "seep: clean"), r.stderr)
 
+    def test_growing(self):
+        r = seeptest.run([seeptest.victim("leak/held"), "grow"],
+                         options=f"mode=exact:leak=exit:reachable=on:out={self.dir}/x")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        text = r.stderr.decode()
+        self.assertEqual(text.count("seep: growing by 70000 bytes in the last 3 checks:"), 1)
+        found = {e["stack"][0]["function"]: e for e in self.report()["reachable"]}
+        # The check at the end found no more than the one before.
+        self.assertEqual([(e["growing"], e["rises"], e["grown_bytes"]) for e in
+                          (found["make_last"], found["make_value"])], [(False, 0, 0)] * 2)
+
     def test_friend(self):
         """seep.h, with Seep and without."""
         program = seeptest.victim("leak/friend")
