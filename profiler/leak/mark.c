@@ -360,51 +360,34 @@ static NO_SANITIZE bool find_place(const struct marker *m, uintptr_t word,
 	return false;
 }
 
-INLINE NO_SANITIZE bool place_in_heap(const struct marker *m, uintptr_t word,
-				      struct place *out)
-{
-	const struct mark_arena *a = &m->arenas[0];
-
-	if (LIKELY(word - a->base < a->bytes)) {
-		*out = place_of(a, word);
-		return true;
-	}
-	return UNLIKELY(m->narenas > 1) && find_place(m, word, out);
-}
-
-/* Looks at one word. With others at work an object that seems white is only put on the
- * stack: an atomic operation is dear, see take_gathered(). */
-INLINE NO_SANITIZE void look(struct mark_worker *w, uintptr_t word, bool shared)
+/* Looks at one word, without helpers. */
+INLINE NO_SANITIZE void look(struct mark_worker *w, uintptr_t word)
 {
 	struct place p;
 
-	if (!place_in_heap(w->m, word, &p))
+	if (!find_place(w->m, word, &p))
 		return;
-	if (UNLIKELY(p.inside >= LOW_BITS) && w->m->strict && note_inner(w->m, &p))
+	if (p.inside >= LOW_BITS && w->m->strict && note_inner(w->m, &p))
 		return;
-	if (shared) {
-		w->stack[w->used] = p.base;
-		w->gathered[w->used - w->first] = p.bit;
-		w->used += mark_test(w->m->white, p.bit);
-	} else {
-		reach(w, &p);
-	}
+	reach(w, &p);
 }
 
-/* Of the objects on the stack from first on, keeps those that nobody else took. */
-static NO_SANITIZE void take_gathered(struct mark_worker *w)
+/* Of the n objects above the stack, keeps those that nobody else took: an atomic
+ * operation is dear, so only they have one. */
+static NO_SANITIZE void take_gathered(struct mark_worker *w, size_t n)
 {
-	size_t first = w->first, count = w->used - first, kept = first;
+	uintptr_t *first = w->stack + w->used, *top = first;
+	uint64_t *white = w->m->white;
 
-	for (size_t i = 0; i < count; i++) {
-		uint64_t *white = &w->m->white[w->gathered[i] / 64];
+	for (size_t i = 0; i < n; i++) {
 		uint64_t mask = (uint64_t)1 << (w->gathered[i] % 64);
-		uint64_t old = __atomic_fetch_and(white, ~mask, __ATOMIC_RELAXED);
+		uint64_t old = __atomic_fetch_and(&white[w->gathered[i] / 64], ~mask,
+						  __ATOMIC_RELAXED);
 
-		w->stack[kept] = w->stack[first + i];
-		kept += (old & mask) != 0;
+		*top = first[i];
+		top += (old & mask) != 0;
 	}
-	w->used = kept;
+	w->used = (size_t)(top - w->stack);
 }
 
 /* Every disguise of a word; the word as it is, too. */
@@ -413,26 +396,26 @@ static NO_SANITIZE COLD void look_decoded(struct mark_worker *w, uintptr_t at)
 	uintptr_t word = *(const volatile uintptr_t *)at;
 	uintptr_t high = w->m->lo & ~(uintptr_t)UINT32_MAX;
 
-	look(w, word, false);
+	look(w, word);
 	for (unsigned i = 0; i < w->m->ndecodes; i++) {
 		const struct opt_pointer *d = &w->m->decodes[i];
 
 		switch (d->code) {
 		case OPT_POINTER_MASK:
-			look(w, word & d->value, false);
+			look(w, word & d->value);
 			break;
 		case OPT_POINTER_RIGHT:
-			look(w, word >> d->value, false);
+			look(w, word >> d->value);
 			break;
 		case OPT_POINTER_LEFT:
-			look(w, word << d->value, false);
+			look(w, word << d->value);
 			break;
 		case OPT_POINTER_XOR:
-			look(w, word ^ d->value, false);
+			look(w, word ^ d->value);
 			break;
 		case OPT_POINTER_LOW32:
-			look(w, high | (word & UINT32_MAX), false);
-			look(w, high | word >> 32, false);
+			look(w, high | (word & UINT32_MAX));
+			look(w, high | word >> 32);
 			break;
 		case OPT_POINTER_UNALIGNED:
 			break; /* by scan_decoded() */
@@ -469,9 +452,67 @@ static NO_SANITIZE COLD void scan_decoded(struct mark_worker *w, uintptr_t lo,
 			if (lo + k + sizeof(word) > hi)
 				break;
 			memcpy(&word, (const void *)(lo + k), sizeof(word));
-			look(w, word, false);
+			look(w, word);
 		}
 	}
+}
+
+/* scan() without helpers. All that does not change is in locals: the compiler must take
+ * any word that is written for one of them. */
+static NO_SANITIZE void scan_alone(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+{
+	const struct mark_arena a = w->m->arenas[0];
+	bool strict = w->m->strict, more = w->m->narenas > 1;
+	uint64_t *white = w->m->white;
+	uintptr_t *top = w->stack + w->used;
+
+	for (; lo < hi; lo += sizeof(uintptr_t)) {
+		uintptr_t word = *(const volatile uintptr_t *)lo;
+		uint64_t mask, old;
+		struct place p;
+
+		if (LIKELY(word - a.base >= a.bytes) &&
+		    (LIKELY(!more) || !find_place(w->m, word, &p)))
+			continue;
+		if (LIKELY(word - a.base < a.bytes))
+			p = place_of(&a, word);
+		if (UNLIKELY(p.inside >= LOW_BITS) && strict && note_inner(w->m, &p))
+			continue;
+		mask = (uint64_t)1 << (p.bit % 64);
+		old = white[p.bit / 64];
+		white[p.bit / 64] = old & ~mask;
+		*top = p.base;
+		top += (old & mask) != 0;
+	}
+	w->used = (size_t)(top - w->stack);
+}
+
+/* scan() beside helpers: what seems white is gathered, then taken by those who are first.
+ */
+static NO_SANITIZE void scan_shared(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+{
+	const struct mark_arena a = w->m->arenas[0];
+	bool strict = w->m->strict, more = w->m->narenas > 1;
+	const uint64_t *white = w->m->white;
+	uintptr_t *first = w->stack + w->used;
+	size_t n = 0;
+
+	for (; lo < hi; lo += sizeof(uintptr_t)) {
+		uintptr_t word = *(const volatile uintptr_t *)lo;
+		struct place p;
+
+		if (LIKELY(word - a.base >= a.bytes) &&
+		    (LIKELY(!more) || !find_place(w->m, word, &p)))
+			continue;
+		if (LIKELY(word - a.base < a.bytes))
+			p = place_of(&a, word);
+		if (UNLIKELY(p.inside >= LOW_BITS) && strict && note_inner(w->m, &p))
+			continue;
+		first[n] = p.base;
+		w->gathered[n] = p.bit;
+		n += mark_test(white, p.bit);
+	}
+	take_gathered(w, n);
 }
 
 /* At most MARK_SCAN_WORDS words. */
@@ -482,15 +523,10 @@ static NO_SANITIZE void scan(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
 		return;
 	}
 	make_room(w, MARK_SCAN_WORDS);
-	w->first = w->used;
-	if (w->m->pool) {
-		for (; lo < hi; lo += sizeof(uintptr_t))
-			look(w, *(const volatile uintptr_t *)lo, true);
-		take_gathered(w);
-	} else {
-		for (; lo < hi; lo += sizeof(uintptr_t))
-			look(w, *(const volatile uintptr_t *)lo, false);
-	}
+	if (w->m->pool)
+		scan_shared(w, lo, hi);
+	else
+		scan_alone(w, lo, hi);
 }
 
 static void push_range(struct mark_worker *w, uintptr_t lo, uintptr_t hi)

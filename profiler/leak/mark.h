@@ -45,8 +45,7 @@ struct mark_worker {
 	struct marker *m;
 	uintptr_t *stack; /* objects' first bytes */
 	size_t used, capacity;
-	size_t first; /* beside helpers: what was gathered lies from here on, */
-	size_t gathered[MARK_SCAN_WORDS]; /* and these are its bits */
+	size_t gathered[MARK_SCAN_WORDS]; /* beside helpers: bits of what seems white */
 	struct grey *ranges;		  /* pieces longer than an object of a kilobyte */
 	size_t nranges;
 	struct {
