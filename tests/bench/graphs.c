@@ -27,6 +27,7 @@ struct node {
 static struct {
 	uint64_t seed;
 	size_t count;
+	double memory;	    /* of the marker, percent of the heap */
 	struct node **node; /* not from the heap, and no root */
 } graph = { .seed = 88172645463325252u };
 
@@ -122,6 +123,7 @@ static void measure(unsigned markers, double *cpu, double *wall)
 
 	c = now(CLOCK_PROCESS_CPUTIME_ID) - c;
 	w = now(CLOCK_MONOTONIC) - w;
+	graph.memory = 100.0 * (double)mark_memory(&m) / (double)m.heap_bytes;
 	if (c < *cpu)
 		*cpu = c;
 	if (w < *wall)
@@ -142,6 +144,7 @@ static void run(const char *name, size_t count, unsigned rounds)
 	for (unsigned markers = 1; markers <= 2; markers++)
 		printf("mark %s %zu %u %.1f %.1f\n", name, count, markers,
 		       cpu[markers] / (double)count, wall[markers] / (double)count);
+	printf("mark %s memory %.2f%% of the heap\n", name, graph.memory);
 }
 
 int main(int argc, char **argv)

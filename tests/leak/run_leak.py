@@ -99,7 +99,8 @@ class Run:
         out = self.dir.name + "/x"
         env = dict(os.environ, LD_PRELOAD=setup.libseep,
                    SEEP_OPTIONS=f"mode={mode}:leak=exit:out={out}" + options)
-        done = subprocess.run([setup.program, case, setup.plugin], env=env, text=True,
+        command = [*setup.wrap, setup.program, case, setup.plugin]
+        done = subprocess.run(command, env=env, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120,
                               check=False)
         self.status, self.stderr, self.stdout = done.returncode, done.stderr, done.stdout
@@ -335,6 +336,15 @@ def place_read_only(setup):
     expect_status(run, LEAK, "seep: LEAK objects=1 bytes=60 sites=1")
 
 
+def place_little_address_space(setup):
+    """Several small arenas instead of a large one."""
+    script = 'ulimit -v 400000; exec "$@"'
+    limited = Setup(setup.libseep, setup.program, setup.plugin)
+    limited.wrap = ["bash", "-c", script, "bash"]
+    expect(Run(limited, "plain"), [direct(1, 60, "lose_one")])
+    expect(Run(limited, "big-heap"), [direct(1, 60, "lose_one")])
+
+
 def place_strace(setup):
     """ptrace is taken: threads are stopped by signal."""
     if not shutil.which("strace"):
@@ -366,7 +376,9 @@ def tests_of(program):
         tests["disguised"] = kept_disguised
     elif program == "places":
         tests = {case: place(case) for case in PLACES}
-        tests.update({"read-only": place_read_only, "strace": place_strace})
+        tests.update({"read-only": place_read_only,
+                      "little-address-space": place_little_address_space,
+                      "strace": place_strace})
     elif program == "objects":
         tests = {case: known(case, leaks) for case, leaks in OBJECTS.items()}
     else:
@@ -393,6 +405,7 @@ class Setup:
     def __init__(self, libseep, program, plugin):
         self.libseep, self.program, self.plugin = map(os.path.abspath,
                                                       (libseep, program, plugin))
+        self.wrap = []  # words before the command
 
 
 def main():
