@@ -5,10 +5,12 @@
  * it is opened late).
  */
 #include <stdint.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 void plugin_hold_bss(void *p);
 void plugin_hold_relro(void *p);
+void plugin_lose(void);
 void plugin_hold_tls(void *p);
 void *plugin_take(void);
 
@@ -23,6 +25,13 @@ void plugin_hold_bss(void *p)
 void plugin_hold_tls(void *p)
 {
 	in_tls[23] = p;
+}
+
+void plugin_lose(void)
+{
+	void *volatile lost = calloc(1, 88);
+
+	lost = 0;
 }
 
 /* Relocated, hence read-only from then on; written all the same. */

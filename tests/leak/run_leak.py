@@ -59,6 +59,7 @@ LOST = {
     "behind-buffer": [direct(1, 72, "lose_behind_buffer")],
     "behind-shrunk": [direct(21, 21 * 72, "lose_behind_shrunk")],
     "behind-large-tail": [direct(1, 72, "lose_behind_large_tail")],
+    "closed-plugin": [direct(1, 88, "plugin_lose")],
     "main-frame": [direct(1, 72, "lose_in_main_frame")],
 }
 
