@@ -205,6 +205,20 @@ static const char *const leak_words[] = { "off", "exit", NULL };
 static const char *const escape_words[] = { "off", "bound", NULL };
 static const char *const huge_words[] = { "auto", "on", "off", NULL };
 
+/* As apply() below, for what only the leak check reads. */
+static const char *apply_leak(struct options *o, const char *key, const char *value)
+{
+	if (strcmp(key, "pointers") == 0)
+		return set_pointers(value, o) ? NULL
+					      : "must be a list of tagN, shiftN, leftN, "
+						"xorHEX, low32, unaligned";
+	if (strcmp(key, "reachable") == 0)
+		return set_flag(value, &o->reachable) ? NULL : "must be on or off";
+	if (strcmp(key, "possible") == 0)
+		return set_flag(value, &o->possible) ? NULL : "must be on or off";
+	return "";
+}
+
 /* What is allowed, for the message; NULL: value was fine; "": the key is unknown. */
 static const char *apply(struct options *o, const char *key, const char *value,
 			 const char *cwd)
@@ -241,14 +255,6 @@ static const char *apply(struct options *o, const char *key, const char *value,
 		return set_flag(value, &o->follow) ? NULL : "must be on or off";
 	} else if (strcmp(key, "deepbind") == 0) {
 		return set_flag(value, &o->deepbind) ? NULL : "must be on or off";
-	} else if (strcmp(key, "pointers") == 0) {
-		return set_pointers(value, o) ? NULL
-					      : "must be a list of tagN, shiftN, leftN, "
-						"xorHEX, low32, unaligned";
-	} else if (strcmp(key, "reachable") == 0) {
-		return set_flag(value, &o->reachable) ? NULL : "must be on or off";
-	} else if (strcmp(key, "possible") == 0) {
-		return set_flag(value, &o->possible) ? NULL : "must be on or off";
 	} else if (strcmp(key, "stack") == 0) {
 		if (!set_number(value, 1, MAX_STACK, &number))
 			return "must be a number of frames from 1 to 65535";
@@ -264,7 +270,7 @@ static const char *apply(struct options *o, const char *key, const char *value,
 	} else if (strcmp(key, "run") == 0) {
 		return set_path(value, cwd, o->run) ? NULL : "is too long";
 	} else {
-		return "";
+		return apply_leak(o, key, value);
 	}
 	return NULL;
 }
