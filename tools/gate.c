@@ -18,6 +18,7 @@
 #include "tools/lib/profile.h"
 #include "tools/lib/runjson.h"
 #include "tools/lib/say.h"
+#include "tools/lib/suppressions.h"
 
 #define MAX_LEAKS  20 /* printed for one process */
 #define MAX_FRAMES 24 /* printed for one leak */
@@ -29,7 +30,11 @@ static const char usage[] =
 	"verdict. The last line is \"seep: clean\", \"seep: LEAK objects=N bytes=N "
 	"sites=N\" or\n"
 	"\"seep: INCOMPLETE: reason\".\n\n"
-	"  --suppressions FILE    leaks to leave out, lines of leak:PATTERN\n"
+	"  --suppressions FILE    leaks to leave out: leak:PATTERN, or memcheck's "
+	"blocks\n"
+	"  --gen-suppressions FILE  writes such a file for all leaks found (-: stderr)\n"
+	"  --reachable            lists what is still held as well, and by whom\n"
+	"  --possible             possibly lost objects count as lost\n"
 	"  --exitcode N           status for leaks (23)\n"
 	"  --strict               24 too when any process of the tree was not checked\n"
 	"  -o, --out PATTERN      files' names: %e program, %p process (seep.out/%e.%p)\n"
@@ -43,10 +48,21 @@ static const char usage[] =
 	"be\n"
 	"completed, 25 wrong usage; 126 and 127 when COMMAND cannot be run.\n";
 
-enum { OPT_SUPPRESSIONS = 256, OPT_EXITCODE, OPT_STRICT, OPT_LIB };
+enum {
+	OPT_SUPPRESSIONS = 256,
+	OPT_GEN_SUPPRESSIONS,
+	OPT_POSSIBLE,
+	OPT_REACHABLE,
+	OPT_EXITCODE,
+	OPT_STRICT,
+	OPT_LIB
+};
 
 static const struct option options[] = {
 	{ "suppressions", required_argument, NULL, OPT_SUPPRESSIONS },
+	{ "gen-suppressions", required_argument, NULL, OPT_GEN_SUPPRESSIONS },
+	{ "possible", no_argument, NULL, OPT_POSSIBLE },
+	{ "reachable", no_argument, NULL, OPT_REACHABLE },
 	{ "exitcode", required_argument, NULL, OPT_EXITCODE },
 	{ "strict", no_argument, NULL, OPT_STRICT },
 	{ "out", required_argument, NULL, 'o' },
@@ -61,6 +77,10 @@ struct gate {
 	struct launch launch;
 	bool strict, quiet;
 	int exitcode;
+	bool reachable;		  /* is listed, too */
+	bool suppresses;	  /* --suppressions was given */
+	const char *generate;	  /* file for suppressions, or NULL */
+	struct suppressions supp; /* over all reports, with either of these */
 	/* the verdict */
 	unsigned long long objects, bytes, sites;
 	char *incomplete; /* reason, NULL: complete */
@@ -94,6 +114,17 @@ static void parse_one(struct gate *g, int c)
 	case OPT_SUPPRESSIONS:
 		g->launch.extra =
 			launch_add_option(g->launch.extra, "suppressions", optarg);
+		g->suppresses = true;
+		break;
+	case OPT_GEN_SUPPRESSIONS:
+		g->generate = optarg;
+		break;
+	case OPT_REACHABLE:
+		g->reachable = true;
+		g->launch.extra = launch_add_option(g->launch.extra, "reachable", "on");
+		break;
+	case OPT_POSSIBLE:
+		g->launch.extra = launch_add_option(g->launch.extra, "possible", "on");
 		break;
 	case OPT_EXITCODE:
 		g->exitcode = parse_status(optarg);
@@ -162,10 +193,14 @@ static void print_leak(json_t *leak)
 {
 	json_t *stack = json_object_get(leak, "stack"), *frame;
 	json_int_t objects = json_integer_value(json_object_get(leak, "objects"));
+	const char *kind = json_string_value(json_object_get(leak, "kind"));
 	size_t i;
 
-	say_title("%s leak: %lld bytes in %lld object%s, from:",
-		  json_string_value(json_object_get(leak, "kind")),
+	if (!kind)
+		kind = "unknown";
+
+	say_title("%s%s: %lld bytes in %lld object%s, from:", kind,
+		  strcmp(kind, "reachable") == 0 ? "" : " leak",
 		  (long long)json_integer_value(json_object_get(leak, "bytes")),
 		  (long long)objects, objects == 1 ? "" : "s");
 	if (json_array_size(stack) == 0)
@@ -205,6 +240,63 @@ static void print_report(const struct runtable_row *r)
 		say("... and %zu more sites in %s", left, path);
 	json_decref(report);
 	free(path);
+}
+
+/* What is still held, as far as the library has found by whom. */
+static void print_reachable(const struct runtable_row *r)
+{
+	char *path = format_string("%s.report.json", r->prefix);
+	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL;
+	json_t *entry, *step;
+	size_t i, k;
+
+	json_array_foreach(json_object_get(report, "reachable"), i, entry)
+	{
+		json_t *chain = json_object_get(entry, "chain");
+
+		if (!chain)
+			continue;
+		print_leak(entry);
+		say("    held by %s", json_string_value(json_object_get(entry, "root")));
+		json_array_foreach(chain, k, step)
+		{
+			say("    -> +%lld of %lld bytes from:",
+			    (long long)json_integer_value(
+				    json_object_get(step, "offset")),
+			    (long long)json_integer_value(
+				    json_object_get(step, "bytes")));
+			if (json_is_object(json_object_get(step, "from")))
+				print_frame(0, json_object_get(step, "from"));
+		}
+	}
+	json_decref(report);
+	free(path);
+}
+
+/* For the suppressions: every report, also of processes that lost nothing. */
+static void add_report(struct gate *g, const struct runtable_row *r)
+{
+	char *path = format_string("%s.report.json", r->prefix);
+	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL;
+
+	if (report)
+		suppressions_add(&g->supp, report);
+	json_decref(report);
+	free(path);
+}
+
+static void finish_suppressions(struct gate *g)
+{
+	int error;
+
+	if (g->suppresses && !g->quiet)
+		suppressions_say_unused(&g->supp);
+	if (!g->generate)
+		return;
+	error = suppressions_write(&g->supp, g->generate);
+	if (error)
+		say("cannot write suppressions to %s: %s", g->generate, strerror(error));
+	suppressions_free(&g->supp);
 }
 
 static void set_incomplete(struct gate *g, char *reason)
@@ -253,6 +345,10 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 	if (became_unknown(g, r))
 		not_checked(g, r, is_main,
 			    "became a program without Seep (static, set-user-ID, ...)");
+	if (g->reachable && !g->quiet)
+		print_reachable(r);
+	if (g->suppresses || g->generate)
+		add_report(g, r);
 	g->objects += r->objects;
 	g->bytes += r->bytes;
 	g->sites += r->sites;
@@ -329,6 +425,7 @@ int command_gate(int argc, char **argv)
 	parse(&g, argc, argv);
 	launch_run(&g.launch);
 	judge(&g);
+	finish_suppressions(&g);
 	status = g.launch.started ? own_status(&g.launch) : 0;
 	if (status == 0)
 		status = g.objects ? g.exitcode : g.incomplete ? EXIT_INCOMPLETE : 0;

@@ -120,10 +120,104 @@ static bool set_number(const char *value, uint64_t min, uint64_t max, uint64_t *
 	return true;
 }
 
+static bool parse_hex(const char *text, uint64_t *out)
+{
+	uint64_t value = 0;
+	unsigned digits = 0;
+
+	if (text[0] == '0' && text[1] == 'x')
+		text += 2;
+	for (; *text; text++, digits++) {
+		unsigned d = (unsigned char)*text;
+
+		if (d >= '0' && d <= '9')
+			d -= '0';
+		else if ((d | 32) >= 'a' && (d | 32) <= 'f')
+			d = (d | 32) - 'a' + 10;
+		else
+			return false;
+		value = value << 4 | d;
+	}
+	*out = value;
+	return digits > 0 && digits <= 16;
+}
+
+/* "tag16" and its like; word is terminated. */
+static bool parse_pointer(const char *word, struct opt_pointer *out)
+{
+	static const struct {
+		const char *name;
+		enum opt_pointer_code code;
+	} numbered[] = { { "tag", OPT_POINTER_MASK },
+			 { "shift", OPT_POINTER_RIGHT },
+			 { "left", OPT_POINTER_LEFT } };
+	uint64_t n;
+
+	*out = (struct opt_pointer){ .code = OPT_POINTER_LOW32 };
+	if (strcmp(word, "low32") == 0)
+		return true;
+	out->code = OPT_POINTER_UNALIGNED;
+	if (strcmp(word, "unaligned") == 0)
+		return true;
+	out->code = OPT_POINTER_XOR;
+	if (strncmp(word, "xor", 3) == 0)
+		return parse_hex(word + 3, &out->value);
+	for (unsigned i = 0; i < sizeof(numbered) / sizeof(numbered[0]); i++) {
+		size_t length = strlen(numbered[i].name);
+
+		if (strncmp(word, numbered[i].name, length) != 0)
+			continue;
+		if (!parse_size(word + length, 32, &n) || n == 0)
+			return false;
+		out->code = numbered[i].code;
+		out->value = out->code == OPT_POINTER_MASK ? UINT64_MAX >> n : n;
+		return true;
+	}
+	return false;
+}
+
+/* A list of words with commas between. */
+static bool set_pointers(const char *value, struct options *o)
+{
+	struct opt_pointer list[OPT_POINTERS_MAX] = { 0 };
+	unsigned count = 0;
+	char word[32];
+
+	while (*value) {
+		const char *end = strchr(value, ',');
+		size_t length = end ? (size_t)(end - value) : strlen(value);
+
+		if (length >= sizeof(word) || count == OPT_POINTERS_MAX)
+			return false;
+		memcpy(word, value, length);
+		word[length] = '\0';
+		if (!parse_pointer(word, &list[count++]))
+			return false;
+		value += length + (end != NULL);
+	}
+	memcpy(o->pointers, list, sizeof(list));
+	o->npointers = count;
+	return true;
+}
+
 static const char *const mode_words[] = { "off", "sampled", "exact", NULL };
 static const char *const leak_words[] = { "off", "exit", NULL };
 static const char *const escape_words[] = { "off", "bound", NULL };
 static const char *const huge_words[] = { "auto", "on", "off", NULL };
+
+/* As apply() below, for what only the leak check reads. */
+static const char *apply_leak(struct options *o, const char *key, const char *value)
+{
+	if (strcmp(key, "pointers") == 0)
+		return set_pointers(value, o) ? NULL
+					      : "must be a list of tagN, shiftN, leftN, "
+						"xorHEX, low32, unaligned";
+	if (strcmp(key, "reachable") == 0)
+		return set_flag(value, &o->reachable) ? NULL : "must be on or off";
+	if (strcmp(key, "possible") == 0)
+		return set_flag(value, &o->possible) ? NULL : "must be on or off";
+	return "";
+}
 
 /* What is allowed, for the message; NULL: value was fine; "": the key is unknown. */
 static const char *apply(struct options *o, const char *key, const char *value,
@@ -178,7 +272,7 @@ static const char *apply(struct options *o, const char *key, const char *value,
 	} else if (strcmp(key, "run") == 0) {
 		return set_path(value, cwd, o->run) ? NULL : "is too long";
 	} else {
-		return "";
+		return apply_leak(o, key, value);
 	}
 	return NULL;
 }

@@ -22,6 +22,23 @@ enum opt_huge { OPT_HUGE_AUTO, OPT_HUGE_ON, OPT_HUGE_OFF };
 #define OPT_EXIT_LEAK	    23 /* a gate found leaks */
 #define OPT_EXIT_INCOMPLETE 24 /* a gate could not look */
 
+/* A pointer in disguise, as pointers= names it. */
+enum opt_pointer_code {
+	OPT_POINTER_MASK,     /* word & value: tags in the highest bits (tagN) */
+	OPT_POINTER_RIGHT,    /* word >> value: tags in the lowest bits (shiftN) */
+	OPT_POINTER_LEFT,     /* word << value: low zeros left out (leftN) */
+	OPT_POINTER_XOR,      /* word ^ value (xorHEX) */
+	OPT_POINTER_LOW32,    /* each half is the low half of an address (low32) */
+	OPT_POINTER_UNALIGNED /* at any address (unaligned) */
+};
+
+#define OPT_POINTERS_MAX 8
+
+struct opt_pointer {
+	enum opt_pointer_code code;
+	uint64_t value;
+};
+
 struct options {
 	enum opt_mode mode;
 	size_t sample; /* mean bytes between samples */
@@ -35,6 +52,11 @@ struct options {
 	bool deepbind;	/* true: RTLD_DEEPBIND is left alone */
 	enum opt_huge hugepage;
 	char out[OPT_PATH_MAX]; /* pattern, absolute; empty: nothing is written */
+	/* Of the leak check's scan. */
+	struct opt_pointer pointers[OPT_POINTERS_MAX];
+	unsigned npointers;
+	bool reachable; /* the leak check lists what is held, and by whom */
+	bool possible;	/* the possibly lost count as lost */
 	char suppressions[OPT_PATH_MAX]; /* absolute; empty: none */
 	char recover[OPT_PATH_MAX]; /* read this store and exit (preload/api/survive.c) */
 	char run[OPT_PATH_MAX]; /* the tool's run table (profiler/control/runtable.h) */

@@ -180,6 +180,8 @@ static void *sampled(void *p, size_t size, bool due)
 
 /* ---- malloc ---- */
 
+size_t heap_padding;
+
 static void *pop(struct mcache *mc, unsigned c)
 {
 	if (mc->top[c] == mc->base[c] && !mcache_refill(mc, c))
@@ -212,9 +214,9 @@ static void *malloc_large(size_t size, size_t align, bool *out_dirty)
 void *heap_malloc_slow(size_t size)
 {
 	lock_assert_none();
-	if (size > SIZECLASS_MAX_SIZE)
+	if (size > SIZECLASS_MAX_SIZE - heap_padding)
 		return malloc_large(size, 1, NULL);
-	return malloc_class(sizeclass_of(size), size);
+	return malloc_class(sizeclass_of(size + heap_padding), size);
 }
 
 void *heap_calloc_slow(size_t size)
@@ -243,7 +245,8 @@ void *heap_memalign_slow(size_t align, size_t size)
 	lock_assert_none();
 	if (align <= 16)
 		return heap_malloc_slow(size);
-	c = sizeclass_of_aligned(size, align);
+	c = size <= SIZECLASS_MAX_SIZE ? sizeclass_of_aligned(size + heap_padding, align)
+				       : 0;
 	if (c != 0)
 		return malloc_class(c, size);
 	return malloc_large(size, align, NULL);
@@ -258,7 +261,7 @@ void *heap_memalign_slow(size_t align, size_t size)
  * of them is used, so that small back and forth costs nothing. */
 static bool stays(const struct mspan *s, size_t size)
 {
-	return size <= s->slot_size &&
+	return size + heap_padding <= s->slot_size &&
 	       (size >= s->slot_size / 2 || sizeclass_of(size) == s->sizeclass);
 }
 

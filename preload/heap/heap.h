@@ -110,6 +110,11 @@ void heap_slow_frees(void);
  * caller serialises calls for one span. SLOW. */
 void heap_page_sampled(struct mspan *s, const void *p, bool on);
 
+/* Bytes kept free behind every object, so that a pointer to its end still lies in its
+ * slot: 0, or 1 in a process whose leaks are looked for. Objects that the fast path makes
+ * are not padded. Set once, before there are threads. */
+extern size_t heap_padding;
+
 /* ---- looking at the heap ---- */
 
 /* The span in use that holds addr, with the slot's index, or NULL. Reads without locks:

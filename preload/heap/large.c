@@ -24,7 +24,7 @@ static struct {
 
 static size_t pages_of(size_t size)
 {
-	return (size + PAGE_SIZE - 1) >> PAGE_SHIFT;
+	return (size + heap_padding + PAGE_SIZE - 1) >> PAGE_SHIFT;
 }
 
 void *large_malloc(size_t size, size_t align, bool *out_dirty)

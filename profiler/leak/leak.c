@@ -10,15 +10,21 @@
  */
 #include "profiler/leak/leak.h"
 
+#include <dlfcn.h>
 #include <link.h>
 #include <string.h>
 
 #include "preload/base/fmt.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
+#include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
+#include "profiler/leak/chain.h"
+#include "profiler/leak/growth.h"
+#include "profiler/leak/history.h"
+#include "profiler/leak/inner.h"
 #include "profiler/leak/mark.h"
 #include "profiler/leak/roots.h"
 #include "profiler/leak/stop.h"
@@ -28,15 +34,29 @@
 #include "profiler/stack/loader.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
+#include "profiler/stack/unwind.h"
 
-#define CANARY_BYTES 48
+#define CANARY_BYTES   48
+#define EXIT_BYTES     64 /* exit() is a call and little more */
+#define KEPT_REGISTERS 6  /* rbx, rbp, r12 to r15 */
 
 static struct {
 	struct lock lock; /* one check at a time */
 	/* The canaries, inverted so that these words are no references to them. */
 	uintptr_t held_inverted, lost_inverted;
 	uintptr_t *page; /* a root of the program's kind; holds the first canary */
+	int pid;	 /* of the process that the history is about */
+	uintptr_t exit_function;   /* the C library's exit() */
+	uintptr_t loader_function; /* any of the loader */
 } leak = { .lock = LOCK_INIT(LOCK_RANK_LEAK) };
+
+/* What exit() found when it was called. */
+struct exit_entry {
+	uintptr_t sp; /* 0: not known */
+	/* The registers that it must keep, as the function it calls saved them: they are
+	 * still the caller's. */
+	uintptr_t saved_lo, saved_hi;
+};
 
 struct cycle {
 	struct world world;
@@ -44,6 +64,7 @@ struct cycle {
 	struct marker marker;
 	struct leak_result *out;
 	uintptr_t own_sp; /* from here up the calling thread's stack counts */
+	struct exit_entry exit;
 };
 
 static void incomplete(struct leak_result *out, const char *reason)
@@ -57,7 +78,6 @@ static void incomplete(struct leak_result *out, const char *reason)
 static void mark_root(uintptr_t lo, uintptr_t hi, void *arg)
 {
 	mark_range(arg, lo, hi);
-	mark_drain(arg);
 }
 
 static void mark_registers(struct cycle *c)
@@ -72,7 +92,6 @@ static void mark_registers(struct cycle *c)
 		for (int k = 0; k < 32; k++)
 			mark_word(&c->marker, t->xmm[k]);
 	}
-	mark_drain(&c->marker);
 }
 
 /* Marking proves itself on two canaries: a block that only a word in a page of its own
@@ -86,20 +105,34 @@ static bool canaries_agree(const struct cycle *c)
 
 	return mark_find(&c->marker, ~leak.held_inverted, &index, &held) &&
 	       mark_find(&c->marker, ~leak.lost_inverted, &index, &lost) &&
-	       mark_test(c->marker.marked, held) && !mark_test(c->marker.marked, lost);
+	       !mark_test(c->marker.white, held) && mark_test(c->marker.white, lost);
 }
 
 static void mark_all(struct cycle *c)
 {
+	c->marker.strict = true;
+	mark_start_helpers(&c->marker, mark_useful_helpers(&c->marker));
 	roots_each(&c->roots, mark_root, &c->marker);
 	mark_registers(c);
 	if (c->roots.no_maps)
 		mark_root((uintptr_t)leak.page, (uintptr_t)leak.page + OS_PAGE,
 			  &c->marker);
+	if (c->exit.sp)
+		mark_root(c->exit.saved_lo, c->exit.saved_hi, &c->marker);
+	mark_drain(&c->marker);
+	mark_stop_helpers(&c->marker);
 	if (!canaries_agree(c))
 		incomplete(c->out, "the check did not find its own canaries");
 	mark_word(&c->marker, ~leak.lost_inverted);
 	mark_drain(&c->marker);
+}
+
+static bool has_losses(const struct leak_result *out)
+{
+	for (uint32_t i = 0; i < out->nrecords; i++)
+		if (out->records[i].kind <= LEAK_POSSIBLE)
+			return true;
+	return false;
 }
 
 static void mark_and_sweep(struct cycle *c)
@@ -112,6 +145,8 @@ static void mark_and_sweep(struct cycle *c)
 		incomplete(out, "out of memory for the mark bits");
 		return;
 	}
+	c->marker.decodes = opt_get()->pointers;
+	c->marker.ndecodes = opt_get()->npointers;
 	roots_collect(&c->roots, &c->world, c->own_sp);
 	if (c->roots.full)
 		incomplete(out, "more than 65536 mappings");
@@ -121,8 +156,10 @@ static void mark_and_sweep(struct cycle *c)
 	out->reachable_bytes = c->marker.bytes;
 	if (!sweep_collect(&c->marker, out))
 		incomplete(out, "out of memory for the mark stack");
+	if (opt_get()->reachable && !chain_find(&c->marker, &c->roots, &c->world, out))
+		incomplete(out, "out of memory for the chains of holders");
 	/* With fewer roots than there are, a clean verdict still stands. */
-	if (c->roots.no_maps && out->nrecords)
+	if (c->roots.no_maps && has_losses(out))
 		incomplete(out, "the list of mappings (/proc) is not readable");
 	out->mark_ns = os_now_ns() - start;
 }
@@ -167,14 +204,28 @@ static void judge(struct leak_result *out)
 	for (uint32_t i = 0; i < out->nrecords; i++) {
 		struct leak_record *r = &out->records[i];
 
-		r->suppressed = suppress_matches(r->site);
+		if (r->kind == LEAK_REACHABLE)
+			continue;
+		if (r->kind == LEAK_RETRACTED) {
+			out->retracted_objects += r->objects;
+			out->retracted_bytes += r->bytes;
+			continue;
+		}
+		r->suppressed = suppress_matches(r);
 		if (r->suppressed) {
 			out->suppressed_objects += r->objects;
 			out->suppressed_bytes += r->bytes;
 			continue;
 		}
+		if (r->kind == LEAK_POSSIBLE) {
+			out->possible_objects += r->objects;
+			out->possible_bytes += r->bytes;
+			if (!opt_get()->possible)
+				continue;
+		}
 		out->objects += r->objects;
 		out->bytes += r->bytes;
+		out->new_objects += r->new_objects;
 		out->sites++;
 	}
 	if (out->verdict != LEAK_INCOMPLETE)
@@ -218,6 +269,45 @@ static void run(struct cycle *c)
 	roots_free(&c->roots);
 }
 
+/* ---- exit ---- */
+
+static bool is_in_exit(uintptr_t pc)
+{
+	return leak.exit_function && pc - leak.exit_function < EXIT_BYTES;
+}
+
+static bool is_libc_or_loader(uintptr_t pc)
+{
+	const struct module *m = pc > FRAME_PSEUDO_MAX ? module_find_code(pc) : NULL;
+
+	return m && (m == module_find_code(leak.exit_function) ||
+		     m == module_find_code(leak.loader_function));
+}
+
+/*
+ * While the process ends, the frames between exit() and us are the C library's, the
+ * loader's and our own, on stack that the program has left: in their gaps old pointers
+ * stand. Found by walking up to exit()'s frame, with no function of the program on the
+ * way.
+ */
+static void find_exit(struct exit_entry *out)
+{
+	enum unwind_end end;
+	int max, n = 0;
+	struct frame *frames = leak.exit_function ? unwind_scratch(&max) : NULL;
+
+	if (frames)
+		n = unwind_here(frames, max, &end);
+	for (int i = 0; i + 1 < n && is_libc_or_loader(frames[i].pc); i++) {
+		if (!is_in_exit(frames[i].pc) || !frames[i].slot || !frames[i + 1].slot)
+			continue;
+		out->sp = frames[i + 1].slot;
+		out->saved_hi = frames[i].slot;
+		out->saved_lo = out->saved_hi - KEPT_REGISTERS * sizeof(uintptr_t);
+		return;
+	}
+}
+
 void leak_check_above(struct leak_result *out, uintptr_t own_sp)
 {
 	struct cycle *c;
@@ -229,16 +319,28 @@ void leak_check_above(struct leak_result *out, uintptr_t own_sp)
 	}
 	thread_internal_enter();
 	lock_acquire(&leak.lock);
+	if (leak.pid != os_getpid()) { /* a forked child has reported nothing yet */
+		history_forget();
+		growth_forget();
+	}
+	leak.pid = os_getpid();
 	module_refresh();
+	inner_init();
+	out->checked_ns = os_now_ns();
 	c = meta_map(sizeof(*c), META_LEAK);
 	if (c) {
 		c->out = out;
 		c->own_sp = own_sp;
+		find_exit(&c->exit);
+		if (c->exit.sp)
+			c->own_sp = c->exit.sp;
 		run(c);
 		meta_unmap(c, sizeof(*c), META_LEAK);
 	} else {
 		incomplete(out, "out of memory");
 	}
+	if (opt_get()->reachable)
+		growth_compare(out);
 	judge(out);
 	lock_release(&leak.lock);
 	thread_internal_leave();
@@ -269,24 +371,27 @@ __attribute__((naked)) void leak_check(struct leak_result *out UNUSED)
 void leak_result_free(struct leak_result *r)
 {
 	meta_unmap(r->records, r->records_bytes, META_LEAK);
+	meta_unmap(r->chains, CHAIN_RECORDS * sizeof(*r->chains), META_LEAK);
 	r->records = NULL;
+	r->chains = NULL;
 	r->nrecords = 0;
 }
 
 void leak_init(void)
 {
+	leak.exit_function = (uintptr_t)dlsym(RTLD_NEXT, "exit");
+	leak.loader_function = (uintptr_t)dlsym(RTLD_NEXT, "__tls_get_addr");
 	suppress_load();
 }
 
 void leak_disable(void)
 {
-	thread_internal_enter();
+	sample_hide_enter();
 }
 
 void leak_enable(void)
 {
-	if (thread_is_internal())
-		thread_internal_leave();
+	sample_hide_leave();
 }
 
 void leak_ignore_object(const void *p)

@@ -9,9 +9,10 @@
  * roots.c   data, bss and RELRO of every module but ours, stacks from the stack pointer,
  *           registers, TLS, thread-specific data, writable anonymous mappings.
  * mark.c    tri-colour: white = unmarked, grey = on the mark stack, black = scanned.
- * sweep.c   white live objects: direct (no other lost object points at them, or the
- * lowest of a cycle), indirect (reachable only from lost objects), by site. report.c
- * text, leak.pb.gz, report.json.  suppress.c  leak:glob lines.
+ * sweep.c   white live objects: possible (a pointer into their middle is left), direct
+ *           (no other lost object points at them, or the lowest of a cycle), indirect
+ *           (reachable only from lost objects), by site.
+ * report.c  text, leak.pb.gz, report.json.  suppress.c  leak:glob lines.
  */
 #ifndef PROFILER_LEAK_LEAK_H
 #define PROFILER_LEAK_LEAK_H
@@ -20,24 +21,60 @@
 
 enum leak_verdict { LEAK_CLEAN, LEAK_FOUND, LEAK_INCOMPLETE };
 
+enum leak_kind {
+	LEAK_INDIRECT,	/* other lost objects point at it */
+	LEAK_DIRECT,	/* nothing does: definitely lost, and the head of what is */
+	LEAK_POSSIBLE,	/* only pointers into its middle are left */
+	LEAK_RETRACTED, /* the check before said lost; freed or reached since */
+	LEAK_REACHABLE	/* not lost at all: with reachable=on */
+};
+
+/* The way from a root to a reachable object, backwards. */
+#define LEAK_CHAIN_STEPS 6
+struct leak_chain {
+	uintptr_t root;	 /* address of a word outside the heap; 1: a register; 0: none */
+	uint32_t length; /* objects between the root and this one; the nearest are kept */
+	struct leak_step {
+		uint32_t site;
+		uint64_t offset, bytes; /* of the pointer in the object; of the object */
+	} steps[LEAK_CHAIN_STEPS];
+};
+
 struct leak_record {
 	uint32_t site; /* SITE_NONE: [stack not sampled] */
-	bool direct;   /* direct or indirect */
+	enum leak_kind kind;
 	bool suppressed;
+	uint32_t rises;	      /* reachable: checks in a row that found more bytes */
+	uint64_t grown_bytes; /* since the first of them */
+	uint32_t chain;	      /* reachable: 1 + place in leak_result.chains; 0: none */
+	uintptr_t example;    /* reachable: the site's largest object */
+	uint64_t largest;     /* its bytes */
+	/* os_now_ns() scale: when the first and the last of the objects were made; 0: not
+	 * known (not sampled). */
+	uint64_t first_ns, last_ns;
 	uint64_t objects, bytes;
+	uint64_t new_objects; /* of them that the check before did not find */
 	uint64_t retained; /* bytes of the objects that only this record's objects reach,
-			      with their own (direct) */
+			      with their own (direct, possible) */
 };
 
 struct leak_result {
 	enum leak_verdict verdict;
-	char reason[160];		/* of LEAK_INCOMPLETE, else empty */
-	uint64_t objects, bytes, sites; /* lost and not suppressed, direct and indirect */
+	char reason[160]; /* of LEAK_INCOMPLETE, else empty */
+	/* Lost and not suppressed, direct and indirect; with possible=on the possibly
+	 * lost, too. */
+	uint64_t objects, bytes, sites;
+	uint64_t possible_objects, possible_bytes; /* retained, too; not suppressed */
 	uint64_t suppressed_objects, suppressed_bytes;
+	uint64_t new_objects; /* of objects: not found by the check before */
+	uint64_t retracted_objects, retracted_bytes; /* of the check before */
 	struct leak_record *records; /* largest bytes first; leak_result_free() */
 	uint32_t nrecords;
+	struct leak_chain *chains; /* NULL: none */
+	uint32_t nchains;
 	size_t records_bytes; /* of the mapping that holds them */
 	uint64_t reachable_objects, reachable_bytes;
+	uint64_t checked_ns;	   /* when; os_now_ns() scale */
 	uint64_t stop_ns, mark_ns; /* time the other threads stood; time of the mark */
 	uint32_t nthreads;	   /* stopped */
 };

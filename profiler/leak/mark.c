@@ -3,9 +3,12 @@
  * mark: see mark.h.
  *
  * A word of a root or an object counts as a pointer when it lies in a live object, at its
- * start or inside. Candidates pass a small queue on their way to the bitmap: the span's
- * and the object's cache lines are asked for when a candidate enters and used when it
- * leaves.
+ * start or inside. Reached objects go on a stack; what comes off it passes a small queue,
+ * where its cache lines are asked for when it enters and used when it leaves. Whether an
+ * object is white already is decided without a branch, since no branch predictor knows.
+ *
+ * The stack is bounded, to a small part of the heap: what does not fit is spilled, as a
+ * bit in a bitmap, and comes back in order of address when the rest is done.
  */
 #include "profiler/leak/mark.h"
 
@@ -13,17 +16,35 @@
 
 #include "preload/base/atomic.h"
 #include "preload/base/meta.h"
-#include "preload/heap/arena.h"
 #include "preload/heap/heap.h"
+#include "profiler/leak/inner.h"
 
-#define STACK_FIRST 65536
+#define STACK_FIRST    65536 /* of the sweep */
+#define STACK_LEAST    4096  /* of a worker, words */
+#define STACK_FRACTION 256   /* of the heap, in bytes */
+#define SCAN_BYTES     (MARK_SCAN_WORDS * sizeof(uintptr_t))
+#define LOW_BITS       8 /* an address with something in these is no inner pointer */
 
-#define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
+#define NO_SANITIZE    __attribute__((no_sanitize("address", "thread", "undefined")))
+#define INLINE	       static inline __attribute__((always_inline))
 
 size_t mark_bitmap_bytes(const struct marker *m)
 {
 	return (m->nbits / 64 + 1) * sizeof(uint64_t);
 }
+
+size_t mark_memory(const struct marker *m)
+{
+	size_t bytes = 4 * mark_bitmap_bytes(m) + m->nspans * sizeof(struct mspan *);
+
+	for (size_t i = 0; i < m->narenas; i++)
+		bytes += m->arenas[i].table_bytes;
+	for (unsigned i = 0; i < m->nworkers; i++)
+		bytes += m->workers[i].capacity * sizeof(uintptr_t);
+	return bytes;
+}
+
+/* ---- tables ---- */
 
 /* Calls fn for every span in use of a, by address. */
 static void each_span_of(const struct arena *a,
@@ -50,11 +71,41 @@ static void each_span(struct marker *m, void (*fn)(struct marker *, struct mspan
 		each_span_of(arena_at(i), fn, m);
 }
 
+/* One bit more than slots, for the tail behind the last: it is never white. */
+static size_t bits_of(const struct mspan *s)
+{
+	return align_up((size_t)s->nslots + 1, 64);
+}
+
 static void number_span(struct marker *m, struct mspan *s)
 {
 	s->mark_index = m->nbits;
-	m->nbits += align_up(s->nslots, 64);
+	m->nbits += bits_of(s);
 	m->nspans++;
+	m->heap_bytes += s->npages << PAGE_SHIFT;
+}
+
+static struct mark_arena *table_of(struct marker *m, uintptr_t addr)
+{
+	for (size_t i = 0; i < m->narenas; i++)
+		if (addr - m->arenas[i].base < m->arenas[i].bytes)
+			return &m->arenas[i];
+	return NULL;
+}
+
+static void note_pages(struct marker *m, const struct mspan *s)
+{
+	struct mark_arena *a = table_of(m, s->base);
+	struct mark_page *page;
+
+	if (!a)
+		return;
+	page = &a->pages[(s->base - a->base) >> PAGE_SHIFT];
+	for (size_t i = 0; i < s->npages; i++)
+		page[i] = (struct mark_page){ .magic = s->slot_size ? s->magic : 0,
+					      .slot_size = s->slot_size,
+					      .first = (uint32_t)(s->mark_index / 64),
+					      .page = (uint32_t)i };
 }
 
 static void note_span(struct marker *m, struct mspan *s)
@@ -66,6 +117,7 @@ static void note_span(struct marker *m, struct mspan *s)
 	memcpy(live, s->alloc_bits, nwords * sizeof(*live));
 	if (s->nslots % 64)
 		live[nwords - 1] &= ((uint64_t)1 << s->nslots % 64) - 1;
+	note_pages(m, s);
 }
 
 static void drop_cached(uintptr_t slot, void *arg)
@@ -75,34 +127,89 @@ static void drop_cached(uintptr_t slot, void *arg)
 	struct mspan *s = heap_find(slot, &index);
 
 	if (s)
-		m->live[(s->mark_index + index) / 64] &=
-			~((uint64_t)1 << ((s->mark_index + index) % 64));
+		mark_clear(m->live, s->mark_index + index);
+}
+
+static bool init_tables(struct marker *m)
+{
+	for (size_t i = 0; i < arena_count(); i++) {
+		const struct arena *from = arena_at(i);
+		size_t npages = atomic_load_acquire(&from->end_page) - from->first_page;
+		struct mark_arena *a = &m->arenas[m->narenas++];
+
+		a->base = from->base + (from->first_page << PAGE_SHIFT);
+		a->bytes = npages << PAGE_SHIFT;
+		a->table_bytes = (npages + 1) * sizeof(*a->pages);
+		a->pages = meta_map(a->table_bytes, META_LEAK);
+		if (!a->pages)
+			return false;
+	}
+	return true;
+}
+
+bool mark_worker_init(struct marker *m, struct mark_worker *w)
+{
+	w->m = m;
+	w->capacity = m->heap_bytes / STACK_FRACTION / sizeof(*w->stack);
+	if (w->capacity < STACK_LEAST)
+		w->capacity = STACK_LEAST;
+	w->stack = meta_map(w->capacity * sizeof(*w->stack), META_LEAK);
+	w->ranges = meta_map(MARK_RANGES * sizeof(*w->ranges), META_LEAK);
+	return w->stack && w->ranges;
+}
+
+void mark_worker_free(struct mark_worker *w)
+{
+	meta_unmap(w->stack, w->capacity * sizeof(*w->stack), META_LEAK);
+	meta_unmap(w->ranges, MARK_RANGES * sizeof(*w->ranges), META_LEAK);
+	w->stack = NULL;
+	w->ranges = NULL;
+}
+
+static bool init_memory(struct marker *m)
+{
+	size_t bytes = mark_bitmap_bytes(m);
+
+	m->live = meta_map(bytes, META_LEAK);
+	m->white = meta_map(bytes, META_LEAK);
+	m->pointed = meta_map(bytes, META_LEAK);
+	m->inner = meta_map(bytes, META_LEAK);
+	m->spans = meta_map((m->nspans + 1) * sizeof(struct mspan *), META_LEAK);
+	m->capacity = STACK_FIRST;
+	m->stack = meta_map(m->capacity * sizeof(*m->stack), META_LEAK);
+	m->nworkers = 1;
+	return m->live && m->white && m->pointed && m->inner && m->spans && m->stack &&
+	       mark_worker_init(m, &m->workers[0]);
 }
 
 bool mark_init(struct marker *m)
 {
 	memset(m, 0, sizeof(*m));
 	heap_bounds(&m->lo, &m->hi);
+	m->nbits = 64; /* of pages without objects, never white */
 	each_span(m, number_span);
-	m->live = meta_map(mark_bitmap_bytes(m), META_LEAK);
-	m->marked = meta_map(mark_bitmap_bytes(m), META_LEAK);
-	m->pointed = meta_map(mark_bitmap_bytes(m), META_LEAK);
-	m->spans = meta_map((m->nspans + 1) * sizeof(struct mspan *), META_LEAK);
-	m->capacity = STACK_FIRST;
-	m->stack = meta_map(m->capacity * sizeof(*m->stack), META_LEAK);
-	if (!m->live || !m->marked || !m->pointed || !m->spans || !m->stack)
+	if (!init_tables(m) || !init_memory(m))
 		return false;
 	m->nspans = 0;
 	each_span(m, note_span);
 	heap_each_cached(drop_cached, m);
+	memcpy(m->white, m->live, mark_bitmap_bytes(m));
+	m->refill_at = m->nspans;
 	return true;
 }
 
 void mark_free(struct marker *m)
 {
-	meta_unmap(m->live, mark_bitmap_bytes(m), META_LEAK);
-	meta_unmap(m->marked, mark_bitmap_bytes(m), META_LEAK);
-	meta_unmap(m->pointed, mark_bitmap_bytes(m), META_LEAK);
+	size_t bytes = mark_bitmap_bytes(m);
+
+	for (unsigned i = 0; i < m->nworkers; i++)
+		mark_worker_free(&m->workers[i]);
+	for (size_t i = 0; i < m->narenas; i++)
+		meta_unmap(m->arenas[i].pages, m->arenas[i].table_bytes, META_LEAK);
+	meta_unmap(m->live, bytes, META_LEAK);
+	meta_unmap(m->white, bytes, META_LEAK);
+	meta_unmap(m->pointed, bytes, META_LEAK);
+	meta_unmap(m->inner, bytes, META_LEAK);
 	meta_unmap(m->spans, (m->nspans + 1) * sizeof(struct mspan *), META_LEAK);
 	meta_unmap(m->stack, m->capacity * sizeof(*m->stack), META_LEAK);
 	memset(m, 0, sizeof(*m));
@@ -121,6 +228,416 @@ struct mspan *mark_find(const struct marker *m, uintptr_t word, uint32_t *out_in
 	*out_bit = s->mark_index + *out_index;
 	return mark_test(m->live, *out_bit) ? s : NULL;
 }
+
+/* ---- from a word to its object ---- */
+
+/* An object, or a place where there is none: then its bit is never white. */
+struct place {
+	uintptr_t base;
+	size_t inside; /* bytes from the base to the word */
+	size_t bit;
+};
+
+INLINE NO_SANITIZE struct place place_of(const struct mark_arena *a, uintptr_t word)
+{
+	size_t at = word - a->base;
+	const struct mark_page *p = &a->pages[at >> PAGE_SHIFT];
+	size_t in_span = ((size_t)p->page << PAGE_SHIFT) + (at & (PAGE_SIZE - 1));
+	size_t index = (size_t)((uint64_t)in_span * p->magic >> MSPAN_MAGIC_SHIFT);
+	size_t inside = in_span - index * p->slot_size;
+
+	return (struct place){ word - inside, inside, (size_t)p->first * 64 + index };
+}
+
+/* Of an object's first byte. */
+INLINE NO_SANITIZE size_t size_at(const struct marker *m, uintptr_t base)
+{
+	const struct mark_arena *a = &m->arenas[0];
+	const struct mspan *s;
+
+	if (LIKELY(base - a->base < a->bytes)) {
+		uint32_t size = a->pages[(base - a->base) >> PAGE_SHIFT].slot_size;
+
+		if (LIKELY(size != 0))
+			return size;
+	}
+	s = heap_find(base, NULL);
+	return s ? mspan_slot_bytes(s) : 0;
+}
+
+/* ---- spilling ---- */
+
+static NO_SANITIZE void spill_one(struct marker *m, uintptr_t base)
+{
+	const struct mark_arena *a = table_of(m, base);
+	size_t bit = a ? place_of(a, base).bit : 0;
+
+	atomic_or_relaxed(&m->pointed[bit / 64], (uint64_t)1 << (bit % 64));
+	atomic_store_relaxed(&m->spilled, 1u);
+}
+
+/* The older half of a full stack. */
+static COLD void spill(struct mark_worker *w)
+{
+	size_t half = w->used / 2;
+
+	for (size_t i = 0; i < half; i++)
+		spill_one(w->m, w->stack[i]);
+	memmove(w->stack, w->stack + half, (w->used - half) * sizeof(*w->stack));
+	w->used -= half;
+}
+
+static void take_spilled(struct mark_worker *w, const struct mspan *s)
+{
+	uint64_t *bits = &w->m->pointed[s->mark_index / 64];
+
+	for (size_t i = 0; i < bits_of(s) / 64; i++) {
+		for (uint64_t left = bits[i]; left; left &= left - 1) {
+			uint32_t index =
+				(uint32_t)(i * 64 + (size_t)__builtin_ctzll(left));
+
+			w->stack[w->used++] = mspan_slot(s, index);
+		}
+		bits[i] = 0;
+	}
+}
+
+/* With all others idle: spilled objects back onto the stack. False: there are none. */
+static bool refill(struct mark_worker *w)
+{
+	struct marker *m = w->m;
+
+	for (;;) {
+		for (; m->refill_at < m->nspans; m->refill_at++) {
+			if (w->used + MSPAN_MAX_SLOTS > w->capacity)
+				return true;
+			take_spilled(w, m->spans[m->refill_at]);
+		}
+		if (w->used > 0)
+			return true;
+		if (!atomic_load_relaxed(&m->spilled))
+			return false;
+		atomic_store_relaxed(&m->spilled, 0u);
+		m->refill_at = 0;
+	}
+}
+
+/* ---- scanning ---- */
+
+/* Of a pointer to the middle of an object. True: it does not count, but was noted. */
+static NO_SANITIZE COLD bool note_inner(struct marker *m, const struct place *p)
+{
+	if (!mark_test(m->white, p->bit))
+		return true;
+	if (inner_is_as_good(p->base, p->inside, size_at(m, p->base)))
+		return false;
+	atomic_or_relaxed(&m->inner[p->bit / 64], (uint64_t)1 << (p->bit % 64));
+	return true;
+}
+
+/* Makes the object there grey if it is white. */
+INLINE NO_SANITIZE void reach(struct mark_worker *w, const struct place *p)
+{
+	uint64_t *white = &w->m->white[p->bit / 64];
+	uint64_t mask = (uint64_t)1 << (p->bit % 64), old = *white;
+
+	*white = old & ~mask;
+	w->stack[w->used] = p->base;
+	w->used += (old & mask) != 0;
+}
+
+/* Of a word that may lie in any arena. False: in none. */
+static NO_SANITIZE bool find_place(const struct marker *m, uintptr_t word,
+				   struct place *out)
+{
+	const struct mark_arena *a = &m->arenas[0];
+
+	for (size_t i = 0; i < m->narenas; i++, a++)
+		if (word - a->base < a->bytes) {
+			*out = place_of(a, word);
+			return true;
+		}
+	return false;
+}
+
+/* Looks at one word, without helpers. */
+INLINE NO_SANITIZE void look(struct mark_worker *w, uintptr_t word)
+{
+	struct place p;
+
+	if (!find_place(w->m, word, &p))
+		return;
+	if (p.inside >= LOW_BITS && w->m->strict && note_inner(w->m, &p))
+		return;
+	reach(w, &p);
+}
+
+/* Of the n objects above the stack, keeps those that nobody else took: an atomic
+ * operation is dear, so only they have one. */
+static NO_SANITIZE void take_gathered(struct mark_worker *w, size_t n)
+{
+	uintptr_t *first = w->stack + w->used, *top = first;
+	uint64_t *white = w->m->white;
+
+	for (size_t i = 0; i < n; i++) {
+		uint64_t mask = (uint64_t)1 << (w->gathered[i] % 64);
+		uint64_t old = __atomic_fetch_and(&white[w->gathered[i] / 64], ~mask,
+						  __ATOMIC_RELAXED);
+
+		*top = first[i];
+		top += (old & mask) != 0;
+	}
+	w->used = (size_t)(top - w->stack);
+}
+
+/* Every disguise of a word; the word as it is, too. */
+static NO_SANITIZE COLD void look_decoded(struct mark_worker *w, uintptr_t at)
+{
+	uintptr_t word = *(const volatile uintptr_t *)at;
+	uintptr_t high = w->m->lo & ~(uintptr_t)UINT32_MAX;
+
+	look(w, word);
+	for (unsigned i = 0; i < w->m->ndecodes; i++) {
+		const struct opt_pointer *d = &w->m->decodes[i];
+
+		switch (d->code) {
+		case OPT_POINTER_MASK:
+			look(w, word & d->value);
+			break;
+		case OPT_POINTER_RIGHT:
+			look(w, word >> d->value);
+			break;
+		case OPT_POINTER_LEFT:
+			look(w, word << d->value);
+			break;
+		case OPT_POINTER_XOR:
+			look(w, word ^ d->value);
+			break;
+		case OPT_POINTER_LOW32:
+			look(w, high | (word & UINT32_MAX));
+			look(w, high | word >> 32);
+			break;
+		case OPT_POINTER_UNALIGNED:
+			break; /* by scan_decoded() */
+		}
+	}
+}
+
+static bool has_unaligned(const struct marker *m)
+{
+	for (unsigned i = 0; i < m->ndecodes; i++)
+		if (m->decodes[i].code == OPT_POINTER_UNALIGNED)
+			return true;
+	return false;
+}
+
+static void make_room(struct mark_worker *w, size_t count)
+{
+	if (UNLIKELY(w->used + count > w->capacity))
+		spill(w);
+}
+
+/* Never beside helpers. */
+static NO_SANITIZE COLD void scan_decoded(struct mark_worker *w, uintptr_t lo,
+					  uintptr_t hi)
+{
+	bool unaligned = has_unaligned(w->m);
+
+	for (; lo < hi; lo += sizeof(uintptr_t)) {
+		make_room(w, (2 * OPT_POINTERS_MAX + 1) * sizeof(uintptr_t));
+		look_decoded(w, lo);
+		for (uintptr_t k = 1; unaligned && k < sizeof(uintptr_t); k++) {
+			uintptr_t word;
+
+			if (lo + k + sizeof(word) > hi)
+				break;
+			memcpy(&word, (const void *)(lo + k), sizeof(word));
+			look(w, word);
+		}
+	}
+}
+
+/* scan() without helpers. All that does not change is in locals: the compiler must take
+ * any word that is written for one of them. */
+static NO_SANITIZE void scan_alone(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+{
+	const struct mark_arena a = w->m->arenas[0];
+	bool strict = w->m->strict, more = w->m->narenas > 1;
+	uint64_t *white = w->m->white;
+	uintptr_t *top = w->stack + w->used;
+
+	for (; lo < hi; lo += sizeof(uintptr_t)) {
+		uintptr_t word = *(const volatile uintptr_t *)lo;
+		uint64_t mask, old;
+		struct place p;
+
+		if (LIKELY(word - a.base >= a.bytes) &&
+		    (LIKELY(!more) || !find_place(w->m, word, &p)))
+			continue;
+		if (LIKELY(word - a.base < a.bytes))
+			p = place_of(&a, word);
+		if (UNLIKELY(p.inside >= LOW_BITS) && strict && note_inner(w->m, &p))
+			continue;
+		mask = (uint64_t)1 << (p.bit % 64);
+		old = white[p.bit / 64];
+		white[p.bit / 64] = old & ~mask;
+		*top = p.base;
+		top += (old & mask) != 0;
+	}
+	w->used = (size_t)(top - w->stack);
+}
+
+/* scan() beside helpers: what seems white is gathered, then taken by those who are first.
+ */
+static NO_SANITIZE void scan_shared(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+{
+	const struct mark_arena a = w->m->arenas[0];
+	bool strict = w->m->strict, more = w->m->narenas > 1;
+	const uint64_t *white = w->m->white;
+	uintptr_t *first = w->stack + w->used;
+	size_t n = 0;
+
+	for (; lo < hi; lo += sizeof(uintptr_t)) {
+		uintptr_t word = *(const volatile uintptr_t *)lo;
+		struct place p;
+
+		if (LIKELY(word - a.base >= a.bytes) &&
+		    (LIKELY(!more) || !find_place(w->m, word, &p)))
+			continue;
+		if (LIKELY(word - a.base < a.bytes))
+			p = place_of(&a, word);
+		if (UNLIKELY(p.inside >= LOW_BITS) && strict && note_inner(w->m, &p))
+			continue;
+		first[n] = p.base;
+		w->gathered[n] = p.bit;
+		n += mark_test(white, p.bit);
+	}
+	take_gathered(w, n);
+}
+
+/* At most MARK_SCAN_WORDS words. */
+static NO_SANITIZE void scan(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+{
+	if (UNLIKELY(w->m->ndecodes > 0)) {
+		scan_decoded(w, lo, hi);
+		return;
+	}
+	make_room(w, MARK_SCAN_WORDS);
+	if (w->m->pool)
+		scan_shared(w, lo, hi);
+	else
+		scan_alone(w, lo, hi);
+}
+
+static void push_range(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+{
+	w->ranges[w->nranges++] = (struct grey){ lo, hi };
+}
+
+static void scan_some_of_range(struct mark_worker *w)
+{
+	struct grey *g = &w->ranges[w->nranges - 1];
+	uintptr_t lo = g->lo, hi = g->hi;
+
+	if (hi - lo > SCAN_BYTES) {
+		hi = lo + SCAN_BYTES;
+		g->lo = hi;
+	} else {
+		w->nranges--;
+	}
+	scan(w, lo, hi);
+}
+
+INLINE void fetch_next(struct mark_worker *w)
+{
+	uintptr_t base = w->stack[--w->used];
+	unsigned at = w->tail++ % MARK_QUEUE;
+
+	__builtin_prefetch((const void *)align_down(base, CACHE_LINE));
+	w->queue[at].base = base;
+	w->queue[at].size = size_at(w->m, base);
+}
+
+INLINE void scan_next(struct mark_worker *w)
+{
+	unsigned at = w->head++ % MARK_QUEUE;
+	uintptr_t base = w->queue[at].base;
+	size_t size = w->queue[at].size;
+
+	w->objects++;
+	w->bytes += size;
+	if (LIKELY(size <= SCAN_BYTES)) {
+		scan(w, base, base + size);
+	} else if (w->nranges < MARK_RANGES) {
+		push_range(w, base, base + size);
+	} else {
+		w->objects--;
+		w->bytes -= size;
+		spill_one(w->m, base);
+	}
+}
+
+void mark_work(struct mark_worker *w)
+{
+	const struct mark_pool *pool = w->m->pool;
+
+	for (;;) {
+		while (w->used > 0 && w->tail - w->head < MARK_QUEUE)
+			fetch_next(w);
+		if (w->used == 0 && w->nranges > 0)
+			scan_some_of_range(w);
+		else if (w->head != w->tail)
+			scan_next(w);
+		else
+			return;
+		if (pool && UNLIKELY(mark_pool_is_hungry(pool)))
+			mark_pool_donate(w);
+	}
+}
+
+/* ---- the caller's side ---- */
+
+void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi)
+{
+	struct mark_worker *w = &m->workers[0];
+
+	lo = align_up(lo, sizeof(uintptr_t));
+	hi = align_down(hi, sizeof(uintptr_t));
+	if (lo >= hi)
+		return;
+	if (w->nranges == MARK_RANGES)
+		mark_drain(m);
+	push_range(w, lo, hi);
+}
+
+void mark_word(struct marker *m, uintptr_t word)
+{
+	struct place p;
+
+	make_room(&m->workers[0], 1);
+	if (find_place(m, word, &p))
+		reach(&m->workers[0], &p); /* helpers, if any, have nothing to do */
+}
+
+void mark_drain(struct marker *m)
+{
+	struct mark_worker *w = &m->workers[0];
+
+	for (;;) {
+		mark_work(w);
+		if (m->pool && mark_pool_await(w))
+			continue;
+		if (!refill(w))
+			break;
+	}
+	m->objects = m->bytes = 0;
+	for (unsigned i = 0; i < m->nworkers; i++) {
+		m->objects += m->workers[i].objects;
+		m->bytes += m->workers[i].bytes;
+	}
+}
+
+/* ---- the sweep's stack ---- */
 
 static bool grow_stack(struct marker *m)
 {
@@ -141,52 +658,4 @@ void mark_push(struct marker *m, uintptr_t lo, uintptr_t hi)
 	if (m->used == m->capacity && !grow_stack(m))
 		return;
 	m->stack[m->used++] = (struct grey){ lo, hi };
-}
-
-void mark_word(struct marker *m, uintptr_t word)
-{
-	uint32_t index;
-	size_t bit;
-	struct mspan *s = mark_find(m, word, &index, &bit);
-	uintptr_t base;
-
-	if (!s || mark_test(m->marked, bit))
-		return;
-	mark_set(m->marked, bit);
-	base = s->slot_size ? mspan_slot(s, index) : s->base;
-	m->objects++;
-	m->bytes += mspan_slot_bytes(s);
-	mark_push(m, base, base + mspan_slot_bytes(s));
-}
-
-NO_SANITIZE void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi)
-{
-	uintptr_t start = m->lo, span = m->hi - m->lo;
-
-	lo = align_up(lo, sizeof(uintptr_t));
-	for (; lo + sizeof(uintptr_t) <= hi; lo += sizeof(uintptr_t)) {
-		uintptr_t word = *(const volatile uintptr_t *)lo;
-
-		if (LIKELY(word - start >= span))
-			continue;
-		__builtin_prefetch((const void *)align_down(word, CACHE_LINE));
-		m->queue[m->tail++ % MARK_QUEUE] = word;
-		if (m->tail - m->head == MARK_QUEUE)
-			mark_word(m, m->queue[m->head++ % MARK_QUEUE]);
-	}
-}
-
-void mark_drain(struct marker *m)
-{
-	for (;;) {
-		if (m->used > 0) {
-			struct grey g = m->stack[--m->used];
-
-			mark_range(m, g.lo, g.hi);
-		} else if (m->head != m->tail) {
-			mark_word(m, m->queue[m->head++ % MARK_QUEUE]);
-		} else {
-			return;
-		}
-	}
 }

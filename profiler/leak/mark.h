@@ -1,52 +1,134 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * mark: which objects are reached. Every live slot has a bit in flat bitmaps, at its
- * span's mark_index plus its own index.
+ * span's mark_index plus its own index; a table with an entry a page leads from an
+ * address to its bit without touching the span.
  *
- * White: live and not marked. Grey: marked and on the stack. Black: marked and scanned.
+ * White: live and not reached. Grey: reached and on a stack of a worker. Black: reached
+ * and scanned.
  */
 #ifndef PROFILER_LEAK_MARK_H
 #define PROFILER_LEAK_MARK_H
 
 #include "preload/base/base.h"
+#include "preload/base/opt.h"
+#include "preload/heap/arena.h"
 #include "preload/heap/mspan.h"
 
-#define MARK_QUEUE 32 /* candidates whose cache lines are on their way */
+#define MARK_QUEUE	32 /* objects whose cache lines are on their way */
+#define MARK_WORKERS	8  /* most, the caller's own among them */
+#define MARK_RANGES	1024
+#define MARK_SCAN_WORDS 128 /* looked at in one go */
 
 struct grey {
-	uintptr_t lo, hi; /* bytes of the object still to be scanned */
+	uintptr_t lo, hi; /* bytes still to be scanned */
 };
+
+/* Where a page's objects have their bits. All zero: no object lies there. */
+struct mark_page {
+	uint32_t magic;	    /* of the size class; 0: large */
+	uint32_t slot_size; /* 0: large */
+	uint32_t first;	    /* the span's first bit / 64 */
+	uint32_t page;	    /* this page's place in the span */
+};
+
+struct mark_arena {
+	uintptr_t base; /* of the first page */
+	size_t bytes;
+	struct mark_page *pages;
+	size_t table_bytes;
+};
+
+/* One thread's part of the work; touched by that thread only, others look at it when it
+ * is done. */
+struct mark_worker {
+	struct marker *m;
+	uintptr_t *stack; /* objects' first bytes */
+	size_t used, capacity;
+	size_t gathered[MARK_SCAN_WORDS]; /* beside helpers: bits of what seems white */
+	struct grey *ranges;		  /* pieces longer than an object of a kilobyte */
+	size_t nranges;
+	struct {
+		uintptr_t base;
+		size_t size;
+	} queue[MARK_QUEUE]; /* a ring */
+	unsigned head, tail;
+	uint64_t objects, bytes; /* scanned or about to be */
+	char *thread_stack;	 /* of a helper */
+	uint32_t tid;		 /* of a helper; the kernel clears it at its end; futex */
+};
+
+struct mark_pool;
 
 struct marker {
 	uintptr_t lo, hi; /* heap_bounds() */
-	uint64_t *live;	  /* given out and in no cache */
-	uint64_t *marked;
-	uint64_t *pointed; /* sweep: another lost object points at it */
+	struct mark_arena arenas[ARENA_MAX];
+	size_t narenas;
+	uint64_t *live;	   /* given out and in no cache */
+	uint64_t *white;   /* live and not reached */
+	uint64_t *pointed; /* mark: reached, but no stack had room for it (spilled).
+			    * sweep: another lost object points at it */
+	uint64_t *inner;   /* strict: a pointer into it was seen */
 	size_t nbits;
+	size_t heap_bytes;    /* of the spans */
 	struct mspan **spans; /* all in use, by address */
 	size_t nspans;
-	uintptr_t queue[MARK_QUEUE]; /* words in bounds; a ring */
-	unsigned head, tail;
+	/* Only a pointer to an object's first bytes reaches it; `inner` notes others. */
+	bool strict;
+	const struct opt_pointer *decodes; /* of the options; NULL: words as they are */
+	unsigned ndecodes;
+	uint32_t spilled; /* some bit of pointed is set; atomic */
+	size_t refill_at; /* span whose spilled objects come back next */
+	unsigned nworkers;
+	struct mark_worker workers[MARK_WORKERS];
+	struct mark_pool *pool; /* between helpers; NULL without */
+
+	/* Of sweep.c. */
 	struct grey *stack;
 	size_t used, capacity;
-	bool out_of_memory;	 /* the stack could not grow: the result is worthless */
-	uint64_t objects, bytes; /* marked since they were last cleared */
+	bool out_of_memory; /* the stack could not grow: the result is worthless */
+
+	uint64_t objects, bytes; /* reached, as of the last mark_drain() */
 };
 
 /* With heap_lock_all() held. Numbers the slots of all spans and finds the live ones.
  * False: out of memory. */
 bool mark_init(struct marker *m);
 void mark_free(struct marker *m);
-/* STW. Looks at the words of [lo, hi), lo aligned here; what they refer to is marked at
- * the latest by the next mark_drain(). */
+/* STW. The words of [lo, hi), lo aligned here, are looked at in the next mark_drain(), or
+ * before. */
 void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi);
-/* STW. Marks the object that word lies in, if any. */
+/* STW. The object that word lies in, if any, is reached, strict or not. What it points to
+ * is, after the next mark_drain(). */
 void mark_word(struct marker *m, uintptr_t word);
 /* STW. Scans until no grey object is left. */
 void mark_drain(struct marker *m);
-/* STW. Puts a range on the stack of grey objects. */
-void mark_push(struct marker *m, uintptr_t lo, uintptr_t hi);
+/* Memory of the marker itself. */
+size_t mark_memory(const struct marker *m);
 size_t mark_bitmap_bytes(const struct marker *m);
+
+/* STW. Up to n threads of our own help from now on in mark_drain(). The kernel may refuse
+ * them: it is done without. They share the caller's thread pointer, so they use no libc
+ * and no thread-local storage, and they are gone when mark_stop_helpers() returns. */
+void mark_start_helpers(struct marker *m, unsigned n);
+void mark_stop_helpers(struct marker *m);
+/* How many helpers are worth having for this heap on this machine. */
+unsigned mark_useful_helpers(const struct marker *m);
+
+/* ---- between mark.c and mark_pool.c ---- */
+
+/* Works until nothing is left that w knows of. */
+void mark_work(struct mark_worker *w);
+bool mark_worker_init(struct marker *m, struct mark_worker *w);
+void mark_worker_free(struct mark_worker *w);
+/* FAST. Is somebody waiting for work? */
+bool mark_pool_is_hungry(const struct mark_pool *pool);
+/* Gives some of w's work away, if it can spare any. */
+void mark_pool_donate(struct mark_worker *w);
+/* The caller's: there is work again (true), or all are idle. */
+bool mark_pool_await(struct mark_worker *w);
+
+/* ---- for sweep.c ---- */
 
 /* FAST. The live object that word lies in: its span and bit number. */
 struct mspan *mark_find(const struct marker *m, uintptr_t word, uint32_t *out_index,
@@ -59,5 +141,11 @@ static inline void mark_set(uint64_t *bits, size_t bit)
 {
 	bits[bit / 64] |= (uint64_t)1 << (bit % 64);
 }
+static inline void mark_clear(uint64_t *bits, size_t bit)
+{
+	bits[bit / 64] &= ~((uint64_t)1 << (bit % 64));
+}
+/* STW. Puts a range on the sweep's own stack of grey objects. */
+void mark_push(struct marker *m, uintptr_t lo, uintptr_t hi);
 
 #endif

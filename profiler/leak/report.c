@@ -9,7 +9,9 @@
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
+#include "profiler/leak/chain.h"
 #include "profiler/leak/leak.h"
+#include "profiler/leak/suppress.h"
 #include "profiler/pprof/file.h"
 #include "profiler/pprof/pprof.h"
 #include "profiler/pprof/symbol.h"
@@ -19,6 +21,8 @@
 
 #define MAX_TEXT_RECORDS 50
 #define MAX_TEXT_FRAMES	 40
+#define GROWING_RISES	 2 /* checks in a row that found more than the one before */
+#define MAX_UNUSED	 20
 
 /* ---- text ---- */
 
@@ -40,38 +44,126 @@ static void print_stack(uint32_t site)
 		log_line("    ... %u more frames", site_depth(site));
 }
 
-static void print_record(const struct leak_record *r)
+static const char *const kinds[] = { [LEAK_INDIRECT] = "indirect",
+				     [LEAK_DIRECT] = "direct",
+				     [LEAK_POSSIBLE] = "possible",
+				     [LEAK_RETRACTED] = "retracted",
+				     [LEAK_REACHABLE] = "reachable" };
+
+/* "1.204" of seconds. */
+static void format_age(char *text, size_t size, uint64_t ns)
 {
-	if (r->direct && r->retained > r->bytes)
-		log_line("direct leak: %lu bytes in %lu object%s, retaining %lu bytes, "
-			 "from:",
-			 r->bytes, r->objects, r->objects == 1 ? "" : "s", r->retained);
+	fmt_string(text, size, "%lu.%03lu", ns / 1000000000, ns / 1000000 % 1000);
+}
+
+static uint64_t age_of(const struct leak_result *r, uint64_t born_ns)
+{
+	return born_ns && r->checked_ns > born_ns ? r->checked_ns - born_ns : 0;
+}
+
+static void print_record(const struct leak_result *r, const struct leak_record *rec)
+{
+	char first[24], last[24], also[64] = "";
+
+	if (rec->retained > rec->bytes)
+		fmt_string(also, sizeof(also), ", retaining %lu bytes", rec->retained);
+	log_line("%s leak: %lu bytes in %lu object%s%s, from:", kinds[rec->kind],
+		 rec->bytes, rec->objects, rec->objects == 1 ? "" : "s", also);
+	print_stack(rec->site);
+	if (rec->first_ns == 0)
+		return;
+	format_age(first, sizeof(first), age_of(r, rec->first_ns));
+	format_age(last, sizeof(last), age_of(r, rec->last_ns));
+	if (rec->objects == 1)
+		log_line("    allocated %s s before the check", first);
 	else
-		log_line("%s leak: %lu bytes in %lu object%s",
-			 r->direct ? "direct" : "indirect", r->bytes, r->objects,
-			 r->objects == 1 ? "" : "s");
-	print_stack(r->site);
+		log_line("    allocated %s to %s s before the check", first, last);
+}
+
+/* Is it one of those that the verdict is about? */
+static bool counts(const struct leak_record *r)
+{
+	if (r->kind > LEAK_POSSIBLE)
+		return false;
+	return !r->suppressed && (r->kind != LEAK_POSSIBLE || opt_get()->possible);
+}
+
+/* "root -> +8 of 48 bytes from make_node+0x12 (program)" */
+static void print_chain(const struct leak_chain *c)
+{
+	uint32_t kept = c->length < LEAK_CHAIN_STEPS ? c->length : LEAK_CHAIN_STEPS;
+	char text[320];
+
+	chain_describe_root(c->root, text, sizeof(text));
+	log_line("    held by %s", text);
+	if (c->length > kept)
+		log_line("    -> %u more objects", c->length - kept);
+	for (uint32_t i = kept; i > 0; i--) {
+		const struct leak_step *s = &c->steps[i - 1];
+
+		fmt_string(text, sizeof(text), "[stack not sampled]");
+		if (s->site)
+			symbol_describe(site_pc(s->site) - 1, text, sizeof(text));
+		log_line("    -> +%lu of %lu bytes from %s", s->offset, s->bytes, text);
+	}
+}
+
+static void print_reachable(const struct leak_result *r)
+{
+	for (uint32_t i = 0; i < r->nrecords; i++) {
+		const struct leak_record *rec = &r->records[i];
+
+		if (!rec->chain)
+			continue;
+		if (rec->rises >= GROWING_RISES)
+			log_line("growing by %lu bytes in the last %u checks:",
+				 rec->grown_bytes, rec->rises + 1);
+		log_line("reachable: %lu bytes in %lu object%s, from:", rec->bytes,
+			 rec->objects, rec->objects == 1 ? "" : "s");
+		print_stack(rec->site);
+		print_chain(&r->chains[rec->chain - 1]);
+	}
+}
+
+static void print_unused(const char *name, uint64_t objects, uint64_t bytes, void *arg)
+{
+	uint32_t *count = arg;
+
+	(void)bytes;
+	if (objects == 0 && (*count)++ < MAX_UNUSED)
+		log_line("suppression not used: %.400s", name);
 }
 
 void leak_print(const struct leak_result *r)
 {
-	uint32_t shown = 0, left = 0;
+	uint32_t shown = 0, left = 0, unused = 0;
 
 	for (uint32_t i = 0; i < r->nrecords; i++) {
-		if (r->records[i].suppressed)
+		if (!counts(&r->records[i]))
 			continue;
 		if (shown == MAX_TEXT_RECORDS) {
 			left++;
 			continue;
 		}
-		print_record(&r->records[i]);
+		print_record(r, &r->records[i]);
 		shown++;
 	}
 	if (left)
 		log_line("... and %u more sites", left);
+	print_reachable(r);
+	if (r->retracted_objects)
+		log_line("retracted: %lu bytes in %lu objects of the check before, freed "
+			 "or reached since",
+			 r->retracted_bytes, r->retracted_objects);
+	if (r->possible_objects && !opt_get()->possible && r->verdict == LEAK_FOUND)
+		log_line("possibly lost, not counted: %lu bytes in %lu objects",
+			 r->possible_bytes, r->possible_objects);
 	if (r->suppressed_objects)
 		log_line("suppressed: %lu bytes in %lu objects", r->suppressed_bytes,
 			 r->suppressed_objects);
+	suppress_each(print_unused, &unused);
+	if (unused > MAX_UNUSED)
+		log_line("... and %u more", unused - MAX_UNUSED);
 }
 
 void leak_print_verdict(const struct leak_result *r)
@@ -105,11 +197,10 @@ int leak_write_profile(const struct leak_result *r, const char *prefix)
 		const int64_t values[] = { (int64_t)rec->objects, (int64_t)rec->bytes,
 					   (int64_t)rec->retained };
 		const struct pprof_label label = { .key = "kind",
-						   .text = rec->direct ? "direct"
-								       : "indirect" };
+						   .text = kinds[rec->kind] };
 		int n = site_stack(rec->site, pcs, (int)max);
 
-		if (!rec->suppressed)
+		if (counts(rec))
 			pprof_sample(p, pcs, n, false, values, &label, 1);
 	}
 	if (error == 0)
@@ -137,32 +228,104 @@ static void json_frame(struct out *o, uintptr_t pc)
 	out_format(o, ",\"offset\":%lu}", s.module ? s.offset : 0ul);
 }
 
-static void json_record(struct out *o, const struct leak_record *r)
+/* "chain": the root's name, then the objects from there to this one. */
+static void json_chain(struct out *o, const struct leak_chain *c)
+{
+	uint32_t kept = c->length < LEAK_CHAIN_STEPS ? c->length : LEAK_CHAIN_STEPS;
+	char text[320];
+
+	chain_describe_root(c->root, text, sizeof(text));
+	out_str(o, ",\"root\":");
+	out_json(o, text);
+	out_format(o, ",\"chain_length\":%u,\"chain\":[", c->length);
+	for (uint32_t i = kept; i > 0; i--) {
+		const struct leak_step *s = &c->steps[i - 1];
+
+		out_format(o, "%s{\"offset\":%lu,\"bytes\":%lu,\"from\":",
+			   i == kept ? "" : ",", s->offset, s->bytes);
+		if (s->site)
+			json_frame(o, site_pc(s->site));
+		else
+			out_str(o, "null");
+		out_str(o, "}");
+	}
+	out_str(o, "]");
+}
+
+static void json_record(struct out *o, const struct leak_result *result,
+			const struct leak_record *r)
 {
 	out_format(o,
-		   "\n{\"kind\":\"%s\",\"objects\":%lu,\"bytes\":%lu,\"retained\":%lu,",
-		   r->direct ? "direct" : "indirect", r->objects, r->bytes, r->retained);
+		   "\n{\"kind\":\"%s\",\"objects\":%lu,\"bytes\":%lu,\"retained\":%lu,"
+		   "\"new_objects\":%lu,",
+		   kinds[r->kind], r->objects, r->bytes, r->retained, r->new_objects);
+	if (r->kind == LEAK_REACHABLE)
+		out_format(o, "\"growing\":%s,\"rises\":%u,\"grown_bytes\":%lu,",
+			   r->rises >= GROWING_RISES ? "true" : "false", r->rises,
+			   r->grown_bytes);
+	if (r->first_ns)
+		out_format(o, "\"first_age_ns\":%lu,\"last_age_ns\":%lu,",
+			   age_of(result, r->first_ns), age_of(result, r->last_ns));
 	out_format(o, "\"sampled\":%s,\"stack\":[", r->site ? "true" : "false");
 	for (uint32_t site = r->site; site; site = site_parent(site)) {
 		json_frame(o, site_pc(site));
 		if (site_parent(site))
 			out_str(o, ",");
 	}
-	out_str(o, "]}");
+	out_str(o, "]");
+	if (r->chain)
+		json_chain(o, &result->chains[r->chain - 1]);
+	out_str(o, "}");
 }
 
-static void json_records(struct out *o, const struct leak_result *r, bool suppressed)
+enum list { LIST_LEAKS, LIST_POSSIBLE, LIST_SUPPRESSED, LIST_RETRACTED, LIST_REACHABLE };
+
+static enum list list_of(const struct leak_record *r)
+{
+	if (r->kind == LEAK_RETRACTED)
+		return LIST_RETRACTED;
+	if (r->kind == LEAK_REACHABLE)
+		return LIST_REACHABLE;
+	if (r->suppressed)
+		return LIST_SUPPRESSED;
+	return counts(r) ? LIST_LEAKS : LIST_POSSIBLE;
+}
+
+static void json_records(struct out *o, const struct leak_result *r, enum list list)
 {
 	bool first = true;
 
 	for (uint32_t i = 0; i < r->nrecords; i++) {
-		if (r->records[i].suppressed != suppressed)
+		if (list_of(&r->records[i]) != list)
 			continue;
 		if (!first)
 			out_str(o, ",");
 		first = false;
-		json_record(o, &r->records[i]);
+		json_record(o, r, &r->records[i]);
 	}
+}
+
+struct json_list {
+	struct out *o;
+	bool first;
+};
+
+static void json_suppression(const char *name, uint64_t objects, uint64_t bytes,
+			     void *arg)
+{
+	struct json_list *l = arg;
+
+	out_str(l->o, l->first ? "\n{\"name\":" : ",\n{\"name\":");
+	l->first = false;
+	out_json(l->o, name);
+	out_format(l->o, ",\"objects\":%lu,\"bytes\":%lu}", objects, bytes);
+}
+
+static void json_suppressions(struct out *o)
+{
+	struct json_list list = { o, true };
+
+	suppress_each(json_suppression, &list);
 }
 
 static void json_exe(struct out *o)
@@ -190,14 +353,27 @@ static void json_report(struct out *o, const struct leak_result *r)
 		   r->sites);
 	out_format(o, ",\"suppressed_objects\":%lu,\"suppressed_bytes\":%lu",
 		   r->suppressed_objects, r->suppressed_bytes);
+	out_format(o, ",\"new_objects\":%lu,\"retracted_objects\":%lu", r->new_objects,
+		   r->retracted_objects);
+	out_format(o, ",\"retracted_bytes\":%lu", r->retracted_bytes);
+	out_format(o, ",\"possible_objects\":%lu,\"possible_bytes\":%lu",
+		   r->possible_objects, r->possible_bytes);
 	out_format(o, ",\"reachable_objects\":%lu,\"reachable_bytes\":%lu",
 		   r->reachable_objects, r->reachable_bytes);
 	out_format(o, ",\"threads_stopped\":%u,\"stop_ns\":%lu,\"mark_ns\":%lu",
 		   r->nthreads, r->stop_ns, r->mark_ns);
 	out_str(o, ",\"leaks\":[");
-	json_records(o, r, false);
+	json_records(o, r, LIST_LEAKS);
+	out_str(o, "],\"possible\":[");
+	json_records(o, r, LIST_POSSIBLE);
 	out_str(o, "],\"suppressed\":[");
-	json_records(o, r, true);
+	json_records(o, r, LIST_SUPPRESSED);
+	out_str(o, "],\"retracted\":[");
+	json_records(o, r, LIST_RETRACTED);
+	out_str(o, "],\"reachable\":[");
+	json_records(o, r, LIST_REACHABLE);
+	out_str(o, "],\"suppressions\":[");
+	json_suppressions(o);
 	out_str(o, "]}\n");
 }
 

@@ -12,6 +12,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
+#include "profiler/leak/leak.h"
 #include "profiler/pprof/symbol.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/unwind.h"
@@ -20,7 +21,11 @@
 #define MAX_FILE_BYTES (4 * MIB)
 
 static struct {
-	const char *patterns[MAX_PATTERNS];
+	struct pattern {
+		const char *text;
+		/* What it matched; guarded by the leak check's lock. */
+		uint64_t objects, bytes;
+	} patterns[MAX_PATTERNS];
 	size_t count;
 } suppressions;
 
@@ -93,7 +98,7 @@ static bool parse_line(char *line)
 	if (strncmp(line, "leak:", 5) != 0 || line[5] == '\0')
 		return false;
 	if (suppressions.count < MAX_PATTERNS)
-		suppressions.patterns[suppressions.count++] = line + 5;
+		suppressions.patterns[suppressions.count++].text = line + 5;
 	return true;
 }
 
@@ -144,6 +149,10 @@ void suppress_load(void)
 		return;
 	}
 	bad = suppress_parse(text);
+	if (suppress_blocks_with_source() > 0)
+		log_line("%.400s: %u blocks with src: lines are left out: line numbers "
+			 "are not known at run time",
+			 path, suppress_blocks_with_source());
 	if (bad)
 		log_line("%.400s:%u: not a suppression (leak:PATTERN or a memcheck "
 			 "block); ignored",
@@ -161,9 +170,11 @@ static bool matches_frame(const char *pattern, const struct symbol *s)
 	return s->module && suppress_glob(pattern, s->module->path);
 }
 
-bool suppress_matches(uint32_t site)
+bool suppress_matches(const struct leak_record *r)
 {
-	if (suppress_block_matches(site))
+	uint32_t site = r->site;
+
+	if (suppress_block_matches(r))
 		return true;
 	for (; site && suppressions.count > 0; site = site_parent(site)) {
 		struct symbol s;
@@ -171,9 +182,27 @@ bool suppress_matches(uint32_t site)
 
 		if (pc <= FRAME_PSEUDO_MAX || !symbol_lookup(pc - 1, &s))
 			continue;
-		for (size_t i = 0; i < suppressions.count; i++)
-			if (matches_frame(suppressions.patterns[i], &s))
-				return true;
+		for (size_t i = 0; i < suppressions.count; i++) {
+			struct pattern *p = &suppressions.patterns[i];
+
+			if (!matches_frame(p->text, &s))
+				continue;
+			p->objects += r->objects;
+			p->bytes += r->bytes;
+			return true;
+		}
 	}
 	return false;
+}
+
+void suppress_each(void (*fn)(const char *name, uint64_t objects, uint64_t bytes,
+			      void *arg),
+		   void *arg)
+{
+	for (size_t i = 0; i < suppressions.count; i++) {
+		const struct pattern *p = &suppressions.patterns[i];
+
+		fn(p->text, p->objects, p->bytes, arg);
+	}
+	suppress_block_each(fn, arg);
 }

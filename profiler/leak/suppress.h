@@ -13,8 +13,15 @@
 /* INIT. Reads the file of the options, if any. One line on stderr for a file that cannot
  * be read, and one for the first line of it that makes no sense. */
 void suppress_load(void);
-/* DUMP. Does any pattern match the stack of site? */
-bool suppress_matches(uint32_t site);
+struct leak_record;
+/* DUMP. Does any pattern match the record's stack (a block: its kind, too)? Counts the
+ * record for the pattern. */
+bool suppress_matches(const struct leak_record *r);
+/* DUMP. Every pattern and block, with what it has matched so far; name is a pattern's
+ * text, or a block's first line. */
+void suppress_each(void (*fn)(const char *name, uint64_t objects, uint64_t bytes,
+			      void *arg),
+		   void *arg);
 
 /* ---- memcheck's blocks, see suppress_block.c; may stand in the same file ---- */
 
@@ -24,8 +31,14 @@ struct symbol;
 bool suppress_block_line(const char *line, bool *out_ok);
 /* INIT. At the end of the file: is a block still open? It is dropped. */
 bool suppress_block_open(void);
-/* DUMP. Does any block match the stack of site? Needs the leak check's lock. */
-bool suppress_block_matches(uint32_t site);
+/* INIT. Blocks with "src:" lines so far, which are left out: no line numbers are known
+ * here. */
+uint32_t suppress_blocks_with_source(void);
+/* DUMP. Does any block match the record? Needs the leak check's lock. */
+bool suppress_block_matches(const struct leak_record *r);
+void suppress_block_each(void (*fn)(const char *name, uint64_t objects, uint64_t bytes,
+				    void *arg),
+			 void *arg);
 /* For tests. Do the lines of a block match a stack, innermost frame first? */
 bool suppress_frames_match(const char *const *lines, uint32_t nlines,
 			   const struct symbol *frames, uint32_t nframes);

@@ -3,7 +3,7 @@
  * suppress_block: suppressions in the form that memcheck reads and writes:
  *
  *   {
- *     any name
+ *     any name, shown when the block is not used
  *     Memcheck:Leak
  *     match-leak-kinds: definite     (optional)
  *     fun:malloc                     (innermost frame first)
@@ -21,6 +21,7 @@
 
 #include <string.h>
 
+#include "profiler/leak/leak.h"
 #include "profiler/pprof/symbol.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/unwind.h"
@@ -33,9 +34,13 @@ static struct {
 	const char *lines[MAX_LINES]; /* "fun:x", "obj:x", "..." */
 	uint32_t nlines;
 	struct {
-		uint32_t first, count; /* in lines */
+		const char *name;
+		uint32_t first, count;	 /* in lines */
+		unsigned kinds;		 /* bits by enum leak_kind */
+		uint64_t objects, bytes; /* matched; guarded by the leak check's lock */
 	} list[MAX_BLOCKS];
 	uint32_t count;
+	uint32_t with_source; /* left out */
 	/* While a block is read: */
 	uint32_t seen; /* lines of its head: name, kind */
 	bool inside, wanted;
@@ -81,6 +86,7 @@ static void begin_block(void)
 	if (blocks.wanted) {
 		blocks.list[blocks.count].first = blocks.nlines;
 		blocks.list[blocks.count].count = 0;
+		blocks.list[blocks.count].kinds = ~0u;
 	}
 }
 
@@ -103,16 +109,35 @@ static bool read_kind(const char *line)
 	return true;
 }
 
+/* "definite,possible"; "definite" is what we call direct. */
+static void read_kinds(const char *line)
+{
+	unsigned kinds = 0;
+
+	if (strstr(line, "definite"))
+		kinds |= 1u << LEAK_DIRECT;
+	if (strstr(line, "indirect"))
+		kinds |= 1u << LEAK_INDIRECT;
+	if (strstr(line, "possible"))
+		kinds |= 1u << LEAK_POSSIBLE;
+	if (strstr(line, "all"))
+		kinds = ~0u;
+	if (blocks.wanted)
+		blocks.list[blocks.count].kinds = kinds;
+}
+
 static bool read_frame(const char *line)
 {
 	if (starts_with(line, "match-leak-kinds:")) {
-		if (!strstr(line, "definite") && !strstr(line, "indirect") &&
-		    !strstr(line, "all"))
-			blocks.wanted = false;
+		read_kinds(line);
 		return true;
 	}
+	if (starts_with(line, "src:") && blocks.wanted) {
+		blocks.with_source++;
+		blocks.wanted = false;
+	}
 	if (strcmp(line, "...") != 0 && !starts_with(line, "fun:") &&
-	    !starts_with(line, "obj:") && !starts_with(line, "src:"))
+	    !starts_with(line, "obj:"))
 		return !blocks.wanted; /* blocks of other kinds have lines of their own */
 	if (blocks.nlines == MAX_LINES)
 		blocks.wanted = false;
@@ -133,7 +158,8 @@ bool suppress_block_line(const char *line, bool *out_ok)
 	} else if (strcmp(line, "}") == 0) {
 		end_block();
 	} else if (blocks.seen++ == 0) {
-		/* The name says nothing. */
+		if (blocks.wanted)
+			blocks.list[blocks.count].name = line;
 	} else if (blocks.seen == 2) {
 		*out_ok = read_kind(line);
 	} else {
@@ -223,20 +249,41 @@ static uint32_t collect(uint32_t site, struct symbol *frames)
 	return n;
 }
 
-bool suppress_block_matches(uint32_t site)
+static bool block_matches(uint32_t i, uint32_t nframes)
 {
+	const char *const *lines = &blocks.lines[blocks.list[i].first];
 	const struct symbol *frames = blocks.frames;
-	uint32_t nframes = blocks.count ? collect(site, blocks.frames) : 0;
+	uint32_t n = blocks.list[i].count;
+
+	return suppress_frames_match(lines, n, frames, nframes) ||
+	       (n > 1 && names_allocator(lines[0]) &&
+		suppress_frames_match(lines + 1, n - 1, frames, nframes));
+}
+
+bool suppress_block_matches(const struct leak_record *r)
+{
+	uint32_t nframes = blocks.count ? collect(r->site, blocks.frames) : 0;
 
 	for (uint32_t i = 0; i < blocks.count; i++) {
-		const char *const *lines = &blocks.lines[blocks.list[i].first];
-		uint32_t n = blocks.list[i].count;
-
-		if (suppress_frames_match(lines, n, frames, nframes))
-			return true;
-		if (n > 1 && names_allocator(lines[0]) &&
-		    suppress_frames_match(lines + 1, n - 1, frames, nframes))
-			return true;
+		if (!(blocks.list[i].kinds >> r->kind & 1) || !block_matches(i, nframes))
+			continue;
+		blocks.list[i].objects += r->objects;
+		blocks.list[i].bytes += r->bytes;
+		return true;
 	}
 	return false;
+}
+
+uint32_t suppress_blocks_with_source(void)
+{
+	return blocks.with_source;
+}
+
+void suppress_block_each(void (*fn)(const char *name, uint64_t objects, uint64_t bytes,
+				    void *arg),
+			 void *arg)
+{
+	for (uint32_t i = 0; i < blocks.count; i++)
+		fn(blocks.list[i].name, blocks.list[i].objects, blocks.list[i].bytes,
+		   arg);
 }

@@ -11,7 +11,9 @@
 #include <string.h>
 
 #include "preload/base/meta.h"
+#include "preload/base/opt.h"
 #include "preload/heap/heap.h"
+#include "profiler/leak/history.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
 
@@ -38,11 +40,6 @@ void sweep_ignore(uintptr_t p)
 typedef void (*white_fn)(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
 			 void *arg);
 
-static uint64_t white_bits(const struct marker *m, size_t word)
-{
-	return m->live[word] & ~m->marked[word];
-}
-
 /* By ascending address. fn may mark. */
 static void each_white(struct marker *m, white_fn fn, void *arg)
 {
@@ -51,10 +48,10 @@ static void each_white(struct marker *m, white_fn fn, void *arg)
 		size_t first = s->mark_index / 64;
 
 		for (size_t w = first; w < first + align_up(s->nslots, 64) / 64; w++)
-			for (uint64_t bits = white_bits(m, w); bits; bits &= bits - 1) {
+			for (uint64_t bits = m->white[w]; bits; bits &= bits - 1) {
 				size_t bit = w * 64 + (size_t)__builtin_ctzll(bits);
 
-				if (mark_test(m->marked, bit))
+				if (!mark_test(m->white, bit))
 					continue; /* by fn, just now */
 				fn(m, s, (uint32_t)(bit - s->mark_index), bit, arg);
 			}
@@ -70,7 +67,7 @@ static void each_white_down(struct marker *m, white_fn fn, void *arg)
 		for (uint32_t index = s->nslots; index > 0; index--) {
 			size_t bit = s->mark_index + index - 1;
 
-			if (mark_test(m->live, bit) && !mark_test(m->marked, bit))
+			if (mark_test(m->white, bit))
 				fn(m, s, index - 1, bit, arg);
 		}
 	}
@@ -89,7 +86,7 @@ static void hold_one(struct marker *m, struct mspan *s, uint32_t index, size_t b
 	(void)bit;
 	(void)arg;
 	if ((!r && (sample_is_exact() || sample_has_inherited())) ||
-	    (r && sample_is_inherited(r))) {
+	    (r && (sample_is_hidden(r) || sample_is_inherited(r)))) {
 		mark_word(m, object_base(s, index));
 		mark_drain(m);
 	}
@@ -100,7 +97,7 @@ void sweep_hold(struct marker *m)
 	for (size_t i = 0; i < ignored.count; i++)
 		mark_word(m, ignored.list[i]);
 	mark_drain(m);
-	if (!sample_is_exact() && !sample_has_inherited())
+	if (!sample_is_exact() && !sample_has_inherited() && !sample_has_hidden())
 		return;
 	each_white(m, hold_one, NULL);
 }
@@ -128,16 +125,16 @@ NO_SANITIZE static void note_pointers(struct marker *m, struct mspan *s, uint32_
 struct collector {
 	struct leak_record *records;
 	size_t count, capacity;
-	uint32_t *table; /* 1 + record index, by site and directness */
+	uint32_t *table; /* 1 + record index, by site and kind */
 	size_t ntable;
 	uint64_t *leaders; /* bitmap of the pass over cycles; NULL before */
 	size_t left;	   /* white objects that no direct one reached */
 	bool failed;
 };
 
-static size_t hash_of(uint32_t site, bool direct, size_t n)
+static size_t hash_of(uint32_t site, enum leak_kind kind, size_t n)
 {
-	return (size_t)((site * 2u + direct) * 0x9e3779b1u) & (n - 1);
+	return (size_t)((site * 8u + (uint32_t)kind) * 0x9e3779b1u) & (n - 1);
 }
 
 static bool collector_init(struct collector *c)
@@ -150,9 +147,9 @@ static bool collector_init(struct collector *c)
 	return c->records && c->table;
 }
 
-static uint32_t *find_slot(const struct collector *c, uint32_t site, bool direct)
+static uint32_t *find_slot(const struct collector *c, uint32_t site, enum leak_kind kind)
 {
-	size_t i = hash_of(site, direct, c->ntable);
+	size_t i = hash_of(site, kind, c->ntable);
 
 	for (;; i = (i + 1) & (c->ntable - 1)) {
 		const struct leak_record *r;
@@ -160,7 +157,7 @@ static uint32_t *find_slot(const struct collector *c, uint32_t site, bool direct
 		if (c->table[i] == 0)
 			return &c->table[i];
 		r = &c->records[c->table[i] - 1];
-		if (r->site == site && r->direct == direct)
+		if (r->site == site && r->kind == kind)
 			return &c->table[i];
 	}
 }
@@ -183,11 +180,12 @@ static bool collector_grow(struct collector *c)
 	c->table = table;
 	c->ntable *= 2;
 	for (size_t i = 0; i < c->count; i++)
-		*find_slot(c, c->records[i].site, c->records[i].direct) = (uint32_t)i + 1;
+		*find_slot(c, c->records[i].site, c->records[i].kind) = (uint32_t)i + 1;
 	return true;
 }
 
-static struct leak_record *record_for(struct collector *c, uint32_t site, bool direct)
+static struct leak_record *record_for(struct collector *c, uint32_t site,
+				      enum leak_kind kind)
 {
 	uint32_t *slot;
 
@@ -195,30 +193,68 @@ static struct leak_record *record_for(struct collector *c, uint32_t site, bool d
 		c->failed = true;
 		return NULL;
 	}
-	slot = find_slot(c, site, direct);
+	slot = find_slot(c, site, kind);
 	if (*slot == 0) {
-		c->records[c->count] =
-			(struct leak_record){ .site = site, .direct = direct };
+		c->records[c->count] = (struct leak_record){ .site = site, .kind = kind };
 		*slot = (uint32_t)++c->count;
 	}
 	return &c->records[*slot - 1];
 }
 
+static bool is_new(const struct mspan *s, uint32_t index, const struct sample_record *r,
+		   size_t bytes)
+{
+	const struct history_entry e = { .base = object_base(s, index),
+					 .born_ns = r ? sample_birth_ns(r) : 0,
+					 .bytes = bytes,
+					 .site = r ? r->site : SITE_NONE };
+
+	return !history_note(&e);
+}
+
+static void take_back(const struct history_entry *e, void *arg)
+{
+	struct leak_record *rec = record_for(arg, e->site, LEAK_RETRACTED);
+
+	if (!rec)
+		return;
+	rec->objects++;
+	rec->bytes += e->bytes;
+}
+
 static size_t count_object(struct collector *c, const struct mspan *s, uint32_t index,
-			   bool direct)
+			   enum leak_kind kind)
 {
 	const struct sample_record *r = sample_find(s, index);
 	size_t bytes = sample_size_asked(s, index);
-	struct leak_record *rec = record_for(c, r ? r->site : SITE_NONE, direct);
+	struct leak_record *rec = record_for(c, r ? r->site : SITE_NONE, kind);
 
-	if (rec) {
-		rec->objects++;
-		rec->bytes += bytes;
+	if (!rec)
+		return bytes;
+	rec->objects++;
+	rec->bytes += bytes;
+	rec->new_objects += kind <= LEAK_DIRECT && is_new(s, index, r, bytes);
+	if (r) {
+		uint64_t born = sample_birth_ns(r);
+
+		if (rec->objects == 1 || born < rec->first_ns)
+			rec->first_ns = born;
+		if (born > rec->last_ns)
+			rec->last_ns = born;
 	}
 	return bytes;
 }
 
-/* Counts all that is reached from the grey objects as indirect; their bytes. */
+static void blacken(struct marker *m, const struct mspan *s, uint32_t index, size_t bit)
+{
+	uintptr_t base = object_base(s, index);
+
+	mark_clear(m->white, bit);
+	mark_push(m, base, base + mspan_slot_bytes(s));
+}
+
+/* The bytes of all that is reached from the grey objects; c, unless it is NULL, counts
+ * them as indirect. */
 NO_SANITIZE static uint64_t flood(struct marker *m, struct collector *c)
 {
 	uint64_t bytes = 0;
@@ -232,24 +268,26 @@ NO_SANITIZE static uint64_t flood(struct marker *m, struct collector *c)
 			size_t bit;
 			struct mspan *s = mark_find(m, word, &index, &bit);
 
-			if (!s || mark_test(m->marked, bit))
+			if (!s || !mark_test(m->white, bit))
 				continue;
-			mark_word(m, word);
-			bytes += count_object(c, s, index, false);
+			blacken(m, s, index, bit);
+			bytes += c ? count_object(c, s, index, LEAK_INDIRECT)
+				   : sample_size_asked(s, index);
 		}
 	}
 	return bytes;
 }
 
-static void take(struct marker *m, struct mspan *s, uint32_t index, struct collector *c)
+static void take(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
+		 struct collector *c)
 {
 	const struct sample_record *r = sample_find(s, index);
 	struct leak_record *rec;
 	uint64_t bytes;
 
-	mark_word(m, object_base(s, index));
-	bytes = count_object(c, s, index, true) + flood(m, c);
-	rec = record_for(c, r ? r->site : SITE_NONE, true);
+	blacken(m, s, index, bit);
+	bytes = count_object(c, s, index, LEAK_DIRECT) + flood(m, c);
+	rec = record_for(c, r ? r->site : SITE_NONE, LEAK_DIRECT);
 	if (rec)
 		rec->retained += bytes;
 }
@@ -258,7 +296,51 @@ static void take_direct(struct marker *m, struct mspan *s, uint32_t index, size_
 			void *arg)
 {
 	if (!mark_test(m->pointed, bit))
-		take(m, s, index, arg);
+		take(m, s, index, bit, arg);
+}
+
+/* Every live object that is not white. */
+static void take_reachable(struct marker *m, struct collector *c)
+{
+	for (size_t i = 0; i < m->nspans; i++) {
+		struct mspan *s = m->spans[i];
+
+		for (uint32_t index = 0; index < s->nslots; index++) {
+			size_t bit = s->mark_index + index, bytes;
+			const struct sample_record *r;
+			struct leak_record *rec;
+
+			if (!mark_test(m->live, bit) || mark_test(m->white, bit))
+				continue;
+			r = sample_find(s, index);
+			if (!r || sample_is_hidden(r))
+				continue;
+			bytes = count_object(c, s, index, LEAK_REACHABLE);
+			rec = record_for(c, r->site, LEAK_REACHABLE);
+			if (rec && bytes >= rec->largest) {
+				rec->largest = bytes;
+				rec->example = object_base(s, index);
+			}
+		}
+	}
+}
+
+/* Reached, but only by way of a pointer into its middle. */
+static void take_possible(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
+			  void *arg)
+{
+	struct collector *c = arg;
+	const struct sample_record *r = sample_find(s, index);
+	struct leak_record *rec;
+	uint64_t bytes;
+
+	if (!mark_test(m->inner, bit))
+		return;
+	blacken(m, s, index, bit);
+	bytes = count_object(c, s, index, LEAK_POSSIBLE) + flood(m, NULL);
+	rec = record_for(c, r ? r->site : SITE_NONE, LEAK_POSSIBLE);
+	if (rec)
+		rec->retained += bytes;
 }
 
 /* ---- cycles; `pointed` is free again and holds who was visited ---- */
@@ -299,8 +381,7 @@ NO_SANITIZE static void find_leader(struct marker *m, struct mspan *s, uint32_t 
 			struct mspan *to = mark_find(m, *(const volatile uintptr_t *)g.lo,
 						     &index, &bit);
 
-			if (to && !mark_test(m->marked, bit) &&
-			    !mark_test(m->pointed, bit))
+			if (to && mark_test(m->white, bit) && !mark_test(m->pointed, bit))
 				visit(m, to, index, bit);
 		}
 	}
@@ -312,7 +393,7 @@ static void take_leader(struct marker *m, struct mspan *s, uint32_t index, size_
 	struct collector *c = arg;
 
 	if (mark_test(c->leaders, bit))
-		take(m, s, index, c);
+		take(m, s, index, bit, c);
 }
 
 static void take_cycles(struct marker *m, struct collector *c)
@@ -350,9 +431,15 @@ bool sweep_collect(struct marker *m, struct leak_result *out)
 
 	if (!collector_init(&c))
 		return false;
+	m->strict = false;
+	history_begin();
+	if (opt_get()->reachable)
+		take_reachable(m, &c);
+	each_white(m, take_possible, &c);
 	each_white(m, note_pointers, NULL);
 	each_white(m, take_direct, &c);
 	take_cycles(m, &c);
+	history_end(take_back, &c);
 	sort_records(c.records, c.count);
 	meta_unmap(c.table, c.ntable * sizeof(*c.table), META_LEAK);
 	out->records = c.records;

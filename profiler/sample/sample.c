@@ -32,8 +32,9 @@
 #include "profiler/site/site.h"
 #include "profiler/stack/thread.h"
 
-#define STRIPES	  16
-#define MAX_PAGES 32 /* of a small span, see sizeclass.c */
+#define HIDDEN_SITE UINT32_MAX /* of sample_hide_enter(); no stack has it */
+#define STRIPES	    16
+#define MAX_PAGES   32 /* of a small span, see sizeclass.c */
 
 struct block {
 	uint16_t page_count[MAX_PAGES];
@@ -49,6 +50,7 @@ _Static_assert(sizeof(struct block) % 8 == 0, "records are aligned");
 
 static struct {
 	bool on, exact;
+	bool clear;	      /* new objects: no stale pointer may hide a leak */
 	uint32_t record_size; /* frozen by sample_init(): RECORD_* */
 	size_t period;
 	uint64_t random; /* atomic: splitmix64's counter */
@@ -60,6 +62,7 @@ static struct {
 	uint8_t epoch; /* forks between the first process and this one, modulo 256 */
 	/* atomic totals */
 	uint64_t samples, dropped, truncated;
+	uint32_t any_hidden; /* atomic */
 } sampler = { .stripes = { FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES },
 	      .pool_lock = LOCK_INIT(LOCK_RANK_SAMPLE_POOL) };
 
@@ -74,6 +77,9 @@ static struct sample_record *record_at(const struct block *b, uint32_t index)
 	return (struct sample_record *)((uintptr_t)b->records +
 					(uintptr_t)index * sampler.record_size);
 }
+
+/* Of sample_hide_enter(), per thread. */
+static __thread uint32_t hiding __attribute__((tls_model("initial-exec")));
 
 /* ---- when ---- */
 
@@ -203,6 +209,36 @@ bool sample_is_inherited(const struct sample_record *r)
 	return r->epoch != sampler.epoch;
 }
 
+/* ---- clearing ---- */
+
+/* What lies behind size bytes of a slot. Pages that read as zero are not written to. */
+static void clear_tail(const struct mspan *s, uintptr_t base, size_t size)
+{
+	uintptr_t end = base + mspan_slot_bytes(s);
+	uintptr_t words = align_up(base + size, sizeof(uintptr_t));
+
+	if (words > end)
+		return;
+	memset((void *)(base + size), 0, words - (base + size));
+	for (; words + sizeof(uintptr_t) <= end; words += sizeof(uintptr_t))
+		if (*(uintptr_t *)words)
+			*(uintptr_t *)words = 0;
+}
+
+/* A new object, with what its bytes held before. Of large ones only what was not asked
+ * for: they may be mostly untouched, and realloc has filled them already. */
+static void clear_object(void *p, size_t size)
+{
+	const struct mspan *s = heap_find((uintptr_t)p, NULL);
+
+	if (!s)
+		return;
+	if (s->slot_size)
+		memset(p, 0, s->slot_size);
+	else
+		clear_tail(s, s->base, size);
+}
+
 /* ---- events ---- */
 
 static void count_alloc(uint32_t site, size_t size)
@@ -242,6 +278,17 @@ static bool capture(struct capture *out)
 	return ok;
 }
 
+static void fill_record(struct sample_record *r, uint32_t site, size_t size)
+{
+	r->site = site;
+	r->size = (uint16_t)size;
+	r->epoch = sampler.epoch;
+	if (sampler.record_size >= RECORD_BIRTH)
+		r->birth_ns = os_now_ns();
+	if (sampler.record_size >= RECORD_ESCAPE)
+		r->escape = 0;
+}
+
 static bool record(void *p, size_t size, const struct capture *c)
 {
 	uint32_t index;
@@ -252,26 +299,42 @@ static bool record(void *p, size_t size, const struct capture *c)
 	if (!s || (!b && !(b = make_block(s))))
 		return false;
 	r = record_at(b, index);
-	r->site = c->site;
-	r->size = (uint16_t)size;
-	r->epoch = sampler.epoch;
-	if (sampler.record_size >= RECORD_BIRTH)
-		r->birth_ns = os_now_ns();
-	if (sampler.record_size >= RECORD_ESCAPE)
-		r->escape = sample_hooks.begin
-				    ? sample_hooks.begin(c->site, size, c->trail)
-				    : 0;
+	fill_record(r, c->site, size);
+	if (sampler.record_size >= RECORD_ESCAPE && sample_hooks.begin)
+		r->escape = sample_hooks.begin(c->site, size, c->trail);
 	count_page(s, b, p, true);
 	count_alloc(c->site, size);
 	return true;
+}
+
+/* A record of an object that is not to be reported: no stack, and no counter counts it.
+ */
+static void hide(void *p, size_t size)
+{
+	uint32_t index;
+	struct mspan *s = heap_find((uintptr_t)p, &index);
+	struct block *b = s ? atomic_load_acquire(&s->samples) : NULL;
+
+	heap_set_budget(-1); /* the next, too */
+	if (!s || (!b && !(b = make_block(s))))
+		return;
+	fill_record(record_at(b, index), HIDDEN_SITE, size);
+	count_page(s, b, p, true);
+	atomic_store_relaxed(&sampler.any_hidden, 1u);
 }
 
 static void on_malloc(void *p, size_t size)
 {
 	struct capture c;
 
+	if (UNLIKELY(hiding > 0) && !sampler.exact) {
+		hide(p, size);
+		return;
+	}
 	if (!sampler.exact)
 		heap_set_budget(draw_budget());
+	if (sampler.clear)
+		clear_object(p, size);
 	if (seep_tls.internal > 0)
 		return;
 	seep_tls.internal++;
@@ -309,6 +372,8 @@ static void on_free(struct mspan *s, uint32_t index, void *p)
 		r->escape = 0;
 	}
 	count_page(s, b, p, false);
+	if (site == HIDDEN_SITE)
+		return;
 	count_free(site, record_size(s, r));
 	end_escape(handle);
 }
@@ -323,8 +388,9 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 	uint32_t site = r->site;
 	struct capture c;
 
-	(void)p;
-	if (site == SITE_NONE)
+	if (sampler.clear)
+		clear_tail(s, (uintptr_t)p, size);
+	if (site == SITE_NONE || site == HIDDEN_SITE)
 		return;
 	count_free(site, record_size(s, r));
 	if (sampler.exact && seep_tls.internal == 0) {
@@ -336,6 +402,39 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 	r->site = site;
 	r->size = (uint16_t)size;
 	count_alloc(site, size);
+}
+
+/* ---- hiding ---- */
+
+void sample_hide_enter(void)
+{
+	hiding++;
+	if (sampler.exact)
+		seep_tls.internal++;
+	else if (sampler.on)
+		heap_set_budget(-1);
+}
+
+bool sample_hide_leave(void)
+{
+	if (hiding == 0)
+		return false;
+	hiding--;
+	if (sampler.exact)
+		seep_tls.internal--;
+	else if (sampler.on && hiding == 0)
+		heap_set_budget(draw_budget());
+	return true;
+}
+
+bool sample_is_hidden(const struct sample_record *r)
+{
+	return r->site == HIDDEN_SITE;
+}
+
+bool sample_has_hidden(void)
+{
+	return atomic_load_relaxed(&sampler.any_hidden);
 }
 
 /* ---- life ---- */
@@ -354,6 +453,8 @@ void sample_init(void)
 	sampler.record_size = sample_hooks.begin	? RECORD_ESCAPE
 			      : o->leak != OPT_LEAK_OFF ? RECORD_BIRTH
 							: RECORD_SHORT;
+	sampler.clear = sampler.exact && o->leak != OPT_LEAK_OFF;
+	heap_padding = sampler.clear;
 	if (!sampler.on)
 		return;
 	heap_hooks.sample_malloc = on_malloc;

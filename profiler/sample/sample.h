@@ -41,6 +41,14 @@ bool sample_has_inherited(void); /* may there be such objects? */
 /* 1/(1-e^(-size/period)) as fixed point with SITE_SHIFT bits; 1.0 in exact mode. */
 uint64_t sample_weight(size_t size);
 
+/* Objects that the calling thread makes between the two are nobody's leaks. In exact mode
+ * they get no record; in sampled mode, where most objects have none, every one of them
+ * gets a record that says so. Nestable; false: there was no enter. */
+void sample_hide_enter(void);
+bool sample_hide_leave(void);
+bool sample_is_hidden(const struct sample_record *r);
+bool sample_has_hidden(void); /* was any object hidden in sampled mode? */
+
 /* DUMP. Writes PREFIX.heap.pb.gz, .allocs.pb.gz and .peak.pb.gz (the last holds the live
  * sites at the peak, see peak.c). Returns 0 or the first -errno. */
 int sample_write_profiles(const char *prefix);

@@ -97,12 +97,105 @@ static APART void keep_tagged(void)
 	in_bss = (char *)make_block() + 5;
 }
 
+static APART void keep_middle(void)
+{
+	in_bss = (char *)make_block() + 48;
+}
+
+/* As a compiler lays out an object with two bases: each begins with a pointer to a table
+ * in the program's data. */
+static APART void keep_second_base(void)
+{
+	static void *const table[4];
+	void **p = make_block();
+
+	p[0] = (void *)&table[0];
+	p[5] = (void *)&table[2];
+	in_bss = &p[5];
+}
+
+/* An array of things with destructors: their count stands before the first. */
+static APART void keep_cookie(void)
+{
+	void **p = make_block();
+
+	p[2] = p[1];
+	p[0] = (void *)8;
+	in_bss = &p[1];
+}
+
+/* In disguise: run with pointers=. */
+static volatile uint64_t disguised[4];
+static volatile char packed[64];
+
+static APART void keep_high_tag(void)
+{
+	disguised[0] = (uint64_t)(uintptr_t)make_block() | 0xabcdull << 48;
+}
+
+static APART void keep_shifted(void)
+{
+	disguised[0] = (uint64_t)(uintptr_t)make_block() << 12 | 0x5a5;
+}
+
+static APART void keep_left(void)
+{
+	disguised[0] = (uint64_t)(uintptr_t)make_block() >> 3;
+}
+
+static APART void keep_xored(void)
+{
+	disguised[0] = (uint64_t)(uintptr_t)make_block() ^ 0x123456789abcdefull;
+}
+
+static APART void keep_low_half(void)
+{
+	disguised[0] = (uint64_t)(uintptr_t)make_block() << 32 | 77;
+}
+
+static APART void keep_packed(void)
+{
+	void *p = make_block();
+
+	memcpy((char *)packed + 13, &p, sizeof(p));
+}
+
 static APART void keep_large_interior(void)
 {
 	char *p = keep_alive(calloc(1, 300000));
 
 	*(void **)(p + 200000) = make_block();
 	in_bss = p + 123457;
+}
+
+/* Only the address behind the last byte is kept; what lies there is another object. */
+static APART void keep_end(size_t size)
+{
+	char *all[64];
+
+	for (int i = 0; i < 64; i++)
+		all[i] = keep_alive(calloc(1, size));
+	for (int i = 0; i < 64; i++)
+		if (i != 31)
+			free(all[i]);
+	in_bss = all[31] + size;
+	for (int i = 0; i < 64; i++)
+		all[i] = NULL;
+}
+
+static APART void keep_end_small(void)
+{
+	keep_end(64);
+}
+
+static APART void keep_end_large(void)
+{
+	keep_end(65536);
+}
+
+static APART void keep_end_aligned(void)
+{
+	in_bss = (char *)keep_alive(aligned_alloc(128, 256)) + 256;
 }
 
 /* ---- a library opened at run time ---- */
@@ -121,6 +214,14 @@ static APART void keep_plugin_bss(void)
 {
 	void (*hold)(void *) =
 		(void (*)(void *))(uintptr_t)plugin_symbol("plugin_hold_bss");
+
+	hold(make_block());
+}
+
+static APART void keep_plugin_relro(void)
+{
+	void (*hold)(void *) =
+		(void (*)(void *))(uintptr_t)plugin_symbol("plugin_hold_relro");
 
 	hold(make_block());
 }
@@ -462,6 +563,20 @@ static APART void keep_libc(void)
 		exit(99);
 }
 
+/* ---- a register of whoever called exit(), which it had to keep ---- */
+
+static APART void keep_exit_register(void)
+{
+	uintptr_t hidden = make_hidden();
+
+	scrub();
+	__asm__ volatile("mov %[p], %%r14\n\tnot %%r14\n\t"
+			 "and $-16, %%rsp\n\txor %%edi, %%edi\n\tcall *%[exit]"
+			 :
+			 : [p] "b"(hidden), [exit] "a"(exit)
+			 : "r14", "rdi", "memory");
+}
+
 /* ---- a check asked for, with the pointer in a register of the caller ---- */
 
 static void keep_caller_register(void)
@@ -495,8 +610,21 @@ static const struct {
 	{ "tls", keep_tls },
 	{ "interior", keep_interior },
 	{ "tagged", keep_tagged },
+	{ "high-tag", keep_high_tag },
+	{ "shifted", keep_shifted },
+	{ "left", keep_left },
+	{ "xored", keep_xored },
+	{ "low-half", keep_low_half },
+	{ "packed", keep_packed },
+	{ "middle", keep_middle },
+	{ "second-base", keep_second_base },
+	{ "cookie", keep_cookie },
 	{ "large-interior", keep_large_interior },
+	{ "end-small", keep_end_small },
+	{ "end-large", keep_end_large },
+	{ "end-aligned", keep_end_aligned },
 	{ "plugin-bss", keep_plugin_bss },
+	{ "plugin-relro", keep_plugin_relro },
 	{ "plugin-tls", keep_plugin_tls },
 	{ "thread-plugin-tls", keep_thread_plugin_tls },
 	{ "key", keep_key },
@@ -518,6 +646,7 @@ static const struct {
 	{ "coroutine-heap", keep_coroutine_heap },
 	{ "exit-on-coroutine", keep_exit_on_coroutine },
 	{ "libc", keep_libc },
+	{ "exit-register", keep_exit_register },
 	{ "caller-register", keep_caller_register },
 };
 

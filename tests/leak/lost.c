@@ -3,6 +3,7 @@
  * lost: programs that lose memory in a known way, one a case; run by run_leak.py, which
  * knows the exact set of leaks that each must be charged with.
  */
+#include <dlfcn.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -215,6 +216,93 @@ static int lose_in_child(void)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 98;
 }
 
+/* ---- losses that an old pointer could hide ---- */
+
+#define HIDDEN 72
+
+static APART uintptr_t make_hidden(void)
+{
+	return ~(uintptr_t)make_block(HIDDEN);
+}
+
+/* An object of old bytes, some of which are the pointer: a slot of the size asked next is
+ * left full of it. */
+static APART void leave_in_free_slots(uintptr_t hidden, size_t size)
+{
+	void **old[200];
+
+	for (int i = 0; i < 200; i++) {
+		old[i] = keep_alive(malloc(size));
+		for (size_t k = 0; k < size / sizeof(void *); k++)
+			old[i][k] = (void *)~hidden;
+	}
+	for (int i = 0; i < 200; i++)
+		free(old[i]);
+}
+
+/* The last bytes of a slot, which nobody asked for this time. */
+static APART void lose_behind_tail(void)
+{
+	leave_in_free_slots(make_hidden(), 175);
+	kept = malloc(161);
+	memset(kept, 0, 161);
+}
+
+/* Bytes that were asked for and not written yet. */
+static APART void lose_behind_buffer(void)
+{
+	leave_in_free_slots(make_hidden(), 4095);
+	kept = malloc(4095);
+}
+
+static APART void lose_behind_shrunk(void)
+{
+	void **p = malloc(175);
+
+	for (int i = 0; i < 21; i++)
+		p[i] = (void *)~make_hidden();
+	kept = realloc(p, 161);
+	memset(kept, 0, 161);
+}
+
+static APART void lose_behind_large_tail(void)
+{
+	uintptr_t hidden = make_hidden();
+	void **p = malloc(90000);
+
+	for (int i = 0; i < 90000 / 8; i++)
+		p[i] = (void *)~hidden;
+	kept = realloc(p, 83001);
+	memset(kept, 0, 83001);
+}
+
+/* Code that is gone when the loss is reported, but named all the same. */
+static int lose_in_closed_plugin(const char *path)
+{
+	void *lib = dlopen(path, RTLD_NOW);
+	void (*lose)(void) =
+		lib ? (void (*)(void))(uintptr_t)dlsym(lib, "plugin_lose") : NULL;
+
+	if (!lose)
+		return 99;
+	lose();
+	scrub();
+	if (dlclose(lib) != 0 || dlopen(path, RTLD_NOW | RTLD_NOLOAD))
+		return 98;
+	return 0;
+}
+
+/* main's own frame, which it has left by returning. */
+static APART int lose_in_main_frame(void)
+{
+	void *volatile local[512];
+	uintptr_t hidden = make_hidden();
+
+	for (int i = 0; i < 512; i++)
+		local[i] = (void *)~hidden;
+	return local[511] == NULL;
+}
+
 static const struct {
 	const char *name;
 	void (*lose)(void);
@@ -239,6 +327,10 @@ static const struct {
 	{ "large-holder", lose_large_holder },
 	{ "shared", lose_shared },
 	{ "and-keep", lose_and_keep },
+	{ "behind-tail", lose_behind_tail },
+	{ "behind-buffer", lose_behind_buffer },
+	{ "behind-shrunk", lose_behind_shrunk },
+	{ "behind-large-tail", lose_behind_large_tail },
 };
 
 int main(int argc, char **argv)
@@ -247,6 +339,10 @@ int main(int argc, char **argv)
 
 	if (strcmp(name, "child") == 0)
 		return lose_in_child();
+	if (strcmp(name, "closed-plugin") == 0)
+		return lose_in_closed_plugin(argv[2]);
+	if (strcmp(name, "main-frame") == 0)
+		return lose_in_main_frame();
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
 		if (strcmp(name, cases[i].name) == 0) {
 			cases[i].lose();

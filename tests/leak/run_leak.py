@@ -11,6 +11,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -54,9 +55,16 @@ LOST = {
     "shared": [direct(1, 32, "lose_shared"), direct(1, 32, "lose_shared"),
                indirect(1, 96, "lose_shared")],
     "and-keep": [direct(1, 48, "lose_direct")],
+    "behind-tail": [direct(1, 72, "lose_behind_tail")],
+    "behind-buffer": [direct(1, 72, "lose_behind_buffer")],
+    "behind-shrunk": [direct(21, 21 * 72, "lose_behind_shrunk")],
+    "behind-large-tail": [direct(1, 72, "lose_behind_large_tail")],
+    "closed-plugin": [direct(1, 88, "plugin_lose")],
+    "main-frame": [direct(1, 72, "lose_in_main_frame")],
 }
 
-KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "plugin-bss",
+KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "end-small",
+        "end-large", "end-aligned", "exit-register", "plugin-bss", "plugin-relro",
         "plugin-tls", "thread-plugin-tls", "key", "high-key", "thread-key",
         "thread-stack", "thread-register", "thread-xmm", "blocked-register",
         "masked-register", "main-gone", "unjoined-result", "mmap", "shared", "file", "brk",
@@ -92,7 +100,8 @@ class Run:
         out = self.dir.name + "/x"
         env = dict(os.environ, LD_PRELOAD=setup.libseep,
                    SEEP_OPTIONS=f"mode={mode}:leak=exit:out={out}" + options)
-        done = subprocess.run([setup.program, case, setup.plugin], env=env, text=True,
+        command = [*setup.wrap, setup.program, case, setup.plugin]
+        done = subprocess.run(command, env=env, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120,
                               check=False)
         self.status, self.stderr, self.stdout = done.returncode, done.stderr, done.stdout
@@ -215,6 +224,72 @@ def lost_repeated(setup):
         expect(Run(setup, "chain"), LOST["chain"])
 
 
+def special_disabled_sampled(setup):
+    """Most objects have no record there, but those must not be blamed."""
+    run = Run(setup, "disabled", ":sample=64G:seed=1", mode="sampled")
+    found = [(leak["objects"], leak["bytes"]) for leak in run.report()["leaks"]]
+    check(found == [(1, 64)], str(found))  # the slot of 60 bytes that was not hidden
+
+
+def lost_unused(setup):
+    """What matched and what did not is told; a block matches its kinds only."""
+    with tempfile.NamedTemporaryFile("w", suffix=".supp") as f:
+        f.write("leak:nowhere\nleak:lose_indirect\n{\n other kind\n Memcheck:Leak\n"
+                " match-leak-kinds: possible\n fun:*\n}\n{\n with lines\n Memcheck:Leak\n"
+                " src:lost.c:12\n}\n")
+        f.flush()
+        run = Run(setup, "indirect", f":suppressions={f.name}")
+    used = {s["name"]: s["objects"] for s in run.report()["suppressions"]}
+    check(used == {"nowhere": 0, "lose_indirect": 3, "other kind": 0}, str(used))
+    check("seep: suppression not used: nowhere\n" in run.stderr and
+          "seep: suppression not used: lose" not in run.stderr, run.stderr)
+    check("1 blocks with src: lines are left out" in run.stderr, run.stderr)
+    expect_status(run, CLEAN, "seep: clean")
+
+
+def kept_possible(setup):
+    """A pointer into the middle: not counted, but listed; counted on demand."""
+    for case in ("middle", "tagged", "second-base", "cookie"):
+        run = Run(setup, case)
+        expect(run, [])
+        found = [(p["kind"], p["objects"], p["bytes"], p["retained"])
+                 for p in run.report()["possible"]]
+        want = [("possible", 1, 112, 224)] if case == "middle" else []
+        check(found == want, f"{case}: {found}")
+    for case in ("thread-stack", "thread-key", "plugin-tls"):  # glibc's own of a thread
+        found = Run(setup, case, ":possible=on")
+        expect(found, [])
+    run = Run(setup, "middle", ":possible=on")
+    expect_status(run, LEAK, "seep: LEAK objects=1 bytes=112 sites=1")
+    same_set(run.report()["leaks"], [("possible", 1, 112, "keep_middle")])
+    ages = run.report()["leaks"][0]
+    check(0 < ages["last_age_ns"] <= ages["first_age_ns"], str(ages))
+
+
+DISGUISES = {"high-tag": "tag16", "shifted": "shift12", "left": "left3",
+             "xored": "xor0x123456789abcdef", "low-half": "tag8,low32", "packed": "unaligned"}
+
+
+def kept_disguised(setup):
+    """Lost, unless the disguise is named."""
+    for case, decoder in DISGUISES.items():
+        check(Run(setup, case).status == LEAK, f"{case} is seen without {decoder}")
+        expect(Run(setup, case, f":pointers={decoder}"), [])
+        expect_status(Run(setup, case, ":pointers=xor1,unaligned,tag1:pointers="), LEAK)
+    run = Run(setup, "bss", ":pointers=tag16,sideways")
+    check('"pointers=tag16,sideways" must be a list of' in run.stderr, run.stderr)
+
+
+def special_retracted(setup):
+    run = Run(setup, "retracted")
+    report = run.report()
+    check(report["objects"] == 2 and report["new_objects"] == 1, run.stderr)
+    check(report["retracted_objects"] == 1 and report["retracted_bytes"] == 90, run.stderr)
+    same_set(report["retracted"], [("retracted", 1, 90, "retracted")])
+    check("seep: retracted: 90 bytes in 1 objects" in run.stderr, run.stderr)
+    expect_status(run, LEAK, "seep: LEAK objects=2 bytes=120 sites=2")
+
+
 def special_no_ptrace(setup):
     expect(Run(setup, "no-ptrace"), [direct(1, 60, "lose_one")])
 
@@ -241,6 +316,50 @@ def special_no_proc_thread(setup):
     return check(run.verdict_line().startswith("seep: INCOMPLETE: "), run.verdict_line())
 
 
+PLACES = ["plain", "many-threads", "container", "no-clone", "big-heap", "all-blocked",
+          "dropped", "no-descriptors"]
+
+
+def place(case):
+    def test(setup):
+        run = Run(setup, case)
+        if run.status == 77:
+            return "SKIP not possible here"
+        if case == "dropped":  # the directory is not writable any more, or it is
+            return expect_status(run, LEAK, "seep: LEAK objects=1 bytes=60 sites=1")
+        return expect(run, [direct(1, 60, "lose_one")])
+    return test
+
+
+def place_read_only(setup):
+    """The reports cannot be written: the verdict stands."""
+    run = Run(setup, "plain", ":out=/proc/nowhere/x")
+    expect_status(run, LEAK, "seep: LEAK objects=1 bytes=60 sites=1")
+
+
+def place_little_address_space(setup):
+    """Several small arenas instead of a large one."""
+    script = 'ulimit -v 400000; exec "$@"'
+    limited = Setup(setup.libseep, setup.program, setup.plugin)
+    limited.wrap = ["bash", "-c", script, "bash"]
+    expect(Run(limited, "plain"), [direct(1, 60, "lose_one")])
+    expect(Run(limited, "big-heap"), [direct(1, 60, "lose_one")])
+
+
+def place_strace(setup):
+    """ptrace is taken: threads are stopped by signal."""
+    if not shutil.which("strace"):
+        return "SKIP no strace"
+    with tempfile.TemporaryDirectory() as d:
+        done = subprocess.run(
+            ["strace", "-f", "-o", d + "/log", "-E", "LD_PRELOAD=" + setup.libseep, "-E",
+             "SEEP_OPTIONS=mode=exact:leak=exit", setup.program, "plain"], text=True,
+            stderr=subprocess.PIPE, timeout=120, check=False)
+    check(done.returncode == LEAK, f"{done.returncode}\n{done.stderr}")
+    return check(done.stderr.splitlines()[-1] == "seep: LEAK objects=1 bytes=60 sites=1",
+                 done.stderr)
+
+
 def known(case, leaks):
     return lambda setup: expect(Run(setup, case), leaks)
 
@@ -251,15 +370,24 @@ def tests_of(program):
         tests.update({"child": lost_child, "suppressed": lost_suppressed,
                       "suppressed-block": lost_suppressed_block,
                       "exit-code": lost_exit_code, "sampled": lost_sampled,
-                      "repeated": lost_repeated})
+                      "repeated": lost_repeated, "unused": lost_unused})
     elif program == "kept":
         tests = {case: known(case, []) for case in KEPT}
+        tests["possible"] = kept_possible
+        tests["disguised"] = kept_disguised
+    elif program == "places":
+        tests = {case: place(case) for case in PLACES}
+        tests.update({"read-only": place_read_only,
+                      "little-address-space": place_little_address_space,
+                      "strace": place_strace})
     elif program == "objects":
         tests = {case: known(case, leaks) for case, leaks in OBJECTS.items()}
     else:
         tests = {
             "ignored": known("ignored", [direct(1, 60, "ignored")]),
             "disabled": known("disabled", [direct(1, 60, "disabled")]),
+            "disabled-sampled": special_disabled_sampled,
+            "retracted": special_retracted,
             "recoverable": known("recoverable", [direct(1, 60, "lose_one")]),
             "no-ptrace": special_no_ptrace,
             "fatal-ptrace": known("fatal-ptrace", [direct(1, 60, "lose_one")]),
@@ -278,6 +406,7 @@ class Setup:
     def __init__(self, libseep, program, plugin):
         self.libseep, self.program, self.plugin = map(os.path.abspath,
                                                       (libseep, program, plugin))
+        self.wrap = []  # words before the command
 
 
 def main():

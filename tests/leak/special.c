@@ -79,6 +79,21 @@ static APART void recoverable(void)
 		exit(99);
 }
 
+/* Said to be lost, and then freed after all: its address was kept in disguise. */
+static APART void retracted(void)
+{
+	static volatile uintptr_t disguised;
+
+	disguised = ~(uintptr_t)make_block(90);
+	lose_one();
+	scrub();
+	if (__lsan_do_recoverable_leak_check() != 1)
+		exit(99);
+	free((void *)~disguised);
+	lose_one();
+	scrub();
+}
+
 /* ---- ptrace refused: threads are stopped by signal ---- */
 
 static void filter(int nr, unsigned action)
@@ -455,6 +470,7 @@ static const struct {
 	{ "ignored", ignored },
 	{ "disabled", disabled },
 	{ "recoverable", recoverable },
+	{ "retracted", retracted },
 	{ "no-ptrace", no_ptrace },
 	{ "fatal-ptrace", fatal_ptrace },
 	{ "no-ptrace-masked", no_ptrace_masked },

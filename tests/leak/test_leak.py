@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Known leaks are found to the byte, and nothing else is."""
 import os
+import subprocess
 import seeptest
 
 NODE = 48
@@ -61,6 +62,74 @@ class Leaks(seeptest.TestCase):
                          options=f"mode=exact:leak=exit:suppressions={path}")
         self.assertEqual((r.returncode, self.verdict(r)), (0, "seep: clean"), r.stderr)
         self.assertIn(b"suppressed: 100 bytes in 1 objects", r.stderr)
+
+    def test_gate_writes_suppressions(self):
+        """What it writes covers what it found; what nobody needs is named."""
+        path = os.path.join(self.dir, "supp")
+        gate = ["gate", "-o", f"{self.dir}/%e.%p"]
+        program = [seeptest.victim("leak/leaks"), "indirect"]
+        r = seeptest.seep(*gate, "--gen-suppressions", path, "--", *program)
+        self.assertEqual(r.returncode, 23, r.stderr)
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+        with open(path, "a") as f:
+            f.write("leak:nobody_needs_this\n")
+        r = seeptest.seep(*gate, "--suppressions", path, "--", *program)
+        self.assertEqual((r.returncode, self.verdict(r)), (0, "seep: clean"), r.stderr)
+        self.assertEqual([l for l in r.stderr.decode().splitlines() if "not used" in l],
+                         ["seep: suppression not used: nobody_needs_this"])
+        r = seeptest.seep(*gate, "--suppressions", path, "--", program[0], "direct")
+        self.assertEqual(r.returncode, 23, r.stderr)
+        r = seeptest.seep(*gate, "--gen-suppressions", "/nowhere/x", "--", *program)
+        self.assertEqual(r.returncode, 23, r.stderr)
+        self.assertIn(b"cannot write suppressions to /nowhere/x", r.stderr)
+
+    def test_reachable(self):
+        """What is held is listed with the way to it, and is no leak."""
+        r = self.check([seeptest.victim("leak/held")])
+        self.assertEqual(self.report()["reachable"], [])
+        os.unlink(self.one("*.report.json"))
+        r = seeptest.seep("gate", "--reachable", "-o", f"{self.dir}/x", "--",
+                          seeptest.victim("leak/held"))
+        self.assertEqual((r.returncode, self.verdict(r)), (0, "seep: clean"), r.stderr)
+        found = {e["stack"][0]["function"]: e for e in self.report()["reachable"]}
+        value, last = found["make_value"], found["make_last"]
+        self.assertEqual((value["objects"], value["bytes"]), (1, 5000))
+        self.assertEqual(value["root"], "cache_table+0x40 (held)")
+        self.assertEqual([(s["offset"], s["bytes"], s["from"]["function"])
+                          for s in value["chain"]], [(40, 48, "make_entry")])
+        self.assertEqual((last["root"], last["chain_length"]), ("long_list+0x0 (held)", 21))
+        self.assertEqual([s["offset"] for s in last["chain"]], [0, 0, 0, 0, 0, 40])
+        self.assertIn("seep:     held by cache_table+0x40 (held)", r.stderr.decode())
+        r = seeptest.run([seeptest.victim("leak/held")],
+                         options="mode=exact:leak=exit:reachable=on")
+        self.assertIn("seep:     -> +40 of 48 bytes from make_entry", r.stderr.decode())
+        self.assertEqual((r.returncode, self.verdict(r)), (0, "seep: clean"), r.stderr)
+
+    def test_growing(self):
+        r = seeptest.run([seeptest.victim("leak/held"), "grow"],
+                         options=f"mode=exact:leak=exit:reachable=on:out={self.dir}/x")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        text = r.stderr.decode()
+        self.assertEqual(text.count("seep: growing by 70000 bytes in the last 3 checks:"), 1)
+        found = {e["stack"][0]["function"]: e for e in self.report()["reachable"]}
+        # The check at the end found no more than the one before.
+        self.assertEqual([(e["growing"], e["rises"], e["grown_bytes"]) for e in
+                          (found["make_last"], found["make_value"])], [(False, 0, 0)] * 2)
+
+    def test_friend(self):
+        """seep.h, with Seep and without."""
+        program = seeptest.victim("leak/friend")
+        self.assertEqual(subprocess.run([program], env=seeptest.clean_env()).returncode, 42)
+        r = seeptest.run([program], options="mode=exact")
+        self.assertEqual(r.returncode, 0, r.stderr)
+
+    def test_friend_compiles(self):
+        path = os.path.join(seeptest.SOURCE, "preload/api/seep.h")
+        for cc in (["gcc", "-xc", "-std=c99"], ["g++", "-xc++", "-std=c++98"],
+                   ["clang", "-xc", "-std=c11"]):
+            r = subprocess.run([*cc, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-include",
+                                path, "/dev/null"], capture_output=True)
+            self.assertEqual(r.returncode, 0, r.stderr)
 
     def test_exitcode(self):
         r = seeptest.run([seeptest.victim("leak/leaks"), "direct"],

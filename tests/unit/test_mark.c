@@ -10,6 +10,7 @@
 
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
+#include "profiler/leak/history.h"
 #include "profiler/leak/mark.h"
 #include "profiler/leak/sweep.h"
 
@@ -147,8 +148,8 @@ static void test_reachability(void **state)
 
 			assert_int_equal(s != NULL, !graph.freed[i]);
 			if (s)
-				assert_int_equal(mark_test(m.marked, bit),
-						 graph.reached[i]);
+				assert_int_equal(mark_test(m.white, bit),
+						 !graph.reached[i]);
 		}
 		end(&m);
 		free_rest();
@@ -227,6 +228,105 @@ static void test_list_and_table(void **state)
 	heap_free(table);
 }
 
+/* The same set is reached by several markers, and by one whose stack is far too small. */
+static void mark_and_compare(struct marker *m, const uintptr_t *roots, size_t n)
+{
+	mark_range(m, (uintptr_t)roots, (uintptr_t)(roots + n));
+	mark_drain(m);
+	for (uint32_t i = 0; i < MANY; i++) {
+		uint32_t index;
+		size_t bit;
+
+		if (mark_find(m, (uintptr_t)graph.object[i], &index, &bit))
+			assert_int_equal(mark_test(m->white, bit), !graph.reached[i]);
+	}
+}
+
+static __attribute__((unused)) void test_helpers(void **state)
+{
+	(void)state;
+	for (uint32_t round = 1; round <= 8; round++) {
+		uintptr_t roots[16] = { 0 };
+		struct marker m;
+		uint64_t objects;
+
+		seed = round;
+		make_objects(MANY);
+		make_edges(60);
+		free_some();
+		for (int i = 0; i < 16; i++) {
+			uint32_t target = draw(MANY);
+
+			roots[i] = (uintptr_t)graph.object[target];
+			reach(target);
+		}
+		begin(&m);
+		mark_and_compare(&m, roots, 16);
+		objects = m.objects;
+		end(&m);
+		begin(&m);
+		m.workers[0].capacity = round % 2 ? 4096 : 1100;
+		mark_start_helpers(&m, 3);
+		mark_and_compare(&m, roots, 16);
+		mark_stop_helpers(&m);
+		assert_int_equal(m.objects, objects);
+		assert_int_equal(m.nworkers, 1);
+		m.workers[0].capacity = 4096; /* as it was mapped */
+		end(&m);
+		free_rest();
+	}
+}
+
+/* ---- what earlier checks found ---- */
+
+static void count_entry(const struct history_entry *e, void *arg)
+{
+	uint64_t *bytes = arg;
+
+	*bytes += e->bytes;
+}
+
+/* Notes objects first to last - 1 in a check; how many bytes are taken back. */
+static uint64_t note_some(uint32_t first, uint32_t last, uint32_t *out_known)
+{
+	uint64_t taken_back = 0;
+
+	*out_known = 0;
+	history_begin();
+	for (uint32_t i = first; i < last; i++)
+		*out_known +=
+			history_note(&(struct history_entry){ .base = 0x10000 + i * 16ul,
+							      .born_ns = 64 * (i + 1),
+							      .bytes = 1 });
+	history_end(count_entry, &taken_back);
+	return taken_back;
+}
+
+static void test_history(void **state)
+{
+	const struct history_entry reborn = { .base = 0x10000,
+					      .born_ns = 6400,
+					      .bytes = 1 };
+	uint64_t taken_back = 0;
+	uint32_t known;
+
+	(void)state;
+	assert_int_equal(note_some(0, 10000, &known), 0);
+	assert_int_equal(known, 0);
+	assert_int_equal(note_some(0, 10000, &known), 0);
+	assert_int_equal(known, 10000);
+	assert_int_equal(note_some(9000, 30000, &known), 9000);
+	assert_int_equal(known, 1000);
+	assert_int_equal(note_some(0, 1, &known), 21000);
+	assert_int_equal(known, 0);
+	/* The same address, another object. */
+	history_begin();
+	assert_false(history_note(&reborn));
+	history_end(count_entry, &taken_back);
+	assert_int_equal(taken_back, 0);
+	history_forget();
+}
+
 /* ---- direct and indirect ---- */
 
 static bool paths[FEW][FEW]; /* over lost objects only */
@@ -280,10 +380,10 @@ static void compare_with_model(const struct leak_result *r)
 	for (uint32_t i = 0; i < r->nrecords; i++) {
 		const struct leak_record *rec = &r->records[i];
 
-		assert_int_equal(rec->objects, objects[rec->direct]);
-		assert_int_equal(rec->bytes, bytes[rec->direct]);
+		assert_int_equal(rec->objects, objects[rec->kind]);
+		assert_int_equal(rec->bytes, bytes[rec->kind]);
 		retained += rec->retained;
-		objects[rec->direct] = 0;
+		objects[rec->kind] = 0;
 	}
 	assert_int_equal(objects[0] + objects[1], 0);
 	assert_int_equal(retained, bytes[0] + bytes[1]);
@@ -311,6 +411,7 @@ static void test_direct_and_indirect(void **state)
 		find_paths();
 		end(&m);
 		compare_with_model(&r);
+		history_forget();
 		leak_result_free(&r);
 		free_rest();
 	}
@@ -323,6 +424,10 @@ int main(void)
 		cmocka_unit_test(test_reachability),
 		cmocka_unit_test(test_interior),
 		cmocka_unit_test(test_list_and_table),
+		cmocka_unit_test(test_history),
+#if !defined(__SANITIZE_THREAD__) /* helpers share the caller's thread pointer */
+		cmocka_unit_test(test_helpers),
+#endif
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * chain: see chain.h. Breadth first over everything that is live: the address of the word
+ * through which an object was found first is kept for each; from an object's word back to
+ * the object that holds it, and so on, leads to a word outside the heap.
+ */
+#include "profiler/leak/chain.h"
+
+#include "preload/base/fmt.h"
+#include "preload/base/meta.h"
+#include "profiler/pprof/datasym.h"
+#include "profiler/sample/sample.h"
+#include "profiler/site/site.h"
+#include "profiler/stack/thread.h"
+
+#define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
+#define IN_REGISTER 1 /* where: no address, a register of some thread */
+
+struct search {
+	struct marker *m;
+	uintptr_t *where; /* by bit; 0: not found yet */
+	uintptr_t *queue; /* bases of found objects, in order */
+	size_t head, tail, room;
+};
+
+static void find(struct search *s, uintptr_t word, uintptr_t where)
+{
+	uint32_t index;
+	size_t bit;
+	struct mspan *span = mark_find(s->m, word, &index, &bit);
+
+	if (!span || s->where[bit] || s->tail == s->room)
+		return;
+	s->where[bit] = where;
+	s->queue[s->tail++] = span->slot_size ? mspan_slot(span, index) : span->base;
+}
+
+static NO_SANITIZE void look_through(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	uintptr_t at = align_up(lo, sizeof(uintptr_t));
+
+	for (; at + sizeof(uintptr_t) <= hi; at += sizeof(uintptr_t))
+		find(arg, *(const volatile uintptr_t *)at, at);
+}
+
+static void look_at_registers(struct search *s, const struct world *w)
+{
+	for (uint32_t i = 0; i < w->nthreads; i++) {
+		for (int k = 0; w->threads[i].captured && k < 16; k++)
+			find(s, w->threads[i].gprs[k], IN_REGISTER);
+		for (int k = 0; w->threads[i].captured && k < 32; k++)
+			find(s, w->threads[i].xmm[k], IN_REGISTER);
+	}
+}
+
+static void look_everywhere(struct search *s, const struct roots *roots,
+			    const struct world *w)
+{
+	roots_each(roots, look_through, s);
+	look_at_registers(s, w);
+	while (s->head < s->tail) {
+		uintptr_t base = s->queue[s->head++];
+		uint32_t index;
+		const struct mspan *span = heap_find(base, &index);
+
+		if (span)
+			look_through(base, base + mspan_slot_bytes(span), s);
+	}
+}
+
+/* From the object back to the root. */
+static void follow(const struct search *s, uintptr_t object, struct leak_chain *out)
+{
+	uint32_t index;
+	size_t bit;
+	const struct mspan *span = mark_find(s->m, object, &index, &bit);
+
+	while (span && s->where[bit]) {
+		const struct sample_record *r;
+		uintptr_t where = s->where[bit], base;
+
+		span = mark_find(s->m, where, &index, &bit);
+		if (!span) {
+			out->root = where;
+			return;
+		}
+		if (out->length++ >= LEAK_CHAIN_STEPS)
+			continue;
+		r = sample_find(span, index);
+		base = span->slot_size ? mspan_slot(span, index) : span->base;
+		out->steps[out->length - 1] =
+			(struct leak_step){ .site = r ? r->site : SITE_NONE,
+					    .offset = where - base,
+					    .bytes = sample_size_asked(span, index) };
+	}
+}
+
+static void follow_all(const struct search *s, struct leak_result *out)
+{
+	for (uint32_t i = 0; i < out->nrecords && out->nchains < CHAIN_RECORDS; i++) {
+		struct leak_record *r = &out->records[i];
+
+		if (r->kind != LEAK_REACHABLE)
+			continue;
+		follow(s, r->example, &out->chains[out->nchains]);
+		if (out->chains[out->nchains].root)
+			r->chain = ++out->nchains;
+	}
+}
+
+bool chain_find(struct marker *m, const struct roots *roots, const struct world *w,
+		struct leak_result *out)
+{
+	size_t where_bytes = (m->nbits + 1) * sizeof(uintptr_t);
+	struct search s = { .m = m, .room = m->nbits };
+
+	out->chains = meta_map(CHAIN_RECORDS * sizeof(*out->chains), META_LEAK);
+	s.where = meta_map(where_bytes, META_LEAK);
+	s.queue = meta_map(where_bytes, META_LEAK);
+	if (out->chains && s.where && s.queue) {
+		look_everywhere(&s, roots, w);
+		follow_all(&s, out);
+	}
+	meta_unmap(s.where, where_bytes, META_LEAK);
+	meta_unmap(s.queue, where_bytes, META_LEAK);
+	return out->chains && s.where && s.queue;
+}
+
+/* ---- names ---- */
+
+static bool describe_thread(uintptr_t where, char *text, size_t size)
+{
+	bool found = false;
+
+	thread_lock();
+	for (const struct thread_info *t = thread_list(); t && !found; t = t->next)
+		if (t->state == THREAD_RUNNING &&
+		    where - t->stack_lo < t->stack_hi - t->stack_lo) {
+			fmt_string(text, size, "stack of thread %d", t->tid);
+			found = true;
+		}
+	thread_unlock();
+	return found;
+}
+
+void chain_describe_root(uintptr_t where, char *text, size_t size)
+{
+	if (where == IN_REGISTER)
+		fmt_string(text, size, "a register");
+	else if (!datasym_describe(where, text, size) &&
+		 !describe_thread(where, text, size))
+		fmt_string(text, size, "memory at %#lx", where);
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * history: what earlier checks of this process found lost, object by object. It tells
+ * what is new since the last check, and what was wrong: an object that was said to be
+ * lost and has been freed since, or is reached again, is a retraction.
+ */
+#ifndef PROFILER_LEAK_HISTORY_H
+#define PROFILER_LEAK_HISTORY_H
+
+#include "preload/base/base.h"
+
+struct history_entry {
+	uintptr_t base; /* 0: free */
+	uint64_t born_ns;
+	uint64_t bytes;
+	uint32_t site;
+	uint32_t seen; /* number of the last check that found it lost */
+};
+
+/* All with the leak check's lock held; STW. */
+void history_begin(void);
+/* This check finds the object lost. True: an earlier one did, too. */
+bool history_note(const struct history_entry *e);
+/* Calls fn for what the last check reported and this one does not, and forgets it. */
+void history_end(void (*fn)(const struct history_entry *e, void *arg), void *arg);
+/* In a forked child: nothing was reported here. */
+void history_forget(void);
+
+#endif

@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mark_pool: several markers at once.
+ *
+ * Helpers are threads of this process that nobody else knows: made by clone, all signals
+ * blocked as they are in the caller while the world stands, without thread-local storage
+ * of their own. Work changes hands in chunks of a shared pool: whoever has plenty gives
+ * when somebody is idle, and who is idle waits on a futex. Nobody waits for a worker that
+ * has work, so one that the kernel does not let run holds up none but itself.
+ *
+ * Concurrency: the pool's lock is a spin lock that yields, held for the copy of a chunk.
+ * All are done when the caller has nothing, every helper is idle and the pool is empty,
+ * which is decided under that lock.
+ *
+ * Tried instead: each object belongs to one worker, and words travel to their owner. That
+ * needs no atomic operations, but on a busy machine the workers wait for each other.
+ */
+#include <linux/futex.h>
+#include <sched.h>
+#include <string.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/meta.h"
+#include "preload/base/os.h"
+#include "profiler/leak/mark.h"
+
+#define HELPER_STACK	  (64 * KIB)
+#define CHUNK		  256 /* objects that change hands at once */
+#define CHUNKS		  32
+#define OBJECTS_LEAST	  16	     /* on a stack that gives some away */
+#define RANGE_LEAST	  (16 * KIB) /* of a range that is halved */
+#define SPINS		  500
+#define WORTH_A_HELPER	  (16u * MIB) /* of heap */
+#define LOOK_AGAIN_NS	  2000000u    /* a wake-up cannot be lost for longer */
+#define MAX_CPUS_IN_WORDS 16	      /* of the affinity mask */
+
+struct mark_pool {
+	uint32_t idle;	/* workers without work; written under lock, atomic */
+	uint32_t count; /* of chunks; likewise */
+	uint32_t lock __attribute__((aligned(CACHE_LINE)));
+	uint32_t change; /* futex: any of the above has changed; atomic */
+	uint32_t stop;	 /* atomic */
+	struct {
+		uint32_t used; /* 0: a range, in words[0] and words[1] */
+		uintptr_t words[CHUNK];
+	} chunks[CHUNKS]; /* guarded by lock */
+};
+
+static void pool_lock(struct mark_pool *pool)
+{
+	unsigned spins = 0;
+
+	while (atomic_exchange_acquire(&pool->lock, 1u)) {
+		if (++spins % SPINS == 0)
+			os_yield();
+		__builtin_ia32_pause();
+	}
+}
+
+static void pool_unlock(struct mark_pool *pool)
+{
+	atomic_store_release(&pool->lock, 0u);
+}
+
+static void tell(struct mark_pool *pool)
+{
+	atomic_fetch_add_acq_rel(&pool->change, 1u);
+	os_futex_wake(&pool->change, INT32_MAX);
+}
+
+static void wait_for_change(struct mark_pool *pool, uint32_t seen)
+{
+	for (unsigned i = 0; i < SPINS; i++) {
+		if (atomic_load_acquire(&pool->change) != seen)
+			return;
+		__builtin_ia32_pause();
+	}
+	os_futex_wait(&pool->change, seen, LOOK_AGAIN_NS);
+}
+
+/* ---- giving and taking ---- */
+
+bool mark_pool_is_hungry(const struct mark_pool *pool)
+{
+	return atomic_load_relaxed(&pool->idle) > atomic_load_relaxed(&pool->count);
+}
+
+/* The older half of the stack, at most a chunk: what hangs on those is larger. */
+static bool give_objects(struct mark_worker *w, uintptr_t *words, uint32_t *out_used)
+{
+	size_t n = w->used / 2;
+
+	if (n < OBJECTS_LEAST / 2)
+		return false;
+	if (n > CHUNK)
+		n = CHUNK;
+	memcpy(words, w->stack, n * sizeof(*words));
+	memmove(w->stack, w->stack + n, (w->used - n) * sizeof(*words));
+	w->used -= n;
+	*out_used = (uint32_t)n;
+	return true;
+}
+
+static bool give_range(struct mark_worker *w, uintptr_t *words, uint32_t *out_used)
+{
+	for (size_t i = 0; i < w->nranges; i++) {
+		struct grey *g = &w->ranges[i];
+		uintptr_t middle = align_down(g->lo + (g->hi - g->lo) / 2, CACHE_LINE);
+
+		if (g->hi - g->lo < RANGE_LEAST)
+			continue;
+		words[0] = middle;
+		words[1] = g->hi;
+		g->hi = middle;
+		*out_used = 0;
+		return true;
+	}
+	return false;
+}
+
+void mark_pool_donate(struct mark_worker *w)
+{
+	struct mark_pool *pool = w->m->pool;
+	bool given = false;
+	uint32_t at;
+
+	if (w->used < OBJECTS_LEAST && w->nranges == 0)
+		return;
+	pool_lock(pool);
+	at = pool->count;
+	if (at < CHUNKS && pool->idle > at)
+		given = give_range(w, pool->chunks[at].words, &pool->chunks[at].used) ||
+			give_objects(w, pool->chunks[at].words, &pool->chunks[at].used);
+	if (given)
+		atomic_store_relaxed(&pool->count, at + 1);
+	pool_unlock(pool);
+	if (given)
+		tell(pool);
+}
+
+/* With the lock held, into a worker that has nothing. */
+static bool take_locked(struct mark_worker *w)
+{
+	struct mark_pool *pool = w->m->pool;
+	uint32_t at = pool->count, used;
+
+	if (at == 0)
+		return false;
+	at--;
+	used = pool->chunks[at].used;
+	if (used == 0)
+		w->ranges[w->nranges++] = (struct grey){ pool->chunks[at].words[0],
+							 pool->chunks[at].words[1] };
+	else
+		memcpy(w->stack + w->used, pool->chunks[at].words,
+		       used * sizeof(uintptr_t));
+	w->used += used;
+	atomic_store_relaxed(&pool->count, at);
+	return true;
+}
+
+static void add_idle(struct mark_pool *pool, uint32_t by)
+{
+	pool_lock(pool);
+	atomic_store_relaxed(&pool->idle, pool->idle + by);
+	pool_unlock(pool);
+}
+
+/* w, counted as idle, waits for work, and is idle no more. helpers: 0, or how many idle
+ * ones make an end of it (false). */
+static bool await_work(struct mark_worker *w, uint32_t helpers)
+{
+	struct mark_pool *pool = w->m->pool;
+
+	for (;;) {
+		uint32_t seen = atomic_load_acquire(&pool->change);
+		bool taken, finished;
+
+		pool_lock(pool);
+		taken = take_locked(w);
+		finished = !taken && helpers && pool->idle == helpers + 1;
+		if (taken || finished)
+			atomic_store_relaxed(&pool->idle, pool->idle - 1);
+		pool_unlock(pool);
+		if (taken || finished)
+			return taken;
+		if (atomic_load_acquire(&pool->stop))
+			return false;
+		wait_for_change(pool, seen);
+	}
+}
+
+bool mark_pool_await(struct mark_worker *w)
+{
+	add_idle(w->m->pool, 1u);
+	return await_work(w, w->m->nworkers - 1);
+}
+
+/* ---- helpers ---- */
+
+static __attribute__((noreturn)) int helper_main(void *arg)
+{
+	struct mark_worker *w = arg;
+	struct mark_pool *pool = w->m->pool;
+
+	while (await_work(w, 0)) { /* idle from the beginning */
+		mark_work(w);
+		add_idle(pool, 1u);
+		tell(pool);
+	}
+	for (;;)
+		os_call(SYS_exit, 0, 0, 0, 0, 0, 0);
+}
+
+static bool start_one(struct marker *m)
+{
+	const int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
+			  CLONE_THREAD | CLONE_SYSVSEM | CLONE_UNTRACED |
+			  CLONE_CHILD_CLEARTID;
+	struct mark_worker *w = &m->workers[m->nworkers];
+
+	w->thread_stack = meta_map(HELPER_STACK, META_LEAK);
+	w->tid = 1;
+	if (w->thread_stack && mark_worker_init(m, w)) {
+		add_idle(m->pool, 1u);
+		m->nworkers++;
+		if (clone(helper_main, w->thread_stack + HELPER_STACK, flags, w, NULL,
+			  NULL, &w->tid) > 0)
+			return true;
+		m->nworkers--;
+		add_idle(m->pool, UINT32_MAX);
+	}
+	mark_worker_free(w);
+	meta_unmap(w->thread_stack, HELPER_STACK, META_LEAK);
+	memset(w, 0, sizeof(*w));
+	return false;
+}
+
+void mark_start_helpers(struct marker *m, unsigned n)
+{
+	if (n == 0 || m->ndecodes > 0)
+		return;
+	m->pool = meta_map(sizeof(*m->pool), META_LEAK);
+	while (m->pool && m->nworkers <= n && m->nworkers < MARK_WORKERS && start_one(m))
+		;
+	if (m->nworkers > 1)
+		return;
+	meta_unmap(m->pool, sizeof(*m->pool), META_LEAK);
+	m->pool = NULL;
+}
+
+/* The kernel wakes whoever waits for the address as any process might. */
+static void await_end(const struct mark_worker *w)
+{
+	uint32_t tid;
+
+	while ((tid = atomic_load_acquire(&w->tid)) != 0)
+		os_call(SYS_futex, (long)&w->tid, FUTEX_WAIT, tid, 0, 0, 0);
+}
+
+void mark_stop_helpers(struct marker *m)
+{
+	if (!m->pool)
+		return;
+	atomic_store_release(&m->pool->stop, 1u);
+	tell(m->pool);
+	for (; m->nworkers > 1; m->nworkers--) {
+		struct mark_worker *w = &m->workers[m->nworkers - 1];
+
+		await_end(w);
+		m->workers[0].objects += w->objects;
+		m->workers[0].bytes += w->bytes;
+		mark_worker_free(w);
+		meta_unmap(w->thread_stack, HELPER_STACK, META_LEAK);
+		memset(w, 0, sizeof(*w));
+	}
+	meta_unmap(m->pool, sizeof(*m->pool), META_LEAK);
+	m->pool = NULL;
+}
+
+unsigned mark_useful_helpers(const struct marker *m)
+{
+	uint64_t mask[MAX_CPUS_IN_WORDS] = { 0 };
+	size_t cpus = 0, most = m->heap_bytes / WORTH_A_HELPER;
+
+	if (os_call(SYS_sched_getaffinity, 0, sizeof(mask), (long)mask, 0, 0, 0) <= 0)
+		return 0;
+	for (unsigned i = 0; i < MAX_CPUS_IN_WORDS; i++)
+		cpus += (size_t)__builtin_popcountll(mask[i]);
+	cpus = cpus > 0 ? cpus - 1 : 0;
+	return (unsigned)(cpus < most ? cpus : most);
+}
