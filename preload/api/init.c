@@ -16,6 +16,7 @@
 #include "preload/heap/heap.h"
 #include "preload/heap/tls.h"
 #if CONFIG_PROFILER
+#include "profiler/control/agent.h"
 #include "profiler/control/runtable.h"
 #include "profiler/escape/escape.h"
 #include "profiler/leak/leak.h"
@@ -50,15 +51,20 @@ static void profiler_init(void)
 	const struct options *o = opt_get();
 
 	runtable_attach();
-	if (o->mode == OPT_MODE_OFF)
-		return;
 	if (!api_is_bound()) {
-		exit_set_passive();
+		if (o->mode != OPT_MODE_OFF)
+			exit_set_passive();
+		agent_init("the program brings its own malloc: nothing was seen");
+		return;
+	}
+	agent_init(NULL);
+	unwind_set_own_text((uintptr_t)__ehdr_start, (uintptr_t)etext);
+	if (o->mode == OPT_MODE_OFF) {
+		sample_init(); /* the agent may turn it on */
 		return;
 	}
 	module_refresh();
 	thread_init();
-	unwind_set_own_text((uintptr_t)__ehdr_start, (uintptr_t)etext);
 	unwind_init(o->mode == OPT_MODE_EXACT || o->out[0] != '\0');
 	if (o->leak != OPT_LEAK_OFF)
 		leak_init();

@@ -19,6 +19,7 @@ enum opt_escape { OPT_ESCAPE_OFF, OPT_ESCAPE_BOUND };
 enum opt_huge { OPT_HUGE_AUTO, OPT_HUGE_ON, OPT_HUGE_OFF };
 
 #define OPT_PATH_MAX	    4096
+#define OPT_SIGNAL	    57 /* of the live agent: a real-time one that is seldom used */
 #define OPT_EXIT_LEAK	    23 /* a gate found leaks */
 #define OPT_EXIT_INCOMPLETE 24 /* a gate could not look */
 
@@ -34,6 +35,7 @@ struct options {
 	int exitcode;	/* status of a process that leaked, with leak=exit */
 	bool deepbind;	/* true: RTLD_DEEPBIND is left alone */
 	enum opt_huge hugepage;
+	int signal;		/* for the live agent; 0: it cannot be asked */
 	char out[OPT_PATH_MAX]; /* pattern, absolute; empty: nothing is written */
 	char suppressions[OPT_PATH_MAX]; /* absolute; empty: none */
 	char run[OPT_PATH_MAX]; /* the tool's run table (profiler/control/runtable.h) */

@@ -256,3 +256,10 @@ void world_resume(struct world *w)
 	stop.by = STOPPED_NOT;
 	unmask_signals();
 }
+
+void world_fork_child(void)
+{
+	lock_reset(&stop.lock);
+	stop.by = STOPPED_NOT;
+	stop.stack = NULL;
+}

@@ -45,5 +45,7 @@ void world_free(struct world *w);
 int world_stop(struct world *w);
 /* DUMP. Adds to nmissed when the threads did not stand still all the time. */
 void world_resume(struct world *w);
+/* In a forked child: a stop by another thread of the parent is none here. */
+void world_fork_child(void);
 
 #endif

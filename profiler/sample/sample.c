@@ -16,6 +16,7 @@
  */
 #include "profiler/sample/sample.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "preload/base/atomic.h"
@@ -45,9 +46,14 @@ struct block {
 	}
 #define FOUR_STRIPES STRIPE, STRIPE, STRIPE, STRIPE
 
+#define MS_IN_NS     1000000u
+#define NEVER	     (INT64_MAX / 4) /* a budget that is not spent */
+#define ODDS	     64		     /* no budget is larger than so many periods: e^-64 */
+
 static struct {
-	bool on, exact;
-	size_t period;
+	bool on, exact;	 /* atomic: sample_change() writes, any thread reads */
+	bool slow_frees; /* no count of pages is needed any more; atomic, one way */
+	size_t period;	 /* atomic, as on */
 	uint64_t random; /* atomic: splitmix64's counter */
 	struct {
 		struct lock lock;
@@ -78,20 +84,32 @@ static int64_t draw_budget(void)
 {
 	double u;
 
-	if (sampler.exact)
+	if (!atomic_load_relaxed(&sampler.on))
+		return NEVER;
+	if (atomic_load_relaxed(&sampler.exact))
 		return -1;
 	u = (double)((next_random() >> 11) + 1) / 9007199254740993.0; /* (0, 1) */
-	return (int64_t)(-maths_ln(u) * (double)sampler.period);
+	return (int64_t)(-maths_ln(u) * (double)atomic_load_relaxed(&sampler.period));
+}
+
+static uint64_t weight(size_t size, const struct period *at)
+{
+	double p;
+
+	if (at->exact || at->sample <= 1)
+		return (uint64_t)1 << SITE_SHIFT;
+	p = maths_one_minus_exp((double)(size ? size : 1) / (double)at->sample);
+	return (uint64_t)((double)((uint64_t)1 << SITE_SHIFT) / p + 0.5);
 }
 
 uint64_t sample_weight(size_t size)
 {
-	double p;
+	return weight(size, period_latest());
+}
 
-	if (sampler.exact || sampler.period <= 1)
-		return (uint64_t)1 << SITE_SHIFT;
-	p = maths_one_minus_exp((double)(size ? size : 1) / (double)sampler.period);
-	return (uint64_t)((double)((uint64_t)1 << SITE_SHIFT) / p + 0.5);
+uint64_t sample_weight_at(size_t size, uint64_t birth_ns)
+{
+	return weight(size, period_at(birth_ns));
 }
 
 static uint64_t scaled_bytes(size_t size, uint64_t weight)
@@ -147,7 +165,7 @@ static void count_page(struct mspan *s, struct block *b, const void *p, bool mor
 	size_t page = ((uintptr_t)p - s->base) >> PAGE_SHIFT;
 	struct lock *l = stripe_of(s);
 
-	if (sampler.exact || s->slot_size == 0)
+	if (atomic_load_relaxed(&sampler.slow_frees) || s->slot_size == 0)
 		return;
 	lock_acquire(l);
 	if (more && b->page_count[page]++ == 0)
@@ -190,30 +208,30 @@ static uint64_t pack_birth(uint64_t now_ns, size_t size)
 
 /* ---- events ---- */
 
-static void count_alloc(uint32_t site, size_t size)
+static void count_alloc(uint32_t site, size_t size, uint64_t birth_ns)
 {
 	struct site_counters *c = site_counters(site);
-	uint64_t weight = sample_weight(size);
-	uint64_t bytes = scaled_bytes(size, weight);
+	uint64_t objects = sample_weight_at(size, birth_ns);
+	uint64_t bytes = scaled_bytes(size, objects);
 
 	if (!c)
 		return;
-	atomic_add_relaxed(&c->alloc_objects, weight);
+	atomic_add_relaxed(&c->alloc_objects, objects);
 	atomic_add_relaxed(&c->alloc_bytes, bytes);
 	atomic_add_relaxed(&c->samples, 1u);
 	peak_grow(bytes);
 }
 
-static void count_free(uint32_t site, size_t size)
+static void count_free(uint32_t site, size_t size, uint64_t birth_ns)
 {
 	struct site_counters *c = site_counters_if_any(site);
-	uint64_t weight = sample_weight(size);
-	uint64_t bytes = scaled_bytes(size, weight);
+	uint64_t objects = sample_weight_at(size, birth_ns);
+	uint64_t bytes = scaled_bytes(size, objects);
 
 	if (!c)
 		return;
 	peak_shrink(bytes);
-	atomic_add_relaxed(&c->free_objects, weight);
+	atomic_add_relaxed(&c->free_objects, objects);
 	atomic_add_relaxed(&c->free_bytes, bytes);
 }
 
@@ -247,7 +265,7 @@ static bool record(void *p, size_t size, uint32_t site, const struct frame *fram
 		sample_hooks.begin ? sample_hooks.begin(site, size, frames, n) : 0;
 	b->records[index].site = site;
 	count_page(s, b, p, true);
-	count_alloc(site, size);
+	count_alloc(site, size, sample_birth_ns(&b->records[index]));
 	return true;
 }
 
@@ -258,7 +276,7 @@ static void on_malloc(void *p, size_t size)
 	int n;
 
 	heap_set_budget(draw_budget());
-	if (seep_tls.internal > 0)
+	if (seep_tls.internal > 0 || !atomic_load_relaxed(&sampler.on))
 		return;
 	seep_tls.internal++;
 	site = capture(&frames, &n);
@@ -300,7 +318,7 @@ static void on_free(struct mspan *s, uint32_t index, void *p)
 	r->site = SITE_NONE;
 	r->escape = 0;
 	count_page(s, b, p, false);
-	count_free(site, size);
+	count_free(site, size, sample_birth_ns(r));
 	end_escape(handle);
 }
 
@@ -318,8 +336,8 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 	(void)p;
 	if (site == SITE_NONE)
 		return;
-	count_free(site, record_size(s, r));
-	if (sampler.exact && seep_tls.internal == 0) {
+	count_free(site, record_size(s, r), sample_birth_ns(r));
+	if (sample_is_exact() && seep_tls.internal == 0) {
 		uint32_t fresh;
 
 		seep_tls.internal++;
@@ -329,10 +347,25 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 	}
 	r->site = site;
 	r->birth_and_size = (r->birth_and_size & ~(uint64_t)0xffff) | (size & 0xffff);
-	count_alloc(site, size);
+	count_alloc(site, size, sample_birth_ns(r));
 }
 
 /* ---- life ---- */
+
+static void install(void)
+{
+	heap_hooks.sample_malloc = on_malloc;
+	heap_hooks.sample_free = on_free;
+	heap_hooks.sample_resize = on_resize;
+	heap_hooks.release_samples = on_release;
+	heap_hooks.first_budget = draw_budget;
+}
+
+static void set_exact(void)
+{
+	atomic_store_relaxed(&sampler.slow_frees, true);
+	heap_slow_frees();
+}
 
 void sample_init(void)
 {
@@ -345,26 +378,74 @@ void sample_init(void)
 	sampler.period = o->sample;
 	sampler.exact = o->mode == OPT_MODE_EXACT;
 	sampler.on = o->mode != OPT_MODE_OFF;
+	period_first((struct period){
+		.sample = o->sample, .on = sampler.on, .exact = sampler.exact });
 	if (!sampler.on)
 		return;
-	heap_hooks.sample_malloc = on_malloc;
-	heap_hooks.sample_free = on_free;
-	heap_hooks.sample_resize = on_resize;
-	heap_hooks.release_samples = on_release;
-	heap_hooks.first_budget = draw_budget;
+	install();
 	if (sampler.exact)
-		heap_slow_frees();
+		set_exact();
 	heap_set_budget(draw_budget());
+}
+
+/* Until the new settings count; nobody wakes us. */
+static void wait_until(uint64_t when_ns)
+{
+	static const uint32_t never;
+
+	while (os_now_ns() < when_ns)
+		os_futex_wait(&never, 0, MS_IN_NS);
+}
+
+int sample_change(enum opt_mode mode, size_t sample)
+{
+	struct period p = { .sample = sample,
+			    .on = mode != OPT_MODE_OFF,
+			    .exact = mode == OPT_MODE_EXACT };
+	uint64_t since;
+
+	if (!period_add(p, &since))
+		return -ENOSPC;
+	if (p.exact)
+		set_exact();
+	wait_until(since);
+	if (p.exact) /* again: a thread may have been about to restore a page's class */
+		set_exact();
+	atomic_store_relaxed(&sampler.period, sample);
+	atomic_store_relaxed(&sampler.exact, p.exact);
+	atomic_store_relaxed(&sampler.on, p.on);
+	install();
+	heap_redraw_budgets(draw_budget, !p.on	   ? INT64_MAX
+					 : p.exact ? -1
+						   : (int64_t)sample * ODDS);
+	return 0;
 }
 
 bool sample_is_on(void)
 {
-	return sampler.on;
+	return atomic_load_relaxed(&sampler.on);
 }
 
 bool sample_is_exact(void)
 {
-	return sampler.exact;
+	return atomic_load_relaxed(&sampler.exact);
+}
+
+bool sample_was_on(void)
+{
+	return heap_hooks.sample_malloc != NULL;
+}
+
+enum opt_mode sample_mode(void)
+{
+	if (!sample_is_on())
+		return OPT_MODE_OFF;
+	return sample_is_exact() ? OPT_MODE_EXACT : OPT_MODE_SAMPLED;
+}
+
+size_t sample_period(void)
+{
+	return atomic_load_relaxed(&sampler.period);
 }
 
 void sample_add_counts(struct sample_total *out)

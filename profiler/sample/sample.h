@@ -9,6 +9,7 @@
 #define PROFILER_SAMPLE_SAMPLE_H
 
 #include "preload/base/base.h"
+#include "preload/base/opt.h"
 #include "preload/heap/heap.h"
 
 /* What is kept for one live recorded object: 16 bytes beside its span. site 0: the slot
@@ -25,6 +26,12 @@ void sample_init(void);
 /* Is recording on? */
 bool sample_is_on(void);
 bool sample_is_exact(void);
+bool sample_was_on(void); /* now or at any time before */
+enum opt_mode sample_mode(void);
+size_t sample_period(void); /* mean bytes between samples */
+/* SLOW, one caller at a time. Changes what is recorded from now on. 0 or -errno: -ENOSPC
+ * after 255 changes. Once exact, frees stay on their slow path. */
+int sample_change(enum opt_mode mode, size_t sample);
 
 /* STW or by the owner of the object: the record of a slot, or NULL when not recorded. */
 const struct sample_record *sample_find(const struct mspan *s, uint32_t index);
@@ -32,12 +39,17 @@ size_t sample_size_asked(const struct mspan *s,
 			 uint32_t index);		 /* slot size if unknown */
 uint64_t sample_birth_ns(const struct sample_record *r); /* os_now_ns() scale */
 
-/* 1/(1-e^(-size/period)) as fixed point with SITE_SHIFT bits; 1.0 in exact mode. */
+/* 1/(1-e^(-size/period)) as fixed point with SITE_SHIFT bits; 1.0 in exact mode. The
+ * second for an object of that birth. */
 uint64_t sample_weight(size_t size);
+uint64_t sample_weight_at(size_t size, uint64_t birth_ns);
 
 /* DUMP. Writes PREFIX.heap.pb.gz, .allocs.pb.gz and .peak.pb.gz (the last holds the live
  * sites at the peak, see peak.c). Returns 0 or the first -errno. */
 int sample_write_profiles(const char *prefix);
+/* DUMP. One of them (kind: heap, allocs or peak) into a descriptor. 0 or -errno. */
+struct pprof_kind;
+int sample_write_fd(const struct pprof_kind *kind, int fd);
 
 /* Following objects to their end (profiler/escape, a later layer): filled once in
  * preload/api/init.c, may stay empty. See escape.h for the meaning. */

@@ -17,6 +17,19 @@ uint64_t peak_live_bytes(void);
 void peak_fork_prepare(void);
 void peak_fork_done(bool child);
 
+/* period.c: the settings over time. */
+struct period {
+	uint64_t since_ns; /* os_now_ns(); objects born from then on; 0: from the start */
+	uint64_t started_ns; /* the same by os_realtime_ns(); 0: from the start */
+	size_t sample;	     /* mean bytes between samples */
+	bool on, exact;
+};
+const struct period *period_at(uint64_t birth_ns); /* FAST. In force at that moment */
+const struct period *period_latest(void);	   /* FAST. */
+void period_first(struct period p);		   /* INIT. The only one so far */
+/* False: the list is full. */
+bool period_add(struct period p, uint64_t *out_since_ns);
+
 /* sample.c: fills samples, dropped, truncated. */
 void sample_add_counts(struct sample_total *out);
 

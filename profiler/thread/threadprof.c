@@ -10,6 +10,7 @@
 
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
+#include "preload/base/os.h"
 #include "preload/heap/heap.h"
 #include "profiler/leak/stop.h"
 #include "profiler/pprof/pprof.h"
@@ -39,6 +40,7 @@ struct snapshot {
 	size_t used;
 	struct frame *frames; /* room for one stack */
 	int max_frames;
+	uint64_t pause_ns;
 	int error;
 };
 
@@ -82,6 +84,7 @@ static NO_LOCK_CHECK int with_loader_locked(struct dl_phdr_info *info, size_t si
 					    void *arg)
 {
 	struct snapshot *s = arg;
+	uint64_t start = os_now_ns();
 
 	(void)info;
 	(void)size;
@@ -95,6 +98,7 @@ static NO_LOCK_CHECK int with_loader_locked(struct dl_phdr_info *info, size_t si
 	if (s->error == 0)
 		walk_threads(s);
 	world_resume(&s->world);
+	s->pause_ns = os_now_ns() - start;
 	heap_unlock_all();
 	thread_unlock();
 	return 1;
@@ -130,15 +134,20 @@ static void keep_own(struct snapshot *s)
 	keep(s, unwind_here(s->frames, s->max_frames, &end), false);
 }
 
-static int write_file(const struct snapshot *s, const char *prefix)
+/* prefix NULL: into fd. */
+static int write_file(const struct snapshot *s, const char *prefix, int fd)
 {
-	static const char *const comments[] = { "seep " SEEP_VERSION,
-						"threads at the end of the process",
-						NULL };
+	const char *const comments[] = { "seep " SEEP_VERSION,
+					 prefix ? "threads at the end of the process"
+						: "threads of a running process",
+					 NULL };
 	struct pprof *p;
 	int error;
 
-	error = pprof_begin(&p, &pprof_kind_threads, prefix, 1, comments);
+	if (prefix)
+		error = pprof_begin(&p, &pprof_kind_threads, prefix, 1, comments);
+	else
+		error = pprof_begin_fd(&p, &pprof_kind_threads, fd, 1, comments);
 	for (uint32_t i = 0; error == 0 && i < s->nstacks; i++) {
 		const struct thread_stack *t = &s->stacks[i];
 		const int64_t value = t->count;
@@ -172,24 +181,48 @@ static void give_back(struct snapshot *s)
 	meta_unmap(s, sizeof(*s), META_THREAD);
 }
 
-int threadprof_write(const char *prefix, uint32_t *out_count)
+static int take_and_write(struct snapshot *s, const char *prefix, int fd)
 {
-	struct snapshot *s = meta_map(sizeof(*s), META_THREAD);
 	int error = -ENOMEM;
 
-	*out_count = 0;
-	if (!s)
-		return error;
-	thread_internal_enter();
 	if (make_room(s) && world_prepare(&s->world) == 0) {
-		keep_own(s);
+		if (prefix)
+			keep_own(s);
 		dl_iterate_phdr(with_loader_locked, s);
-		*out_count = s->nstacks;
 		world_free(&s->world);
 		group(s);
-		error = write_file(s, prefix);
+		error = s->error && !prefix ? s->error : write_file(s, prefix, fd);
 	}
+	return error;
+}
+
+static int write_threads(const char *prefix, int fd, uint32_t *out_count,
+			 uint64_t *out_pause_ns)
+{
+	struct snapshot *s = meta_map(sizeof(*s), META_THREAD);
+	int error;
+
+	*out_count = 0;
+	*out_pause_ns = 0;
+	if (!s)
+		return -ENOMEM;
+	thread_internal_enter();
+	error = take_and_write(s, prefix, fd);
 	thread_internal_leave();
+	*out_count = s->nstacks;
+	*out_pause_ns = s->pause_ns;
 	give_back(s);
 	return error;
+}
+
+int threadprof_write(const char *prefix, uint32_t *out_count)
+{
+	uint64_t pause_ns;
+
+	return write_threads(prefix, -1, out_count, &pause_ns);
+}
+
+int threadprof_write_fd(int fd, uint32_t *out_count, uint64_t *out_pause_ns)
+{
+	return write_threads(NULL, fd, out_count, out_pause_ns);
 }
