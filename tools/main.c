@@ -18,6 +18,7 @@ static const struct {
 	{ "heap", command_heap, "what a running process holds" },
 	{ "allocs", command_heap, "what a running process ever allocated" },
 	{ "peak", command_heap, "what a running process held at its peak" },
+	{ "threads", command_threads, "what the threads of a running process do" },
 	{ "set", command_set, "change what a running process records" },
 };
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -30,7 +31,7 @@ static void help(void)
 	     "leaks\n"
 	     "and writes profiles for go tool pprof.\n\nCommands:");
 	for (size_t i = 0; i < NCOMMANDS; i++)
-		printf("  %-6s %s\n", commands[i].name, commands[i].summary);
+		printf("  %-8s %s\n", commands[i].name, commands[i].summary);
 	puts("\nOptions:\n  --help     this text; after a command, that command's\n"
 	     "  --version  the version\n\nExit status: the program's own; gate: 23 "
 	     "leaks, "

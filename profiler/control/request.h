@@ -33,13 +33,14 @@ enum agent_command {
 	AGENT_COMMANDS
 };
 
-#define AGENT_KEEP UINT32_MAX /* mode as it is */
+#define AGENT_QUICK 1 /* flag of AGENT_THREADS: do not judge who is blocked for ever */
+#define AGENT_KEEP  UINT32_MAX /* mode as it is */
 
 struct agent_request {
 	uint64_t magic;
 	uint32_t version, command;
 	uint32_t mode;	 /* AGENT_SET: enum opt_mode, or AGENT_KEEP */
-	uint32_t flags;	 /* 0 */
+	uint32_t flags;	 /* AGENT_QUICK */
 	uint64_t sample; /* AGENT_SET: mean bytes between samples; 0: as they are */
 };
 

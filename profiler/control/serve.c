@@ -93,8 +93,8 @@ static bool hear(struct session *s)
 	    control.head.cmsg_len == CMSG_LEN(sizeof(int)))
 		memcpy(&s->file, CMSG_DATA(&control.head), sizeof(s->file));
 	return s->request.magic == AGENT_MAGIC && s->request.version == AGENT_VERSION &&
-	       s->request.flags == 0 && s->request.command > AGENT_NOTHING &&
-	       s->request.command < AGENT_COMMANDS;
+	       (s->request.flags & ~(uint32_t)AGENT_QUICK) == 0 &&
+	       s->request.command > AGENT_NOTHING && s->request.command < AGENT_COMMANDS;
 }
 
 static void answer(struct session *s)
@@ -138,7 +138,8 @@ static int write_profile(struct session *s)
 		return fail(s, -EBADF, "no regular file came with the request");
 	module_refresh();
 	if (s->request.command == AGENT_THREADS)
-		return threadprof_write_fd(s->file, &s->reply.count, &s->reply.pause_ns);
+		return threadprof_write_fd(s->file, !(s->request.flags & AGENT_QUICK),
+					   &s->reply.count, &s->reply.pause_ns);
 	if (!sample_was_on())
 		return fail(s, -ENODATA,
 			    "nothing was recorded: mode=off since the start");
@@ -164,7 +165,7 @@ static void work(struct session *s)
 {
 	if (s->request.command == AGENT_SHOW)
 		s->reply.error = 0;
-	else if (s->refusal)
+	else if (s->refusal && s->request.command != AGENT_THREADS)
 		s->reply.error = fail(s, -ENOTSUP, s->refusal);
 	else if (s->request.command == AGENT_SET)
 		s->reply.error = set(s);

@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * threadprof: the thread profile, Go's goroutine profile for pthreads: all threads
- * grouped by their current stack. Stacks are walked in the stopped world of
- * profiler/leak/stop.h.
+ * grouped by their current stack, name and state.
+ *
+ * Labels: thread (its name), state, wait (the longest of the group), blocked (why it can
+ * never run again). In the form for the tool each thread is a sample of its own, with tid
+ * and, where it waits for a thread, other; followed by samples with the label role:
+ * created, the stack that made the thread tid; and ended, the stack that made a thread
+ * which has ended and was never joined, with the bytes of its stack.
  */
 #ifndef PROFILER_THREAD_THREADPROF_H
 #define PROFILER_THREAD_THREADPROF_H
@@ -12,7 +17,8 @@
 /* DUMP. Stops the world, walks every thread, resumes, writes PREFIX.threads.pb.gz. 0 or
  * -errno. out_count: threads seen. */
 int threadprof_write(const char *prefix, uint32_t *out_count);
-/* DUMP. The same into a descriptor, without the calling thread (the live agent). */
-int threadprof_write_fd(int fd, uint32_t *out_count, uint64_t *out_pause_ns);
+/* DUMP. The tool's form into a descriptor, without the calling thread (the live agent).
+ * judge: also find out who is blocked for ever. */
+int threadprof_write_fd(int fd, bool judge, uint32_t *out_count, uint64_t *out_pause_ns);
 
 #endif
