@@ -96,9 +96,14 @@ static bool is_in(const struct finder *f, uint32_t i, struct function in)
 	return false;
 }
 
-/* The thread in whose descriptor, at the top of its stack, the word lies. */
-static const struct thread_info *joined_thread(uintptr_t word)
+/* The thread that t joins: in its descriptor, at the top of its stack, the word lies. The
+ * kernel writes there at its end, so the word is not a private one. */
+static const struct thread_info *joined_thread(const struct stopped_thread *w)
 {
+	const uintptr_t word = w->args[0];
+
+	if (w->args[1] & FUTEX_PRIVATE_FLAG)
+		return NULL;
 	for (const struct thread_info *t = thread_list(); t; t = t->next)
 		if (word >= t->self && word < t->stack_hi && t->self > t->stack_lo)
 			return t;
@@ -156,10 +161,9 @@ static bool is_suspect(const struct finder *f, uint32_t i, bool handlers)
 	    (op != FUTEX_WAIT && op != FUTEX_WAIT_BITSET) || t->args[3] != 0 ||
 	    t->regs.sp < info->stack_lo || t->regs.sp >= info->stack_hi)
 		return false;
-	if (!joined_thread(t->args[0]) &&
-	    (!(t->args[1] & FUTEX_PRIVATE_FLAG) ||
-	     (handlers && !is_in(f, i, functions.mutex_lock) &&
-	      !is_in(f, i, functions.cond_wait))))
+	if (!joined_thread(t) && (!(t->args[1] & FUTEX_PRIVATE_FLAG) ||
+				  (handlers && !is_in(f, i, functions.mutex_lock) &&
+				   !is_in(f, i, functions.cond_wait))))
 		return false;
 	return is_readable(t->args[0]) && t->args[0] % 4 == 0 &&
 	       (uint32_t)read_int(t->args[0]) == (uint32_t)t->args[2];
@@ -174,13 +178,13 @@ static uint32_t find_suspects(struct finder *f)
 		struct blocked *b = &f->out[i];
 		const struct thread_info *joined;
 
-		f->infos[i] = thread_find_tid(f->w->threads[i].tid);
+		f->infos[i] = f->stacks[i].info;
 		b->suspect = is_suspect(f, i, handlers);
 		if (!b->suspect)
 			continue;
 		n++;
 		b->word = f->w->threads[i].args[0];
-		joined = joined_thread(b->word);
+		joined = joined_thread(&f->w->threads[i]);
 		b->other = joined ? joined->tid : holder(f, i);
 	}
 	return n;
@@ -230,7 +234,8 @@ static void name_reasons(struct finder *f)
 		else if (other < 0)
 			b->why = BLOCKED_LOST;
 		else
-			b->why = joined_thread(b->word) ? BLOCKED_JOIN : BLOCKED_HOLDER;
+			b->why = joined_thread(&f->w->threads[i]) ? BLOCKED_JOIN
+								  : BLOCKED_HOLDER;
 	}
 }
 

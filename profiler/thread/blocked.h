@@ -32,8 +32,11 @@ struct blocked {
 	uintptr_t word;
 };
 
-/* The first pcs of each thread's stack, as the caller walked them. */
+struct thread_info;
+
+/* What the caller has found out about each thread of the world. */
 struct blocked_stack {
+	const struct thread_info *info; /* NULL: libc's registry does not know it */
 	const uintptr_t *pcs;
 	uint32_t n;
 };

@@ -24,6 +24,8 @@
 #include "profiler/stack/unwind.h"
 
 #define MAX_THREADS (STOP_MAX_THREADS + 1)
+#define LG_TIDS	    16
+#define TIDS	    (1u << LG_TIDS)
 #define MAX_ENDED   4096
 #define POOL_PCS    ((size_t)1 << 20) /* of all stacks together; touched as needed */
 #define POOL_BYTES  (POOL_PCS * sizeof(uintptr_t))
@@ -44,7 +46,8 @@ struct taking {
 	struct world world;
 	struct clock *clocks;
 	uint32_t nclocks;
-	struct blocked_stack *stacks; /* of world.threads */
+	struct blocked_stack *stacks;	   /* of world.threads */
+	const struct thread_info **by_tid; /* hashed; linear probing */
 	struct verdicts *verdicts;
 	uintptr_t *pool;
 	size_t used;
@@ -77,18 +80,51 @@ static struct thread_record *keep(struct taking *t, int n, bool precise)
 	return r;
 }
 
+static uint32_t tid_slot(int tid)
+{
+	return (uint32_t)tid * 0x9e3779b1u >> (32 - LG_TIDS);
+}
+
+static void index_tids(struct taking *t)
+{
+	uint32_t n = 0;
+
+	for (const struct thread_info *i = thread_list(); i; i = i->next) {
+		uint32_t slot = tid_slot(i->tid);
+
+		if (i->state != THREAD_RUNNING || n++ == TIDS / 2)
+			continue;
+		while (t->by_tid[slot])
+			slot = (slot + 1) % TIDS;
+		t->by_tid[slot] = i;
+	}
+}
+
+static const struct thread_info *find_tid(const struct taking *t, int tid)
+{
+	uint32_t slot = tid_slot(tid);
+
+	while (t->by_tid[slot] && t->by_tid[slot]->tid != tid)
+		slot = (slot + 1) % TIDS;
+	return t->by_tid[slot];
+}
+
 static uint64_t ran_ns(const struct taking *t, int tid)
 {
-	for (uint32_t i = 0; i < t->nclocks; i++)
-		if (t->clocks[i].tid == tid)
-			return t->clocks[i].ran_ns;
+	/* Both lists are in the order of /proc: the place is the last one's next. */
+	for (uint32_t i = 0; i < t->nclocks; i++) {
+		const struct clock *c = &t->clocks[(i + t->s.nthreads) % t->nclocks];
+
+		if (c->tid == tid)
+			return c->ran_ns;
+	}
 	return 0;
 }
 
 static void walk_one(struct taking *t, uint32_t i)
 {
 	const struct stopped_thread *st = &t->world.threads[i];
-	const struct thread_info *info = thread_find_tid(st->tid);
+	const struct thread_info *info = find_tid(t, st->tid);
 	enum unwind_end end;
 	struct thread_record *r;
 
@@ -100,7 +136,7 @@ static void walk_one(struct taking *t, uint32_t i)
 	r->call = st->call;
 	r->creator_site = info ? info->creator_site : 0;
 	r->wait_ns = st->call >= 0 ? ran_ns(t, st->tid) : 0;
-	t->stacks[i] = (struct blocked_stack){ r->pcs, r->nframes };
+	t->stacks[i] = (struct blocked_stack){ info, r->pcs, r->nframes };
 }
 
 static void note_ended(struct taking *t)
@@ -183,6 +219,7 @@ static NO_LOCK_CHECK int with_loader_locked(struct dl_phdr_info *info, size_t si
 	meta_fork_done(false);
 	sample_pool_fork_done(false);
 	if (t->error == 0) {
+		index_tids(t);
 		for (uint32_t i = 0; i < t->world.nthreads; i++)
 			if (t->world.threads[i].captured)
 				walk_one(t, i);
@@ -251,10 +288,11 @@ static bool make_room(struct taking *t)
 	t->s.ended = meta_map(MAX_ENDED * sizeof(*t->s.ended), META_THREAD);
 	t->stacks = meta_map(MAX_THREADS * sizeof(*t->stacks), META_THREAD);
 	t->clocks = meta_map(MAX_THREADS * sizeof(*t->clocks), META_THREAD);
+	t->by_tid = meta_map(TIDS * sizeof(*t->by_tid), META_THREAD);
 	t->pool = meta_map(POOL_BYTES, META_THREAD);
 	t->verdicts = map_shared(sizeof(*t->verdicts));
 	return t->frames && t->s.threads && t->s.ended && t->stacks && t->clocks &&
-	       t->pool && t->verdicts;
+	       t->by_tid && t->pool && t->verdicts;
 }
 
 void thread_snapshot_free(struct thread_snapshot *s)
@@ -266,6 +304,7 @@ void thread_snapshot_free(struct thread_snapshot *s)
 	meta_unmap(t->s.ended, MAX_ENDED * sizeof(*t->s.ended), META_THREAD);
 	meta_unmap(t->stacks, MAX_THREADS * sizeof(*t->stacks), META_THREAD);
 	meta_unmap(t->clocks, MAX_THREADS * sizeof(*t->clocks), META_THREAD);
+	meta_unmap((void *)t->by_tid, TIDS * sizeof(*t->by_tid), META_THREAD);
 	meta_unmap(t->pool, POOL_BYTES, META_THREAD);
 	if (t->verdicts)
 		os_unmap(t->verdicts, align_up(sizeof(*t->verdicts), OS_PAGE));
