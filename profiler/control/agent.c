@@ -56,6 +56,7 @@ static char area[STACK_BYTES + TLS_BYTES + TCB_BYTES] __attribute__((aligned(409
 static struct {
 	uint32_t tid; /* atomic; also written by the kernel */
 	int pid;      /* of the process that may be asked */
+	bool ready;   /* an agent can be made */
 	size_t tid_offset;
 	const char *refusal;
 	uint64_t key; /* of the request; written by who holds the claim */
@@ -143,6 +144,12 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	restart_call(context);
 }
 
+void agent_called(uint64_t key)
+{
+	if (agent.ready && agent.pid == os_getpid())
+		start(key);
+}
+
 /* ---- life ---- */
 
 /* False: not found, or not by one place alone. */
@@ -180,8 +187,8 @@ void agent_init(const char *refusal)
 
 	agent.refusal = refusal;
 	agent.pid = os_getpid();
-	if (sig == 0 || !tls_fits() || !find_tid_offset() ||
-	    sigaction(sig, NULL, &now) != 0 || now.sa_handler != SIG_DFL)
+	agent.ready = sig != 0 && tls_fits() && find_tid_offset();
+	if (!agent.ready || sigaction(sig, NULL, &now) != 0 || now.sa_handler != SIG_DFL)
 		return;
 	sigfillset(&act.sa_mask);
 	sigaction(sig, &act, NULL);

@@ -14,4 +14,7 @@ void agent_init(const char *refusal);
 /* In a forked child: no agent runs here. */
 void agent_fork_child(void);
 
+/* SIGNAL. A request that the tool makes by ptrace, see preload/api/agentcall.c. */
+void agent_called(uint64_t key);
+
 #endif

@@ -7,7 +7,7 @@ import subprocess
 import time
 import seeptest
 
-DEADLINE = 60
+DEADLINE = 30
 
 
 def until(condition):

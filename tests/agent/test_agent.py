@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A running process answers, from almost everywhere, and does not notice."""
 import os
+import shutil
 import signal
 import subprocess
 import unittest
@@ -162,8 +163,49 @@ class Agent(seeptest.TestCase):
         self.assertEqual(total(self.heap(p.pid), "inuse_objects"), COUNT)
         self.assertEqual(total(self.heap(p.pid, "heap", "--signal", "40"),
                                "inuse_objects"), COUNT)
-        self.assertIn("does not handle signal 41",
-                      self.ask("heap", p.pid, "--signal", "41", status=24))
+        self.assertEqual(p.end(), 0)
+
+    def may_trace(self):
+        try:
+            with open("/proc/sys/kernel/yama/ptrace_scope") as f:
+                return f.read() == "0\n" or os.geteuid() == 0
+        except OSError:
+            return True
+
+    def test_signal_that_is_not_ours(self):
+        """Taken before us, blocked by all, or taken from us: by ptrace."""
+        if not self.may_trace():
+            self.skipTest("ptrace is not permitted")
+        for what in ("", "block", "take 57"):
+            p = Asked("mode=exact", preexec_fn=None if what else lambda:
+                      signal.signal(57, signal.SIG_IGN))
+            p.say(f"alloc {COUNT} {SIZE}")
+            if what:
+                p.say(what)
+            self.assertEqual(total(self.heap(p.pid), "inuse_objects"), COUNT, what)
+            until(lambda: len(p.threads()) == 1)
+            self.assertEqual(total(self.heap(p.pid), "inuse_objects"), COUNT, what)
+            self.assertEqual(p.end(), 0)
+
+    def test_neither_signal_nor_ptrace(self):
+        p = Asked("mode=exact")
+        p.say("block")
+        tracer = subprocess.Popen(
+            ["gdb", "-nx", "-batch", "-p", str(p.pid), "-ex", "echo here\\n", "-ex",
+             "continue"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL) if shutil.which("gdb") else None
+        if not tracer:
+            self.skipTest("needs gdb")
+        for line in tracer.stdout:
+            if line == b"here\n":
+                break
+        until(lambda: state(p.pid) == "S")
+        self.assertRegex(self.ask("heap", p.pid, status=24),
+                         "signal 57 cannot be used: every thread blocks it; and ptrace "
+                         "is refused")
+        tracer.terminate()
+        tracer.wait()
+        tracer.stdout.close()
         self.assertEqual(p.end(), 0)
 
     def test_who_cannot_be_asked(self):
@@ -223,13 +265,18 @@ class Waits(seeptest.TestCase):
     def start(self, call):
         p = subprocess.Popen([seeptest.victim("agent/waits"), call],
                              env=seeptest.clean_env(LD_PRELOAD=seeptest.LIB),
-                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             preexec_fn=self.before)
         self.assertEqual(p.stdout.read(1), b".")
         until(lambda: state(p.pid) == "S")
         return p
 
+    before = None
+
     def ask(self, p):
         r = seeptest.seep("set", str(p.pid))
+        if self.before and b"ptrace is refused" in r.stderr:
+            self.skipTest("ptrace is not permitted")
         self.assertEqual(r.returncode, 0, r.stderr)
 
     def check(self, call, p):
@@ -262,6 +309,13 @@ class Waits(seeptest.TestCase):
         self.assertIsNone(p.poll())
         p.send_signal(signal.SIGUSR1)
         self.check("pause", p)
+
+
+class WaitsTraced(Waits):
+    """The same when the signal cannot be used."""
+    @staticmethod
+    def before():
+        signal.signal(57, signal.SIG_IGN)
 
 
 seeptest.main()

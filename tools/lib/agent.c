@@ -20,11 +20,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tools/lib/inject.h"
 #include "tools/lib/proc.h"
 #include "tools/lib/say.h"
 
 #define ASK_AGAIN_MS 100   /* the agent may be busy with somebody else */
 #define ASK_TIMES    150   /* so often */
+#define TRACE_EVERY  10	   /* calls without an answer, try another way */
 #define REPLY_MS     60000 /* of work, for a very large program */
 
 struct line {
@@ -32,6 +34,7 @@ struct line {
 	int signal;
 	uint64_t key;
 	int listener;
+	bool trace; /* the signal cannot be used */
 	char *path; /* of the socket, or NULL: abstract */
 };
 
@@ -152,11 +155,7 @@ static void check(struct line *l)
 		l->signal = AGENT_SIGNAL;
 	if (l->signal > 64)
 		die(EXIT_USAGE, "%d: no such signal", l->signal);
-	if (!(proc_number(status, "SigCgt", 16, 0) >> (l->signal - 1) & 1))
-		die(EXIT_INCOMPLETE,
-		    "process %d does not handle signal %d: it has taken the signal away, "
-		    "or was started with another signal=N (see --signal)",
-		    pid, l->signal);
+	l->trace = !(proc_number(status, "SigCgt", 16, 0) >> (l->signal - 1) & 1);
 	check_seccomp(l->target, status);
 	free(status);
 }
@@ -216,18 +215,45 @@ static void hang_up(void)
 		unlink(open_line->path);
 }
 
+/* By ptrace. why: the signal cannot be used. */
+static void ring_by_trace(const struct line *l, const char *why)
+{
+	char *also = inject_call(l->target->pid, l->key);
+
+	if (also)
+		die(EXIT_INCOMPLETE, "process %d: signal %d cannot be used: %s; and %s",
+		    l->target->pid, l->signal, why, also);
+}
+
+static bool is_pending(const struct line *l, int tid)
+{
+	char *path = format_string("/proc/%d/task/%d/status", l->target->pid, tid);
+	char *status = proc_read(path, NULL);
+	bool is = status && proc_number(status, "SigPnd", 16, 0) >> (l->signal - 1) & 1;
+
+	free(path);
+	free(status);
+	return is;
+}
+
 static void ring(const struct line *l)
 {
 	siginfo_t info = { .si_signo = l->signal, .si_code = SI_QUEUE };
-	int pid = l->target->pid, tid = proc_pick_thread(pid, l->signal);
+	int pid = l->target->pid, tid;
 
-	if (tid == 0 && proc_is_alive(pid))
-		die(EXIT_INCOMPLETE,
-		    "process %d: every thread blocks signal %d; start it with another "
-		    "signal=N",
-		    pid, l->signal);
-	if (tid == 0)
+	if (!proc_is_alive(pid))
 		die(EXIT_INCOMPLETE, "process %d has ended", pid);
+	if (l->trace) {
+		ring_by_trace(l, "it does not handle it");
+		return;
+	}
+	tid = proc_pick_thread(pid, l->signal);
+	if (tid == 0) {
+		ring_by_trace(l, "every thread blocks it");
+		return;
+	}
+	if (is_pending(l, tid))
+		return;
 	info.si_pid = getpid();
 	info.si_uid = getuid();
 	info.si_value.sival_ptr = (void *)(uintptr_t)l->key;
@@ -253,7 +279,16 @@ static int accept_target(const struct line *l)
 	return -1;
 }
 
-static int dial(const struct line *l)
+/* Perhaps the signal has another handler by now. */
+static void try_trace(struct line *l)
+{
+	char *why = inject_call(l->target->pid, l->key);
+
+	l->trace = !why;
+	free(why);
+}
+
+static int dial(struct line *l)
 {
 	struct pollfd p = { .fd = l->listener, .events = POLLIN };
 
@@ -261,16 +296,19 @@ static int dial(const struct line *l)
 		int s;
 
 		ring(l);
-		if (poll(&p, 1, ASK_AGAIN_MS) <= 0)
+		if (poll(&p, 1, ASK_AGAIN_MS) <= 0) {
+			if (i % TRACE_EVERY == TRACE_EVERY - 1 && !l->trace)
+				try_trace(l);
 			continue;
+		}
 		s = accept_target(l);
 		if (s >= 0)
 			return s;
 	}
 	die(EXIT_INCOMPLETE,
-	    "process %d did not answer: it is busy with another request, hangs in the "
-	    "kernel, or has put its own handler in place of ours (signal %d)",
-	    l->target->pid, l->signal);
+	    "process %d did not answer: it is busy with another request, or hangs in "
+	    "the kernel",
+	    l->target->pid);
 }
 
 static bool send_request(int s, const struct agent_request *q, int fd)

@@ -133,7 +133,8 @@ static bool takes(int pid, int tid, int signal)
 
 	free(path);
 	if (status && !strchr("ZXx", proc_state(status)))
-		yes = !(proc_number(status, "SigBlk", 16, ~0ull) >> (signal - 1) & 1);
+		yes = signal == 0 ||
+		      !(proc_number(status, "SigBlk", 16, ~0ull) >> (signal - 1) & 1);
 	free(status);
 	return yes;
 }

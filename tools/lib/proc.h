@@ -16,7 +16,7 @@ uint64_t proc_number(const char *status, const char *key, int base, uint64_t mis
 /* The letter of "State:", or 0. */
 char proc_state(const char *status);
 /* A thread of pid that takes the signal, rather one that the signal interrupts in nothing
- * that must be done again. 0: all block it. */
+ * that must be done again. signal 0: any thread. 0: all block it. */
 int proc_pick_thread(int pid, int signal);
 /* There, and no zombie. */
 bool proc_is_alive(int pid);
