@@ -156,7 +156,7 @@ static __attribute__((noreturn)) void judge_main(struct taking *t)
 	bool ok;
 
 	os_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
-	os_call(SYS_setpriority, PRIO_PROCESS, 0, 19, 0, 0, 0);
+	os_call(SYS_setpriority, PRIO_PROCESS, 0, 10, 0, 0, 0);
 	ok = blocked_find(&t->world, t->stacks, t->pid, true, t->verdicts->list);
 	atomic_store_release(&t->verdicts->done, (uint32_t)ok);
 	os_exit_group(0);
