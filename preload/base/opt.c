@@ -139,6 +139,7 @@ static bool set_signal(const char *value, int *out)
 static const char *const mode_words[] = { "off", "sampled", "exact", NULL };
 static const char *const leak_words[] = { "off", "exit", NULL };
 static const char *const escape_words[] = { "off", "bound", NULL };
+static const char *const thread_words[] = { "off", "on", "leak", NULL };
 static const char *const huge_words[] = { "auto", "on", "off", NULL };
 
 /* What is allowed, for the message; NULL: value was fine; "": the key is unknown. */
@@ -172,7 +173,10 @@ static const char *apply(struct options *o, const char *key, const char *value,
 			return "must be auto, on or off";
 		o->hugepage = (enum opt_huge)word;
 	} else if (strcmp(key, "threads") == 0) {
-		return set_flag(value, &o->threads) ? NULL : "must be on or off";
+		if (!set_word(value, thread_words, &word))
+			return "must be off, on or leak";
+		o->threads = word != 0;
+		o->thread_leaks = word == 2;
 	} else if (strcmp(key, "follow") == 0) {
 		return set_flag(value, &o->follow) ? NULL : "must be on or off";
 	} else if (strcmp(key, "deepbind") == 0) {

@@ -5,7 +5,7 @@
  * row and leaves its verdict there, where closed descriptors, chroot and dropped
  * privileges cannot take it away.
  *
- * Format (version 1): struct runtable, little endian, x86-64 layout; a row belongs to the
+ * Format (version 2): struct runtable, little endian, x86-64 layout; a row belongs to the
  * process that moved its state from FREE to CLAIMED. Everything is written by the library
  * and read by the tool, but for header fields, which the tool writes before it starts the
  * program.
@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define RUNTABLE_MAGIC	 0x31307065657367ull
-#define RUNTABLE_VERSION 1
+#define RUNTABLE_VERSION 2
 #define RUNTABLE_ROWS	 4096
 
 enum runtable_state {
@@ -39,8 +39,9 @@ struct runtable_row {
 	uint64_t objects, bytes, sites; /* leaks */
 	uint64_t alloc_objects, alloc_bytes, live_objects, live_bytes, peak_bytes;
 	uint64_t dropped, truncated, samples;
-	char exe[256];	  /* path of the program */
-	char prefix[512]; /* of the files it wrote; empty: none */
+	uint32_t threads_blocked, threads_ended; /* for ever; and never joined */
+	char exe[256];				 /* path of the program */
+	char prefix[512];			 /* of the files it wrote; empty: none */
 	char reason[160]; /* of an incomplete verdict or of files not written */
 };
 

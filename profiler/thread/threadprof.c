@@ -9,9 +9,11 @@
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
+#include "profiler/leak/suppress.h"
 #include "profiler/pprof/pprof.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/thread.h"
+#include "profiler/stack/unwind.h"
 #include "profiler/thread/snapshot.h"
 
 #define MAX_LABELS  6
@@ -83,6 +85,18 @@ static void write_creator(struct pprof *p, uint32_t site, const char *role, int 
 		     l.n);
 }
 
+static void write_ended(struct pprof *p, const struct thread_snapshot *s)
+{
+	int max = (int)opt_get()->stack + 1;
+	size_t bytes = (size_t)max * sizeof(uintptr_t);
+	uintptr_t *pcs = meta_map(bytes, META_THREAD);
+
+	for (uint32_t i = 0; pcs && i < s->nended; i++)
+		write_creator(p, s->ended[i].creator_site, "ended", s->ended[i].tid,
+			      s->ended[i].stack_bytes, pcs, max);
+	meta_unmap(pcs, bytes, META_THREAD);
+}
+
 static void write_each(struct pprof *p, const struct thread_snapshot *s)
 {
 	int max = (int)opt_get()->stack + 1;
@@ -96,9 +110,6 @@ static void write_each(struct pprof *p, const struct thread_snapshot *s)
 		if (pcs && r->creator_site)
 			write_creator(p, r->creator_site, "created", r->tid, 0, pcs, max);
 	}
-	for (uint32_t i = 0; pcs && i < s->nended; i++)
-		write_creator(p, s->ended[i].creator_site, "ended", s->ended[i].tid,
-			      s->ended[i].stack_bytes, pcs, max);
 	meta_unmap(pcs, bytes, META_THREAD);
 }
 
@@ -135,6 +146,40 @@ static void write_groups(struct pprof *p, const struct thread_snapshot *s)
 	}
 }
 
+/* ---- leaks ---- */
+
+static bool is_suppressed(const struct thread_record *r, struct frame *frames, int max)
+{
+	int n = 0;
+
+	for (; n < max && n < (int)r->nframes; n++)
+		frames[n] = (struct frame){ .pc = r->pcs[n] };
+	return suppress_matches(site_intern(frames, n));
+}
+
+/* Counts, and forgets what is suppressed. */
+static void judge(struct thread_snapshot *s, struct thread_leaks *out)
+{
+	int max;
+	struct frame *frames = unwind_scratch(&max);
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; frames && i < s->nthreads; i++) {
+		struct thread_record *r = &s->threads[i];
+
+		if (r->blocked.why && is_suppressed(r, frames, max))
+			r->blocked.why = BLOCKED_NOT;
+		out->blocked += r->blocked.why != BLOCKED_NOT;
+	}
+	for (uint32_t i = 0; i < s->nended; i++)
+		if (!s->ended[i].creator_site ||
+		    !suppress_matches(s->ended[i].creator_site))
+			s->ended[kept++] = s->ended[i];
+	s->nended = kept;
+	out->ended = kept;
+	out->judged = s->judged;
+}
+
 /* ---- the interface ---- */
 
 /* prefix NULL: into fd. */
@@ -164,6 +209,8 @@ static int write_file(const struct thread_snapshot *s, const char *prefix, int f
 		write_groups(p, s);
 	else
 		write_each(p, s);
+	if (!prefix || opt_get()->thread_leaks)
+		write_ended(p, s);
 	return pprof_finish(p);
 }
 
@@ -192,6 +239,24 @@ int threadprof_write(const char *prefix, uint32_t *out_count)
 	uint64_t pause_ns;
 
 	return write_threads(prefix, -1, THREAD_JUDGE_CYCLES, out_count, &pause_ns);
+}
+
+int threadprof_check(const char *prefix, struct thread_leaks *out)
+{
+	struct thread_snapshot *s;
+	int error;
+
+	memset(out, 0, sizeof(*out));
+	thread_internal_enter();
+	error = thread_snapshot_take(&s, true, THREAD_JUDGE_MEMORY);
+	if (error == 0) {
+		judge(s, out);
+		if (prefix[0])
+			error = write_file(s, prefix, -1);
+		thread_snapshot_free(s);
+	}
+	thread_internal_leave();
+	return error;
 }
 
 int threadprof_write_fd(int fd, bool judge, uint32_t *out_count, uint64_t *out_pause_ns)

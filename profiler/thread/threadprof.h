@@ -17,6 +17,15 @@
 /* DUMP. Stops the world, walks every thread, resumes, writes PREFIX.threads.pb.gz. 0 or
  * -errno. out_count: threads seen. */
 int threadprof_write(const char *prefix, uint32_t *out_count);
+struct thread_leaks {
+	uint32_t blocked; /* for ever, and not suppressed */
+	uint32_t ended;	  /* never joined nor detached, and not suppressed */
+	bool judged;	  /* false: who is blocked could not be found out */
+};
+/* DUMP. The same file with the label blocked, and a sample with the role ended for each
+ * stack whose threads nobody joined; suppressed ones have no such label and no sample.
+ * prefix "": no file. 0 or -errno. */
+int threadprof_check(const char *prefix, struct thread_leaks *out);
 /* DUMP. The tool's form into a descriptor, without the calling thread (the live agent).
  * judge: also find out who is blocked for ever. */
 int threadprof_write_fd(int fd, bool judge, uint32_t *out_count, uint64_t *out_pause_ns);

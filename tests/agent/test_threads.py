@@ -36,6 +36,44 @@ class Stuck:
             raise AssertionError(f"status {self.proc.returncode}")
 
 
+class Gate(seeptest.TestCase):
+    """seep gate --threads: at the end of the process."""
+
+    def gate(self, case, *args):
+        r = seeptest.seep("gate", "-o", self.dir + "/x", *args, "--",
+                          seeptest.victim("agent/stuck"), case, "exit", cwd=self.dir)
+        return r.returncode, r.stderr.decode()
+
+    def test_threads_are_leaks(self):
+        for case, blocked, ended, line in (
+                ("lost", 3, 0, 'blocked for ever: 3 threads "stuck": ' + LOST),
+                ("deadlock2", 2, 0, 'blocked for ever: 2 threads "stuck": deadlock'),
+                ("ended", 0, 100, "thread leak: 100 threads ended and never joined nor "
+                                  "detached, created by:\nseep:     #0 start (")):
+            status, text = self.gate(case, "--threads")
+            self.assertEqual(status, 23, text)
+            self.assertIn(f"\nseep: THREADS blocked={blocked} ended={ended}\n", text)
+            self.assertIn(line, text)
+            self.assertRegex(text.splitlines()[-1], "^seep: LEAK objects=")
+
+    def test_idle_threads_are_none(self):
+        for case in ("global", "pool", "timed", "join-fine", "locked"):
+            text = self.gate(case, "--threads")[1]
+            self.assertRegex(text.splitlines()[-1], "^seep: (clean|LEAK)", case)
+            self.assertNotIn("THREADS", text, case)
+
+    def test_off_by_default(self):
+        self.assertNotIn("THREADS", self.gate("ended")[1])
+
+    def test_suppressed(self):
+        path = self.dir + "/supp"
+        with open(path, "w") as f:
+            f.write("leak:stuck_worker\nleak:ended\n")
+        for case in ("lost", "ended"):
+            status, text = self.gate(case, "--threads", "--suppressions", path)
+            self.assertNotIn("THREADS", text)
+
+
 class Threads(seeptest.TestCase):
     def ask(self, pid, *args):
         r = seeptest.seep("threads", *args, str(pid), cwd=self.dir)

@@ -96,6 +96,7 @@ static void read_sample(const Seep__Pprof__Profile *p, const Seep__Pprof__Sample
 	out->name = text_label(p, s, "thread");
 	out->state = text_label(p, s, "state");
 	out->blocked = text_label(p, s, "blocked");
+	out->count = s->n_value > 0 ? s->value[0] : 0;
 	out->tid = number_label(p, s, "tid");
 	out->other = number_label(p, s, "other");
 	out->wait_ns = number_label(p, s, "wait");
@@ -174,6 +175,20 @@ static bool same(const struct thread_sample *a, const struct thread_sample *b)
 	return a->stack == b->stack && a->nframes == b->nframes &&
 	       strcmp(a->name, b->name) == 0 && strcmp(a->state, b->state) == 0 &&
 	       strcmp(a->blocked, b->blocked) == 0;
+}
+
+bool threadfile_same(const struct threadfile *f, size_t i, size_t k)
+{
+	return same(&f->samples[i], &f->samples[k]) &&
+	       strcmp(f->samples[i].role, f->samples[k].role) == 0;
+}
+
+bool threadfile_seen(const struct threadfile *f, size_t i)
+{
+	for (size_t k = 0; k < i; k++)
+		if (threadfile_same(f, i, k))
+			return true;
+	return false;
 }
 
 /* Labels of one thread are dropped; the longest wait of the group stays. */
