@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define APART __attribute__((noinline, noclone))
+#define APART __attribute__((noinline)) /* a frame of its own */
 
 struct queue {
 	pthread_mutex_t lock;
@@ -45,7 +45,7 @@ static void named(const char *name)
 	prctl(PR_SET_NAME, name);
 }
 
-static pthread_t start(void *(*fn)(void *), void *arg)
+static APART pthread_t start(void *(*fn)(void *), void *arg)
 {
 	pthread_t t;
 
@@ -63,7 +63,7 @@ static struct queue *make_queue(void)
 	return q;
 }
 
-static void take(struct queue *q)
+static APART void take(struct queue *q)
 {
 	pthread_mutex_lock(&q->lock);
 	while (q->length == 0)

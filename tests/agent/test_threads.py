@@ -107,7 +107,6 @@ class Threads(seeptest.TestCase):
         text = self.check("lost", 3, LOST)
         self.assertRegex(text, r"3 threads \[futex.*\]: stuck")
         self.check("lost", 3, LOST, options="mode=exact")
-        self.check("lost", 3, LOST, options="mode=off")
 
     def test_freed_queue(self):
         self.check("freed", 1, "what it waits for has been freed")
