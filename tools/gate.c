@@ -19,6 +19,7 @@
 #include "tools/lib/runjson.h"
 #include "tools/lib/say.h"
 #include "tools/lib/suppressions.h"
+#include "tools/lib/threadfile.h"
 
 #define MAX_LEAKS  20 /* printed for one process */
 #define MAX_FRAMES 24 /* printed for one leak */
@@ -36,6 +37,9 @@ static const char usage[] =
 	"  --reachable            lists what is still held as well, and by whom\n"
 	"  --possible             possibly lost objects count as lost\n"
 	"  --exitcode N           status for leaks (23)\n"
+	"  --threads              leaks are also threads blocked for ever at the end, "
+	"and\n"
+	"                         threads that ended and were never joined nor detached\n"
 	"  --strict               24 too when any process of the tree was not checked\n"
 	"  -o, --out PATTERN      files' names: %e program, %p process (seep.out/%e.%p)\n"
 	"  -O, --option KEY=VALUE any option of the library\n"
@@ -55,6 +59,7 @@ enum {
 	OPT_REACHABLE,
 	OPT_EXITCODE,
 	OPT_STRICT,
+	OPT_THREADS,
 	OPT_LIB
 };
 
@@ -65,6 +70,7 @@ static const struct option options[] = {
 	{ "reachable", no_argument, NULL, OPT_REACHABLE },
 	{ "exitcode", required_argument, NULL, OPT_EXITCODE },
 	{ "strict", no_argument, NULL, OPT_STRICT },
+	{ "threads", no_argument, NULL, OPT_THREADS },
 	{ "out", required_argument, NULL, 'o' },
 	{ "option", required_argument, NULL, 'O' },
 	{ "lib", required_argument, NULL, OPT_LIB },
@@ -83,6 +89,7 @@ struct gate {
 	struct suppressions supp; /* over all reports, with either of these */
 	/* the verdict */
 	unsigned long long objects, bytes, sites;
+	unsigned threads_blocked, threads_ended;
 	char *incomplete; /* reason, NULL: complete */
 };
 
@@ -137,6 +144,9 @@ static void parse_one(struct gate *g, int c)
 		break;
 	case 'O':
 		add_pair(g, optarg);
+		break;
+	case OPT_THREADS:
+		g->launch.extra = launch_add_option(g->launch.extra, "threads", "leak");
 		break;
 	case OPT_LIB:
 		g->launch.library = optarg;
@@ -299,6 +309,42 @@ static void finish_suppressions(struct gate *g)
 	suppressions_free(&g->supp);
 }
 
+/* One line and a stack for each kind and place. */
+static void print_threads(const struct runtable_row *r)
+{
+	char *path = format_string("%s.threads.pb.gz", r->prefix);
+	struct threadfile *f = threadfile_read(path);
+	size_t n = f ? threadfile_count(f) : 0;
+
+	say_title("%s (process %d): %u threads blocked for ever, %u ended and never "
+		  "joined",
+		  r->exe, r->pid, r->threads_blocked, r->threads_ended);
+	for (size_t i = 0; i < n; i++) {
+		const struct thread_sample *s = threadfile_at(f, i);
+		int64_t count = s->count;
+
+		if (!s->blocked[0] && strcmp(s->role, "ended") != 0)
+			continue;
+		if (threadfile_seen(f, i))
+			continue;
+		for (size_t k = i + 1; k < n; k++)
+			count +=
+				threadfile_same(f, i, k) ? threadfile_at(f, k)->count : 0;
+		if (s->blocked[0])
+			say_title("blocked for ever: %lld thread%s \"%s\": %s, at:",
+				  (long long)count, count == 1 ? "" : "s", s->name,
+				  s->blocked);
+		else
+			say_title("thread leak: %lld thread%s ended and never joined nor "
+				  "detached, created by:",
+				  (long long)count, count == 1 ? "" : "s");
+		for (size_t k = 0; k < s->nframes && k < MAX_FRAMES; k++)
+			say("    #%zu %s (%s)", k, s->frames[k].function,
+			    s->frames[k].file);
+	}
+	free(path);
+}
+
 static void set_incomplete(struct gate *g, char *reason)
 {
 	if (g->incomplete)
@@ -362,8 +408,12 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 		set_incomplete(g, format_string("Seep's malloc served no call of %s: it "
 						"brings its own",
 						r->exe));
+	g->threads_blocked += r->threads_blocked;
+	g->threads_ended += r->threads_ended;
 	if (r->objects && !g->quiet)
 		print_report(r);
+	if (r->threads_blocked + r->threads_ended > 0 && !g->quiet)
+		print_threads(r);
 }
 
 static void judge(struct gate *g)
@@ -389,9 +439,16 @@ static void judge(struct gate *g)
 						l->table->claimed, RUNTABLE_ROWS));
 }
 
+static bool found(const struct gate *g)
+{
+	return g->objects > 0 || g->threads_blocked + g->threads_ended > 0;
+}
+
 static void print_verdict(const struct gate *g)
 {
-	if (g->objects)
+	if (g->threads_blocked + g->threads_ended > 0)
+		say("THREADS blocked=%u ended=%u", g->threads_blocked, g->threads_ended);
+	if (found(g))
 		say("LEAK objects=%llu bytes=%llu sites=%llu", g->objects, g->bytes,
 		    g->sites);
 	else if (g->incomplete)
@@ -428,8 +485,8 @@ int command_gate(int argc, char **argv)
 	finish_suppressions(&g);
 	status = g.launch.started ? own_status(&g.launch) : 0;
 	if (status == 0)
-		status = g.objects ? g.exitcode : g.incomplete ? EXIT_INCOMPLETE : 0;
-	verdict = g.objects ? "leak" : g.incomplete ? "incomplete" : "clean";
+		status = found(&g) ? g.exitcode : g.incomplete ? EXIT_INCOMPLETE : 0;
+	verdict = found(&g) ? "leak" : g.incomplete ? "incomplete" : "clean";
 	if (g.launch.table)
 		runjson_write(&g.launch, status, verdict);
 	print_verdict(&g);

@@ -16,12 +16,18 @@ static const struct {
 	{ "run", command_run, "run a program and profile what it does with memory" },
 	{ "gate", command_gate, "run a command and fail when anything in it leaks" },
 	{ "recover", command_recover, "profiles of a process that was killed" },
+	{ "heap", command_heap, "what a running process holds" },
+	{ "allocs", command_heap, "what a running process ever allocated" },
+	{ "peak", command_heap, "what a running process held at its peak" },
+	{ "threads", command_threads, "what the threads of a running process do" },
+	{ "set", command_set, "change what a running process records" },
 };
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
 
 static void help(void)
 {
-	puts("usage: seep COMMAND [OPTIONS] [--] PROGRAM [ARGUMENTS]\n\n"
+	puts("usage: seep COMMAND [OPTIONS] [--] PROGRAM [ARGUMENTS]\n"
+	     "       seep COMMAND [OPTIONS] PID\n\n"
 	     "Profiles memory of unmodified programs: a preloaded malloc that finds "
 	     "leaks\n"
 	     "and writes profiles for go tool pprof.\n\nCommands:");

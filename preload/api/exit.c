@@ -205,7 +205,7 @@ static int write_profiles(const char *prefix, const struct exit_cause *cause)
 
 	if (o->escape != OPT_ESCAPE_OFF)
 		keep_first(&error, escape_write(prefix));
-	if (o->threads)
+	if (o->threads && !o->thread_leaks)
 		keep_first(&error, threadprof_write(prefix, cause->regs, &nthreads));
 	return error;
 }
@@ -297,6 +297,30 @@ static int report_passive(void)
 	return OPT_EXIT_INCOMPLETE;
 }
 
+/* Threads blocked for ever or never joined: part of the check, with a file of their own.
+ */
+static void check_threads(struct runtable_row *row, struct leak_result *r,
+			  const char *prefix, int *error)
+{
+	struct thread_leaks t;
+	int failed = threadprof_check(prefix, &t);
+
+	keep_first(error, failed);
+	if ((failed || !t.judged) && r->verdict != LEAK_INCOMPLETE) {
+		r->verdict = LEAK_INCOMPLETE;
+		fmt_string(r->reason, sizeof(r->reason),
+			   "it could not be found out which threads are blocked");
+	}
+	if (row) {
+		row->threads_blocked = t.blocked;
+		row->threads_ended = t.ended;
+	}
+	if (!runtable_is_gate() && t.blocked + t.ended > 0)
+		log_line("THREADS blocked=%u ended=%u", t.blocked, t.ended);
+	if (t.blocked + t.ended > 0 && r->verdict == LEAK_CLEAN)
+		r->verdict = LEAK_FOUND;
+}
+
 static void fill_end(struct runtable_row *row, const struct exit_cause *cause)
 {
 	row->signal = cause->signal;
@@ -328,7 +352,9 @@ static int report_all(const char *prefix, const struct exit_cause *cause)
 			leak_check_above(&r, cause->sp);
 		else
 			leak_check(&r);
-		error = report_leaks(&r, prefix, wants_profiles(cause));
+		if (opt_get()->thread_leaks && cause->way != EXIT_SIGNAL)
+			check_threads(row, &r, prefix, &error);
+		keep_first(&error, report_leaks(&r, prefix, wants_profiles(cause)));
 		status = forced_status(&r);
 	}
 	module_refresh();

@@ -20,8 +20,11 @@
 #include "preload/heap/heap.h"
 #include "preload/heap/tls.h"
 #if CONFIG_PROFILER
+#include "profiler/control/agent.h"
 #include "profiler/control/runtable.h"
 #include "profiler/escape/escape.h"
+#include "profiler/leak/stop.h"
+#include "profiler/pprof/symbol.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/loader.h"
@@ -82,6 +85,9 @@ static NO_LOCK_CHECK void in_child(void)
 	thread_fork_done(true);
 	unwind_fork_child();
 	loader_fork_child();
+	symbol_fork_child();
+	world_fork_child();
+	agent_fork_child();
 #endif
 	heap_fork_done(true);
 	lock_reset(&forking.lock);

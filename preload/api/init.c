@@ -18,6 +18,7 @@
 #include "preload/heap/heap.h"
 #include "preload/heap/tls.h"
 #if CONFIG_PROFILER
+#include "profiler/control/agent.h"
 #include "profiler/control/runtable.h"
 #include "profiler/escape/escape.h"
 #include "profiler/leak/leak.h"
@@ -54,10 +55,16 @@ static void profiler_init(void)
 
 	survive_recover();
 	runtable_attach();
-	if (o->mode == OPT_MODE_OFF)
-		return;
 	if (!api_is_bound()) {
-		exit_set_passive();
+		if (o->mode != OPT_MODE_OFF)
+			exit_set_passive();
+		agent_init("the program brings its own malloc: nothing was seen");
+		return;
+	}
+	agent_init(NULL);
+	unwind_set_own_text((uintptr_t)__ehdr_start, (uintptr_t)etext);
+	if (o->mode == OPT_MODE_OFF) {
+		sample_init(); /* the agent may turn it on */
 		return;
 	}
 	if (exit_is_wanted())
@@ -65,7 +72,6 @@ static void profiler_init(void)
 	survive_init();
 	module_refresh();
 	thread_init();
-	unwind_set_own_text((uintptr_t)__ehdr_start, (uintptr_t)etext);
 	unwind_init(o->mode == OPT_MODE_EXACT || o->out[0] != '\0');
 	if (o->leak != OPT_LEAK_OFF)
 		leak_init();

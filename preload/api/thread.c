@@ -35,6 +35,7 @@ struct start {
 	start_routine routine;
 	void *arg;
 	uint32_t creator_site;
+	bool detached;
 };
 
 /* value counts the rounds that are left. */
@@ -75,7 +76,7 @@ static uint32_t creator_site(void)
 	struct capture c;
 	bool ok;
 
-	if (!sample_is_on() || !opt_get()->threads)
+	if (!sample_is_on())
 		return SITE_NONE;
 	thread_internal_enter();
 	ok = capture_here(&c);
@@ -96,10 +97,18 @@ static void *thread_begin(void *block)
 					       end is recorded */
 #if CONFIG_PROFILER
 	thread_internal_enter();
-	thread_register(s.creator_site);
+	thread_register(s.creator_site, s.detached);
 	thread_internal_leave();
 #endif
 	return s.routine(s.arg);
+}
+
+static bool is_detached(const pthread_attr_t *attr)
+{
+	int state = PTHREAD_CREATE_JOINABLE;
+
+	return attr && pthread_attr_getdetachstate(attr, &state) == 0 &&
+	       state == PTHREAD_CREATE_DETACHED;
 }
 
 EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
@@ -121,7 +130,7 @@ EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 #if CONFIG_PROFILER
 	thread_become_many();
 #endif
-	*s = (struct start){ routine, arg, creator_site() };
+	*s = (struct start){ routine, arg, creator_site(), is_detached(attr) };
 	ret = threads.create(thread, attr, thread_begin, s);
 	if (ret != 0)
 		heap_free(s);

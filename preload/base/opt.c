@@ -17,6 +17,8 @@
 #define DEFAULT_SAMPLE	(512 * KIB)
 #define DEFAULT_STACK	512
 #define MAX_STACK	65535
+#define MIN_SIGNAL	34
+#define MAX_SIGNAL	64
 
 static union {
 	struct options options;
@@ -26,6 +28,7 @@ static union {
 		     .sample = DEFAULT_SAMPLE,
 		     .follow = true,
 		     .stack = DEFAULT_STACK,
+		     .signal = OPT_SIGNAL,
 		     .exitcode = OPT_EXIT_LEAK },
 };
 
@@ -36,6 +39,7 @@ void opt_defaults(struct options *o)
 	o->sample = DEFAULT_SAMPLE;
 	o->follow = true;
 	o->stack = DEFAULT_STACK;
+	o->signal = OPT_SIGNAL;
 	o->exitcode = OPT_EXIT_LEAK;
 }
 
@@ -200,9 +204,22 @@ static bool set_pointers(const char *value, struct options *o)
 	return true;
 }
 
+/* 0, or a real-time signal that libc does not keep for itself. */
+static bool set_signal(const char *value, int *out)
+{
+	uint64_t number;
+
+	if (!parse_size(value, MAX_SIGNAL, &number) ||
+	    (number != 0 && number < MIN_SIGNAL))
+		return false;
+	*out = (int)number;
+	return true;
+}
+
 static const char *const mode_words[] = { "off", "sampled", "exact", NULL };
 static const char *const leak_words[] = { "off", "exit", NULL };
 static const char *const escape_words[] = { "off", "bound", NULL };
+static const char *const thread_words[] = { "off", "on", "leak", NULL };
 static const char *const huge_words[] = { "auto", "on", "off", NULL };
 
 /* As apply() below, for what only the leak check reads. */
@@ -250,7 +267,10 @@ static const char *apply(struct options *o, const char *key, const char *value,
 			return "must be auto, on or off";
 		o->hugepage = (enum opt_huge)word;
 	} else if (strcmp(key, "threads") == 0) {
-		return set_flag(value, &o->threads) ? NULL : "must be on or off";
+		if (!set_word(value, thread_words, &word))
+			return "must be off, on or leak";
+		o->threads = word != 0;
+		o->thread_leaks = word == 2;
 	} else if (strcmp(key, "follow") == 0) {
 		return set_flag(value, &o->follow) ? NULL : "must be on or off";
 	} else if (strcmp(key, "deepbind") == 0) {
@@ -263,6 +283,10 @@ static const char *apply(struct options *o, const char *key, const char *value,
 		if (!set_number(value, 0, 255, &number))
 			return "must be a status from 0 to 255";
 		o->exitcode = (int)number;
+	} else if (strcmp(key, "signal") == 0) {
+		return set_signal(value, &o->signal)
+			       ? NULL
+			       : "must be a real-time signal from 34 to 64, or 0";
 	} else if (strcmp(key, "out") == 0) {
 		return set_path(value, cwd, o->out) ? NULL : "is too long";
 	} else if (strcmp(key, "suppressions") == 0) {

@@ -19,6 +19,7 @@ enum opt_escape { OPT_ESCAPE_OFF, OPT_ESCAPE_BOUND };
 enum opt_huge { OPT_HUGE_AUTO, OPT_HUGE_ON, OPT_HUGE_OFF };
 
 #define OPT_PATH_MAX	    4096
+#define OPT_SIGNAL	    57 /* of the live agent: a real-time one that is seldom used */
 #define OPT_EXIT_LEAK	    23 /* a gate found leaks */
 #define OPT_EXIT_INCOMPLETE 24 /* a gate could not look */
 
@@ -46,11 +47,13 @@ struct options {
 	enum opt_leak leak;
 	enum opt_escape escape;
 	bool threads;
-	bool follow;	/* profile children of fork and exec */
-	unsigned stack; /* most frames of one stack */
-	int exitcode;	/* status of a process that leaked, with leak=exit */
-	bool deepbind;	/* true: RTLD_DEEPBIND is left alone */
+	bool thread_leaks; /* threads=leak: also look who is blocked or never joined */
+	bool follow;	   /* profile children of fork and exec */
+	unsigned stack;	   /* most frames of one stack */
+	int exitcode;	   /* status of a process that leaked, with leak=exit */
+	bool deepbind;	   /* true: RTLD_DEEPBIND is left alone */
 	enum opt_huge hugepage;
+	int signal;		/* for the live agent; 0: it cannot be asked */
 	char out[OPT_PATH_MAX]; /* pattern, absolute; empty: nothing is written */
 	/* Of the leak check's scan. */
 	struct opt_pointer pointers[OPT_POINTERS_MAX];

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -239,6 +240,51 @@ void os_exit_group(int status)
 void os_yield(void)
 {
 	os_call(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+}
+
+/* Not CLONE_FILES: what the thread opens and closes must not be seen by the program. */
+#define CLONE_THREAD_FLAGS                                                    \
+	(CLONE_VM | CLONE_FS | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | \
+	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
+
+/* The new thread finds fn at the top of its stack. */
+HIDDEN long os_raw_clone(long flags, void **stack, uint32_t *tid, void *tls);
+__asm__(".text\n\t.hidden os_raw_clone\n\t.type os_raw_clone, @function\n"
+	"os_raw_clone:\n"
+	"\t.cfi_startproc\n"
+	"\tmov %rcx, %r8\n"  /* thread pointer */
+	"\tmov %rdx, %r10\n" /* cleared at the end */
+	"\tmov $56, %eax\n"
+	"\tsyscall\n"
+	"\ttest %rax, %rax\n"
+	"\tje 1f\n"
+	"\tret\n"
+	"1:\t.cfi_undefined %rip\n"
+	"\txor %ebp, %ebp\n"
+	"\tmov (%rsp), %rax\n"
+	"\tcall *%rax\n"
+	"\tud2\n"
+	"\t.cfi_endproc\n\t.size os_raw_clone, .-os_raw_clone\n");
+
+long os_clone_thread(void *stack_end, void *tls, uint32_t *tid, void (*fn)(void))
+{
+	void **top = (void **)(align_down((uintptr_t)stack_end, 16) - 16);
+
+	top[0] = (void *)(uintptr_t)fn;
+	return os_raw_clone(CLONE_THREAD_FLAGS, top, tid, tls);
+}
+
+void os_leave_thread(void *area, size_t size)
+{
+	__asm__ volatile("syscall\n\t"
+			 "xor %%edi, %%edi\n\t"
+			 "mov $60, %%eax\n\t"
+			 "syscall\n\t"
+			 "ud2"
+			 :
+			 : "a"(SYS_madvise), "D"(area), "S"(size), "d"(MADV_DONTNEED)
+			 : "rcx", "r11", "memory");
+	__builtin_unreachable();
 }
 
 int os_futex_wait(const uint32_t *word, uint32_t expected, uint64_t timeout_ns)

@@ -70,6 +70,17 @@ bool os_is_secure(void);	     /* AT_SECURE: set-user-ID or the like */
 void os_exit_group(int status) __attribute__((noreturn));
 void os_yield(void);
 
+/*
+ * A thread without libc's help (the live agent). SIGNAL. fn runs on the stack that ends
+ * at stack_end, with tls as its thread pointer, a descriptor table of its own and the
+ * caller's signal mask; *tid is its id until the kernel sets it to 0 at its end. fn must
+ * not return: it ends with os_leave_thread(). Result: the id or -errno.
+ */
+long os_clone_thread(void *stack_end, void *tls, uint32_t *tid, void (*fn)(void));
+/* Gives the pages of [area, area + size), the caller's own stack among them, back to the
+ * system and ends the calling thread. SIGNAL. */
+void os_leave_thread(void *area, size_t size) __attribute__((noreturn));
+
 /* Futex, private to the process. SIGNAL. timeout_ns 0: no limit. Returns 0, -EAGAIN,
  * -EINTR or -ETIMEDOUT. */
 int os_futex_wait(const uint32_t *word, uint32_t expected, uint64_t timeout_ns);

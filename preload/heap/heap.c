@@ -15,6 +15,7 @@
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
 #include "preload/heap/arena.h"
+#include "preload/base/os.h"
 #include "preload/heap/heap_int.h"
 #include "preload/heap/large.h"
 #include "preload/heap/mcache.h"
@@ -146,6 +147,35 @@ void heap_set_budget(int64_t bytes)
 {
 	if (seep_tls.state == TLS_LIVE)
 		mcache_self()->budget = bytes;
+}
+
+#define REDRAW_LOOKS	2
+#define REDRAW_PAUSE_NS 1000000u
+
+static void redraw(int64_t (*draw)(void), int64_t limit)
+{
+	lock_acquire(&heap.lock);
+	lock_acquire(&mcache_lock);
+	for (struct mcache *mc = mcache_list(); mc; mc = mc->next) {
+		if (mc == heap.fallback)
+			mc->budget = fallback_budget();
+		else if (atomic_load_relaxed(&mc->budget) > limit)
+			atomic_store_relaxed(&mc->budget, draw());
+	}
+	lock_release(&mcache_lock);
+	lock_release(&heap.lock);
+}
+
+/* A thread that is just charging its budget may overwrite ours: hence the second look. */
+void heap_redraw_budgets(int64_t (*draw)(void), int64_t limit)
+{
+	static const uint32_t never;
+
+	redraw(draw, INT64_MIN);
+	for (int look = 1; look < REDRAW_LOOKS; look++) {
+		os_futex_wait(&never, 0, REDRAW_PAUSE_NS);
+		redraw(draw, limit);
+	}
 }
 
 /* Charges size to the budget, unless it is spent already: then the fast path charged it.

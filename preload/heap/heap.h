@@ -103,6 +103,9 @@ void heap_thread_pop(uintptr_t saved);
 /* Bytes until the next sample of the calling thread. Negative: the next allocation is
  * sampled, whatever its size. */
 void heap_set_budget(int64_t bytes);
+/* Draws the byte budgets of all threads anew, while they run; the fallback's too. limit:
+ * a budget above it cannot have come from draw. SLOW, takes its time: milliseconds. */
+void heap_redraw_budgets(int64_t (*draw)(void), int64_t limit);
 /* From now on every free takes the slow path (exact mode): clears the class bytes of all
  * pages, now and for new spans. One way. SLOW. */
 void heap_slow_frees(void);

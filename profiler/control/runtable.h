@@ -52,8 +52,9 @@ struct runtable_row {
 	/* Resident at the end, and its parts: live, slack, free in the allocator,
 	 * metadata, profiler, outside the heap (profiler/sample/rss.h). 0: not known. */
 	uint64_t rss, rss_parts[RUNROW_RSS_PARTS];
-	char exe[256];	  /* path of the program */
-	char prefix[512]; /* of the files it wrote; empty: none */
+	uint32_t threads_blocked, threads_ended; /* for ever; and never joined */
+	char exe[256];				 /* path of the program */
+	char prefix[512];			 /* of the files it wrote; empty: none */
 	char reason[160]; /* of an incomplete verdict or of files not written */
 };
 

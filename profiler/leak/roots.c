@@ -69,6 +69,11 @@ static void exclude(struct roots *r, uintptr_t lo, uintptr_t hi)
 	add(r, r->exclude, &r->nexclude, lo, hi);
 }
 
+void roots_exclude(struct roots *r, uintptr_t lo, uintptr_t hi)
+{
+	exclude(r, lo, hi);
+}
+
 /* ---- mappings ---- */
 
 static uintptr_t parse_hex(const char **text)

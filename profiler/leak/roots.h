@@ -23,6 +23,8 @@ struct roots {
 /* DUMP. Room for the ranges; before the world is stopped. */
 bool roots_init(struct roots *r);
 void roots_free(struct roots *r);
+/* Before roots_collect(): what shall be no root. */
+void roots_exclude(struct roots *r, uintptr_t lo, uintptr_t hi);
 /* STW. Finds the ranges. own_sp: where the calling thread's live stack begins. */
 void roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp);
 /* STW. Every readable piece that is not excluded. */

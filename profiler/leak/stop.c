@@ -23,6 +23,9 @@
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #include "profiler/leak/stop_int.h"
+#include "profiler/stack/module.h"
+
+#define CALL_CODE 7 /* bytes: b8 imm32; 0f 05 */
 
 enum stopped_by { STOPPED_NOT, STOPPED_BY_TRACE, STOPPED_BY_SIGNAL };
 
@@ -116,6 +119,17 @@ bool stop_is_dead(int pid, int tid)
 	text[n] = '\0';
 	state = strrchr(text, ')'); /* the name before it may hold anything */
 	return state && state[1] == ' ' && (state[2] == 'Z' || state[2] == 'X');
+}
+
+int stop_call_before(uintptr_t pc)
+{
+	const uint8_t *code = (const uint8_t *)pc;
+	int nr;
+
+	if (!module_find_code(pc - CALL_CODE) || !module_find_code(pc - 1))
+		return -1;
+	memcpy(&nr, code - 6, sizeof(nr));
+	return code[-7] == 0xb8 && code[-2] == 0x0f && code[-1] == 0x05 ? nr : -1;
 }
 
 /* Without /proc: the kernel refuses to "unshare" the threads of a process with several.
@@ -218,12 +232,21 @@ static int stop_others(struct world *w, int pid, int caller)
 	return error;
 }
 
+uint32_t world_list(struct world *w)
+{
+	w->nthreads = 0;
+	stop_list_threads(w, os_getpid(), os_gettid());
+	return w->nthreads;
+}
+
 int world_stop(struct world *w)
 {
 	int pid = os_getpid(), caller = os_gettid();
-	int others = stop_list_threads(w, pid, caller);
-	int error;
+	int others, error;
 
+	w->nthreads = 0;
+	others = stop_list_threads(w, pid, caller);
+	memset(w->threads, 0, w->nthreads * sizeof(*w->threads));
 	w->nthreads = 0;
 	w->overflow = false;
 	if (others < 0 && is_alone())
@@ -255,4 +278,11 @@ void world_resume(struct world *w)
 	}
 	stop.by = STOPPED_NOT;
 	unmask_signals();
+}
+
+void world_fork_child(void)
+{
+	lock_reset(&stop.lock);
+	stop.by = STOPPED_NOT;
+	stop.stack = NULL;
 }

@@ -17,8 +17,10 @@ struct stopped_thread {
 	struct unwind_regs regs;
 	uintptr_t gprs[16]; /* every general register, for the root scan */
 	uintptr_t fs_base;
-	uint64_t xmm[32]; /* 16 vector registers, low 128 bits */
-	bool captured;	  /* false: could not be stopped; registers unknown */
+	uint64_t xmm[32];  /* 16 vector registers, low 128 bits */
+	int call;	   /* system call it waits in, -1: none, it runs */
+	uintptr_t args[6]; /* of the call */
+	bool captured;	   /* false: could not be stopped; registers unknown */
 };
 
 struct world {
@@ -36,6 +38,9 @@ struct world {
  * is between world_prepare() and world_free(). 0 or -ENOMEM (nothing to free then). */
 int world_prepare(struct world *out);
 void world_free(struct world *w);
+/* DUMP. Lists the threads in w->threads without stopping any: tids only, to be forgotten
+ * by world_stop(). How many. */
+uint32_t world_list(struct world *w);
 /*
  * DUMP. 0, or -errno when no thread at all could be stopped and there are others; nothing
  * is then stopped. Bounded: a thread that does not stop within two seconds is counted in
@@ -45,5 +50,7 @@ void world_free(struct world *w);
 int world_stop(struct world *w);
 /* DUMP. Adds to nmissed when the threads did not stand still all the time. */
 void world_resume(struct world *w);
+/* In a forked child: a stop by another thread of the parent is none here. */
+void world_fork_child(void);
 
 #endif

@@ -17,6 +17,10 @@ int stop_list_threads(struct world *w, int pid, int caller);
  * pthread_exit stays there until the process ends)? */
 bool stop_is_dead(int pid, int tid);
 
+/* SIGNAL. The number of the call whose system call instruction ends at pc, read from the
+ * code ("mov $NUMBER,%eax; syscall"); -1: not made in libc's way. */
+int stop_call_before(uintptr_t pc);
+
 /* All return 0, or -errno with nothing stopped. stack: of the tracer, STOP_STACK bytes.
  */
 #define STOP_STACK (64 * KIB)

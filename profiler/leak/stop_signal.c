@@ -40,6 +40,21 @@ static struct stopped_thread *record_of(int tid)
 	return NULL;
 }
 
+/* The call that the signal interrupted: to be made again, or failed. */
+static void take_call(struct stopped_thread *t, const greg_t *g)
+{
+	const greg_t args[6] = { g[REG_RDI], g[REG_RSI], g[REG_RDX],
+				 g[REG_R10], g[REG_R8],	 g[REG_R9] };
+	uintptr_t pc = (uintptr_t)g[REG_RIP];
+	int nr;
+
+	memcpy(t->args, args, sizeof(args));
+	t->call = g[REG_RAX] == -EINTR ? stop_call_before(pc) : -1;
+	nr = stop_call_before(pc + 2);
+	if (nr >= 0 && nr == g[REG_RAX])
+		t->call = nr;
+}
+
 static void take_registers(struct stopped_thread *t, const ucontext_t *uc)
 {
 	const greg_t *g = uc->uc_mcontext.gregs;
@@ -52,6 +67,7 @@ static void take_registers(struct stopped_thread *t, const ucontext_t *uc)
 					(uintptr_t)g[REG_R12], (uintptr_t)g[REG_R13],
 					(uintptr_t)g[REG_R14], (uintptr_t)g[REG_R15] };
 	t->fs_base = (uintptr_t)__builtin_thread_pointer();
+	take_call(t, g);
 	if (uc->uc_mcontext.fpregs)
 		memcpy(t->xmm, uc->uc_mcontext.fpregs->_xmm, sizeof(t->xmm));
 }

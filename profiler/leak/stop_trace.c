@@ -112,6 +112,23 @@ static bool await_stop(struct stopped_thread *t, uint32_t *pending, uint64_t dea
 	return true;
 }
 
+/* The kernel's word, seen by tracers only, for a call that goes on after the stop: it
+ * stands in for the result. */
+static bool goes_on(long rax)
+{
+	return rax == -EINTR || rax == -512 || rax == -513 || rax == -514 || rax == -516;
+}
+
+static void copy_call(struct stopped_thread *t, const struct user_regs_struct *r)
+{
+	const uintptr_t args[6] = { r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9 };
+
+	memcpy(t->args, args, sizeof(args));
+	t->call = (long)r->orig_rax >= 0 && goes_on((long)r->rax) ? (int)r->orig_rax : -1;
+	if (t->call == SYS_restart_syscall)
+		t->call = stop_call_before(r->rip);
+}
+
 static void copy_registers(struct stopped_thread *t, const struct user_regs_struct *r)
 {
 	const uintptr_t all[16] = { r->rax, r->rbx, r->rcx, r->rdx, r->rsi, r->rdi,
@@ -122,6 +139,7 @@ static void copy_registers(struct stopped_thread *t, const struct user_regs_stru
 	t->regs = (struct unwind_regs){ r->rip, r->rsp, r->rbp, r->rbx,
 					r->r12, r->r13, r->r14, r->r15 };
 	t->fs_base = r->fs_base;
+	copy_call(t, r);
 }
 
 static void read_registers(struct stopped_thread *t)

@@ -50,6 +50,15 @@ int out_file_open(struct out_file *f, const char *prefix, const char *suffix)
 	return f->fd < 0 ? f->fd : 0;
 }
 
+void out_file_adopt(struct out_file *f, int fd)
+{
+	f->fd = fd;
+	f->error = 0;
+	f->size = 0;
+	f->limit = size_limit();
+	f->path[0] = f->temporary[0] = '\0';
+}
+
 bool out_file_write(void *arg, const char *bytes, size_t size)
 {
 	struct out_file *f = arg;
@@ -71,7 +80,7 @@ bool out_file_write(void *arg, const char *bytes, size_t size)
 
 void out_file_abandon(struct out_file *f)
 {
-	if (f->fd >= 0) {
+	if (f->fd >= 0 && f->path[0]) {
 		os_close(f->fd);
 		os_unlink(f->temporary);
 	}
@@ -80,8 +89,11 @@ void out_file_abandon(struct out_file *f)
 
 int out_file_close(struct out_file *f)
 {
-	int error = f->error, closed = os_close(f->fd); /* some file systems fail here */
+	int error = f->error, closed;
 
+	if (f->path[0] == '\0')
+		return error;
+	closed = os_close(f->fd); /* some file systems fail here */
 	f->fd = -1;
 	if (error == 0)
 		error = closed;

@@ -19,6 +19,9 @@ struct out_file {
 
 /* DUMP. Starts PREFIX.SUFFIX. 0 or -errno: -ELOOP when a symbolic link has that name. */
 int out_file_open(struct out_file *f, const char *prefix, const char *suffix);
+/* DUMP. Writes to a descriptor of the caller's, which stays open; there is no path then.
+ */
+void out_file_adopt(struct out_file *f, int fd);
 /* Keeps the first error. An out_sink of fmt.h: arg is the struct out_file. */
 bool out_file_write(void *arg, const char *bytes, size_t size);
 /* Renames into place; on any error removes the temporary file. 0 or -errno. */

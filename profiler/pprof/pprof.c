@@ -390,20 +390,26 @@ static void release(struct pprof *p)
 	meta_unmap(p, sizeof(*p), META_PPROF);
 }
 
-int pprof_begin(struct pprof **out, const struct pprof_kind *kind, const char *prefix,
-		int64_t period, const char *const *comments)
+/* fd negative: PREFIX.KIND.pb.gz. */
+static int open_file(struct pprof *p, const char *prefix, int fd)
 {
-	struct pprof *p = meta_map(sizeof(*p), META_PPROF);
 	char suffix[32];
+
+	if (fd >= 0) {
+		out_file_adopt(&p->file, fd);
+		return 0;
+	}
+	fmt_string(suffix, sizeof(suffix), "%s.pb.gz", p->kind->name);
+	return out_file_open(&p->file, prefix, suffix);
+}
+
+static int begin(struct pprof **out, struct pprof *p, const char *prefix, int fd)
+{
 	int error;
 
-	*out = NULL;
-	if (!p)
-		return -ENOMEM;
 	p->location_ids = meta_map(MAX_FRAMES * sizeof(*p->location_ids), META_PPROF);
 	p->file.fd = -1;
-	fmt_string(suffix, sizeof(suffix), "%s.pb.gz", kind->name);
-	error = p->location_ids ? out_file_open(&p->file, prefix, suffix) : -ENOMEM;
+	error = p->location_ids ? open_file(p, prefix, fd) : -ENOMEM;
 	p->z.zalloc = zlib_alloc;
 	p->z.zfree = zlib_free;
 	p->z.opaque = p;
@@ -417,12 +423,39 @@ int pprof_begin(struct pprof **out, const struct pprof_kind *kind, const char *p
 		return error;
 	}
 	p->base.append = append;
-	p->kind = kind;
 	p->z.next_out = p->out;
 	p->z.avail_out = OUT_BYTES;
-	send_head(p, period, comments);
 	*out = p;
 	return 0;
+}
+
+static int begin_profile(struct pprof **out, const struct pprof_kind *kind,
+			 const char *prefix, int fd, int64_t period,
+			 const char *const *comments)
+{
+	struct pprof *p = meta_map(sizeof(*p), META_PPROF);
+	int error;
+
+	*out = NULL;
+	if (!p)
+		return -ENOMEM;
+	p->kind = kind;
+	error = begin(out, p, prefix, fd);
+	if (error == 0)
+		send_head(p, period, comments);
+	return error;
+}
+
+int pprof_begin(struct pprof **out, const struct pprof_kind *kind, const char *prefix,
+		int64_t period, const char *const *comments)
+{
+	return begin_profile(out, kind, prefix, -1, period, comments);
+}
+
+int pprof_begin_fd(struct pprof **out, const struct pprof_kind *kind, int fd,
+		   int64_t period, const char *const *comments)
+{
+	return begin_profile(out, kind, NULL, fd, period, comments);
 }
 
 static void fill_label(struct pprof *p, const struct pprof_label *in,

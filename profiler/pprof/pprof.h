@@ -6,7 +6,7 @@
  * The public format is described by the field numbers in profile.proto (our own text of
  * it) and in pprof's README.
  *
- * Concurrency: one caller at a time, for all files, because of symbol.h.
+ * Concurrency: one caller at a time for one file; several files may be written at once.
  */
 #ifndef PROFILER_PPROF_PPROF_H
 #define PROFILER_PPROF_PPROF_H
@@ -45,6 +45,9 @@ struct pprof; /* a file being written */
  */
 int pprof_begin(struct pprof **out, const struct pprof_kind *kind, const char *prefix,
 		int64_t period, const char *const *comments);
+/* DUMP. The same into a descriptor of the caller's, see out_file_adopt(). */
+int pprof_begin_fd(struct pprof **out, const struct pprof_kind *kind, int fd,
+		   int64_t period, const char *const *comments);
 /*
  * Adds a sample. pcs: leaf first, return addresses (one is subtracted from each, see
  * precise_leaf) or pseudo pcs of unwind.h, which become the frames "[truncated]",

@@ -6,7 +6,8 @@
  * file stays mapped then, because the names are in it. Whether a module has names at all
  * is answered without a table.
  *
- * Concurrency: used by one thread at a time (reports); no locks.
+ * Concurrency: one lock; a table that was made is not changed again. Reports of the
+ * process's end and of the live agent may run at the same time.
  */
 #include "profiler/pprof/symbol.h"
 
@@ -16,6 +17,7 @@
 #include <string.h>
 
 #include "preload/base/fmt.h"
+#include "preload/base/lock.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #include "profiler/pprof/elfsym.h"
@@ -43,10 +45,11 @@ struct plain {
 };
 
 static struct {
+	struct lock lock; /* guards the rest */
 	struct names *chunks[CHUNKS];
 	const struct plain *plain;
 	uint32_t nplain;
-} state;
+} state = { .lock = LOCK_INIT(LOCK_RANK_PROFILE) };
 
 struct file {
 	char *bytes; /* NULL: not open */
@@ -132,7 +135,7 @@ static struct names *table_of(const struct module *m)
 	return n;
 }
 
-bool symbol_module_has_names(const struct module *m)
+static bool has_names(const struct module *m)
 {
 	struct names *n = names_of(m);
 	struct file f;
@@ -148,6 +151,27 @@ bool symbol_module_has_names(const struct module *m)
 	if (n->has_names == KNOWN_NOT)
 		table_of(m); /* small: a loaded image's dynamic symbols, or nothing */
 	return n->has_names == KNOWN_YES;
+}
+
+bool symbol_module_has_names(const struct module *m)
+{
+	bool has;
+
+	lock_acquire(&state.lock);
+	has = has_names(m);
+	lock_release(&state.lock);
+	return has;
+}
+
+/* What another thread was changing at the fork is forgotten, not repaired. */
+void symbol_fork_child(void)
+{
+	if (!lock_is_held(&state.lock))
+		return;
+	memset(state.chunks, 0, sizeof(state.chunks));
+	state.plain = NULL;
+	state.nplain = 0;
+	lock_reset(&state.lock);
 }
 
 /* ---- lookups ---- */
@@ -174,15 +198,11 @@ static const char *without_version(const char *name)
 	return p->text;
 }
 
-bool symbol_lookup(uintptr_t pc, struct symbol *out)
+static void look_up(const struct module *m, uintptr_t pc, struct symbol *out)
 {
-	const struct module *m = module_find(pc);
 	const struct names *n;
 	const struct elf_symbol *sym;
 
-	memset(out, 0, sizeof(*out));
-	if (!m)
-		return false;
 	out->module = m;
 	out->offset = pc - m->bias;
 	n = table_of(m);
@@ -192,6 +212,18 @@ bool symbol_lookup(uintptr_t pc, struct symbol *out)
 		out->start = m->bias + n->symbols.base + sym->start;
 		out->size = sym->size;
 	}
+}
+
+bool symbol_lookup(uintptr_t pc, struct symbol *out)
+{
+	const struct module *m = module_find(pc);
+
+	memset(out, 0, sizeof(*out));
+	if (!m)
+		return false;
+	lock_acquire(&state.lock);
+	look_up(m, pc, out);
+	lock_release(&state.lock);
 	return true;
 }
 

@@ -3,6 +3,7 @@
  * profile: heap, allocs and peak profiles from the sites' counters, and the figures of
  * the summary.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "preload/base/atomic.h"
@@ -93,6 +94,23 @@ struct comments {
 	const char *list[COMMENTS + 1];
 };
 
+static void describe_mode(char text[COMMENT_MAX])
+{
+	const struct period *p = period_latest();
+	size_t at;
+
+	if (!p->on)
+		at = fmt_string(text, COMMENT_MAX, "mode: off");
+	else if (p->exact)
+		at = fmt_string(text, COMMENT_MAX, "mode: exact");
+	else
+		at = fmt_string(text, COMMENT_MAX,
+				"mode: sampled, one in %zu bytes on average", p->sample);
+	if (p->started_ns)
+		fmt_string(text + at, COMMENT_MAX - at, ", since %lu seconds ago",
+			   (os_realtime_ns() - p->started_ns) / 1000000000u);
+}
+
 static void make_comments(struct comments *c)
 {
 	const struct rss *r = rss_get();
@@ -106,12 +124,7 @@ static void make_comments(struct comments *c)
 			     origin.command ? origin.command : "");
 	if (!origin.command)
 		command_line(c->text[1] + at, COMMENT_MAX - (size_t)at);
-	if (sample_is_exact())
-		fmt_string(c->text[2], COMMENT_MAX, "mode: exact");
-	else
-		fmt_string(c->text[2], COMMENT_MAX,
-			   "mode: sampled, one in %zu bytes on average",
-			   opt_get()->sample);
+	describe_mode(c->text[2]);
 	fmt_string(c->text[3], COMMENT_MAX, "live %lu bytes, peak %lu bytes",
 		   t.live_bytes, t.peak_bytes);
 	fmt_string(c->text[4], COMMENT_MAX,
@@ -140,13 +153,16 @@ static void make_comments(struct comments *c)
 	c->list[n] = NULL;
 }
 
-static int write_one(const struct pprof_kind *kind, const char *prefix,
+static int write_one(const struct pprof_kind *kind, const char *prefix, int fd,
 		     const struct comments *c, struct writer *w)
 {
-	int64_t period = sample_is_exact() ? 1 : (int64_t)opt_get()->sample;
+	int64_t period = sample_is_exact() ? 1 : (int64_t)sample_period();
 	int error;
 
-	error = pprof_begin(&w->file, kind, prefix, period, c->list);
+	if (prefix)
+		error = pprof_begin(&w->file, kind, prefix, period, c->list);
+	else
+		error = pprof_begin_fd(&w->file, kind, fd, period, c->list);
 	if (error)
 		return error;
 	w->peak = kind == &pprof_kind_peak;
@@ -154,23 +170,25 @@ static int write_one(const struct pprof_kind *kind, const char *prefix,
 	return pprof_finish(w->file);
 }
 
-int sample_write_profiles(const char *prefix)
+/* prefix NULL: into fd. */
+static int write_kinds(const struct pprof_kind *const *kinds, size_t n,
+		       const char *prefix, int fd)
 {
-	static const struct pprof_kind *const kinds[] = { &pprof_kind_heap,
-							  &pprof_kind_allocs,
-							  &pprof_kind_peak };
 	int max = (int)opt_get()->stack + 1;
 	struct writer w = { .max = max };
 	struct comments *c = meta_map(sizeof(*c), META_SAMPLE);
 	int error = 0;
 
 	w.pcs = meta_map((size_t)max * sizeof(*w.pcs), META_SAMPLE);
-	if (!c || !w.pcs)
-		return -12; /* ENOMEM */
-	peak_settle();
-	make_comments(c);
-	for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
-		int e = write_one(kinds[i], prefix, c, &w);
+	if (!c || !w.pcs) {
+		error = -ENOMEM;
+		n = 0;
+	} else {
+		peak_settle();
+		make_comments(c);
+	}
+	for (size_t i = 0; i < n; i++) {
+		int e = write_one(kinds[i], prefix, fd, c, &w);
 
 		if (error == 0)
 			error = e;
@@ -178,6 +196,20 @@ int sample_write_profiles(const char *prefix)
 	meta_unmap(w.pcs, (size_t)max * sizeof(*w.pcs), META_SAMPLE);
 	meta_unmap(c, sizeof(*c), META_SAMPLE);
 	return error;
+}
+
+int sample_write_profiles(const char *prefix)
+{
+	static const struct pprof_kind *const kinds[] = { &pprof_kind_heap,
+							  &pprof_kind_allocs,
+							  &pprof_kind_peak };
+
+	return write_kinds(kinds, ARRAY_LEN(kinds), prefix, -1);
+}
+
+int sample_write_fd(const struct pprof_kind *kind, int fd)
+{
+	return write_kinds(&kind, 1, NULL, fd);
 }
 
 static bool add_site(uint32_t site, struct site_counters *c, void *arg)

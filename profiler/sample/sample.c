@@ -17,6 +17,7 @@
  */
 #include "profiler/sample/sample.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "preload/base/atomic.h"
@@ -48,12 +49,17 @@ _Static_assert(sizeof(struct block) % 8 == 0, "records are aligned");
 	}
 #define FOUR_STRIPES STRIPE, STRIPE, STRIPE, STRIPE
 
+#define WAIT_NS	     10000000u
+#define NEVER	     (INT64_MAX / 4) /* a budget that is not spent */
+#define ODDS	     64		     /* no budget is larger than so many periods: e^-64 */
+
 static struct {
-	bool on, exact;
+	bool on, exact;	      /* atomic: sample_change() writes, any thread reads */
+	bool slow_frees;      /* no count of pages is needed any more; atomic, one way */
 	bool clear;	      /* new objects: no stale pointer may hide a leak */
 	uint32_t record_size; /* frozen by sample_init(): RECORD_* */
-	size_t period;
-	uint64_t random; /* atomic: splitmix64's counter */
+	size_t period;	      /* atomic, as on */
+	uint64_t random;      /* atomic: splitmix64's counter */
 	struct {
 		struct lock lock;
 	} stripes[STRIPES];
@@ -97,20 +103,27 @@ static int64_t draw_budget(void)
 {
 	double u;
 
-	if (sampler.exact)
+	if (!atomic_load_relaxed(&sampler.on))
+		return NEVER;
+	if (atomic_load_relaxed(&sampler.exact))
 		return -1;
 	u = (double)((next_random() >> 11) + 1) / 9007199254740993.0; /* (0, 1) */
-	return (int64_t)(-maths_ln(u) * (double)sampler.period);
+	return (int64_t)(-maths_ln(u) * (double)atomic_load_relaxed(&sampler.period));
+}
+
+static uint64_t weight(size_t size, const struct period *at)
+{
+	double p;
+
+	if (at->exact || at->sample <= 1)
+		return (uint64_t)1 << SITE_SHIFT;
+	p = maths_one_minus_exp((double)(size ? size : 1) / (double)at->sample);
+	return (uint64_t)((double)((uint64_t)1 << SITE_SHIFT) / p + 0.5);
 }
 
 uint64_t sample_weight(size_t size)
 {
-	double p;
-
-	if (LIKELY(sampler.exact) || sampler.period <= 1)
-		return (uint64_t)1 << SITE_SHIFT;
-	p = maths_one_minus_exp((double)(size ? size : 1) / (double)sampler.period);
-	return (uint64_t)((double)((uint64_t)1 << SITE_SHIFT) / p + 0.5);
+	return weight(size, period_latest());
 }
 
 static uint64_t scaled_bytes(size_t size, uint64_t weight)
@@ -168,7 +181,7 @@ static void count_page(struct mspan *s, struct block *b, const void *p, bool mor
 	size_t page = ((uintptr_t)p - s->base) >> PAGE_SHIFT;
 	struct lock *l = stripe_of(s);
 
-	if (sampler.exact || s->slot_size == 0)
+	if (atomic_load_relaxed(&sampler.slow_frees) || s->slot_size == 0)
 		return;
 	lock_acquire(l);
 	if (more && b->page_count[page]++ == 0)
@@ -241,31 +254,31 @@ static void clear_object(void *p, size_t size)
 
 /* ---- events ---- */
 
-static void count_alloc(uint32_t site, size_t size)
+static void count_alloc(uint32_t site, size_t size, uint8_t period)
 {
 	struct site_counters *c = site_counters(site);
-	uint64_t weight = sample_weight(size);
-	uint64_t bytes = scaled_bytes(size, weight);
+	uint64_t objects = weight(size, period_nth(period));
+	uint64_t bytes = scaled_bytes(size, objects);
 
 	if (!c)
 		return;
-	thread_add(&c->alloc_objects, weight);
+	thread_add(&c->alloc_objects, objects);
 	thread_add(&c->alloc_bytes, bytes);
-	if (!sampler.exact) /* else they are the objects */
+	if (!sample_is_exact()) /* else they are the objects */
 		thread_add(&c->samples, 1);
 	peak_grow(bytes);
 }
 
-static void count_free(uint32_t site, size_t size)
+static void count_free(uint32_t site, size_t size, uint8_t period)
 {
 	struct site_counters *c = site_counters_if_any(site);
-	uint64_t weight = sample_weight(size);
-	uint64_t bytes = scaled_bytes(size, weight);
+	uint64_t objects = weight(size, period_nth(period));
+	uint64_t bytes = scaled_bytes(size, objects);
 
 	if (!c)
 		return;
 	peak_shrink(bytes);
-	thread_add(&c->free_objects, weight);
+	thread_add(&c->free_objects, objects);
 	thread_add(&c->free_bytes, bytes);
 }
 
@@ -283,6 +296,7 @@ static void fill_record(struct sample_record *r, uint32_t site, size_t size)
 	r->site = site;
 	r->size = (uint16_t)size;
 	r->epoch = sampler.epoch;
+	r->period = period_number();
 	if (sampler.record_size >= RECORD_BIRTH)
 		r->birth_ns = os_now_ns();
 	if (sampler.record_size >= RECORD_ESCAPE)
@@ -303,7 +317,7 @@ static bool record(void *p, size_t size, const struct capture *c)
 	if (sampler.record_size >= RECORD_ESCAPE && sample_hooks.begin)
 		r->escape = sample_hooks.begin(c->site, size, c->trail);
 	count_page(s, b, p, true);
-	count_alloc(c->site, size);
+	count_alloc(c->site, size, r->period);
 	return true;
 }
 
@@ -327,15 +341,15 @@ static void on_malloc(void *p, size_t size)
 {
 	struct capture c;
 
-	if (UNLIKELY(hiding > 0) && !sampler.exact) {
+	if (UNLIKELY(hiding > 0) && !sample_is_exact()) {
 		hide(p, size);
 		return;
 	}
-	if (!sampler.exact)
+	if (!sample_is_exact())
 		heap_set_budget(draw_budget());
 	if (sampler.clear)
 		clear_object(p, size);
-	if (seep_tls.internal > 0)
+	if (seep_tls.internal > 0 || !atomic_load_relaxed(&sampler.on))
 		return;
 	seep_tls.internal++;
 	if (LIKELY(capture(&c)) && LIKELY(record(p, size, &c)))
@@ -374,7 +388,7 @@ static void on_free(struct mspan *s, uint32_t index, void *p)
 	count_page(s, b, p, false);
 	if (site == HIDDEN_SITE)
 		return;
-	count_free(site, record_size(s, r));
+	count_free(site, record_size(s, r), r->period);
 	end_escape(handle);
 }
 
@@ -392,8 +406,8 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 		clear_tail(s, (uintptr_t)p, size);
 	if (site == SITE_NONE || site == HIDDEN_SITE)
 		return;
-	count_free(site, record_size(s, r));
-	if (sampler.exact && seep_tls.internal == 0) {
+	count_free(site, record_size(s, r), r->period);
+	if (sample_is_exact() && seep_tls.internal == 0) {
 		seep_tls.internal++;
 		if (capture(&c))
 			site = c.site;
@@ -401,7 +415,7 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 	}
 	r->site = site;
 	r->size = (uint16_t)size;
-	count_alloc(site, size);
+	count_alloc(site, size, r->period);
 }
 
 /* ---- hiding ---- */
@@ -439,6 +453,21 @@ bool sample_has_hidden(void)
 
 /* ---- life ---- */
 
+static void install(void)
+{
+	heap_hooks.sample_malloc = on_malloc;
+	heap_hooks.sample_free = on_free;
+	heap_hooks.sample_resize = on_resize;
+	heap_hooks.release_samples = on_release;
+	heap_hooks.first_budget = draw_budget;
+}
+
+static void set_exact(void)
+{
+	atomic_store_relaxed(&sampler.slow_frees, true);
+	heap_slow_frees();
+}
+
 void sample_init(void)
 {
 	const struct options *o = opt_get();
@@ -455,15 +484,13 @@ void sample_init(void)
 							: RECORD_SHORT;
 	sampler.clear = sampler.exact && o->leak != OPT_LEAK_OFF;
 	heap_padding = sampler.clear;
+	period_first((struct period){
+		.sample = o->sample, .on = sampler.on, .exact = sampler.exact });
 	if (!sampler.on)
 		return;
-	heap_hooks.sample_malloc = on_malloc;
-	heap_hooks.sample_free = on_free;
-	heap_hooks.sample_resize = on_resize;
-	heap_hooks.release_samples = on_release;
-	heap_hooks.first_budget = draw_budget;
+	install();
 	if (sampler.exact)
-		heap_slow_frees();
+		set_exact();
 	heap_set_budget(draw_budget());
 }
 
@@ -476,17 +503,69 @@ void sample_set_origin(uint64_t period, uint64_t samples)
 {
 	sampler.exact = period <= 1;
 	sampler.period = period;
+	period_first(
+		(struct period){ .sample = period, .on = true, .exact = period <= 1 });
 	sampler.samples = samples;
+}
+
+/* Nobody wakes us. */
+static void wait_a_little(void)
+{
+	static const uint32_t never;
+	uint64_t until = os_now_ns() + WAIT_NS;
+
+	while (os_now_ns() < until)
+		os_futex_wait(&never, 0, WAIT_NS);
+}
+
+int sample_change(enum opt_mode mode, size_t sample)
+{
+	struct period p = { .sample = sample,
+			    .on = mode != OPT_MODE_OFF,
+			    .exact = mode == OPT_MODE_EXACT };
+
+	if (!period_add(p))
+		return -ENOSPC;
+	if (p.exact) {
+		set_exact();
+		wait_a_little(); /* a thread may be about to restore a page's class */
+		set_exact();
+	}
+	atomic_store_relaxed(&sampler.period, sample);
+	atomic_store_relaxed(&sampler.exact, p.exact);
+	atomic_store_relaxed(&sampler.on, p.on);
+	install();
+	heap_redraw_budgets(draw_budget, !p.on	   ? INT64_MAX
+					 : p.exact ? -1
+						   : (int64_t)sample * ODDS);
+	return 0;
 }
 
 bool sample_is_on(void)
 {
-	return sampler.on;
+	return atomic_load_relaxed(&sampler.on);
 }
 
 bool sample_is_exact(void)
 {
-	return sampler.exact;
+	return atomic_load_relaxed(&sampler.exact);
+}
+
+bool sample_was_on(void)
+{
+	return heap_hooks.sample_malloc != NULL;
+}
+
+enum opt_mode sample_mode(void)
+{
+	if (!sample_is_on())
+		return OPT_MODE_OFF;
+	return sample_is_exact() ? OPT_MODE_EXACT : OPT_MODE_SAMPLED;
+}
+
+size_t sample_period(void)
+{
+	return atomic_load_relaxed(&sampler.period);
 }
 
 void sample_add_counts(struct sample_total *out)

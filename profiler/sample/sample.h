@@ -9,6 +9,7 @@
 #define PROFILER_SAMPLE_SAMPLE_H
 
 #include "preload/base/base.h"
+#include "preload/base/opt.h"
 #include "preload/heap/heap.h"
 
 /* What is kept for one live recorded object beside its span. site 0: the slot holds no
@@ -16,8 +17,9 @@
  * sample_birth_ns(). */
 struct sample_record {
 	uint32_t site;
-	uint16_t size; /* asked, of small objects (large: mspan.size_asked) */
-	uint8_t epoch; /* see sample_is_inherited() */
+	uint16_t size;	/* asked, of small objects (large: mspan.size_asked) */
+	uint8_t epoch;	/* see sample_is_inherited() */
+	uint8_t period; /* number of the settings in force at its birth, see period.c */
 	uint64_t birth_ns;
 	uint32_t escape; /* handle of profiler/escape, 0: not followed */
 };
@@ -27,6 +29,12 @@ void sample_init(void);
 /* Is recording on? */
 bool sample_is_on(void);
 bool sample_is_exact(void);
+bool sample_was_on(void); /* now or at any time before */
+enum opt_mode sample_mode(void);
+size_t sample_period(void); /* mean bytes between samples */
+/* SLOW, one caller at a time. Changes what is recorded from now on. 0 or -errno: -ENOSPC
+ * after 255 changes. Once exact, frees stay on their slow path. */
+int sample_change(enum opt_mode mode, size_t sample);
 
 /* STW or by the owner of the object: the record of a slot, or NULL when not recorded. */
 const struct sample_record *sample_find(const struct mspan *s, uint32_t index);
@@ -52,6 +60,9 @@ bool sample_has_hidden(void); /* was any object hidden in sampled mode? */
 /* DUMP. Writes PREFIX.heap.pb.gz, .allocs.pb.gz and .peak.pb.gz (the last holds the live
  * sites at the peak, see peak.c). Returns 0 or the first -errno. */
 int sample_write_profiles(const char *prefix);
+/* DUMP. One of them (kind: heap, allocs or peak) into a descriptor. 0 or -errno. */
+struct pprof_kind;
+int sample_write_fd(const struct pprof_kind *kind, int fd);
 
 /* DUMP. Profiles will be those of a process that has ended, whose sites were adopted
  * (site.h). command: its command line, kept by the caller. */

@@ -21,6 +21,17 @@ void peak_fork_done(bool child);
 void peak_adopt(uint64_t live, uint64_t copied);
 /* sample.c: of a process that has ended. */
 void sample_set_origin(uint64_t period, uint64_t samples);
+/* period.c: the settings over time. */
+struct period {
+	uint64_t started_ns; /* os_realtime_ns(); 0: from the start */
+	size_t sample;	     /* mean bytes between samples */
+	bool on, exact;
+};
+const struct period *period_nth(uint8_t number); /* FAST. */
+const struct period *period_latest(void);	 /* FAST. */
+uint8_t period_number(void);			 /* FAST. Of the latest */
+void period_first(struct period p);		 /* INIT. The only one so far */
+bool period_add(struct period p);		 /* false: the list is full */
 
 /* sample.c: fills samples, dropped, truncated. */
 void sample_add_counts(struct sample_total *out);

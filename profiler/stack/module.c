@@ -319,20 +319,22 @@ void module_refresh(void)
 {
 	/* Not from inside the walk: who interposes it may call the loader. */
 	uintptr_t vdso = getauxval(AT_SYSINFO_EHDR);
+	uint64_t mine;
 
 	if (!loader_is_usable())
 		return;
 	lock_acquire(&modules.lock);
 	modules.own = (uintptr_t)&module_refresh;
 	modules.vdso = vdso;
-	modules.generation++;
+	mine = ++modules.generation;
 	lock_release(&modules.lock);
 	dl_iterate_phdr(see, NULL);
 	lock_acquire(&modules.lock);
 	for (uint32_t i = 0; i < modules.count; i++) {
 		struct module *m = at(i);
 
-		if (m->generation != modules.generation && !m->unloaded) {
+		/* Another thread's refresh may have begun, and seen some, meanwhile. */
+		if (m->generation < mine && !m->unloaded) {
 			atomic_store_release(&m->unloaded, true);
 			modules.changed = true;
 			tell(m);

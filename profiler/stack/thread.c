@@ -79,40 +79,64 @@ static void find_stack(struct thread_info *t)
  * finished one when there are many. NULL: none. Needs the lock. */
 static struct thread_info *reuse(const struct thread_info *fresh)
 {
-	struct thread_info *oldest = NULL;
+	struct thread_info *oldest = NULL, *oldest_leaked = NULL;
 
 	for (struct thread_info *t = registry.list; t; t = t->next) {
 		if (t->state != THREAD_FINISHED)
 			continue;
 		if (t->stack_lo < fresh->stack_hi && fresh->stack_lo < t->stack_hi)
 			return t;
-		oldest = t;
+		if (t->released)
+			oldest = t;
+		else
+			oldest_leaked = t;
 	}
-	return registry.nfinished >= FINISHED_MAX ? oldest : NULL;
+	if (registry.nfinished < FINISHED_MAX)
+		return NULL;
+	return oldest ? oldest : oldest_leaked;
 }
 
-struct thread_info *thread_register(uint32_t creator_site)
+/* Needs the lock. A new entry in the list; NULL: no memory. */
+static struct thread_info *add_entry(const struct thread_info *fresh)
+{
+	struct thread_info *t = fixalloc_get(&registry.pool);
+
+	if (t) {
+		*t = *fresh;
+		t->next = registry.list;
+		registry.list = t;
+	}
+	return t;
+}
+
+static struct thread_info *find_announced(uintptr_t self)
+{
+	for (struct thread_info *t = registry.list; t; t = t->next)
+		if (t->state == THREAD_ANNOUNCED && t->self == self)
+			return t;
+	return NULL;
+}
+
+struct thread_info *thread_register(uint32_t creator_site, bool detached)
 {
 	struct thread_info fresh = { .tid = os_gettid(),
 				     .self = (uintptr_t)pthread_self(),
 				     .creator_site = creator_site,
+				     .released = detached,
 				     .started_ns = os_now_ns() };
-	struct thread_info *t;
+	struct thread_info *t, *announced;
 
 	find_stack(&fresh);
 	lock_acquire(&registry.lock);
-	t = reuse(&fresh);
+	announced = find_announced(fresh.self);
+	fresh.released |= announced && announced->released;
+	t = announced ? announced : reuse(&fresh);
 	if (t) {
+		registry.nfinished -= t->state == THREAD_FINISHED;
 		fresh.next = t->next;
 		*t = fresh;
-		registry.nfinished--;
 	} else {
-		t = fixalloc_get(&registry.pool);
-		if (t) {
-			*t = fresh;
-			t->next = registry.list;
-			registry.list = t;
-		}
+		t = add_entry(&fresh);
 	}
 	lock_release(&registry.lock);
 	seep_tls.thread = t;
@@ -133,10 +157,28 @@ void thread_finished(void)
 	lock_release(&registry.lock);
 }
 
+void thread_set_released(uintptr_t self, bool released)
+{
+	const struct thread_info announced = { .self = self,
+					       .state = THREAD_ANNOUNCED,
+					       .released = released };
+	struct thread_info *t;
+
+	lock_acquire(&registry.lock);
+	for (t = registry.list; t; t = t->next)
+		if (t->self == self)
+			break;
+	if (t && (t->state != THREAD_FINISHED || !t->released))
+		t->released = released;
+	else
+		add_entry(&announced);
+	lock_release(&registry.lock);
+}
+
 void thread_init(void)
 {
 	if (!seep_tls.thread)
-		thread_register(0);
+		thread_register(0, true); /* nobody joins the main thread */
 }
 
 NO_LOCK_CHECK void thread_lock(void)

@@ -13,7 +13,8 @@
 
 enum thread_state {
 	THREAD_RUNNING,
-	THREAD_FINISHED, /* its stack may still be mapped: glibc caches stacks */
+	THREAD_ANNOUNCED, /* joined or detached before it has registered itself */
+	THREAD_FINISHED,  /* its stack may still be mapped: glibc caches stacks */
 };
 
 struct thread_info {
@@ -23,13 +24,16 @@ struct thread_info {
 	uintptr_t stack_lo, stack_hi; /* the whole stack without its guard; 0: unknown */
 	uint32_t creator_site; /* site of the pthread_create call, 0: not captured */
 	uint8_t state;	       /* enum thread_state */
+	bool released;	       /* detached or joined: libc frees it at its end */
 	uint64_t started_ns;
 };
 
 /* INIT. Registers the main thread. */
 void thread_init(void);
 /* SLOW. Called by a new thread before its start routine, and at its end. */
-struct thread_info *thread_register(uint32_t creator_site);
+struct thread_info *thread_register(uint32_t creator_site, bool detached);
+/* SLOW. The thread with this pthread_self() is joined or detached, or after all not. */
+void thread_set_released(uintptr_t self, bool released);
 void thread_finished(void);
 /* FAST, SIGNAL. Bounds of the stack of the calling thread that sp lies on: the thread's
  * own stack, else false (coroutine, alternate signal stack). */

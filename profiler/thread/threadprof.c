@@ -1,205 +1,278 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * threadprof: see threadprof.h. While the world stands still only program counters are
- * copied; names are looked up and the file is written after it goes on.
+ * threadprof: see threadprof.h.
  */
 #include "profiler/thread/threadprof.h"
 
-#include <errno.h>
-#include <link.h>
+#include <string.h>
 
+#include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
-#include "preload/heap/heap.h"
-#include "preload/heap/tls.h"
-#include "profiler/leak/stop.h"
+#include "profiler/leak/leak.h"
+#include "profiler/leak/suppress.h"
 #include "profiler/pprof/pprof.h"
-#include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/loader.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
+#include "profiler/thread/snapshot.h"
 
-#define MAX_THREADS  (STOP_MAX_THREADS + 1)
-#define STACKS_BYTES (MAX_THREADS * sizeof(struct thread_stack))
-#define POOL_PCS     ((size_t)1 << 20) /* of all stacks together; touched as needed */
-#define POOL_BYTES   (POOL_PCS * sizeof(uintptr_t))
+#define MAX_LABELS  6
+#define COMMENT_MAX 128
 
-struct thread_stack {
-	uint32_t count; /* threads with this stack; 0: merged into another */
-	uint32_t nframes;
-	uint32_t hash;
-	bool precise;
-	const uintptr_t *pcs; /* in the pool */
+struct labels {
+	struct pprof_label list[MAX_LABELS];
+	int n;
 };
 
-struct snapshot {
-	struct world world;
-	struct thread_stack *stacks;
-	uint32_t nstacks;
-	uintptr_t *pool;
-	size_t used;
-	struct frame *frames; /* room for one stack */
-	int max_frames;
-	int error;
-};
-
-/* A stack for which the pool has no room left ends early. */
-static void keep(struct snapshot *s, int n, bool precise)
+static void add_text(struct labels *l, const char *key, const char *text)
 {
-	struct thread_stack *t = &s->stacks[s->nstacks++];
-	uintptr_t *pcs = s->pool + s->used;
+	if (text && *text)
+		l->list[l->n++] = (struct pprof_label){ .key = key, .text = text };
+}
 
-	t->count = 1;
-	t->precise = precise;
-	t->pcs = pcs;
-	for (int i = 0; i < n && s->used < POOL_PCS; i++) {
-		pcs[i] = s->frames[i].pc;
-		t->hash = (t->hash ^ (uint32_t)pcs[i]) * 0x9e3779b1u;
-		t->nframes++;
-		s->used++;
+static void add_number(struct labels *l, const char *key, uint64_t number,
+		       const char *unit)
+{
+	if (number)
+		l->list[l->n++] = (struct pprof_label){ .key = key,
+							.number = (int64_t)number,
+							.unit = unit };
+}
+
+static const char *reason(const struct blocked *b)
+{
+	static const char *const reasons[] = {
+		[BLOCKED_LOST] = "what it waits for is lost",
+		[BLOCKED_DEADLOCK] = "deadlock",
+		[BLOCKED_HOLDER] = "the holder of the mutex is blocked for ever",
+		[BLOCKED_JOIN] = "the thread it joins is blocked for ever",
+	};
+
+	if (b->why == BLOCKED_LOST && b->freed)
+		return "what it waits for has been freed";
+	return reasons[b->why];
+}
+
+static void write_one(struct pprof *p, const struct thread_record *r, int64_t count,
+		      uint64_t wait_ns, bool each)
+{
+	struct labels l = { .n = 0 };
+
+	add_text(&l, "thread", r->name);
+	add_text(&l, "state", state_of_call(r->call));
+	add_text(&l, "blocked", reason(&r->blocked));
+	add_number(&l, "wait", wait_ns, "nanoseconds");
+	if (each) {
+		add_number(&l, "tid", (uint64_t)r->tid, NULL);
+		add_number(&l, "other", r->blocked.why ? (uint64_t)r->blocked.other : 0,
+			   NULL);
 	}
-	if (t->nframes > 0 && t->nframes < (uint32_t)n)
-		pcs[t->nframes - 1] = FRAME_TRUNCATED_PC;
+	pprof_sample(p, r->pcs, (int)r->nframes, r->precise, &count, l.list, l.n);
 }
 
-static void walk_threads(struct snapshot *s)
-{
-	for (uint32_t i = 0; i < s->world.nthreads; i++) {
-		const struct stopped_thread *t = &s->world.threads[i];
-		const struct thread_info *info = thread_find_tid(t->tid);
-		enum unwind_end end;
-		int n;
+/* ---- each thread ---- */
 
-		if (!t->captured)
-			continue;
-		n = unwind_regs(&t->regs, info ? info->stack_lo : 0,
-				info ? info->stack_hi : 0, s->frames, s->max_frames,
-				&end);
-		keep(s, n, true);
+static void write_creator(struct pprof *p, uint32_t site, const char *role, int tid,
+			  size_t bytes, uintptr_t *pcs, int max)
+{
+	struct labels l = { .n = 0 };
+	const int64_t one = 1;
+
+	add_text(&l, "role", role);
+	add_number(&l, "tid", (uint64_t)tid, NULL);
+	add_number(&l, "bytes", bytes, "bytes");
+	pprof_sample(p, pcs, site ? site_stack(site, pcs, max) : 0, false, &one, l.list,
+		     l.n);
+}
+
+static void write_ended(struct pprof *p, const struct thread_snapshot *s)
+{
+	int max = (int)opt_get()->stack + 1;
+	size_t bytes = (size_t)max * sizeof(uintptr_t);
+	uintptr_t *pcs = meta_map(bytes, META_THREAD);
+
+	for (uint32_t i = 0; pcs && i < s->nended; i++)
+		write_creator(p, s->ended[i].creator_site, "ended", s->ended[i].tid,
+			      s->ended[i].stack_bytes, pcs, max);
+	meta_unmap(pcs, bytes, META_THREAD);
+}
+
+static void write_each(struct pprof *p, const struct thread_snapshot *s)
+{
+	int max = (int)opt_get()->stack + 1;
+	size_t bytes = (size_t)max * sizeof(uintptr_t);
+	uintptr_t *pcs = meta_map(bytes, META_THREAD);
+
+	for (uint32_t i = 0; i < s->nthreads; i++) {
+		const struct thread_record *r = &s->threads[i];
+
+		write_one(p, r, 1, r->wait_ns, true);
+		if (pcs && r->creator_site)
+			write_creator(p, r->creator_site, "created", r->tid, 0, pcs, max);
 	}
+	meta_unmap(pcs, bytes, META_THREAD);
 }
 
-static NO_LOCK_CHECK int with_loader_locked(struct dl_phdr_info *info, size_t size,
-					    void *arg)
-{
-	struct snapshot *s = arg;
+/* ---- groups ---- */
 
-	(void)info;
-	(void)size;
-	thread_lock();
-	heap_lock_all();
-	sample_pool_fork_prepare();
-	meta_fork_prepare();
-	s->error = world_stop(&s->world);
-	meta_fork_done(false);
-	sample_pool_fork_done(false);
-	if (s->error == 0)
-		walk_threads(s);
-	world_resume(&s->world);
-	heap_unlock_all();
-	thread_unlock();
-	return 1;
+static bool same(const struct thread_record *a, const struct thread_record *b)
+{
+	return a->hash == b->hash && a->nframes == b->nframes &&
+	       a->precise == b->precise && a->call == b->call &&
+	       a->blocked.why == b->blocked.why && strcmp(a->name, b->name) == 0 &&
+	       memcmp(a->pcs, b->pcs, a->nframes * sizeof(*a->pcs)) == 0;
 }
 
-static bool same_stack(const struct thread_stack *a, const struct thread_stack *b)
+static void write_groups(struct pprof *p, const struct thread_snapshot *s)
 {
-	if (a->hash != b->hash || a->nframes != b->nframes || a->precise != b->precise)
-		return false;
-	for (uint32_t i = 0; i < a->nframes; i++)
-		if (a->pcs[i] != b->pcs[i])
-			return false;
-	return true;
-}
+	for (uint32_t i = 0; i < s->nthreads; i++) {
+		const struct thread_record *r = &s->threads[i];
+		uint64_t wait_ns = r->wait_ns;
+		int64_t count = 1;
+		uint32_t k = 0;
 
-static void group(struct snapshot *s)
-{
-	for (uint32_t i = 0; i < s->nstacks; i++)
-		for (uint32_t k = 0; k < i; k++) {
-			if (s->stacks[k].count == 0 ||
-			    !same_stack(&s->stacks[i], &s->stacks[k]))
+		while (k < i && !same(r, &s->threads[k]))
+			k++;
+		if (k < i)
+			continue; /* counted with an earlier one */
+		for (k = i + 1; k < s->nthreads; k++) {
+			if (!same(r, &s->threads[k]))
 				continue;
-			s->stacks[k].count += s->stacks[i].count;
-			s->stacks[i].count = 0;
-			break;
+			count++;
+			if (s->threads[k].wait_ns > wait_ns)
+				wait_ns = s->threads[k].wait_ns;
 		}
+		write_one(p, r, count, wait_ns, false);
+	}
 }
 
-static void keep_own(struct snapshot *s, const struct unwind_regs *regs)
-{
-	const struct thread_info *t = seep_tls.thread;
-	enum unwind_end end;
+/* ---- leaks ---- */
 
-	if (regs)
-		keep(s,
-		     unwind_regs(regs, t ? t->stack_lo : 0, t ? t->stack_hi : 0,
-				 s->frames, s->max_frames, &end),
-		     true);
-	else
-		keep(s, unwind_here(s->frames, s->max_frames, &end), false);
+static bool site_is_suppressed(uint32_t site)
+{
+	const struct leak_record one = { .site = site, .objects = 1 };
+
+	return suppress_matches(&one);
 }
 
-static int write_file(const struct snapshot *s, const char *prefix)
+static bool is_suppressed(const struct thread_record *r, struct frame *frames, int max)
 {
-	static const char *const comments[] = { "seep " SEEP_VERSION,
-						"threads at the end of the process",
-						NULL };
+	int n = 0;
+
+	for (; n < max && n < (int)r->nframes; n++)
+		frames[n] = (struct frame){ .pc = r->pcs[n] };
+	return site_is_suppressed(site_intern(frames, n));
+}
+
+/* Counts, and forgets what is suppressed. */
+static void judge(struct thread_snapshot *s, struct thread_leaks *out)
+{
+	int max;
+	struct frame *frames = unwind_scratch(&max);
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; frames && i < s->nthreads; i++) {
+		struct thread_record *r = &s->threads[i];
+
+		if (r->blocked.why && is_suppressed(r, frames, max))
+			r->blocked.why = BLOCKED_NOT;
+		out->blocked += r->blocked.why != BLOCKED_NOT;
+	}
+	for (uint32_t i = 0; i < s->nended; i++)
+		if (!s->ended[i].creator_site ||
+		    !site_is_suppressed(s->ended[i].creator_site))
+			s->ended[kept++] = s->ended[i];
+	s->nended = kept;
+	out->ended = kept;
+	out->judged = s->judged;
+}
+
+/* ---- the interface ---- */
+
+/* prefix NULL: into fd. */
+static int write_file(const struct thread_snapshot *s, const char *prefix, int fd)
+{
+	char missed[COMMENT_MAX] = "";
+	const char *comments[] = { "seep " SEEP_VERSION,
+				   prefix ? "threads at the end of the process"
+					  : "threads of a running process",
+				   s->judged ? "blocked: judged" : "blocked: not judged",
+				   NULL, NULL };
 	struct pprof *p;
 	int error;
 
-	error = pprof_begin(&p, &pprof_kind_threads, prefix, 1, comments);
-	for (uint32_t i = 0; error == 0 && i < s->nstacks; i++) {
-		const struct thread_stack *t = &s->stacks[i];
-		const int64_t value = t->count;
-
-		if (t->count)
-			pprof_sample(p, t->pcs, (int)t->nframes, t->precise, &value, NULL,
-				     0);
+	if (s->nmissed) {
+		fmt_string(missed, sizeof(missed), "%u threads could not be stopped",
+			   s->nmissed);
+		comments[3] = missed;
 	}
-	return error ? error : pprof_finish(p);
+	if (prefix)
+		error = pprof_begin(&p, &pprof_kind_threads, prefix, 1, comments);
+	else
+		error = pprof_begin_fd(&p, &pprof_kind_threads, fd, 1, comments);
+	if (error)
+		return error;
+	if (prefix)
+		write_groups(p, s);
+	else
+		write_each(p, s);
+	if (!prefix || opt_get()->thread_leaks)
+		write_ended(p, s);
+	return pprof_finish(p);
 }
 
-static size_t frames_bytes(const struct snapshot *s)
+static int write_threads(const char *prefix, int fd, const struct unwind_regs *own,
+			 enum thread_judge how, uint32_t *out_count,
+			 uint64_t *out_pause_ns)
 {
-	return (size_t)s->max_frames * sizeof(struct frame);
-}
+	struct thread_snapshot *s;
+	int error;
 
-static bool make_room(struct snapshot *s)
-{
-	s->max_frames = (int)opt_get()->stack + 1;
-	s->frames = meta_map(frames_bytes(s), META_THREAD);
-	s->stacks = meta_map(STACKS_BYTES, META_THREAD);
-	s->pool = meta_map(POOL_BYTES, META_THREAD);
-	return s->frames && s->stacks && s->pool;
-}
-
-static void give_back(struct snapshot *s)
-{
-	meta_unmap(s->frames, frames_bytes(s), META_THREAD);
-	meta_unmap(s->stacks, STACKS_BYTES, META_THREAD);
-	meta_unmap(s->pool, POOL_BYTES, META_THREAD);
-	meta_unmap(s, sizeof(*s), META_THREAD);
+	*out_count = 0;
+	*out_pause_ns = 0;
+	thread_internal_enter();
+	error = thread_snapshot_take(&s, prefix != NULL, own, how);
+	if (error == 0) {
+		error = write_file(s, prefix, fd);
+		*out_count = s->nthreads;
+		*out_pause_ns = s->pause_ns;
+		thread_snapshot_free(s);
+	}
+	thread_internal_leave();
+	return error;
 }
 
 int threadprof_write(const char *prefix, const struct unwind_regs *own,
 		     uint32_t *out_count)
 {
-	struct snapshot *s = meta_map(sizeof(*s), META_THREAD);
-	int error = -ENOMEM;
+	uint64_t pause_ns;
 
-	*out_count = 0;
-	if (!s)
-		return error;
+	return write_threads(prefix, -1, own, THREAD_JUDGE_CYCLES, out_count, &pause_ns);
+}
+
+int threadprof_check(const char *prefix, struct thread_leaks *out)
+{
+	struct thread_snapshot *s;
+	int error;
+
+	memset(out, 0, sizeof(*out));
 	thread_internal_enter();
-	if (make_room(s) && world_prepare(&s->world) == 0) {
-		keep_own(s, own);
-		loader_with_lock(with_loader_locked, s);
-		*out_count = s->nstacks;
-		world_free(&s->world);
-		group(s);
-		error = write_file(s, prefix);
+	error = thread_snapshot_take(&s, true, NULL, THREAD_JUDGE_MEMORY);
+	if (error == 0) {
+		judge(s, out);
+		if (prefix[0])
+			error = write_file(s, prefix, -1);
+		thread_snapshot_free(s);
 	}
 	thread_internal_leave();
-	give_back(s);
 	return error;
+}
+
+int threadprof_write_fd(int fd, bool judge, uint32_t *out_count, uint64_t *out_pause_ns)
+{
+	return write_threads(NULL, fd, NULL,
+			     judge ? THREAD_JUDGE_MEMORY : THREAD_JUDGE_CYCLES, out_count,
+			     out_pause_ns);
 }

@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * threadprof: the thread profile, Go's goroutine profile for pthreads: all threads
- * grouped by their current stack. Stacks are walked in the stopped world of
- * profiler/leak/stop.h.
+ * grouped by their current stack, name and state.
+ *
+ * Labels: thread (its name), state, wait (the longest of the group), blocked (why it can
+ * never run again). In the form for the tool each thread is a sample of its own, with tid
+ * and, where it waits for a thread, other; followed by samples with the label role:
+ * created, the stack that made the thread tid; and ended, the stack that made a thread
+ * which has ended and was never joined, with the bytes of its stack.
  */
 #ifndef PROFILER_THREAD_THREADPROF_H
 #define PROFILER_THREAD_THREADPROF_H
@@ -16,5 +21,17 @@ struct unwind_regs;
  * threads seen. */
 int threadprof_write(const char *prefix, const struct unwind_regs *own,
 		     uint32_t *out_count);
+struct thread_leaks {
+	uint32_t blocked; /* for ever, and not suppressed */
+	uint32_t ended;	  /* never joined nor detached, and not suppressed */
+	bool judged;	  /* false: who is blocked could not be found out */
+};
+/* DUMP. The same file with the label blocked, and a sample with the role ended for each
+ * stack whose threads nobody joined; suppressed ones have no such label and no sample.
+ * prefix "": no file. 0 or -errno. */
+int threadprof_check(const char *prefix, struct thread_leaks *out);
+/* DUMP. The tool's form into a descriptor, without the calling thread (the live agent).
+ * judge: also find out who is blocked for ever. */
+int threadprof_write_fd(int fd, bool judge, uint32_t *out_count, uint64_t *out_pause_ns);
 
 #endif

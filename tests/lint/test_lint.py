@@ -9,7 +9,7 @@ import seeptest
 ORDER = ["preload/base", "preload/heap", "profiler/stack", "profiler/site", "profiler/pprof",
          "profiler/sample", "profiler/leak", "profiler/thread", "profiler/escape",
          "profiler/control", "preload/api"]
-TOOLS_MAY = ["profiler/control/runtable.h"]
+TOOLS_MAY = ["profiler/control/runtable.h", "profiler/control/request.h"]
 MAX_LINES = 700
 HERE = os.path.join(seeptest.SOURCE, "tests", "lint")
 

@@ -334,7 +334,7 @@ static void *in_thread(void *arg)
 {
 	struct walker w = { .next = next, .random = (uint32_t)(uintptr_t)arg };
 
-	thread_register(0);
+	thread_register(0, false);
 	use_alternate_stack();
 	while (!done())
 		next(&w, DEPTH);

@@ -212,7 +212,7 @@ static void test_coroutine(void **state)
 
 static void *in_thread(void *arg)
 {
-	thread_register(0);
+	thread_register(0, false);
 	for (int i = 0; i < 100; i++)
 		descend(150);
 	thread_finished();

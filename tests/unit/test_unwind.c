@@ -161,7 +161,7 @@ static void test_coroutine(void **state)
 
 static void *in_thread(void *arg)
 {
-	thread_register(0);
+	thread_register(0, false);
 	recurse(10);
 	thread_finished();
 	return arg;

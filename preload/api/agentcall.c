@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * agentcall: where the tool sends a thread by ptrace when the agent's signal cannot be
+ * used (tools/lib/inject.c). The key is in rdi and the stack is aligned. The breakpoint
+ * hands the thread back; its registers are restored by the tool, so none is kept here.
+ */
+#include "preload/api/api.h"
+#include "profiler/control/agent.h"
+
+void seep_agent_call(uint64_t key);
+
+__attribute__((naked)) EXPORT void seep_agent_call(uint64_t key UNUSED)
+{
+	__asm__("cld\n\t"
+		"xor %ebp, %ebp\n\t"
+		"call agent_called\n\t"
+		"int3\n\t"
+		"ud2");
+}

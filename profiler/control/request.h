@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * request: what the tool and the live agent say to each other.
+ *
+ * The tool queues the agent's signal with a random key as its value, and waits at a
+ * sequenced-packet socket that only the key leads to: in the abstract name space
+ * "seep-KEY" (sixteen hex digits), or at "/tmp/.seep-KEY" of the process's root. The
+ * agent connects; both look at the other's credentials. One request, with the descriptor
+ * of a regular file beside it where a file is to be written; one reply; the end.
+ *
+ * Format (version 1): the structs below, x86-64 layout. Sizes, magic and version must be
+ * right, or the agent hangs up.
+ */
+#ifndef PROFILER_CONTROL_REQUEST_H
+#define PROFILER_CONTROL_REQUEST_H
+
+#include <stdint.h>
+
+#define AGENT_MAGIC   0x746e6567617065ull
+#define AGENT_VERSION 1
+#define AGENT_SIGNAL  57 /* unless the option signal= says otherwise */
+#define AGENT_NAME    "seep-%016lx"
+#define AGENT_PATH    "/tmp/.seep-%016lx"
+
+enum agent_command {
+	AGENT_NOTHING,
+	AGENT_HEAP, /* a profile into the descriptor */
+	AGENT_ALLOCS,
+	AGENT_PEAK,
+	AGENT_THREADS,
+	AGENT_SHOW, /* only the settings, in the reply */
+	AGENT_SET,  /* what is recorded from now on */
+	AGENT_COMMANDS
+};
+
+#define AGENT_QUICK 1 /* flag of AGENT_THREADS: do not judge who is blocked for ever */
+#define AGENT_KEEP  UINT32_MAX /* mode as it is */
+
+struct agent_request {
+	uint64_t magic;
+	uint32_t version, command;
+	uint32_t mode;	 /* AGENT_SET: enum opt_mode, or AGENT_KEEP */
+	uint32_t flags;	 /* AGENT_QUICK */
+	uint64_t sample; /* AGENT_SET: mean bytes between samples; 0: as they are */
+};
+
+struct agent_reply {
+	uint64_t magic;
+	uint32_t version;
+	int32_t error;	/* 0 or -errno */
+	uint32_t mode;	/* after the request */
+	uint32_t count; /* AGENT_THREADS: threads seen */
+	uint64_t sample;
+	uint64_t pause_ns; /* the program stood still for so long */
+	char text[160];	   /* why it failed; terminated */
+};
+
+#endif

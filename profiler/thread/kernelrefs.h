@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kernelrefs: pointers that the program has given to the kernel and may get back: the
+ * user data of what its epoll sets watch.
+ */
+#ifndef PROFILER_THREAD_KERNELREFS_H
+#define PROFILER_THREAD_KERNELREFS_H
+
+#include "preload/base/base.h"
+
+/* DUMP. Calls fn for each, of process pid. False: they cannot be seen. */
+bool kernelrefs_each(int pid, void (*fn)(uintptr_t word, void *arg), void *arg);
+
+#endif

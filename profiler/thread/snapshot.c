@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * snapshot: see snapshot.h.
+ */
+#include "profiler/thread/snapshot.h"
+
+#include <errno.h>
+#include <link.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/meta.h"
+#include "preload/base/opt.h"
+#include "preload/base/os.h"
+#include "preload/heap/heap.h"
+#include "preload/heap/tls.h"
+#include "profiler/leak/stop.h"
+#include "profiler/sample/sample.h"
+#include "profiler/stack/loader.h"
+#include "profiler/stack/thread.h"
+#include "profiler/stack/unwind.h"
+
+#define MAX_THREADS (STOP_MAX_THREADS + 1)
+#define LG_TIDS	    16
+#define TIDS	    (1u << LG_TIDS)
+#define MAX_ENDED   4096
+#define POOL_PCS    ((size_t)1 << 20) /* of all stacks together; touched as needed */
+#define POOL_BYTES  (POOL_PCS * sizeof(uintptr_t))
+
+struct clock {
+	int tid;
+	uint64_t ran_ns;
+};
+
+/* What the snapshot process tells us; memory that both share. */
+struct verdicts {
+	uint32_t done; /* atomic: 1 when list is whole */
+	struct blocked list[STOP_MAX_THREADS];
+};
+
+struct taking {
+	struct thread_snapshot s; /* first: freed through it */
+	struct world world;
+	struct clock *clocks;
+	uint32_t nclocks;
+	struct blocked_stack *stacks;	   /* of world.threads */
+	const struct thread_info **by_tid; /* hashed; linear probing */
+	struct verdicts *verdicts;
+	uintptr_t *pool;
+	size_t used;
+	struct frame *frames; /* room for one stack */
+	int max_frames;
+	int pid, judge; /* the program; the snapshot process, 0: none */
+	enum thread_judge how;
+	int error;
+};
+
+/* ---- stacks ---- */
+
+/* A stack for which the pool has no room left ends early. */
+static struct thread_record *keep(struct taking *t, int n, bool precise)
+{
+	struct thread_record *r = &t->s.threads[t->s.nthreads++];
+	uintptr_t *pcs = t->pool + t->used;
+
+	r->precise = precise;
+	r->pcs = pcs;
+	r->call = -1;
+	for (int i = 0; i < n && t->used < POOL_PCS; i++) {
+		pcs[i] = t->frames[i].pc;
+		r->hash = (r->hash ^ (uint32_t)pcs[i]) * 0x9e3779b1u;
+		r->nframes++;
+		t->used++;
+	}
+	if (r->nframes > 0 && r->nframes < (uint32_t)n)
+		pcs[r->nframes - 1] = FRAME_TRUNCATED_PC;
+	return r;
+}
+
+static uint32_t tid_slot(int tid)
+{
+	return (uint32_t)tid * 0x9e3779b1u >> (32 - LG_TIDS);
+}
+
+static void index_tids(struct taking *t)
+{
+	uint32_t n = 0;
+
+	for (const struct thread_info *i = thread_list(); i; i = i->next) {
+		uint32_t slot = tid_slot(i->tid);
+
+		if (i->state != THREAD_RUNNING || n++ == TIDS / 2)
+			continue;
+		while (t->by_tid[slot])
+			slot = (slot + 1) % TIDS;
+		t->by_tid[slot] = i;
+	}
+}
+
+static const struct thread_info *find_tid(const struct taking *t, int tid)
+{
+	uint32_t slot = tid_slot(tid);
+
+	while (t->by_tid[slot] && t->by_tid[slot]->tid != tid)
+		slot = (slot + 1) % TIDS;
+	return t->by_tid[slot];
+}
+
+static uint64_t ran_ns(const struct taking *t, int tid)
+{
+	/* Both lists are in the order of /proc: the place is the last one's next. */
+	for (uint32_t i = 0; i < t->nclocks; i++) {
+		const struct clock *c = &t->clocks[(i + t->s.nthreads) % t->nclocks];
+
+		if (c->tid == tid)
+			return c->ran_ns;
+	}
+	return 0;
+}
+
+static void walk_one(struct taking *t, uint32_t i)
+{
+	const struct stopped_thread *st = &t->world.threads[i];
+	const struct thread_info *info = find_tid(t, st->tid);
+	enum unwind_end end;
+	struct thread_record *r;
+
+	r = keep(t,
+		 unwind_regs(&st->regs, info ? info->stack_lo : 0,
+			     info ? info->stack_hi : 0, t->frames, t->max_frames, &end),
+		 true);
+	r->tid = st->tid;
+	r->call = st->call;
+	r->creator_site = info ? info->creator_site : 0;
+	r->wait_ns = st->call >= 0 ? ran_ns(t, st->tid) : 0;
+	t->stacks[i] = (struct blocked_stack){ info, r->pcs, r->nframes };
+}
+
+static void note_ended(struct taking *t)
+{
+	for (const struct thread_info *i = thread_list(); i; i = i->next)
+		if (i->state == THREAD_FINISHED && !i->released &&
+		    t->s.nended < MAX_ENDED)
+			t->s.ended[t->s.nended++] =
+				(struct ended_thread){ i->tid, i->creator_site,
+						       i->stack_hi - i->stack_lo };
+}
+
+/* ---- verdicts ---- */
+
+static __attribute__((noreturn)) void judge_main(struct taking *t)
+{
+	bool ok;
+
+	os_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
+	os_call(SYS_setpriority, PRIO_PROCESS, 0, 10, 0, 0, 0);
+	ok = blocked_find(&t->world, t->stacks, t->pid, true, t->verdicts->list);
+	atomic_store_release(&t->verdicts->done, (uint32_t)ok);
+	os_exit_group(0);
+}
+
+/* Without a process to spare: what can be seen at once. */
+static void judge_here(struct taking *t)
+{
+	t->judge = 0;
+	blocked_find(&t->world, t->stacks, t->pid, false, t->verdicts->list);
+	atomic_store_release(&t->verdicts->done,
+			     (uint32_t)(t->how != THREAD_JUDGE_MEMORY));
+}
+
+static void start_judge(struct taking *t)
+{
+	if (t->how != THREAD_JUDGE_MEMORY) {
+		judge_here(t);
+		return;
+	}
+	/* No exit signal: the program cannot wait for it and hears nothing of its end. */
+	t->judge = (int)os_call(SYS_clone, 0, 0, 0, 0, 0, 0);
+	if (t->judge == 0)
+		judge_main(t);
+	if (t->judge < 0)
+		judge_here(t);
+}
+
+static void hear_judge(struct taking *t)
+{
+	uint32_t at = 0;
+
+	if (t->judge > 0)
+		while (os_call(SYS_wait4, t->judge, 0, __WALL, 0, 0, 0) == -EINTR)
+			;
+	t->s.judged = atomic_load_acquire(&t->verdicts->done) == 1;
+	for (uint32_t i = 0; i < t->world.nthreads; i++) {
+		if (!t->world.threads[i].captured)
+			continue;
+		t->s.threads[at].blocked = t->verdicts->list[i];
+		at++;
+	}
+}
+
+/* ---- the stop ---- */
+
+static NO_LOCK_CHECK int with_loader_locked(struct dl_phdr_info *info, size_t size,
+					    void *arg)
+{
+	struct taking *t = arg;
+	uint64_t start = os_now_ns();
+
+	(void)info;
+	(void)size;
+	thread_lock();
+	heap_lock_all();
+	sample_pool_fork_prepare();
+	meta_fork_prepare();
+	t->error = world_stop(&t->world);
+	meta_fork_done(false);
+	sample_pool_fork_done(false);
+	if (t->error == 0) {
+		index_tids(t);
+		for (uint32_t i = 0; i < t->world.nthreads; i++)
+			if (t->world.threads[i].captured)
+				walk_one(t, i);
+		note_ended(t);
+		start_judge(t);
+	}
+	world_resume(&t->world);
+	t->s.pause_ns = os_now_ns() - start;
+	heap_unlock_all();
+	thread_unlock();
+	return 1;
+}
+
+/* Before they all run because of us. */
+static void read_clocks(struct taking *t)
+{
+	t->nclocks = world_list(&t->world);
+	for (uint32_t i = 0; i < t->nclocks; i++) {
+		int tid = t->world.threads[i].tid;
+
+		t->clocks[i] = (struct clock){ tid, state_ran_ns(t->pid, tid) };
+	}
+}
+
+static void finish(struct taking *t, uint64_t now_ns)
+{
+	for (uint32_t i = 0; i < t->s.nthreads; i++) {
+		struct thread_record *r = &t->s.threads[i];
+
+		r->wait_ns = r->wait_ns && now_ns > r->wait_ns ? now_ns - r->wait_ns : 0;
+		state_name(t->pid, r->tid, r->name);
+	}
+	t->s.nmissed = t->world.nmissed;
+}
+
+/* The caller's own stack, last, so that the others' places are those of the world. */
+static void keep_own(struct taking *t, const struct unwind_regs *regs)
+{
+	const struct thread_info *own = seep_tls.thread;
+	enum unwind_end end;
+	struct thread_record *r;
+	int n;
+
+	if (regs)
+		n = unwind_regs(regs, own ? own->stack_lo : 0, own ? own->stack_hi : 0,
+				t->frames, t->max_frames, &end);
+	else
+		n = unwind_here(t->frames, t->max_frames, &end);
+	r = keep(t, n, regs != NULL);
+	r->tid = os_gettid();
+}
+
+/* ---- memory ---- */
+
+static size_t frames_bytes(const struct taking *t)
+{
+	return (size_t)t->max_frames * sizeof(struct frame);
+}
+
+static void *map_shared(size_t size)
+{
+	long p = os_call(SYS_mmap, 0, (long)align_up(size, OS_PAGE),
+			 PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	return p < 0 && p > -4096 ? NULL : (void *)p;
+}
+
+static bool make_room(struct taking *t)
+{
+	t->max_frames = (int)opt_get()->stack + 1;
+	t->frames = meta_map(frames_bytes(t), META_THREAD);
+	t->s.threads = meta_map(MAX_THREADS * sizeof(*t->s.threads), META_THREAD);
+	t->s.ended = meta_map(MAX_ENDED * sizeof(*t->s.ended), META_THREAD);
+	t->stacks = meta_map(MAX_THREADS * sizeof(*t->stacks), META_THREAD);
+	t->clocks = meta_map(MAX_THREADS * sizeof(*t->clocks), META_THREAD);
+	t->by_tid = meta_map(TIDS * sizeof(*t->by_tid), META_THREAD);
+	t->pool = meta_map(POOL_BYTES, META_THREAD);
+	t->verdicts = map_shared(sizeof(*t->verdicts));
+	return t->frames && t->s.threads && t->s.ended && t->stacks && t->clocks &&
+	       t->by_tid && t->pool && t->verdicts;
+}
+
+void thread_snapshot_free(struct thread_snapshot *s)
+{
+	struct taking *t = (struct taking *)s;
+
+	meta_unmap(t->frames, frames_bytes(t), META_THREAD);
+	meta_unmap(t->s.threads, MAX_THREADS * sizeof(*t->s.threads), META_THREAD);
+	meta_unmap(t->s.ended, MAX_ENDED * sizeof(*t->s.ended), META_THREAD);
+	meta_unmap(t->stacks, MAX_THREADS * sizeof(*t->stacks), META_THREAD);
+	meta_unmap(t->clocks, MAX_THREADS * sizeof(*t->clocks), META_THREAD);
+	meta_unmap((void *)t->by_tid, TIDS * sizeof(*t->by_tid), META_THREAD);
+	meta_unmap(t->pool, POOL_BYTES, META_THREAD);
+	if (t->verdicts)
+		os_unmap(t->verdicts, align_up(sizeof(*t->verdicts), OS_PAGE));
+	meta_unmap(t, sizeof(*t), META_THREAD);
+}
+
+int thread_snapshot_take(struct thread_snapshot **out, bool own,
+			 const struct unwind_regs *regs, enum thread_judge how)
+{
+	struct taking *t = meta_map(sizeof(*t), META_THREAD);
+	uint64_t now_ns;
+
+	*out = NULL;
+	if (!t)
+		return -ENOMEM;
+	t->pid = os_getpid();
+	t->how = how;
+	if (!make_room(t) || world_prepare(&t->world) != 0) {
+		thread_snapshot_free(&t->s);
+		return -ENOMEM;
+	}
+	blocked_prepare();
+	now_ns = state_now_ns();
+	read_clocks(t);
+	loader_with_lock(with_loader_locked, t);
+	if (t->error == 0)
+		hear_judge(t);
+	if (own)
+		keep_own(t, regs);
+	finish(t, now_ns);
+	world_free(&t->world);
+	if (t->error && !own) {
+		int error = t->error;
+
+		thread_snapshot_free(&t->s);
+		return error;
+	}
+	*out = &t->s;
+	return 0;
+}

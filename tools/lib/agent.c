@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * agent: see agent.h.
+ */
+#include "tools/lib/agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tools/lib/inject.h"
+#include "tools/lib/proc.h"
+#include "tools/lib/say.h"
+
+#define ASK_AGAIN_MS 100   /* the agent may be busy with somebody else */
+#define ASK_TIMES    150   /* so often */
+#define TRACE_EVERY  10	   /* calls without an answer, try another way */
+#define REPLY_MS     60000 /* of work, for a very large program */
+
+struct line {
+	const struct agent_target *target;
+	int signal;
+	uint64_t key;
+	int listener;
+	bool trace; /* the signal cannot be used */
+	char *path; /* of the socket, or NULL: abstract */
+};
+
+/* ---- may we? ---- */
+
+int agent_parse_pid(const char *text)
+{
+	char *end;
+	long pid = strtol(text, &end, 10);
+
+	if (*text == '\0' || *end != '\0' || pid <= 0 || pid > INT32_MAX)
+		die(EXIT_USAGE, "%s: not a process id", text);
+	return (int)pid;
+}
+
+char *agent_program(int pid)
+{
+	char *path = format_string("/proc/%d/exe", pid);
+	char file[4096];
+	ssize_t n = readlink(path, file, sizeof(file) - 1);
+	char *slash;
+
+	free(path);
+	file[n > 0 ? n : 0] = '\0';
+	slash = strrchr(file, '/');
+	return format_string("%s", n > 0 ? slash + 1 : "unknown");
+}
+
+static char *read_status(int pid)
+{
+	char *path = format_string("/proc/%d/status", pid);
+	char *status = proc_read(path, NULL);
+
+	free(path);
+	if (!status)
+		die(EXIT_INCOMPLETE, "process %d: %s", pid,
+		    errno == ENOENT || errno == ESRCH ? "no such process"
+						      : strerror(errno));
+	return status;
+}
+
+/* signal=N of the environment that the program was started with; 0: says nothing. */
+static int signal_of_environment(int pid)
+{
+	char *path = format_string("/proc/%d/environ", pid);
+	long size = 0;
+	char *all = proc_read(path, &size);
+	int signal = 0;
+
+	free(path);
+	for (const char *at = all; at && at < all + size; at += strlen(at) + 1) {
+		const char *p = at;
+
+		if (strncmp(at, "SEEP_OPTIONS=", 13) != 0)
+			continue;
+		while ((p = strstr(p, "signal="))) {
+			if (p[-1] == '=' || p[-1] == ':')
+				signal = p[7] == '0' ? -1 : atoi(p + 7);
+			p++;
+		}
+	}
+	free(all);
+	return signal;
+}
+
+static void check_library(int pid)
+{
+	int has = proc_has_library(pid);
+
+	if (has < 0)
+		die(EXIT_INCOMPLETE,
+		    "process %d: cannot look into it (%s): it is another user's, or has "
+		    "changed its user; try as root",
+		    pid, strerror(errno));
+	if (!has)
+		die(EXIT_INCOMPLETE,
+		    "process %d: libseep.so is not loaded; start it with LD_PRELOAD or "
+		    "seep run",
+		    pid);
+}
+
+/* A filter that we have ourselves is a container's, and lets a socket be made. */
+static void check_seccomp(const struct agent_target *t, const char *status)
+{
+	char *own = read_status((int)getpid());
+	uint64_t theirs = proc_number(status, "Seccomp", 10, 0);
+	uint64_t count = proc_number(status, "Seccomp_filters", 10, theirs);
+
+	if (theirs == 1 || (theirs == 2 && !t->force &&
+			    count > proc_number(own, "Seccomp_filters", 10,
+						proc_number(own, "Seccomp", 10, 0))))
+		die(EXIT_INCOMPLETE,
+		    "process %d has a seccomp filter, which might kill it for "
+		    "answering%s",
+		    t->pid, theirs == 1 ? "" : "; --force asks all the same");
+	free(own);
+}
+
+static void check(struct line *l)
+{
+	const int pid = l->target->pid;
+	char *status = read_status(pid);
+
+	if (strchr("ZXx", proc_state(status)))
+		die(EXIT_INCOMPLETE, "process %d has ended", pid);
+	if (strchr("Tt", proc_state(status)))
+		die(EXIT_INCOMPLETE,
+		    "process %d is stopped (SIGSTOP, or a debugger): let it go on first",
+		    pid);
+	check_library(pid);
+	l->signal = l->target->signal ? l->target->signal : signal_of_environment(pid);
+	if (l->signal < 0)
+		die(EXIT_INCOMPLETE,
+		    "process %d was started with signal=0: it cannot be "
+		    "asked",
+		    pid);
+	if (l->signal == 0)
+		l->signal = AGENT_SIGNAL;
+	if (l->signal > 64)
+		die(EXIT_USAGE, "%d: no such signal", l->signal);
+	l->trace = !(proc_number(status, "SigCgt", 16, 0) >> (l->signal - 1) & 1);
+	check_seccomp(l->target, status);
+	free(status);
+}
+
+/* ---- the line ---- */
+
+static void hang_up(void);
+static struct line *open_line;
+
+static void listen_at(struct line *l, const struct sockaddr_un *a, size_t path_bytes)
+{
+	socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + path_bytes);
+	mode_t mask = umask(0177);
+
+	l->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (l->listener < 0 || bind(l->listener, (const struct sockaddr *)a, size) != 0 ||
+	    listen(l->listener, 4) != 0)
+		die(EXIT_INCOMPLETE, "process %d: cannot make a socket%s%s: %s",
+		    l->target->pid, l->path ? " at " : "", l->path ? l->path : "",
+		    strerror(errno));
+	umask(mask);
+}
+
+/* A process in another network does not see our abstract sockets: a path in its root. */
+static void open_socket(struct line *l)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	int n;
+
+	if (getrandom(&l->key, sizeof(l->key), 0) != (ssize_t)sizeof(l->key))
+		die(EXIT_INCOMPLETE, "getrandom: %s", strerror(errno));
+	if (proc_same_namespace(l->target->pid, "net")) {
+		n = snprintf(a.sun_path + 1, sizeof(a.sun_path) - 1, AGENT_NAME, l->key);
+		listen_at(l, &a, (size_t)n + 1);
+		return;
+	}
+	n = snprintf(a.sun_path, sizeof(a.sun_path), "/proc/%d/root" AGENT_PATH,
+		     l->target->pid, l->key);
+	l->path = format_string("%s", a.sun_path);
+	open_line = l;
+	atexit(hang_up);
+	listen_at(l, &a, (size_t)n + 1);
+	/* It may run as another user than root, and only its user may connect. */
+	if (geteuid() == 0) {
+		char *own = format_string("/proc/%d", l->target->pid);
+		struct stat st;
+
+		if (stat(own, &st) != 0 || lchown(l->path, st.st_uid, st.st_gid) != 0)
+			say("warning: %s: %s", l->path, strerror(errno));
+		free(own);
+	}
+}
+
+static void hang_up(void)
+{
+	if (open_line)
+		unlink(open_line->path);
+}
+
+/* By ptrace. why: the signal cannot be used. */
+static void ring_by_trace(const struct line *l, const char *why)
+{
+	char *also = inject_call(l->target->pid, l->key);
+
+	if (also)
+		die(EXIT_INCOMPLETE, "process %d: signal %d cannot be used: %s; and %s",
+		    l->target->pid, l->signal, why, also);
+}
+
+static bool is_pending(const struct line *l, int tid)
+{
+	char *path = format_string("/proc/%d/task/%d/status", l->target->pid, tid);
+	char *status = proc_read(path, NULL);
+	bool is = status && proc_number(status, "SigPnd", 16, 0) >> (l->signal - 1) & 1;
+
+	free(path);
+	free(status);
+	return is;
+}
+
+static void ring(const struct line *l)
+{
+	siginfo_t info = { .si_signo = l->signal, .si_code = SI_QUEUE };
+	int pid = l->target->pid, tid;
+
+	if (!proc_is_alive(pid))
+		die(EXIT_INCOMPLETE, "process %d has ended", pid);
+	if (l->trace) {
+		ring_by_trace(l, "it does not handle it");
+		return;
+	}
+	tid = proc_pick_thread(pid, l->signal);
+	if (tid == 0) {
+		ring_by_trace(l, "every thread blocks it");
+		return;
+	}
+	if (is_pending(l, tid))
+		return;
+	info.si_pid = getpid();
+	info.si_uid = getuid();
+	info.si_value.sival_ptr = (void *)(uintptr_t)l->key;
+	if (syscall(SYS_rt_tgsigqueueinfo, pid, tid, l->signal, &info) != 0 &&
+	    errno != ESRCH && errno != EAGAIN)
+		die(EXIT_INCOMPLETE, "process %d: cannot send a signal: %s", pid,
+		    strerror(errno));
+}
+
+/* The process itself, not one that guessed the key. */
+static int accept_target(const struct line *l)
+{
+	struct ucred peer = { 0 };
+	socklen_t size = sizeof(peer);
+	int s = accept4(l->listener, NULL, NULL, SOCK_CLOEXEC);
+
+	if (s < 0)
+		return -1;
+	if (getsockopt(s, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
+	    peer.pid == l->target->pid)
+		return s;
+	close(s);
+	return -1;
+}
+
+/* Perhaps the signal has another handler by now. */
+static void try_trace(struct line *l)
+{
+	char *why = inject_call(l->target->pid, l->key);
+
+	l->trace = !why;
+	free(why);
+}
+
+static int dial(struct line *l)
+{
+	struct pollfd p = { .fd = l->listener, .events = POLLIN };
+
+	for (int i = 0; i < ASK_TIMES; i++) {
+		int s;
+
+		ring(l);
+		if (poll(&p, 1, ASK_AGAIN_MS) <= 0) {
+			if (i % TRACE_EVERY == TRACE_EVERY - 1 && !l->trace)
+				try_trace(l);
+			continue;
+		}
+		s = accept_target(l);
+		if (s >= 0)
+			return s;
+	}
+	die(EXIT_INCOMPLETE,
+	    "process %d did not answer: it is busy with another request, or hangs in "
+	    "the kernel",
+	    l->target->pid);
+}
+
+static bool send_request(int s, const struct agent_request *q, int fd)
+{
+	union {
+		struct cmsghdr head;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = { .bytes = { 0 } };
+	struct iovec v = { (void *)(uintptr_t)q, sizeof(*q) };
+	struct msghdr m = { .msg_iov = &v, .msg_iovlen = 1 };
+
+	if (fd >= 0) {
+		m.msg_control = &control;
+		m.msg_controllen = sizeof(control);
+		control.head.cmsg_level = SOL_SOCKET;
+		control.head.cmsg_type = SCM_RIGHTS;
+		control.head.cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
+	}
+	return sendmsg(s, &m, MSG_NOSIGNAL) == (ssize_t)sizeof(*q);
+}
+
+static bool get_reply(int s, struct agent_reply *r)
+{
+	struct pollfd p = { .fd = s, .events = POLLIN };
+
+	if (poll(&p, 1, REPLY_MS) <= 0 || recv(s, r, sizeof(*r), 0) != sizeof(*r))
+		return false;
+	r->text[sizeof(r->text) - 1] = '\0';
+	return r->magic == AGENT_MAGIC && r->version == AGENT_VERSION;
+}
+
+void agent_ask(const struct agent_target *t, struct agent_request *q, int fd,
+	       struct agent_reply *r)
+{
+	struct line l = { .target = t };
+	int s;
+
+	check(&l);
+	open_socket(&l);
+	s = dial(&l);
+	hang_up();
+	open_line = NULL;
+	q->magic = AGENT_MAGIC;
+	q->version = AGENT_VERSION;
+	if (!send_request(s, q, fd) || !get_reply(s, r))
+		die(EXIT_INCOMPLETE,
+		    "process %d hung up: it ended, or its libseep.so is of another "
+		    "version",
+		    t->pid);
+	close(s);
+	close(l.listener);
+	if (r->error)
+		die(EXIT_INCOMPLETE, "process %d: %s", t->pid,
+		    r->text[0] ? r->text : strerror(-r->error));
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * output: a file that another process writes for us and that appears under its name only
+ * when it is whole.
+ */
+#ifndef TOOLS_LIB_OUTPUT_H
+#define TOOLS_LIB_OUTPUT_H
+
+struct output {
+	int fd;
+	char *path;	 /* where it will be; NULL: standard output */
+	char *temporary; /* its name until then; NULL: none */
+};
+
+/* path: "-" for standard output, NULL for seep.out/PROGRAM.PID.KIND.pb.gz, numbered when
+ * that is there. Mode 0600. Dies with 24. */
+void output_open(struct output *o, const char *path, int pid, const char *kind);
+/* The file is whole: shows it. */
+void output_finish(struct output *o);
+
+#endif

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * proc: see proc.h.
+ */
+#include "tools/lib/proc.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "tools/lib/say.h"
+
+#define CHUNK 65536
+
+char *proc_read(const char *path, long *out_size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC), error;
+	size_t used = 0, size = CHUNK;
+	char *text;
+	ssize_t n;
+
+	if (fd < 0)
+		return NULL;
+	text = allocate(size);
+	while ((n = read(fd, text + used, size - used - 1)) > 0) {
+		used += (size_t)n;
+		if (size - used > 1)
+			continue;
+		size *= 2;
+		text = realloc(text, size);
+		if (!text)
+			die(EXIT_INCOMPLETE, "out of memory");
+	}
+	error = errno;
+	close(fd);
+	if (n < 0) {
+		free(text);
+		errno = error;
+		return NULL;
+	}
+	text[used] = '\0';
+	if (out_size)
+		*out_size = (long)used;
+	return text;
+}
+
+static const char *value_of(const char *status, const char *key)
+{
+	size_t n = strlen(key);
+
+	for (const char *line = status; line; line = strchr(line, '\n')) {
+		line += *line == '\n';
+		if (strncmp(line, key, n) == 0 && line[n] == ':')
+			return line + n + 1 + strspn(line + n + 1, " \t");
+	}
+	return NULL;
+}
+
+uint64_t proc_number(const char *status, const char *key, int base, uint64_t missing)
+{
+	const char *value = value_of(status, key);
+
+	return value ? strtoull(value, NULL, base) : missing;
+}
+
+char proc_state(const char *status)
+{
+	const char *value = value_of(status, "State");
+
+	return value ? *value : '\0';
+}
+
+/* ---- threads ---- */
+
+/* The kernel repeats these by itself after a signal. */
+static bool restarts(long nr, const unsigned long *args)
+{
+	switch (nr) {
+	case SYS_futex:
+		return args[3] == 0 ||
+		       (args[1] &
+			~(unsigned long)(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME)) ==
+			       FUTEX_LOCK_PI;
+	case SYS_read:
+	case SYS_readv:
+	case SYS_write:
+	case SYS_wait4:
+	case SYS_waitid:
+	case SYS_accept:
+	case SYS_accept4:
+	case SYS_recvfrom:
+	case SYS_recvmsg:
+	case SYS_flock:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* How much a signal disturbs what the thread is in: 0 not at all. */
+static int disturbance(int pid, int tid)
+{
+	char *path = format_string("/proc/%d/task/%d/syscall", pid, tid);
+	char *text = proc_read(path, NULL);
+	unsigned long args[6];
+	int score = 2;
+	long nr;
+
+	free(path);
+	if (!text)
+		return score;
+	if (strncmp(text, "running", 7) == 0)
+		score = 0;
+	else if (sscanf(text, "%ld %lx %lx %lx %lx %lx %lx", &nr, &args[0], &args[1],
+			&args[2], &args[3], &args[4], &args[5]) == 7)
+		score = restarts(nr, args) ? 1 : 3;
+	free(text);
+	return score;
+}
+
+static bool takes(int pid, int tid, int signal)
+{
+	char *path = format_string("/proc/%d/task/%d/status", pid, tid);
+	char *status = proc_read(path, NULL);
+	bool yes = false;
+
+	free(path);
+	if (status && !strchr("ZXx", proc_state(status)))
+		yes = signal == 0 ||
+		      !(proc_number(status, "SigBlk", 16, ~0ull) >> (signal - 1) & 1);
+	free(status);
+	return yes;
+}
+
+int proc_pick_thread(int pid, int signal)
+{
+	char *path = format_string("/proc/%d/task", pid);
+	DIR *dir = opendir(path);
+	int best = 0, best_score = 99;
+	const struct dirent *e;
+
+	free(path);
+	while (dir && (e = readdir(dir))) {
+		int tid = atoi(e->d_name), score;
+
+		if (tid <= 0 || !takes(pid, tid, signal))
+			continue;
+		score = disturbance(pid, tid);
+		if (score < best_score) {
+			best = tid;
+			best_score = score;
+		}
+		if (score == 0)
+			break;
+	}
+	if (dir)
+		closedir(dir);
+	return best;
+}
+
+/* ---- the process ---- */
+
+bool proc_is_alive(int pid)
+{
+	char *path = format_string("/proc/%d/status", pid);
+	char *status = proc_read(path, NULL);
+	bool alive = status && !strchr("ZXx", proc_state(status));
+
+	free(path);
+	free(status);
+	return alive;
+}
+
+int proc_has_library(int pid)
+{
+	char *path = format_string("/proc/%d/maps", pid);
+	char *maps = proc_read(path, NULL);
+	int has = maps ? strstr(maps, "/libseep.so") != NULL : -1;
+
+	free(path);
+	free(maps);
+	return has;
+}
+
+bool proc_same_namespace(int pid, const char *kind)
+{
+	char *theirs = format_string("/proc/%d/ns/%s", pid, kind);
+	char *ours = format_string("/proc/self/ns/%s", kind);
+	struct stat a, b;
+	bool differ;
+
+	differ = stat(theirs, &a) == 0 && stat(ours, &b) == 0 &&
+		 (a.st_ino != b.st_ino || a.st_dev != b.st_dev);
+	free(theirs);
+	free(ours);
+	return !differ;
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * proc: what /proc says about a process that is to be asked.
+ */
+#ifndef TOOLS_LIB_PROC_H
+#define TOOLS_LIB_PROC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* The whole of a small file of /proc, terminated, allocated; NULL with errno. */
+char *proc_read(const char *path, long *out_size);
+/* The value of a line "KEY:\tVALUE" of a status file: number in the given base, or
+ * missing. */
+uint64_t proc_number(const char *status, const char *key, int base, uint64_t missing);
+/* The letter of "State:", or 0. */
+char proc_state(const char *status);
+/* A thread of pid that takes the signal, rather one that the signal interrupts in nothing
+ * that must be done again. signal 0: any thread. 0: all block it. */
+int proc_pick_thread(int pid, int signal);
+/* There, and no zombie. */
+bool proc_is_alive(int pid);
+/* Is the library mapped? -1 with errno: cannot be seen. */
+int proc_has_library(int pid);
+/* Do both have the same name space ("net", "mnt")? Also true when it cannot be seen. */
+bool proc_same_namespace(int pid, const char *kind);
+
+#endif

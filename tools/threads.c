@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * threads: `seep threads PID`: what the threads of a live process are doing, which of
+ * them can never run again, and which have ended without being joined.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "tools/commands.h"
+#include "tools/lib/agent.h"
+#include "tools/lib/output.h"
+#include "tools/lib/say.h"
+#include "tools/lib/threadfile.h"
+
+static const char usage[] =
+	"usage: seep threads [OPTIONS] PID\n\n"
+	"Shows the threads of a running process that has libseep.so loaded: grouped by\n"
+	"stack, with their states; those that are blocked for ever, since nobody who "
+	"could\n"
+	"wake them can run or find what they wait for; those that have ended and were "
+	"never\n"
+	"joined. The process stands still for as long as the first line says.\n\n"
+	"  --full             each thread by itself, with the stack that created it\n"
+	"  -o, --out FILE     also the profile, for go tool pprof; - for standard "
+	"output,\n"
+	"                     instead of the text\n"
+	"  --quick            of the blocked ones only deadlocks: no snapshot of memory\n"
+	"  --signal N         the signal= that the process was started with\n"
+	"  --force            ask even where a seccomp filter might kill the process for "
+	"it\n"
+	"  -h, --help         this text\n\n"
+	"Exit status: 0; 24 when the process cannot be asked or did not answer, with "
+	"the\n"
+	"reason; 25 for wrong usage.\n";
+
+static const struct option options[] = {
+	{ "full", no_argument, NULL, 'F' },
+	{ "out", required_argument, NULL, 'o' },
+	{ "quick", no_argument, NULL, 'Q' },
+	{ "signal", required_argument, NULL, 's' },
+	{ "force", no_argument, NULL, 'f' },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+struct threads {
+	struct agent_target target;
+	const char *out;
+	bool full, quick;
+	struct threadfile *file;
+	size_t n;   /* samples */
+	bool *done; /* samples that were printed in a group */
+};
+
+static void parse(struct threads *t, int argc, char **argv)
+{
+	int c;
+
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, "o:h", options, NULL)) != -1) {
+		switch (c) {
+		case 'F':
+			t->full = true;
+			break;
+		case 'o':
+			t->out = optarg;
+			break;
+		case 'Q':
+			t->quick = true;
+			break;
+		case 's':
+			t->target.signal = agent_parse_pid(optarg);
+			break;
+		case 'f':
+			t->target.force = true;
+			break;
+		case 'h':
+			fputs(usage, stdout);
+			exit(0);
+		default:
+			die(EXIT_USAGE,
+			    "%s: unknown option, or its value is missing; see seep "
+			    "threads --help",
+			    argv[optind - 1]);
+		}
+	}
+	if (optind + 1 != argc)
+		die(EXIT_USAGE, "one process id is needed; see seep threads --help");
+	t->target.pid = agent_parse_pid(argv[optind]);
+}
+
+/* ---- text ---- */
+
+static const struct thread_sample *at(const struct threads *t, size_t i)
+{
+	return threadfile_at(t->file, i);
+}
+
+static void print_stack(const struct thread_sample *s)
+{
+	for (size_t i = 0; i < s->nframes; i++) {
+		const struct thread_frame *f = &s->frames[i];
+
+		if (f->function[0])
+			printf("    #%zu %s%s%s%s\n", i, f->function,
+			       f->file[0] ? " (" : "", f->file, f->file[0] ? ")" : "");
+		else
+			printf("    #%zu %#llx (%s)\n", i, (unsigned long long)f->address,
+			       f->file);
+	}
+}
+
+static const char *wait_text(int64_t ns, char *buf, size_t size)
+{
+	double s = (double)ns / 1e9;
+
+	if (ns <= 0)
+		buf[0] = '\0';
+	else if (s < 1)
+		snprintf(buf, size, ", %.0f ms", s * 1e3);
+	else if (s < 120)
+		snprintf(buf, size, ", %.0f s", s);
+	else if (s < 7200)
+		snprintf(buf, size, ", %.0f minutes", s / 60);
+	else
+		snprintf(buf, size, ", %.1f hours", s / 3600);
+	return buf;
+}
+
+static void print_blocked(const struct thread_sample *s)
+{
+	if (!s->blocked[0])
+		return;
+	printf("    blocked for ever: %s", s->blocked);
+	if (s->other)
+		printf(", thread %lld", (long long)s->other);
+	printf("\n");
+}
+
+static const struct thread_sample *creator(const struct threads *t, int64_t tid)
+{
+	for (size_t i = 0; i < t->n; i++)
+		if (at(t, i)->tid == tid && strcmp(at(t, i)->role, "created") == 0)
+			return at(t, i);
+	return NULL;
+}
+
+static void print_each(const struct threads *t)
+{
+	char wait[32];
+
+	for (size_t i = 0; i < t->n; i++) {
+		const struct thread_sample *s = at(t, i), *c;
+
+		if (s->role[0])
+			continue;
+		printf("\nthread %lld \"%s\" [%s%s]:\n", (long long)s->tid, s->name,
+		       s->state, wait_text(s->wait_ns, wait, sizeof(wait)));
+		print_blocked(s);
+		print_stack(s);
+		c = creator(t, s->tid);
+		if (c) {
+			printf("  created by:\n");
+			print_stack(c);
+		}
+	}
+}
+
+static bool same_stack(const struct thread_sample *a, const struct thread_sample *b)
+{
+	return a->stack == b->stack && strcmp(a->state, b->state) == 0 &&
+	       strcmp(a->role, b->role) == 0 && strcmp(a->blocked, b->blocked) == 0;
+}
+
+/* The names of a group: "a, b, c". */
+static char *names_of(const struct threads *t, size_t first)
+{
+	char *names = format_string("%s", "");
+
+	for (size_t i = first; i < t->n; i++) {
+		char *more;
+
+		if (!same_stack(at(t, first), at(t, i)) || strstr(names, at(t, i)->name))
+			continue;
+		more = format_string("%s%s%s", names, *names ? ", " : "", at(t, i)->name);
+		free(names);
+		names = more;
+	}
+	return names;
+}
+
+static void print_group(const struct threads *t, size_t first, size_t count)
+{
+	const struct thread_sample *s = at(t, first);
+	char *names = names_of(t, first);
+	int64_t longest = 0;
+	char wait[32];
+
+	for (size_t i = first; i < t->n; i++)
+		if (same_stack(s, at(t, i)) && at(t, i)->wait_ns > longest)
+			longest = at(t, i)->wait_ns;
+	printf("\n%zu thread%s [%s%s]: %s\n", count, count == 1 ? "" : "s", s->state,
+	       wait_text(longest, wait, sizeof(wait)), names);
+	if (count == 1 || !s->other)
+		print_blocked(s);
+	else
+		for (size_t i = first; i < t->n; i++)
+			if (same_stack(s, at(t, i)))
+				print_blocked(at(t, i));
+	print_stack(s);
+	free(names);
+}
+
+/* How many of the samples from first on are like it; they are done then. */
+static size_t take_group(struct threads *t, size_t first, int64_t *out_bytes)
+{
+	size_t count = 0;
+
+	*out_bytes = 0;
+	for (size_t i = first; i < t->n; i++) {
+		if (t->done[i] || !same_stack(at(t, first), at(t, i)))
+			continue;
+		t->done[i] = true;
+		*out_bytes += at(t, i)->bytes;
+		count++;
+	}
+	return count;
+}
+
+struct group {
+	size_t first, count;
+	int64_t bytes;
+	bool blocked;
+};
+
+/* Blocked ones first, then the largest. */
+static int before(const void *x, const void *y)
+{
+	const struct group *a = x, *b = y;
+
+	if (a->blocked != b->blocked)
+		return a->blocked ? -1 : 1;
+	if (a->count != b->count)
+		return a->count > b->count ? -1 : 1;
+	return a->first < b->first ? -1 : 1;
+}
+
+static size_t make_groups(struct threads *t, const char *role, struct group *groups)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < t->n; i++) {
+		struct group g = { .first = i, .blocked = at(t, i)->blocked[0] != '\0' };
+
+		if (t->done[i] || strcmp(at(t, i)->role, role) != 0)
+			continue;
+		g.count = take_group(t, i, &g.bytes);
+		groups[n++] = g;
+	}
+	qsort(groups, n, sizeof(*groups), before);
+	return n;
+}
+
+static void print_ended(struct threads *t, struct group *groups)
+{
+	size_t n = make_groups(t, "ended", groups);
+	char bytes[32];
+
+	for (size_t i = 0; i < n; i++) {
+		const struct group *g = &groups[i];
+
+		printf("\n%zu thread%s ended and never joined nor detached, %s of "
+		       "stack kept, created by:\n",
+		       g->count, g->count == 1 ? "" : "s",
+		       say_bytes((uint64_t)g->bytes, bytes, sizeof(bytes)));
+		print_stack(at(t, g->first));
+	}
+}
+
+static void print_head(const struct threads *t, const struct agent_reply *r)
+{
+	char *program = agent_program(t->target.pid);
+	size_t blocked = 0, ended = 0;
+
+	for (size_t i = 0; i < t->n; i++) {
+		blocked += at(t, i)->blocked[0] != '\0';
+		ended += strcmp(at(t, i)->role, "ended") == 0;
+	}
+	printf("%s (process %d): %u thread%s, stopped for %.1f ms\n", program,
+	       t->target.pid, r->count, r->count == 1 ? "" : "s",
+	       (double)r->pause_ns / 1e6);
+	printf("%zu blocked for ever%s, %zu ended and never joined\n", blocked,
+	       t->quick ? " (only deadlocks looked for)"
+	       : threadfile_has_comment(t->file, "blocked: judged")
+		       ? ""
+		       : " (could not be judged)",
+	       ended);
+	free(program);
+}
+
+static void print_text(struct threads *t, const struct agent_reply *r)
+{
+	struct group *groups = allocate((t->n + 1) * sizeof(*groups));
+	size_t n;
+
+	t->done = allocate(t->n + 1);
+	print_head(t, r);
+	if (t->full) {
+		print_each(t);
+	} else {
+		n = make_groups(t, "", groups);
+		for (size_t i = 0; i < n; i++)
+			print_group(t, groups[i].first, groups[i].count);
+	}
+	print_ended(t, groups);
+	free(groups);
+	free(t->done);
+}
+
+int command_threads(int argc, char **argv)
+{
+	struct threads t = { .quick = false };
+	struct agent_request q = { .command = AGENT_THREADS };
+	struct agent_reply r;
+	struct output o;
+	char *path;
+	int fd = memfd_create("seep", MFD_CLOEXEC);
+
+	parse(&t, argc, argv);
+	if (fd < 0)
+		die(EXIT_INCOMPLETE, "memory: %s", strerror(errno));
+	if (t.out)
+		output_open(&o, t.out, t.target.pid, "threads");
+	q.flags = t.quick ? AGENT_QUICK : 0;
+	agent_ask(&t.target, &q, fd, &r);
+	path = format_string("/proc/self/fd/%d", fd);
+	t.file = threadfile_read(path);
+	free(path);
+	if (!t.file)
+		die(EXIT_INCOMPLETE, "process %d: its answer is not readable",
+		    t.target.pid);
+	t.n = threadfile_count(t.file);
+	if (!t.out || strcmp(t.out, "-") != 0)
+		print_text(&t, &r);
+	if (t.out) {
+		if (!threadfile_write_groups(t.file, o.fd))
+			die(EXIT_INCOMPLETE, "%s: cannot be written", t.out);
+		output_finish(&o);
+	}
+	return 0;
+}
