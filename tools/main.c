@@ -15,6 +15,7 @@ static const struct {
 } commands[] = {
 	{ "run", command_run, "run a program and profile what it does with memory" },
 	{ "gate", command_gate, "run a command and fail when anything in it leaks" },
+	{ "symbolize", command_symbolize, "add lines and inlined frames to profiles" },
 };
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
 
@@ -25,7 +26,7 @@ static void help(void)
 	     "leaks\n"
 	     "and writes profiles for go tool pprof.\n\nCommands:");
 	for (size_t i = 0; i < NCOMMANDS; i++)
-		printf("  %-6s %s\n", commands[i].name, commands[i].summary);
+		printf("  %-10s %s\n", commands[i].name, commands[i].summary);
 	puts("\nOptions:\n  --help     this text; after a command, that command's\n"
 	     "  --version  the version\n\nExit status: the program's own; gate: 23 "
 	     "leaks, "
