@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "tools/lib/dwarf_int.h"
+#include "tools/lib/names.h"
 #include "tools/lib/say.h"
 
 #define MAX_CHAIN   64 /* inlined into each other */
@@ -133,6 +134,27 @@ static bool names_scope(Dwarf_Die *die)
 	}
 }
 
+/* What a scope adds in front of a name, allocated; NULL: nothing. *out_whole: it holds
+ * all that is further out, too. */
+static char *scope_name(Dwarf_Die *scope, const char *inner, bool *out_whole)
+{
+	const char *name = dwarf_diename(scope);
+	const char *linkage = text_attr(scope, DW_AT_linkage_name);
+	int tag = dwarf_tag(scope);
+
+	if (!names_scope(scope))
+		return NULL;
+	if (tag == DW_TAG_subprogram && linkage) {
+		*out_whole = true;
+		return names_human(linkage, NAMES_TEMPLATES);
+	}
+	if (name)
+		return format_string("%s", name);
+	if (tag == DW_TAG_namespace)
+		return format_string("(anonymous namespace)");
+	return format_string(strcmp(inner, "operator()") == 0 ? "{lambda}" : "{unnamed}");
+}
+
 /* ns::type::name for a function without a linkage name. */
 static const char *qualified(struct dwarf_module *m, Dwarf_Die *origin, const char *name)
 {
@@ -140,21 +162,21 @@ static const char *qualified(struct dwarf_module *m, Dwarf_Die *origin, const ch
 	Dwarf_Attribute attr;
 	char *text = format_string("%s", name);
 	const char *kept;
+	bool whole = false;
 	int n;
 
 	if (dwarf_attr(origin, DW_AT_specification, &attr))
 		dwarf_formref_die(&attr, &declaration);
 	n = dwarf_getscopes_die(&declaration, &scopes);
-	for (int i = 1; i < n; i++) {
-		const char *scope = dwarf_diename(&scopes[i]);
-		char *joined;
+	for (int i = 1; i < n && !whole; i++) {
+		char *scope = scope_name(&scopes[i], name, &whole);
+		char *joined = scope ? format_string("%s::%s", scope, text) : NULL;
 
-		if (!names_scope(&scopes[i]))
-			continue;
-		joined = format_string("%s::%s", scope ? scope : "(anonymous namespace)",
-				       text);
-		free(text);
-		text = joined;
+		if (joined) {
+			free(text);
+			text = joined;
+		}
+		free(scope);
 	}
 	free(scopes);
 	kept = arena_text(&m->owner->arena, text, strlen(text));
@@ -169,6 +191,23 @@ static const char *keep_text(struct dwarf_module *m, const char *text)
 	return text ? intern_key(t, intern_text(t, text)) : NULL;
 }
 
+/* A file by the number in an attribute. Not by dwarf_decl_file(), which ends the process
+ * when a unit of a split file has no list of files. */
+static const char *file_of(struct dwarf_module *m, Dwarf_Die *die, unsigned name)
+{
+	Dwarf_Attribute attr;
+	Dwarf_Word number;
+	Dwarf_Die unit;
+	Dwarf_Files *files;
+	size_t n;
+
+	if (dwarf_formudata(dwarf_attr_integrate(die, name, &attr), &number) != 0 ||
+	    !dwarf_cu_die(attr.cu, &unit, NULL, NULL, NULL, NULL, NULL, NULL) ||
+	    dwarf_getsrcfiles(&unit, &files, &n) != 0 || number >= n)
+		return NULL;
+	return keep_text(m, dwarf_filesrc(files, number, NULL, NULL));
+}
+
 static void describe_function(struct dwarf_module *m, const struct unit *u,
 			      Dwarf_Die *origin, struct dwarf_function *f)
 {
@@ -180,7 +219,7 @@ static void describe_function(struct dwarf_module *m, const struct unit *u,
 	f->name = linkage ? linkage : dwarf_diename(origin);
 	if (f->name && !linkage && has_namespaces(u->language))
 		f->name = qualified(m, origin, f->name);
-	f->file = keep_text(m, dwarf_decl_file(origin));
+	f->file = file_of(m, origin, DW_AT_decl_file);
 	if (dwarf_decl_line(origin, &f->line) != 0)
 		f->line = 0;
 }
@@ -311,22 +350,16 @@ static void visit_children(struct walk *w, Dwarf_Die *parent, bool inside, int n
 /* ---- frames ---- */
 
 /* Where an inlined function was called: file and line in the function around it. */
-static void call_site(struct dwarf_module *m, const struct unit *u, Dwarf_Die *inlined,
-		      const char **out_file, int *out_line)
+static void call_site(struct dwarf_module *m, Dwarf_Die *inlined, const char **out_file,
+		      int *out_line)
 {
 	Dwarf_Attribute attr;
-	Dwarf_Word number = 0;
-	Dwarf_Files *files;
-	size_t n;
-	Dwarf_Die unit = u->die;
+	Dwarf_Word number;
+	bool ok = dwarf_formudata(dwarf_attr(inlined, DW_AT_call_line, &attr), &number) ==
+		  0;
 
-	*out_file = NULL;
-	*out_line = 0;
-	if (dwarf_formudata(dwarf_attr(inlined, DW_AT_call_line, &attr), &number) == 0)
-		*out_line = (int)number;
-	if (dwarf_formudata(dwarf_attr(inlined, DW_AT_call_file, &attr), &number) == 0 &&
-	    dwarf_getsrcfiles(&unit, &files, &n) == 0 && number < n)
-		*out_file = keep_text(m, dwarf_filesrc(files, number, NULL, NULL));
+	*out_line = ok ? (int)number : 0;
+	*out_file = file_of(m, inlined, DW_AT_call_file);
 }
 
 static void line_of(struct dwarf_module *m, const struct unit *u, uint64_t address,
@@ -341,13 +374,18 @@ static void line_of(struct dwarf_module *m, const struct unit *u, uint64_t addre
 		*out_line = 0;
 }
 
-/* The name for the outermost frame: a symbol where the debug information has only a short
- * name for what has a linkage name. */
-static const char *name_of(struct dwarf_module *m, const struct unit *u,
+/* The name of the outermost frame: its own linkage name (a constructor's says which of
+ * its copies it is), or a symbol where the debug information has none for what should
+ * have one. */
+static const char *name_of(struct dwarf_module *m, const struct unit *u, Dwarf_Die *die,
 			   const struct dwarf_function *fn, uint64_t file_address)
 {
+	Dwarf_Attribute attr;
+	const char *own = dwarf_formstring(dwarf_attr(die, DW_AT_linkage_name, &attr));
 	const struct file_symbol *s = NULL;
 
+	if (own)
+		return own;
 	if (!fn->name || (!fn->is_linkage && has_namespaces(u->language)))
 		s = dwarf_file_symbol(m, file_address);
 	return s && (!fn->name || s->name[0] == '_') ? s->name : fn->name;
@@ -376,17 +414,17 @@ static void make_frames(struct dwarf_module *m, const struct unit *u,
 	for (int i = c->n - 1; i >= 0; i--, frames++) {
 		const struct dwarf_function *fn = function_of(m, u, &c->links[i]);
 
-		frames->function = i == 0 ? name_of(m, u, fn, a->address) : fn->name;
+		frames->function =
+			i == 0 ? name_of(m, u, &c->links[0], fn, a->address) : fn->name;
 		frames->file = file;
 		frames->line = line;
 		if (fn->file && file && strcmp(fn->file, file) == 0)
 			frames->start_line = fn->line;
 		if (i > 0)
-			call_site(m, u, &c->links[i], &file, &line);
+			call_site(m, &c->links[i], &file, &line);
 	}
 }
 
-/* Addresses without a chain, moved to the front of both arrays; their number. */
 void dwarf_unit_resolve(struct dwarf_module *m, struct unit *u,
 			struct dwarf_address **addresses, size_t n)
 {

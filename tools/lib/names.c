@@ -89,14 +89,27 @@ static void drop_clones(char *text)
 		*clone = '\0';
 }
 
+/* A C++ name put together from debug information: ns::function<int>. Not Rust's
+ * <T as Trait>::method, nor main()::<lambda()>. */
+static bool is_template(const char *name)
+{
+	return strstr(name, "::") && strchr(name, '<') && name[0] != '<' &&
+	       !strstr(name, "::<");
+}
+
 char *names_human(const char *linkage, enum names_style style)
 {
 	char *text = NULL;
 	int flags = DMGL_ANSI | DMGL_AUTO;
 
-	if (style == NAMES_NONE || linkage[0] != '_' ||
-	    (linkage[1] != 'Z' && linkage[1] != 'R'))
+	if (style == NAMES_NONE)
 		return format_string("%s", linkage);
+	if (linkage[0] != '_' || (linkage[1] != 'Z' && linkage[1] != 'R')) {
+		text = format_string("%s", linkage);
+		if (style == NAMES_SIMPLE && is_template(text))
+			drop_templates(text);
+		return text;
+	}
 	text = rust_demangle(linkage, 0);
 	if (text)
 		return text;
