@@ -9,5 +9,7 @@
 int command_run(int argc, char **argv);
 int command_gate(int argc, char **argv);
 int command_symbolize(int argc, char **argv);
+int command_diff(int argc, char **argv);
+int command_report(int argc, char **argv);
 
 #endif

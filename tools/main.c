@@ -16,6 +16,7 @@ static const struct {
 	{ "run", command_run, "run a program and profile what it does with memory" },
 	{ "gate", command_gate, "run a command and fail when anything in it leaks" },
 	{ "symbolize", command_symbolize, "add lines and inlined frames to profiles" },
+	{ "diff", command_diff, "what grew between two profiles" },
 };
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
 
