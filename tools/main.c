@@ -17,6 +17,7 @@ static const struct {
 	{ "gate", command_gate, "run a command and fail when anything in it leaks" },
 	{ "symbolize", command_symbolize, "add lines and inlined frames to profiles" },
 	{ "diff", command_diff, "what grew between two profiles" },
+	{ "report", command_report, "leaks and profiles as text, HTML, SARIF, JUnit" },
 };
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
 
