@@ -305,23 +305,11 @@ void findings_free(struct findings *f)
 
 /* ---- about one ---- */
 
-static bool is_system_file(const char *file)
-{
-	static const char *const starts[] = { "/usr/",	 "../sysdeps/", "./",
-					      "../csu/", "/rustc/",	"/build/" };
-
-	for (size_t i = 0; i < sizeof(starts) / sizeof(starts[0]); i++)
-		if (strncmp(file, starts[i], strlen(starts[i])) == 0 &&
-		    strncmp(file, "/usr/local/src/", 15) != 0)
-			return true;
-	return false;
-}
-
 const struct frame *finding_frame(const struct finding *f)
 {
 	for (size_t i = 0; i < f->nframes; i++)
 		if (*f->frames[i].file && f->frames[i].line > 0 &&
-		    !is_system_file(f->frames[i].file))
+		    !frame_is_system(&f->frames[i]))
 			return &f->frames[i];
 	return &f->frames[0];
 }

@@ -153,6 +153,18 @@ size_t stacks_of(struct stacks *s, const Seep__Pprof__Sample *sample,
 	return n - from;
 }
 
+bool frame_is_system(const struct frame *f)
+{
+	static const char *const starts[] = { "/usr/",	 "../sysdeps/", "./",
+					      "../csu/", "/rustc/",	"/build/" };
+
+	for (size_t i = 0; i < sizeof(starts) / sizeof(starts[0]); i++)
+		if (strncmp(f->file, starts[i], strlen(starts[i])) == 0 &&
+		    strncmp(f->file, "/usr/local/src/", 15) != 0)
+			return true;
+	return false;
+}
+
 char *frame_place(const struct frame *f)
 {
 	if (*f->file)

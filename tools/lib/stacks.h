@@ -34,6 +34,8 @@ void stacks_free(struct stacks *s);
 size_t stacks_of(struct stacks *s, const Seep__Pprof__Sample *sample,
 		 const struct frame **out_frames);
 
+/* Is its line in a system header or in a library of the system or the compiler? */
+bool frame_is_system(const struct frame *f);
 /* "src/a.c:12" or the module's path, allocated. */
 char *frame_place(const struct frame *f);
 
