@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """seep symbolize: lines and inlined frames, where debug information comes from, what pprof
 makes of it with the binary gone, and what must not happen."""
+import ctypes
 import glob
+import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
+import threading
 import profilepb
 import seeptest
 from seeptest import seep
@@ -157,6 +160,56 @@ class Symbolize(seeptest.TestCase):
         shutil.copy(VICTIM, os.path.join(self.dir, "cache", build_id, "debuginfo"))
         self.check_order(self.symbolize(
             raw, env={"DEBUGINFOD_CACHE_PATH": os.path.join(self.dir, "cache")}))
+
+    def serve(self, files):
+        """An HTTP server with those files; its address, and what it was asked for."""
+        asked = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                asked.append(self.path)
+                data = files.get(self.path)
+                self.send_response(200 if data else 404)
+                self.send_header("Content-Length", str(len(data or b"")))
+                self.end_headers()
+                self.wfile.write(data or b"")
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        return f"http://127.0.0.1:{server.server_port}", asked
+
+    def test_debuginfod(self):
+        """Servers are asked when the environment names them; never by seep run."""
+        try:
+            ctypes.CDLL("libdebuginfod.so.1")
+        except OSError:
+            self.skipTest("no libdebuginfod")
+        raw = self.profile()
+        build_id = profilepb.Profile(raw).mappings[1]["build_id"]
+        with open(self.exe, "rb") as f:
+            data = f.read()
+        path = f"/buildid/{build_id}/debuginfo"
+        url, asked = self.serve({path: data})
+        tool("objcopy", "--strip-debug", self.exe)
+        for n in range(2): # the program without its debug information, and gone
+            env = {"DEBUGINFOD_URLS": url, "HOME": self.dir, "XDG_CACHE_HOME": "",
+                   "DEBUGINFOD_CACHE_PATH": f"{self.dir}/cache{n}"}
+            r = seep("run", "-q", "-o", f"{self.dir}/r{n}", "--", VICTIM, env=env)
+            self.assertEqual((r.returncode, asked), (0, []))
+            off = self.symbolize(raw, env=dict(env, DEBUGINFOD_URLS=""))
+            self.assertEqual((self.flags(off)["line_numbers"], asked), (False, []))
+            self.check_order(self.symbolize(raw, env=env))
+            self.assertIn(path, asked)
+            asked.clear()
+            if n == 0:
+                os.unlink(self.exe)
 
     def test_another_file_at_the_path_is_not_used(self):
         raw = self.profile()

@@ -155,8 +155,11 @@ size_t stacks_of(struct stacks *s, const Seep__Pprof__Sample *sample,
 
 bool frame_is_system(const struct frame *f)
 {
-	static const char *const starts[] = { "/usr/",	 "../sysdeps/", "./",
-					      "../csu/", "/rustc/",	"/build/" };
+	static const char *const starts[] = { "/usr/",	      "../sysdeps/",
+					      "./",	      "../csu/",
+					      "/build/",      "/rustc/",
+					      "/rust/",	      "library/alloc/",
+					      "library/std/", "library/core/" };
 
 	for (size_t i = 0; i < sizeof(starts) / sizeof(starts[0]); i++)
 		if (strncmp(f->file, starts[i], strlen(starts[i])) == 0 &&
