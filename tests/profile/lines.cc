@@ -5,7 +5,11 @@
 #include <map>
 #include <string>
 
+#ifdef __clang__
+#define NOINLINE __attribute__((noinline))
+#else
 #define NOINLINE __attribute__((noipa))
+#endif
 #define INLINE	 __attribute__((always_inline)) static inline
 
 volatile int zero;

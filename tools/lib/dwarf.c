@@ -58,7 +58,8 @@ void dwarf_free(struct dwarf *d)
 	free(d->modules);
 	free(d->debuginfo_path);
 	intern_free(&d->keys);
-	intern_free(&d->texts);
+	intern_free(&d->paths);
+	free(d->tidy_paths);
 	arena_free(&d->arena);
 	free(d);
 }

@@ -65,9 +65,11 @@ struct dwarf_module {
 
 struct dwarf {
 	const char *const *directories;
-	char *debuginfo_path;	       /* libdw's form */
-	struct arena arena;	       /* frames, names */
-	struct intern texts;	       /* file names */
+	char *debuginfo_path; /* libdw's form */
+	struct arena arena;   /* frames, names */
+	struct intern paths;  /* as units have them; numbers index tidy_paths[] */
+	const char **tidy_paths;
+	size_t tidy_size;
 	struct intern keys;	       /* path and build-id; numbers index modules[] */
 	struct dwarf_module **modules; /* NULL: no file */
 	size_t modules_size;
@@ -81,6 +83,11 @@ bool dwarf_file_open(struct dwarf_module *m, const char *path, const char *build
 void dwarf_file_open_debug(struct dwarf_module *m);
 /* The symbol that the address is in, NULL. */
 const struct file_symbol *dwarf_file_symbol(struct dwarf_module *m, uint64_t address);
+
+/* dwarf_path.c */
+/* The name of a source file, kept: below directory if it is relative, without the . and
+ * .. that builds leave in it, unless that would name another file. */
+const char *dwarf_path(struct dwarf *d, const char *directory, const char *file);
 
 /* dwarf_unit.c */
 void dwarf_unit_list(struct dwarf_module *m);

@@ -184,20 +184,28 @@ static const char *qualified(struct dwarf_module *m, Dwarf_Die *origin, const ch
 	return kept;
 }
 
-static const char *keep_text(struct dwarf_module *m, const char *text)
+/* A file that a unit names, which may be relative to where it was compiled. */
+static const char *keep_file(struct dwarf_module *m, Dwarf_Die *unit, const char *file)
 {
-	struct intern *t = &m->owner->texts;
+	Dwarf_Attribute attr;
 
-	return text ? intern_key(t, intern_text(t, text)) : NULL;
+	if (!file)
+		return NULL;
+	return dwarf_path(
+		m->owner,
+		*file == '/' ? NULL
+			     : dwarf_formstring(dwarf_attr(unit, DW_AT_comp_dir, &attr)),
+		file);
 }
 
 /* A file by the number in an attribute. Not by dwarf_decl_file(), which ends the process
  * when a unit of a split file has no list of files. */
-static const char *file_of(struct dwarf_module *m, Dwarf_Die *die, unsigned name)
+static const char *file_of(struct dwarf_module *m, const struct unit *u, Dwarf_Die *die,
+			   unsigned name)
 {
 	Dwarf_Attribute attr;
 	Dwarf_Word number;
-	Dwarf_Die unit;
+	Dwarf_Die unit, top = u->lines_die;
 	Dwarf_Files *files;
 	size_t n;
 
@@ -205,7 +213,10 @@ static const char *file_of(struct dwarf_module *m, Dwarf_Die *die, unsigned name
 	    !dwarf_cu_die(attr.cu, &unit, NULL, NULL, NULL, NULL, NULL, NULL) ||
 	    dwarf_getsrcfiles(&unit, &files, &n) != 0 || number >= n)
 		return NULL;
-	return keep_text(m, dwarf_filesrc(files, number, NULL, NULL));
+	/* a unit of a split file leaves the directory to the other half */
+	if (unit.addr == u->die.addr || !dwarf_hasattr(&unit, DW_AT_comp_dir))
+		unit = top;
+	return keep_file(m, &unit, dwarf_filesrc(files, number, NULL, NULL));
 }
 
 static void describe_function(struct dwarf_module *m, const struct unit *u,
@@ -219,7 +230,7 @@ static void describe_function(struct dwarf_module *m, const struct unit *u,
 	f->name = linkage ? linkage : dwarf_diename(origin);
 	if (f->name && !linkage && has_namespaces(u->language))
 		f->name = qualified(m, origin, f->name);
-	f->file = file_of(m, origin, DW_AT_decl_file);
+	f->file = file_of(m, u, origin, DW_AT_decl_file);
 	if (dwarf_decl_line(origin, &f->line) != 0)
 		f->line = 0;
 }
@@ -350,8 +361,8 @@ static void visit_children(struct walk *w, Dwarf_Die *parent, bool inside, int n
 /* ---- frames ---- */
 
 /* Where an inlined function was called: file and line in the function around it. */
-static void call_site(struct dwarf_module *m, Dwarf_Die *inlined, const char **out_file,
-		      int *out_line)
+static void call_site(struct dwarf_module *m, const struct unit *u, Dwarf_Die *inlined,
+		      const char **out_file, int *out_line)
 {
 	Dwarf_Attribute attr;
 	Dwarf_Word number;
@@ -359,7 +370,7 @@ static void call_site(struct dwarf_module *m, Dwarf_Die *inlined, const char **o
 		  0;
 
 	*out_line = ok ? (int)number : 0;
-	*out_file = file_of(m, inlined, DW_AT_call_file);
+	*out_file = file_of(m, u, inlined, DW_AT_call_file);
 }
 
 static void line_of(struct dwarf_module *m, const struct unit *u, uint64_t address,
@@ -369,7 +380,7 @@ static void line_of(struct dwarf_module *m, const struct unit *u, uint64_t addre
 	Dwarf_Line *line = dwarf_getsrc_die(&unit, address);
 
 	*out_line = 0;
-	*out_file = line ? keep_text(m, dwarf_linesrc(line, NULL, NULL)) : NULL;
+	*out_file = line ? keep_file(m, &unit, dwarf_linesrc(line, NULL, NULL)) : NULL;
 	if (line && dwarf_lineno(line, out_line) != 0)
 		*out_line = 0;
 }
@@ -421,7 +432,7 @@ static void make_frames(struct dwarf_module *m, const struct unit *u,
 		if (fn->file && file && strcmp(fn->file, file) == 0)
 			frames->start_line = fn->line;
 		if (i > 0)
-			call_site(m, &c->links[i], &file, &line);
+			call_site(m, u, &c->links[i], &file, &line);
 	}
 }
 
