@@ -45,9 +45,8 @@ static char *uri_of(const char *path)
 	for (; *path; path++) {
 		unsigned char c = (unsigned char)*path;
 
-		if ((c | 32) >= 'a' && (c | 32) <= 'z')
-			*to++ = *path;
-		else if ((c >= '0' && c <= '9') || strchr("/-._~+", c))
+		if (((c | 32) >= 'a' && (c | 32) <= 'z') || (c >= '0' && c <= '9') ||
+		    strchr("/-._~+", c))
 			*to++ = *path;
 		else
 			to += sprintf(to, "%%%02X", c);
