@@ -238,9 +238,12 @@ class Symbolize(seeptest.TestCase):
     def test_in_place_and_twice(self):
         raw = self.profile()
         other = self.one("p.*.heap.pb.gz")
+        os.chmod(other, 0o640)
         for _ in range(2):
             self.assertEqual(seep("symbolize", "-q", raw, other).returncode, 0)
             self.check_order(raw)
+        self.assertEqual(os.stat(raw).st_mode & 0o777, 0o600)
+        self.assertEqual(os.stat(other).st_mode & 0o777, 0o640)
         self.assertEqual(seep("symbolize", raw, other, "-o", "x").returncode, 25)
 
     def test_run_does_it(self):

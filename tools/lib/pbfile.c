@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -396,6 +397,18 @@ static int open_temporary(const char *path, char **out_name)
 		    0600);
 }
 
+/* A file that is replaced keeps its owner (the program's, where the tool is root's) and
+ * its mode. */
+static void keep_owner(int fd, const char *path)
+{
+	struct stat st;
+
+	if (lstat(path, &st) != 0 || !S_ISREG(st.st_mode))
+		return;
+	if (fchown(fd, st.st_uid, st.st_gid) == 0)
+		fchmod(fd, st.st_mode & 0777);
+}
+
 static bool commit(char *temporary, const char *path, bool written)
 {
 	int error = errno;
@@ -430,6 +443,7 @@ bool pbfile_write_bytes(const void *bytes, size_t size, const char *path)
 		at += ok ? n : 0;
 		size -= ok ? (size_t)n : 0;
 	}
+	keep_owner(fd, path);
 	ok = close(fd) == 0 && ok;
 	return commit(temporary, path, ok);
 }

@@ -50,7 +50,8 @@ int64_t pbfile_string(struct pbfile *f, const char *text);
 uint64_t pbfile_function(struct pbfile *f, int64_t name, int64_t system_name,
 			 int64_t filename, int64_t start_line);
 Seep__Pprof__Function *pbfile_function_at(const struct pbfile *f, uint64_t id);
-/* Writes it gzipped, to a temporary name first, mode 0600. False: errno. */
+/* Writes it gzipped, to a temporary name first, mode 0600 or that of the file it
+ * replaces. False: errno. */
 bool pbfile_write(struct pbfile *f, const char *path);
 /* Any bytes, likewise; shared with other writers. */
 bool pbfile_write_bytes(const void *bytes, size_t size, const char *path);
