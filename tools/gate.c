@@ -316,7 +316,7 @@ int command_gate(int argc, char **argv)
 	parse(&g, argc, argv);
 	launch_run(&g.launch);
 	if (!g.no_symbolize)
-		symbolizer_run(&g.launch);
+		symbolizer_run(&g.launch, g.quiet);
 	judge(&g);
 	status = g.launch.started ? own_status(&g.launch) : 0;
 	if (status == 0)

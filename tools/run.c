@@ -268,7 +268,7 @@ int command_run(int argc, char **argv)
 	parse(&r, argc, argv);
 	launch_run(&r.launch);
 	if (!r.no_symbolize)
-		symbolizer_run(&r.launch);
+		symbolizer_run(&r.launch, r.quiet);
 	if (!r.quiet)
 		summarize(&r.launch);
 	if (!r.launch.hopeless)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import profilepb
@@ -266,6 +267,24 @@ class Symbolize(seeptest.TestCase):
         self.assertEqual([s[1]["line"] for s in mine], [line_of("at lose")])
         self.assertTrue(mine[0][0]["inlined"])
         self.assertNotIn("inlined", mine[0][1])
+
+    def test_a_signal_ends_it(self):
+        """Debug information that never comes: the reader is stopped, not waited for."""
+        debug = os.path.join(self.dir, "lines.debug")
+        tool("objcopy", "--only-keep-debug", self.exe, debug)
+        tool("objcopy", "--strip-debug", f"--add-gnu-debuglink={debug}", self.exe)
+        os.unlink(debug)
+        os.mkfifo(debug)
+        p = subprocess.Popen([seeptest.TOOL, "gate", "-o", f"{self.dir}/g", "--", self.exe],
+                             env=seeptest.clean_env(), stdin=subprocess.DEVNULL,
+                             stderr=subprocess.PIPE)
+        with open(debug, "wb"):  # returns when the reader has opened it
+            p.send_signal(signal.SIGTERM)
+            text = p.communicate(timeout=seeptest.TIMEOUT)[1].decode()
+        self.assertEqual(p.returncode, 23)
+        self.assertRegex(text, r"\d of \d files got no lines in time")
+        self.assertIn("crate::heap::grow", text)
+        self.assertEqual(glob.glob(os.path.join(self.dir, "*.tmp")), [])
 
     def test_a_run_survives_broken_debug_information(self):
         with open(self.exe, "rb") as f:

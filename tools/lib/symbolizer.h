@@ -31,7 +31,8 @@ void symbolizer_profile(struct symbolizer *s, struct pbfile *f,
 			struct symbolizer_counts *out_counts);
 
 /* Does all files that a run wrote, in a child process of its own with a time limit: it
- * never fails the run. Those that a leak report is printed from come first. */
-void symbolizer_run(const struct launch *l);
+ * never fails the run. Those that a leak report is printed from come first. INT and TERM
+ * end it early. quiet: nothing is said of what was not done. */
+void symbolizer_run(const struct launch *l, bool quiet);
 
 #endif

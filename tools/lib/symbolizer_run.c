@@ -4,6 +4,7 @@
  * readers are not proof against every file, so this happens in a child process, which may
  * crash or be stopped: what it has not done stays as the library wrote it.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -13,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tools/lib/dwarf.h"
@@ -101,24 +103,48 @@ static __attribute__((noreturn)) void child(const struct files *f, volatile size
 	_exit(0);
 }
 
-/* Waits for the child, for so long. */
-static void wait_for(pid_t pid)
+static int64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Did it end by itself, in time and before somebody asked us to end? */
+static bool ends(int fd, int asks)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	int64_t last = now_ms() + TIME_LIMIT_MS;
+
+	for (;;) {
+		int64_t left = last - now_ms();
+		int n = left > 0 ? poll(&p, 1, (int)left) : 0;
+
+		if (n > 0)
+			return true;
+		if (n == 0 || errno != EINTR || launch_asks() != asks)
+			return false;
+	}
+}
+
+static void wait_for(pid_t pid, int asks)
 {
 	int fd = (int)syscall(SYS_pidfd_open, pid, 0);
-	struct pollfd p = { .fd = fd, .events = POLLIN };
 
-	if (fd >= 0 && poll(&p, 1, TIME_LIMIT_MS) <= 0)
+	if (fd >= 0 && !ends(fd, asks))
 		kill(pid, SIGKILL);
 	if (fd >= 0)
 		close(fd);
-	while (waitpid(pid, NULL, 0) < 0)
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
 		;
 }
 
-static void work_off(const struct files *f)
+static void work_off(const struct files *f, bool quiet)
 {
 	volatile size_t *done = mmap(NULL, sizeof(*done), PROT_READ | PROT_WRITE,
 				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int asks = launch_asks();
 	pid_t pid;
 
 	if (done == MAP_FAILED)
@@ -127,20 +153,21 @@ static void work_off(const struct files *f)
 	if (pid == 0)
 		child(f, done);
 	if (pid > 0)
-		wait_for(pid);
+		wait_for(pid, asks);
 	if (*done < f->count) {
 		char *temporary = format_string("%s.%d.tmp", f->paths[*done], pid);
 
 		unlink(temporary);
 		free(temporary);
+	}
+	if (*done < f->count && !quiet)
 		say("%zu of %zu files got no lines in time; seep symbolize FILE adds "
 		    "them",
 		    f->count - *done, f->count);
-	}
 	munmap((void *)(uintptr_t)done, sizeof(*done));
 }
 
-void symbolizer_run(const struct launch *l)
+void symbolizer_run(const struct launch *l, bool quiet)
 {
 	struct files f = { 0 };
 
@@ -148,7 +175,7 @@ void symbolizer_run(const struct launch *l)
 		return;
 	list_files(l, &f);
 	if (f.count > 0)
-		work_off(&f);
+		work_off(&f, quiet);
 	for (size_t i = 0; i < f.count; i++)
 		free(f.paths[i]);
 	free(f.paths);
