@@ -21,6 +21,9 @@ static const struct {
 	{ "peak", command_heap, "what a running process held at its peak" },
 	{ "threads", command_threads, "what the threads of a running process do" },
 	{ "set", command_set, "change what a running process records" },
+	{ "symbolize", command_symbolize, "add lines and inlined frames to profiles" },
+	{ "diff", command_diff, "what grew between two profiles" },
+	{ "report", command_report, "leaks and profiles as text, HTML, SARIF, JUnit" },
 };
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
 
@@ -32,7 +35,7 @@ static void help(void)
 	     "leaks\n"
 	     "and writes profiles for go tool pprof.\n\nCommands:");
 	for (size_t i = 0; i < NCOMMANDS; i++)
-		printf("  %-8s %s\n", commands[i].name, commands[i].summary);
+		printf("  %-10s %s\n", commands[i].name, commands[i].summary);
 	puts("\nOptions:\n  --help     this text; after a command, that command's\n"
 	     "  --version  the version\n\nExit status: the program's own; gate: 23 "
 	     "leaks, "
