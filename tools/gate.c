@@ -307,6 +307,16 @@ static void add_report(struct gate *g, const struct runtable_row *r)
 	free(path);
 }
 
+/* Before lines are added: the library looks for the names that it knows itself. */
+static void collect_suppressions(struct gate *g)
+{
+	if (!g->suppresses && !g->generate)
+		return;
+	for (unsigned i = 0; g->launch.table && i < launch_rows(&g->launch); i++)
+		if (g->launch.table->rows[i].state == RUNROW_DONE)
+			add_report(g, &g->launch.table->rows[i]);
+}
+
 static void finish_suppressions(struct gate *g)
 {
 	int error;
@@ -405,8 +415,6 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 			    "became a program without Seep (static, set-user-ID, ...)");
 	if (g->reachable && !g->quiet)
 		print_reachable(r);
-	if (g->suppresses || g->generate)
-		add_report(g, r);
 	g->objects += r->objects;
 	g->bytes += r->bytes;
 	g->sites += r->sites;
@@ -493,6 +501,7 @@ int command_gate(int argc, char **argv)
 
 	parse(&g, argc, argv);
 	launch_run(&g.launch);
+	collect_suppressions(&g);
 	if (!g.no_symbolize)
 		symbolizer_run(&g.launch, g.quiet);
 	judge(&g);
