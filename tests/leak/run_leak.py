@@ -109,7 +109,10 @@ class Run:
         for path in sorted(glob.glob(out + ".*.report.json")):
             check(os.stat(path).st_mode & 0o777 == 0o600, "report.json is not mode 0600")
             with open(path, encoding="utf-8") as f:
-                self.reports.append(json.load(f))
+                report = json.load(f)
+            # A shell that starts the program reports, too, before it becomes it.
+            if os.path.basename(report["exe"]) == os.path.basename(setup.program):
+                self.reports.append(report)
 
     def verdict_line(self):
         lines = self.stderr.splitlines()
