@@ -62,6 +62,7 @@ int os_getpid(void);
 int os_getppid(void);
 int os_gettid(void);
 uint64_t os_now_ns(void);      /* CLOCK_MONOTONIC */
+uint64_t os_coarse_ns(void);   /* the same by a few ms: cheaper */
 uint64_t os_realtime_ns(void); /* CLOCK_REALTIME */
 void os_random(void *buf,
 	       size_t size);	     /* from the kernel, else from clock and addresses */

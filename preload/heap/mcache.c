@@ -14,13 +14,15 @@
 #include "preload/base/check.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
+#include "preload/base/os.h"
 #include "preload/heap/mcentral.h"
 #include "preload/heap/mheap.h"
 
 #define ROOM_FIRST_BYTES 1024 /* of objects: room of a new bin */
 #define ROOM_FIRST_MIN	 4
-#define TICK_EVERY	 32 /* slow calls between looks at clock and classes */
-#define DECAY_CLASSES	 4  /* classes at a time */
+#define TICK_EVERY	 32	    /* slow calls between looks at some classes */
+#define TICK_NS		 200000000u /* but no longer than that, in an idle program */
+#define DECAY_CLASSES	 4	    /* classes at a time */
 
 __thread struct seep_tls seep_tls
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
@@ -147,10 +149,13 @@ static void decay_bin(struct mcache *mc, unsigned c)
 
 /* Every slow call comes here: now and then some classes are looked at, and the page
  * heap's clock, which must not depend on page traffic alone. */
-static void tick(struct mcache *mc)
+void mcache_tick(struct mcache *mc)
 {
-	if (++mc->tick % TICK_EVERY != 0)
+	uint64_t now = os_coarse_ns();
+
+	if (++mc->tick % TICK_EVERY != 0 && now - mc->tick_ns < TICK_NS)
 		return;
+	mc->tick_ns = now;
 	mheap_tick();
 	for (unsigned i = 0; i < DECAY_CLASSES; i++) {
 		mc->decay_class = mc->decay_class % (SIZECLASS_COUNT - 1) + 1;
@@ -179,7 +184,7 @@ bool mcache_refill(struct mcache *mc, unsigned c)
 	got = mcentral_take_locked(c, mc->base[c], (mcache_room(mc, c) + 1) / 2);
 	mc->top[c] = mc->base[c] + got;
 	mcentral_unlock(c);
-	tick(mc);
+	mcache_tick(mc);
 	return got > 0;
 }
 
@@ -189,7 +194,7 @@ void mcache_flush(struct mcache *mc, unsigned c)
 	if (mc->nflush % 2 == 0 && grow_room(mc, c))
 		return;
 	give_oldest(mc, c, (mcache_count(mc, c) + 1) / 2);
-	tick(mc);
+	mcache_tick(mc);
 }
 
 void mcache_empty_out(struct mcache *mc)
