@@ -29,6 +29,28 @@
 #include "profiler/stack/unwind.h"
 #endif
 
+/* The compiler's start files call these three where they exist, and look for them by name
+ * at every start. They do nothing for a library without transactions or gprof: found
+ * here, they need no search. */
+HIDDEN void _ITM_registerTMCloneTable(void *table, size_t count);
+HIDDEN void _ITM_deregisterTMCloneTable(void *table);
+HIDDEN void __gmon_start__(void);
+
+void _ITM_registerTMCloneTable(void *table, size_t count)
+{
+	(void)table;
+	(void)count;
+}
+
+void _ITM_deregisterTMCloneTable(void *table)
+{
+	(void)table;
+}
+
+void __gmon_start__(void)
+{
+}
+
 static void apply_huge_option(void)
 {
 	switch (opt_get()->hugepage) {

@@ -7,6 +7,7 @@
 #ifndef PRELOAD_BASE_OS_H
 #define PRELOAD_BASE_OS_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -56,6 +57,10 @@ long os_file_size(int fd);
  * private read-only view. */
 void *os_map_file(int fd, size_t size, bool shared_rw);
 long os_readlink(const char *path, char *buf, size_t size); /* length; not terminated */
+
+/* SIGNAL. Fills mask, which is zero, with all signals but those whose bits (1 << signal -
+ * 1) are in without, and the two that libc keeps for itself. */
+void os_fill_signals(sigset_t *mask, uint64_t without);
 
 /* Process and time. SIGNAL. */
 int os_getpid(void);
