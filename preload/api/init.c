@@ -25,6 +25,7 @@
 #include "profiler/sample/sample.h"
 #include "profiler/stack/loader.h"
 #include "profiler/stack/module.h"
+#include "profiler/stack/tables.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 #endif
@@ -94,6 +95,8 @@ static void profiler_init(void)
 	survive_init();
 	module_refresh();
 	thread_init();
+	if (o->mode == OPT_MODE_SAMPLED)
+		tables_be_thrifty();
 	unwind_init(o->mode == OPT_MODE_EXACT || o->out[0] != '\0');
 	if (o->leak != OPT_LEAK_OFF)
 		leak_init();
