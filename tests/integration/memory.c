@@ -5,8 +5,16 @@
  *
  * Usage: memory CASE [SIZE], SIZE in MiB or threads.
  */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <execinfo.h>
+#include <glob.h>
+#include <link.h>
+#include <locale.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <regex.h>
+#include <search.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -313,6 +321,124 @@ static int huge(size_t mib)
 	return 0;
 }
 
+struct tables {
+	uintptr_t from, to;
+};
+
+/* Whole pages of libc's .eh_frame_hdr and .eh_frame. */
+static int find_tables(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	struct tables *t = arg;
+	uintptr_t hdr = 0;
+
+	if (!info->dlpi_name || !strstr(info->dlpi_name, "/libc.so"))
+		return 0;
+	for (int i = 0; i < info->dlpi_phnum; i++)
+		if (info->dlpi_phdr[i].p_type == PT_GNU_EH_FRAME)
+			hdr = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+		uintptr_t start = info->dlpi_addr + ph->p_vaddr;
+
+		if (ph->p_type != PT_LOAD || hdr - start >= ph->p_memsz)
+			continue;
+		t->from = (hdr + 4095) & ~(uintptr_t)4095;
+		t->to = (start + ph->p_memsz) & ~(uintptr_t)4095;
+	}
+	return 1;
+}
+
+/* Allocates from many places inside libc. */
+static void allocate_in_libc(int round)
+{
+	char *text = NULL, *line = NULL, **list;
+	size_t n = 0;
+	struct dirent **names;
+	glob_t g;
+	regex_t r;
+	FILE *f;
+
+	for (int i = 0; i < 40; i++)
+		free(strdup("seep"));
+	asprintf(&text, "%d %200s %ls", round, "text", L"wide");
+	free(text);
+	f = open_memstream(&text, &n);
+	fprintf(f, "%0*d", 3000, round);
+	fclose(f);
+	free(text);
+	f = fopen("/proc/self/status", "r");
+	for (n = 0; f && getline(&line, &n, f) > 0;)
+		;
+	free(line);
+	fclose(f);
+	if (regcomp(&r, "(a|b)*c[[:alpha:]]{2,3}(d|e+)", REG_EXTENDED) == 0) {
+		regexec(&r, "abababcxyzee", 0, NULL, 0);
+		regfree(&r);
+	}
+	if (glob("/usr/lib/*.so*", 0, NULL, &g) == 0)
+		globfree(&g);
+	closedir(opendir("/"));
+	n = (size_t)scandir("/", &names, NULL, alphasort);
+	for (size_t i = 0; i < n; i++)
+		free(names[i]);
+	free(names);
+	free(realpath("/proc/self/exe", NULL));
+	free(getcwd(NULL, 0));
+	tzset();
+	setlocale(LC_ALL, round % 2 ? "C" : "C.UTF-8");
+	list = backtrace_symbols((void *[]){ (void *)malloc }, 1);
+	free(list);
+	hcreate(100);
+	hdestroy();
+}
+
+/* The tables of call frames are no file's any more: nobody may take them for one. */
+static int own_tables(void)
+{
+	struct tables t = { 0 };
+	size_t size;
+	char *copy, *fresh;
+
+	dl_iterate_phdr(find_tables, &t);
+	if (t.to <= t.from)
+		return 1;
+	size = t.to - t.from;
+	copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		    0);
+	fresh = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		     0);
+	memcpy(copy, (void *)t.from, size);
+	memcpy(fresh, (void *)t.from, size);
+	if (mremap(fresh, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)t.from) ==
+	    MAP_FAILED)
+		return 1;
+	for (int i = 0; i < 20; i++)
+		allocate_in_libc(i);
+	printf("bytes %zu\nintact %d\n", size, memcmp(copy, (void *)t.from, size) == 0);
+	return 0;
+}
+
+/* Resident KiB of the same pages after the same work. */
+static int file_tables(void)
+{
+	struct tables t = { 0 };
+	uint64_t entry;
+	size_t kib = 0;
+	FILE *f;
+
+	dl_iterate_phdr(find_tables, &t);
+	for (int i = 0; i < 20; i++)
+		allocate_in_libc(i);
+	f = fopen("/proc/self/pagemap", "r");
+	for (uintptr_t at = t.from; f && at < t.to; at += 4096) {
+		fseek(f, (long)(at / 4096 * 8), SEEK_SET);
+		if (fread(&entry, sizeof(entry), 1, f) == 1 && entry >> 63)
+			kib += 4;
+	}
+	printf("bytes %zu\nresident_kib %zu\n", t.to - t.from, kib);
+	return 0;
+}
+
 #define KNOWN_SMALL 1000 /* objects of 1000 bytes */
 #define KNOWN_LARGE 10	 /* of 1 MiB */
 
@@ -369,6 +495,10 @@ int main(int argc, char **argv)
 		return faults(size);
 	if (strcmp(name, "huge") == 0)
 		return huge(size);
+	if (strcmp(name, "own_tables") == 0)
+		return own_tables();
+	if (strcmp(name, "file_tables") == 0)
+		return file_tables();
 	if (strcmp(name, "numbers") == 0)
 		return numbers();
 	return 2;

@@ -117,6 +117,24 @@ class HugePages(seeptest.TestCase):
         self.assertEqual(self.advised("hugepage=on", 6), 1)
 
 
+class Tables(seeptest.TestCase):
+    """Call frame information is given back only where it is a file's."""
+    OPTIONS = "mode=sampled:sample=64"
+
+    def test_of_a_file(self):
+        exact = figures("file_tables", options="mode=exact")[0]["resident_kib"]
+        # How much was read since the last return differs from run to run.
+        sampled = min(figures("file_tables", options=f"{self.OPTIONS}:seed={seed}")[0]
+                      ["resident_kib"] for seed in range(1, 6))
+        self.assertLess(sampled, exact)
+        show("tables_resident_kib", sampled)
+
+    def test_not_of_a_file(self):
+        f, _ = figures("own_tables", options=self.OPTIONS)
+        self.assertGreater(f["bytes"], 50000)
+        self.assertEqual(f["intact"], 1)
+
+
 class Numbers(seeptest.TestCase):
     """1000 objects of 1000 bytes (slots of 1024) and 10 of 1 MiB come and go."""
 
