@@ -183,12 +183,12 @@ bool mcache_refill(struct mcache *mc, unsigned c)
 	uint32_t got;
 
 	mc->nrefill++;
+	mcache_tick(mc); /* first: it may empty a bin that was just filled */
 	grow_room(mc, c);
 	mcentral_lock(c);
 	got = mcentral_take_locked(c, mc->base[c], (mcache_room(mc, c) + 1) / 2);
 	mc->top[c] = mc->base[c] + got;
 	mcentral_unlock(c);
-	mcache_tick(mc);
 	return got > 0;
 }
 
