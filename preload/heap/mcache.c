@@ -23,7 +23,8 @@
 #define TICK_EVERY	 32	    /* slow calls between looks at some classes */
 #define CLOCK_EVERY	 4	    /* slow calls between looks at the clock */
 #define TICK_NS		 200000000u /* but no longer than that, in an idle program */
-#define DECAY_CLASSES	 4	    /* classes at a time */
+#define DECAY_CLASSES	 8	    /* classes at a time */
+#define BIG_SLOT	 (4 * KIB)  /* one may keep a span of 64 KiB and more */
 
 __thread struct seep_tls seep_tls
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
@@ -143,7 +144,8 @@ static void decay_bin(struct mcache *mc, unsigned c)
 	uint32_t n = mcache_count(mc, c);
 
 	if (n > 0 && n == mc->decay_count[c])
-		give_oldest(mc, c, (n + 1) / 2);
+		give_oldest(mc, c,
+			    sizeclass_info[c].slot_size > BIG_SLOT ? n : (n + 1) / 2);
 	mc->decay_count[c] = (uint16_t)mcache_count(mc, c);
 	mcentral_decay(c);
 }
