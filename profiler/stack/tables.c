@@ -120,7 +120,7 @@ static void give_back(const struct module *m)
 {
 	uint32_t state = atomic_load_acquire(&tables.modules[m->id].state);
 	struct pages *pages = &tables.modules[m->id].pages;
-	struct pages found;
+	struct pages found = { 0 };
 
 	if (state == UNKNOWN) {
 		state = STAYS;
