@@ -237,13 +237,15 @@ void fatal_raise_pending(void)
 
 static void our_action(struct sigaction *act)
 {
+	uint64_t without = 0;
+
 	memset(act, 0, sizeof(*act));
 	act->sa_sigaction = on_signal;
 	act->sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
-	sigfillset(&act->sa_mask);
 	/* Blocked faults would kill by themselves, and others' instructions go on. */
 	for (size_t i = 0; i < ARRAY_LEN(faults); i++)
-		sigdelset(&act->sa_mask, faults[i]);
+		without |= bit_of(faults[i]);
+	os_fill_signals(&act->sa_mask, without);
 }
 
 static void cover(int sig)

@@ -25,9 +25,32 @@
 #include "profiler/sample/sample.h"
 #include "profiler/stack/loader.h"
 #include "profiler/stack/module.h"
+#include "profiler/stack/tables.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 #endif
+
+/* The compiler's start files call these three where they exist, and look for them by name
+ * at every start. They do nothing for a library without transactions or gprof: found
+ * here, they need no search. */
+HIDDEN void _ITM_registerTMCloneTable(void *table, size_t count);
+HIDDEN void _ITM_deregisterTMCloneTable(void *table);
+HIDDEN void __gmon_start__(void);
+
+void _ITM_registerTMCloneTable(void *table, size_t count)
+{
+	(void)table;
+	(void)count;
+}
+
+void _ITM_deregisterTMCloneTable(void *table)
+{
+	(void)table;
+}
+
+void __gmon_start__(void)
+{
+}
 
 static void apply_huge_option(void)
 {
@@ -72,6 +95,8 @@ static void profiler_init(void)
 	survive_init();
 	module_refresh();
 	thread_init();
+	if (o->mode == OPT_MODE_SAMPLED)
+		tables_be_thrifty();
 	unwind_init(o->mode == OPT_MODE_EXACT || o->out[0] != '\0');
 	if (o->leak != OPT_LEAK_OFF)
 		leak_init();

@@ -35,8 +35,8 @@ static struct {
 	exec_at execveat;
 } real;
 
-/* Dynamic symbols of the real functions; resolved at start, because dlsym() may neither
- * be called after vfork nor in a signal handler. */
+/* Dynamic symbols of the real functions; those that may be called after vfork or in a
+ * signal handler, where dlsym() may not, are resolved at start. */
 #define RESOLVE(name)                                               \
 	do {                                                        \
 		if (!real.name) {                                   \
@@ -47,7 +47,6 @@ static struct {
 
 void leave_init(void)
 {
-	RESOLVE(quick_exit);
 	RESOLVE(execve);
 	RESOLVE(execvpe);
 	RESOLVE(fexecve);
@@ -102,7 +101,10 @@ static bool is_found(const char *name)
 	if (!list)
 		list = "/bin:/usr/bin";
 	for (;;) {
-		size_t n = strcspn(list, ":");
+		size_t n = 0;
+
+		while (list[n] && list[n] != ':')
+			n++;
 
 		if (fmt_string(path, sizeof(path), "%.*s%s%s", (int)n, list, n ? "/" : "",
 			       name) < sizeof(path) &&

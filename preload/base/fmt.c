@@ -193,12 +193,23 @@ static void put_signed(struct out *o, const struct spec *sp, int64_t v)
 	put_number(o, sp, magnitude, v < 0, 10, "");
 }
 
+/* Its length, at most most. */
+static size_t text_length(const char *text, size_t most)
+{
+	size_t n = 0;
+
+	while (n < most && text[n])
+		n++;
+	return n;
+}
+
 static void put_text(struct out *o, const struct spec *sp, const char *text)
 {
+	size_t most = sp->has_precision ? sp->precision : SIZE_MAX;
+
 	if (!text)
 		text = "(null)";
-	put_padded(o, sp, text,
-		   sp->has_precision ? strnlen(text, sp->precision) : strlen(text));
+	put_padded(o, sp, text, text_length(text, most));
 }
 
 void out_vformat(struct out *o, const char *f, va_list args)

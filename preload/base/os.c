@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <sched.h>
+#include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -195,9 +196,22 @@ static uint64_t clock_ns(clockid_t id)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+void os_fill_signals(sigset_t *mask, uint64_t without)
+{
+	const uint64_t libc_own = (uint64_t)3 << 31; /* 32 and 33: cancel, setuid */
+	const uint64_t bits = ~(without | libc_own);
+
+	memcpy(mask, &bits, sizeof(bits));
+}
+
 uint64_t os_now_ns(void)
 {
 	return clock_ns(CLOCK_MONOTONIC);
+}
+
+uint64_t os_coarse_ns(void)
+{
+	return clock_ns(CLOCK_MONOTONIC_COARSE);
 }
 
 uint64_t os_realtime_ns(void)

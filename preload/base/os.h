@@ -7,6 +7,7 @@
 #ifndef PRELOAD_BASE_OS_H
 #define PRELOAD_BASE_OS_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -59,11 +60,16 @@ long os_file_size(int fd);
 void *os_map_file(int fd, size_t size, bool shared_rw);
 long os_readlink(const char *path, char *buf, size_t size); /* length; not terminated */
 
+/* SIGNAL. Fills mask, which is zero, with all signals but those whose bits (1 << signal -
+ * 1) are in without, and the two that libc keeps for itself. */
+void os_fill_signals(sigset_t *mask, uint64_t without);
+
 /* Process and time. SIGNAL. */
 int os_getpid(void);
 int os_getppid(void);
 int os_gettid(void);
 uint64_t os_now_ns(void);      /* CLOCK_MONOTONIC */
+uint64_t os_coarse_ns(void);   /* the same by a few ms: cheaper */
 uint64_t os_realtime_ns(void); /* CLOCK_REALTIME */
 void os_random(void *buf,
 	       size_t size);	     /* from the kernel, else from clock and addresses */

@@ -23,6 +23,9 @@
 #include "preload/heap/mheap.h"
 #include "preload/heap/sizeclass.h"
 
+/* Without samples: bytes allocated between looks at idle memory. */
+#define TICK_BYTES (4 * (int64_t)MIB)
+
 struct heap_hooks heap_hooks;
 struct heap_foreign heap_foreign;
 
@@ -36,7 +39,7 @@ static struct {
 
 static void adopt(struct mcache *mc)
 {
-	mc->budget = heap_hooks.first_budget ? heap_hooks.first_budget() : INT64_MAX / 2;
+	mc->budget = heap_hooks.first_budget ? heap_hooks.first_budget() : TICK_BYTES;
 	seep_tls.cache_offset = (uintptr_t)mc - (uintptr_t)&mcache_empty;
 	seep_tls.state = TLS_LIVE;
 }
@@ -203,7 +206,10 @@ static void *sampled(void *p, size_t size, bool due)
 		if (heap_hooks.sample_malloc)
 			heap_hooks.sample_malloc(p, size);
 		else
-			heap_set_budget(INT64_MAX / 2);
+			heap_set_budget(TICK_BYTES);
+		/* A program may need nothing but its mcache for a long time. */
+		if (mcache_self()->budget >= 0 && seep_tls.state == TLS_LIVE)
+			mcache_tick(mcache_self());
 	}
 	return p;
 }

@@ -14,13 +14,17 @@
 #include "preload/base/check.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
+#include "preload/base/os.h"
 #include "preload/heap/mcentral.h"
 #include "preload/heap/mheap.h"
 
 #define ROOM_FIRST_BYTES 1024 /* of objects: room of a new bin */
 #define ROOM_FIRST_MIN	 4
-#define TICK_EVERY	 32 /* slow calls between looks at clock and classes */
-#define DECAY_CLASSES	 4  /* classes at a time */
+#define TICK_EVERY	 32	    /* slow calls between looks at some classes */
+#define CLOCK_EVERY	 4	    /* slow calls between looks at the clock */
+#define TICK_NS		 200000000u /* but no longer than that, in an idle program */
+#define DECAY_CLASSES	 8	    /* classes at a time */
+#define BIG_SLOT	 (4 * KIB)  /* one may keep a span of 64 KiB and more */
 
 __thread struct seep_tls seep_tls
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
@@ -140,17 +144,24 @@ static void decay_bin(struct mcache *mc, unsigned c)
 	uint32_t n = mcache_count(mc, c);
 
 	if (n > 0 && n == mc->decay_count[c])
-		give_oldest(mc, c, (n + 1) / 2);
+		give_oldest(mc, c,
+			    sizeclass_info[c].slot_size > BIG_SLOT ? n : (n + 1) / 2);
 	mc->decay_count[c] = (uint16_t)mcache_count(mc, c);
 	mcentral_decay(c);
 }
 
 /* Every slow call comes here: now and then some classes are looked at, and the page
  * heap's clock, which must not depend on page traffic alone. */
-static void tick(struct mcache *mc)
+void mcache_tick(struct mcache *mc)
 {
-	if (++mc->tick % TICK_EVERY != 0)
+	uint64_t now;
+
+	if (++mc->tick % CLOCK_EVERY != 0)
 		return;
+	now = os_coarse_ns();
+	if (mc->tick % TICK_EVERY != 0 && now - mc->tick_ns < TICK_NS)
+		return;
+	mc->tick_ns = now;
 	mheap_tick();
 	for (unsigned i = 0; i < DECAY_CLASSES; i++) {
 		mc->decay_class = mc->decay_class % (SIZECLASS_COUNT - 1) + 1;
@@ -174,7 +185,7 @@ bool mcache_refill(struct mcache *mc, unsigned c)
 	uint32_t got;
 
 	mc->nrefill++;
-	tick(mc); /* not at the end: what is got must still be there */
+	mcache_tick(mc); /* first: it may empty a bin that was just filled */
 	grow_room(mc, c);
 	mcentral_lock(c);
 	got = mcentral_take_locked(c, mc->base[c], (mcache_room(mc, c) + 1) / 2);
@@ -189,7 +200,7 @@ void mcache_flush(struct mcache *mc, unsigned c)
 	if (mc->nflush % 2 == 0 && grow_room(mc, c))
 		return;
 	give_oldest(mc, c, (mcache_count(mc, c) + 1) / 2);
-	tick(mc);
+	mcache_tick(mc);
 }
 
 void mcache_empty_out(struct mcache *mc)

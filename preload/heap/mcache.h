@@ -41,6 +41,7 @@ struct mcache {
 	struct mcache *next, *prev; /* all mcaches in use; guarded by mcache_lock */
 	uint64_t nrefill, nflush;   /* owner only */
 	uint32_t tick;		    /* owner only: slow calls so far */
+	uint64_t tick_ns;	    /* owner only: time of the last look around */
 	uint32_t decay_class;	    /* owner only: looked at last by decay_bin() */
 	uint16_t decay_count[SIZECLASS_COUNT]; /* owner only: pointers seen then */
 };
@@ -156,6 +157,8 @@ static inline uint32_t mcache_room(const struct mcache *mc, unsigned c)
 bool mcache_refill(struct mcache *mc, unsigned sizeclass);
 /* SLOW. Makes room for at least one more pointer in a full bin. */
 void mcache_flush(struct mcache *mc, unsigned sizeclass);
+/* SLOW. Called at every slow call: now and then idle memory is looked for. */
+void mcache_tick(struct mcache *mc);
 /* SLOW. Everything back to mcentral. */
 void mcache_empty_out(struct mcache *mc);
 struct mcache *mcache_new(void);	/* NULL: memory is out */

@@ -28,6 +28,9 @@
 
 #define TRANSFER_BATCHES 4
 #define TRANSFER_BYTES	 (128 * KIB) /* but two batches at least */
+/* Larger slots go straight back to their spans, of which none is kept when it is wholly
+ * free: one held pointer would keep a span of 64 to 128 KiB from other classes. */
+#define TRANSFER_MAX_SLOT (4 * KIB)
 
 struct mcentral {
 	struct lock lock;
@@ -278,6 +281,8 @@ static bool make_transfer(struct mcentral *m, unsigned c)
 
 	if (m->transfer)
 		return true;
+	if (sizeclass_info[c].slot_size > TRANSFER_MAX_SLOT)
+		return false;
 	if (max * (size_t)sizeclass_info[c].slot_size > TRANSFER_BYTES)
 		max = batch * 2;
 	m->transfer = meta_alloc(max * sizeof(void *), sizeof(void *), META_CENTRAL);
@@ -299,7 +304,8 @@ void mcentral_give_locked(unsigned c, void *const *pointers, uint32_t n)
 	struct mcentral *m = &central.classes[c];
 
 	if (!make_transfer(m, c) || n > m->transfer_max / 2) {
-		give_all(m, pointers, n, c, 1);
+		give_all(m, pointers, n, c,
+			 sizeclass_info[c].slot_size <= TRANSFER_MAX_SLOT);
 		return;
 	}
 	if (m->ntransfer + n > m->transfer_max)

@@ -12,13 +12,11 @@
 #define SLOW_TICK_NS 1000000000u
 #define TICK_PAGES   (16 * MIB >> PAGE_SHIFT)
 #define KEEP_PAGES   (1 * MIB >> PAGE_SHIFT) /* too little to bother */
-#define CLOCK_EVERY  16			     /* calls between looks at the clock */
 
 static struct {
 	size_t least_dirty; /* since the last tick */
 	size_t traffic;	    /* pages since the last tick */
 	uint64_t last_tick_ns;
-	uint32_t calls;
 	uint64_t purged;
 } scavenge;
 
@@ -67,18 +65,21 @@ static void tick(uint64_t now)
 	scavenge.least_dirty = freelist_dirty_pages();
 }
 
+/* Has so much come and gone that what was never needed meanwhile may be called idle? A
+ * program that builds and frees a big heap over and over has used all of it by then. */
+static bool is_busy(void)
+{
+	return scavenge.traffic >= TICK_PAGES &&
+	       scavenge.traffic / 2 >= freelist_dirty_pages();
+}
+
 void scavenge_locked(void)
 {
-	uint64_t now;
+	uint64_t now = os_coarse_ns();
+	uint64_t elapsed = now - scavenge.last_tick_ns;
 
-	if (++scavenge.calls % CLOCK_EVERY != 0 && scavenge.traffic < TICK_PAGES)
-		return;
-	now = os_now_ns();
-	if (now - scavenge.last_tick_ns < TICK_NS)
-		return;
-	if (scavenge.traffic < TICK_PAGES && now - scavenge.last_tick_ns < SLOW_TICK_NS)
-		return;
-	tick(now);
+	if (elapsed >= SLOW_TICK_NS || (elapsed >= TICK_NS && is_busy()))
+		tick(now);
 }
 
 size_t scavenge_all_locked(void)

@@ -190,7 +190,7 @@ void agent_init(const char *refusal)
 	agent.ready = sig != 0 && tls_fits() && find_tid_offset();
 	if (!agent.ready || sigaction(sig, NULL, &now) != 0 || now.sa_handler != SIG_DFL)
 		return;
-	sigfillset(&act.sa_mask);
+	os_fill_signals(&act.sa_mask, 0);
 	sigaction(sig, &act, NULL);
 }
 

@@ -120,7 +120,7 @@ static bool install_handler(void)
 	struct sigaction act = { .sa_sigaction = on_signal,
 				 .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK };
 
-	sigfillset(&act.sa_mask);
+	os_fill_signals(&act.sa_mask, 0);
 	stopper.signal = choose_signal();
 	if (stopper.signal == 0)
 		return false;

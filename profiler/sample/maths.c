@@ -69,3 +69,14 @@ double maths_one_minus_exp(double x)
 		s *= 2 - s;
 	return s;
 }
+
+/* Below 1/4 by the series of x / (1 - e^-x) with Bernoulli's numbers, whose next term is
+ * less than x^8 / 10^6: no division but one, and no halving. */
+double maths_inverse_share(double x)
+{
+	double x2 = x * x;
+
+	if (x >= 0.25)
+		return 1 / maths_one_minus_exp(x);
+	return 1 / x + 0.5 + x * (1.0 / 12 - x2 * (1.0 / 720 - x2 * (1.0 / 30240)));
+}

@@ -10,5 +10,7 @@
 double maths_ln(double x);
 /* 1 - e^-x for x >= 0, also accurate near 0. */
 double maths_one_minus_exp(double x);
+/* 1 / (1 - e^-x), x > 0, to 10^-10 of itself. FAST. */
+double maths_inverse_share(double x);
 
 #endif

@@ -111,12 +111,13 @@ static int64_t draw_budget(void)
 
 static uint64_t weight(size_t size, const struct period *at)
 {
-	double p;
+	const double one = (double)((uint64_t)1 << SITE_SHIFT);
+	double x;
 
 	if (at->exact || at->sample <= 1)
 		return (uint64_t)1 << SITE_SHIFT;
-	p = maths_one_minus_exp((double)(size ? size : 1) / (double)at->sample);
-	return (uint64_t)((double)((uint64_t)1 << SITE_SHIFT) / p + 0.5);
+	x = (double)(size ? size : 1) / (double)at->sample;
+	return (uint64_t)(one * maths_inverse_share(x) + 0.5);
 }
 
 uint64_t sample_weight(size_t size)

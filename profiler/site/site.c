@@ -3,8 +3,10 @@
  * site: the calling-context tree, see site.h.
  *
  * Structure: nodes are numbered and lie in chunks that never move. A hash table with one
- * chain a bucket finds the child of (parent, pc). Counters have numbers and chunks of
- * their own, so that inner nodes cost 24 bytes and no more.
+ * chain a bucket finds the child of (parent, pc): a small table for the first nodes,
+ * since a big one costs a page for nearly every node, and one for all later nodes.
+ * Counters have numbers and chunks of their own, so that inner nodes cost 24 bytes and no
+ * more.
  *
  * Chunks lie in the file that outlives the process (store.h) where there is one, else in
  * memory of our own.
@@ -22,8 +24,10 @@
 #include "preload/base/meta.h"
 #include "profiler/site/store.h"
 
-#define LG_BUCKETS	 20
-#define SHARDS		 16
+#define LG_SMALL	 13
+#define LG_BIG		 20
+#define SMALL_NODES	 8192 /* in the small table */
+#define SHARDS		 16   /* by the upper four bits of the hash */
 #define LG_CHUNK	 14
 #define CHUNK		 (1u << LG_CHUNK)
 #define CHUNKS		 4096 /* 67 million nodes */
@@ -50,7 +54,7 @@ static struct {
 		struct lock lock;
 	} shards[SHARDS];
 	struct lock chunk_lock;	     /* for new chunks and counters */
-	uint32_t *buckets;	     /* atomic; made at the first insertion */
+	uint32_t *small, *big;	     /* atomic; buckets, made when first needed */
 	struct node *chunks[CHUNKS]; /* atomic */
 	uint32_t count;		     /* numbers given out; atomic */
 	struct site_counters *counter_chunks[COUNTER_CHUNKS]; /* atomic */
@@ -63,11 +67,9 @@ static struct node *node_of(uint32_t site)
 	return &atomic_load_acquire(&sites.chunks[site >> LG_CHUNK])[site & (CHUNK - 1)];
 }
 
-static uint32_t bucket_of(uint32_t parent, uintptr_t pc)
+static uint64_t hash_of(uint32_t parent, uintptr_t pc)
 {
-	uint64_t h = (pc + parent * 0x85ebca77c2b2ae63u) * 0x9e3779b97f4a7c15u;
-
-	return (uint32_t)(h >> (64 - LG_BUCKETS));
+	return (pc + parent * 0x85ebca77c2b2ae63u) * 0x9e3779b97f4a7c15u;
 }
 
 static uint32_t find_in_chain(uint32_t site, uint32_t parent, uintptr_t pc)
@@ -112,34 +114,67 @@ static uint32_t new_number(void)
 	return site;
 }
 
-static uint32_t *get_buckets(void)
+/* The table at where, of 2^lg buckets; NULL: out of memory. */
+static uint32_t *get_table(uint32_t **where, unsigned lg)
 {
-	uint32_t *b = atomic_load_acquire(&sites.buckets);
+	uint32_t *b = atomic_load_acquire(where);
 
-	if (b)
+	if (LIKELY(b))
 		return b;
 	lock_acquire(&sites.chunk_lock);
-	b = sites.buckets;
+	b = *where;
 	if (!b) {
-		b = meta_alloc(sizeof(*b) << LG_BUCKETS, 8, META_SITE);
-		atomic_store_release(&sites.buckets, b);
+		b = meta_alloc(sizeof(*b) << lg, 8, META_SITE);
+		atomic_store_release(where, b);
 	}
 	lock_release(&sites.chunk_lock);
 	return b;
 }
 
-static uint32_t insert(uint32_t *head, uint32_t bucket, uint32_t parent, uintptr_t pc)
+/* Most nodes of a program that has many are in the big table. */
+static uint32_t find(uint64_t hash, uint32_t parent, uintptr_t pc)
 {
-	struct lock *l = &sites.shards[bucket % SHARDS].lock;
-	uint32_t site;
+	const uint32_t *big = atomic_load_acquire(&sites.big);
+	const uint32_t *small = atomic_load_acquire(&sites.small);
+	uint32_t site = SITE_NONE;
+
+	if (big)
+		site = find_in_chain(atomic_load_acquire(&big[hash >> (64 - LG_BIG)]),
+				     parent, pc);
+	if (site == SITE_NONE && small)
+		site = find_in_chain(atomic_load_acquire(&small[hash >> (64 - LG_SMALL)]),
+				     parent, pc);
+	return site;
+}
+
+/* The bucket that a new node goes to; NULL: out of memory. */
+static uint32_t *bucket_for_new(uint64_t hash)
+{
+	uint32_t *b = NULL;
+
+	if (site_count() >= SMALL_NODES)
+		b = get_table(&sites.big, LG_BIG);
+	if (b)
+		return &b[hash >> (64 - LG_BIG)];
+	b = get_table(&sites.small, LG_SMALL);
+	return b ? &b[hash >> (64 - LG_SMALL)] : NULL;
+}
+
+/* The shard is the hash's upper bits, as is the bucket: no bucket belongs to two. */
+static COLD uint32_t insert(uint64_t hash, uint32_t parent, uintptr_t pc)
+{
+	struct lock *l = &sites.shards[hash >> 60].lock;
+	uint32_t site, *head;
 
 	lock_acquire(l);
-	site = find_in_chain(*head, parent, pc); /* somebody may have been faster */
-	if (site == SITE_NONE)
-		site = new_number();
-	else
-		head = NULL;
-	if (site && head) {
+	site = find(hash, parent, pc); /* somebody may have been faster */
+	if (site) {
+		lock_release(l);
+		return site;
+	}
+	head = bucket_for_new(hash);
+	site = head ? new_number() : SITE_NONE;
+	if (site) {
 		struct node *n = node_of(site);
 
 		n->pc = pc;
@@ -152,34 +187,24 @@ static uint32_t insert(uint32_t *head, uint32_t bucket, uint32_t parent, uintptr
 	return site;
 }
 
-static uint32_t child_of(uint32_t *buckets, uint32_t parent, uintptr_t pc)
+uint32_t site_child(uint32_t parent, uintptr_t pc)
 {
-	uint32_t bucket = bucket_of(parent, pc);
-	uint32_t site = find_in_chain(atomic_load_acquire(&buckets[bucket]), parent, pc);
+	uint64_t hash = hash_of(parent, pc);
+	uint32_t site = find(hash, parent, pc);
 
-	return LIKELY(site) ? site : insert(&buckets[bucket], bucket, parent, pc);
+	return LIKELY(site) ? site : insert(hash, parent, pc);
 }
 
 uint32_t site_intern(const struct frame *frames, int count)
 {
-	uint32_t *buckets = get_buckets();
 	uint32_t site = SITE_NONE;
 
-	if (!buckets)
-		return SITE_NONE;
 	for (int i = count; i > 0; i--) {
-		site = child_of(buckets, site, frames[i - 1].pc);
+		site = site_child(site, frames[i - 1].pc);
 		if (site == SITE_NONE)
 			return SITE_NONE;
 	}
 	return site;
-}
-
-uint32_t site_child(uint32_t parent, uintptr_t pc)
-{
-	uint32_t *buckets = get_buckets();
-
-	return buckets ? child_of(buckets, parent, pc) : SITE_NONE;
 }
 
 uint32_t site_parent(uint32_t site)

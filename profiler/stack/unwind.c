@@ -22,6 +22,7 @@
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/trail.h"
+#include "profiler/stack/tables.h"
 #include "profiler/stack/unwind_int.h"
 
 struct row_entry *row_cache;
@@ -40,6 +41,7 @@ uint64_t row_find(struct row_entry *cache, uintptr_t pc)
 	struct cfi_row found = cfi_find_row(pc);
 	uint64_t row = cfi_pack(found);
 
+	tables_note_row(pc);
 	if (found.kind == CFI_MISSING && !module_is_code(pc))
 		return row; /* something may be loaded there later */
 	atomic_store_relaxed(&e->row, row);

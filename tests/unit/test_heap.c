@@ -9,9 +9,9 @@
 #include <string.h>
 
 #include "preload/heap/heap.h"
-#include "preload/heap/sizeclass.h"
-#include "preload/heap/mcentral.h"
 #include "preload/heap/mcache.h"
+#include "preload/heap/mcentral.h"
+#include "preload/heap/sizeclass.h"
 
 #define LIVE 3000
 #define SEED 12345u
@@ -206,6 +206,28 @@ static void count_sample(void *p, size_t size)
 	heap_set_budget(9999);
 }
 
+/* A look around that falls on a refill of one slot must not take that slot away. */
+static void test_refill_at_a_tick(void **state)
+{
+	const unsigned c = sizeclass_of(3840); /* not used before */
+	struct mcache *mc = heap_thread_start();
+	void *p;
+
+	(void)state;
+	assert_non_null(mc);
+	mcache_empty_out(mc);
+	mcentral_lock(c);
+	assert_int_equal(mcentral_take_locked(c, &p, 1), 1);
+	mcentral_give_locked(c, &p, 1); /* the transfer cache holds one */
+	mcentral_unlock(c);
+	mc->tick = 31;
+	mc->decay_class = c - 1;
+	mc->decay_count[c] = 1;
+	p = heap_malloc(3840);
+	assert_non_null(p);
+	heap_free(p);
+}
+
 static void test_budget(void **state)
 {
 	(void)state;
@@ -264,6 +286,7 @@ int main(void)
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_budget),
 		cmocka_unit_test(test_refill_and_decay),
+		cmocka_unit_test(test_refill_at_a_tick),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,6 +24,8 @@ static void test_maths(void **state)
 	for (double x = 1e-16; x < 1e6; x *= 1.37) {
 		close_to(maths_ln(x), log(x));
 		close_to(maths_one_minus_exp(x), -expm1(-x));
+		if (x > 0)
+			close_to(maths_inverse_share(x), -1 / expm1(-x));
 	}
 	close_to(maths_ln(1.0), 0.0);
 	close_to(maths_one_minus_exp(0.0), 0.0);

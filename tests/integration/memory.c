@@ -1,0 +1,505 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * memory: what a heap keeps. Each case builds a heap of known shape and prints figures of
+ * the kernel about it, one "NAME VALUE" a line; test_memory.py knows what they may be.
+ *
+ * Usage: memory CASE [SIZE], SIZE in MiB or threads.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <execinfo.h>
+#include <glob.h>
+#include <link.h>
+#include <locale.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <regex.h>
+#include <search.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MIB ((size_t)1 << 20)
+
+/* Of /proc/self/FILE, the number behind the line's key, in its own unit. */
+static size_t proc_number(const char *file, const char *key)
+{
+	char line[256];
+	size_t n = strlen(key), value = 0;
+	FILE *f = fopen(file, "r");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (strncmp(line, key, n) == 0)
+			value = strtoul(line + n, NULL, 10);
+	if (f)
+		fclose(f);
+	return value;
+}
+
+static size_t rss_kib(void)
+{
+	return proc_number("/proc/self/smaps_rollup", "Rss:");
+}
+
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static uint64_t random_state = 88172645463325252u;
+
+static uint64_t next_random(void)
+{
+	random_state ^= random_state << 13;
+	random_state ^= random_state >> 7;
+	random_state ^= random_state << 17;
+	return random_state;
+}
+
+/* Pointers of a big heap, in memory that is not of it. */
+struct blocks {
+	void **at;
+	size_t count, room;
+};
+
+static struct blocks blocks_of(size_t room)
+{
+	void *p = mmap(NULL, room * sizeof(void *), PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		abort();
+	return (struct blocks){ .at = p, .room = room };
+}
+
+static void fill(struct blocks *b, size_t size, size_t bytes)
+{
+	for (size_t n = bytes / size; n > 0 && b->count < b->room; n--) {
+		void *p = malloc(size);
+
+		if (!p)
+			abort();
+		memset(p, 1, size);
+		b->at[b->count++] = p;
+	}
+}
+
+static void free_blocks(struct blocks *b)
+{
+	for (size_t i = 0; i < b->count; i++)
+		free(b->at[i]);
+	b->count = 0;
+}
+
+static void drop_blocks(struct blocks *b)
+{
+	free_blocks(b);
+	munmap(b->at, b->room * sizeof(void *));
+}
+
+/* bytes of live objects: a quarter each of four sizes. */
+static struct blocks mixed(size_t bytes)
+{
+	static const size_t sizes[] = { 112, 1500, 20000, 600000 };
+	struct blocks b = blocks_of(bytes / 64);
+
+	for (int i = 0; i < 4; i++)
+		fill(&b, sizes[i], bytes / 4);
+	return b;
+}
+
+/* A program with little to do: now and then some objects of common sizes. */
+static void work_a_little(void)
+{
+	static void *live[64];
+	const struct timespec ms = { .tv_nsec = 1000000 };
+
+	for (int i = 0; i < 8; i++) {
+		void **slot = &live[next_random() % 64];
+
+		free(*slot);
+		*slot = malloc(16 + next_random() % 500);
+	}
+	nanosleep(&ms, NULL);
+}
+
+#define DECAY_SECONDS 12
+#define DECAY_KIB     (100 * 1024)
+
+/* goal: KiB that RSS must fall below. */
+static int decay(size_t mib, size_t goal)
+{
+	struct blocks b = mixed(mib * MIB);
+	double start;
+	size_t kib;
+
+	printf("full_kib %zu\n", rss_kib());
+	free_blocks(&b);
+	start = now();
+	do {
+		for (int i = 0; i < 50; i++)
+			work_a_little();
+		kib = rss_kib();
+	} while (kib >= goal && now() - start < DECAY_SECONDS);
+	printf("freed_kib %zu\nseconds %.2f\n", kib, now() - start);
+	return 0;
+}
+
+static int trim(size_t mib)
+{
+	struct blocks b = mixed(mib * MIB);
+	size_t kib;
+
+	printf("full_kib %zu\n", rss_kib());
+	free_blocks(&b);
+	printf("trimmed %d\n", malloc_trim(0));
+	kib = rss_kib();
+	printf("freed_kib %zu\n", kib);
+	return 0;
+}
+
+static void *short_thread(void *arg)
+{
+	void *p[40];
+
+	for (int i = 0; i < 40; i++)
+		p[i] = memset(malloc(16 + (size_t)i * 50), 1, 16);
+	for (int i = 0; i < 40; i++)
+		free(p[i]);
+	return arg;
+}
+
+#define WAVE 50
+
+static int threads(size_t count)
+{
+	pthread_t t[WAVE];
+
+	for (size_t done = 0; done < count; done += WAVE) {
+		for (int i = 0; i < WAVE; i++)
+			if (pthread_create(&t[i], NULL, short_thread, NULL) != 0)
+				abort();
+		for (int i = 0; i < WAVE; i++)
+			pthread_join(t[i], NULL);
+	}
+	printf("peak_kib %zu\n", proc_number("/proc/self/status", "VmHWM:"));
+	return 0;
+}
+
+static pthread_barrier_t ready, go, done;
+
+/* The stack is touched first, so that it does not count as the heap's. */
+static void *idle_thread(void *arg)
+{
+	char stack[16384];
+
+	memset(stack, 1, sizeof(stack));
+	__asm__ volatile("" : : "r"(stack) : "memory");
+	pthread_barrier_wait(&ready);
+	pthread_barrier_wait(&go);
+	arg = malloc(100);
+	memset(arg, 1, 100);
+	pthread_barrier_wait(&done);
+	pthread_barrier_wait(&ready);
+	free(arg);
+	return NULL;
+}
+
+static int idle(size_t count)
+{
+	pthread_t *t = malloc(count * sizeof(*t));
+	size_t before, after;
+
+	pthread_barrier_init(&ready, NULL, (unsigned)count + 1);
+	pthread_barrier_init(&go, NULL, (unsigned)count + 1);
+	pthread_barrier_init(&done, NULL, (unsigned)count + 1);
+	for (size_t i = 0; i < count; i++)
+		if (pthread_create(&t[i], NULL, idle_thread, NULL) != 0)
+			abort();
+	pthread_barrier_wait(&ready);
+	before = rss_kib();
+	pthread_barrier_wait(&go);
+	pthread_barrier_wait(&done);
+	after = rss_kib();
+	pthread_barrier_wait(&ready);
+	for (size_t i = 0; i < count; i++)
+		pthread_join(t[i], NULL);
+	printf("bytes_a_thread %zu\n", (after - before) * 1024 / count);
+	return 0;
+}
+
+static int start(void)
+{
+	free(malloc(100));
+	printf("rss_kib %zu\n", rss_kib());
+	printf("space_kib %zu\n", proc_number("/proc/self/status", "VmSize:"));
+	return 0;
+}
+
+/* size bytes an object: every second of them is freed, and as many bytes are taken in
+ * objects of another size. */
+static void fragment(const char *name, size_t size, size_t other, size_t bytes)
+{
+	struct blocks b = blocks_of(bytes / size), more = blocks_of(bytes / other);
+	size_t full, kib;
+
+	fill(&b, size, bytes);
+	full = rss_kib();
+	for (size_t i = 0; i < b.count; i += 2) {
+		free(b.at[i]);
+		b.at[i] = NULL;
+	}
+	fill(&more, other, bytes / 2);
+	kib = rss_kib();
+	printf("growth_%s %.3f\n", name, (double)kib / (double)full);
+	drop_blocks(&b);
+	drop_blocks(&more);
+	malloc_trim(0);
+	printf("left_%s_kib %zu\n", name, rss_kib());
+}
+
+static int fragmentation(size_t mib)
+{
+	fragment("small", 64, 96, mib * MIB);
+	fragment("medium", 3000, 5000, mib * MIB);
+	fragment("large", 100000, 150000, mib * MIB);
+	return 0;
+}
+
+/* Repeated allocation and release of big touched objects, some of them live. */
+static int faults(size_t rounds)
+{
+	static void *live[24];
+	struct rusage u;
+	size_t bytes = 0;
+
+	for (size_t i = 0; i < rounds; i++) {
+		void **slot = &live[next_random() % 24];
+		size_t size = 256 * 1024 + next_random() % (4 * MIB - 256 * 1024);
+
+		free(*slot);
+		*slot = malloc(size);
+		for (size_t at = 0; at < size; at += 4096)
+			((char *)*slot)[at] = 1;
+		bytes += size;
+	}
+	getrusage(RUSAGE_SELF, &u);
+	printf("faults %ld\npages %zu\nfreed_kib %zu\n", u.ru_minflt, bytes / 4096,
+	       rss_kib());
+	return 0;
+}
+
+/* Does the heap, once it is big, ask for huge pages? */
+static int huge(size_t mib)
+{
+	struct blocks b = blocks_of(mib * MIB / 64);
+	uintptr_t lo = 0, hi = 0, at, in = 0, thp = 0;
+	size_t flagged = 0;
+	char line[512];
+	FILE *f;
+
+	fill(&b, 1000, mib * MIB);
+	at = (uintptr_t)b.at[b.count - b.count / 8];
+	f = fopen("/proc/self/smaps", "r");
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx ", &lo, &hi) == 2)
+			in = at - lo < hi - lo;
+		if (in && sscanf(line, "AnonHugePages: %lu", &thp) == 1)
+			printf("thp_kib %lu\n", thp);
+		if (in && strncmp(line, "VmFlags:", 8) == 0)
+			flagged = strstr(line, " hg") != NULL;
+	}
+	printf("advised %zu\n", flagged);
+	return 0;
+}
+
+struct tables {
+	uintptr_t from, to;
+};
+
+/* Whole pages of libc's .eh_frame_hdr and .eh_frame. */
+static int find_tables(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	struct tables *t = arg;
+	uintptr_t hdr = 0;
+
+	if (!info->dlpi_name || !strstr(info->dlpi_name, "/libc.so"))
+		return 0;
+	for (int i = 0; i < info->dlpi_phnum; i++)
+		if (info->dlpi_phdr[i].p_type == PT_GNU_EH_FRAME)
+			hdr = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+		uintptr_t start = info->dlpi_addr + ph->p_vaddr;
+
+		if (ph->p_type != PT_LOAD || hdr - start >= ph->p_memsz)
+			continue;
+		t->from = (hdr + 4095) & ~(uintptr_t)4095;
+		t->to = (start + ph->p_memsz) & ~(uintptr_t)4095;
+	}
+	return 1;
+}
+
+/* Allocates from many places inside libc. */
+static void allocate_in_libc(int round)
+{
+	char *text = NULL, *line = NULL, **list;
+	size_t n = 0;
+	struct dirent **names;
+	glob_t g;
+	regex_t r;
+	FILE *f;
+
+	for (int i = 0; i < 40; i++)
+		free(strdup("seep"));
+	asprintf(&text, "%d %200s %ls", round, "text", L"wide");
+	free(text);
+	f = open_memstream(&text, &n);
+	fprintf(f, "%0*d", 3000, round);
+	fclose(f);
+	free(text);
+	f = fopen("/proc/self/status", "r");
+	for (n = 0; f && getline(&line, &n, f) > 0;)
+		;
+	free(line);
+	fclose(f);
+	if (regcomp(&r, "(a|b)*c[[:alpha:]]{2,3}(d|e+)", REG_EXTENDED) == 0) {
+		regexec(&r, "abababcxyzee", 0, NULL, 0);
+		regfree(&r);
+	}
+	if (glob("/usr/lib/*.so*", 0, NULL, &g) == 0)
+		globfree(&g);
+	closedir(opendir("/"));
+	n = (size_t)scandir("/", &names, NULL, alphasort);
+	for (size_t i = 0; i < n; i++)
+		free(names[i]);
+	free(names);
+	free(realpath("/proc/self/exe", NULL));
+	free(getcwd(NULL, 0));
+	tzset();
+	setlocale(LC_ALL, round % 2 ? "C" : "C.UTF-8");
+	list = backtrace_symbols((void *[]){ (void *)malloc }, 1);
+	free(list);
+	hcreate(100);
+	hdestroy();
+}
+
+/* The tables of call frames are no file's any more: nobody may take them for one. */
+static int own_tables(void)
+{
+	struct tables t = { 0 };
+	size_t size;
+	char *copy, *fresh;
+
+	dl_iterate_phdr(find_tables, &t);
+	if (t.to <= t.from)
+		return 1;
+	size = t.to - t.from;
+	copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		    0);
+	fresh = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		     0);
+	memcpy(copy, (void *)t.from, size);
+	memcpy(fresh, (void *)t.from, size);
+	if (mremap(fresh, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)t.from) ==
+	    MAP_FAILED)
+		return 1;
+	for (int i = 0; i < 20; i++)
+		allocate_in_libc(i);
+	printf("bytes %zu\nintact %d\n", size, memcmp(copy, (void *)t.from, size) == 0);
+	return 0;
+}
+
+/* Resident KiB of the same pages after the same work. */
+static int file_tables(void)
+{
+	struct tables t = { 0 };
+	uint64_t entry;
+	size_t kib = 0;
+	FILE *f;
+
+	dl_iterate_phdr(find_tables, &t);
+	for (int i = 0; i < 20; i++)
+		allocate_in_libc(i);
+	f = fopen("/proc/self/pagemap", "r");
+	for (uintptr_t at = t.from; f && at < t.to; at += 4096) {
+		fseek(f, (long)(at / 4096 * 8), SEEK_SET);
+		if (fread(&entry, sizeof(entry), 1, f) == 1 && entry >> 63)
+			kib += 4;
+	}
+	printf("bytes %zu\nresident_kib %zu\n", t.to - t.from, kib);
+	return 0;
+}
+
+#define KNOWN_SMALL 1000 /* objects of 1000 bytes */
+#define KNOWN_LARGE 10	 /* of 1 MiB */
+
+static void info(const char *name)
+{
+	struct mallinfo2 m = mallinfo2();
+
+	printf("%s_arena %zu\n%s_used %zu\n%s_free %zu\n%s_large %zu\n%s_nlarge %zu\n",
+	       name, m.arena, name, m.uordblks, name, m.fordblks, name, m.hblkhd, name,
+	       m.hblks);
+	fflush(stdout);
+	malloc_info(0, stdout);
+	fflush(stdout);
+}
+
+static int numbers(void)
+{
+	static void *p[KNOWN_SMALL], *big[KNOWN_LARGE];
+
+	setvbuf(stdout, malloc(1 << 16), _IOFBF, 1 << 16);
+	info("before");
+	for (int i = 0; i < KNOWN_SMALL; i++)
+		p[i] = malloc(1000);
+	for (int i = 0; i < KNOWN_LARGE; i++)
+		big[i] = malloc(MIB);
+	info("full");
+	malloc_stats();
+	for (int i = 0; i < KNOWN_SMALL; i++)
+		free(p[i]);
+	for (int i = 0; i < KNOWN_LARGE; i++)
+		free(big[i]);
+	info("after");
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	const char *name = argc > 1 ? argv[1] : "";
+	size_t size = argc > 2 ? strtoul(argv[2], NULL, 10) : 64;
+
+	if (strcmp(name, "decay") == 0)
+		return decay(size, argc > 3 ? strtoul(argv[3], NULL, 10) : DECAY_KIB);
+	if (strcmp(name, "trim") == 0)
+		return trim(size);
+	if (strcmp(name, "threads") == 0)
+		return threads(size);
+	if (strcmp(name, "idle") == 0)
+		return idle(size);
+	if (strcmp(name, "start") == 0)
+		return start();
+	if (strcmp(name, "fragment") == 0)
+		return fragmentation(size);
+	if (strcmp(name, "faults") == 0)
+		return faults(size);
+	if (strcmp(name, "huge") == 0)
+		return huge(size);
+	if (strcmp(name, "own_tables") == 0)
+		return own_tables();
+	if (strcmp(name, "file_tables") == 0)
+		return file_tables();
+	if (strcmp(name, "numbers") == 0)
+		return numbers();
+	return 2;
+}
