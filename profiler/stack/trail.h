@@ -14,7 +14,9 @@
  *
  * A stack of more than max frames is cut: its site is made of the innermost frames, at
  * least half of max, below the pseudo frame "[truncated]". Only these are compared, so
- * that deep recursion costs no more than a stack of max frames.
+ * that deep recursion costs no more than a stack of max frames. What lies further out may
+ * therefore be out of date, and a stack that has become a little shorter than max may be
+ * cut still.
  *
  * Stacks with signal frames, code without CFI, or rows for libunwind are not remembered:
  * trail_capture() returns NULL and the caller takes unwind_here().
