@@ -67,6 +67,7 @@ static void profiler_init(void)
 	if (escape_is_on())
 		sample_hooks = (struct sample_hooks){ .begin = escape_begin,
 						      .end = escape_end,
+						      .resize = escape_resize,
 						      .drop = escape_drop };
 	sample_init();
 }

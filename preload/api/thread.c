@@ -17,6 +17,7 @@
 #include "preload/heap/mcache.h"
 #include "preload/heap/tls.h"
 #if CONFIG_PROFILER
+#include "profiler/escape/escape.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/thread.h"
@@ -45,6 +46,7 @@ static void thread_end(void *value)
 	if (left > 1 && pthread_setspecific(threads.key, (void *)(left - 1)) == 0)
 		return;
 #if CONFIG_PROFILER
+	escape_thread_end((uintptr_t)__builtin_frame_address(0));
 	thread_finished();
 #endif
 	heap_thread_exit();

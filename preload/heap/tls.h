@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tls: everything Seep keeps in thread-local storage: 48 bytes, initial-exec, all zero in
+ * tls: everything Seep keeps in thread-local storage: 56 bytes, initial-exec, all zero in
  * a new thread. At most 64 bytes, so that the library fits in the static TLS surplus.
  */
 #ifndef PRELOAD_HEAP_TLS_H
@@ -24,6 +24,7 @@ struct seep_tls {
 	void *thread;	   /* struct thread_info of profiler/stack, or NULL */
 	void *unwind;	   /* per-thread scratch of profiler/stack, or NULL */
 	void *spare;
+	uint32_t serial; /* of profiler/escape: this thread's number; 0: none yet */
 };
 _Static_assert(sizeof(struct seep_tls) <= 64, "static TLS budget");
 

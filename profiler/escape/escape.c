@@ -1,60 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * escape: the bound form, see escape.h.
+ * escape: following objects, see escape.h.
  *
- * What identifies an activation: frames[i] is the function that pc i lies in; the word
- * that holds that function's own return address is frames[i + 1].slot, and its value
- * frames[i + 1].pc. So "function i's activation still exists" means that a frame at free
- * has the same slot and pc as frames[i + 1] at malloc, and all frames outside it match
- * too. The depth is the number of activations of malloc's stack, innermost first, that
- * are gone.
- *
- * Structure: a pool of followed objects; per object the slots of its innermost frames, as
- * distances from a base, and the site, whose chain has the pcs. When the pool runs full,
- * only one object in 2^k is followed, with weight 2^k.
- * Concurrency: one lock for the pool and the table of results.
+ * Structure: a pool of followed objects, named by handles that the sampler keeps beside
+ * the object. When the pool runs full, only one object in 2^k is followed, with weight
+ * 2^k. What has ended is added up in result.c.
+ * Concurrency: one lock for the pool, the stubs and the results. It is held for short,
+ * bounded work only: stacks are captured and compared outside.
  */
 #include "profiler/escape/escape.h"
 
 #include <errno.h>
 #include <string.h>
 
-#include "preload/base/fmt.h"
+#include "preload/base/atomic.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "preload/heap/tls.h"
-#include "profiler/pprof/pprof.h"
+#include "profiler/escape/escape_int.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
 
-#define POOL	   65536
-#define KEPT_SLOTS 24	  /* innermost frames whose slots are kept */
-#define RESULTS	   131072 /* of the table: (site, kind, depth) */
-#define MAX_THIN   16
-
-enum end_kind { END_SAME_THREAD, END_OTHER_THREAD, END_LIVE };
-
-struct followed {
-	uint32_t site;	 /* 0: free */
-	uint32_t next;	 /* in the free list */
-	uint32_t thread; /* who made it: low bits of seep_tls' address */
-	uint16_t count, lg_weight;
-	size_t size;
-	uint64_t weight; /* of the sampler, fixed point */
-	uint64_t birth_ns;
-	uintptr_t base;
-	uint32_t slots[KEPT_SLOTS]; /* (slot - base) / 8; of frames[1], frames[2] ... */
-};
-
-struct result {
-	uint32_t site; /* 0: empty */
-	uint16_t depth;
-	uint8_t kind;	  /* enum end_kind */
-	uint64_t objects; /* fixed point */
-	uint64_t bytes, lifetime_ns;
-};
+#define POOL 65536
+#define POOL_STEP                                                            \
+	(POOL / 32) /* above half, each further step halves what is followed \
+		     */
+#define MAX_THIN 16
 
 static struct {
 	struct lock lock;
@@ -64,19 +37,16 @@ static struct {
 	uint32_t free;
 	uint32_t nused;
 	uint32_t lg_thin; /* follow one in 2^lg_thin */
+	uint32_t threads; /* atomic: numbers given to threads */
 	uint64_t random;
-	struct result *results;
-	uint32_t nresults;
-	uint64_t lost; /* results that found no room */
 } escape = { .lock = LOCK_INIT(LOCK_RANK_ESCAPE) };
 
 void escape_init(void)
 {
 	escape.pool = meta_map(POOL * sizeof(*escape.pool), META_ESCAPE);
-	escape.results = meta_map(RESULTS * sizeof(*escape.results), META_ESCAPE);
 	escape.fresh = 1;
 	escape.random = 0x9e3779b97f4a7c15u;
-	escape.on = escape.pool && escape.results;
+	escape.on = escape.pool && result_init();
 }
 
 bool escape_is_on(void)
@@ -84,20 +54,39 @@ bool escape_is_on(void)
 	return escape.on;
 }
 
-static uint32_t thread_mark(void)
+struct followed *followed_at(uint32_t handle)
 {
-	return (uint32_t)((uintptr_t)&seep_tls >> 4);
+	return &escape.pool[handle];
+}
+
+NO_LOCK_CHECK void escape_lock(void)
+{
+	lock_acquire(&escape.lock);
+}
+
+NO_LOCK_CHECK void escape_unlock(void)
+{
+	lock_release(&escape.lock);
+}
+
+/* A number that no other thread had or will have: stacks, thread descriptors and kernel
+ * ids are used again. */
+uint32_t escape_thread(void)
+{
+	if (seep_tls.serial == 0)
+		seep_tls.serial = atomic_add_relaxed(&escape.threads, 1u);
+	return seep_tls.serial;
 }
 
 /* ---- the pool ---- */
 
-/* Above half of the pool each further quarter halves what is followed. Needs the lock. */
+/* Needs the lock. */
 static bool chosen(void)
 {
 	uint32_t want = 0;
 
 	if (escape.nused > POOL / 2)
-		want = (escape.nused - POOL / 2) / (POOL / 16) + 1;
+		want = (escape.nused - POOL / 2) / POOL_STEP + 1;
 	escape.lg_thin = want < MAX_THIN ? want : MAX_THIN;
 	escape.random ^= escape.random << 13;
 	escape.random ^= escape.random >> 7;
@@ -126,145 +115,118 @@ static void put_entry(uint32_t handle)
 	escape.nused--;
 }
 
-static void keep_slots(struct followed *f, const struct frame *frames, int count)
+uint32_t escape_begin(const void *p, size_t size, uint32_t site,
+		      const struct frame *frames, int count)
 {
-	f->base = count > 1 ? frames[1].slot : 0;
-	f->count = 0;
-	for (int i = 1; i < count && f->count < KEPT_SLOTS; i++) {
-		uintptr_t distance = (frames[i].slot - f->base) / 8;
-
-		if (frames[i].slot < f->base || distance > UINT32_MAX)
-			break; /* another stack: what lies beyond is not compared */
-		f->slots[f->count++] = (uint32_t)distance;
-	}
-}
-
-uint32_t escape_begin(uint32_t site, size_t size, const struct frame *frames, int count)
-{
+	struct followed fresh = { .site = site,
+				  .size = size,
+				  .p = (uintptr_t)p,
+				  .weight = sample_weight(size),
+				  .thread = escape_thread(),
+				  .birth_ns = os_now_ns() };
 	uint32_t handle = 0;
 
 	if (!escape.on)
 		return 0;
-	lock_acquire(&escape.lock);
+	bound_keep(&fresh.stack, frames, count);
+	escape_lock();
 	if (chosen())
 		handle = get_entry();
 	if (handle) {
-		struct followed *f = &escape.pool[handle];
-
-		f->site = site;
-		f->size = size;
-		f->weight = sample_weight(size);
-		f->lg_weight = (uint16_t)escape.lg_thin;
-		f->birth_ns = os_now_ns();
-		f->thread = thread_mark();
-		keep_slots(f, frames, count);
+		fresh.lg_weight = (uint16_t)escape.lg_thin;
+		*followed_at(handle) = fresh;
 	}
-	lock_release(&escape.lock);
+	escape_unlock();
 	return handle;
 }
 
-/* ---- results ---- */
+/* ---- the end ---- */
 
-static void add_result(const struct followed *f, enum end_kind kind, uint32_t depth,
-		       uint64_t now)
+static void add_result(const struct followed *f, enum end_kind end, uint32_t depth,
+		       uintptr_t freed, uint64_t now)
 {
-	uint64_t weight = f->weight << f->lg_weight;
-	uint32_t i = (f->site * 0x9e3779b1u ^ depth * 0x85ebca77u ^ kind) % RESULTS;
-	struct result *r = &escape.results[i];
+	const struct result_key key = {
+		.site = f->site,
+		.depth = (uint16_t)depth,
+		.end = (uint8_t)end,
+		.place = f->place,
+		.detail = f->detail,
+		.freed = freed,
+	};
+	const struct ended e = {
+		.size = f->size,
+		.weight = f->weight << f->lg_weight,
+		.lifetime_ns = now - f->birth_ns,
+		.grown = f->grown,
+		.scanned = f->scanned,
+	};
 
-	if (escape.nresults > RESULTS / 2) {
-		escape.lost++;
+	if (!f->inherited)
+		result_add(&key, &e);
+}
+
+static void end_with(uint32_t handle, enum end_kind end, uint32_t depth, uintptr_t freed)
+{
+	uint64_t now = os_now_ns();
+
+	escape_lock();
+	add_result(followed_at(handle), end, depth, freed, now);
+	put_entry(handle);
+	escape_unlock();
+}
+
+void escape_end_at(uint32_t handle, const struct frame *frames, int count)
+{
+	const struct followed *f = followed_at(handle);
+	uintptr_t freed = count > 0 ? frames[0].pc : 0;
+	uint32_t depth;
+
+	if (f->thread != escape_thread()) {
+		end_with(handle, END_THREAD, 0, freed);
 		return;
 	}
-	while (r->site && (r->site != f->site || r->depth != depth || r->kind != kind)) {
-		i = (i + 1) % RESULTS;
-		r = &escape.results[i];
-	}
-	if (r->site == SITE_NONE)
-		escape.nresults++;
-	r->site = f->site;
-	r->depth = (uint16_t)depth;
-	r->kind = (uint8_t)kind;
-	r->objects += weight;
-	r->bytes += (uint64_t)((uint128)f->size * weight >> SITE_SHIFT);
-	r->lifetime_ns += (uint64_t)((uint128)(now - f->birth_ns) * weight >> SITE_SHIFT);
+	depth = bound_compare(&f->stack, f->site, frames, count);
+	if (depth == BOUND_UNKNOWN)
+		end_with(handle, END_UNKNOWN, 0, freed);
+	else
+		end_with(handle, END_BOUND, depth, freed);
 }
 
-/* Is the frame with this slot and pc among frames? They ascend by slot. */
-static int find_frame(const struct frame *frames, int count, uintptr_t slot, uintptr_t pc)
+void escape_end(uint32_t handle)
 {
-	for (int i = 0; i < count; i++)
-		if (frames[i].slot == slot)
-			return frames[i].pc == pc ? i : -1;
-	return -1;
+	enum unwind_end end;
+	int max;
+	struct frame *frames = unwind_scratch(&max);
+
+	escape_end_at(handle, frames, frames ? unwind_here(frames, max, &end) : 0);
 }
 
-/* How many of the allocation's activations are gone. All frames outside the first that
- * matches must match as well, frame by frame. */
-static uint32_t compare(const struct followed *f, const struct frame *frames, int count)
+void escape_resize(uint32_t handle, size_t size)
 {
-	uint32_t site = site_parent(f->site); /* frames[1] of the allocation */
-	uint32_t depth = f->count;
-	int expected = -2; /* where the next frame must be found */
+	struct followed *f = followed_at(handle);
 
-	for (uint32_t i = 0; i < f->count && site; i++, site = site_parent(site)) {
-		uintptr_t slot = f->base + (uintptr_t)f->slots[i] * 8;
-		int at = find_frame(frames, count, slot, site_pc(site));
-
-		if (at >= 0 && expected == -2)
-			depth = i;
-		if (expected != -2 && at != expected) {
-			depth = f->count; /* a coincidence: the outer frames differ */
-			expected = -2;
-			if (at < 0)
-				continue;
-			depth = i;
-		}
-		if (at >= 0)
-			expected = at + 1;
-	}
-	return depth;
+	f->grown |= size > f->size;
+	f->size = size;
 }
 
-void escape_end(uint32_t handle, const struct frame *frames, int count)
+/* Comes from a signal handler that may have interrupted a holder of the lock: then the
+ * entry is given up. */
+NO_LOCK_CHECK void escape_drop(uint32_t handle)
 {
-	struct followed *f = &escape.pool[handle];
-	bool same = f->thread == thread_mark();
-	uint64_t now = os_now_ns();
-	uint32_t depth = same ? compare(f, frames, count) : 0;
-
-	lock_acquire(&escape.lock);
-	add_result(f, same ? END_SAME_THREAD : END_OTHER_THREAD, depth, now);
+	followed_at(handle)->site = SITE_NONE;
+	if (!lock_try_acquire(&escape.lock))
+		return;
 	put_entry(handle);
 	lock_release(&escape.lock);
 }
 
-void escape_drop(uint32_t handle)
+void escape_thread_end(uintptr_t sp)
 {
-	lock_acquire(&escape.lock);
-	put_entry(handle);
-	lock_release(&escape.lock);
+	(void)sp;
+	seep_tls.serial = 0;
 }
 
 /* ---- the profile ---- */
-
-static void write_result(struct pprof *p, const struct result *r, uintptr_t *pcs, int max)
-{
-	const int64_t values[] = { (int64_t)(r->objects >> SITE_SHIFT), (int64_t)r->bytes,
-				   (int64_t)r->lifetime_ns };
-	static const char *const confidence[] = { "bound", "thread", "live" };
-	const char *where = r->kind == END_OTHER_THREAD			  ? "thread"
-			    : r->kind == END_SAME_THREAD && r->depth == 0 ? "none"
-									  : "unknown";
-	const struct pprof_label labels[] = {
-		{ .key = "escape", .text = where },
-		{ .key = "confidence", .text = confidence[r->kind] },
-		{ .key = "depth", .number = r->depth, .unit = "frames" },
-	};
-
-	pprof_sample(p, pcs, site_stack(r->site, pcs, max), false, values, labels,
-		     r->kind == END_SAME_THREAD ? 3 : 2);
-}
 
 /* Objects that are still there count as live, with the lifetime so far. */
 static void count_live(void)
@@ -273,37 +235,24 @@ static void count_live(void)
 
 	for (uint32_t i = 1; i < escape.fresh; i++)
 		if (escape.pool[i].site)
-			add_result(&escape.pool[i], END_LIVE, 0, now);
+			add_result(&escape.pool[i], END_LIVE, escape.pool[i].level, 0,
+				   now);
 }
 
 int escape_write(const char *prefix)
 {
-	static const char *const comments[] = { "seep " SEEP_VERSION,
-						"escape=bound: depth is a lower bound; "
-						"frames are compared at malloc and free",
-						NULL };
-	size_t max = opt_get()->stack + 1;
-	uintptr_t *pcs;
-	struct pprof *p;
 	int error;
 
 	if (!escape.on)
 		return -ENOMEM;
-	pcs = meta_map(max * sizeof(*pcs), META_ESCAPE);
-	if (!pcs)
-		return -ENOMEM;
-	error = pprof_begin(&p, &pprof_kind_escape, prefix,
-			    sample_is_exact() ? 1 : (int64_t)opt_get()->sample, comments);
-	if (error == 0) {
-		lock_acquire(&escape.lock);
-		count_live();
-		lock_release(&escape.lock);
-		for (uint32_t i = 0; i < RESULTS; i++)
-			if (escape.results[i].site)
-				write_result(p, &escape.results[i], pcs, (int)max);
-		error = pprof_finish(p);
-	}
-	meta_unmap(pcs, max * sizeof(*pcs), META_ESCAPE);
+	escape_lock();
+	result_clear_live();
+	count_live();
+	escape_unlock();
+	error = result_write(prefix, false);
+	escape_lock();
+	result_clear_live();
+	escape_unlock();
 	return error;
 }
 
@@ -312,10 +261,17 @@ NO_LOCK_CHECK void escape_fork_prepare(void)
 	lock_acquire(&escape.lock);
 }
 
+/* What the parent made is the parent's to report. */
 NO_LOCK_CHECK void escape_fork_done(bool child)
 {
-	if (child)
-		lock_reset(&escape.lock);
-	else
+	if (!child) {
 		lock_release(&escape.lock);
+		return;
+	}
+	if (escape.on) {
+		for (uint32_t i = 1; i < escape.fresh; i++)
+			escape.pool[i].inherited = true;
+		result_clear();
+	}
+	lock_reset(&escape.lock);
 }

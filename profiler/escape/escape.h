@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * escape: did an object outlive the frame that made it? First form, `bound`: the frames
- * (slot address and return address) at malloc are compared with those at free. Frames
- * that match from the outermost inwards are taken as still the same activation, so the
- * depth is a lower bound: two activations of one function at the same address look alike.
+ * escape: did an object outlive the frame that made it, and where did it go? Objects that
+ * the sampler records are followed to their free. With escape=bound the stacks of malloc
+ * and free are compared (bound.h). With escape=exact the return address of the allocating
+ * frame is replaced by that of a stub, which counts the activations that really end, one
+ * after the other, and looks where the object went (hijack.h, where.h).
  */
 #ifndef PROFILER_ESCAPE_ESCAPE_H
 #define PROFILER_ESCAPE_ESCAPE_H
@@ -11,17 +12,25 @@
 #include "preload/base/base.h"
 #include "profiler/stack/unwind.h"
 
-/* INIT. */
+/* INIT. Tables for the option's mode. */
 void escape_init(void);
 bool escape_is_on(void);
-/* SLOW. Starts following an object; returns a handle, 0 when it is not followed (full
- * table: thinned out at random, so that estimates stay unbiased). */
-uint32_t escape_begin(uint32_t site, size_t size, const struct frame *frames, int count);
-/* SLOW. The object dies on the calling thread, whose stack this is (count 0: unknown). */
-void escape_end(uint32_t handle, const struct frame *frames, int count);
+/* SLOW. Starts following p; returns a handle, 0 when it is not followed (full table:
+ * thinned out at random, so that estimates stay unbiased). */
+uint32_t escape_begin(const void *p, size_t size, uint32_t site,
+		      const struct frame *frames, int count);
+/* SLOW. The object dies on the calling thread. */
+void escape_end(uint32_t handle);
+/* The same with the stack given; count 0: unknown. For escape_end() and tests. */
+void escape_end_at(uint32_t handle, const struct frame *frames, int count);
+/* SLOW. It was grown or shrunk in place. */
+void escape_resize(uint32_t handle, size_t size);
 /* SLOW. Stops following without a verdict (the sampler lost the object). */
 void escape_drop(uint32_t handle);
-/* DUMP. PREFIX.escape.pb.gz with labels escape, depth, confidence. 0 or -errno. */
+/* SLOW. The calling thread ends; sp: what lies below on its stack is dead. */
+void escape_thread_end(uintptr_t sp);
+/* DUMP. PREFIX.escape.pb.gz with labels escape, depth, confidence and more, see result.c.
+ * 0 or -errno. */
 int escape_write(const char *prefix);
 void escape_fork_prepare(void);
 void escape_fork_done(bool child);

@@ -244,7 +244,7 @@ static bool record(void *p, size_t size, uint32_t site, const struct frame *fram
 		return false;
 	b->records[index].birth_and_size = pack_birth(os_now_ns(), size);
 	b->records[index].escape =
-		sample_hooks.begin ? sample_hooks.begin(site, size, frames, n) : 0;
+		sample_hooks.begin ? sample_hooks.begin(p, size, site, frames, n) : 0;
 	b->records[index].site = site;
 	count_page(s, b, p, true);
 	count_alloc(site, size);
@@ -271,10 +271,6 @@ static void on_malloc(void *p, size_t size)
 
 static void end_escape(uint32_t handle)
 {
-	struct frame *frames;
-	enum unwind_end end;
-	int max, n;
-
 	if (!handle)
 		return;
 	if (seep_tls.internal > 0) {
@@ -282,9 +278,7 @@ static void end_escape(uint32_t handle)
 		return;
 	}
 	seep_tls.internal++;
-	frames = unwind_scratch(&max);
-	n = frames ? unwind_here(frames, max, &end) : 0;
-	sample_hooks.end(handle, frames, n);
+	sample_hooks.end(handle);
 	seep_tls.internal--;
 }
 
@@ -327,6 +321,8 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 		seep_tls.internal--;
 		site = fresh ? fresh : site;
 	}
+	if (r->escape)
+		sample_hooks.resize(r->escape, size);
 	r->site = site;
 	r->birth_and_size = (r->birth_and_size & ~(uint64_t)0xffff) | (size & 0xffff);
 	count_alloc(site, size);

@@ -43,9 +43,10 @@ int sample_write_profiles(const char *prefix);
  * preload/api/init.c, may stay empty. See escape.h for the meaning. */
 struct frame;
 struct sample_hooks {
-	uint32_t (*begin)(uint32_t site, size_t size, const struct frame *frames,
-			  int count);
-	void (*end)(uint32_t handle, const struct frame *frames, int count);
+	uint32_t (*begin)(const void *p, size_t size, uint32_t site,
+			  const struct frame *frames, int count);
+	void (*end)(uint32_t handle);
+	void (*resize)(uint32_t handle, size_t size);
 	void (*drop)(uint32_t handle);
 };
 extern struct sample_hooks sample_hooks;
