@@ -14,6 +14,7 @@
 #include "preload/api/api.h"
 #include "preload/base/opt.h"
 #if CONFIG_PROFILER
+#include "profiler/escape/where.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/unwind.h"
 #endif
@@ -68,10 +69,12 @@ EXPORT int dlclose(void *handle)
 		dl_real.dlclose = (int (*)(void *))(uintptr_t)dlsym(RTLD_NEXT, "dlclose");
 #if CONFIG_PROFILER
 	module_refresh(); /* what goes away now must be known by name */
+	where_pause();
 #endif
 	ret = dl_real.dlclose ? dl_real.dlclose(handle) : -1;
 #if CONFIG_PROFILER
 	module_refresh();
+	where_resume();
 	unwind_modules_changed();
 #endif
 	return ret;

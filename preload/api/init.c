@@ -85,6 +85,7 @@ __attribute__((constructor)) static void seep_init(void)
 	apply_huge_option();
 	foreign_init();
 	dl_init();
+	longjmp_init();
 	thread_api_init();
 	exit_init();
 #if CONFIG_PROFILER

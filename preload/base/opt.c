@@ -122,7 +122,7 @@ static bool set_number(const char *value, uint64_t min, uint64_t max, uint64_t *
 
 static const char *const mode_words[] = { "off", "sampled", "exact", NULL };
 static const char *const leak_words[] = { "off", "exit", NULL };
-static const char *const escape_words[] = { "off", "bound", NULL };
+static const char *const escape_words[] = { "off", "bound", "exact", NULL };
 static const char *const huge_words[] = { "auto", "on", "off", NULL };
 
 /* What is allowed, for the message; NULL: value was fine; "": the key is unknown. */
@@ -149,7 +149,7 @@ static const char *apply(struct options *o, const char *key, const char *value,
 		o->leak = (enum opt_leak)word;
 	} else if (strcmp(key, "escape") == 0) {
 		if (!set_word(value, escape_words, &word))
-			return "must be off or bound";
+			return "must be off, bound or exact";
 		o->escape = (enum opt_escape)word;
 	} else if (strcmp(key, "hugepage") == 0) {
 		if (!set_word(value, huge_words, &word))

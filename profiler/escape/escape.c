@@ -14,12 +14,15 @@
 #include <string.h>
 
 #include "preload/base/atomic.h"
+#include "preload/base/fmt.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "preload/heap/tls.h"
 #include "profiler/escape/escape_int.h"
+#include "profiler/escape/hijack.h"
+#include "profiler/escape/where.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
 
@@ -31,7 +34,7 @@
 
 static struct {
 	struct lock lock;
-	bool on;
+	bool on, exact;
 	struct followed *pool; /* [0] is not used */
 	uint32_t fresh;	       /* first never used */
 	uint32_t free;
@@ -47,6 +50,12 @@ void escape_init(void)
 	escape.fresh = 1;
 	escape.random = 0x9e3779b97f4a7c15u;
 	escape.on = escape.pool && result_init();
+	if (!escape.on || opt_get()->escape != OPT_ESCAPE_EXACT)
+		return;
+	where_init();
+	escape.exact = hijack_init();
+	if (!escape.exact)
+		log_line("escape=exact is not possible here; bound is used");
 }
 
 bool escape_is_on(void)
@@ -129,12 +138,16 @@ uint32_t escape_begin(const void *p, size_t size, uint32_t site,
 	if (!escape.on)
 		return 0;
 	bound_keep(&fresh.stack, frames, count);
+	if (escape.exact)
+		where_begin(&fresh);
 	escape_lock();
 	if (chosen())
 		handle = get_entry();
 	if (handle) {
 		fresh.lg_weight = (uint16_t)escape.lg_thin;
 		*followed_at(handle) = fresh;
+		if (escape.exact)
+			hijack_attach(handle);
 	}
 	escape_unlock();
 	return handle;
@@ -186,19 +199,46 @@ void escape_end_at(uint32_t handle, const struct frame *frames, int count)
 		return;
 	}
 	depth = bound_compare(&f->stack, f->site, frames, count);
-	if (depth == BOUND_UNKNOWN)
+	if (depth == BOUND_UNKNOWN && f->level == 0) {
 		end_with(handle, END_UNKNOWN, 0, freed);
-	else
-		end_with(handle, END_BOUND, depth, freed);
+		return;
+	}
+	if (depth == BOUND_UNKNOWN || depth < f->level)
+		depth = f->level;
+	end_with(handle, f->refused ? END_REFUSED : END_BOUND, depth, freed);
+}
+
+/* Takes the object from its stub. True: it waited there to the end, so that its depth is
+ * known. */
+static bool leave_stub(uint32_t handle)
+{
+	const struct followed *f = followed_at(handle);
+	bool holds;
+
+	if (!escape.exact)
+		return false;
+	escape_lock();
+	holds = f->thread == escape_thread() && hijack_holds(f);
+	hijack_detach(handle);
+	escape_unlock();
+	return holds;
 }
 
 void escape_end(uint32_t handle)
 {
+	const struct followed *f = followed_at(handle);
+	bool holds = leave_stub(handle);
 	enum unwind_end end;
-	int max;
+	int max, count;
 	struct frame *frames = unwind_scratch(&max);
 
-	escape_end_at(handle, frames, frames ? unwind_here(frames, max, &end) : 0);
+	/* Of a depth that is known, only who freed it is wanted. */
+	count = frames ? unwind_here(frames, holds ? 2 : max, &end) : 0;
+	if (holds)
+		end_with(handle, f->unwound ? END_EXC : END_EXACT, f->level,
+			 count > 0 ? frames[0].pc : 0);
+	else
+		escape_end_at(handle, frames, count);
 }
 
 void escape_resize(uint32_t handle, size_t size)
@@ -216,13 +256,15 @@ NO_LOCK_CHECK void escape_drop(uint32_t handle)
 	followed_at(handle)->site = SITE_NONE;
 	if (!lock_try_acquire(&escape.lock))
 		return;
+	hijack_detach(handle);
 	put_entry(handle);
 	lock_release(&escape.lock);
 }
 
 void escape_thread_end(uintptr_t sp)
 {
-	(void)sp;
+	if (escape.exact)
+		hijack_thread_end(sp);
 	seep_tls.serial = 0;
 }
 
@@ -249,7 +291,7 @@ int escape_write(const char *prefix)
 	result_clear_live();
 	count_live();
 	escape_unlock();
-	error = result_write(prefix, false);
+	error = result_write(prefix, escape.exact);
 	escape_lock();
 	result_clear_live();
 	escape_unlock();

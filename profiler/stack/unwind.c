@@ -34,6 +34,7 @@ struct entry {
 static struct {
 	struct entry *cache; /* atomic; NULL: not made, rows are looked up each time */
 	uintptr_t own_start, own_end;
+	uintptr_t stubs, stubs_size, stub_table; /* see unwind_set_stubs() */
 } unwind;
 
 /* ---- rows ---- */
@@ -96,6 +97,17 @@ NO_SANITIZE static bool read_word(struct walk *w, uintptr_t addr, uintptr_t *out
 	return true;
 }
 
+/* The return address that a stub stands for, or ra itself. Whoever compares words of a
+ * stack with those of an earlier walk compares these: a stub may serve another address
+ * later. */
+static uintptr_t true_return(uintptr_t ra)
+{
+	if (LIKELY(ra - unwind.stubs >= unwind.stubs_size))
+		return ra;
+	return *(const volatile uintptr_t *)(unwind.stub_table +
+					     align_down(ra - unwind.stubs, 16));
+}
+
 /* ---- one step ---- */
 
 static bool cfa_of(struct walk *w, struct cfi_row row, uintptr_t pc, uintptr_t *out)
@@ -141,7 +153,7 @@ static enum step step_by_row(struct walk *w, struct cfi_row row, uintptr_t pc)
 		return STEP_END;
 	w->slot = cfa - 8;
 	w->sp = cfa;
-	w->pc = ra;
+	w->pc = true_return(ra);
 	w->precise = false;
 	w->lo = cfa;
 	return STEP_OK;
@@ -189,6 +201,7 @@ static enum step step_by_rbp(struct walk *w)
 		return STEP_NO_CFI;
 	if (ra == 0)
 		return STEP_END;
+	ra = true_return(ra);
 	if (!follows_call(ra))
 		return STEP_NO_CFI;
 	w->slot = bp + 8;
@@ -294,9 +307,9 @@ static bool is_own(uintptr_t pc)
  * registers there. The walk is inside our own stack, so plain reads are safe. */
 NO_SANITIZE static void leave_own_frames(struct walk *w, const uintptr_t *fp)
 {
-	while (is_own(fp[1]))
+	while (is_own(true_return(fp[1])))
 		fp = (const uintptr_t *)fp[0];
-	w->pc = fp[1];
+	w->pc = true_return(fp[1]);
 	w->slot = (uintptr_t)(fp + 1);
 	w->bp = fp[0];
 	walk_enter_stack(w, (uintptr_t)(fp + 2));
@@ -348,6 +361,13 @@ void unwind_set_own_text(uintptr_t start, uintptr_t end)
 {
 	unwind.own_start = start;
 	unwind.own_end = end;
+}
+
+void unwind_set_stubs(uintptr_t start, size_t size, uintptr_t table)
+{
+	unwind.stubs = start;
+	unwind.stubs_size = size;
+	unwind.stub_table = table;
 }
 
 void unwind_init(bool want_libunwind)

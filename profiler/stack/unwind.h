@@ -53,6 +53,9 @@ void unwind_init(bool want_libunwind);
 /* INIT. Frames whose pc lies in [start, end) are ours: unwind_here() leaves the innermost
  * ones out. Empty (the default): it starts with its own caller. */
 void unwind_set_own_text(uintptr_t start, uintptr_t end);
+/* INIT. Return addresses in [start, start + size) are stubs that profiler/escape put in
+ * place of others: the true one of the stub at s is the word at table + (s - start). */
+void unwind_set_stubs(uintptr_t start, size_t size, uintptr_t table);
 /* In a forked child. */
 void unwind_fork_child(void);
 

@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * where: see where.h.
+ *
+ * Looked at each time: the return register, and the words of the outer frames. Under a
+ * budget of time, and for the first objects of a site and then ever fewer: thread-local
+ * variables, the writable segments of all modules but libc's and ours, and the heap,
+ * whose live-object map tells which object a word belongs to. Interior pointers count.
+ *
+ * Reading is safe: pages of the heap are never unmapped, segments only by dlclose(),
+ * which waits (where_pause()), and frames lie between slots of one stack.
+ */
+#include "profiler/escape/where.h"
+
+#include <string.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/os.h"
+#include "preload/heap/heap.h"
+#include "profiler/escape/tls_block.h"
+#include "profiler/sample/sample.h"
+#include "profiler/stack/module.h"
+
+#define FRAME_BYTES  4096 /* of outer frames that are looked through */
+#define BUDGET_SHARE 50	  /* one part in so many of the time since the start */
+#define BUDGET_START ((uint64_t)20000000)  /* ns to begin with */
+#define BUDGET_FIRST ((uint64_t)100000000) /* ns, for the first looks of each site */
+#define SEGMENT_MAX  (16 * MIB)
+#define HEAP_MAX     (16 * MIB) /* bytes of heap in one look */
+#define TRIES	     4096	/* counters of looks, by site and level */
+#define ALWAYS	     8		/* looks before they become rare */
+#define FIRST	     4		/* looks that have a larger budget */
+#define RESULT_BYTES 256	/* of a structure returned in memory */
+#define NO_SANITIZE  __attribute__((no_sanitize("address", "thread", "undefined")))
+
+/* Where an object of a site was found last: the next one may well be there. */
+struct hint {
+	uint32_t site;
+	uint8_t place;
+	uintptr_t at; /* TLS: bytes below the thread pointer */
+};
+
+static struct {
+	uint64_t start_ns, spent_ns;
+	uint16_t tries[TRIES];
+	struct hint hints[TRIES]; /* by site and level */
+	/* dlclose(): atomic, sequentially consistent */
+	uint32_t closing, reading;
+	/* modules whose data is nobody's business, by id */
+	uint8_t skip[512];
+} where;
+
+enum { SKIP_UNKNOWN, SKIP_YES, SKIP_NO };
+
+void where_init(void)
+{
+	where.start_ns = os_now_ns();
+	tls_block_init();
+}
+
+void where_pause(void)
+{
+	__atomic_add_fetch(&where.closing, 1, __ATOMIC_SEQ_CST);
+	while (__atomic_load_n(&where.reading, __ATOMIC_SEQ_CST))
+		os_yield();
+}
+
+void where_resume(void)
+{
+	escape_lock();
+	memset(where.hints, 0, sizeof(where.hints)); /* they may be in what is gone */
+	escape_unlock();
+	__atomic_sub_fetch(&where.closing, 1, __ATOMIC_SEQ_CST);
+}
+
+static bool start_reading(void)
+{
+	__atomic_store_n(&where.reading, 1, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&where.closing, __ATOMIC_SEQ_CST) == 0)
+		return true;
+	__atomic_store_n(&where.reading, 0, __ATOMIC_SEQ_CST);
+	return false;
+}
+
+/* ---- words ---- */
+
+/* The first word of [lo, hi) that points into the object, or 0. */
+NO_SANITIZE static uintptr_t find_word(uintptr_t lo, uintptr_t hi,
+				       const struct followed *f)
+{
+	size_t size = f->size ? f->size : 1;
+
+	for (uintptr_t a = align_up(lo, 8); a + 8 <= hi; a += 8)
+		if (*(const volatile uintptr_t *)a - f->p < size)
+			return a;
+	return 0;
+}
+
+/* ---- outer frames ---- */
+
+/* The outer frames of activation level: up to a slot that no gap lies before. */
+static uintptr_t frames_end(const struct bound_stack *b, uint32_t level)
+{
+	uintptr_t lo = bound_slot(b, level), hi = lo;
+
+	for (uint32_t i = level + 1; i < b->count; i++) {
+		uintptr_t slot = bound_slot(b, i);
+
+		if (slot < hi || slot - hi > FRAME_BYTES || slot - lo > FRAME_BYTES)
+			break;
+		hi = slot;
+	}
+	return hi;
+}
+
+static unsigned count_words(const struct followed *f, uint32_t level,
+			    uintptr_t *out_first)
+{
+	uintptr_t at = bound_slot(&f->stack, level) + 8;
+	uintptr_t hi = frames_end(&f->stack, level);
+	unsigned n = 0;
+
+	*out_first = 0;
+	for (; (at = find_word(at, hi, f)) != 0; at += 8)
+		if (n++ == 0)
+			*out_first = at;
+	return n;
+}
+
+void where_begin(struct followed *f)
+{
+	uintptr_t first;
+
+	if (f->stack.count > 0)
+		f->seen_before = (uint16_t)count_words(f, 0, &first);
+}
+
+static void found(struct followed *f, enum place place, uint64_t detail)
+{
+	if (place < f->place || (place == f->place && f->detail))
+		return;
+	f->place = (uint8_t)place;
+	f->detail = detail;
+}
+
+static void found_in_frame(struct followed *f, uintptr_t word)
+{
+	uint32_t frame = f->level + 1u;
+
+	while (frame < f->stack.count && bound_slot(&f->stack, frame) <= word)
+		frame++;
+	found(f, PLACE_CALLER, frame - f->level);
+}
+
+static void look_near(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_t ret)
+{
+	size_t size = f->size ? f->size : 1;
+	uintptr_t first, hi = frames_end(&f->stack, f->level);
+
+	if (rax - f->p < size) {
+		enum retuse use = retuse_of(ret);
+
+		if (use != RETUSE_LOST)
+			found(f,
+			      use == RETUSE_READ ? PLACE_RETURNED : PLACE_MAYBE_RETURNED,
+			      0);
+	} else if (rdx - f->p < size) {
+		found(f, PLACE_MAYBE_RETURNED, 0);
+	}
+	if (count_words(f, f->level, &first) > f->seen_before)
+		found_in_frame(f, first);
+	else if (rax > bound_slot(&f->stack, f->level) &&
+		 (first = find_word(rax,
+				    rax + RESULT_BYTES < hi ? rax + RESULT_BYTES : hi,
+				    f)) != 0)
+		found_in_frame(f, first); /* a structure returned by value */
+}
+
+/* ---- thread-local and global variables ---- */
+
+static bool look_tls(struct followed *f, struct hint *h)
+{
+	uintptr_t self = (uintptr_t)__builtin_thread_pointer();
+
+	for (size_t i = 0; i < tls_block_count(); i++) {
+		const struct tls_block *b = tls_block_at(i);
+		uintptr_t lo = self - b->below, at = find_word(lo, lo + b->size, f);
+
+		if (at) {
+			found(f, PLACE_TLS, self - at);
+			*h = (struct hint){ f->site, PLACE_TLS, self - at };
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool is_skipped(const struct module *m)
+{
+	uint8_t *skip = m->id < sizeof(where.skip) ? &where.skip[m->id] : NULL;
+
+	if (m->is_seep || atomic_load_relaxed(&m->unloaded) || !skip)
+		return true;
+	if (*skip == SKIP_UNKNOWN)
+		*skip = module_path_is_libc(m->path) ? SKIP_YES : SKIP_NO;
+	return *skip == SKIP_YES;
+}
+
+static bool look_segments(struct followed *f, const struct module *m, struct hint *h)
+{
+	for (uint32_t i = 0; i < m->nsegments; i++) {
+		const struct module_segment *s = &m->segments[i];
+		uintptr_t at;
+
+		if (!s->writable || s->end - s->start > SEGMENT_MAX)
+			continue;
+		at = find_word(s->start, s->end, f);
+		if (at) {
+			found(f, PLACE_GLOBAL, at);
+			*h = (struct hint){ f->site, PLACE_GLOBAL, at };
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool look_globals(struct followed *f, struct hint *h)
+{
+	bool seen = false;
+
+	if (!start_reading())
+		return false;
+	for (uint32_t i = 0; i < module_count() && !seen; i++)
+		if (!is_skipped(module_at(i)))
+			seen = look_segments(f, module_at(i), h);
+	__atomic_store_n(&where.reading, 0, __ATOMIC_SEQ_CST);
+	return seen;
+}
+
+/* ---- the heap ---- */
+
+/* The word at lies in a span; is it one of a live object other than f? */
+static bool is_held(struct followed *f, const struct mspan *s, uintptr_t at)
+{
+	uint32_t index = mspan_index_of(s, at);
+	size_t bytes = mspan_slot_bytes(s);
+	uintptr_t slot = s->base + (uintptr_t)index * bytes;
+	const struct sample_record *r;
+
+	if (index >= s->nslots || f->p - slot < bytes ||
+	    !(atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) & 1))
+		return false;
+	r = sample_find(s, index);
+	if (!r && sample_is_exact())
+		return false; /* free, in some thread's cache */
+	found(f, PLACE_HEAP, (uint64_t)(r ? r->site : 0) << 32 | (uint32_t)(at - slot));
+	return true;
+}
+
+static bool look_span(struct followed *f, const struct mspan *s, struct hint *h)
+{
+	uintptr_t at = s->base, end = s->base + (s->npages << PAGE_SHIFT);
+
+	for (; (at = find_word(at, end, f)) != 0; at += 8)
+		if (is_held(f, s, at)) {
+			*h = (struct hint){ f->site, PLACE_HEAP, at };
+			return true;
+		}
+	return false;
+}
+
+static bool look_heap(struct followed *f, struct hint *h)
+{
+	uintptr_t lo, hi, at;
+	size_t left = HEAP_MAX;
+
+	heap_bounds(&lo, &hi);
+	for (at = lo; at < hi && left > 0;) {
+		const struct mspan *s = heap_find(at, NULL);
+		size_t bytes = s ? s->npages << PAGE_SHIFT : PAGE_SIZE;
+
+		if (s && s->base == at) {
+			if (look_span(f, s, h))
+				return true;
+			left -= bytes < left ? bytes : left;
+		}
+		at += bytes;
+	}
+	return false;
+}
+
+/* ---- under the budget ---- */
+
+/* Is it where the last one was? */
+static bool look_at_hint(struct followed *f, const struct hint *h)
+{
+	uintptr_t self = (uintptr_t)__builtin_thread_pointer();
+	uintptr_t at = h->place == PLACE_TLS ? self - h->at : h->at;
+	const struct mspan *s;
+	bool seen = false;
+
+	if (h->site != f->site || h->place == PLACE_UNSEEN || !start_reading())
+		return false;
+	if (find_word(at, at + 8, f)) {
+		s = h->place == PLACE_HEAP ? heap_find(at, NULL) : NULL;
+		seen = h->place == PLACE_HEAP ? s && is_held(f, s, at) : true;
+		if (seen && h->place != PLACE_HEAP)
+			found(f, h->place, h->at);
+	}
+	__atomic_store_n(&where.reading, 0, __ATOMIC_SEQ_CST);
+	return seen;
+}
+
+static bool is_due(uint32_t i, uint64_t now)
+{
+	uint16_t *tries = &where.tries[i];
+	uint64_t start = *tries < FIRST ? BUDGET_FIRST : BUDGET_START;
+
+	if (where.spent_ns > start + (now - where.start_ns) / BUDGET_SHARE)
+		return false;
+	if (*tries < UINT16_MAX)
+		++*tries;
+	return *tries <= ALWAYS || is_pow2(*tries);
+}
+
+/* Nothing else refers to it, and a word of an outer frame does: it was there before by
+ * chance, as an object of the same address was. */
+static void conclude(struct followed *f)
+{
+	uintptr_t first;
+
+	if (f->place == PLACE_UNSEEN && count_words(f, f->level, &first) > 0)
+		found_in_frame(f, first);
+}
+
+void where_look(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_t ret)
+{
+	uint32_t i = (f->site * 31u + f->level) % TRIES;
+	struct hint *h = &where.hints[i];
+	uint64_t now;
+
+	if (f->inherited)
+		return;
+	look_near(f, rax, rdx, ret);
+	if (f->place >= PLACE_TLS)
+		return;
+	if (look_at_hint(f, h)) {
+		f->scanned = true;
+		return;
+	}
+	now = os_now_ns();
+	if (!is_due(i, now))
+		return;
+	f->scanned = true;
+	if (!look_globals(f, h) && !look_tls(f, h) && !look_heap(f, h))
+		conclude(f);
+	where.spent_ns += os_now_ns() - now;
+}
