@@ -66,12 +66,32 @@ static void fill(struct unwinder *u, void *handle)
 	u->module = get_ip ? module_find_code((uintptr_t)get_ip) : NULL;
 }
 
+static _Unwind_Reason_Code stop_at_once(struct _Unwind_Context *context, void *arg)
+{
+	(void)context;
+	(void)arg;
+	return _URC_END_OF_STACK;
+}
+
+/* libgcc fills the table of register sizes, which _Unwind_SetGR() needs, when it walks a
+ * stack for the first time. */
+static void warm_up(void *handle)
+{
+	void *walk = symbol(handle, "_Unwind_Backtrace");
+	_Unwind_Reason_Code (*backtrace)(_Unwind_Trace_Fn, void *);
+
+	memcpy(&backtrace, &walk, sizeof(walk));
+	if (backtrace)
+		backtrace(stop_at_once, NULL);
+}
+
 void personality_init(void)
 {
 	/* libc opens it too, when a thread is cancelled. */
 	void *libgcc = dlopen("libgcc_s.so.1", RTLD_NOW | RTLD_LOCAL);
 	void *global = dlopen(NULL, RTLD_NOW);
 
+	warm_up(libgcc);
 	module_refresh();
 	fill(&unwinders.libgcc, libgcc);
 	fill(&unwinders.global, global);

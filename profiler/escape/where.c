@@ -169,7 +169,7 @@ static void look_near(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_
 	}
 	if (count_words(f, f->level, &first) > f->seen_before)
 		found_in_frame(f, first);
-	else if (rax > bound_slot(&f->stack, f->level) &&
+	else if (rax > bound_slot(&f->stack, f->level) && rax < hi &&
 		 (first = find_word(rax,
 				    rax + RESULT_BYTES < hi ? rax + RESULT_BYTES : hi,
 				    f)) != 0)
