@@ -30,7 +30,8 @@
 #define POOL_STEP                                                            \
 	(POOL / 32) /* above half, each further step halves what is followed \
 		     */
-#define MAX_THIN 16
+#define MAX_THIN      16
+#define COMMENT_BYTES 256
 
 static struct {
 	struct lock lock;
@@ -138,16 +139,16 @@ uint32_t escape_begin(const void *p, size_t size, uint32_t site,
 	if (!escape.on)
 		return 0;
 	bound_keep(&fresh.stack, frames, count);
-	if (escape.exact)
-		where_begin(&fresh);
 	escape_lock();
 	if (chosen())
 		handle = get_entry();
 	if (handle) {
 		fresh.lg_weight = (uint16_t)escape.lg_thin;
 		*followed_at(handle) = fresh;
-		if (escape.exact)
+		if (escape.exact) {
+			where_begin(followed_at(handle));
 			hijack_attach(handle);
+		}
 	}
 	escape_unlock();
 	return handle;
@@ -281,8 +282,27 @@ static void count_live(void)
 				   now);
 }
 
+static const char *describe(char *buf, size_t size)
+{
+	struct hijack_stats st;
+
+	if (!escape.exact)
+		return "escape=bound: depth is a lower bound; frames are compared at "
+		       "malloc and free";
+	hijack_get_stats(&st);
+	fmt_string(buf, size,
+		   "escape=exact: stubs put %llu, shared %llu, returned %llu, unwound "
+		   "%llu, left by longjmp %llu, refused %llu, none free %llu, in use %u",
+		   (unsigned long long)st.armed, (unsigned long long)st.shared,
+		   (unsigned long long)st.returned, (unsigned long long)st.unwound,
+		   (unsigned long long)st.left, (unsigned long long)st.refused,
+		   (unsigned long long)st.full, st.in_use);
+	return buf;
+}
+
 int escape_write(const char *prefix)
 {
+	char text[COMMENT_BYTES];
 	int error;
 
 	if (!escape.on)
@@ -291,7 +311,7 @@ int escape_write(const char *prefix)
 	result_clear_live();
 	count_live();
 	escape_unlock();
-	error = result_write(prefix, escape.exact);
+	error = result_write(prefix, describe(text, sizeof(text)));
 	escape_lock();
 	result_clear_live();
 	escape_unlock();

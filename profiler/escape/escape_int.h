@@ -25,6 +25,8 @@ struct followed {
 	bool full : 1;	    /* there was no stub left */
 	bool grown : 1;
 	bool scanned : 1;
+	uint8_t stale; /* bit i: at birth a word that refers to it was where an object of
+			* its site was found after i activations */
 	uint16_t seen_before; /* words of outer frames that looked like it at malloc */
 	uintptr_t p;
 	size_t size;

@@ -262,12 +262,9 @@ static bool write_result(const struct result *r, void *arg)
 	return true;
 }
 
-int result_write(const char *prefix, bool exact)
+int result_write(const char *prefix, const char *how)
 {
-	const char *comments[] = { "seep " SEEP_VERSION,
-				   exact ? "escape=exact: return stubs; see confidence"
-					 : "escape=bound: depth is a lower bound; "
-					   "frames are compared at malloc and free",
+	const char *comments[] = { "seep " SEEP_VERSION, how,
 				   results.lost ? "the table of results was full" : NULL,
 				   NULL };
 	size_t max = opt_get()->stack + 1;

@@ -29,8 +29,9 @@
 #define HEAP_MAX     (16 * MIB) /* bytes of heap in one look */
 #define TRIES	     4096	/* counters of looks, by site and level */
 #define ALWAYS	     8		/* looks before they become rare */
-#define FIRST	     4		/* looks that have a larger budget */
-#define RESULT_BYTES 256	/* of a structure returned in memory */
+#define STALE_LEVELS 8
+#define FIRST	     4	 /* looks that have a larger budget */
+#define RESULT_BYTES 256 /* of a structure returned in memory */
 #define NO_SANITIZE  __attribute__((no_sanitize("address", "thread", "undefined")))
 
 /* Where an object of a site was found last: the next one may well be there. */
@@ -39,6 +40,8 @@ struct hint {
 	uint8_t place;
 	uintptr_t at; /* TLS: bytes below the thread pointer */
 };
+
+_Static_assert(STALE_LEVELS <= 8, "bits of followed.stale");
 
 static struct {
 	uint64_t start_ns, spent_ns;
@@ -127,12 +130,40 @@ static unsigned count_words(const struct followed *f, uint32_t level,
 	return n;
 }
 
+/* The word that a hint names. */
+static uintptr_t hint_word(const struct hint *h)
+{
+	uintptr_t self = (uintptr_t)__builtin_thread_pointer();
+
+	return h->place == PLACE_TLS ? self - h->at : h->at;
+}
+
+static struct hint *hint_of(const struct followed *f, uint32_t level)
+{
+	return &where.hints[(f->site * 31u + level) % TRIES];
+}
+
 void where_begin(struct followed *f)
 {
 	uintptr_t first;
 
 	if (f->stack.count > 0)
 		f->seen_before = (uint16_t)count_words(f, 0, &first);
+	if (!start_reading())
+		return;
+	for (uint32_t i = 0; i < STALE_LEVELS; i++) {
+		const struct hint *h = hint_of(f, i);
+		uintptr_t at = hint_word(h);
+
+		if (h->site == f->site && find_word(at, at + 8, f))
+			f->stale |= (uint8_t)(1u << i);
+	}
+	__atomic_store_n(&where.reading, 0, __ATOMIC_SEQ_CST);
+}
+
+static bool is_stale(const struct followed *f, const struct hint *h)
+{
+	return h->site == f->site && f->level < STALE_LEVELS && f->stale >> f->level & 1;
 }
 
 static void found(struct followed *f, enum place place, uint64_t detail)
@@ -215,6 +246,8 @@ static bool look_segments(struct followed *f, const struct module *m, struct hin
 		if (!s->writable || s->end - s->start > SEGMENT_MAX)
 			continue;
 		at = find_word(s->start, s->end, f);
+		if (at && is_stale(f, h) && at == h->at)
+			at = find_word(at + 8, s->end, f);
 		if (at) {
 			found(f, PLACE_GLOBAL, at);
 			*h = (struct hint){ f->site, PLACE_GLOBAL, at };
@@ -269,7 +302,7 @@ static bool look_span(struct followed *f, const struct mspan *s, struct hint *h)
 	return false;
 }
 
-static bool look_heap(struct followed *f, struct hint *h)
+static void look_heap(struct followed *f, struct hint *h)
 {
 	uintptr_t lo, hi, at;
 	size_t left = HEAP_MAX;
@@ -281,25 +314,23 @@ static bool look_heap(struct followed *f, struct hint *h)
 
 		if (s && s->base == at) {
 			if (look_span(f, s, h))
-				return true;
+				return;
 			left -= bytes < left ? bytes : left;
 		}
 		at += bytes;
 	}
-	return false;
 }
 
 /* ---- under the budget ---- */
 
-/* Is it where the last one was? */
-static bool look_at_hint(struct followed *f, const struct hint *h)
+/* Is it where the last one was? stale: and was there a reference before it was born? */
+static bool look_at_hint(struct followed *f, const struct hint *h, bool stale)
 {
-	uintptr_t self = (uintptr_t)__builtin_thread_pointer();
-	uintptr_t at = h->place == PLACE_TLS ? self - h->at : h->at;
+	uintptr_t at = hint_word(h);
 	const struct mspan *s;
 	bool seen = false;
 
-	if (h->site != f->site || h->place == PLACE_UNSEEN || !start_reading())
+	if (h->site != f->site || is_stale(f, h) != stale || !start_reading())
 		return false;
 	if (find_word(at, at + 8, f)) {
 		s = h->place == PLACE_HEAP ? heap_find(at, NULL) : NULL;
@@ -323,20 +354,23 @@ static bool is_due(uint32_t i, uint64_t now)
 	return *tries <= ALWAYS || is_pow2(*tries);
 }
 
-/* Nothing else refers to it, and a word of an outer frame does: it was there before by
- * chance, as an object of the same address was. */
-static void conclude(struct followed *f)
+/* Nothing was found that became a reference while it lived. A word that was one before
+ * may have been written again with the same value, as objects follow each other at one
+ * address: where the last one was, or in an outer frame. */
+static void conclude(struct followed *f, const struct hint *h)
 {
 	uintptr_t first;
 
-	if (f->place == PLACE_UNSEEN && count_words(f, f->level, &first) > 0)
+	if (f->place > PLACE_MAYBE_RETURNED || look_at_hint(f, h, true))
+		return;
+	if (f->scanned && f->place == PLACE_UNSEEN &&
+	    count_words(f, f->level, &first) > 0)
 		found_in_frame(f, first);
 }
 
 void where_look(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_t ret)
 {
-	uint32_t i = (f->site * 31u + f->level) % TRIES;
-	struct hint *h = &where.hints[i];
+	struct hint *h = hint_of(f, f->level);
 	uint64_t now;
 
 	if (f->inherited)
@@ -344,15 +378,17 @@ void where_look(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_t ret)
 	look_near(f, rax, rdx, ret);
 	if (f->place >= PLACE_TLS)
 		return;
-	if (look_at_hint(f, h)) {
+	if (look_at_hint(f, h, false)) {
 		f->scanned = true;
 		return;
 	}
 	now = os_now_ns();
-	if (!is_due(i, now))
-		return;
-	f->scanned = true;
-	if (!look_globals(f, h) && !look_tls(f, h) && !look_heap(f, h))
-		conclude(f);
-	where.spent_ns += os_now_ns() - now;
+	if (is_due((uint32_t)(h - where.hints), now)) {
+		f->scanned = true;
+		if (!look_globals(f, h) && !look_tls(f, h))
+			look_heap(f, h);
+		where.spent_ns += os_now_ns() - now;
+	}
+	if (f->place < PLACE_TLS)
+		conclude(f, h);
 }

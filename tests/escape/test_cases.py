@@ -43,13 +43,12 @@ class Cases(seeptest.TestCase):
             self.assertTrue(ended, name)
             for s in ended:
                 self.assertEqual((s["depth"], s["confidence"]), (depth, "exact"), (name, s))
-            seen = [s for s in ended if s["scanned"] or depth == 0]
-            self.assertTrue(seen, name)
-            for s in seen:
+            known = [s for s in ended if s["escape"] not in ("unknown", "maybe-returned")]
+            for s in known:
                 self.assertEqual(s["escape"], escape, (name, s))
                 self.assertIn(to, s.get("to", ""), (name, s))
-            if escape in ("returned", "none", "caller"):
-                self.assertFalse([s for s in ended if s["escape"] != escape], name)
+            count = sum(s["samples"] for s in known)
+            self.assertGreaterEqual(count, 0.8 * sum(s["samples"] for s in ended), name)
 
     def test_closure(self):
         """One function makes both: what it returns, and what that captured."""

@@ -49,11 +49,20 @@ def _message(b):
     return m
 
 
-def read(path):
-    """A list of samples: {"stack": [names, leaf first], "values": [...], label: value}."""
+def _profile(path):
     with gzip.open(path) as f:
         p = _message(f.read())
-    text = [s.decode() for s in p[6]]
+    return p, [s.decode() for s in p[6]]
+
+
+def comments(path):
+    p, text = _profile(path)
+    return [text[i] for i in _ints(p.get(13, []))]
+
+
+def read(path):
+    """A list of samples: {"stack": [names, leaf first], "values": [...], label: value}."""
+    p, text = _profile(path)
     functions = {}
     for b in p.get(5, []):
         f = _message(b)
