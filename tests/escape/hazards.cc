@@ -392,12 +392,12 @@ static void signals()
 
 int main()
 {
+	printf("deep %ld\n", make_deep(20000));
 	exceptions();
 	jumps();
 	coroutines();
 	threads();
 	forks();
-	printf("deep %ld\n", make_deep(20000));
 	signals();
 	exceptions();
 	return 0;
