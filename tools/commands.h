@@ -8,5 +8,6 @@
 
 int command_run(int argc, char **argv);
 int command_gate(int argc, char **argv);
+int command_escape(int argc, char **argv);
 
 #endif

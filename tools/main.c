@@ -15,6 +15,7 @@ static const struct {
 } commands[] = {
 	{ "run", command_run, "run a program and profile what it does with memory" },
 	{ "gate", command_gate, "run a command and fail when anything in it leaks" },
+	{ "escape", command_escape, "say which objects need not be on the heap" },
 };
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
 
