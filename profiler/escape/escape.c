@@ -3,8 +3,8 @@
  * escape: following objects, see escape.h.
  *
  * Structure: a pool of followed objects, named by handles that the sampler keeps beside
- * the object. When the pool runs full, only one object in 2^k is followed, with weight
- * 2^k. What has ended is added up in result.c.
+ * the object. Of sites that make many objects, and when the pool runs full, only one in
+ * 2^k is followed, with weight 2^k. What has ended is added up in result.c.
  * Concurrency: one lock for the pool, the stubs and the results. It is held for short,
  * bounded work only: stacks are captured and compared outside.
  */
@@ -31,6 +31,8 @@
 	(POOL / 32) /* above half, each further step halves what is followed \
 		     */
 #define MAX_THIN      16
+#define COUNTS	      65536
+#define SITE_ALL      512
 #define COMMENT_BYTES 256
 
 static struct {
@@ -40,9 +42,9 @@ static struct {
 	uint32_t fresh;	       /* first never used */
 	uint32_t free;
 	uint32_t nused;
-	uint32_t lg_thin; /* follow one in 2^lg_thin */
+	uint32_t *counts; /* atomic: objects by site, several sites may share one */
 	uint32_t threads; /* atomic: numbers given to threads */
-	uint64_t random;
+	uint64_t random;  /* atomic */
 } escape = { .lock = LOCK_INIT(LOCK_RANK_ESCAPE) };
 
 void escape_init(void)
@@ -50,7 +52,8 @@ void escape_init(void)
 	escape.pool = meta_map(POOL * sizeof(*escape.pool), META_ESCAPE);
 	escape.fresh = 1;
 	escape.random = 0x9e3779b97f4a7c15u;
-	escape.on = escape.pool && result_init();
+	escape.counts = meta_map(COUNTS * sizeof(*escape.counts), META_ESCAPE);
+	escape.on = escape.pool && escape.counts && result_init();
 	if (!escape.on || opt_get()->escape != OPT_ESCAPE_EXACT)
 		return;
 	where_init();
@@ -90,18 +93,33 @@ uint32_t escape_thread(void)
 
 /* ---- the pool ---- */
 
-/* Needs the lock. */
-static bool chosen(void)
+/* One in 2^lg, at random: a program's own rhythm must not choose. */
+static bool toss(uint32_t lg)
 {
-	uint32_t want = 0;
+	uint64_t z = atomic_add_relaxed(&escape.random, 0x9e3779b97f4a7c15u);
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+	return (z >> 20 & ((1u << lg) - 1)) == 0;
+}
+
+/* Of a site that makes many objects, the first SITE_ALL are followed, and of each further
+ * doubling about half as many. */
+static uint32_t site_thinning(uint32_t site)
+{
+	uint32_t n = atomic_add_relaxed(&escape.counts[site % COUNTS], 1u);
+
+	return n < SITE_ALL ? 0 : 32 - (uint32_t)__builtin_clz(n / SITE_ALL);
+}
+
+/* When the pool runs full, for all sites. Needs the lock. */
+static uint32_t pool_thinning(void)
+{
+	uint32_t lg = 0;
 
 	if (escape.nused > POOL / 2)
-		want = (escape.nused - POOL / 2) / POOL_STEP + 1;
-	escape.lg_thin = want < MAX_THIN ? want : MAX_THIN;
-	escape.random ^= escape.random << 13;
-	escape.random ^= escape.random >> 7;
-	escape.random ^= escape.random << 17;
-	return (escape.random >> 20 & ((1u << escape.lg_thin) - 1)) == 0;
+		lg = (escape.nused - POOL / 2) / POOL_STEP + 1;
+	return lg < MAX_THIN ? lg : MAX_THIN;
 }
 
 static uint32_t get_entry(void)
@@ -129,21 +147,24 @@ uint32_t escape_begin(const void *p, size_t size, uint32_t site,
 		      const struct frame *frames, int count)
 {
 	struct followed fresh = { .site = site,
-				  .size = size,
 				  .p = (uintptr_t)p,
-				  .weight = sample_weight(size),
-				  .thread = escape_thread(),
-				  .birth_ns = os_now_ns() };
-	uint32_t handle = 0;
+				  .thread = escape_thread() };
+	uint32_t handle = 0, lg;
 
 	if (!escape.on)
 		return 0;
+	lg = site_thinning(site);
+	if (lg && !toss(lg))
+		return 0;
+	fresh.size = size;
+	fresh.weight = sample_weight(size);
+	fresh.birth_ns = os_now_ns();
 	bound_keep(&fresh.stack, frames, count);
 	escape_lock();
-	if (chosen())
+	fresh.lg_weight = (uint16_t)(lg + pool_thinning());
+	if (fresh.lg_weight == lg || toss(fresh.lg_weight - lg))
 		handle = get_entry();
 	if (handle) {
-		fresh.lg_weight = (uint16_t)escape.lg_thin;
 		*followed_at(handle) = fresh;
 		if (escape.exact) {
 			where_begin(followed_at(handle));

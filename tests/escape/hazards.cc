@@ -323,7 +323,12 @@ NOINLINE static long make_deep(int depth)
 	long n;
 
 	*p = depth;
-	n = depth ? make_deep(depth - 1) + *p : 0;
+	if (depth == 0)
+		n = 0;
+	else if (static_cast<unsigned>(depth) * 2654435761u >> 31) // stacks that differ
+		n = make_deep(depth - 1) + *p;
+	else
+		n = *p + make_deep(depth - 1);
 	free(p);
 	BARRIER();
 	return n;

@@ -93,16 +93,6 @@ static const Seep__Pprof__Function *frame_function(const struct line *l, size_t 
 	return x && x->n_line ? function(l->p, x->line[0]->function_id) : NULL;
 }
 
-static char *frame_name(const struct line *l, size_t frame)
-{
-	const Seep__Pprof__Location *x = location(l, frame);
-	const Seep__Pprof__Function *f = frame_function(l, frame);
-
-	if (f)
-		return profile_demangle(text_of(l->p, f->name));
-	return format_string("%#llx", x ? (unsigned long long)x->address : 0ull);
-}
-
 static const char *mapping_of(const struct line *l, const Seep__Pprof__Location *x,
 			      uint64_t *out_offset)
 {
@@ -115,6 +105,26 @@ static const char *mapping_of(const struct line *l, const Seep__Pprof__Location 
 		}
 	}
 	return "";
+}
+
+/* "libfoo.so+0x1234" */
+static char *frame_place(const struct line *l, const Seep__Pprof__Location *x)
+{
+	uint64_t offset = x->address;
+	const char *file = mapping_of(l, x, &offset), *base = strrchr(file, '/');
+
+	return format_string("%s+%#llx", base ? base + 1 : file,
+			     (unsigned long long)offset);
+}
+
+static char *frame_name(const struct line *l, size_t frame)
+{
+	const Seep__Pprof__Location *x = location(l, frame);
+	const Seep__Pprof__Function *f = frame_function(l, frame);
+
+	if (f)
+		return profile_demangle(text_of(l->p, f->name));
+	return x ? frame_place(l, x) : format_string("?");
 }
 
 static char *frame_where(const struct line *l, size_t frame)
@@ -171,35 +181,47 @@ static bool is_named_like_one(const char *name)
 	return false;
 }
 
-/* Lines [from, to) have the same frames: do they belong to a wrapper? */
-static bool is_wrapper(const struct line *lines, size_t from, size_t to)
+/* How many different frames lines [from, to) have at depth frame, up to MANY_CALLERS. 0:
+ * one has no such frame, or an object of it ended in a function further in. */
+static unsigned callers_at(const struct line *lines, size_t from, size_t to, size_t frame)
 {
 	uint64_t callers[MANY_CALLERS] = { 0 };
-	unsigned ncallers = 0, ended = 0;
-	bool named;
-	char *name = frame_name(&lines[from], lines[from].level);
+	unsigned n = 0;
 
 	for (size_t i = from; i < to; i++) {
 		const struct line *l = &lines[i];
-		size_t next = l->level + 1u;
-		uint64_t caller =
-			next < l->s->n_location_id ? l->s->location_id[next] : 0;
 		unsigned k = 0;
 
-		ended += has_depth(l);
-		if (caller == 0 ||
-		    (has_depth(l) && label_number(l, "depth") <= l->level)) {
-			free(name);
-			return false; /* something ended in it */
-		}
-		while (k < ncallers && callers[k] != caller)
+		if (frame >= l->s->n_location_id ||
+		    (has_depth(l) && label_number(l, "depth") < frame))
+			return 0;
+		while (k < n && callers[k] != l->s->location_id[frame])
 			k++;
-		if (k == ncallers && ncallers < MANY_CALLERS)
-			callers[ncallers++] = caller;
+		if (k == n && n < MANY_CALLERS)
+			callers[n++] = l->s->location_id[frame];
 	}
+	return n;
+}
+
+/* Lines [from, to) have the same frames: do they belong to a wrapper? Also to one that
+ * has a single caller, which is a wrapper itself. */
+static bool is_wrapper(const struct line *lines, size_t from, size_t to)
+{
+	unsigned level = lines[from].level, n, ended = 0;
+	char *name;
+	bool named;
+
+	for (size_t i = from; i < to; i++)
+		ended += has_depth(&lines[i]);
+	n = ended ? callers_at(lines, from, to, level + 1) : 0;
+	if (n == 0)
+		return false;
+	for (unsigned i = 1; i <= MAX_LEVEL && n == 1; i++)
+		n = callers_at(lines, from, to, level + 1 + i);
+	name = frame_name(&lines[from], level);
 	named = is_named_like_one(name);
 	free(name);
-	return ended > 0 && (named || ncallers == MANY_CALLERS);
+	return named || n == MANY_CALLERS;
 }
 
 /* Looks through one more layer of wrappers. False: there was none. */
