@@ -43,7 +43,7 @@ static const char usage[] =
 	"  -O, --option KEY=VALUE any option of the library\n"
 	"  --lib FILE             libseep.so, if it is not beside this command\n"
 	"  -h, --help             this text\n\n"
-	"Exit status: PROGRAM's own, as for seep run.\n";
+	"Exit status: PROGRAM's own, as for seep run; 24 when FILE cannot be read.\n";
 
 enum { OPT_FROM = 256, OPT_FORMAT, OPT_REPORT, OPT_TOP, OPT_SAMPLE, OPT_BOUND, OPT_LIB };
 
@@ -372,7 +372,7 @@ static json_t *json_profile(const char *path, const struct escape_report *r, siz
 
 /* ---- the report ---- */
 
-static void report_file(struct escape *e, const char *path, json_t *profiles)
+static bool report_file(struct escape *e, const char *path, json_t *profiles)
 {
 	struct escape_report r;
 	const char *prefix = e->out == stderr ? "seep: " : "";
@@ -380,7 +380,7 @@ static void report_file(struct escape *e, const char *path, json_t *profiles)
 
 	if (!escapes_read(path, &r)) {
 		say_bad("%s: not an escape profile, or damaged", path);
-		return;
+		return false;
 	}
 	n = e->top && e->top < r.nsites ? e->top : r.nsites;
 	if (e->json) {
@@ -394,6 +394,7 @@ static void report_file(struct escape *e, const char *path, json_t *profiles)
 		fprintf(e->out, "%s%s\n", prefix, path);
 	}
 	escapes_free(&r);
+	return true;
 }
 
 static void report_row(struct escape *e, const struct runtable_row *row, json_t *profiles)
@@ -407,15 +408,17 @@ static void report_row(struct escape *e, const struct runtable_row *row, json_t 
 	free(path);
 }
 
-static void report(struct escape *e)
+/* False: the profile asked for cannot be read. */
+static bool report(struct escape *e)
 {
+	bool good = true;
 	json_t *profiles = json_array(), *root;
 
 	e->out = e->from ? stdout : stderr;
 	if (e->report && !(e->out = fopen(e->report, "w")))
 		die(EXIT_INCOMPLETE, "%s: cannot be written", e->report);
 	if (e->from)
-		report_file(e, e->from, profiles);
+		good = report_file(e, e->from, profiles);
 	for (unsigned i = 0; !e->from && i < launch_rows(&e->launch); i++)
 		report_row(e, &e->launch.table->rows[i], profiles);
 	root = json_pack("{s:i,s:o}", "schema", 1, "profiles", profiles);
@@ -428,6 +431,7 @@ static void report(struct escape *e)
 		say_bad("the report could not be written");
 	if (e->report)
 		fclose(e->out);
+	return good;
 }
 
 int command_escape(int argc, char **argv)
@@ -439,10 +443,8 @@ int command_escape(int argc, char **argv)
 	};
 
 	parse(&e, argc, argv);
-	if (e.from) {
-		report(&e);
-		return 0;
-	}
+	if (e.from)
+		return report(&e) ? 0 : EXIT_INCOMPLETE;
 	launch_run(&e.launch);
 	if (e.launch.hopeless)
 		return launch_exit_code(e.launch.status);

@@ -36,11 +36,11 @@ enum place {
 struct result_key {
 	uint32_t site; /* 0: empty */
 	uint16_t depth;
-	uint8_t end;   /* enum end_kind */
-	uint8_t place; /* enum place */
-	uint64_t
-		detail; /* global: its address; tls: bytes below the thread pointer; heap:
-			 * site << 32 | offset; caller: how many frames further out */
+	uint8_t end;	 /* enum end_kind */
+	uint8_t place;	 /* enum place */
+	uint64_t detail; /* global: its address; tls: bytes below the thread pointer;
+			  * heap: site << 32 | offset; caller: which frame, counted from
+			  * the allocating function's */
 	uintptr_t freed; /* pc that called free, 0: unknown */
 };
 

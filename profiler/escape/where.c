@@ -180,7 +180,7 @@ static void found_in_frame(struct followed *f, uintptr_t word)
 
 	while (frame < f->stack.count && bound_slot(&f->stack, frame) <= word)
 		frame++;
-	found(f, PLACE_CALLER, frame - f->level);
+	found(f, PLACE_CALLER, frame);
 }
 
 static void look_near(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_t ret)
@@ -324,17 +324,20 @@ static void look_heap(struct followed *f, struct hint *h)
 /* ---- under the budget ---- */
 
 /* Is it where the last one was? stale: and was there a reference before it was born? */
-static bool look_at_hint(struct followed *f, const struct hint *h, bool stale)
+static bool look_at_hint(struct followed *f, struct hint *h, bool stale)
 {
-	uintptr_t at = hint_word(h);
+	uintptr_t at = hint_word(h), word;
 	const struct mspan *s;
 	bool seen = false;
 
 	if (h->site != f->site || is_stale(f, h) != stale || !start_reading())
 		return false;
-	if (find_word(at, at + 8, f)) {
-		s = h->place == PLACE_HEAP ? heap_find(at, NULL) : NULL;
-		seen = h->place == PLACE_HEAP ? s && is_held(f, s, at) : true;
+	/* The next word as well: arrays are filled. Not beyond the page. */
+	word = find_word(at, at % OS_PAGE <= OS_PAGE - 16 ? at + 16 : at + 8, f);
+	if (word) {
+		s = h->place == PLACE_HEAP ? heap_find(word, NULL) : NULL;
+		seen = h->place == PLACE_HEAP ? s && is_held(f, s, word) : true;
+		h->at = h->place == PLACE_TLS ? h->at - (word - at) : word;
 		if (seen && h->place != PLACE_HEAP)
 			found(f, h->place, h->at);
 	}
@@ -357,7 +360,7 @@ static bool is_due(uint32_t i, uint64_t now)
 /* Nothing was found that became a reference while it lived. A word that was one before
  * may have been written again with the same value, as objects follow each other at one
  * address: where the last one was, or in an outer frame. */
-static void conclude(struct followed *f, const struct hint *h)
+static void conclude(struct followed *f, struct hint *h)
 {
 	uintptr_t first;
 
@@ -375,6 +378,10 @@ void where_look(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_t ret)
 
 	if (f->inherited)
 		return;
+	if (f->place < PLACE_TLS) { /* of an inner frame; it may have gone on since */
+		f->place = PLACE_UNSEEN;
+		f->detail = 0;
+	}
 	look_near(f, rax, rdx, ret);
 	if (f->place >= PLACE_TLS)
 		return;

@@ -397,7 +397,7 @@ static void signals()
 
 int main()
 {
-	printf("deep %ld\n", make_deep(20000));
+	printf("deep %ld\n", make_deep(6000));
 	exceptions();
 	jumps();
 	coroutines();

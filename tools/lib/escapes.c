@@ -9,7 +9,7 @@
  */
 #include "tools/lib/escapes.h"
 
-#include <libiberty/demangle.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
@@ -392,6 +392,20 @@ static double gain_of(const struct escape_site *s)
 	       factors[escapes_verdict(s)];
 }
 
+/* What an object was found in; a frame by the name of its function. */
+static char *place_name(const struct line *l, const char *text)
+{
+	unsigned frame;
+	char *name, *out;
+
+	if (sscanf(text, "frame +%u", &frame) != 1)
+		return profile_demangle(text);
+	name = frame_name(l, frame);
+	out = format_string("frame of %s", name);
+	free(name);
+	return out;
+}
+
 static void gather(struct escape_site *s, const struct line *lines, size_t n)
 {
 	struct names to = { .n = 0 }, freed = { .n = 0 }, ancestors = { .n = 0 };
@@ -404,7 +418,7 @@ static void gather(struct escape_site *s, const struct line *lines, size_t n)
 		add_line(s, &lines[i]);
 		add_depth(s, &lines[i], &ancestors);
 		if (*text)
-			count_name(&to, profile_demangle(text), count);
+			count_name(&to, place_name(&lines[i], text), count);
 		text = label_text(&lines[i], "freed_by");
 		if (*text)
 			count_name(&freed, format_string("%s", text), count);
