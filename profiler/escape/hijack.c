@@ -49,6 +49,8 @@ static struct {
 	uint16_t stack[STUBS], ring[STUBS];
 	uint32_t nstack, ring_head, nring;
 	uint32_t heads[STUBS]; /* handles; 0: nobody waits */
+	/* Stubs in use, stats.in_use of them, in no order; and where each is in it. */
+	uint16_t used[STUBS], at[STUBS];
 	struct hijack_stats stats;
 } hijack;
 
@@ -105,15 +107,19 @@ static bool take_stub(uint32_t *out)
 	} else {
 		return false;
 	}
-	hijack.stats.in_use++;
+	hijack.at[*out] = (uint16_t)hijack.stats.in_use;
+	hijack.used[hijack.stats.in_use++] = (uint16_t)*out;
 	return true;
 }
 
 static void put_stub(uint32_t k, bool returned)
 {
+	uint16_t last = hijack.used[--hijack.stats.in_use];
+
+	hijack.used[hijack.at[k]] = last;
+	hijack.at[last] = hijack.at[k];
 	escape_stub_table[k].slot = 0;
 	hijack.heads[k] = 0;
-	hijack.stats.in_use--;
 	if (returned)
 		hijack.stack[hijack.nstack++] = (uint16_t)k;
 	else
@@ -317,7 +323,10 @@ void hijack_leave(uintptr_t target)
 	if (!hijack.on || target <= sp || seep_tls.internal > 0)
 		return;
 	escape_lock();
-	for (uint32_t k = 0; k < hijack.fresh && hijack.stats.in_use; k++) {
+	/* From the end: what is released is replaced by one that was looked at, or is
+	 * new. */
+	for (uint32_t i = hijack.stats.in_use; i-- > 0;) {
+		uint32_t k = hijack.used[i];
 		uintptr_t slot = escape_stub_table[k].slot;
 
 		if (slot < sp || slot >= target)
@@ -335,9 +344,9 @@ void hijack_thread_end(uintptr_t sp)
 	if (!hijack.on || !thread_stack_bounds(sp, &lo, &hi))
 		return;
 	escape_lock();
-	for (uint32_t k = 0; k < hijack.fresh; k++) {
+	for (uint32_t i = hijack.stats.in_use; i-- > 0;) {
+		uint32_t k = hijack.used[i], handle, next;
 		uintptr_t slot = escape_stub_table[k].slot;
-		uint32_t handle, next;
 
 		if (slot < lo || slot >= hi ||
 		    (slot > sp && *(volatile uintptr_t *)slot == stub_address(k)))

@@ -70,9 +70,11 @@ void where_pause(void)
 
 void where_resume(void)
 {
-	escape_lock();
-	memset(where.hints, 0, sizeof(where.hints)); /* they may be in what is gone */
-	escape_unlock();
+	if (where.start_ns) {
+		escape_lock();
+		memset(where.hints, 0, sizeof(where.hints)); /* perhaps in what is gone */
+		escape_unlock();
+	}
 	__atomic_sub_fetch(&where.closing, 1, __ATOMIC_SEQ_CST);
 }
 
