@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 
 #include "preload/base/atomic.h"
+#include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "preload/heap/tls.h"
 #include "profiler/escape/personality.h"
@@ -26,8 +27,10 @@
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
-#define STUBS	    4096 /* as in stub.S */
-#define STRIDE	    16
+#define STUBS	       4096 /* as in stub.S */
+#define STRIDE	       16
+#define SAMPLED_LEVELS 10 /* beyond, stacks are compared: each return costs about 1 us \
+			   */
 #define CALL_BYTES  5
 #define CPUID_XSAVE (1u << 27) /* leaf 1, ecx: OSXSAVE */
 
@@ -43,6 +46,7 @@ HIDDEN extern struct stub_entry escape_stub_table[STUBS];
 static struct {
 	bool on;
 	uintptr_t loader; /* bias of the dynamic loader */
+	uint32_t levels;  /* frames that an object is followed through */
 	uint32_t fresh;	  /* first never used */
 	/* Free stubs: those that returned, last first; those given up otherwise, first
 	 * first, taken only when there is no other. */
@@ -69,6 +73,7 @@ bool hijack_init(void)
 		    PROT_READ | PROT_WRITE, 0, 0, 0) != 0)
 		return false;
 	hijack.loader = getauxval(AT_BASE);
+	hijack.levels = opt_get()->mode == OPT_MODE_EXACT ? BOUND_SLOTS : SAMPLED_LEVELS;
 	personality_init();
 	unwind_set_stubs((uintptr_t)escape_stubs, (size_t)STUBS * STRIDE,
 			 (uintptr_t)escape_stub_table);
@@ -223,7 +228,7 @@ void hijack_attach(uint32_t handle)
 	struct followed *f = followed_at(handle);
 	uint32_t node;
 
-	if (!hijack.on || f->level >= f->stack.count)
+	if (!hijack.on || f->level >= f->stack.count || f->level >= hijack.levels)
 		return;
 	node = outer_site(f->site, f->level + 1u);
 	if (node == SITE_NONE || site_parent(node) == SITE_NONE)

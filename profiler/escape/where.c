@@ -21,18 +21,24 @@
 #include "profiler/sample/sample.h"
 #include "profiler/stack/module.h"
 
-#define FRAME_BYTES  4096 /* of outer frames that are looked through */
-#define BUDGET_SHARE 50	  /* one part in so many of the time since the start */
-#define BUDGET_START ((uint64_t)20000000)  /* ns to begin with */
-#define BUDGET_FIRST ((uint64_t)100000000) /* ns, for the first looks of each site */
-#define SEGMENT_MAX  (16 * MIB)
-#define HEAP_MAX     (16 * MIB) /* bytes of heap in one look */
-#define TRIES	     4096	/* counters of looks, by site and level */
-#define ALWAYS	     8		/* looks before they become rare */
-#define STALE_LEVELS 8
-#define FIRST	     4	 /* looks that have a larger budget */
-#define RESULT_BYTES 256 /* of a structure returned in memory */
-#define NO_SANITIZE  __attribute__((no_sanitize("address", "thread", "undefined")))
+#define FRAME_BYTES 4096 /* of outer frames that are looked through */
+/* Time for looking, ns: one part in SHARE of the time since the start, and what there is
+ * to begin with; for the first looks of a site more. While everything is recorded, the
+ * program is slowed down anyway; in sampled mode nobody may notice. */
+#define SHARE_EXACT   50
+#define START_EXACT   ((uint64_t)20000000)
+#define FIRST_EXACT   ((uint64_t)100000000)
+#define SHARE_SAMPLED 200
+#define START_SAMPLED ((uint64_t)300000)
+#define BYTES_A_NS    4 /* read while looking, at least about */
+#define SEGMENT_MAX   (16 * MIB)
+#define HEAP_MAX      (16 * MIB) /* bytes of heap in one look */
+#define TRIES	      4096	 /* counters of looks, by site and level */
+#define ALWAYS	      8		 /* looks before they become rare */
+#define STALE_LEVELS  8
+#define FIRST	      4	  /* looks that have a larger budget */
+#define RESULT_BYTES  256 /* of a structure returned in memory */
+#define NO_SANITIZE   __attribute__((no_sanitize("address", "thread", "undefined")))
 
 /* Where an object of a site was found last: the next one may well be there. */
 struct hint {
@@ -45,6 +51,7 @@ _Static_assert(STALE_LEVELS <= 8, "bits of followed.stale");
 
 static struct {
 	uint64_t start_ns, spent_ns;
+	size_t left; /* bytes that this look may still read */
 	uint16_t tries[TRIES];
 	struct hint hints[TRIES]; /* by site and level */
 	/* dlclose(): atomic, sequentially consistent */
@@ -243,10 +250,14 @@ static bool look_segments(struct followed *f, const struct module *m, struct hin
 {
 	for (uint32_t i = 0; i < m->nsegments; i++) {
 		const struct module_segment *s = &m->segments[i];
+		size_t bytes = s->end - s->start;
 		uintptr_t at;
 
-		if (!s->writable || s->end - s->start > SEGMENT_MAX)
+		if (!s->writable || bytes > SEGMENT_MAX)
 			continue;
+		if (bytes > where.left)
+			return false;
+		where.left -= bytes;
 		at = find_word(s->start, s->end, f);
 		if (at && is_stale(f, h) && at == h->at)
 			at = find_word(at + 8, s->end, f);
@@ -307,7 +318,7 @@ static bool look_span(struct followed *f, const struct mspan *s, struct hint *h)
 static void look_heap(struct followed *f, struct hint *h)
 {
 	uintptr_t lo, hi, at;
-	size_t left = HEAP_MAX;
+	size_t left = where.left < HEAP_MAX ? where.left : HEAP_MAX;
 
 	heap_bounds(&lo, &hi);
 	for (at = lo; at < hi && left > 0;) {
@@ -347,13 +358,26 @@ static bool look_at_hint(struct followed *f, struct hint *h, bool stale)
 	return seen;
 }
 
+/* What the budget has left, ns. */
+static uint64_t allowance(bool first, uint64_t now)
+{
+	uint64_t age = now - where.start_ns, all;
+
+	if (sample_is_exact())
+		all = (first ? FIRST_EXACT : START_EXACT) + age / SHARE_EXACT;
+	else
+		all = START_SAMPLED + age / SHARE_SAMPLED;
+	return all > where.spent_ns ? all - where.spent_ns : 0;
+}
+
 static bool is_due(uint32_t i, uint64_t now)
 {
 	uint16_t *tries = &where.tries[i];
-	uint64_t start = *tries < FIRST ? BUDGET_FIRST : BUDGET_START;
+	uint64_t ns = allowance(*tries < FIRST, now);
 
-	if (where.spent_ns > start + (now - where.start_ns) / BUDGET_SHARE)
+	if (ns == 0)
 		return false;
+	where.left = ns * BYTES_A_NS;
 	if (*tries < UINT16_MAX)
 		++*tries;
 	return *tries <= ALWAYS || is_pow2(*tries);
