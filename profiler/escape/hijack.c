@@ -27,10 +27,11 @@
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
-#define STUBS	       4096 /* as in stub.S */
-#define STRIDE	       16
-#define SAMPLED_LEVELS 10 /* beyond, stacks are compared: each return costs about 1 us \
-			   */
+#define STUBS  4096 /* as in stub.S */
+#define STRIDE 16
+#define SAMPLED_LEVELS                                                  \
+	10 /* beyond, stacks are compared: each return costs about 1 us \
+	    */
 #define CALL_BYTES  5
 #define CPUID_XSAVE (1u << 27) /* leaf 1, ecx: OSXSAVE */
 
