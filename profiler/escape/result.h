@@ -8,7 +8,7 @@
 
 #include "preload/base/base.h"
 
-#define RESULT_MAX 65536 /* keys that are kept apart */
+#define RESULT_MAX 32768 /* keys that are kept apart */
 
 /* How an object's life ended, and with it how sure its depth is: the label confidence. */
 enum end_kind {
@@ -53,7 +53,8 @@ struct ended {
 	bool scanned; /* global and heap memory was looked through */
 };
 
-#define RESULT_BUCKETS 44 /* of lifetimes: [2^i, 2^(i+1)) ns */
+#define RESULT_BUCKETS \
+	36 /* of lifetimes: [2^i, 2^(i+1)) ns; the last: a minute and more */
 
 struct result {
 	struct result_key key;
