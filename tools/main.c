@@ -21,6 +21,7 @@ static const struct {
 	{ "peak", command_heap, "what a running process held at its peak" },
 	{ "threads", command_threads, "what the threads of a running process do" },
 	{ "set", command_set, "change what a running process records" },
+	{ "escape", command_escape, "say which objects need not be on the heap" },
 };
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
 
