@@ -109,7 +109,9 @@ class Run:
         for path in sorted(glob.glob(out + ".*.report.json")):
             check(os.stat(path).st_mode & 0o777 == 0o600, "report.json is not mode 0600")
             with open(path, encoding="utf-8") as f:
-                self.reports.append(json.load(f))
+                report = json.load(f)
+            if not setup.wrap or report["exe"] == os.path.realpath(setup.program):
+                self.reports.append(report)  # and not what a wrapper said before its exec
 
     def verdict_line(self):
         lines = self.stderr.splitlines()
