@@ -19,6 +19,7 @@
 #include "tools/lib/runjson.h"
 #include "tools/lib/say.h"
 #include "tools/lib/suppressions.h"
+#include "tools/lib/symbolizer.h"
 #include "tools/lib/threadfile.h"
 
 #define MAX_LEAKS  20 /* printed for one process */
@@ -42,6 +43,7 @@ static const char usage[] =
 	"                         threads that ended and were never joined nor detached\n"
 	"  --strict               24 too when any process of the tree was not checked\n"
 	"  -o, --out PATTERN      files' names: %e program, %p process (seep.out/%e.%p)\n"
+	"  --no-symbolize         no lines and inlined frames in reports and profiles\n"
 	"  -O, --option KEY=VALUE any option of the library\n"
 	"  --lib FILE             libseep.so, if it is not beside this command\n"
 	"  -q, --quiet            only the verdict\n"
@@ -60,6 +62,7 @@ enum {
 	OPT_EXITCODE,
 	OPT_STRICT,
 	OPT_THREADS,
+	OPT_NO_SYMBOLIZE,
 	OPT_LIB
 };
 
@@ -72,6 +75,7 @@ static const struct option options[] = {
 	{ "strict", no_argument, NULL, OPT_STRICT },
 	{ "threads", no_argument, NULL, OPT_THREADS },
 	{ "out", required_argument, NULL, 'o' },
+	{ "no-symbolize", no_argument, NULL, OPT_NO_SYMBOLIZE },
 	{ "option", required_argument, NULL, 'O' },
 	{ "lib", required_argument, NULL, OPT_LIB },
 	{ "quiet", no_argument, NULL, 'q' },
@@ -81,7 +85,7 @@ static const struct option options[] = {
 
 struct gate {
 	struct launch launch;
-	bool strict, quiet;
+	bool strict, quiet, no_symbolize;
 	int exitcode;
 	bool reachable;		  /* is listed, too */
 	bool suppresses;	  /* --suppressions was given */
@@ -142,6 +146,9 @@ static void parse_one(struct gate *g, int c)
 	case 'o':
 		g->launch.out = optarg;
 		break;
+	case OPT_NO_SYMBOLIZE:
+		g->no_symbolize = true;
+		break;
 	case 'O':
 		add_pair(g, optarg);
 		break;
@@ -186,12 +193,17 @@ static void print_frame(size_t i, json_t *frame)
 {
 	const char *function = json_string_value(json_object_get(frame, "function"));
 	const char *module = json_string_value(json_object_get(frame, "module"));
+	const char *file = json_string_value(json_object_get(frame, "file"));
 	json_int_t offset = json_integer_value(json_object_get(frame, "offset"));
+	json_int_t line = json_integer_value(json_object_get(frame, "line"));
 	char *name;
 
 	if (function && *function) {
 		name = profile_demangle(function);
-		say("    #%zu %s (%s)", i, name, module ? module : "");
+		if (file && *file)
+			say("    #%zu %s %s:%lld", i, name, file, (long long)line);
+		else
+			say("    #%zu %s (%s)", i, name, module ? module : "");
 		free(name);
 	} else {
 		say("    #%zu %s+%#llx", i, module ? module : "",
@@ -295,6 +307,16 @@ static void add_report(struct gate *g, const struct runtable_row *r)
 	free(path);
 }
 
+/* Before lines are added: the library looks for the names that it knows itself. */
+static void collect_suppressions(struct gate *g)
+{
+	if (!g->suppresses && !g->generate)
+		return;
+	for (unsigned i = 0; g->launch.table && i < launch_rows(&g->launch); i++)
+		if (g->launch.table->rows[i].state == RUNROW_DONE)
+			add_report(g, &g->launch.table->rows[i]);
+}
+
 static void finish_suppressions(struct gate *g)
 {
 	int error;
@@ -393,8 +415,6 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 			    "became a program without Seep (static, set-user-ID, ...)");
 	if (g->reachable && !g->quiet)
 		print_reachable(r);
-	if (g->suppresses || g->generate)
-		add_report(g, r);
 	g->objects += r->objects;
 	g->bytes += r->bytes;
 	g->sites += r->sites;
@@ -481,6 +501,9 @@ int command_gate(int argc, char **argv)
 
 	parse(&g, argc, argv);
 	launch_run(&g.launch);
+	collect_suppressions(&g);
+	if (!g.no_symbolize)
+		symbolizer_run(&g.launch, g.quiet);
 	judge(&g);
 	finish_suppressions(&g);
 	status = g.launch.started ? own_status(&g.launch) : 0;

@@ -15,13 +15,16 @@ static const struct {
 } commands[] = {
 	{ "run", command_run, "run a program and profile what it does with memory" },
 	{ "gate", command_gate, "run a command and fail when anything in it leaks" },
+	{ "escape", command_escape, "say which objects need not be on the heap" },
 	{ "recover", command_recover, "profiles of a process that was killed" },
 	{ "heap", command_heap, "what a running process holds" },
 	{ "allocs", command_heap, "what a running process ever allocated" },
 	{ "peak", command_heap, "what a running process held at its peak" },
 	{ "threads", command_threads, "what the threads of a running process do" },
 	{ "set", command_set, "change what a running process records" },
-	{ "escape", command_escape, "say which objects need not be on the heap" },
+	{ "symbolize", command_symbolize, "add lines and inlined frames to profiles" },
+	{ "diff", command_diff, "what grew between two profiles" },
+	{ "report", command_report, "leaks and profiles as text, HTML, SARIF, JUnit" },
 };
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
 
@@ -33,7 +36,7 @@ static void help(void)
 	     "leaks\n"
 	     "and writes profiles for go tool pprof.\n\nCommands:");
 	for (size_t i = 0; i < NCOMMANDS; i++)
-		printf("  %-8s %s\n", commands[i].name, commands[i].summary);
+		printf("  %-10s %s\n", commands[i].name, commands[i].summary);
 	puts("\nOptions:\n  --help     this text; after a command, that command's\n"
 	     "  --version  the version\n\nExit status: the program's own; gate: 23 "
 	     "leaks, "

@@ -14,6 +14,7 @@
 #include "tools/lib/profile.h"
 #include "tools/lib/runjson.h"
 #include "tools/lib/say.h"
+#include "tools/lib/symbolizer.h"
 
 #define TOP_SITES 10
 
@@ -31,6 +32,7 @@ static const char usage[] =
 	"  --no-escape            no escape profile\n"
 	"  --no-threads           no threads profile\n"
 	"  --no-follow            only PROGRAM itself, not what it starts\n"
+	"  --no-symbolize         no lines and inlined frames in the profiles\n"
 	"  -O, --option KEY=VALUE any option of the library\n"
 	"  --lib FILE             libseep.so, if it is not beside this command\n"
 	"  -q, --quiet            no summary\n"
@@ -49,6 +51,7 @@ enum {
 	OPT_NO_ESCAPE,
 	OPT_NO_THREADS,
 	OPT_NO_FOLLOW,
+	OPT_NO_SYMBOLIZE,
 	OPT_LIB
 };
 
@@ -62,6 +65,7 @@ static const struct option options[] = {
 	{ "no-escape", no_argument, NULL, OPT_NO_ESCAPE },
 	{ "no-threads", no_argument, NULL, OPT_NO_THREADS },
 	{ "no-follow", no_argument, NULL, OPT_NO_FOLLOW },
+	{ "no-symbolize", no_argument, NULL, OPT_NO_SYMBOLIZE },
 	{ "option", required_argument, NULL, 'O' },
 	{ "lib", required_argument, NULL, OPT_LIB },
 	{ "quiet", no_argument, NULL, 'q' },
@@ -71,7 +75,7 @@ static const struct option options[] = {
 
 struct run {
 	struct launch launch;
-	bool quiet;
+	bool quiet, no_symbolize;
 };
 
 static void add(struct run *r, const char *key, const char *value)
@@ -120,6 +124,9 @@ static void parse_one(struct run *r, int c)
 		break;
 	case OPT_NO_FOLLOW:
 		add(r, "follow", "off");
+		break;
+	case OPT_NO_SYMBOLIZE:
+		r->no_symbolize = true;
 		break;
 	case 'O':
 		add_pair(r, optarg);
@@ -303,6 +310,8 @@ int command_run(int argc, char **argv)
 
 	parse(&r, argc, argv);
 	launch_run(&r.launch);
+	if (!r.no_symbolize)
+		symbolizer_run(&r.launch, r.quiet);
 	if (!r.quiet)
 		summarize(&r.launch);
 	if (!r.launch.hopeless)

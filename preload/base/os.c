@@ -67,6 +67,12 @@ bool os_purge(void *addr, size_t size)
 	return os_call(SYS_madvise, (long)addr, (long)size, MADV_DONTNEED, 0, 0, 0) == 0;
 }
 
+bool os_wipe_on_fork(void *addr, size_t size)
+{
+	return os_call(SYS_madvise, (long)addr, (long)size, MADV_WIPEONFORK, 0, 0, 0) ==
+	       0;
+}
+
 bool os_hugepage(void *addr, size_t size, bool on)
 {
 	return os_call(SYS_madvise, (long)addr, (long)size,

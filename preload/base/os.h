@@ -35,6 +35,8 @@ int os_decommit(void *addr, size_t size); /* back to PROT_NONE and no memory */
 void os_unmap(void *addr, size_t size);
 bool os_purge(void *addr,
 	      size_t size); /* give the pages back; true: they read as zero now */
+/* The kernel clears it in a forked child, by whatever call. False: refused. */
+bool os_wipe_on_fork(void *addr, size_t size);
 bool os_hugepage(void *addr, size_t size, bool on); /* MADV_HUGEPAGE / NOHUGEPAGE */
 void os_dontdump(void *addr, size_t size);
 void os_name(void *addr, size_t size,

@@ -123,6 +123,7 @@ static bool make_arena(size_t size, size_t least)
 	if (arena_fast.size == 0) {
 		atomic_store_release(&arena_fast.base, base);
 		atomic_store_release(&arena_fast.size, size);
+		atomic_store_release(&arena_fast.units, size / 16);
 	}
 	return true;
 }
@@ -158,8 +159,10 @@ static void shrink(struct arena *a, size_t keep)
 
 	if (npages >= a->npages)
 		return;
-	if (a->base == arena_fast.base)
+	if (a->base == arena_fast.base) {
 		atomic_store_release(&arena_fast.size, size);
+		atomic_store_release(&arena_fast.units, size / 16);
+	}
 	atomic_store_release(&a->size, size);
 	a->npages = npages;
 	unmap_part(a->base + size, end);

@@ -36,6 +36,7 @@ struct arena {
 struct arena_fast {
 	uintptr_t base;
 	size_t size;
+	size_t units; /* size / 16 */
 };
 HIDDEN extern struct arena_fast arena_fast;
 

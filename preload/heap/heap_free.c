@@ -110,7 +110,8 @@ void heap_free_slow(void *p)
 		return;
 	}
 	c = atomic_load_relaxed(arena_class(a, (uintptr_t)p));
-	if (c != 0) { /* a full array, no mcache yet, or not the first arena */
+	/* A full array, no mcache yet, or not the first arena. */
+	if (c != 0 && LIKELY((uintptr_t)p % 16 == 0)) {
 		push(c, p);
 		return;
 	}

@@ -18,7 +18,8 @@ enum tls_state {
 struct seep_tls {
 	/* This thread's mcache minus &mcache_empty, so that zero means the empty one. */
 	uintptr_t cache_offset;
-	uint32_t internal; /* > 0: our own work is running, do not sample; see thread.h */
+	uint16_t hiding;   /* profiler/sample: depth of sample_hide_enter() */
+	uint16_t internal; /* > 0: our own work is running, do not sample; see thread.h */
 	uint8_t state;	   /* enum tls_state */
 	bool unwinding;	   /* a stack is being captured in this thread */
 	bool in_start;	   /* the thread's mcache is being made */

@@ -17,6 +17,7 @@
 #include "profiler/pprof/symbol.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
+#include "profiler/stack/module.h"
 #include "profiler/stack/unwind.h"
 
 #define MAX_TEXT_RECORDS 50
@@ -338,6 +339,23 @@ static void json_exe(struct out *o)
 	out_json(o, exe);
 }
 
+/* By these the offline tools find the files again, and know that they are the same. */
+static void json_modules(struct out *o)
+{
+	uint32_t count = module_count();
+
+	for (uint32_t i = 0; i < count; i++) {
+		const struct module *m = module_at(i);
+
+		out_str(o, i ? ",\n{\"path\":" : "\n{\"path\":");
+		out_json(o, m->path);
+		out_str(o, ",\"build_id\":\"");
+		for (uint32_t k = 0; k < m->build_id_size; k++)
+			out_format(o, "%02x", m->build_id[k]);
+		out_str(o, "\"}");
+	}
+}
+
 static void json_report(struct out *o, const struct leak_result *r)
 {
 	static const char *const words[] = { [LEAK_CLEAN] = "clean",
@@ -374,6 +392,8 @@ static void json_report(struct out *o, const struct leak_result *r)
 	json_records(o, r, LIST_REACHABLE);
 	out_str(o, "],\"suppressions\":[");
 	json_suppressions(o);
+	out_str(o, "],\"modules\":[");
+	json_modules(o);
 	out_str(o, "]}\n");
 }
 

@@ -31,6 +31,7 @@
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/capture.h"
 #include "profiler/site/site.h"
+#include "profiler/site/store.h"
 #include "profiler/stack/thread.h"
 
 #define HIDDEN_SITE UINT32_MAX /* of sample_hide_enter(); no stack has it */
@@ -83,9 +84,6 @@ static struct sample_record *record_at(const struct block *b, uint32_t index)
 	return (struct sample_record *)((uintptr_t)b->records +
 					(uintptr_t)index * sampler.record_size);
 }
-
-/* Of sample_hide_enter(), per thread. */
-static __thread uint32_t hiding __attribute__((tls_model("initial-exec")));
 
 /* ---- when ---- */
 
@@ -341,7 +339,7 @@ static void on_malloc(void *p, size_t size)
 {
 	struct capture c;
 
-	if (UNLIKELY(hiding > 0) && !sample_is_exact()) {
+	if (UNLIKELY(seep_tls.hiding > 0) && !sample_is_exact()) {
 		hide(p, size);
 		return;
 	}
@@ -349,7 +347,7 @@ static void on_malloc(void *p, size_t size)
 		heap_set_budget(draw_budget());
 	if (sampler.clear)
 		clear_object(p, size);
-	if (seep_tls.internal > 0 || !atomic_load_relaxed(&sampler.on))
+	if (seep_tls.internal > 0 || !atomic_load_relaxed(&sampler.on) || !store_is_own())
 		return;
 	seep_tls.internal++;
 	if (LIKELY(capture(&c)) && LIKELY(record(p, size, &c)))
@@ -386,7 +384,7 @@ static void on_free(struct mspan *s, uint32_t index, void *p)
 		r->escape = 0;
 	}
 	count_page(s, b, p, false);
-	if (site == HIDDEN_SITE)
+	if (site == HIDDEN_SITE || !store_is_own())
 		return;
 	count_free(site, record_size(s, r), r->period);
 	end_escape(handle);
@@ -404,7 +402,7 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 
 	if (sampler.clear)
 		clear_tail(s, (uintptr_t)p, size);
-	if (site == SITE_NONE || site == HIDDEN_SITE)
+	if (site == SITE_NONE || site == HIDDEN_SITE || !store_is_own())
 		return;
 	count_free(site, record_size(s, r), r->period);
 	if (sample_is_exact() && seep_tls.internal == 0) {
@@ -424,7 +422,7 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 
 void sample_hide_enter(void)
 {
-	hiding++;
+	seep_tls.hiding++;
 	if (sampler.exact)
 		seep_tls.internal++;
 	else if (sampler.on)
@@ -433,12 +431,12 @@ void sample_hide_enter(void)
 
 bool sample_hide_leave(void)
 {
-	if (hiding == 0)
+	if (seep_tls.hiding == 0)
 		return false;
-	hiding--;
+	seep_tls.hiding--;
 	if (sampler.exact)
 		seep_tls.internal--;
-	else if (sampler.on && hiding == 0)
+	else if (sampler.on && seep_tls.hiding == 0)
 		heap_set_budget(draw_budget());
 	return true;
 }

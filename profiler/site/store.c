@@ -8,7 +8,8 @@
  *
  * A forked child puts copies in the place of all regions, at the same addresses. Nodes
  * and modules are never changed once they count, so they are copied in the child;
- * counters come from a copy that the parent made before the fork.
+ * counters come from a copy that the parent made before the fork. A child of a raw fork
+ * system call records nothing: its regions are still the parent's.
  *
  * Concurrency: one lock guards everything but the counts.
  */
@@ -51,6 +52,28 @@ static struct {
 	char *counters; /* copy for a child, from before a fork */
 	size_t counters_bytes;
 } store = { .lock = LOCK_INIT(LOCK_RANK_STORE) };
+
+static const uint8_t always = 1;
+const uint8_t *store_own_mark = &always;
+
+/* Without a kernel that clears pages at fork, no child is found out. */
+static void mark_as_own(void)
+{
+	uint8_t *page;
+
+	if (store_own_mark == &always) {
+		page = meta_map(OS_PAGE, META_SITE);
+		if (!page)
+			return;
+		if (!os_wipe_on_fork(page, OS_PAGE)) {
+			meta_unmap(page, OS_PAGE, META_SITE);
+			return;
+		}
+		store_own_mark = page;
+	}
+	memcpy(&page, &store_own_mark, sizeof(page)); /* the only writer */
+	*page = 1;
+}
 
 /* ---- the file ---- */
 
@@ -343,6 +366,7 @@ bool store_open(const struct store_owner *owner, uint64_t period, uint32_t node_
 	read_command(h->command, sizeof(h->command));
 	fmt_string(h->out, sizeof(h->out), "%s", opt_get()->out);
 	store.header = h;
+	mark_as_own();
 	atomic_store_release(&h->magic, STORE_MAGIC);
 	return true;
 }
@@ -495,6 +519,7 @@ void store_fork_move(const struct store_owner *owner, uint32_t nnodes, uint32_t 
 	if (owner->path && !store.path[0])
 		os_unlink(owner->path);
 	set_owner(store.header, owner);
+	mark_as_own();
 }
 
 /* ---- reading ---- */

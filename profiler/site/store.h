@@ -71,6 +71,14 @@ struct store_owner {
 bool store_open(const struct store_owner *owner, uint64_t period, uint32_t node_bytes,
 		uint32_t node_chunk, uint32_t counter_bytes, uint32_t counter_chunk);
 bool store_is_open(void);
+/* The word that the kernel clears in every kind of forked child, 1 before. */
+HIDDEN extern const uint8_t *store_own_mark;
+/* FAST. False: we are a child of a fork that no handler knew of (a raw system call). What
+ * is open is the parent's: nothing may be recorded. */
+static inline bool store_is_own(void)
+{
+	return LIKELY(*(const volatile uint8_t *)store_own_mark != 0);
+}
 /* SLOW. Zeroed memory of one chunk in the file; NULL: no file, or no room. */
 void *store_chunk(enum store_kind kind, uint32_t index, size_t size);
 /* FAST. After the things themselves. */

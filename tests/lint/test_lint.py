@@ -12,6 +12,7 @@ ORDER = ["preload/base", "preload/heap", "profiler/stack", "profiler/site", "pro
 TOOLS_MAY = ["profiler/control/runtable.h", "profiler/control/request.h"]
 MAX_LINES = 700
 HERE = os.path.join(seeptest.SOURCE, "tests", "lint")
+GENERATED = os.path.join(os.path.dirname(seeptest.TOOL), "..", "profiler", "pprof")
 
 
 def out(*argv):
@@ -80,8 +81,8 @@ class Lint(seeptest.TestCase):
                 for cc in ("gcc", "clang"):
                     r = subprocess.run(
                         [cc, "-std=gnu11", "-D_GNU_SOURCE", "-DCONFIG_PROFILER=1",
-                         "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I.", "-include",
-                         path, "-x", "c", "/dev/null"],
+                         "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I.", "-I",
+                         GENERATED, "-include", path, "-x", "c", "/dev/null"],
                         cwd=seeptest.SOURCE, capture_output=True)
                     self.assertEqual(r.returncode, 0, f"{cc} {path}: {r.stderr.decode()}")
 

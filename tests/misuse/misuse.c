@@ -248,6 +248,13 @@ static void unaligned_pointer(void)
 	free(p);
 }
 
+static void unaligned_block(void)
+{
+	char *volatile p = malloc(100);
+
+	free(p + 1);
+}
+
 static void wild_pointer(void)
 {
 	free((void *)(uintptr_t)0x123450);
@@ -437,6 +444,7 @@ static const struct {
 	CASE(constant_pointer),
 	CASE(environment_pointer),
 	CASE(unaligned_pointer),
+	CASE(unaligned_block),
 	CASE(wild_pointer),
 	CASE(noncanonical_pointer),
 	CASE(mapped_pointer),

@@ -16,6 +16,7 @@ NOTHING = rf"invalid free of {ADDRESS}: nothing is there"
 NO_BLOCK = rf"invalid free of {ADDRESS}: no block of any malloc"
 FOUND = {
     "double_free": rf"double free of {ADDRESS} \(size class 3\)",
+    "double_free_one_between": DOUBLE,
     "double_free_later": rf"double free of {ADDRESS} \(size class 3\)",
     "double_free_large": GONE,
     "double_free_large_later": f"{GONE}|{DOUBLE}",
@@ -38,6 +39,7 @@ FOUND = {
     "constant_pointer": OWN,
     "environment_pointer": STACK,
     "unaligned_pointer": rf"invalid free of {ADDRESS}: not aligned",
+    "unaligned_block": INSIDE,
     "wild_pointer": NOTHING,
     "noncanonical_pointer": NOTHING,
     "mapped_pointer": NO_BLOCK,
@@ -46,12 +48,12 @@ FOUND = {
     "break_pointer": NO_BLOCK,
     "realloc_freed": rf"realloc of freed block {ADDRESS}",
     "realloc_freed_small": rf"realloc of freed block {ADDRESS} \(size class 7\)",
+    "realloc_freed_small_later": rf"realloc of freed block {ADDRESS} \(size class \d+\)",
     "realloc_interior": rf"invalid realloc of {ADDRESS}: inside an object \(size class 32\)",
     "realloc_stack": rf"invalid realloc of {ADDRESS}: on the stack",
 }
 # The block is handed out twice before anything looks at it.
-MISSED = ["double_free_one_between", "double_free_three_between", "double_free_two_threads",
-          "realloc_freed_small_later"]
+MISSED = ["double_free_three_between", "double_free_two_threads"]
 # Not looked for in this mode: the program goes on, and so does the allocator.
 HARMLESS = ["write_after_free", "write_after_free_large", "write_behind",
             "free_as_other_size", "delete_of_array"]

@@ -38,7 +38,7 @@ static const int forwarded[] = { SIGINT,  SIGTERM, SIGHUP,   SIGQUIT,
 
 static struct {
 	volatile sig_atomic_t pid;   /* of the child, 0: not yet */
-	volatile sig_atomic_t asked; /* INT or TERM came */
+	volatile sig_atomic_t asked; /* so often INT or TERM came */
 	struct sigaction old[NFORWARDED];
 	char link_directory[64]; /* of a library whose path LD_PRELOAD cannot hold */
 } running;
@@ -251,7 +251,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 
 	(void)context;
 	if (sig == SIGINT || sig == SIGTERM)
-		running.asked = 1;
+		running.asked++;
 	/* The kernel's own (from the terminal) went to the whole group already. */
 	if (info->si_code <= 0 && running.pid > 0)
 		kill((pid_t)running.pid, sig);
@@ -310,7 +310,7 @@ static void await(struct launch *l)
 		if (errno != EINTR)
 			die(EXIT_INCOMPLETE, "cannot wait: %s", strerror(errno));
 	running.pid = 0;
-	l->asked_to_end = running.asked;
+	l->asked_to_end = running.asked > 0;
 }
 
 static char *find_program(const char *name)
@@ -377,6 +377,11 @@ void launch_run(struct launch *l)
 	remove_directory(directory);
 	free(table);
 	free(library);
+}
+
+int launch_asks(void)
+{
+	return (int)running.asked;
 }
 
 int launch_exit_code(int status)

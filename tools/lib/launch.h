@@ -39,6 +39,8 @@ char *launch_find_library(const char *asked);
 char *launch_add_option(char *options, const char *key, const char *value);
 /* Runs the program to its end. Dies with 126 or 127 when it cannot be started. */
 void launch_run(struct launch *l);
+/* How often INT or TERM came, also after the program's end. */
+int launch_asks(void);
 /* 0-255: what a shell would report for status. */
 int launch_exit_code(int status);
 /* The last row of the command itself, NULL: the library was not loaded. */

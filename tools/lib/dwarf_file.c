@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * dwarf_file: finding the file of a build-id and its debug information, through libdwfl;
+ * symbols of code.
+ *
+ * A file is looked for at its path, in the directories given (DIR/name, DIR/BUILD-ID/name
+ * and DIR/path), below .build-id in these and in /usr/lib/debug, in debuginfod's cache,
+ * and on its servers when DEBUGINFOD_URLS is set.
+ */
+#include <dlfcn.h>
+#include <elfutils/libdwelf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tools/lib/dwarf_int.h"
+#include "tools/lib/say.h"
+
+/* ---- the file ---- */
+
+static bool has_build_id(Elf *elf, const char *hex)
+{
+	const void *bytes;
+	ssize_t n = dwelf_elf_gnu_build_id(elf, &bytes);
+
+	if (n <= 0 || strlen(hex) != 2 * (size_t)n)
+		return false;
+	for (ssize_t i = 0; i < n; i++) {
+		char two[3];
+
+		snprintf(two, sizeof(two), "%02x", ((const unsigned char *)bytes)[i]);
+		if (strncasecmp(two, hex + 2 * i, 2) != 0)
+			return false;
+	}
+	return true;
+}
+
+/* Only regular files: a path in a profile may name anything. */
+static int open_regular(const char *path, int64_t not_after)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	struct stat st;
+
+	if (fd < 0)
+		return -1;
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
+	    (not_after == 0 ||
+	     st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec <= not_after))
+		return fd;
+	close(fd);
+	return -1;
+}
+
+static bool is_wanted_file(int fd, const char *build_id)
+{
+	Elf *elf = elf_begin(fd, ELF_C_READ_MMAP, NULL);
+	bool ok = elf && elf_kind(elf) == ELF_K_ELF && gelf_getclass(elf) == ELFCLASS64 &&
+		  (!*build_id || has_build_id(elf, build_id));
+
+	elf_end(elf);
+	return ok;
+}
+
+static bool attach(struct dwarf_module *m, const char *path, const char *build_id,
+		   int64_t not_after)
+{
+	static const Dwfl_Callbacks callbacks = {
+		.find_elf = dwfl_build_id_find_elf,
+		.find_debuginfo = dwfl_standard_find_debuginfo,
+		.section_address = dwfl_offline_section_address,
+	};
+	/* libdw writes to its copy through the pointer that it is given. */
+	Dwfl_Callbacks *own;
+	int fd = open_regular(path, *build_id ? 0 : not_after);
+
+	if (fd < 0 || !is_wanted_file(fd, build_id)) {
+		if (fd >= 0)
+			close(fd);
+		return false;
+	}
+	own = arena_alloc(&m->owner->arena, sizeof(*own));
+	*own = callbacks;
+	own->debuginfo_path = &m->owner->debuginfo_path;
+	m->dwfl = dwfl_begin(own);
+	m->module = m->dwfl ? dwfl_report_offline(m->dwfl, path, path, fd) : NULL;
+	if (!m->module)
+		close(fd);
+	if (m->module && dwfl_report_end(m->dwfl, NULL, NULL) == 0)
+		m->elf = dwfl_module_getelf(m->module, &m->file_bias);
+	if (m->elf)
+		return true;
+	dwfl_end(m->dwfl);
+	m->dwfl = NULL;
+	return false;
+}
+
+/* A file that strip or objcopy left with debug information alone: its code sections have
+ * no contents. */
+static bool is_debug_only(Elf *elf)
+{
+	Elf_Scn *scn = NULL;
+
+	while ((scn = elf_nextscn(elf, scn)) != NULL) {
+		GElf_Shdr sh;
+
+		if (gelf_getshdr(scn, &sh) && (sh.sh_flags & SHF_EXECINSTR))
+			return sh.sh_type == SHT_NOBITS;
+	}
+	return false;
+}
+
+static bool attach_and_free(struct dwarf_module *m, char *path, const char *build_id,
+			    int64_t not_after)
+{
+	bool ok = path && attach(m, path, build_id, not_after);
+
+	free(path);
+	return ok;
+}
+
+static bool attach_in(struct dwarf_module *m, const char *directory, const char *path,
+		      const char *id, int64_t not_after)
+{
+	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+
+	if (attach_and_free(m, format_string("%s/%s", directory, name), id, not_after) ||
+	    attach_and_free(m, format_string("%s/%s", directory, path), id, not_after))
+		return true;
+	return *id && attach_and_free(m, format_string("%s/%s/%s", directory, id, name),
+				      id, not_after);
+}
+
+static bool attach_by_id(struct dwarf_module *m, const char *directory, const char *id)
+{
+	static const char *const suffixes[] = { "", ".debug" };
+
+	for (size_t i = 0; i < 2; i++)
+		if (attach_and_free(m,
+				    format_string("%s/.build-id/%.2s/%s%s", directory, id,
+						  id + 2, suffixes[i]),
+				    id, 0))
+			return true;
+	return false;
+}
+
+static char *debuginfod_cache(const char *build_id)
+{
+	const char *cache = getenv("DEBUGINFOD_CACHE_PATH");
+	const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+
+	if (cache && *cache)
+		return format_string("%s/%s/debuginfo", cache, build_id);
+	if (xdg && *xdg)
+		return format_string("%s/debuginfod_client/%s/debuginfo", xdg, build_id);
+	if (home && *home)
+		return format_string("%s/.cache/debuginfod_client/%s/debuginfo", home,
+				     build_id);
+	return NULL;
+}
+
+/* Asks the servers that the environment names; where it names none, nobody is asked. */
+static char *debuginfod_download(const char *build_id)
+{
+	const char *urls = getenv("DEBUGINFOD_URLS");
+	void *library = urls && *urls ? dlopen("libdebuginfod.so.1", RTLD_LAZY) : NULL;
+	void *(*begin)(void);
+	void (*end)(void *);
+	int (*find)(void *, const unsigned char *, int, char **);
+	char *path = NULL;
+	void *client;
+	int fd;
+
+	if (!library)
+		return NULL;
+	*(void **)&begin = dlsym(library, "debuginfod_begin");
+	*(void **)&end = dlsym(library, "debuginfod_end");
+	*(void **)&find = dlsym(library, "debuginfod_find_debuginfo");
+	client = begin && end && find ? begin() : NULL;
+	if (!client)
+		return NULL;
+	/* length 0: the build-id is in hexadecimal */
+	fd = find(client, (const unsigned char *)build_id, 0, &path);
+	if (fd >= 0)
+		close(fd);
+	else
+		path = NULL;
+	end(client);
+	return path;
+}
+
+bool dwarf_file_open(struct dwarf_module *m, const char *path, const char *build_id,
+		     int64_t not_after)
+{
+	const char *const *directories = m->owner->directories;
+	bool has_id = strlen(build_id) > 2 &&
+		      strspn(build_id, "0123456789abcdefABCDEF") == strlen(build_id);
+	const char *id = has_id ? build_id : "";
+	bool found;
+
+	elf_version(EV_CURRENT);
+	if (path[0] == '[')
+		return false;
+	found = attach(m, path, id, not_after);
+	for (size_t i = 0; !found && directories && directories[i]; i++)
+		found = attach_in(m, directories[i], path, id, not_after) ||
+			(has_id && attach_by_id(m, directories[i], id));
+	if (!found && has_id)
+		found = attach_by_id(m, "/usr/lib/debug", id) ||
+			attach_and_free(m, debuginfod_cache(id), id, 0) ||
+			attach_and_free(m, debuginfod_download(id), id, 0);
+	if (found)
+		m->segments_moved = is_debug_only(m->elf);
+	return found;
+}
+
+void dwarf_file_open_debug(struct dwarf_module *m)
+{
+	Dwarf_Addr bias = 0;
+
+	m->dwarf = dwfl_module_getdwarf(m->module, &bias);
+	m->debug_bias = m->file_bias - bias;
+}
+
+/* ---- symbols ---- */
+
+static int by_address(const void *a, const void *b)
+{
+	const struct file_symbol *x = a, *y = b;
+
+	if (x->address != y->address)
+		return x->address < y->address ? -1 : 1;
+	/* the best of equal ones last: sized, global, then the shorter name */
+	if ((x->size > 0) != (y->size > 0))
+		return x->size > 0 ? 1 : -1;
+	if (x->global != y->global)
+		return x->global ? 1 : -1;
+	return strlen(x->name) < strlen(y->name)   ? 1
+	       : strlen(x->name) > strlen(y->name) ? -1
+						   : strcmp(x->name, y->name);
+}
+
+static bool is_code(const GElf_Sym *sym, GElf_Word section)
+{
+	int type = GELF_ST_TYPE(sym->st_info);
+
+	return section != SHN_UNDEF && section != SHN_ABS &&
+	       (type == STT_FUNC || type == STT_GNU_IFUNC);
+}
+
+/* .symtab or .dynsym of the file, of its debug information, and of .gnu_debugdata:
+ * libdwfl puts them together. */
+static void make_symbols(struct dwarf_module *m)
+{
+	int n = dwfl_module_getsymtab(m->module);
+
+	m->symbols_made = true;
+	if (n <= 0)
+		return;
+	m->symbols = allocate((size_t)n * sizeof(*m->symbols));
+	for (int i = 1; i < n; i++) {
+		GElf_Sym sym;
+		GElf_Addr address;
+		GElf_Word section;
+		const char *name = dwfl_module_getsym_info(m->module, i, &sym, &address,
+							   &section, NULL, NULL);
+
+		if (!name || !*name || !is_code(&sym, section))
+			continue;
+		m->symbols[m->nsymbols++] = (struct file_symbol){
+			.address = address - m->file_bias,
+			.size = sym.st_size,
+			.name = name,
+			.global = GELF_ST_BIND(sym.st_info) != STB_LOCAL,
+		};
+	}
+	qsort(m->symbols, m->nsymbols, sizeof(*m->symbols), by_address);
+}
+
+const struct file_symbol *dwarf_file_symbol(struct dwarf_module *m, uint64_t address)
+{
+	size_t low = 0, high;
+
+	if (!m->symbols_made)
+		make_symbols(m);
+	for (high = m->nsymbols; low < high;) {
+		size_t middle = low + (high - low) / 2;
+
+		if (m->symbols[middle].address <= address)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	for (int steps = 0; low > 0 && steps < 8; steps++) {
+		const struct file_symbol *s = &m->symbols[--low];
+
+		if (address - s->address < s->size || (s->size == 0 && steps == 0))
+			return s;
+	}
+	return NULL;
+}

@@ -1,0 +1,416 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * symbolizer: see symbolizer.h.
+ *
+ * What is known already stays: a frame is replaced where debug information knows it, and
+ * named from symbols only where it had no name. Flags of mappings say what their
+ * locations then hold.
+ */
+#include "tools/lib/symbolizer.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "tools/lib/dwarf.h"
+#include "tools/lib/say.h"
+
+struct symbolizer {
+	struct dwarf *dwarf; /* NULL: built without */
+	enum names_style style;
+	struct intern linkages; /* numbers index humans[] */
+	char **humans;
+	size_t humans_size;
+};
+
+struct symbolizer *symbolizer_new(const char *const *directories, enum names_style style)
+{
+	struct symbolizer *s = allocate(sizeof(*s));
+
+	s->dwarf = dwarf_new(directories);
+	s->style = style;
+	return s;
+}
+
+void symbolizer_free(struct symbolizer *s)
+{
+	for (size_t i = 0; i < s->linkages.count; i++)
+		free(s->humans[i]);
+	free(s->humans);
+	intern_free(&s->linkages);
+	dwarf_free(s->dwarf);
+	free(s);
+}
+
+static const char *human(struct symbolizer *s, const char *linkage)
+{
+	size_t before = s->linkages.count, number = intern_text(&s->linkages, linkage);
+
+	if (number < before)
+		return s->humans[number];
+	if (number >= s->humans_size) {
+		s->humans_size = number ? number * 2 : 1024;
+		s->humans = realloc(s->humans, s->humans_size * sizeof(*s->humans));
+		if (!s->humans)
+			die(EXIT_INCOMPLETE, "out of memory");
+	}
+	return s->humans[number] = names_human(linkage, s->style);
+}
+
+/* ---- profiles ---- */
+
+/* One profile being changed. */
+struct job {
+	struct symbolizer *s;
+	struct pbfile *f;
+	struct dwarf_module **modules; /* of each mapping; NULL: no file */
+	bool *has_lines, *touched;     /* mappings */
+};
+
+static struct dwarf_module *module_of(const struct job *j, const Seep__Pprof__Location *l,
+				      uint64_t *out)
+{
+	struct dwarf_module *m;
+	const Seep__Pprof__Mapping *map;
+
+	if (l->mapping_id == 0 || l->address == 0)
+		return NULL;
+	m = j->modules[l->mapping_id - 1];
+	map = j->f->p->mapping[l->mapping_id - 1];
+	return m && dwarf_file_address(m, l->address, map->memory_start, map->file_offset,
+				       out)
+		       ? m
+		       : NULL;
+}
+
+static void want_all(struct job *j)
+{
+	const Seep__Pprof__Profile *p = j->f->p;
+	uint64_t address;
+
+	for (size_t i = 0; i < p->n_location; i++)
+		if (p->location[i]->mapping_id)
+			j->touched[p->location[i]->mapping_id - 1] = true;
+	for (size_t i = 0; i < p->n_mapping; i++)
+		if (j->touched[i] && j->s->dwarf)
+			j->modules[i] = dwarf_module(
+				j->s->dwarf, pbfile_text(j->f, p->mapping[i]->filename),
+				pbfile_text(j->f, p->mapping[i]->build_id),
+				p->time_nanos);
+	for (size_t i = 0; i < p->n_location; i++) {
+		struct dwarf_module *m = module_of(j, p->location[i], &address);
+
+		if (m)
+			dwarf_want(m, address);
+	}
+	if (j->s->dwarf)
+		dwarf_resolve(j->s->dwarf);
+}
+
+/* The name the outermost frame has in the file, NULL: none or only a place. */
+static const char *old_name(const struct job *j, const Seep__Pprof__Location *l)
+{
+	const Seep__Pprof__Function *fn;
+	const char *name;
+
+	if (l->n_line == 0)
+		return NULL;
+	fn = pbfile_function_at(j->f, l->line[l->n_line - 1]->function_id);
+	name = pbfile_text(j->f, fn->system_name ? fn->system_name : fn->name);
+	return *name && !names_is_place(name) ? name : NULL;
+}
+
+static void set_lines(struct job *j, Seep__Pprof__Location *l,
+		      const struct dwarf_address *a)
+{
+	const char *kept = old_name(j, l);
+	size_t n = (size_t)a->nframes;
+	Seep__Pprof__Line *lines = arena_alloc(&j->f->arena, n * sizeof(*lines));
+	Seep__Pprof__Line **list =
+		arena_alloc(&j->f->arena, n * sizeof(Seep__Pprof__Line *));
+
+	for (size_t i = 0; i < n; i++) {
+		const struct dwarf_frame *frame = &a->frames[i];
+		const char *linkage = frame->function;
+
+		if (!linkage)
+			linkage = i + 1 == n && kept ? kept : "??";
+		list[i] = &lines[i];
+		seep__pprof__line__init(&lines[i]);
+		lines[i].line = frame->line;
+		lines[i].function_id = pbfile_function(
+			j->f, pbfile_string(j->f, human(j->s, linkage)),
+			pbfile_string(j->f, linkage),
+			pbfile_string(j->f, frame->file ? frame->file : ""),
+			frame->start_line);
+	}
+	l->line = list;
+	l->n_line = n;
+	j->has_lines[l->mapping_id - 1] |= a->has_lines;
+}
+
+/* Human names for a location that stays as it is. */
+static void rename_lines(struct job *j, Seep__Pprof__Location *l)
+{
+	for (size_t i = 0; i < l->n_line; i++) {
+		const Seep__Pprof__Function *fn =
+			pbfile_function_at(j->f, l->line[i]->function_id);
+		int64_t system_name = fn->system_name ? fn->system_name : fn->name;
+		int64_t name = fn->name, file = fn->filename, start = fn->start_line;
+
+		if (name == system_name || name == 0)
+			name = pbfile_string(j->f,
+					     human(j->s, pbfile_text(j->f, system_name)));
+		l->line[i]->function_id =
+			pbfile_function(j->f, name, system_name, file, start);
+	}
+}
+
+/* Says in the mapping, and in *out_counts, what the location has. */
+static void count_location(const struct job *j, const Seep__Pprof__Location *l,
+			   struct symbolizer_counts *out_counts)
+{
+	Seep__Pprof__Mapping *map = j->f->p->mapping[l->mapping_id - 1];
+	bool named = false, filed = false, lined = false;
+
+	for (size_t i = 0; i < l->n_line; i++) {
+		const Seep__Pprof__Function *fn =
+			pbfile_function_at(j->f, l->line[i]->function_id);
+
+		named |= fn->name != 0;
+		filed |= fn->filename != 0;
+		lined |= l->line[i]->line != 0;
+	}
+	map->has_functions |= named;
+	map->has_filenames |= filed;
+	map->has_line_numbers |= lined;
+	map->has_inline_frames |= l->n_line > 1 || j->has_lines[l->mapping_id - 1];
+	out_counts->places++;
+	out_counts->named +=
+		named &&
+		!names_is_place(pbfile_text(
+			j->f, pbfile_function_at(j->f, l->line[0]->function_id)->name));
+	out_counts->lined += lined;
+}
+
+void symbolizer_profile(struct symbolizer *s, struct pbfile *f,
+			struct symbolizer_counts *out_counts)
+{
+	Seep__Pprof__Profile *p = f->p;
+	struct job j = { .s = s, .f = f };
+	uint64_t address;
+
+	*out_counts = (struct symbolizer_counts){ 0 };
+	j.modules = allocate((p->n_mapping + 1) * sizeof(struct dwarf_module *));
+	j.has_lines = allocate(p->n_mapping + 1);
+	j.touched = allocate(p->n_mapping + 1);
+	want_all(&j);
+	pbfile_string(f, ""); /* from here on the file is being changed */
+	for (size_t i = 0; i < p->n_location; i++) {
+		Seep__Pprof__Location *l = p->location[i];
+		struct dwarf_module *m = module_of(&j, l, &address);
+		const struct dwarf_address *a = m ? dwarf_lookup(m, address) : NULL;
+
+		if (a && a->frames && (a->has_lines || !old_name(&j, l)))
+			set_lines(&j, l, a);
+		else
+			rename_lines(&j, l);
+	}
+	for (size_t i = 0; i < p->n_location; i++)
+		if (p->location[i]->mapping_id)
+			count_location(&j, p->location[i], out_counts);
+	free(j.modules);
+	free(j.has_lines);
+	free(j.touched);
+}
+
+/* ---- reports ---- */
+
+static const char *text_in(const json_t *object, const char *key)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text ? text : "";
+}
+
+struct report {
+	struct symbolizer *s;
+	json_t *root;
+	int64_t not_after;
+	struct symbolizer_counts *counts;
+};
+
+static const char *build_id_of(const struct report *r, const char *path)
+{
+	json_t *module;
+	size_t i;
+
+	json_array_foreach(json_object_get(r->root, "modules"), i, module)
+	{
+		if (strcmp(text_in(module, "path"), path) == 0)
+			return text_in(module, "build_id");
+	}
+	return "";
+}
+
+static struct dwarf_module *frame_module(const struct report *r, const json_t *frame)
+{
+	const char *path = text_in(frame, "module");
+
+	if (!*path || !r->s->dwarf)
+		return NULL;
+	return dwarf_module(r->s->dwarf, path, build_id_of(r, path), r->not_after);
+}
+
+static uint64_t frame_offset(const json_t *frame)
+{
+	return (uint64_t)json_integer_value(json_object_get(frame, "offset"));
+}
+
+static json_t *new_frame(const struct report *r, json_t *old,
+			 const struct dwarf_frame *from, bool inlined)
+{
+	json_t *frame = json_copy(old);
+	const char *name = from->function;
+
+	if (name)
+		json_object_set_new(frame, "function", json_string(human(r->s, name)));
+	else if (inlined)
+		json_object_set_new(frame, "function", json_string("??"));
+	if (from->file)
+		json_object_set_new(frame, "file", json_string(from->file));
+	json_object_set_new(frame, "line", json_integer(from->line));
+	if (inlined)
+		json_object_set_new(frame, "inlined", json_true());
+	return frame;
+}
+
+/* Appends what the frame stands for to the new stack. */
+static void add_frames(const struct report *r, json_t *old, json_t *stack)
+{
+	struct dwarf_module *m = frame_module(r, old);
+	const struct dwarf_address *a = m ? dwarf_lookup(m, frame_offset(old)) : NULL;
+	const char *name = text_in(old, "function");
+
+	if (*text_in(old, "module"))
+		r->counts->places++;
+	if (*text_in(old, "file") || json_is_true(json_object_get(old, "inlined")))
+		a = NULL; /* done before */
+	if (a && a->frames && (a->has_lines || !*name)) {
+		r->counts->lined += a->has_lines;
+		r->counts->named++;
+		for (int i = 0; i < a->nframes; i++)
+			json_array_append_new(stack, new_frame(r, old, &a->frames[i],
+							       i + 1 < a->nframes));
+		return;
+	}
+	r->counts->named += *name != '\0';
+	if (*name)
+		json_object_set_new(old, "function", json_string(human(r->s, name)));
+	json_array_append(stack, old);
+}
+
+static void each_stack(const struct report *r, const char *list,
+		       void (*fn)(const struct report *, json_t *leak))
+{
+	json_t *leak;
+	size_t i;
+
+	json_array_foreach(json_object_get(r->root, list), i, leak)
+	{
+		fn(r, leak);
+	}
+}
+
+static void want_stack(const struct report *r, json_t *leak)
+{
+	json_t *frame;
+	size_t i;
+
+	json_array_foreach(json_object_get(leak, "stack"), i, frame)
+	{
+		struct dwarf_module *m = frame_module(r, frame);
+
+		if (m)
+			dwarf_want(m, frame_offset(frame));
+	}
+}
+
+static void rewrite_stack(const struct report *r, json_t *leak)
+{
+	json_t *frame, *stack = json_array();
+	size_t i;
+
+	json_array_foreach(json_object_get(leak, "stack"), i, frame)
+	{
+		add_frames(r, frame, stack);
+	}
+	json_object_set_new(leak, "stack", stack);
+}
+
+static bool report_file(struct symbolizer *s, const char *bytes, const char *in,
+			const char *out, struct symbolizer_counts *out_counts)
+{
+	struct report r = { .s = s, .counts = out_counts };
+	struct stat st;
+	char *text;
+	bool ok;
+
+	if (stat(in, &st) == 0)
+		r.not_after = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
+	r.root = json_loads(bytes, 0, NULL);
+	if (!json_is_array(json_object_get(r.root, "leaks"))) {
+		json_decref(r.root);
+		errno = EILSEQ;
+		return false;
+	}
+	each_stack(&r, "leaks", want_stack);
+	each_stack(&r, "suppressed", want_stack);
+	if (s->dwarf)
+		dwarf_resolve(s->dwarf);
+	each_stack(&r, "leaks", rewrite_stack);
+	each_stack(&r, "suppressed", rewrite_stack);
+	text = json_dumps(r.root, JSON_INDENT(1));
+	json_decref(r.root);
+	if (!text) {
+		errno = ENOMEM;
+		return false;
+	}
+	ok = pbfile_write_bytes(text, strlen(text), out);
+	free(text);
+	return ok;
+}
+
+bool symbolizer_file(struct symbolizer *s, const char *in, const char *out,
+		     struct symbolizer_counts *out_counts, char **out_why)
+{
+	size_t size;
+	uint8_t *bytes;
+	struct pbfile *f;
+	bool ok;
+
+	*out_counts = (struct symbolizer_counts){ 0 };
+	errno = 0;
+	bytes = pbfile_read_bytes(in, &size);
+	if (bytes && size > 0 && bytes[0] == '{') {
+		ok = report_file(s, (const char *)bytes, in, out, out_counts);
+		free(bytes);
+	} else {
+		if (!bytes)
+			f = pbfile_read(in, out_why); /* says why */
+		else
+			f = pbfile_parse(bytes, size, out_why);
+		if (!f)
+			return false;
+		symbolizer_profile(s, f, out_counts);
+		ok = pbfile_write(f, out);
+		pbfile_free(f);
+	}
+	if (!ok)
+		*out_why = errno == EILSEQ ? format_string("it is not a report")
+					   : format_string("cannot write %s: %s", out,
+							   strerror(errno));
+	return ok;
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * symbolizer_run: lines for the files of a run. Debug information is large and its
+ * readers are not proof against every file, so this happens in a child process, which may
+ * crash or be stopped: what it has not done stays as the library wrote it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tools/lib/dwarf.h"
+#include "tools/lib/launch.h"
+#include "tools/lib/runjson.h"
+#include "tools/lib/say.h"
+#include "tools/lib/symbolizer.h"
+
+#define TIME_LIMIT_MS 10000
+
+struct files {
+	char **paths;
+	size_t count, size;
+};
+
+static void add_path(const char *path, void *arg)
+{
+	struct files *f = arg;
+
+	if (f->count == f->size) {
+		f->size = f->size ? f->size * 2 : 64;
+		f->paths = realloc(f->paths, f->size * sizeof(*f->paths));
+		if (!f->paths)
+			die(EXIT_INCOMPLETE, "out of memory");
+	}
+	f->paths[f->count++] = format_string("%s", path);
+}
+
+static void add_report(const char *path, void *arg)
+{
+	size_t n = strlen(path);
+
+	if (n > 12 && strcmp(path + n - 12, ".report.json") == 0)
+		add_path(path, arg);
+}
+
+static void add_profile(const char *path, void *arg)
+{
+	size_t n = strlen(path);
+
+	if (n > 6 && strcmp(path + n - 6, ".pb.gz") == 0)
+		add_path(path, arg);
+}
+
+/* Reports of processes with leaks, then the command's own profiles, then all others. */
+static void list_files(const struct launch *l, struct files *f)
+{
+	const struct runtable_row *main_row = launch_main_row(l), *row;
+
+	for (unsigned i = 0; i < launch_rows(l); i++) {
+		row = &l->table->rows[i];
+		if (row->objects > 0)
+			runjson_each_file(row, add_report, f);
+	}
+	if (main_row)
+		runjson_each_file(main_row, add_profile, f);
+	for (unsigned i = 0; i < launch_rows(l); i++) {
+		row = &l->table->rows[i];
+		if (row != main_row)
+			runjson_each_file(row, add_profile, f);
+	}
+}
+
+static __attribute__((noreturn)) void child(const struct files *f, volatile size_t *done)
+{
+	struct symbolizer *s;
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (int sig = 1; sig < SIGRTMIN; sig++)
+		signal(sig, SIG_DFL);
+	if (null >= 0) { /* nothing of this is the program's output */
+		dup2(null, 0);
+		dup2(null, 1);
+		dup2(null, 2);
+	}
+	unsetenv("DEBUGINFOD_URLS"); /* no downloads at the end of each run */
+	s = symbolizer_new(NULL, NAMES_SIMPLE);
+	for (size_t i = 0; i < f->count; i++) {
+		struct symbolizer_counts counts;
+		char *why;
+
+		symbolizer_file(s, f->paths[i], f->paths[i], &counts, &why);
+		*done = i + 1;
+	}
+	_exit(0);
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Did it end by itself, in time and before somebody asked us to end? */
+static bool ends(int fd, int asks)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	int64_t last = now_ms() + TIME_LIMIT_MS;
+
+	for (;;) {
+		int64_t left = last - now_ms();
+		int n = left > 0 ? poll(&p, 1, (int)left) : 0;
+
+		if (n > 0)
+			return true;
+		if (n == 0 || errno != EINTR || launch_asks() != asks)
+			return false;
+	}
+}
+
+static void wait_for(pid_t pid, int asks)
+{
+	int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+
+	if (fd >= 0 && !ends(fd, asks))
+		kill(pid, SIGKILL);
+	if (fd >= 0)
+		close(fd);
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
+static void work_off(const struct files *f, bool quiet)
+{
+	volatile size_t *done = mmap(NULL, sizeof(*done), PROT_READ | PROT_WRITE,
+				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int asks = launch_asks();
+	pid_t pid;
+
+	if (done == MAP_FAILED)
+		return;
+	pid = fork();
+	if (pid == 0)
+		child(f, done);
+	if (pid > 0)
+		wait_for(pid, asks);
+	if (*done < f->count) {
+		char *temporary = format_string("%s.%d.tmp", f->paths[*done], pid);
+
+		unlink(temporary);
+		free(temporary);
+	}
+	if (*done < f->count && !quiet)
+		say("%zu of %zu files got no lines in time; seep symbolize FILE adds "
+		    "them",
+		    f->count - *done, f->count);
+	munmap((void *)(uintptr_t)done, sizeof(*done));
+}
+
+void symbolizer_run(const struct launch *l, bool quiet)
+{
+	struct files f = { 0 };
+
+	if (!dwarf_available() || !l->table)
+		return;
+	list_files(l, &f);
+	if (f.count > 0)
+		work_off(&f, quiet);
+	for (size_t i = 0; i < f.count; i++)
+		free(f.paths[i]);
+	free(f.paths);
+}
