@@ -180,6 +180,17 @@ static NOINLINE void print_metadata(struct out *o)
 	out_format(o, "seep: metadata %zu KiB:%s\n", meta_bytes_total() / KIB, line);
 }
 
+/* The lines of glibc's malloc_stats(), for whoever looks for them. */
+static NOINLINE void print_totals(struct out *o, const struct heap_stats *st)
+{
+	out_format(o,
+		   "Total (incl. mmap):\nsystem bytes     = %10zu\n"
+		   "in use bytes     = %10zu\nmax mmap regions = %10zu\n"
+		   "max mmap bytes   = %10zu\n",
+		   st->inuse_small + st->inuse_large + st->free_dirty, st->live_bytes,
+		   st->nlarge, st->inuse_large);
+}
+
 /* One screen on descriptor 2, whatever the program has there: it asked for it. In use =
  * live objects of the program; spans = pages cut into slots; waste = part of a class's
  * spans that no live object has. */
@@ -212,5 +223,6 @@ EXPORT void malloc_stats(void)
 		st.committed / KIB, st.reserved / KIB, st.nforeign);
 	print_metadata(&o);
 	print_classes(&o);
+	print_totals(&o, &st);
 	out_flush(&o);
 }

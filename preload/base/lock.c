@@ -116,12 +116,14 @@ static COLD void wait_for(struct lock *l)
 		os_futex_wait(&l->state, 2, 0);
 }
 
-static void take(struct lock *l)
+/* Counted first: a signal from here on is put off. */
+static void take(struct lock *l, bool nested)
 {
 	uint32_t expected = 0;
 
 	own.held_count++;
 	atomic_signal_barrier();
+	note_acquire(l, nested);
 	if (!atomic_cas_acquire(&l->state, &expected, 1u))
 		wait_for(l);
 }
@@ -130,16 +132,14 @@ NO_LOCK_CHECK void lock_acquire(struct lock *l)
 {
 	if (is_forking())
 		return;
-	note_acquire(l, false);
-	take(l);
+	take(l, false);
 }
 
 NO_LOCK_CHECK void lock_acquire_nested(struct lock *l)
 {
 	if (is_forking())
 		return;
-	note_acquire(l, true);
-	take(l);
+	take(l, true);
 }
 
 bool lock_try_acquire(struct lock *l)

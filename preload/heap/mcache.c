@@ -174,12 +174,12 @@ bool mcache_refill(struct mcache *mc, unsigned c)
 	uint32_t got;
 
 	mc->nrefill++;
+	tick(mc); /* not at the end: what is got must still be there */
 	grow_room(mc, c);
 	mcentral_lock(c);
 	got = mcentral_take_locked(c, mc->base[c], (mcache_room(mc, c) + 1) / 2);
 	mc->top[c] = mc->base[c] + got;
 	mcentral_unlock(c);
-	tick(mc);
 	return got > 0;
 }
 

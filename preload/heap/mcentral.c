@@ -321,9 +321,9 @@ NO_LOCK_CHECK void mcentral_decay(unsigned c)
 {
 	struct mcentral *m = &central.classes[c];
 
-	if ((m->ntransfer == 0 && m->nempty == 0) || !lock_try_acquire(&m->lock))
+	if (!lock_try_acquire(&m->lock))
 		return;
-	if (m->ntaken == m->decay_taken) {
+	if (m->ntaken == m->decay_taken && m->ntransfer + m->nempty > 0) {
 		spill_transfer(m, c, m->ntransfer - m->ntransfer / 2);
 		drop_empty_spans(m);
 	}

@@ -9,6 +9,8 @@
 #include <string.h>
 
 #include "preload/heap/heap.h"
+#include "preload/heap/sizeclass.h"
+#include "preload/heap/mcentral.h"
 #include "preload/heap/mcache.h"
 
 #define LIVE 3000
@@ -220,12 +222,48 @@ static void test_budget(void **state)
 	heap_hooks.sample_malloc = NULL;
 }
 
+/* What a refill has got is still there when it returns, whatever decays at that moment.
+ */
+static void test_refill_and_decay(void **state)
+{
+	const unsigned c = SIZECLASS_COUNT - 1;
+	struct mcache *mc;
+	void *p = heap_malloc(sizeclass_info[c].slot_size);
+
+	(void)state;
+	assert_non_null(p);
+	mc = mcache_self();
+	for (uint32_t tick = 0; tick < 512; tick++) {
+		while (mcache_count(mc, c) > 0) {
+			mcentral_lock(c);
+			mcentral_give_locked(c, --mc->top[c], 1);
+			mcentral_unlock(c);
+		}
+		mcentral_trim();
+		mcentral_lock(
+			c); /* one in the transfer cache: that is what a refill gets */
+		mcentral_give_locked(c, &p, 1);
+		mcentral_unlock(c);
+		mc->tick = tick;
+		mc->decay_class = c - 1;
+		mc->decay_count[c] = 1;
+		assert_true(mcache_refill(mc, c));
+		assert_in_range(mcache_count(mc, c), 1, 4);
+		p = *--mc->top[c];
+	}
+	heap_free(p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_model),  cmocka_unit_test(test_threads),
-		cmocka_unit_test(test_find),   cmocka_unit_test(test_gives_back),
-		cmocka_unit_test(test_limits), cmocka_unit_test(test_budget),
+		cmocka_unit_test(test_model),
+		cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_find),
+		cmocka_unit_test(test_gives_back),
+		cmocka_unit_test(test_limits),
+		cmocka_unit_test(test_budget),
+		cmocka_unit_test(test_refill_and_decay),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
