@@ -87,10 +87,10 @@ EXPORT int dlclose(void *handle)
 	where_pause();
 #endif
 	ret = dl_real.dlclose(handle);
+	modules_changed(true);
 #if CONFIG_PROFILER
 	where_resume();
 #endif
-	modules_changed(true);
 	return ret;
 }
 
