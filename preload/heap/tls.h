@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tls: everything Seep keeps in thread-local storage: 56 bytes, initial-exec, all zero in
- * a new thread (lock.c has 16 more). Little, so that the library fits in the static TLS
- * surplus.
+ * tls: everything Seep keeps in thread-local storage: 48 bytes, initial-exec, all zero in
+ * a new thread (lock.c has 16 more). At most 64 bytes, so that the library fits in the
+ * static TLS surplus.
  */
 #ifndef PRELOAD_HEAP_TLS_H
 #define PRELOAD_HEAP_TLS_H
@@ -26,11 +26,11 @@ struct seep_tls {
 	void *thread;	   /* struct thread_info of profiler/stack, or NULL */
 	void *unwind;	   /* per-thread scratch of profiler/stack, or NULL */
 	void *trails;	   /* per-thread stacks of profiler/stack/trail.c, or NULL */
-	int64_t live_delta; /* profiler/sample: bytes not yet in the total of all threads
+	int32_t live_delta; /* profiler/sample: bytes not yet in the total of all threads
 			     */
 	uint32_t serial;    /* of profiler/escape: this thread's number; 0: none yet */
 };
-_Static_assert(sizeof(struct seep_tls) <= 56, "static TLS budget");
+_Static_assert(sizeof(struct seep_tls) <= 48, "static TLS budget");
 
 extern __thread struct seep_tls seep_tls
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
