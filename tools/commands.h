@@ -12,6 +12,7 @@ int command_recover(int argc, char **argv);
 int command_heap(int argc, char **argv); /* also allocs, peak */
 int command_set(int argc, char **argv);
 int command_threads(int argc, char **argv);
+int command_escape(int argc, char **argv);
 int command_symbolize(int argc, char **argv);
 int command_diff(int argc, char **argv);
 int command_report(int argc, char **argv);

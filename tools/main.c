@@ -15,6 +15,7 @@ static const struct {
 } commands[] = {
 	{ "run", command_run, "run a program and profile what it does with memory" },
 	{ "gate", command_gate, "run a command and fail when anything in it leaks" },
+	{ "escape", command_escape, "say which objects need not be on the heap" },
 	{ "recover", command_recover, "profiles of a process that was killed" },
 	{ "heap", command_heap, "what a running process holds" },
 	{ "allocs", command_heap, "what a running process ever allocated" },

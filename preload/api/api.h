@@ -27,6 +27,7 @@ int __posix_memalign(void **out, size_t align, size_t size);
 void foreign_init(void);
 void thread_api_init(void);
 void dl_init(void);
+void longjmp_init(void);
 void fork_init(void);
 /* The real function behind one of ours; NULL when there is none. INIT or SLOW. */
 void *api_next_symbol(const char *name);

@@ -14,6 +14,7 @@
 #include "preload/api/api.h"
 #include "preload/base/opt.h"
 #if CONFIG_PROFILER
+#include "profiler/escape/where.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/unwind.h"
 #endif
@@ -82,8 +83,14 @@ EXPORT int dlclose(void *handle)
 	if (!dl_real.dlclose)
 		return -1;
 	modules_changed(false); /* what goes away now must be known by name */
+#if CONFIG_PROFILER
+	where_pause();
+#endif
 	ret = dl_real.dlclose(handle);
 	modules_changed(true);
+#if CONFIG_PROFILER
+	where_resume();
+#endif
 	return ret;
 }
 

@@ -105,6 +105,7 @@ static void profiler_init(void)
 	if (escape_is_on())
 		sample_hooks = (struct sample_hooks){ .begin = escape_begin,
 						      .end = escape_end,
+						      .resize = escape_resize,
 						      .drop = escape_drop };
 	sample_init();
 }
@@ -122,6 +123,7 @@ __attribute__((constructor)) static void seep_init(void)
 	apply_huge_option();
 	foreign_init();
 	dl_init();
+	longjmp_init();
 	thread_api_init();
 	exit_init();
 #if CONFIG_PROFILER

@@ -17,6 +17,7 @@
 #include "preload/heap/mcache.h"
 #include "preload/heap/tls.h"
 #if CONFIG_PROFILER
+#include "profiler/escape/escape.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/capture.h"
 #include "profiler/site/site.h"
@@ -46,6 +47,7 @@ static void thread_end(void *value)
 	if (left > 1 && pthread_setspecific(threads.key, (void *)(left - 1)) == 0)
 		return;
 #if CONFIG_PROFILER
+	escape_thread_end((uintptr_t)__builtin_frame_address(0));
 	sample_thread_end();
 	thread_finished();
 #endif

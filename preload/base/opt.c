@@ -218,7 +218,7 @@ static bool set_signal(const char *value, int *out)
 
 static const char *const mode_words[] = { "off", "sampled", "exact", NULL };
 static const char *const leak_words[] = { "off", "exit", NULL };
-static const char *const escape_words[] = { "off", "bound", NULL };
+static const char *const escape_words[] = { "off", "bound", "exact", NULL };
 static const char *const thread_words[] = { "off", "on", "leak", NULL };
 static const char *const huge_words[] = { "auto", "on", "off", NULL };
 
@@ -260,7 +260,7 @@ static const char *apply(struct options *o, const char *key, const char *value,
 		o->leak = (enum opt_leak)word;
 	} else if (strcmp(key, "escape") == 0) {
 		if (!set_word(value, escape_words, &word))
-			return "must be off or bound";
+			return "must be off, bound or exact";
 		o->escape = (enum opt_escape)word;
 	} else if (strcmp(key, "hugepage") == 0) {
 		if (!set_word(value, huge_words, &word))

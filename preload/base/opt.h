@@ -15,7 +15,7 @@
 
 enum opt_mode { OPT_MODE_OFF, OPT_MODE_SAMPLED, OPT_MODE_EXACT };
 enum opt_leak { OPT_LEAK_OFF, OPT_LEAK_EXIT };
-enum opt_escape { OPT_ESCAPE_OFF, OPT_ESCAPE_BOUND };
+enum opt_escape { OPT_ESCAPE_OFF, OPT_ESCAPE_BOUND, OPT_ESCAPE_EXACT };
 enum opt_huge { OPT_HUGE_AUTO, OPT_HUGE_ON, OPT_HUGE_OFF };
 
 #define OPT_PATH_MAX	    4096

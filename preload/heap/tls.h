@@ -26,8 +26,9 @@ struct seep_tls {
 	void *thread;	   /* struct thread_info of profiler/stack, or NULL */
 	void *unwind;	   /* per-thread scratch of profiler/stack, or NULL */
 	void *trails;	   /* per-thread stacks of profiler/stack/trail.c, or NULL */
-	int64_t live_delta; /* profiler/sample: bytes not yet in the total of all threads
+	int32_t live_delta; /* profiler/sample: bytes not yet in the total of all threads
 			     */
+	uint32_t serial;    /* of profiler/escape: this thread's number; 0: none yet */
 };
 _Static_assert(sizeof(struct seep_tls) <= 48, "static TLS budget");
 

@@ -1,76 +1,65 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * escape: the bound form, see escape.h.
+ * escape: following objects, see escape.h.
  *
- * An object remembers where the trail of its thread ended when it was made
- * (trail_mark()); what the trail still retains of that at its free is alive.
- *
- * Structure: a pool of followed objects. When it runs full, only one object in 2^k is
- * followed, with weight 2^k.
- * Concurrency: one lock for the pool and the table of results.
+ * Structure: a pool of followed objects, named by handles that the sampler keeps beside
+ * the object. Of sites that make many objects, and when the pool runs full, only one in
+ * 2^k is followed, with weight 2^k. What has ended is added up in result.c.
+ * Concurrency: one lock for the pool, the stubs and the results. It is held for short,
+ * bounded work only: stacks are captured and compared outside.
  */
 #include "profiler/escape/escape.h"
 
 #include <errno.h>
 #include <string.h>
 
+#include "preload/base/atomic.h"
 #include "preload/base/fmt.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "preload/heap/tls.h"
-#include "profiler/pprof/pprof.h"
+#include "profiler/escape/escape_int.h"
+#include "profiler/escape/hijack.h"
+#include "profiler/escape/where.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
 
-#define POOL	  65536
-#define MAX_DEPTH 24	 /* a greater depth is given as this */
-#define RESULTS	  131072 /* of the table: (site, kind, depth) */
-#define MAX_THIN  16
-
-enum end_kind { END_SAME_THREAD, END_OTHER_THREAD, END_LIVE };
-
-struct followed {
-	uint32_t site;	 /* 0: free */
-	uint32_t next;	 /* in the free list */
-	uint32_t thread; /* who made it: low bits of seep_tls' address */
-	uint32_t lg_weight;
-	struct trail_mark made;
-	size_t size;
-	uint64_t weight; /* of the sampler, fixed point */
-	uint64_t birth_ns;
-};
-
-struct result {
-	uint32_t site; /* 0: empty */
-	uint16_t depth;
-	uint8_t kind;	  /* enum end_kind */
-	uint64_t objects; /* fixed point */
-	uint64_t bytes, lifetime_ns;
-};
+#define POOL 65536
+#define POOL_STEP                                                            \
+	(POOL / 32) /* above half, each further step halves what is followed \
+		     */
+#define MAX_THIN      16
+#define COUNTS	      65536
+#define SITE_ALL      512
+#define COMMENT_BYTES 256
 
 static struct {
 	struct lock lock;
-	bool on;
+	bool on, exact;
 	struct followed *pool; /* [0] is not used */
 	uint32_t fresh;	       /* first never used */
 	uint32_t free;
 	uint32_t nused;
-	uint32_t lg_thin; /* follow one in 2^lg_thin */
-	uint64_t random;
-	struct result *results;
-	uint32_t nresults;
-	uint64_t lost; /* results that found no room */
+	uint32_t *counts; /* atomic: objects by site, several sites may share one */
+	uint32_t threads; /* atomic: numbers given to threads */
+	uint64_t random;  /* atomic */
 } escape = { .lock = LOCK_INIT(LOCK_RANK_ESCAPE) };
 
 void escape_init(void)
 {
 	escape.pool = meta_map(POOL * sizeof(*escape.pool), META_ESCAPE);
-	escape.results = meta_map(RESULTS * sizeof(*escape.results), META_ESCAPE);
 	escape.fresh = 1;
 	escape.random = 0x9e3779b97f4a7c15u;
-	escape.on = escape.pool && escape.results;
+	escape.counts = meta_map(COUNTS * sizeof(*escape.counts), META_ESCAPE);
+	escape.on = escape.pool && escape.counts && result_init();
+	if (!escape.on || opt_get()->escape != OPT_ESCAPE_EXACT)
+		return;
+	where_init();
+	escape.exact = hijack_init();
+	if (!escape.exact)
+		log_line("escape=exact is not possible here; bound is used");
 }
 
 bool escape_is_on(void)
@@ -78,25 +67,59 @@ bool escape_is_on(void)
 	return escape.on;
 }
 
-static uint32_t thread_mark(void)
+struct followed *followed_at(uint32_t handle)
 {
-	return (uint32_t)((uintptr_t)&seep_tls >> 4);
+	return &escape.pool[handle];
+}
+
+NO_LOCK_CHECK void escape_lock(void)
+{
+	lock_acquire(&escape.lock);
+}
+
+NO_LOCK_CHECK void escape_unlock(void)
+{
+	lock_release(&escape.lock);
+}
+
+/* A number that no other thread had or will have: stacks, thread descriptors and kernel
+ * ids are used again. */
+uint32_t escape_thread(void)
+{
+	if (seep_tls.serial == 0)
+		seep_tls.serial = atomic_add_relaxed(&escape.threads, 1u);
+	return seep_tls.serial;
 }
 
 /* ---- the pool ---- */
 
-/* Above half of the pool each further quarter halves what is followed. Needs the lock. */
-static bool chosen(void)
+/* One in 2^lg, at random: a program's own rhythm must not choose. */
+static bool toss(uint32_t lg)
 {
-	uint32_t want = 0;
+	uint64_t z = atomic_add_relaxed(&escape.random, 0x9e3779b97f4a7c15u);
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+	return (z >> 20 & ((1u << lg) - 1)) == 0;
+}
+
+/* Of a site that makes many objects, the first SITE_ALL are followed, and of each further
+ * doubling about half as many. */
+static uint32_t site_thinning(uint32_t site)
+{
+	uint32_t n = atomic_add_relaxed(&escape.counts[site % COUNTS], 1u);
+
+	return n < SITE_ALL ? 0 : 32 - (uint32_t)__builtin_clz(n / SITE_ALL);
+}
+
+/* When the pool runs full, for all sites. Needs the lock. */
+static uint32_t pool_thinning(void)
+{
+	uint32_t lg = 0;
 
 	if (escape.nused > POOL / 2)
-		want = (escape.nused - POOL / 2) / (POOL / 16) + 1;
-	escape.lg_thin = want < MAX_THIN ? want : MAX_THIN;
-	escape.random ^= escape.random << 13;
-	escape.random ^= escape.random >> 7;
-	escape.random ^= escape.random << 17;
-	return (escape.random >> 20 & ((1u << escape.lg_thin) - 1)) == 0;
+		lg = (escape.nused - POOL / 2) / POOL_STEP + 1;
+	return lg < MAX_THIN ? lg : MAX_THIN;
 }
 
 static uint32_t get_entry(void)
@@ -120,98 +143,238 @@ static void put_entry(uint32_t handle)
 	escape.nused--;
 }
 
-uint32_t escape_begin(uint32_t site, size_t size, const struct trail *stack)
+/* The frames that the site of a captured stack is made of, as unwind_here() gives them.
+ */
+static int frames_of(const struct trail *t, struct frame *frames, int max)
+{
+	int base = (int)t->frames[t->count - 1].base, n = 0;
+
+	for (int i = (int)t->count - 1; i >= base && n < max; i--, n++)
+		frames[n] = (struct frame){ .pc = t->places[i].pc,
+					    .slot = t->places[i].slot };
+	if (trail_is_cut(t) && n < max && frames[n - 1].pc > FRAME_PSEUDO_MAX)
+		frames[n++] = (struct frame){ .pc = FRAME_TRUNCATED_PC };
+	return n;
+}
+
+/* The calling thread's stack, in its scratch; t: the same, if it was captured. */
+static int frames_here(const struct trail *t, struct frame **out)
+{
+	enum unwind_end end;
+	int max;
+
+	*out = unwind_scratch(&max);
+	if (!*out)
+		return 0;
+	return t ? frames_of(t, *out, max) : unwind_here(*out, max, &end);
+}
+
+/* One more of its site: is it followed, and with which weight? */
+static bool site_chooses(uint32_t site, uint32_t *out_lg)
+{
+	*out_lg = site_thinning(site);
+	return *out_lg == 0 || toss(*out_lg);
+}
+
+static uint32_t follow(struct followed *fresh, size_t size, uint32_t lg)
 {
 	uint32_t handle = 0;
 
-	if (!escape.on || !stack)
-		return 0;
-	lock_acquire(&escape.lock);
-	if (chosen())
+	fresh->thread = escape_thread();
+	fresh->size = size;
+	fresh->weight = sample_weight(size);
+	fresh->birth_ns = os_now_ns();
+	escape_lock();
+	fresh->lg_weight = (uint16_t)(lg + pool_thinning());
+	if (fresh->lg_weight == lg || toss(fresh->lg_weight - lg))
 		handle = get_entry();
 	if (handle) {
-		struct followed *f = &escape.pool[handle];
-
-		f->site = site;
-		f->size = size;
-		f->weight = sample_weight(size);
-		f->lg_weight = (uint16_t)escape.lg_thin;
-		f->birth_ns = os_now_ns();
-		f->thread = thread_mark();
-		trail_mark(&f->made, stack);
+		*followed_at(handle) = *fresh;
+		if (escape.exact) {
+			where_begin(followed_at(handle));
+			hijack_attach(handle);
+		}
 	}
-	lock_release(&escape.lock);
+	escape_unlock();
 	return handle;
 }
 
-/* ---- results ---- */
-
-static void add_result(const struct followed *f, enum end_kind kind, uint32_t depth,
-		       uint64_t now)
+uint32_t escape_begin_at(const void *p, size_t size, uint32_t site,
+			 const struct frame *frames, int count)
 {
-	uint64_t weight = f->weight << f->lg_weight;
-	uint32_t i = (f->site * 0x9e3779b1u ^ depth * 0x85ebca77u ^ kind) % RESULTS;
-	struct result *r = &escape.results[i];
+	struct followed fresh = { .site = site, .p = (uintptr_t)p };
+	uint32_t lg;
 
-	if (escape.nresults > RESULTS / 2) {
-		escape.lost++;
+	if (!escape.on || !site_chooses(site, &lg))
+		return 0;
+	bound_keep(&fresh.stack, frames, count);
+	return follow(&fresh, size, lg);
+}
+
+uint32_t escape_begin(const void *p, size_t size, uint32_t site,
+		      const struct trail *stack)
+{
+	struct followed fresh = { .site = site, .p = (uintptr_t)p };
+	struct frame *frames;
+	uint32_t lg;
+	int count;
+
+	if (!escape.on || !site_chooses(site, &lg))
+		return 0;
+	count = frames_here(stack, &frames);
+	bound_keep(&fresh.stack, frames, count);
+	if (stack)
+		trail_mark(&fresh.made, stack);
+	return follow(&fresh, size, lg);
+}
+
+/* ---- the end ---- */
+
+static void add_result(const struct followed *f, enum end_kind end, uint32_t depth,
+		       uintptr_t freed, uint64_t now)
+{
+	const struct result_key key = {
+		.site = f->site,
+		.depth = (uint16_t)depth,
+		.end = (uint8_t)end,
+		.place = f->place,
+		.detail = f->detail,
+		.freed = freed,
+	};
+	const struct ended e = {
+		.size = f->size,
+		.weight = f->weight << f->lg_weight,
+		.lifetime_ns = now - f->birth_ns,
+		.grown = f->grown,
+		.scanned = f->scanned,
+	};
+
+	if (!f->inherited)
+		result_add(&key, &e);
+}
+
+static void end_with(uint32_t handle, enum end_kind end, uint32_t depth, uintptr_t freed)
+{
+	uint64_t now = os_now_ns();
+
+	escape_lock();
+	add_result(followed_at(handle), end, depth, freed, now);
+	put_entry(handle);
+	escape_unlock();
+}
+
+/* The stack at the free has lost this many activations; BOUND_UNKNOWN: cannot tell. */
+static void end_by_comparison(uint32_t handle, uint32_t depth, uintptr_t freed)
+{
+	const struct followed *f = followed_at(handle);
+
+	if (f->thread != escape_thread()) {
+		end_with(handle, END_THREAD, 0, freed);
 		return;
 	}
-	while (r->site && (r->site != f->site || r->depth != depth || r->kind != kind)) {
-		i = (i + 1) % RESULTS;
-		r = &escape.results[i];
+	if (depth == BOUND_UNKNOWN && f->level == 0) {
+		end_with(handle, END_UNKNOWN, 0, freed);
+		return;
 	}
-	if (r->site == SITE_NONE)
-		escape.nresults++;
-	r->site = f->site;
-	r->depth = (uint16_t)depth;
-	r->kind = (uint8_t)kind;
-	r->objects += weight;
-	r->bytes += (uint64_t)((uint128)f->size * weight >> SITE_SHIFT);
-	r->lifetime_ns += (uint64_t)((uint128)(now - f->birth_ns) * weight >> SITE_SHIFT);
+	if (depth == BOUND_UNKNOWN || depth < f->level)
+		depth = f->level;
+	end_with(handle, f->refused ? END_REFUSED : END_BOUND, depth, freed);
 }
 
-void escape_end(uint32_t handle, const struct trail *stack)
+void escape_end_at(uint32_t handle, const struct frame *frames, int count)
 {
-	struct followed *f = &escape.pool[handle];
-	bool same = f->thread == thread_mark();
-	uint64_t now = os_now_ns();
+	const struct followed *f = followed_at(handle);
+
+	end_by_comparison(handle, bound_compare(&f->stack, f->site, frames, count),
+			  count > 0 ? frames[0].pc : 0);
+}
+
+/* What the trail has seen change since the object was made tells activations apart that
+ * look alike. It says nothing of another stack's, or when it was lost in between. */
+static bool ask_trail(const struct followed *f, const struct trail *t,
+		      uint32_t *out_depth)
+{
+	return f->stack.count > 0 && f->made.count > 0 && f->made.root == t->root &&
+	       trail_gone(&f->made, t, f->stack.count, out_depth);
+}
+
+/* Takes the object from its stub. True: it waited there to the end, so that its depth is
+ * known. */
+static bool leave_stub(uint32_t handle)
+{
+	const struct followed *f = followed_at(handle);
+	bool holds;
+
+	if (!escape.exact)
+		return false;
+	escape_lock();
+	holds = f->thread == escape_thread() && hijack_holds(f);
+	hijack_detach(handle);
+	escape_unlock();
+	return holds;
+}
+
+/* Of a depth that is known, only who freed it is wanted. */
+static void end_exact(uint32_t handle)
+{
+	const struct followed *f = followed_at(handle);
+	struct frame frames[2];
+	enum unwind_end end;
+	int count = unwind_here(frames, 2, &end);
+
+	end_with(handle, f->unwound ? END_EXC : END_EXACT, f->level,
+		 count > 0 ? frames[0].pc : 0);
+}
+
+void escape_end(uint32_t handle)
+{
+	const struct followed *f = followed_at(handle);
+	const struct trail *t;
+	struct frame *frames;
 	uint32_t depth = 0;
-	bool known = !same || (stack && trail_gone(&f->made, stack, MAX_DEPTH, &depth));
+	int count;
 
-	lock_acquire(&escape.lock);
-	if (known)
-		add_result(f, same ? END_SAME_THREAD : END_OTHER_THREAD, depth, now);
+	if (leave_stub(handle)) {
+		end_exact(handle);
+		return;
+	}
+	t = trail_capture();
+	if (t && (f->thread != escape_thread() || ask_trail(f, t, &depth))) {
+		end_by_comparison(handle, depth, t->places[t->count - 1].pc);
+		return;
+	}
+	count = frames_here(t, &frames);
+	escape_end_at(handle, frames, count);
+}
+
+void escape_resize(uint32_t handle, size_t size)
+{
+	struct followed *f = followed_at(handle);
+
+	f->grown |= size > f->size;
+	f->size = size;
+}
+
+/* Comes from a signal handler that may have interrupted a holder of the lock: then the
+ * entry is given up. */
+NO_LOCK_CHECK void escape_drop(uint32_t handle)
+{
+	followed_at(handle)->site = SITE_NONE;
+	if (!lock_try_acquire(&escape.lock))
+		return;
+	hijack_detach(handle);
 	put_entry(handle);
 	lock_release(&escape.lock);
 }
 
-void escape_drop(uint32_t handle)
+void escape_thread_end(uintptr_t sp)
 {
-	lock_acquire(&escape.lock);
-	put_entry(handle);
-	lock_release(&escape.lock);
+	if (escape.exact)
+		hijack_thread_end(sp);
+	seep_tls.serial = 0;
 }
 
 /* ---- the profile ---- */
-
-static void write_result(struct pprof *p, const struct result *r, uintptr_t *pcs, int max)
-{
-	const int64_t values[] = { (int64_t)(r->objects >> SITE_SHIFT), (int64_t)r->bytes,
-				   (int64_t)r->lifetime_ns };
-	static const char *const confidence[] = { "bound", "thread", "live" };
-	const char *where = r->kind == END_OTHER_THREAD			  ? "thread"
-			    : r->kind == END_SAME_THREAD && r->depth == 0 ? "none"
-									  : "unknown";
-	const struct pprof_label labels[] = {
-		{ .key = "escape", .text = where },
-		{ .key = "confidence", .text = confidence[r->kind] },
-		{ .key = "depth", .number = r->depth, .unit = "frames" },
-	};
-
-	pprof_sample(p, pcs, site_stack(r->site, pcs, max), false, values, labels,
-		     r->kind == END_SAME_THREAD ? 3 : 2);
-}
 
 /* Objects that are still there count as live, with the lifetime so far. */
 static void count_live(void)
@@ -220,37 +383,43 @@ static void count_live(void)
 
 	for (uint32_t i = 1; i < escape.fresh; i++)
 		if (escape.pool[i].site)
-			add_result(&escape.pool[i], END_LIVE, 0, now);
+			add_result(&escape.pool[i], END_LIVE, escape.pool[i].level, 0,
+				   now);
+}
+
+static const char *describe(char *buf, size_t size)
+{
+	struct hijack_stats st;
+
+	if (!escape.exact)
+		return "escape=bound: depth is a lower bound; frames are compared at "
+		       "malloc and free";
+	hijack_get_stats(&st);
+	fmt_string(buf, size,
+		   "escape=exact: stubs put %llu, shared %llu, returned %llu, unwound "
+		   "%llu, left by longjmp %llu, refused %llu, none free %llu, in use %u",
+		   (unsigned long long)st.armed, (unsigned long long)st.shared,
+		   (unsigned long long)st.returned, (unsigned long long)st.unwound,
+		   (unsigned long long)st.left, (unsigned long long)st.refused,
+		   (unsigned long long)st.full, st.in_use);
+	return buf;
 }
 
 int escape_write(const char *prefix)
 {
-	static const char *const comments[] = { "seep " SEEP_VERSION,
-						"escape=bound: depth is a lower bound; "
-						"frames are compared at malloc and free",
-						NULL };
-	size_t max = opt_get()->stack + 1;
-	uintptr_t *pcs;
-	struct pprof *p;
+	char text[COMMENT_BYTES];
 	int error;
 
 	if (!escape.on)
 		return -ENOMEM;
-	pcs = meta_map(max * sizeof(*pcs), META_ESCAPE);
-	if (!pcs)
-		return -ENOMEM;
-	error = pprof_begin(&p, &pprof_kind_escape, prefix,
-			    sample_is_exact() ? 1 : (int64_t)opt_get()->sample, comments);
-	if (error == 0) {
-		lock_acquire(&escape.lock);
-		count_live();
-		lock_release(&escape.lock);
-		for (uint32_t i = 0; i < RESULTS; i++)
-			if (escape.results[i].site)
-				write_result(p, &escape.results[i], pcs, (int)max);
-		error = pprof_finish(p);
-	}
-	meta_unmap(pcs, max * sizeof(*pcs), META_ESCAPE);
+	escape_lock();
+	result_clear_live();
+	count_live();
+	escape_unlock();
+	error = result_write(prefix, describe(text, sizeof(text)));
+	escape_lock();
+	result_clear_live();
+	escape_unlock();
 	return error;
 }
 
@@ -259,10 +428,17 @@ NO_LOCK_CHECK void escape_fork_prepare(void)
 	lock_acquire(&escape.lock);
 }
 
+/* What the parent made is the parent's to report. */
 NO_LOCK_CHECK void escape_fork_done(bool child)
 {
-	if (child)
-		lock_reset(&escape.lock);
-	else
+	if (!child) {
 		lock_release(&escape.lock);
+		return;
+	}
+	if (escape.on) {
+		for (uint32_t i = 1; i < escape.fresh; i++)
+			escape.pool[i].inherited = true;
+		result_clear();
+	}
+	lock_reset(&escape.lock);
 }

@@ -1,28 +1,41 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * escape: did an object outlive the frame that made it? First form, `bound`: the trail of
- * the thread's stack (profiler/stack/trail.h) retains a frame for as long as captures
- * find it unchanged. Frames of malloc's stack that are still retained at free are taken
- * as the same activations, so the depth is a lower bound: two activations of one function
- * at the same address look alike when nothing was captured in between.
+ * escape: did an object outlive the frame that made it, and where did it go? Objects that
+ * the sampler records are followed to their free. With escape=bound the stacks of malloc
+ * and free are compared, by what the thread's trail retains of malloc's (trail.h) or
+ * frame by frame (bound.h). With escape=exact the return address of the allocating frame
+ * is replaced by that of a stub, which counts the activations that really end, one after
+ * the other, and looks where the object went (hijack.h, where.h).
  */
 #ifndef PROFILER_ESCAPE_ESCAPE_H
 #define PROFILER_ESCAPE_ESCAPE_H
 
 #include "preload/base/base.h"
 #include "profiler/stack/trail.h"
+#include "profiler/stack/unwind.h"
 
-/* INIT. */
+/* INIT. Tables for the option's mode. */
 void escape_init(void);
 bool escape_is_on(void);
-/* SLOW. Starts following an object; returns a handle, 0 when it is not followed (full
- * table: thinned out at random, so that estimates stay unbiased). */
-uint32_t escape_begin(uint32_t site, size_t size, const struct trail *stack);
-/* SLOW. The object dies on the calling thread, whose stack this is (NULL: unknown). */
-void escape_end(uint32_t handle, const struct trail *stack);
+/* SLOW. Starts following p, made at site by the calling thread, whose stack this is
+ * (NULL: it was not captured as a trail); returns a handle, 0 when it is not followed
+ * (full table: thinned out at random, so that estimates stay unbiased). */
+uint32_t escape_begin(const void *p, size_t size, uint32_t site,
+		      const struct trail *stack);
+/* SLOW. The object dies on the calling thread. */
+void escape_end(uint32_t handle);
+/* The same two with the stacks given as frames; count 0: unknown. */
+uint32_t escape_begin_at(const void *p, size_t size, uint32_t site,
+			 const struct frame *frames, int count);
+void escape_end_at(uint32_t handle, const struct frame *frames, int count);
+/* SLOW. It was grown or shrunk in place. */
+void escape_resize(uint32_t handle, size_t size);
 /* SLOW. Stops following without a verdict (the sampler lost the object). */
 void escape_drop(uint32_t handle);
-/* DUMP. PREFIX.escape.pb.gz with labels escape, depth, confidence. 0 or -errno. */
+/* SLOW. The calling thread ends; sp: what lies below on its stack is dead. */
+void escape_thread_end(uintptr_t sp);
+/* DUMP. PREFIX.escape.pb.gz with labels escape, depth, confidence and more, see result.c.
+ * 0 or -errno. */
 int escape_write(const char *prefix);
 void escape_fork_prepare(void);
 void escape_fork_done(bool child);

@@ -28,7 +28,7 @@
 #define ZLIB_MEMORY  (384 * KIB) /* deflate with the defaults below takes 268 KiB */
 #define OUT_BYTES    (32 * KIB)
 #define MAX_FRAMES   65536
-#define MAX_LABELS   6
+#define MAX_LABELS   12
 #define PLACE_MAX    288	    /* a file's name, an address */
 #define UNSAMPLED_PC ((uintptr_t)3) /* pseudo pc of a sample without a stack */
 

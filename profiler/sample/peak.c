@@ -71,10 +71,11 @@ static bool is_worth_it(int64_t bytes)
 static void add_live(int64_t bytes)
 {
 	bytes += seep_tls.live_delta;
-	seep_tls.live_delta = bytes;
 	if (is_worth_it(bytes)) {
 		seep_tls.live_delta = 0;
 		thread_add(&peak.live, (uint64_t)bytes);
+	} else {
+		seep_tls.live_delta = (int32_t)bytes; /* less than STEP */
 	}
 }
 

@@ -314,7 +314,7 @@ static bool record(void *p, size_t size, const struct capture *c)
 	r = record_at(b, index);
 	fill_record(r, c->site, size);
 	if (sampler.record_size >= RECORD_ESCAPE && sample_hooks.begin)
-		r->escape = sample_hooks.begin(c->site, size, c->trail);
+		r->escape = sample_hooks.begin(p, size, c->site, c->trail);
 	count_page(s, b, p, true);
 	count_alloc(c->site, size, r->period);
 	return true;
@@ -367,7 +367,7 @@ static void end_escape(uint32_t handle)
 		return;
 	}
 	seep_tls.internal++;
-	sample_hooks.end(handle, trail_retained());
+	sample_hooks.end(handle);
 	seep_tls.internal--;
 }
 
@@ -412,6 +412,8 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 			site = c.site;
 		seep_tls.internal--;
 	}
+	if (sampler.record_size >= RECORD_ESCAPE && r->escape)
+		sample_hooks.resize(r->escape, size);
 	r->site = site;
 	r->size = (uint16_t)size;
 	count_alloc(site, size, r->period);

@@ -72,8 +72,10 @@ void sample_adopt(uint64_t period, const char *command);
  * preload/api/init.c, may stay empty. See escape.h for the meaning. */
 struct trail;
 struct sample_hooks {
-	uint32_t (*begin)(uint32_t site, size_t size, const struct trail *stack);
-	void (*end)(uint32_t handle, const struct trail *stack);
+	uint32_t (*begin)(const void *p, size_t size, uint32_t site,
+			  const struct trail *stack);
+	void (*end)(uint32_t handle);
+	void (*resize)(uint32_t handle, size_t size);
 	void (*drop)(uint32_t handle);
 };
 extern struct sample_hooks sample_hooks;

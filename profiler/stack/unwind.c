@@ -56,6 +56,11 @@ static struct cfi_row unpacked_row(uintptr_t pc)
 	return cache ? cfi_unpack(row_for(cache, pc)) : cfi_find_row(pc);
 }
 
+bool unwind_is_described(uintptr_t pc)
+{
+	return unpacked_row(pc).kind != CFI_MISSING;
+}
+
 uint32_t unwind_generation(void)
 {
 	return atomic_load_acquire(&unwind.generation);

@@ -72,6 +72,9 @@ int unwind_here(struct frame *frames, int max, enum unwind_end *out_end);
 int unwind_regs(const struct unwind_regs *regs, uintptr_t lo, uintptr_t hi,
 		struct frame *frames, int max, enum unwind_end *out_end);
 
+/* Is there call frame information for the code at pc? SLOW when it is new, else FAST. */
+bool unwind_is_described(uintptr_t pc);
+
 /* The calling thread's own scratch array of *out_max frames (opt stack= plus one), made
  * at first use from metadata; NULL when out of memory. SLOW. */
 struct frame *unwind_scratch(int *out_max);

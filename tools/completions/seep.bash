@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Completion of seep for bash. A line for each command: its options. A value that an option
 # takes is completed where _seep_values knows it, else as a file.
-_seep_commands="run gate recover heap allocs peak threads set symbolize diff report"
+_seep_commands="run gate escape recover heap allocs peak threads set symbolize diff report"
 
 _seep_options() {
 	case $1 in
 	run) echo "-o --out --mode --sample --seed --leak --suppressions --no-escape --no-threads --no-follow --no-symbolize -O --option --lib -q --quiet -h --help" ;;
 	gate) echo "--suppressions --gen-suppressions --reachable --possible --exitcode --threads --strict -o --out --no-symbolize -O --option --lib -q --quiet -h --help" ;;
+	escape) echo "-o --out --from --format --report --top --sample --bound -O --option --lib -h --help" ;;
 	recover) echo "-o --out --lib -h --help" ;;
 	heap | allocs | peak) echo "-o --out --signal --force -q --quiet -h --help" ;;
 	threads) echo "--full -o --out --quick --signal --force -h --help" ;;
@@ -24,7 +25,7 @@ _seep_values() {
 	run,--mode) echo "exact sampled off" ;;
 	symbolize,--demangle) echo "none simple templates full" ;;
 	diff,--by) echo "stack function line" ;;
-	diff,--format) echo "text json" ;;
+	diff,--format | escape,--format) echo "text json" ;;
 	report,--format) echo "text json html sarif junit" ;;
 	*,--sample-index) echo "inuse_space inuse_objects alloc_space alloc_objects peak_space leaked_space" ;;
 	*) return 1 ;;
@@ -35,7 +36,7 @@ _seep_takes_value() {
 	case $1 in
 	-o | --out | --mode | --sample | --seed | --suppressions | -O | --option | --lib) return 0 ;;
 	--exitcode | -d | --debug-dir | --demangle | --by | --sample-index) return 0 ;;
-	-n | --top | --format | --source-root | --gen-suppressions | --signal) return 0 ;;
+	-n | --top | --format | --source-root | --gen-suppressions | --signal | --from | --report) return 0 ;;
 	*) return 1 ;;
 	esac
 }
@@ -48,7 +49,7 @@ _seep() {
 		mapfile -t COMPREPLY < <(compgen -W "$_seep_commands $(_seep_options)" -- "$current")
 		return
 	fi
-	case $command in run | gate) # from the program on it is another command's line
+	case $command in run | gate | escape) # from the program on it is another command's line
 		for ((i = 2; i < COMP_CWORD; i++)); do
 			case ${COMP_WORDS[i]} in
 			--) i=$((i + 1)) ;;

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * where: where is an object known, now that an activation has ended?
+ */
+#ifndef PROFILER_ESCAPE_WHERE_H
+#define PROFILER_ESCAPE_WHERE_H
+
+#include "preload/base/base.h"
+#include "profiler/escape/escape_int.h"
+
+/* INIT. */
+void where_init(void);
+/* Needs the lock of escape.c; only on the object's own stack, whose slots are kept. How
+ * many words of the outer frames look like the new object by chance. */
+void where_begin(struct followed *f);
+/* The same; activation f->level has just ended and its caller goes on at ret with these
+ * registers. Raises f->place to the farthest place seen. */
+void where_look(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_t ret);
+/* SLOW. Between the two calls libraries may be unmapped: no global memory is read. */
+void where_pause(void);
+void where_resume(void);
+
+/* FAST. retuse.c: does the code at ret read rax before it is overwritten? */
+enum retuse { RETUSE_MAYBE, RETUSE_READ, RETUSE_LOST };
+enum retuse retuse_of(uintptr_t ret);
+
+#endif

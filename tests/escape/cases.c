@@ -1,0 +1,510 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cases: the classic ways of a heap object out of the function that made it, or not. Each
+ * case is one function make_CASE that calls malloc, so that the profile can be read by
+ * its name; test_cases.py has the depth and the place that must be found.
+ */
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ROUNDS 50
+#ifdef __clang__
+#define NOINLINE __attribute__((noinline))
+#else
+#define NOINLINE __attribute__((noinline, noclone))
+#endif
+/* The compiler can neither see what becomes of p nor that the call is the last. */
+#define KEEP(p)	  __asm__ volatile("" : "+r"(p) : : "memory")
+#define BARRIER() __asm__ volatile("" : : : "memory")
+
+struct pair {
+	void *first, *second;
+};
+
+struct node {
+	struct node *next;
+	int value;
+};
+
+void *kept_global;
+struct pair kept_pair;
+__thread void *kept_tls;
+void *(*volatile get)(size_t) = malloc;
+
+/* ---- returned ---- */
+
+NOINLINE void *make_returned(void)
+{
+	char *p = malloc(48);
+
+	p[0] = 1;
+	KEEP(p);
+	return p;
+}
+
+NOINLINE void case_returned(void)
+{
+	char *p = make_returned();
+
+	p[1] = 2;
+	KEEP(p);
+	free(p);
+	BARRIER();
+}
+
+NOINLINE void *make_twice(void)
+{
+	char *p = malloc(56);
+
+	KEEP(p);
+	p[0] = 1;
+	return p;
+}
+
+NOINLINE void *pass_twice(void)
+{
+	char *p = make_twice();
+
+	p[1] = 1;
+	KEEP(p);
+	return p;
+}
+
+NOINLINE void case_twice(void)
+{
+	char *p = pass_twice();
+
+	p[2] = 1;
+	KEEP(p);
+	free(p);
+	BARRIER();
+}
+
+/* ---- global ---- */
+
+NOINLINE void make_global(void)
+{
+	void *p = malloc(64);
+
+	KEEP(p);
+	kept_global = p;
+	BARRIER();
+}
+
+NOINLINE void drop_global(void)
+{
+	free(kept_global);
+	kept_global = NULL;
+	BARRIER();
+}
+
+NOINLINE void case_global(void)
+{
+	make_global();
+	drop_global();
+	BARRIER();
+}
+
+/* A member of a larger variable. */
+NOINLINE void make_member(void)
+{
+	void *p = malloc(72);
+
+	KEEP(p);
+	kept_pair.second = p;
+	BARRIER();
+}
+
+NOINLINE void case_member(void)
+{
+	make_member();
+	free(kept_pair.second);
+	kept_pair.second = NULL;
+	BARRIER();
+}
+
+/* ---- in another object ---- */
+
+NOINLINE void make_element(void **slice, int i)
+{
+	void *p = malloc(80);
+
+	KEEP(p);
+	slice[i] = p;
+	BARRIER();
+}
+
+NOINLINE void case_element(void)
+{
+	void **slice = malloc(10 * sizeof(*slice));
+
+	KEEP(slice);
+	memset(slice, 0, 10 * sizeof(*slice));
+	make_element(slice, 3);
+	free(slice[3]);
+	free(slice);
+	BARRIER();
+}
+
+/* Grown by append: each realloc that moves ends an object in the next call. */
+struct slice {
+	uint64_t *data;
+	size_t used, room;
+};
+
+NOINLINE void make_append(struct slice *s, uint64_t value)
+{
+	if (s->used == s->room) {
+		s->room = s->room ? 2 * s->room : 8;
+		s->data = realloc(s->data, s->room * sizeof(*s->data));
+	}
+	s->data[s->used++] = value;
+	BARRIER();
+}
+
+NOINLINE void case_append(void)
+{
+	struct slice *s = calloc(1, sizeof(*s));
+
+	KEEP(s);
+	for (int i = 0; i < 512; i++)
+		make_append(s, (uint64_t)i);
+	free(s->data);
+	free(s);
+	BARRIER();
+}
+
+/* A closure: its code and what it captured, by reference. */
+struct closure {
+	int (*call)(struct closure *self);
+	int *captured;
+};
+
+NOINLINE int count_up(struct closure *self)
+{
+	return ++*self->captured;
+}
+
+NOINLINE struct closure *make_closure(int start)
+{
+	struct closure *c = malloc(sizeof(*c));
+	int *n = malloc(88);
+
+	*n = start;
+	c->call = count_up;
+	c->captured = n;
+	KEEP(c);
+	return c;
+}
+
+NOINLINE void case_closure(void)
+{
+	struct closure *c = make_closure(7);
+
+	c->call(c);
+	free(c->captured);
+	free(c);
+	BARRIER();
+}
+
+/* An interface: a table of functions and the value behind it. */
+struct shape {
+	double (*area)(const void *value);
+	void (*destroy)(void *value);
+};
+
+static double area(const void *value)
+{
+	return *(const double *)value;
+}
+
+static void destroy(void *value)
+{
+	free(value);
+	BARRIER();
+}
+
+static const struct shape square = { area, destroy };
+
+struct any {
+	const struct shape *type;
+	void *value;
+};
+
+NOINLINE void make_interface(struct any *out)
+{
+	double *p = malloc(96);
+
+	*p = 1.5;
+	KEEP(p);
+	out->type = &square;
+	out->value = p;
+	BARRIER();
+}
+
+NOINLINE void case_interface(void)
+{
+	struct any a;
+
+	make_interface(&a);
+	if (a.type->area(a.value) < 0)
+		abort();
+	a.type->destroy(a.value);
+	BARRIER();
+}
+
+/* ---- not at all ---- */
+
+NOINLINE void make_large(void)
+{
+	char *p = malloc(200000);
+
+	memset(p, 1, 200000);
+	KEEP(p);
+	free(p);
+	BARRIER();
+}
+
+NOINLINE void make_dynamic(size_t n)
+{
+	char *p = malloc(n);
+
+	memset(p, 1, n);
+	KEEP(p);
+	free(p);
+	BARRIER();
+}
+
+NOINLINE int look_at(const char *p)
+{
+	return p[0] + 1;
+}
+
+NOINLINE int make_lent(void)
+{
+	char *p = malloc(104);
+	int n;
+
+	p[0] = 5;
+	KEEP(p);
+	n = look_at(p);
+	free(p);
+	BARRIER();
+	return n;
+}
+
+NOINLINE void consume(void *p)
+{
+	free(p);
+	BARRIER();
+}
+
+NOINLINE void make_consumed(void)
+{
+	void *p = malloc(112);
+
+	KEEP(p);
+	consume(p);
+	BARRIER();
+}
+
+/* free() is the last thing: the compiler may jump to it. */
+NOINLINE void make_tail(void)
+{
+	void *p = malloc(120);
+
+	KEEP(p);
+	free(p);
+}
+
+/* ---- replaced in a loop ---- */
+
+NOINLINE void make_replaced(size_t n)
+{
+	static char *buffer;
+
+	free(buffer);
+	buffer = malloc(n);
+	KEEP(buffer);
+	BARRIER();
+}
+
+NOINLINE void make_tls(size_t n)
+{
+	free(kept_tls);
+	kept_tls = malloc(n);
+	BARRIER();
+}
+
+/* ---- the caller's memory ---- */
+
+NOINLINE int make_out(void **out)
+{
+	void *p = malloc(136);
+
+	KEEP(p);
+	*out = p;
+	BARRIER();
+	return -2; /* in rax: no address at all */
+}
+
+NOINLINE void case_out(void)
+{
+	void *p;
+
+	if (make_out(&p) == -2)
+		free(p);
+	BARRIER();
+}
+
+struct big {
+	void *p;
+	long filler[8];
+};
+
+NOINLINE struct big make_by_value(void)
+{
+	struct big b = { .p = malloc(144) };
+
+	BARRIER();
+	return b;
+}
+
+NOINLINE void case_by_value(void)
+{
+	struct big b = make_by_value();
+
+	free(b.p);
+	BARRIER();
+}
+
+/* ---- two frames up, three frames up ---- */
+
+NOINLINE void make_deep(struct pair *out)
+{
+	void *p = malloc(152);
+
+	KEEP(p);
+	out->first = p;
+	BARRIER();
+}
+
+NOINLINE void deep_2(struct pair *out)
+{
+	make_deep(out);
+	BARRIER();
+}
+
+NOINLINE void deep_1(struct pair *out)
+{
+	deep_2(out);
+	BARRIER();
+}
+
+NOINLINE void case_deep(void)
+{
+	struct pair p;
+
+	deep_1(&p);
+	free(p.first);
+	BARRIER();
+}
+
+/* ---- to another thread ---- */
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t more;
+	struct node *head;
+	int done;
+} queue = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, 0 };
+
+NOINLINE void make_sent(int value)
+{
+	struct node *n = malloc(160);
+
+	n->value = value;
+	pthread_mutex_lock(&queue.lock);
+	n->next = queue.head;
+	queue.head = n;
+	pthread_cond_signal(&queue.more);
+	pthread_mutex_unlock(&queue.lock);
+	BARRIER();
+}
+
+static void *receive(void *arg)
+{
+	(void)arg;
+	pthread_mutex_lock(&queue.lock);
+	while (!queue.done || queue.head) {
+		struct node *n = queue.head;
+
+		if (!n) {
+			pthread_cond_wait(&queue.more, &queue.lock);
+			continue;
+		}
+		queue.head = n->next;
+		free(n);
+	}
+	pthread_mutex_unlock(&queue.lock);
+	return NULL;
+}
+
+NOINLINE void case_sent(void)
+{
+	pthread_t t;
+
+	pthread_create(&t, NULL, receive, NULL);
+	for (int i = 0; i < ROUNDS; i++)
+		make_sent(i);
+	pthread_mutex_lock(&queue.lock);
+	queue.done = 1;
+	pthread_cond_signal(&queue.more);
+	pthread_mutex_unlock(&queue.lock);
+	pthread_join(t, NULL);
+}
+
+/* ---- never freed ---- */
+
+struct node *list;
+
+NOINLINE void make_live(int value)
+{
+	struct node *n = malloc(168);
+
+	n->value = value;
+	n->next = list;
+	list = n;
+	BARRIER();
+}
+
+int main(void)
+{
+	for (int i = 0; i < ROUNDS; i++) {
+		case_returned();
+		case_twice();
+		case_global();
+		case_member();
+		case_element();
+		case_closure();
+		case_interface();
+		make_large();
+		make_dynamic(1000 + 100 * (size_t)i);
+		make_lent();
+		make_consumed();
+		make_tail();
+		make_replaced(176);
+		make_tls(184);
+		case_out();
+		case_by_value();
+		case_deep();
+		make_live(i);
+	}
+	case_append();
+	case_sent();
+	puts("done");
+	return 0;
+}

@@ -1,0 +1,454 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * escape: `seep escape`: runs a program and says, for each place that allocates, whether
+ * its objects ever outlive the function that makes them, where they go, and what could be
+ * done about it; in the manner of a compiler's escape analysis. It speaks of what was
+ * seen in this run, with numbers; other paths may do otherwise.
+ *
+ * The default is escape=exact: it costs little more than the comparison of stacks (both
+ * capture the stack at malloc, exact saves the one at free), and comparison is wrong
+ * where the question matters: a buffer that a function replaces each time it is called
+ * looks like one that never leaves it.
+ */
+#include <getopt.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/commands.h"
+#include "tools/lib/escapes.h"
+#include "tools/lib/launch.h"
+#include "tools/lib/runjson.h"
+#include "tools/lib/say.h"
+
+#define DEFAULT_TOP	 40
+#define AUTOMATIC_MAX	 4096  /* bytes that a frame may well hold */
+#define AUTOMATIC_BOUNDS 65536 /* ... that a sensible limit would cover */
+
+static const char usage[] =
+	"usage: seep escape [OPTIONS] [--] PROGRAM [ARGUMENTS]\n"
+	"       seep escape [OPTIONS] --from FILE.escape.pb.gz\n\n"
+	"Runs PROGRAM and reports, for each place that allocates, whether its objects\n"
+	"outlive the function that makes them, where they go, and what would be gained "
+	"by\n"
+	"a change. It speaks of the paths that were run.\n\n"
+	"  -o, --out PATTERN      files' names: %e program, %p process (seep.out/%e.%p)\n"
+	"  --from FILE            no run: the report of this profile, on stdout\n"
+	"  --format FORMAT        text (default) or json\n"
+	"  --report FILE          write the report there (default: stderr)\n"
+	"  --top N                places to show (40; 0: all)\n"
+	"  --sample BYTES         follow one object in BYTES on average (default: all)\n"
+	"  --bound                compare stacks instead of counting returns\n"
+	"  -O, --option KEY=VALUE any option of the library\n"
+	"  --lib FILE             libseep.so, if it is not beside this command\n"
+	"  -h, --help             this text\n\n"
+	"Exit status: PROGRAM's own, as for seep run; 24 when FILE cannot be read.\n";
+
+enum { OPT_FROM = 256, OPT_FORMAT, OPT_REPORT, OPT_TOP, OPT_SAMPLE, OPT_BOUND, OPT_LIB };
+
+static const struct option options[] = {
+	{ "out", required_argument, NULL, 'o' },
+	{ "from", required_argument, NULL, OPT_FROM },
+	{ "format", required_argument, NULL, OPT_FORMAT },
+	{ "report", required_argument, NULL, OPT_REPORT },
+	{ "top", required_argument, NULL, OPT_TOP },
+	{ "sample", required_argument, NULL, OPT_SAMPLE },
+	{ "bound", no_argument, NULL, OPT_BOUND },
+	{ "option", required_argument, NULL, 'O' },
+	{ "lib", required_argument, NULL, OPT_LIB },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+struct escape {
+	struct launch launch;
+	const char *from, *report;
+	bool json;
+	unsigned long top;
+	FILE *out;
+};
+
+/* ---- options ---- */
+
+static void add(struct escape *e, const char *key, const char *value)
+{
+	e->launch.extra = launch_add_option(e->launch.extra, key, value);
+}
+
+static void add_pair(struct escape *e, const char *pair)
+{
+	const char *equals = strchr(pair, '=');
+	char *key;
+
+	if (!equals)
+		die(EXIT_USAGE, "-O %s: not KEY=VALUE", pair);
+	key = format_string("%.*s", (int)(equals - pair), pair);
+	add(e, key, equals + 1);
+	free(key);
+}
+
+static unsigned long parse_top(const char *text)
+{
+	char *end;
+	unsigned long n = strtoul(text, &end, 10);
+
+	if (*text < '0' || *text > '9' || *end)
+		die(EXIT_USAGE, "--top %s: not a number", text);
+	return n;
+}
+
+static void parse_one(struct escape *e, int c)
+{
+	switch (c) {
+	case 'o':
+		e->launch.out = optarg;
+		break;
+	case OPT_FROM:
+		e->from = optarg;
+		break;
+	case OPT_FORMAT:
+		if (strcmp(optarg, "text") != 0 && strcmp(optarg, "json") != 0)
+			die(EXIT_USAGE, "--format %s: must be text or json", optarg);
+		e->json = optarg[0] == 'j';
+		break;
+	case OPT_REPORT:
+		e->report = optarg;
+		break;
+	case OPT_TOP:
+		e->top = parse_top(optarg);
+		break;
+	case OPT_SAMPLE:
+		add(e, "mode", "sampled");
+		add(e, "sample", optarg);
+		break;
+	case OPT_BOUND:
+		add(e, "escape", "bound");
+		break;
+	case 'O':
+		add_pair(e, optarg);
+		break;
+	case OPT_LIB:
+		e->launch.library = optarg;
+		break;
+	case 'h':
+		fputs(usage, stdout);
+		exit(0);
+	default:
+		die(EXIT_USAGE, "see seep escape --help");
+	}
+}
+
+static void parse(struct escape *e, int argc, char **argv)
+{
+	int c;
+
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, "+o:O:h", options, NULL)) != -1) {
+		if (c == '?')
+			die(EXIT_USAGE,
+			    "%s: unknown option, or its value is missing; "
+			    "see seep escape --help",
+			    argv[optind - 1]);
+		parse_one(e, c);
+	}
+	e->launch.argv = argv + optind;
+	if (!argv[optind] == !e->from)
+		die(EXIT_USAGE, "a program or --from FILE; see seep escape --help");
+}
+
+/* ---- text ---- */
+
+static void print_time(FILE *f, uint64_t ns)
+{
+	if (ns < 10000)
+		fprintf(f, "%llu ns", (unsigned long long)ns);
+	else if (ns < 10000000)
+		fprintf(f, "%llu us", (unsigned long long)ns / 1000);
+	else if (ns < 10000000000)
+		fprintf(f, "%llu ms", (unsigned long long)ns / 1000000);
+	else
+		fprintf(f, "%llu s", (unsigned long long)ns / 1000000000);
+}
+
+static void print_size(FILE *f, const struct escape_site *s)
+{
+	if (s->size_min == s->size_max)
+		fprintf(f, "heap(%llu)", (unsigned long long)s->size_min);
+	else
+		fprintf(f, "heap(%llu..%llu)", (unsigned long long)s->size_min,
+			(unsigned long long)s->size_max);
+}
+
+static void print_confidence(FILE *f, const struct escape_site *s)
+{
+	const struct {
+		uint64_t n;
+		const char *word;
+	} parts[] = { { s->exact, "exact" },
+		      { s->unwound, "exact-exc" },
+		      { s->bound, "bound" },
+		      { s->refused, "refused" },
+		      { s->live, "live" } };
+	const char *comma = "";
+
+	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+		if (parts[i].n == 0)
+			continue;
+		fprintf(f, "%s%s", comma, parts[i].word);
+		if (parts[i].n != s->samples)
+			fprintf(f, " %llu", (unsigned long long)parts[i].n);
+		comma = ", ";
+	}
+}
+
+static void print_place(FILE *f, const struct escape_site *s, enum escape_place place)
+{
+	const char *name = s->to.text ? s->to.text : "";
+	unsigned long long seen = (unsigned long long)s->places[place];
+	unsigned long long all = (unsigned long long)s->samples;
+
+	switch (place) {
+	case ESCAPE_NONE:
+		fputs("does not escape", f);
+		return;
+	case ESCAPE_RETURNED:
+		fprintf(f, "is returned (%llu/%llu)", seen, all);
+		return;
+	case ESCAPE_MAYBE_RETURNED:
+		fprintf(f, "is maybe returned (%llu/%llu)", seen, all);
+		return;
+	case ESCAPE_CALLER:
+		fprintf(f, "escapes to the caller's memory, %s (seen %llu/%llu)", name,
+			seen, all);
+		return;
+	case ESCAPE_TLS:
+		fprintf(f, "escapes to thread-local %s (seen %llu/%llu)", name, seen,
+			all);
+		return;
+	case ESCAPE_HEAP:
+		fprintf(f, "escapes to the heap, %s (seen %llu/%llu)", name, seen, all);
+		return;
+	case ESCAPE_GLOBAL:
+		fprintf(f, "escapes to global %s (seen %llu/%llu)", name, seen, all);
+		return;
+	case ESCAPE_THREAD:
+		fprintf(f, "escapes to another thread (freed there %llu/%llu)", seen,
+			all);
+		return;
+	default:
+		if (s->live == s->samples)
+			fputs("is never freed", f);
+		else
+			fputs("escapes", f);
+	}
+}
+
+/* What could be done; NULL: nothing is obvious. */
+static const char *advice(const struct escape_site *s, enum escape_place place)
+{
+	bool constant = s->size_min == s->size_max;
+
+	if (s->live == s->samples)
+		return NULL;
+	if (place == ESCAPE_NONE) {
+		if (constant && s->size_max <= AUTOMATIC_MAX)
+			return "could be automatic";
+		if (s->size_max <= AUTOMATIC_MAX)
+			return "could be automatic, with room for the largest";
+		if (s->size_max <= AUTOMATIC_BOUNDS)
+			return "small ones could be automatic, larger ones from one "
+			       "buffer "
+			       "that is kept";
+		return "one buffer could be kept and used again";
+	}
+	if (s->freed_by.text && s->places[ESCAPE_THREAD] == 0 &&
+	    strcmp(s->freed_by.text, s->function) == 0)
+		return "replaced by its own function: the old one could be used again";
+	if ((place == ESCAPE_CALLER || place == ESCAPE_RETURNED) && s->depth_max == 1)
+		return constant ? "the caller could supply it, as an automatic variable"
+				: "the caller could supply the buffer";
+	if (place == ESCAPE_THREAD)
+		return "a pool, from which the other thread gives back";
+	if (s->depth_known > 0 && s->ancestor.count * 10 >= s->depth_known * 9)
+		return "an arena or pool of the ancestor that it dies with";
+	return NULL;
+}
+
+static void print_site(FILE *f, const char *prefix, const struct escape_site *s)
+{
+	enum escape_place place = escapes_verdict(s);
+	const char *hint = escapes_is_certain(s) ? advice(s, place) : NULL;
+	char bytes[32];
+
+	fprintf(f, "%s%s: ", prefix, s->where);
+	print_size(f, s);
+	fprintf(f, " in %s", s->function);
+	if (s->through)
+		fprintf(f, " (through %s)", s->through);
+	fputc(' ', f);
+	print_place(f, s, place);
+	if (place != ESCAPE_NONE && s->places[ESCAPE_NONE])
+		fprintf(f, ", not always: %llu/%llu ended inside",
+			(unsigned long long)s->places[ESCAPE_NONE],
+			(unsigned long long)s->samples);
+	if (place != ESCAPE_NONE && place != ESCAPE_THREAD && s->ancestor.text)
+		fprintf(f, ", dies with %s, %llu frame%s up", s->ancestor.text,
+			(unsigned long long)s->depth_min, s->depth_min == 1 ? "" : "s");
+	if (place != ESCAPE_NONE && s->depth_max > s->depth_min)
+		fprintf(f, " and more");
+	fprintf(f, " (n=%llu, ", (unsigned long long)s->samples);
+	print_confidence(f, s);
+	fprintf(f, "; %llu object%s, %s, median life ", (unsigned long long)s->objects,
+		s->objects == 1 ? "" : "s", say_bytes(s->bytes, bytes, sizeof(bytes)));
+	print_time(f, s->median_ns);
+	if (place != ESCAPE_NONE && s->freed_by.text)
+		fprintf(f, ", freed by %s", s->freed_by.text);
+	if (s->grown)
+		fprintf(f, ", grown %llu times", (unsigned long long)s->grown);
+	fputc(')', f);
+	if (hint)
+		fprintf(f, ": %s", hint);
+	fputc('\n', f);
+}
+
+/* ---- JSON ---- */
+
+static json_t *text_or_null(const char *text)
+{
+	json_t *j = text ? json_string(text) : json_null();
+
+	return j ? j : json_string("?"); /* not UTF-8 */
+}
+
+static json_t *json_places(const struct escape_site *s)
+{
+	json_t *o = json_object();
+
+	for (unsigned i = 0; i < ESCAPE_PLACES; i++)
+		if (s->places[i])
+			json_object_set_new(o, escapes_word((enum escape_place)i),
+					    json_integer((json_int_t)s->places[i]));
+	return o;
+}
+
+static json_t *json_site(const struct escape_site *s)
+{
+	enum escape_place place = escapes_verdict(s);
+	const char *hint = escapes_is_certain(s) ? advice(s, place) : NULL;
+	json_t *o = json_pack(
+		"{s:o,s:o,s:o,s:s,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f}", "where",
+		text_or_null(s->where), "function", text_or_null(s->function), "through",
+		text_or_null(s->through), "escape", escapes_word(place), "places",
+		json_places(s), "samples", (json_int_t)s->samples, "objects",
+		(json_int_t)s->objects, "bytes", (json_int_t)s->bytes, "size_min",
+		(json_int_t)s->size_min, "size_max", (json_int_t)s->size_max, "depth_min",
+		(json_int_t)s->depth_min, "depth_max", (json_int_t)s->depth_max,
+		"median_ns", (json_int_t)s->median_ns, "grown", (json_int_t)s->grown,
+		"gain", s->gain);
+
+	json_object_set_new(o, "to", text_or_null(s->to.text));
+	json_object_set_new(o, "freed_by", text_or_null(s->freed_by.text));
+	json_object_set_new(o, "dies_with", text_or_null(s->ancestor.text));
+	json_object_set_new(o, "advice", text_or_null(hint));
+	json_object_set_new(
+		o, "confidence",
+		json_pack("{s:I,s:I,s:I,s:I,s:I}", "exact", (json_int_t)s->exact,
+			  "exact-exc", (json_int_t)s->unwound, "bound",
+			  (json_int_t)s->bound, "refused", (json_int_t)s->refused, "live",
+			  (json_int_t)s->live));
+	return o;
+}
+
+static json_t *json_profile(const char *path, const struct escape_report *r, size_t n)
+{
+	json_t *sites = json_array();
+
+	for (size_t i = 0; i < n; i++)
+		json_array_append_new(sites, json_site(&r->sites[i]));
+	return json_pack("{s:o,s:o,s:o}", "file", text_or_null(path), "method",
+			 text_or_null(r->comment), "sites", sites);
+}
+
+/* ---- the report ---- */
+
+static bool report_file(struct escape *e, const char *path, json_t *profiles)
+{
+	struct escape_report r;
+	const char *prefix = e->out == stderr ? "seep: " : "";
+	size_t n;
+
+	if (!escapes_read(path, &r)) {
+		say_bad("%s: not an escape profile, or damaged", path);
+		return false;
+	}
+	n = e->top && e->top < r.nsites ? e->top : r.nsites;
+	if (e->json) {
+		json_array_append_new(profiles, json_profile(path, &r, n));
+	} else {
+		for (size_t i = 0; i < n; i++)
+			print_site(e->out, prefix, &r.sites[i]);
+		if (n < r.nsites)
+			fprintf(e->out, "%s%zu more places; --top 0 shows them\n", prefix,
+				r.nsites - n);
+		fprintf(e->out, "%s%s\n", prefix, path);
+	}
+	escapes_free(&r);
+	return true;
+}
+
+static void report_row(struct escape *e, const struct runtable_row *row, json_t *profiles)
+{
+	char *path;
+
+	if (row->state != RUNROW_DONE || row->prefix[0] == '\0')
+		return;
+	path = format_string("%s.escape.pb.gz", row->prefix);
+	report_file(e, path, profiles);
+	free(path);
+}
+
+/* False: the profile asked for cannot be read. */
+static bool report(struct escape *e)
+{
+	bool good = true;
+	json_t *profiles = json_array(), *root;
+
+	e->out = e->from ? stdout : stderr;
+	if (e->report && !(e->out = fopen(e->report, "w")))
+		die(EXIT_INCOMPLETE, "%s: cannot be written", e->report);
+	if (e->from)
+		good = report_file(e, e->from, profiles);
+	for (unsigned i = 0; !e->from && i < launch_rows(&e->launch); i++)
+		report_row(e, &e->launch.table->rows[i], profiles);
+	root = json_pack("{s:i,s:o}", "schema", 1, "profiles", profiles);
+	if (e->json) {
+		json_dumpf(root, e->out, JSON_INDENT(2));
+		fputc('\n', e->out);
+	}
+	json_decref(root);
+	if (fflush(e->out) != 0)
+		say_bad("the report could not be written");
+	if (e->report)
+		fclose(e->out);
+	return good;
+}
+
+int command_escape(int argc, char **argv)
+{
+	struct escape e = {
+		.launch = { .out = "seep.out/%e.%p",
+			    .defaults = "mode=exact:escape=exact" },
+		.top = DEFAULT_TOP,
+	};
+
+	parse(&e, argc, argv);
+	if (e.from)
+		return report(&e) ? 0 : EXIT_INCOMPLETE;
+	launch_run(&e.launch);
+	if (e.launch.hopeless)
+		return launch_exit_code(e.launch.status);
+	report(&e);
+	runjson_write(&e.launch, launch_exit_code(e.launch.status), "none");
+	return launch_exit_code(e.launch.status);
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * escapes: an escape profile read back and gathered by the place in the program that
+ * allocates, sorted by what a change there would gain.
+ *
+ * A place is a function and, where the profile has lines, a line of it. Functions that
+ * only hand on what they allocate (xmalloc, strdup: nothing ever ends inside them, and
+ * they are called from several places or named like it) are looked through: their callers
+ * are the places, and depth counts from there.
+ */
+#ifndef TOOLS_LIB_ESCAPES_H
+#define TOOLS_LIB_ESCAPES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum escape_place {
+	ESCAPE_NONE,
+	ESCAPE_RETURNED,
+	ESCAPE_MAYBE_RETURNED,
+	ESCAPE_CALLER,
+	ESCAPE_TLS,
+	ESCAPE_HEAP,
+	ESCAPE_GLOBAL,
+	ESCAPE_THREAD,
+	ESCAPE_UNKNOWN,
+	ESCAPE_PLACES
+};
+
+/* The name that most objects of a place have in common, with their number. */
+struct escape_name {
+	char *text; /* allocated, NULL: none */
+	uint64_t count;
+};
+
+struct escape_site {
+	char *function, *through;	/* allocated; through: "xmalloc", or NULL */
+	char *where;			/* "src/parser.c:88" or "/usr/bin/x+0x1234" */
+	uint64_t samples;		/* objects that were really followed */
+	uint64_t objects, bytes;	/* estimated: all that were allocated */
+	uint64_t places[ESCAPE_PLACES]; /* samples; by the farthest place seen */
+	uint64_t exact, unwound, bound, refused, live, looked; /* samples */
+	uint64_t size_min, size_max, grown;
+	uint64_t depth_min, depth_max; /* of ended objects of this thread */
+	uint64_t depth_known;	       /* samples with a depth */
+	uint64_t median_ns;
+	struct escape_name to, freed_by, ancestor;
+	double gain;
+};
+
+struct escape_report {
+	struct escape_site *sites; /* sorted, largest gain first */
+	size_t nsites;
+	char *comment; /* of the profile: how depths were found; or NULL */
+};
+
+/* False: the file cannot be read or is no escape profile. */
+bool escapes_read(const char *path, struct escape_report *out);
+void escapes_free(struct escape_report *r);
+/* The place that counts for the verdict: the one of most samples that did escape, or none
+ * when all that ended did not. */
+enum escape_place escapes_verdict(const struct escape_site *s);
+/* Enough samples to speak of the site at all, see escape.md's rule of thirty. */
+bool escapes_is_certain(const struct escape_site *s);
+const char *escapes_word(enum escape_place place);
+
+#endif
