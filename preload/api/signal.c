@@ -149,9 +149,12 @@ static bool is_handler(const void *fn)
 
 void *signal_in(int sig, void *handler, int flags)
 {
-	/* A child that shares our memory must not change what we remember. */
+	uintptr_t at = (uintptr_t)handler, text = (uintptr_t)__ehdr_start;
+
+	/* Our own handlers (stopping threads, the agent) know what they interrupt. A
+	 * child that shares our memory must not change what we remember. */
 	if (sig <= 0 || sig >= SIGNALS || !is_handler(handler) ||
-	    handler == (void *)(uintptr_t)on_program_signal || !exit_is_own_process())
+	    at - text < (uintptr_t)etext - text || !exit_is_own_process())
 		return handler;
 	signals.set[sig].flags = flags;
 	atomic_store_release(&signals.set[sig].handler, (full_handler)(uintptr_t)handler);
