@@ -126,10 +126,7 @@ static void parse(struct diff *d, int argc, char **argv)
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, "n:o:h", options, NULL)) != -1) {
 		if (c == '?')
-			die(EXIT_USAGE,
-			    "%s: unknown option, or its value is missing; "
-			    "see seep diff --help",
-			    argv[optind - 1]);
+			die_option(argv[optind - 1], "diff");
 		parse_one(d, c);
 	}
 	if (argc - optind != 2)

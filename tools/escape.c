@@ -146,10 +146,7 @@ static void parse(struct escape *e, int argc, char **argv)
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, "+o:O:h", options, NULL)) != -1) {
 		if (c == '?')
-			die(EXIT_USAGE,
-			    "%s: unknown option, or its value is missing; "
-			    "see seep escape --help",
-			    argv[optind - 1]);
+			die_option(argv[optind - 1], "escape");
 		parse_one(e, c);
 	}
 	e->launch.argv = argv + optind;

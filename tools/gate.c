@@ -176,10 +176,7 @@ static void parse(struct gate *g, int argc, char **argv)
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, "+o:O:qh", options, NULL)) != -1) {
 		if (c == '?')
-			die(EXIT_USAGE,
-			    "%s: unknown option, or its value is missing; "
-			    "see seep gate --help",
-			    argv[optind - 1]);
+			die_option(argv[optind - 1], "gate");
 		parse_one(g, c);
 	}
 	g->launch.argv = argv + optind;

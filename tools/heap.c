@@ -35,8 +35,7 @@ static const char usage[] =
 
 static const struct option options[] = {
 	{ "out", required_argument, NULL, 'o' },
-	{ "signal", required_argument, NULL, 's' },
-	{ "force", no_argument, NULL, 'f' },
+	AGENT_OPTIONS,
 	{ "quiet", no_argument, NULL, 'q' },
 	{ "help", no_argument, NULL, 'h' },
 	{ NULL, 0, NULL, 0 },
@@ -71,11 +70,9 @@ static void parse(struct heap *h, int argc, char **argv)
 		case 'o':
 			h->out = optarg;
 			break;
-		case 's':
-			h->target.signal = agent_parse_pid(optarg);
-			break;
-		case 'f':
-			h->target.force = true;
+		case AGENT_OPTION_SIGNAL:
+		case AGENT_OPTION_FORCE:
+			agent_option(&h->target, c);
 			break;
 		case 'q':
 			h->quiet = true;
@@ -84,10 +81,7 @@ static void parse(struct heap *h, int argc, char **argv)
 			fputs(usage, stdout);
 			exit(0);
 		default:
-			die(EXIT_USAGE,
-			    "%s: unknown option, or its value is missing; see seep %s "
-			    "--help",
-			    argv[optind - 1], h->kind->name);
+			die_option(argv[optind - 1], h->kind->name);
 		}
 	}
 	if (optind + 1 != argc)

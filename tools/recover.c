@@ -58,10 +58,7 @@ int command_recover(int argc, char **argv)
 			fputs(usage, stdout);
 			return 0;
 		default:
-			die(EXIT_USAGE,
-			    "%s: unknown option, or its value is missing; "
-			    "see seep recover --help",
-			    argv[optind - 1]);
+			die_option(argv[optind - 1], "recover");
 		}
 	}
 	if (!argv[optind])

@@ -116,10 +116,7 @@ static void parse(struct report *r, int argc, char **argv)
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, "n:o:h", options, NULL)) != -1) {
 		if (c == '?')
-			die(EXIT_USAGE,
-			    "%s: unknown option, or its value is missing; "
-			    "see seep report --help",
-			    argv[optind - 1]);
+			die_option(argv[optind - 1], "report");
 		parse_one(r, c);
 	}
 	r->files = argv + optind;

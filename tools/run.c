@@ -152,10 +152,7 @@ static void parse(struct run *r, int argc, char **argv)
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, "+o:O:qh", options, NULL)) != -1) {
 		if (c == '?')
-			die(EXIT_USAGE,
-			    "%s: unknown option, or its value is missing; "
-			    "see seep run --help",
-			    argv[optind - 1]);
+			die_option(argv[optind - 1], "run");
 		parse_one(r, c);
 	}
 	r->launch.argv = argv + optind;

@@ -28,8 +28,7 @@ static const char usage[] =
 	"reason; 25 for wrong usage.\n";
 
 static const struct option options[] = {
-	{ "signal", required_argument, NULL, 's' },
-	{ "force", no_argument, NULL, 'f' },
+	AGENT_OPTIONS,
 	{ "help", no_argument, NULL, 'h' },
 	{ NULL, 0, NULL, 0 },
 };
@@ -76,20 +75,15 @@ static void parse_options(struct agent_target *t, int argc, char **argv)
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		switch (c) {
-		case 's':
-			t->signal = agent_parse_pid(optarg);
-			break;
-		case 'f':
-			t->force = true;
+		case AGENT_OPTION_SIGNAL:
+		case AGENT_OPTION_FORCE:
+			agent_option(t, c);
 			break;
 		case 'h':
 			fputs(usage, stdout);
 			exit(0);
 		default:
-			die(EXIT_USAGE,
-			    "%s: unknown option, or its value is missing; see seep set "
-			    "--help",
-			    argv[optind - 1]);
+			die_option(argv[optind - 1], "set");
 		}
 	}
 	if (optind == argc)

@@ -91,10 +91,7 @@ static void parse(struct symbolize *s, int argc, char **argv)
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, "o:d:qh", options, NULL)) != -1) {
 		if (c == '?')
-			die(EXIT_USAGE,
-			    "%s: unknown option, or its value is missing; "
-			    "see seep symbolize --help",
-			    argv[optind - 1]);
+			die_option(argv[optind - 1], "symbolize");
 		parse_one(s, c);
 	}
 	s->files = argv + optind;

@@ -39,13 +39,9 @@ static const char usage[] =
 	"reason; 25 for wrong usage.\n";
 
 static const struct option options[] = {
-	{ "full", no_argument, NULL, 'F' },
-	{ "out", required_argument, NULL, 'o' },
-	{ "quick", no_argument, NULL, 'Q' },
-	{ "signal", required_argument, NULL, 's' },
-	{ "force", no_argument, NULL, 'f' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	{ "full", no_argument, NULL, 'F' },  { "out", required_argument, NULL, 'o' },
+	{ "quick", no_argument, NULL, 'Q' }, AGENT_OPTIONS,
+	{ "help", no_argument, NULL, 'h' },  { NULL, 0, NULL, 0 },
 };
 
 struct threads {
@@ -73,20 +69,15 @@ static void parse(struct threads *t, int argc, char **argv)
 		case 'Q':
 			t->quick = true;
 			break;
-		case 's':
-			t->target.signal = agent_parse_pid(optarg);
-			break;
-		case 'f':
-			t->target.force = true;
+		case AGENT_OPTION_SIGNAL:
+		case AGENT_OPTION_FORCE:
+			agent_option(&t->target, c);
 			break;
 		case 'h':
 			fputs(usage, stdout);
 			exit(0);
 		default:
-			die(EXIT_USAGE,
-			    "%s: unknown option, or its value is missing; see seep "
-			    "threads --help",
-			    argv[optind - 1]);
+			die_option(argv[optind - 1], "threads");
 		}
 	}
 	if (optind + 1 != argc)

@@ -43,7 +43,8 @@ FOUND = {
     "wild_pointer": NOTHING,
     "noncanonical_pointer": NOTHING,
     "mapped_pointer": NO_BLOCK,
-    "mapped_pointer_start": NO_BLOCK,
+    # Where it happens to lie right behind a library's data it looks like its .bss.
+    "mapped_pointer_start": f"{NO_BLOCK}|{OWN}",
     "mapped_unreadable": NO_BLOCK,
     "break_pointer": NO_BLOCK,
     "realloc_freed": rf"realloc of freed block {ADDRESS}",

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <getopt.h>
 #include <poll.h>
 #include <signal.h>
 #include <stddef.h>
@@ -48,6 +49,21 @@ int agent_parse_pid(const char *text)
 	if (*text == '\0' || *end != '\0' || pid <= 0 || pid > INT32_MAX)
 		die(EXIT_USAGE, "%s: not a process id", text);
 	return (int)pid;
+}
+
+void agent_option(struct agent_target *t, int option)
+{
+	char *end;
+	long number;
+
+	if (option == AGENT_OPTION_FORCE) {
+		t->force = true;
+		return;
+	}
+	number = strtol(optarg, &end, 10);
+	if (*optarg == '\0' || *end != '\0' || number < 1 || number > 64)
+		die(EXIT_USAGE, "--signal %s: not the number of a signal", optarg);
+	t->signal = (int)number;
 }
 
 char *agent_program(int pid)

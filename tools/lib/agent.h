@@ -16,6 +16,17 @@ struct agent_target {
 	bool force; /* also where a seccomp filter might kill it for answering */
 };
 
+/* The options of every command that asks a process: entries for getopt_long(), and what
+ * to do when it returns one of them. */
+#define AGENT_OPTION_SIGNAL 's'
+#define AGENT_OPTION_FORCE  'f'
+#define AGENT_OPTIONS                                               \
+	{ "signal", required_argument, NULL, AGENT_OPTION_SIGNAL }, \
+	{                                                           \
+		"force", no_argument, NULL, AGENT_OPTION_FORCE      \
+	}
+void agent_option(struct agent_target *t, int option);
+
 /* Sends *q, which needs its command only, with the descriptor fd (-1: none), and waits
  * for the reply. Dies with 24 when there is none or it is a refusal. */
 void agent_ask(const struct agent_target *t, struct agent_request *q, int fd,

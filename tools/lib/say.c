@@ -59,6 +59,12 @@ void die(int status, const char *format, ...)
 	exit(status);
 }
 
+void die_option(const char *option, const char *command)
+{
+	die(EXIT_USAGE, "%s: unknown option, or its value is missing; see seep %s --help",
+	    option, command);
+}
+
 const char *say_bytes(uint64_t bytes, char *buf, size_t size)
 {
 	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };

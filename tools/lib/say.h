@@ -20,6 +20,8 @@ void say_bad(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Prints the message and exits with status. */
 void die(int status, const char *format, ...)
 	__attribute__((format(printf, 2, 3), noreturn));
+/* What getopt did not take, with the command whose help tells more. */
+void die_option(const char *option, const char *command) __attribute__((noreturn));
 /* "12.3 MiB" into buf; returns buf. */
 const char *say_bytes(uint64_t bytes, char *buf, size_t size);
 /* Allocation that dies when memory is out. */
