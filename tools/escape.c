@@ -12,6 +12,7 @@
  */
 #include <getopt.h>
 #include <jansson.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,18 +46,16 @@ static const char usage[] =
 	"  -h, --help             this text\n\n"
 	"Exit status: PROGRAM's own, as for seep run; 24 when FILE cannot be read.\n";
 
-enum { OPT_FROM = 256, OPT_FORMAT, OPT_REPORT, OPT_TOP, OPT_SAMPLE, OPT_BOUND, OPT_LIB };
+enum { OPT_FROM = 256, OPT_FORMAT, OPT_REPORT, OPT_TOP, OPT_SAMPLE, OPT_BOUND };
 
 static const struct option options[] = {
-	{ "out", required_argument, NULL, 'o' },
+	LAUNCH_OPTIONS,
 	{ "from", required_argument, NULL, OPT_FROM },
 	{ "format", required_argument, NULL, OPT_FORMAT },
 	{ "report", required_argument, NULL, OPT_REPORT },
 	{ "top", required_argument, NULL, OPT_TOP },
 	{ "sample", required_argument, NULL, OPT_SAMPLE },
 	{ "bound", no_argument, NULL, OPT_BOUND },
-	{ "option", required_argument, NULL, 'O' },
-	{ "lib", required_argument, NULL, OPT_LIB },
 	{ "help", no_argument, NULL, 'h' },
 	{ NULL, 0, NULL, 0 },
 };
@@ -71,39 +70,9 @@ struct escape {
 
 /* ---- options ---- */
 
-static void add(struct escape *e, const char *key, const char *value)
-{
-	e->launch.extra = launch_add_option(e->launch.extra, key, value);
-}
-
-static void add_pair(struct escape *e, const char *pair)
-{
-	const char *equals = strchr(pair, '=');
-	char *key;
-
-	if (!equals)
-		die(EXIT_USAGE, "-O %s: not KEY=VALUE", pair);
-	key = format_string("%.*s", (int)(equals - pair), pair);
-	add(e, key, equals + 1);
-	free(key);
-}
-
-static unsigned long parse_top(const char *text)
-{
-	char *end;
-	unsigned long n = strtoul(text, &end, 10);
-
-	if (*text < '0' || *text > '9' || *end)
-		die(EXIT_USAGE, "--top %s: not a number", text);
-	return n;
-}
-
 static void parse_one(struct escape *e, int c)
 {
 	switch (c) {
-	case 'o':
-		e->launch.out = optarg;
-		break;
 	case OPT_FROM:
 		e->from = optarg;
 		break;
@@ -116,20 +85,14 @@ static void parse_one(struct escape *e, int c)
 		e->report = optarg;
 		break;
 	case OPT_TOP:
-		e->top = parse_top(optarg);
+		e->top = (unsigned long)parse_number("--top", optarg, 0, LONG_MAX);
 		break;
 	case OPT_SAMPLE:
-		add(e, "mode", "sampled");
-		add(e, "sample", optarg);
+		launch_set(&e->launch, "mode", "sampled");
+		launch_set(&e->launch, "sample", optarg);
 		break;
 	case OPT_BOUND:
-		add(e, "escape", "bound");
-		break;
-	case 'O':
-		add_pair(e, optarg);
-		break;
-	case OPT_LIB:
-		e->launch.library = optarg;
+		launch_set(&e->launch, "escape", "bound");
 		break;
 	case 'h':
 		fputs(usage, stdout);
@@ -144,10 +107,11 @@ static void parse(struct escape *e, int argc, char **argv)
 	int c;
 
 	opterr = 0;
-	while ((c = getopt_long(argc, argv, "+o:O:h", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, LAUNCH_LETTERS "h", options, NULL)) != -1) {
 		if (c == '?')
 			die_option(argv[optind - 1], "escape");
-		parse_one(e, c);
+		if (!launch_option(&e->launch, c, optarg))
+			parse_one(e, c);
 	}
 	e->launch.argv = argv + optind;
 	if (!argv[optind] == !e->from)

@@ -22,17 +22,6 @@
 
 /* ---- which code units cover ---- */
 
-static void *grown(void *list, size_t count, size_t *size, size_t element)
-{
-	if (count < *size)
-		return list;
-	*size = count ? count * 2 : 256;
-	list = realloc(list, *size * element);
-	if (!list)
-		die(EXIT_INCOMPLETE, "out of memory");
-	return list;
-}
-
 static int by_low(const void *a, const void *b)
 {
 	const struct unit_range *x = a, *y = b;

@@ -50,12 +50,7 @@ static const char *human(struct symbolizer *s, const char *linkage)
 
 	if (number < before)
 		return s->humans[number];
-	if (number >= s->humans_size) {
-		s->humans_size = number ? number * 2 : 1024;
-		s->humans = realloc(s->humans, s->humans_size * sizeof(*s->humans));
-		if (!s->humans)
-			die(EXIT_INCOMPLETE, "out of memory");
-	}
+	s->humans = grown(s->humans, number, &s->humans_size, sizeof(*s->humans));
 	return s->humans[number] = names_human(linkage, s->style);
 }
 
