@@ -115,7 +115,8 @@ static void print_sites(const struct heap *h, const char *path)
 		die(EXIT_INCOMPLETE, "%s: not readable", path);
 	say_title(n ? "top sites by %s:" : "no site recorded yet (%s)", h->kind->title);
 	for (int i = 0; i < n; i++)
-		say("  %10s in %9lld  %s", say_bytes((uint64_t)sites[i].bytes, bytes, 32),
+		say("  %10s%s in %9lld  %s",
+		    say_bytes((uint64_t)sites[i].bytes, bytes, 32), sites[i].error,
 		    (long long)sites[i].objects, sites[i].stack);
 	profile_free(sites, n);
 	say("look closer: go tool pprof -top %s", path);

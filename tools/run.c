@@ -185,10 +185,40 @@ static void print_sites(const char *prefix, bool live)
 		say_title("top sites by %s:",
 			  live ? "memory still held at the end" : "memory allocated");
 	for (int i = 0; i < n; i++)
-		say("  %10s in %9lld  %s", say_bytes((uint64_t)sites[i].bytes, bytes, 32),
+		say("  %10s%s in %9lld  %s",
+		    say_bytes((uint64_t)sites[i].bytes, bytes, 32), sites[i].error,
 		    (long long)sites[i].objects, sites[i].stack);
 	profile_free(sites, n);
 	free(path);
+}
+
+static char *error_of(const struct runtable_row *r, const char *kind, const char *type,
+		      const char *what, int64_t *period)
+{
+	char *path = format_string("%s.%s.pb.gz", r->prefix, kind);
+	double percent = profile_error(path, type, period);
+
+	free(path);
+	return percent > 0 ? format_string(", %s ±%.1f %%", what, percent)
+			   : format_string("%s", "");
+}
+
+/* Where figures are estimates. */
+static void print_errors(const struct runtable_row *r)
+{
+	int64_t period = 0;
+	char *allocs = error_of(r, "allocs", "alloc_space", "allocated", &period);
+	char *peak = error_of(r, "peak", "peak_space", "peak", &period);
+	char *heap = error_of(r, "heap", "inuse_space", "at the end", &period);
+	char bytes[32];
+
+	if (period > 1)
+		say("estimated from %llu samples%s%s%s; less than %s may be missing",
+		    (unsigned long long)r->samples, allocs, peak, heap,
+		    say_bytes((uint64_t)period, bytes, sizeof(bytes)));
+	free(allocs);
+	free(peak);
+	free(heap);
 }
 
 static void print_file(const char *path, void *arg)
@@ -222,6 +252,8 @@ static void print_totals(const struct runtable_row *r)
 	    say_bytes(r->peak_bytes, a, 32), say_bytes(r->live_bytes, b, 32),
 	    (unsigned long long)r->live_objects, say_bytes(r->alloc_bytes, c, 32),
 	    (unsigned long long)r->alloc_objects);
+	if (r->prefix[0])
+		print_errors(r);
 	print_rss(r);
 	if (!r->served && !r->recovered)
 		say("warning: Seep's malloc served no call: the program brings its own");

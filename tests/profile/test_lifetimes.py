@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """lifetimes=on and labels=: what is said of objects whose lives are known."""
 import glob
+import json
 import os
 import subprocess
 import pbgz
@@ -134,6 +135,28 @@ class Lifetimes(seeptest.TestCase):
         self.assertEqual(self.total(self.of("churn_site"), OBJECTS, bytes=112), 1010)
         with open(os.path.join(self.dir, "run.json")) as f:
             self.assertIn(path, f.read())
+
+    def test_report(self):
+        self.make("mode=exact:lifetimes=on")
+        path = self.one("x.*.lifetimes.pb.gz")
+        text = seeptest.seep("report", path).stdout.decode()
+        time = r"\d+(\.\d)? [num]?s"
+        self.assertRegex(text, rf"\n1000 objects, from:\n    1000 freed after {time} on average, "
+                               rf"p50 {time}, p90 {time}, p99 {time}\n    churn: \d+ objects, ")
+        self.assertRegex(text, rf"\n    50 live, 48\.8 KiB, {time} old on average, the oldest ")
+        self.assertIn("\n    40 freed (40 by another thread) after ", text)
+        self.assertIn("slack: 11.7 KiB given beyond what was asked (12.0 %)\n    #0 churn_site",
+                      text)
+        r = seeptest.seep("report", "--format=json", path)
+        found = {f["stack"][0]["function"]: f["lifetimes"]
+                 for f in json.loads(r.stdout)["reports"][0]["findings"]}
+        lasting = found["long_site"]
+        self.assertEqual((lasting["freed"], lasting["live"]), (4, 0))
+        for key in ("mean_ns", "p50_ns", "p99_ns"):
+            self.assertGreater(lasting[key], 16e6, key)
+        self.assertEqual(found["held_site"]["live_bytes"], 50000)
+        self.assertGreaterEqual(found["held_site"]["age_mean_ns"], 20e6)
+        self.assertEqual(found["handed_site"]["freed_by_other"], 40)
 
     def test_pprof(self):
         """Its tags choose by lifetime."""

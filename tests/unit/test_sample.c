@@ -7,6 +7,7 @@
 #include "preload/base/opt.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
+#include "profiler/sample/lifetime.h"
 #include "profiler/sample/maths.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
@@ -68,6 +69,22 @@ static void test_unbiased(void **state)
 	assert_int_equal(after.live_objects, before.live_objects);
 }
 
+static void test_lifetime_ranges(void **state)
+{
+	unsigned last = 0;
+
+	(void)state;
+	for (uint64_t ns = 0; ns < (uint64_t)1 << 62; ns += ns / 19 + 1) {
+		unsigned n = lifetime_range(ns);
+
+		assert_true(n == last || n == last + 1);
+		assert_true(lifetime_bound(n) <= ns && ns < lifetime_bound(n + 1));
+		assert_int_equal(lifetime_range(lifetime_bound(n)), n);
+		last = n;
+	}
+	assert_true(lifetime_range(UINT64_MAX) < 256); /* a byte of the key */
+}
+
 static void test_records(void **state)
 {
 	uint32_t index;
@@ -95,10 +112,9 @@ static void test_records(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_maths),
-		cmocka_unit_test(test_weight),
-		cmocka_unit_test(test_unbiased),
-		cmocka_unit_test(test_records),
+		cmocka_unit_test(test_maths),		cmocka_unit_test(test_weight),
+		cmocka_unit_test(test_unbiased),	cmocka_unit_test(test_records),
+		cmocka_unit_test(test_lifetime_ranges),
 	};
 
 	opt_init("mode=sampled:seed=42");
