@@ -11,6 +11,7 @@
 #include "tools/lib/agent.h"
 #include "tools/lib/output.h"
 #include "tools/lib/profile.h"
+#include "tools/lib/resident.h"
 #include "tools/lib/say.h"
 
 #define TOP_SITES 10
@@ -139,8 +140,10 @@ int command_heap(int argc, char **argv)
 	output_finish(&o);
 	if (!h.quiet) {
 		print_mode(&h, &r);
-		if (o.path)
+		if (o.path) {
+			resident_print_file(o.path, "now");
 			print_sites(&h, o.path);
+		}
 	}
 	return 0;
 }

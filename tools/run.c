@@ -12,6 +12,7 @@
 #include "tools/commands.h"
 #include "tools/lib/launch.h"
 #include "tools/lib/profile.h"
+#include "tools/lib/resident.h"
 #include "tools/lib/runjson.h"
 #include "tools/lib/say.h"
 #include "tools/lib/symbolizer.h"
@@ -227,22 +228,6 @@ static void print_file(const char *path, void *arg)
 	say("  %s", path);
 }
 
-static void print_rss(const struct runtable_row *r)
-{
-	static const char *const names[] = {
-		"live",	    "slack",	"free in the allocator",
-		"metadata", "profiler", "outside the heap"
-	};
-	char a[32];
-
-	if (!r->rss)
-		return;
-	say_title("resident at the end: %s", say_bytes(r->rss, a, 32));
-	for (int i = 0; i < RUNROW_RSS_PARTS; i++)
-		say("  %10s  %5.1f %%  %s", say_bytes(r->rss_parts[i], a, 32),
-		    100.0 * (double)r->rss_parts[i] / (double)r->rss, names[i]);
-}
-
 static void print_totals(const struct runtable_row *r)
 {
 	char a[32], b[32], c[32];
@@ -254,7 +239,7 @@ static void print_totals(const struct runtable_row *r)
 	    (unsigned long long)r->alloc_objects);
 	if (r->prefix[0])
 		print_errors(r);
-	print_rss(r);
+	resident_print(r->rss, r->rss_parts, "at the end");
 	if (!r->served && !r->recovered)
 		say("warning: Seep's malloc served no call: the program brings its own");
 	if (r->dropped)
