@@ -95,7 +95,11 @@ ALWAYS_INLINE uint64_t row_for(struct row_entry *cache, uintptr_t pc)
 }
 
 /* Counts module changes; trails of another generation are void. Atomic. */
-uint32_t unwind_generation(void);
+extern uint32_t unwind_changes HIDDEN;
+ALWAYS_INLINE uint32_t unwind_generation(void)
+{
+	return atomic_load_acquire(&unwind_changes);
+}
 
 /* INIT. Opens libunwind privately; without it the functions below find nothing. */
 void unwind_lib_open(void);
