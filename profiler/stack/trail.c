@@ -269,6 +269,26 @@ NO_SANITIZE static enum verdict walk(struct scan *s, struct row_entry *rows)
 	return v;
 }
 
+/* Is the stack of fp's caller the thread's last one, as in a loop? What walk_from() would
+ * find then: a match at once, and nothing further out changed. */
+ALWAYS_INLINE NO_SANITIZE bool is_repeat(struct trails *a, const uintptr_t *fp)
+{
+	const struct trail *t = &a->own;
+	const struct trail_place *last = t->places + t->count - 1;
+	const struct trail_frame *f = &t->frames[t->count - 1];
+	uint32_t base;
+
+	if (t->count == 0 || last->slot != (uintptr_t)(fp + 1) ||
+	    last->pc != walk_true_return(fp[1]) || t->rootless || f->base > 0 ||
+	    a->generation != unwind_generation() ||
+	    ((f->flags & TRAIL_NEEDS_BP) && f->bp != fp[0]))
+		return false;
+	base = t->places[0].pc <= FRAME_PSEUDO_MAX;
+	a->stats.compared += t->count - 1 - base;
+	return changed_place(t->places, base, t->count - 1) == base &&
+	       changed_word(t->words, 0, f->nwords) == 0;
+}
+
 /* Walks from the caller of fp's frame to what is remembered. */
 NO_SANITIZE static enum verdict walk_from(struct scan *s, const uintptr_t *fp,
 					  struct row_entry *rows)
@@ -276,7 +296,6 @@ NO_SANITIZE static enum verdict walk_from(struct scan *s, const uintptr_t *fp,
 	struct trails *a = s->all;
 	uint32_t generation = unwind_generation();
 
-	fp = walk_last_own_frame(fp);
 	s->w.pc = walk_true_return(fp[1]);
 	s->w.slot = (uintptr_t)(fp + 1);
 	s->w.bp = fp[0];
@@ -320,8 +339,28 @@ static bool keep_retained(struct scan *s, enum verdict v)
 	return true;
 }
 
-ALWAYS_INLINE struct trail *capture(const uintptr_t *fp,
-				    bool (*keep_fn)(struct scan *s, enum verdict v))
+static NOINLINE struct trail *walk_all(struct trails *a, const uintptr_t *fp,
+				       struct row_entry *rows)
+{
+	struct scan s;
+
+	s.all = a;
+	return keep_all(&s, walk_from(&s, fp, rows)) ? s.trail : NULL;
+}
+
+static NOINLINE struct trail *walk_retained(struct trails *a, const uintptr_t *fp,
+					    struct row_entry *rows)
+{
+	struct scan s;
+
+	s.all = a;
+	return keep_retained(&s, walk_from(&s, fp, rows)) ? s.trail : NULL;
+}
+
+ALWAYS_INLINE struct trail *
+capture(const uintptr_t *fp,
+	struct trail *(*walk_and_keep)(struct trails *a, const uintptr_t *fp,
+				       struct row_entry *rows))
 {
 	struct row_entry *rows = atomic_load_acquire(&row_cache);
 	struct trails *a = seep_tls.trails;
@@ -334,11 +373,8 @@ ALWAYS_INLINE struct trail *capture(const uintptr_t *fp,
 	if (UNLIKELY(!a))
 		a = trails_make();
 	if (LIKELY(a != NULL)) {
-		struct scan s;
-
-		s.all = a;
-		if (keep_fn(&s, walk_from(&s, fp, rows)))
-			t = s.trail;
+		fp = walk_last_own_frame(fp);
+		t = is_repeat(a, fp) ? &a->own : walk_and_keep(a, fp, rows);
 		if (UNLIKELY(++a->stats.captures >= STATS_INTERVAL))
 			trails_add_stats(a);
 	}
@@ -349,10 +385,10 @@ ALWAYS_INLINE struct trail *capture(const uintptr_t *fp,
 
 struct trail *trail_capture(void)
 {
-	return capture(__builtin_frame_address(0), keep_all);
+	return capture(__builtin_frame_address(0), walk_all);
 }
 
 const struct trail *trail_retained(void)
 {
-	return capture(__builtin_frame_address(0), keep_retained);
+	return capture(__builtin_frame_address(0), walk_retained);
 }
