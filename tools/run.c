@@ -29,6 +29,8 @@ static const char usage[] =
 	"  --seed N               sampled: seed of the random choice\n"
 	"  --leak                 look for leaks at the end of each process as well\n"
 	"  --suppressions FILE    leaks to leave out, lines of leak:PATTERN\n"
+	"  --lifetimes            how long objects live, by site: lifetimes profile\n"
+	"  --labels LIST          split sites by thread, size or both: thread,size\n"
 	"  --no-escape            no escape profile\n"
 	"  --no-threads           no threads profile\n"
 	"  --no-follow            only PROGRAM itself, not what it starts\n"
@@ -48,6 +50,8 @@ enum {
 	OPT_SEED,
 	OPT_LEAK,
 	OPT_SUPPRESSIONS,
+	OPT_LIFETIMES,
+	OPT_LABELS,
 	OPT_NO_ESCAPE,
 	OPT_NO_THREADS,
 	OPT_NO_FOLLOW,
@@ -62,6 +66,8 @@ static const struct option options[] = {
 	{ "seed", required_argument, NULL, OPT_SEED },
 	{ "leak", no_argument, NULL, OPT_LEAK },
 	{ "suppressions", required_argument, NULL, OPT_SUPPRESSIONS },
+	{ "lifetimes", no_argument, NULL, OPT_LIFETIMES },
+	{ "labels", required_argument, NULL, OPT_LABELS },
 	{ "no-escape", no_argument, NULL, OPT_NO_ESCAPE },
 	{ "no-threads", no_argument, NULL, OPT_NO_THREADS },
 	{ "no-follow", no_argument, NULL, OPT_NO_FOLLOW },
@@ -115,6 +121,12 @@ static void parse_one(struct run *r, int c)
 		break;
 	case OPT_SUPPRESSIONS:
 		add(r, "suppressions", optarg);
+		break;
+	case OPT_LIFETIMES:
+		add(r, "lifetimes", "on");
+		break;
+	case OPT_LABELS:
+		add(r, "labels", optarg);
 		break;
 	case OPT_NO_ESCAPE:
 		add(r, "escape", "off");

@@ -44,9 +44,25 @@ struct writer {
 	bool peak;
 };
 
+int sample_labels(const struct labels *labels, struct pprof_label *list)
+{
+	int n = 0;
+
+	if (labels->thread[0])
+		list[n++] =
+			(struct pprof_label){ .key = "thread", .text = labels->thread };
+	if (labels->size)
+		list[n++] = (struct pprof_label){ .key = "bytes",
+						  .number = (int64_t)labels->size,
+						  .unit = "bytes" };
+	return n;
+}
+
 static bool write_site(uint32_t site, struct site_counters *c, void *arg)
 {
 	struct writer *w = arg;
+	struct pprof_label list[LABEL_MAX];
+	struct labels labels;
 	int64_t v[4];
 	int n;
 
@@ -66,8 +82,9 @@ static bool write_site(uint32_t site, struct site_counters *c, void *arg)
 	}
 	if (v[0] == 0 && v[1] == 0)
 		return true;
+	site = label_read(site, &labels);
 	n = site_stack(site, w->pcs, w->max);
-	pprof_sample(w->file, w->pcs, n, false, v, NULL, 0);
+	pprof_sample(w->file, w->pcs, n, false, v, list, sample_labels(&labels, list));
 	return true;
 }
 
@@ -166,7 +183,12 @@ static int write_one(const struct pprof_kind *kind, const char *prefix, int fd,
 	if (error)
 		return error;
 	w->peak = kind == &pprof_kind_peak;
-	site_each(write_site, w);
+	if (kind != &pprof_kind_lifetimes) {
+		site_each(write_site, w);
+	} else if (!lifetime_write(w->file, w->pcs, w->max)) {
+		pprof_abandon(w->file);
+		return -ENOMEM;
+	}
 	return pprof_finish(w->file);
 }
 
@@ -202,9 +224,11 @@ int sample_write_profiles(const char *prefix)
 {
 	static const struct pprof_kind *const kinds[] = { &pprof_kind_heap,
 							  &pprof_kind_allocs,
-							  &pprof_kind_peak };
+							  &pprof_kind_peak,
+							  &pprof_kind_lifetimes };
+	bool all = opt_get()->lifetimes && !origin.command;
 
-	return write_kinds(kinds, ARRAY_LEN(kinds), prefix, -1);
+	return write_kinds(kinds, ARRAY_LEN(kinds) - !all, prefix, -1);
 }
 
 int sample_write_fd(const struct pprof_kind *kind, int fd)

@@ -5,7 +5,8 @@
  * Structure: a span with recorded objects has a block beside it: for sampled mode a count
  * of them per page, then one record a slot. The block is made when the span's first
  * object is recorded and goes when the span does. Records are as long as the options need
- * them: 8 bytes, 16 with the time of birth, 24 with a handle of profiler/escape.
+ * them: 8 bytes, 16 with the time of birth, 24 with a handle of profiler/escape or for
+ * lifetimes.
  *
  * Sampled mode keeps frees of other objects fast: a page with a recorded object has class
  * byte 0, so only frees there come here; the count per page restores the byte. In exact
@@ -61,12 +62,13 @@ _Static_assert(sizeof(struct block) % 8 == 0, "records are aligned");
 #define CERTAIN	     16 /* periods: an object as large is missed by e^-16 */
 
 static struct {
-	bool on, exact;	      /* atomic: sample_change() writes, any thread reads */
-	bool slow_frees;      /* no count of pages is needed any more; atomic, one way */
-	bool clear;	      /* new objects: no stale pointer may hide a leak */
-	uint32_t record_size; /* frozen by sample_init(): RECORD_* */
-	size_t period;	      /* atomic, as on */
-	uint64_t random;      /* atomic: splitmix64's counter */
+	bool on, exact;	 /* atomic: sample_change() writes, any thread reads */
+	bool slow_frees; /* no count of pages is needed any more; atomic, one way */
+	bool clear;	 /* new objects: no stale pointer may hide a leak */
+	bool lifetimes, labels;	   /* asked for */
+	uint32_t record_size;	   /* frozen by sample_init(): RECORD_* */
+	size_t period;		   /* atomic, as on */
+	uint64_t random;	   /* atomic: splitmix64's counter */
 	uint64_t weights[WEIGHTS]; /* atomic: see weight_then() */
 	struct {
 		struct lock lock;
@@ -84,7 +86,7 @@ struct sample_hooks sample_hooks;
 
 #define RECORD_SHORT  offsetof(struct sample_record, birth_ns)
 #define RECORD_BIRTH  offsetof(struct sample_record, escape)
-#define RECORD_ESCAPE sizeof(struct sample_record)
+#define RECORD_ESCAPE sizeof(struct sample_record) /* the maker's thread, too */
 
 static struct sample_record *record_at(const struct block *b, uint32_t index)
 {
@@ -255,6 +257,13 @@ size_t sample_size_asked(const struct mspan *s, uint32_t index)
 	return s->slot_size ? s->slot_size : s->size_asked;
 }
 
+uint32_t sample_site(const struct sample_record *r)
+{
+	if (!r || r->site == HIDDEN_SITE)
+		return r ? HIDDEN_SITE : SITE_NONE;
+	return sampler.labels ? label_read(r->site, NULL) : r->site;
+}
+
 uint64_t sample_birth_ns(const struct sample_record *r)
 {
 	return sampler.record_size >= RECORD_BIRTH ? r->birth_ns : 0;
@@ -342,6 +351,8 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 		r->birth_ns = os_now_ns();
 	if (sampler.record_size >= RECORD_ESCAPE)
 		r->escape = 0;
+	if (sampler.lifetimes)
+		r->thread = thread_serial();
 }
 
 static bool record(void *p, size_t size, const struct capture *c)
@@ -349,15 +360,18 @@ static bool record(void *p, size_t size, const struct capture *c)
 	struct mspan *s = arena_span_of(p);
 	struct block *b = atomic_load_acquire(&s->samples);
 	struct sample_record *r;
+	uint32_t site = c->site;
 
 	if (UNLIKELY(!b) && !(b = make_block(s)))
 		return false;
+	if (UNLIKELY(sampler.labels))
+		site = label_site(site, mspan_slot_bytes(s));
 	r = record_at(b, mspan_index_of(s, (uintptr_t)p));
-	fill_record(r, c->site, size);
+	fill_record(r, site, size);
 	if (sampler.record_size >= RECORD_ESCAPE && sample_hooks.begin)
 		r->escape = sample_hooks.begin(p, size, c->site, c->trail);
 	count_page(s, b, p, 1);
-	count_alloc(c->site, size, r->period);
+	count_alloc(site, size, r->period);
 	return true;
 }
 
@@ -412,6 +426,29 @@ static void end_escape(uint32_t handle)
 	seep_tls.internal--;
 }
 
+void sample_measure(const struct mspan *s, const struct sample_record *r, uint64_t age_ns,
+		    struct lifetime_sum *out)
+{
+	size_t size = record_size(s, r);
+	uint64_t objects = weight(size, period_nth(r->period));
+
+	out->objects = objects;
+	out->bytes = scaled_bytes(size, objects);
+	out->slack = scaled_bytes(mspan_slot_bytes(s) - size, objects);
+	out->total_ns = scaled_bytes(age_ns, objects);
+}
+
+static void end_lifetime(const struct mspan *s, const struct sample_record *r,
+			 uint32_t site)
+{
+	uint64_t age_ns = os_now_ns() - r->birth_ns;
+	struct lifetime_sum one;
+
+	sample_measure(s, r, age_ns, &one);
+	lifetime_end(site, age_ns,
+		     r->thread == thread_serial() ? LIFETIME_SAME : LIFETIME_OTHER, &one);
+}
+
 static void on_free(struct mspan *s, uint32_t index, void *p)
 {
 	struct block *b = s->samples;
@@ -429,6 +466,8 @@ static void on_free(struct mspan *s, uint32_t index, void *p)
 	if (site == HIDDEN_SITE || !store_is_own())
 		return;
 	count_free(site, record_size(s, r), r->period);
+	if (UNLIKELY(sampler.lifetimes))
+		end_lifetime(s, r, site);
 	end_escape(handle);
 }
 
@@ -453,6 +492,8 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 			site = c.site;
 		seep_tls.internal--;
 	}
+	if (UNLIKELY(sampler.labels))
+		site = label_site(label_read(site, NULL), mspan_slot_bytes(s));
 	if (sampler.record_size >= RECORD_ESCAPE && r->escape)
 		sample_hooks.resize(r->escape, size);
 	r->site = site;
@@ -521,9 +562,11 @@ void sample_init(void)
 	sampler.period = o->sample;
 	sampler.exact = o->mode == OPT_MODE_EXACT;
 	sampler.on = o->mode != OPT_MODE_OFF;
-	sampler.record_size = sample_hooks.begin	? RECORD_ESCAPE
-			      : o->leak != OPT_LEAK_OFF ? RECORD_BIRTH
-							: RECORD_SHORT;
+	sampler.lifetimes = o->lifetimes;
+	sampler.labels = o->label_thread || o->label_size;
+	sampler.record_size = sample_hooks.begin || o->lifetimes ? RECORD_ESCAPE
+			      : o->leak != OPT_LEAK_OFF		 ? RECORD_BIRTH
+								 : RECORD_SHORT;
 	sampler.clear = sampler.exact && o->leak != OPT_LEAK_OFF;
 	heap_padding = sampler.clear;
 	period_first((struct period){
@@ -626,6 +669,7 @@ NO_LOCK_CHECK void sample_fork_prepare(void)
 {
 	for (unsigned i = 0; i < STRIPES; i++)
 		lock_acquire_nested(&sampler.stripes[i].lock);
+	lifetime_fork_prepare();
 	peak_fork_prepare();
 }
 
@@ -645,6 +689,7 @@ NO_LOCK_CHECK void sample_pool_fork_done(bool child)
 NO_LOCK_CHECK void sample_fork_done(bool child)
 {
 	peak_fork_done(child);
+	lifetime_fork_done(child);
 	for (unsigned i = STRIPES; i > 0; i--) {
 		if (child)
 			lock_reset(&sampler.stripes[i - 1].lock);

@@ -6,7 +6,10 @@
 #define PROFILER_SAMPLE_SAMPLE_INT_H
 
 #include "preload/base/atomic.h"
+#include "profiler/pprof/pprof.h"
+#include "profiler/sample/lifetime.h"
 #include "profiler/sample/sample.h"
+#include "profiler/site/label.h"
 
 /* peak.c: the running total of live bytes, and the sites at its highest. FAST but for a
  * rare copy of all counters. */
@@ -52,6 +55,13 @@ static inline uint8_t period_number(void)
 const struct period *period_latest(void); /* FAST. */
 void period_first(struct period p);	  /* INIT. The only one so far */
 bool period_add(struct period p);	  /* false: the list is full */
+
+/* sample.c: what an object of this age stands for. */
+void sample_measure(const struct mspan *s, const struct sample_record *r, uint64_t age_ns,
+		    struct lifetime_sum *out);
+/* profile.c: at most LABEL_MAX into list; how many. */
+#define LABEL_MAX 2
+int sample_labels(const struct labels *labels, struct pprof_label *list);
 
 /* sample.c: fills samples, dropped, truncated. */
 void sample_add_counts(struct sample_total *out);
