@@ -68,7 +68,7 @@ static bool is_worth_it(int64_t bytes)
 	return bytes >= STEP || bytes <= -STEP || !atomic_load_relaxed(&thread_are_many);
 }
 
-static void add_live(int64_t bytes)
+ALWAYS_INLINE void add_live(int64_t bytes)
 {
 	bytes += seep_tls.live_delta;
 	if (is_worth_it(bytes)) {
@@ -86,17 +86,24 @@ void peak_grow(uint64_t bytes)
 		raise_peak();
 }
 
-void peak_shrink(uint64_t bytes)
+/* The first free after a new maximum. */
+static NOINLINE void shrink_from_peak(uint64_t bytes)
 {
-	if (UNLIKELY(atomic_load_relaxed(&peak.fresh))) {
-		uint64_t copied = atomic_load_relaxed(&peak.copied);
+	uint64_t copied = atomic_load_relaxed(&peak.copied);
 
-		if (atomic_load_relaxed(&peak.peak) > copied + GROWTH(copied)) {
-			atomic_store_relaxed(&peak.fresh, false);
-			copy(GROWTH(copied));
-		}
+	if (atomic_load_relaxed(&peak.peak) > copied + GROWTH(copied)) {
+		atomic_store_relaxed(&peak.fresh, false);
+		copy(GROWTH(copied));
 	}
 	add_live(-(int64_t)bytes);
+}
+
+void peak_shrink(uint64_t bytes)
+{
+	if (UNLIKELY(atomic_load_relaxed(&peak.fresh)))
+		shrink_from_peak(bytes);
+	else
+		add_live(-(int64_t)bytes);
 }
 
 void sample_thread_end(void)

@@ -5,6 +5,7 @@
 #ifndef PROFILER_SAMPLE_SAMPLE_INT_H
 #define PROFILER_SAMPLE_SAMPLE_INT_H
 
+#include "preload/base/atomic.h"
 #include "profiler/pprof/pprof.h"
 #include "profiler/sample/lifetime.h"
 #include "profiler/sample/sample.h"
@@ -30,11 +31,30 @@ struct period {
 	size_t sample;	     /* mean bytes between samples */
 	bool on, exact;
 };
-const struct period *period_nth(uint8_t number); /* FAST. */
-const struct period *period_latest(void);	 /* FAST. */
-uint8_t period_number(void);			 /* FAST. Of the latest */
-void period_first(struct period p);		 /* INIT. The only one so far */
-bool period_add(struct period p);		 /* false: the list is full */
+#define PERIODS_MAX 256 /* a record has a byte for the number */
+struct periods {
+	uint32_t count; /* atomic; release when list[count - 1] is written */
+	struct period list[PERIODS_MAX];
+};
+extern struct periods periods HIDDEN; /* written by period.c alone */
+
+/* FAST. */
+static inline const struct period *period_nth(uint8_t number)
+{
+	return &periods.list[number];
+}
+
+/* FAST. Of the latest. */
+static inline uint8_t period_number(void)
+{
+	uint32_t n = atomic_load_acquire(&periods.count);
+
+	return (uint8_t)(n ? n - 1 : 0);
+}
+
+const struct period *period_latest(void); /* FAST. */
+void period_first(struct period p);	  /* INIT. The only one so far */
+bool period_add(struct period p);	  /* false: the list is full */
 
 /* sample.c: what an object of this age stands for. */
 void sample_measure(const struct mspan *s, const struct sample_record *r, uint64_t age_ns,
