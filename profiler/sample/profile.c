@@ -67,8 +67,11 @@ static bool write_site(uint32_t site, struct site_counters *c, void *arg)
 	int n;
 
 	if (w->peak) {
-		v[0] = whole_objects(c->peak_objects);
-		v[1] = (int64_t)c->peak_bytes;
+		uint64_t objects, bytes;
+
+		peak_read(c, &objects, &bytes);
+		v[0] = whole_objects(objects);
+		v[1] = (int64_t)bytes;
 	} else {
 		uint64_t freed = atomic_load_relaxed(&c->free_objects);
 		uint64_t freed_bytes = atomic_load_relaxed(&c->free_bytes);
@@ -260,24 +263,21 @@ void sample_get_total(struct sample_total *out)
 	sample_add_counts(out);
 }
 
-static bool add_peak(uint32_t site, struct site_counters *c, void *arg)
+static bool add_samples(uint32_t site, struct site_counters *c, void *arg)
 {
-	uint64_t *sums = arg;
+	uint64_t *sum = arg;
 
 	(void)site;
-	sums[0] += c->peak_bytes;
-	sums[1] += c->samples;
+	*sum += c->samples;
 	return true;
 }
 
 void sample_adopt(uint64_t period, const char *command)
 {
-	struct sample_total t = { 0 };
-	uint64_t sums[2] = { 0 };
+	uint64_t samples = 0;
 
 	origin.command = command;
-	site_each(add_site, &t);
-	site_each(add_peak, sums);
-	peak_adopt(t.live_bytes, sums[0]);
-	sample_set_origin(period, sums[1]);
+	site_each(add_samples, &samples);
+	peak_adopt();
+	sample_set_origin(period, samples);
 }

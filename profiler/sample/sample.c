@@ -314,10 +314,10 @@ static void count_alloc(uint32_t site, size_t size, uint8_t period)
 
 	if (!c)
 		return;
+	peak_grow(c, bytes);
 	thread_add_two(&c->alloc_objects, objects, &c->alloc_bytes, bytes);
 	if (!atomic_load_relaxed(&sampler.exact)) /* else they are the objects */
 		thread_add(&c->samples, 1);
-	peak_grow(bytes);
 }
 
 static void count_free(uint32_t site, size_t size, uint8_t period)
@@ -328,7 +328,7 @@ static void count_free(uint32_t site, size_t size, uint8_t period)
 
 	if (!c)
 		return;
-	peak_shrink(bytes);
+	peak_shrink(c, bytes);
 	thread_add_two(&c->free_objects, objects, &c->free_bytes, bytes);
 }
 
@@ -670,7 +670,6 @@ NO_LOCK_CHECK void sample_fork_prepare(void)
 	for (unsigned i = 0; i < STRIPES; i++)
 		lock_acquire_nested(&sampler.stripes[i].lock);
 	lifetime_fork_prepare();
-	peak_fork_prepare();
 }
 
 NO_LOCK_CHECK void sample_pool_fork_prepare(void)
@@ -688,7 +687,6 @@ NO_LOCK_CHECK void sample_pool_fork_done(bool child)
 
 NO_LOCK_CHECK void sample_fork_done(bool child)
 {
-	peak_fork_done(child);
 	lifetime_fork_done(child);
 	for (unsigned i = STRIPES; i > 0; i--) {
 		if (child)

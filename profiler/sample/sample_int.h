@@ -11,18 +11,18 @@
 #include "profiler/sample/sample.h"
 #include "profiler/site/label.h"
 
-/* peak.c: the running total of live bytes, and the sites at its highest. FAST but for a
- * rare copy of all counters. */
-void peak_grow(uint64_t bytes);
-void peak_shrink(uint64_t bytes); /* before the site's counters change */
-void peak_settle(void);		  /* DUMP: the copy is as good as it can be */
+/* peak.c: the running total of live bytes, and the sites at its highest. FAST. Both
+ * before the site's counters change. */
+struct site_counters;
+void peak_grow(struct site_counters *c, uint64_t bytes);
+void peak_shrink(struct site_counters *c, uint64_t bytes);
+void peak_settle(void); /* DUMP: the present may be the peak */
+/* DUMP. What was live of a site at the peak; objects in fixed point. */
+void peak_read(const struct site_counters *c, uint64_t *out_objects, uint64_t *out_bytes);
 uint64_t peak_bytes(void);
 uint64_t peak_live_bytes(void);
-void peak_fork_prepare(void);
-void peak_fork_done(bool child);
-
-/* For sample_adopt(): the sites hold so much, whose copies at the peak add up to that. */
-void peak_adopt(uint64_t live, uint64_t copied);
+/* For sample_adopt(): from the sites. */
+void peak_adopt(void);
 /* sample.c: of a process that has ended. */
 void sample_set_origin(uint64_t period, uint64_t samples);
 /* period.c: the settings over time. */
