@@ -7,11 +7,13 @@
 #include <getopt.h>
 #include <jansson.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "tools/commands.h"
+#include "tools/lib/estimate.h"
 #include "tools/lib/pbmerge.h"
 #include "tools/lib/say.h"
 #include "tools/lib/stacks.h"
@@ -51,6 +53,7 @@ enum by { BY_STACK, BY_FUNCTION, BY_LINE };
 struct entry {
 	int64_t values[2];  /* old, new */
 	int64_t objects[2]; /* where the profile counts them */
+	double variance;    /* of both together, where they are estimates */
 	struct frame *frames;
 	size_t nframes;
 };
@@ -67,6 +70,7 @@ struct diff {
 	size_t entries_size;
 	struct arena arena;
 	int64_t totals[2];
+	double variance; /* of both */
 };
 
 static enum by parse_by(const char *word)
@@ -202,6 +206,7 @@ static void add_up(struct diff *d, struct stacks stacks[2])
 {
 	for (int i = 1; i >= 0; i--) { /* the new file's lines are shown */
 		const Seep__Pprof__Profile *p = d->files[i]->p;
+		struct estimate estimate = estimate_of(d->files[i], d->type);
 
 		stacks_init(&stacks[i], d->files[i]);
 		for (size_t k = 0; k < p->n_sample; k++) {
@@ -209,7 +214,11 @@ static void add_up(struct diff *d, struct stacks stacks[2])
 			const struct frame *frames;
 			size_t n = stacks_of(&stacks[i], s, &frames);
 			struct entry *e = entry_of(d, frames, n);
+			double variance =
+				estimate_variance(&estimate, s, s->value[d->type]);
 
+			e->variance += variance;
+			d->variance += variance;
 			e->values[i] += s->value[d->type];
 			d->totals[i] += s->value[d->type];
 			if (d->objects_type >= 0)
@@ -249,11 +258,23 @@ static const char *amount(const struct diff *d, int64_t value, char buf[32])
 	return buf;
 }
 
+/* " ±12.0 KiB" of a difference: what is left of two estimates is no share of either. */
+static const char *error_text(const struct diff *d, double variance, char buf[48])
+{
+	char a[32];
+
+	buf[0] = '\0';
+	if (variance > 0)
+		snprintf(buf, 48, " ±%s", amount(d, llround(sqrt(variance)), a));
+	return buf;
+}
+
 static void print_entry(const struct diff *d, const struct entry *e)
 {
-	char a[32], b[32], c[32];
+	char a[32], b[32], c[32], error[48];
 
-	printf("\n%c%s", delta(e) < 0 ? '-' : '+', amount(d, delta(e), a));
+	printf("\n%c%s%s", delta(e) < 0 ? '-' : '+', amount(d, delta(e), a),
+	       error_text(d, e->variance, error));
 	if (d->objects_type >= 0)
 		printf(" in %+lld objects", (long long)(e->objects[1] - e->objects[0]));
 	printf(" (%s -> %s)\n", amount(d, e->values[0], b), amount(d, e->values[1], c));
@@ -277,13 +298,14 @@ static void print_text(const struct diff *d)
 {
 	int64_t grown = d->totals[1] - d->totals[0];
 	const struct pbfile *f = d->files[1];
-	char a[32], b[32], c[32];
+	char a[32], b[32], c[32], error[48];
 	size_t left = 0;
 	long printed = 0;
 
-	printf("%s: %s -> %s, %c%s", pbfile_text(f, f->p->sample_type[d->type]->type),
+	printf("%s: %s -> %s, %c%s%s", pbfile_text(f, f->p->sample_type[d->type]->type),
 	       amount(d, d->totals[0], a), amount(d, d->totals[1], b),
-	       grown < 0 ? '-' : '+', amount(d, grown, c));
+	       grown < 0 ? '-' : '+', amount(d, grown, c),
+	       error_text(d, d->variance, error));
 	if (d->totals[0] > 0)
 		printf(" (%+.1f%%)", 100.0 * (double)grown / (double)d->totals[0]);
 	putchar('\n');
@@ -312,6 +334,8 @@ static json_t *json_entry(const struct diff *d, const struct entry *e)
 	if (d->objects_type >= 0)
 		json_object_set_new(j, "objects_delta",
 				    json_integer(e->objects[1] - e->objects[0]));
+	if (e->variance > 0)
+		json_object_set_new(j, "standard_error", json_real(sqrt(e->variance)));
 	for (size_t i = 0; i < e->nframes; i++) {
 		const struct frame *f = &e->frames[i];
 

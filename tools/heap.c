@@ -11,6 +11,7 @@
 #include "tools/lib/agent.h"
 #include "tools/lib/output.h"
 #include "tools/lib/profile.h"
+#include "tools/lib/resident.h"
 #include "tools/lib/say.h"
 
 #define TOP_SITES 10
@@ -115,7 +116,8 @@ static void print_sites(const struct heap *h, const char *path)
 		die(EXIT_INCOMPLETE, "%s: not readable", path);
 	say_title(n ? "top sites by %s:" : "no site recorded yet (%s)", h->kind->title);
 	for (int i = 0; i < n; i++)
-		say("  %10s in %9lld  %s", say_bytes((uint64_t)sites[i].bytes, bytes, 32),
+		say("  %10s%s in %9lld  %s",
+		    say_bytes((uint64_t)sites[i].bytes, bytes, 32), sites[i].error,
 		    (long long)sites[i].objects, sites[i].stack);
 	profile_free(sites, n);
 	say("look closer: go tool pprof -top %s", path);
@@ -138,8 +140,10 @@ int command_heap(int argc, char **argv)
 	output_finish(&o);
 	if (!h.quiet) {
 		print_mode(&h, &r);
-		if (o.path)
+		if (o.path) {
+			resident_print_file(o.path, "now");
 			print_sites(&h, o.path);
+		}
 	}
 	return 0;
 }

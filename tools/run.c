@@ -12,6 +12,7 @@
 #include "tools/commands.h"
 #include "tools/lib/launch.h"
 #include "tools/lib/profile.h"
+#include "tools/lib/resident.h"
 #include "tools/lib/runjson.h"
 #include "tools/lib/say.h"
 #include "tools/lib/symbolizer.h"
@@ -29,6 +30,8 @@ static const char usage[] =
 	"  --seed N               sampled: seed of the random choice\n"
 	"  --leak                 look for leaks at the end of each process as well\n"
 	"  --suppressions FILE    leaks to leave out, lines of leak:PATTERN\n"
+	"  --lifetimes            how long objects live, by site: lifetimes profile\n"
+	"  --labels LIST          split sites by thread, size or both: thread,size\n"
 	"  --no-escape            no escape profile\n"
 	"  --no-threads           no threads profile\n"
 	"  --no-follow            only PROGRAM itself, not what it starts\n"
@@ -48,6 +51,8 @@ enum {
 	OPT_SEED,
 	OPT_LEAK,
 	OPT_SUPPRESSIONS,
+	OPT_LIFETIMES,
+	OPT_LABELS,
 	OPT_NO_ESCAPE,
 	OPT_NO_THREADS,
 	OPT_NO_FOLLOW,
@@ -61,6 +66,8 @@ static const struct option options[] = {
 	{ "seed", required_argument, NULL, OPT_SEED },
 	{ "leak", no_argument, NULL, OPT_LEAK },
 	{ "suppressions", required_argument, NULL, OPT_SUPPRESSIONS },
+	{ "lifetimes", no_argument, NULL, OPT_LIFETIMES },
+	{ "labels", required_argument, NULL, OPT_LABELS },
 	{ "no-escape", no_argument, NULL, OPT_NO_ESCAPE },
 	{ "no-threads", no_argument, NULL, OPT_NO_THREADS },
 	{ "no-follow", no_argument, NULL, OPT_NO_FOLLOW },
@@ -92,6 +99,12 @@ static void parse_one(struct run *r, int c)
 		break;
 	case OPT_SUPPRESSIONS:
 		launch_set(&r->launch, "suppressions", optarg);
+		break;
+	case OPT_LIFETIMES:
+		add(r, "lifetimes", "on");
+		break;
+	case OPT_LABELS:
+		add(r, "labels", optarg);
 		break;
 	case OPT_NO_ESCAPE:
 		launch_set(&r->launch, "escape", "off");
@@ -145,32 +158,46 @@ static void print_sites(const char *prefix, bool live)
 		say_title("top sites by %s:",
 			  live ? "memory still held at the end" : "memory allocated");
 	for (int i = 0; i < n; i++)
-		say("  %10s in %9lld  %s", say_bytes((uint64_t)sites[i].bytes, bytes, 32),
+		say("  %10s%s in %9lld  %s",
+		    say_bytes((uint64_t)sites[i].bytes, bytes, 32), sites[i].error,
 		    (long long)sites[i].objects, sites[i].stack);
 	profile_free(sites, n);
 	free(path);
+}
+
+static char *error_of(const struct runtable_row *r, const char *kind, const char *type,
+		      const char *what, int64_t *period)
+{
+	char *path = format_string("%s.%s.pb.gz", r->prefix, kind);
+	double percent = profile_error(path, type, period);
+
+	free(path);
+	return percent > 0 ? format_string(", %s ±%.1f %%", what, percent)
+			   : format_string("%s", "");
+}
+
+/* Where figures are estimates. */
+static void print_errors(const struct runtable_row *r)
+{
+	int64_t period = 0;
+	char *allocs = error_of(r, "allocs", "alloc_space", "allocated", &period);
+	char *peak = error_of(r, "peak", "peak_space", "peak", &period);
+	char *heap = error_of(r, "heap", "inuse_space", "at the end", &period);
+	char bytes[32];
+
+	if (period > 1)
+		say("estimated from %llu samples%s%s%s; less than %s may be missing",
+		    (unsigned long long)r->samples, allocs, peak, heap,
+		    say_bytes((uint64_t)period, bytes, sizeof(bytes)));
+	free(allocs);
+	free(peak);
+	free(heap);
 }
 
 static void print_file(const char *path, void *arg)
 {
 	(void)arg;
 	say("  %s", path);
-}
-
-static void print_rss(const struct runtable_row *r)
-{
-	static const char *const names[] = {
-		"live",	    "slack",	"free in the allocator",
-		"metadata", "profiler", "outside the heap"
-	};
-	char a[32];
-
-	if (!r->rss)
-		return;
-	say_title("resident at the end: %s", say_bytes(r->rss, a, 32));
-	for (int i = 0; i < RUNROW_RSS_PARTS; i++)
-		say("  %10s  %5.1f %%  %s", say_bytes(r->rss_parts[i], a, 32),
-		    100.0 * (double)r->rss_parts[i] / (double)r->rss, names[i]);
 }
 
 static void print_totals(const struct runtable_row *r)
@@ -182,7 +209,9 @@ static void print_totals(const struct runtable_row *r)
 	    say_bytes(r->peak_bytes, a, 32), say_bytes(r->live_bytes, b, 32),
 	    (unsigned long long)r->live_objects, say_bytes(r->alloc_bytes, c, 32),
 	    (unsigned long long)r->alloc_objects);
-	print_rss(r);
+	if (r->prefix[0])
+		print_errors(r);
+	resident_print(r->rss, r->rss_parts, "at the end");
 	if (!r->served && !r->recovered)
 		say("warning: Seep's malloc served no call: the program brings its own");
 	if (r->dropped)

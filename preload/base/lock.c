@@ -186,15 +186,15 @@ bool lock_is_held(const struct lock *l)
 	return atomic_load_relaxed(&l->state) != 0;
 }
 
+#if CONFIG_ASSERTIONS >= 1
 void lock_assert_none(void)
 {
-#if CONFIG_ASSERTIONS >= 1
 	/* The ranks up to PROFILE are held over whole reports, which may allocate. */
 	if (held_ranks >> LOCK_RANK_THREAD != 0 && !is_forking())
 		fatal("a thread holding ranks %#x entered the allocator",
 		      (unsigned)held_ranks);
-#endif
 }
+#endif
 
 bool lock_any_held(void)
 {

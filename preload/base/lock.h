@@ -35,7 +35,6 @@ enum lock_rank {
 	LOCK_RANK_THREAD,
 	LOCK_RANK_MODULE,
 	LOCK_RANK_SAMPLE,
-	LOCK_RANK_SAMPLE_PEAK,
 	LOCK_RANK_SITE,
 	LOCK_RANK_SITE_CHUNK,
 	LOCK_RANK_STORE,
@@ -71,7 +70,13 @@ void lock_reset(struct lock *l);
 bool lock_is_held(const struct lock *l); /* by anybody */
 /* Debug builds abort when the calling thread holds a lock of rank THREAD or later, inside
  * which the allocator must not be entered. Nothing otherwise. */
+#if CONFIG_ASSERTIONS >= 1
 void lock_assert_none(void);
+#else
+static inline void lock_assert_none(void)
+{
+}
+#endif
 /* The calling thread has taken every lock in order to fork: from here to lock_fork_end()
  * it acquires and releases nothing, since all is its own. Both also in the child. */
 void lock_fork_begin(void);

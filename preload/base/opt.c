@@ -216,11 +216,43 @@ static bool set_signal(const char *value, int *out)
 	return true;
 }
 
+/* thread and size, with a comma between; nothing: neither. */
+static bool set_labels(const char *value, struct options *o)
+{
+	bool thread = false, size = false;
+
+	while (*value) {
+		const char *end = strchr(value, ',');
+		size_t length = end ? (size_t)(end - value) : strlen(value);
+
+		if (length == 6 && strncmp(value, "thread", 6) == 0)
+			thread = true;
+		else if (length == 4 && strncmp(value, "size", 4) == 0)
+			size = true;
+		else
+			return false;
+		value += length + (end != NULL);
+	}
+	o->label_thread = thread;
+	o->label_size = size;
+	return true;
+}
+
 static const char *const mode_words[] = { "off", "sampled", "exact", NULL };
 static const char *const leak_words[] = { "off", "exit", NULL };
 static const char *const escape_words[] = { "off", "bound", "exact", NULL };
 static const char *const thread_words[] = { "off", "on", "leak", NULL };
 static const char *const huge_words[] = { "auto", "on", "off", NULL };
+
+/* As apply() below, for what is kept of each site beyond its totals. */
+static const char *apply_detail(struct options *o, const char *key, const char *value)
+{
+	if (strcmp(key, "lifetimes") == 0)
+		return set_flag(value, &o->lifetimes) ? NULL : "must be on or off";
+	if (strcmp(key, "labels") == 0)
+		return set_labels(value, o) ? NULL : "must be a list of thread, size";
+	return "";
+}
 
 /* As apply() below, for what only the leak check reads. */
 static const char *apply_leak(struct options *o, const char *key, const char *value)
@@ -233,7 +265,7 @@ static const char *apply_leak(struct options *o, const char *key, const char *va
 		return set_flag(value, &o->reachable) ? NULL : "must be on or off";
 	if (strcmp(key, "possible") == 0)
 		return set_flag(value, &o->possible) ? NULL : "must be on or off";
-	return "";
+	return apply_detail(o, key, value);
 }
 
 /* What is allowed, for the message; NULL: value was fine; "": the key is unknown. */

@@ -48,10 +48,12 @@ struct options {
 	enum opt_escape escape;
 	bool threads;
 	bool thread_leaks; /* threads=leak: also look who is blocked or never joined */
-	bool follow;	   /* profile children of fork and exec */
-	unsigned stack;	   /* most frames of one stack */
-	int exitcode;	   /* status of a process that leaked, with leak=exit */
-	bool deepbind;	   /* true: RTLD_DEEPBIND is left alone */
+	bool lifetimes;	   /* how long recorded objects live, and who frees them */
+	bool label_thread, label_size; /* labels=: what sites are split by */
+	bool follow;		       /* profile children of fork and exec */
+	unsigned stack;		       /* most frames of one stack */
+	int exitcode;  /* status of a process that leaked, with leak=exit */
+	bool deepbind; /* true: RTLD_DEEPBIND is left alone */
 	enum opt_huge hugepage;
 	int signal;		/* for the live agent; 0: it cannot be asked */
 	char out[OPT_PATH_MAX]; /* pattern, absolute; empty: nothing is written */

@@ -89,6 +89,28 @@ static inline struct mspan *arena_span(const struct arena *a, uintptr_t addr)
 	return atomic_load_acquire(&a->spans[page]);
 }
 
+/* FAST. The span of p, an object that the caller holds. */
+static inline struct mspan *arena_span_of(const void *p)
+{
+	uintptr_t offset = (uintptr_t)p - arena_fast.base;
+
+	if (LIKELY(offset < arena_fast.size))
+		return atomic_load_relaxed(&arena_first.spans[offset >> PAGE_SHIFT]);
+	return arena_span(arena_of_further((uintptr_t)p), (uintptr_t)p);
+}
+
+/* FAST. The class byte of the page of p, an object that the caller holds. */
+static inline void arena_set_page(const void *p, uint8_t sizeclass)
+{
+	uintptr_t offset = (uintptr_t)p - arena_fast.base;
+	uint8_t *where =
+		LIKELY(offset < arena_fast.size)
+			? (uint8_t *)arena_fast.base + (offset >> PAGE_SHIFT)
+			: arena_class(arena_of_further((uintptr_t)p), (uintptr_t)p);
+
+	atomic_store_release(where, sizeclass);
+}
+
 /* SLOW, needs mheap's lock. Points the first and last page (all: every page) to s. */
 void arena_set_span(const struct mspan *where, struct mspan *s, bool all);
 /* Sets the class bytes of all pages of s. */

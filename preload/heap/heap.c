@@ -113,11 +113,10 @@ static int64_t fallback_budget(void)
 
 /* The mcache to work with: the thread's own, else the fallback, locked. NULL: no memory.
  */
-static NO_LOCK_CHECK struct mcache *borrow(bool *out_locked)
+static COLD NO_LOCK_CHECK struct mcache *borrow_fallback(bool *out_locked)
 {
 	struct mcache *mc = heap_thread_start();
 
-	*out_locked = false;
 	if (mc)
 		return mc;
 	lock_acquire(&heap.lock);
@@ -131,6 +130,13 @@ static NO_LOCK_CHECK struct mcache *borrow(bool *out_locked)
 	else
 		*out_locked = true;
 	return heap.fallback;
+}
+
+static inline struct mcache *borrow(bool *out_locked)
+{
+	*out_locked = false;
+	return LIKELY(seep_tls.state == TLS_LIVE) ? mcache_self()
+						  : borrow_fallback(out_locked);
 }
 
 static NO_LOCK_CHECK void give_back(bool locked)
@@ -183,7 +189,7 @@ void heap_redraw_budgets(int64_t (*draw)(void), int64_t limit)
 
 /* Charges size to the budget, unless it is spent already: then the fast path charged it.
  * True: sample. */
-static bool charge(struct mcache *mc, size_t size)
+static inline bool charge(struct mcache *mc, size_t size)
 {
 	int64_t bytes = size < (size_t)(INT64_MAX / 4) ? (int64_t)size : INT64_MAX / 4;
 
@@ -200,15 +206,15 @@ static bool charge_own(size_t size)
 	return mc && charge(mc, size);
 }
 
-static void *sampled(void *p, size_t size, bool due)
+ALWAYS_INLINE void *sampled(void *p, size_t size, bool due)
 {
-	if (UNLIKELY(due) && p) {
-		if (heap_hooks.sample_malloc)
+	if (due && LIKELY(p != NULL)) {
+		if (LIKELY(heap_hooks.sample_malloc != NULL))
 			heap_hooks.sample_malloc(p, size);
 		else
 			heap_set_budget(TICK_BYTES);
 		/* A program may need nothing but its mcache for a long time. */
-		if (mcache_self()->budget >= 0 && seep_tls.state == TLS_LIVE)
+		if (mcache_self()->budget >= 0 && LIKELY(seep_tls.state == TLS_LIVE))
 			mcache_tick(mcache_self());
 	}
 	return p;
@@ -218,7 +224,7 @@ static void *sampled(void *p, size_t size, bool due)
 
 size_t heap_padding;
 
-static void *pop(struct mcache *mc, unsigned c)
+static inline void *pop(struct mcache *mc, unsigned c)
 {
 	if (mc->top[c] == mc->base[c] && !mcache_refill(mc, c))
 		return NULL;
@@ -226,7 +232,7 @@ static void *pop(struct mcache *mc, unsigned c)
 }
 
 /* One slot of class c for size bytes asked. */
-static void *malloc_class(unsigned c, size_t size)
+ALWAYS_INLINE void *malloc_class(unsigned c, size_t size)
 {
 	bool locked, due;
 	struct mcache *mc = borrow(&locked);
@@ -247,12 +253,35 @@ static void *malloc_large(size_t size, size_t align, bool *out_dirty)
 	return sampled(large_malloc(size, align, out_dirty), size, due);
 }
 
-void *heap_malloc_slow(size_t size)
+static NOINLINE void *malloc_any(size_t size)
 {
-	lock_assert_none();
 	if (size > SIZECLASS_MAX_SIZE - heap_padding)
 		return malloc_large(size, 1, NULL);
 	return malloc_class(sizeclass_of(size + heap_padding), size);
+}
+
+/* The short way for what most calls want in sampled mode, a slot to be sampled, and in
+ * exact mode: the fast path would have found one but for the budget. */
+void *heap_malloc_slow(size_t size)
+{
+	struct mcache *mc = mcache_self();
+	void **top, *p;
+	unsigned c;
+
+	lock_assert_none();
+	if (mc->budget >= 0 || seep_tls.state != TLS_LIVE ||
+	    UNLIKELY(size > SIZECLASS_MAX_SIZE - heap_padding))
+		return malloc_any(size);
+	c = sizeclass_of(size + heap_padding);
+	top = mc->top[c];
+	p = top[-1];
+	if (UNLIKELY(!p) || UNLIKELY(!heap_hooks.sample_malloc))
+		return malloc_any(size);
+	mc->top[c] = top - 1;
+	heap_hooks.sample_malloc(p, size);
+	if (mc->budget >= 0) /* see sampled() */
+		mcache_tick(mc);
+	return p;
 }
 
 void *heap_calloc_slow(size_t size)

@@ -109,9 +109,6 @@ void heap_redraw_budgets(int64_t (*draw)(void), int64_t limit);
 /* From now on every free takes the slow path (exact mode): clears the class bytes of all
  * pages, now and for new spans. One way. SLOW. */
 void heap_slow_frees(void);
-/* Sampled mode: the page of p holds a sampled object (on) or none any more (off). The
- * caller serialises calls for one span. SLOW. */
-void heap_page_sampled(struct mspan *s, const void *p, bool on);
 
 /* Bytes kept free behind every object, so that a pointer to its end still lies in its
  * slot: 0, or 1 in a process whose leaks are looked for. Objects that the fast path makes

@@ -39,34 +39,49 @@ static void free_to_central(unsigned c, void *p)
 	mcentral_unlock(c);
 }
 
-static void push(unsigned c, void *p)
+/* FAST. The calling thread's mcache, which mostly is there. */
+static inline struct mcache *own_mcache(void)
 {
-	struct mcache *mc = heap_thread_start();
+	return LIKELY(seep_tls.state == TLS_LIVE) ? mcache_self() : heap_thread_start();
+}
+
+static NOINLINE void push(unsigned c, void *p)
+{
+	struct mcache *mc = own_mcache();
 	void **top;
 
-	if (!mc) {
+	if (UNLIKELY(!mc)) {
 		free_to_central(c, p);
 		return;
 	}
 	top = mc->top[c];
-	if (top[-1] == p || top[-2] == p)
+	if (UNLIKELY(top[-1] == p) || UNLIKELY(top[-2] == p))
 		fatal("double free of %p (size class %u)", p, c);
-	if (top == mc->limit[c])
+	if (UNLIKELY(top == mc->limit[c])) {
 		mcache_flush(mc, c);
-	*mc->top[c] = p;
-	mc->top[c]++;
+		top = mc->top[c];
+	}
+	*top = p;
+	mc->top[c] = top + 1;
 }
 
-static void free_small(struct mspan *s, uint32_t index, void *p)
+/* p is slot index of s, by its address. */
+ALWAYS_INLINE void free_slot(struct mspan *s, uint32_t index, void *p)
 {
-	if (index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p)
-		fatal("invalid free of %p: inside an object (size class %u)", p,
-		      s->sizeclass);
-	if (!(atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) & 1))
+	if (UNLIKELY(!(atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) &
+		       1)))
 		fatal("double free of %p (size class %u)", p, s->sizeclass);
 	if (atomic_load_acquire(&s->samples) && heap_hooks.sample_free)
 		heap_hooks.sample_free(s, index, p);
 	push(s->sizeclass, p);
+}
+
+static void free_small(struct mspan *s, uint32_t index, void *p)
+{
+	if (mspan_slot(s, index) != (uintptr_t)p)
+		fatal("invalid free of %p: inside an object (size class %u)", p,
+		      s->sizeclass);
+	free_slot(s, index, p);
 }
 
 static void free_large(struct mspan *s, void *p)
@@ -94,11 +109,26 @@ static COLD void free_foreign(void *p)
 		heap_foreign.free(p);
 }
 
+/* Class byte 0 and no small object starts at p: a large object, or a mistake. */
+static NOINLINE void free_odd(const struct arena *a, void *p)
+{
+	uint32_t index;
+	struct mspan *s = heap_find((uintptr_t)p, &index);
+
+	if (!s)
+		free_unknown(a, p);
+	else if (s->state == MSPAN_LARGE)
+		free_large(s, p);
+	else
+		free_small(s, index, p);
+}
+
 void heap_free_slow(void *p)
 {
 	const struct arena *a;
 	struct mspan *s;
-	uint32_t index;
+	uintptr_t offset;
+	uint64_t index;
 	unsigned c;
 
 	if (!p)
@@ -115,13 +145,19 @@ void heap_free_slow(void *p)
 		push(c, p);
 		return;
 	}
-	s = heap_find((uintptr_t)p, &index);
-	if (!s)
-		free_unknown(a, p);
-	else if (s->state == MSPAN_LARGE)
-		free_large(s, p);
+	/* Mostly a small object beside a sampled one, or in exact mode. */
+	s = arena_span(a, (uintptr_t)p);
+	if (UNLIKELY(!s) || s->state != MSPAN_SMALL) {
+		free_odd(a, p);
+		return;
+	}
+	offset = (uintptr_t)p - s->base;
+	index = offset * s->magic >> MSPAN_MAGIC_SHIFT;
+	if (UNLIKELY(offset >= s->npages << PAGE_SHIFT) ||
+	    UNLIKELY(index * s->slot_size != offset) || UNLIKELY(index >= s->nslots))
+		free_odd(a, p);
 	else
-		free_small(s, index, p);
+		free_slot(s, (uint32_t)index, p);
 }
 
 size_t heap_usable_size(const void *p)

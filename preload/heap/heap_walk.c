@@ -87,14 +87,6 @@ void heap_slow_frees(void)
 	mheap_set_slow_frees();
 }
 
-void heap_page_sampled(struct mspan *s, const void *p, bool on)
-{
-	const struct arena *a = arena_of((uintptr_t)p);
-
-	if (a && !mheap_slow_frees())
-		atomic_store_release(arena_class(a, (uintptr_t)p), on ? 0 : s->sizeclass);
-}
-
 /* Pointers of class c in mc, which its owner may be using. */
 static size_t count_cached(const struct mcache *mc, unsigned c)
 {

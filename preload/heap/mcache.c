@@ -21,7 +21,6 @@
 #define ROOM_FIRST_BYTES 1024 /* of objects: room of a new bin */
 #define ROOM_FIRST_MIN	 4
 #define TICK_EVERY	 32	    /* slow calls between looks at some classes */
-#define CLOCK_EVERY	 4	    /* slow calls between looks at the clock */
 #define TICK_NS		 200000000u /* but no longer than that, in an idle program */
 #define DECAY_CLASSES	 8	    /* classes at a time */
 #define BIG_SLOT	 (4 * KIB)  /* one may keep a span of 64 KiB and more */
@@ -150,15 +149,12 @@ static void decay_bin(struct mcache *mc, unsigned c)
 	mcentral_decay(c);
 }
 
-/* Every slow call comes here: now and then some classes are looked at, and the page
- * heap's clock, which must not depend on page traffic alone. */
-void mcache_tick(struct mcache *mc)
+/* Now and then some classes are looked at, and the page heap's clock, which must not
+ * depend on page traffic alone. */
+void mcache_look_around(struct mcache *mc)
 {
-	uint64_t now;
+	uint64_t now = os_coarse_ns();
 
-	if (++mc->tick % CLOCK_EVERY != 0)
-		return;
-	now = os_coarse_ns();
 	if (mc->tick % TICK_EVERY != 0 && now - mc->tick_ns < TICK_NS)
 		return;
 	mc->tick_ns = now;

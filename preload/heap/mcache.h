@@ -157,8 +157,16 @@ static inline uint32_t mcache_room(const struct mcache *mc, unsigned c)
 bool mcache_refill(struct mcache *mc, unsigned sizeclass);
 /* SLOW. Makes room for at least one more pointer in a full bin. */
 void mcache_flush(struct mcache *mc, unsigned sizeclass);
-/* SLOW. Called at every slow call: now and then idle memory is looked for. */
-void mcache_tick(struct mcache *mc);
+#define MCACHE_CLOCK_EVERY 4 /* slow calls between looks at the clock */
+/* SLOW. Every so many slow calls: if enough time has passed, idle memory is looked for.
+ */
+void mcache_look_around(struct mcache *mc);
+/* SLOW. Called at every slow call. */
+static inline void mcache_tick(struct mcache *mc)
+{
+	if (UNLIKELY(++mc->tick % MCACHE_CLOCK_EVERY == 0))
+		mcache_look_around(mc);
+}
 /* SLOW. Everything back to mcentral. */
 void mcache_empty_out(struct mcache *mc);
 struct mcache *mcache_new(void);	/* NULL: memory is out */

@@ -28,7 +28,7 @@ struct seep_tls {
 	void *trails;	   /* per-thread stacks of profiler/stack/trail.c, or NULL */
 	int32_t live_delta; /* profiler/sample: bytes not yet in the total of all threads
 			     */
-	uint32_t serial;    /* of profiler/escape: this thread's number; 0: none yet */
+	uint32_t serial;    /* of profiler/stack: this thread's number; 0: none yet */
 };
 _Static_assert(sizeof(struct seep_tls) <= 48, "static TLS budget");
 

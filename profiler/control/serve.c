@@ -17,6 +17,7 @@
 #include "profiler/control/agent_int.h"
 #include "profiler/control/request.h"
 #include "profiler/pprof/pprof.h"
+#include "profiler/sample/rss.h"
 #include "profiler/sample/sample.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/unwind.h"
@@ -143,6 +144,7 @@ static int write_profile(struct session *s)
 	if (!sample_was_on())
 		return fail(s, -ENODATA,
 			    "nothing was recorded: mode=off since the start");
+	rss_measure();
 	return sample_write_fd(kinds[s->request.command], s->file);
 }
 

@@ -25,6 +25,7 @@
 #include "profiler/escape/where.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
+#include "profiler/stack/thread.h"
 
 #define POOL 65536
 #define POOL_STEP                                                            \
@@ -43,7 +44,6 @@ static struct {
 	uint32_t free;
 	uint32_t nused;
 	uint32_t *counts; /* atomic: objects by site, several sites may share one */
-	uint32_t threads; /* atomic: numbers given to threads */
 	uint64_t random;  /* atomic */
 } escape = { .lock = LOCK_INIT(LOCK_RANK_ESCAPE) };
 
@@ -80,15 +80,6 @@ NO_LOCK_CHECK void escape_lock(void)
 NO_LOCK_CHECK void escape_unlock(void)
 {
 	lock_release(&escape.lock);
-}
-
-/* A number that no other thread had or will have: stacks, thread descriptors and kernel
- * ids are used again. */
-uint32_t escape_thread(void)
-{
-	if (seep_tls.serial == 0)
-		seep_tls.serial = atomic_add_relaxed(&escape.threads, 1u);
-	return seep_tls.serial;
 }
 
 /* ---- the pool ---- */
@@ -180,7 +171,7 @@ static uint32_t follow(struct followed *fresh, size_t size, uint32_t lg)
 {
 	uint32_t handle = 0;
 
-	fresh->thread = escape_thread();
+	fresh->thread = thread_serial();
 	fresh->size = size;
 	fresh->weight = sample_weight(size);
 	fresh->birth_ns = os_now_ns();
@@ -268,7 +259,7 @@ static void end_by_comparison(uint32_t handle, uint32_t depth, uintptr_t freed)
 {
 	const struct followed *f = followed_at(handle);
 
-	if (f->thread != escape_thread()) {
+	if (f->thread != thread_serial()) {
 		end_with(handle, END_THREAD, 0, freed);
 		return;
 	}
@@ -308,7 +299,7 @@ static bool leave_stub(uint32_t handle)
 	if (!escape.exact)
 		return false;
 	escape_lock();
-	holds = f->thread == escape_thread() && hijack_holds(f);
+	holds = f->thread == thread_serial() && hijack_holds(f);
 	hijack_detach(handle);
 	escape_unlock();
 	return holds;
@@ -339,7 +330,7 @@ void escape_end(uint32_t handle)
 		return;
 	}
 	t = trail_capture();
-	if (t && (f->thread != escape_thread() || ask_trail(f, t, &depth))) {
+	if (t && (f->thread != thread_serial() || ask_trail(f, t, &depth))) {
 		end_by_comparison(handle, depth, t->places[t->count - 1].pc);
 		return;
 	}

@@ -43,7 +43,5 @@ struct followed *followed_at(uint32_t handle);
 /* The lock; hijack.c takes it when a stub is reached. */
 void escape_lock(void);
 void escape_unlock(void);
-/* The number of the calling thread, never used again for another. SLOW at first. */
-uint32_t escape_thread(void);
 
 #endif

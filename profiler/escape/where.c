@@ -299,7 +299,7 @@ static bool is_held(struct followed *f, const struct mspan *s, uintptr_t at)
 	r = sample_find(s, index);
 	if (!r && sample_is_exact())
 		return false; /* free, in some thread's cache */
-	found(f, PLACE_HEAP, (uint64_t)(r ? r->site : 0) << 32 | (uint32_t)(at - slot));
+	found(f, PLACE_HEAP, (uint64_t)sample_site(r) << 32 | (uint32_t)(at - slot));
 	return true;
 }
 

@@ -89,7 +89,7 @@ static void follow(const struct search *s, uintptr_t object, struct leak_chain *
 		r = sample_find(span, index);
 		base = span->slot_size ? mspan_slot(span, index) : span->base;
 		out->steps[out->length - 1] =
-			(struct leak_step){ .site = r ? r->site : SITE_NONE,
+			(struct leak_step){ .site = sample_site(r),
 					    .offset = where - base,
 					    .bytes = sample_size_asked(span, index) };
 	}

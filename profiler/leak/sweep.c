@@ -207,7 +207,7 @@ static bool is_new(const struct mspan *s, uint32_t index, const struct sample_re
 	const struct history_entry e = { .base = object_base(s, index),
 					 .born_ns = r ? sample_birth_ns(r) : 0,
 					 .bytes = bytes,
-					 .site = r ? r->site : SITE_NONE };
+					 .site = sample_site(r) };
 
 	return !history_note(&e);
 }
@@ -227,7 +227,7 @@ static size_t count_object(struct collector *c, const struct mspan *s, uint32_t 
 {
 	const struct sample_record *r = sample_find(s, index);
 	size_t bytes = sample_size_asked(s, index);
-	struct leak_record *rec = record_for(c, r ? r->site : SITE_NONE, kind);
+	struct leak_record *rec = record_for(c, sample_site(r), kind);
 
 	if (!rec)
 		return bytes;
@@ -287,7 +287,7 @@ static void take(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
 
 	blacken(m, s, index, bit);
 	bytes = count_object(c, s, index, LEAK_DIRECT) + flood(m, c);
-	rec = record_for(c, r ? r->site : SITE_NONE, LEAK_DIRECT);
+	rec = record_for(c, sample_site(r), LEAK_DIRECT);
 	if (rec)
 		rec->retained += bytes;
 }
@@ -316,7 +316,7 @@ static void take_reachable(struct marker *m, struct collector *c)
 			if (!r || sample_is_hidden(r))
 				continue;
 			bytes = count_object(c, s, index, LEAK_REACHABLE);
-			rec = record_for(c, r->site, LEAK_REACHABLE);
+			rec = record_for(c, sample_site(r), LEAK_REACHABLE);
 			if (rec && bytes >= rec->largest) {
 				rec->largest = bytes;
 				rec->example = object_base(s, index);
@@ -338,7 +338,7 @@ static void take_possible(struct marker *m, struct mspan *s, uint32_t index, siz
 		return;
 	blacken(m, s, index, bit);
 	bytes = count_object(c, s, index, LEAK_POSSIBLE) + flood(m, NULL);
-	rec = record_for(c, r ? r->site : SITE_NONE, LEAK_POSSIBLE);
+	rec = record_for(c, sample_site(r), LEAK_POSSIBLE);
 	if (rec)
 		rec->retained += bytes;
 }

@@ -17,6 +17,10 @@ static const struct pprof_type leak_types[] = { { "leaked_objects", "count" },
 static const struct pprof_type escape_types[] = { { "objects", "count" },
 						  { "space", "bytes" },
 						  { "lifetime", "nanoseconds" } };
+static const struct pprof_type lifetime_types[] = { { "objects", "count" },
+						    { "space", "bytes" },
+						    { "slack", "bytes" },
+						    { "lifetime", "nanoseconds" } };
 static const struct pprof_type thread_types[] = { { "threads", "count" } };
 
 #define KIND(kind_name, list, first, ...)                                    \
@@ -39,5 +43,7 @@ const struct pprof_kind pprof_kind_allocs =
 const struct pprof_kind pprof_kind_peak = KIND("peak", peak_types, "peak_space", SPACE);
 const struct pprof_kind pprof_kind_leak = KIND("leak", leak_types, "leaked_space", SPACE);
 const struct pprof_kind pprof_kind_escape = KIND("escape", escape_types, "space", SPACE);
+const struct pprof_kind pprof_kind_lifetimes =
+	KIND("lifetimes", lifetime_types, "objects", SPACE);
 const struct pprof_kind pprof_kind_threads =
 	KIND("threads", thread_types, "threads", THREADS);

@@ -2,51 +2,78 @@
 /*
  * peak: which sites held the memory when most was live.
  *
- * The state to keep is the one just before the first free after a new maximum; keeping it
- * means copying every site's counters. So it is copied only when the maximum has grown by
- * GROWTH since the last copy: the profile shows a moment whose total is within 1.6 % (or
- * 64 KiB) of the true peak, and the peak itself when the program grows, then shrinks.
- * With several threads each adds to the total in steps of 8 KiB.
+ * The state to know is the one just before the first free after a new maximum. Peaks are
+ * numbered: at that free the number goes up by one, and that is all. A site whose
+ * counters are to change, and that has not met the latest peak yet, keeps first what is
+ * live of it: nothing of it has changed since that peak. So the copies of sites with the
+ * latest number, and the present counters of all others, are the state at the peak, at a
+ * price that no number of sites raises. It is exact with one thread; with several, each
+ * adds to the total in steps of 8 KiB, and sites that change at the very moment may be
+ * off by that change.
  */
 #include "preload/base/atomic.h"
 #include "preload/base/base.h"
-#include "preload/base/lock.h"
 #include "preload/heap/tls.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/thread.h"
 
-#define GROWTH(bytes) ((bytes) / 64 + 64 * KIB)
-#define STEP	      ((int64_t)8 * 1024) /* see is_worth_it() */
+#define STEP ((int64_t)8 * 1024) /* see is_worth_it() */
 
 static struct {
-	struct lock lock;
 	uint64_t live;	 /* atomic: bytes, estimated in sampled mode */
 	uint64_t peak;	 /* atomic: highest live */
-	uint64_t copied; /* live when the counters were copied; atomic, written under lock
-			  */
-	bool fresh;	 /* atomic: peak was raised since the last look */
-} peak = { .lock = LOCK_INIT(LOCK_RANK_SAMPLE_PEAK) };
+	uint64_t number; /* atomic: of the latest peak that is over */
+	bool fresh;	 /* atomic: peak was raised since, and nothing was freed */
+} peak;
 
-static bool copy_one(uint32_t site, struct site_counters *c, void *arg)
+/* A counter of frees is read before the one of allocations: never negative, but for torn
+ * pairs of a running program. */
+static void read_live(const struct site_counters *c, uint64_t *objects, uint64_t *bytes)
 {
-	(void)site;
-	(void)arg;
-	c->peak_objects = atomic_load_relaxed(&c->alloc_objects) -
-			  atomic_load_relaxed(&c->free_objects);
-	c->peak_bytes = atomic_load_relaxed(&c->alloc_bytes) -
-			atomic_load_relaxed(&c->free_bytes);
-	return true;
+	uint64_t freed = atomic_load_relaxed(&c->free_objects);
+	uint64_t freed_bytes = atomic_load_relaxed(&c->free_bytes);
+	uint64_t made = atomic_load_relaxed(&c->alloc_objects);
+	uint64_t made_bytes = atomic_load_relaxed(&c->alloc_bytes);
+
+	*objects = made > freed ? made - freed : 0;
+	*bytes = made_bytes > freed_bytes ? made_bytes - freed_bytes : 0;
 }
 
-static COLD void copy(uint64_t least)
+static NOINLINE void keep(struct site_counters *c, uint64_t number)
 {
-	lock_acquire(&peak.lock);
-	if (atomic_load_relaxed(&peak.peak) > atomic_load_relaxed(&peak.copied) + least) {
-		atomic_store_relaxed(&peak.copied, atomic_load_relaxed(&peak.live));
-		site_each(copy_one, NULL);
+	uint64_t old = atomic_load_relaxed(&c->peak_number), objects, bytes;
+
+	if (old == number || !atomic_cas_relaxed(&c->peak_number, &old, number))
+		return; /* another thread does it */
+	read_live(c, &objects, &bytes);
+	atomic_store_relaxed(&c->peak_objects, objects);
+	atomic_store_relaxed(&c->peak_bytes, bytes);
+}
+
+static void touch(struct site_counters *c)
+{
+	uint64_t number = atomic_load_relaxed(&peak.number);
+
+	if (UNLIKELY(atomic_load_relaxed(&c->peak_number) != number))
+		keep(c, number);
+}
+
+/* The first free after a new maximum. */
+static NOINLINE void end_peak(void)
+{
+	if (__atomic_exchange_n(&peak.fresh, false, __ATOMIC_RELAXED))
+		atomic_add_relaxed(&peak.number, 1u);
+}
+
+void peak_read(const struct site_counters *c, uint64_t *out_objects, uint64_t *out_bytes)
+{
+	if (atomic_load_relaxed(&c->peak_number) == atomic_load_relaxed(&peak.number)) {
+		*out_objects = atomic_load_relaxed(&c->peak_objects);
+		*out_bytes = atomic_load_relaxed(&c->peak_bytes);
+	} else {
+		read_live(c, out_objects, out_bytes);
 	}
-	lock_release(&peak.lock);
 }
 
 static void raise_peak(void)
@@ -68,7 +95,7 @@ static bool is_worth_it(int64_t bytes)
 	return bytes >= STEP || bytes <= -STEP || !atomic_load_relaxed(&thread_are_many);
 }
 
-static void add_live(int64_t bytes)
+ALWAYS_INLINE void add_live(int64_t bytes)
 {
 	bytes += seep_tls.live_delta;
 	if (is_worth_it(bytes)) {
@@ -79,23 +106,19 @@ static void add_live(int64_t bytes)
 	}
 }
 
-void peak_grow(uint64_t bytes)
+void peak_grow(struct site_counters *c, uint64_t bytes)
 {
+	touch(c);
 	add_live((int64_t)bytes);
 	if (seep_tls.live_delta == 0)
 		raise_peak();
 }
 
-void peak_shrink(uint64_t bytes)
+void peak_shrink(struct site_counters *c, uint64_t bytes)
 {
-	if (UNLIKELY(atomic_load_relaxed(&peak.fresh))) {
-		uint64_t copied = atomic_load_relaxed(&peak.copied);
-
-		if (atomic_load_relaxed(&peak.peak) > copied + GROWTH(copied)) {
-			atomic_store_relaxed(&peak.fresh, false);
-			copy(GROWTH(copied));
-		}
-	}
+	if (UNLIKELY(atomic_load_relaxed(&peak.fresh)))
+		end_peak();
+	touch(c);
 	add_live(-(int64_t)bytes);
 }
 
@@ -111,8 +134,8 @@ void sample_thread_end(void)
 void peak_settle(void)
 {
 	sample_thread_end();
-	if (atomic_load_relaxed(&peak.live) >= atomic_load_relaxed(&peak.copied))
-		copy(0);
+	if (atomic_load_relaxed(&peak.fresh))
+		end_peak();
 }
 
 uint64_t peak_bytes(void)
@@ -125,22 +148,41 @@ uint64_t peak_live_bytes(void)
 	return atomic_load_relaxed(&peak.live);
 }
 
-void peak_adopt(uint64_t live, uint64_t copied)
+struct adoption {
+	uint64_t live, peak;
+};
+
+static bool find_number(uint32_t site, struct site_counters *c, void *arg)
 {
-	peak.live = live;
-	peak.copied = copied;
-	peak.peak = live > copied ? live : copied;
+	(void)site;
+	(void)arg;
+	if (c->peak_number > peak.number)
+		peak.number = c->peak_number;
+	return true;
 }
 
-NO_LOCK_CHECK void peak_fork_prepare(void)
+static bool add_up(uint32_t site, struct site_counters *c, void *arg)
 {
-	lock_acquire(&peak.lock);
+	struct adoption *a = arg;
+	uint64_t objects, bytes;
+
+	(void)site;
+	read_live(c, &objects, &bytes);
+	a->live += bytes;
+	peak_read(c, &objects, &bytes);
+	a->peak += bytes;
+	return true;
 }
 
-NO_LOCK_CHECK void peak_fork_done(bool child)
+/* The free that ended the latest peak has left its number at its own site. */
+void peak_adopt(void)
 {
-	if (child)
-		lock_reset(&peak.lock);
-	else
-		lock_release(&peak.lock);
+	struct adoption a = { 0 };
+
+	site_each(find_number, NULL);
+	site_each(add_up, &a);
+	peak.live = a.live;
+	peak.peak = a.live > a.peak ? a.live : a.peak;
+	if (a.live > a.peak)
+		peak.number++; /* it was still growing */
 }

@@ -14,24 +14,7 @@
 #include "preload/base/os.h"
 #include "profiler/sample/sample_int.h"
 
-#define PERIODS 256 /* a record has a byte for the number */
-
-static struct {
-	uint32_t count; /* atomic; release when list[count - 1] is written */
-	struct period list[PERIODS];
-} periods;
-
-const struct period *period_nth(uint8_t number)
-{
-	return &periods.list[number];
-}
-
-uint8_t period_number(void)
-{
-	uint32_t n = atomic_load_acquire(&periods.count);
-
-	return (uint8_t)(n ? n - 1 : 0);
-}
+struct periods periods;
 
 const struct period *period_latest(void)
 {
@@ -49,7 +32,7 @@ bool period_add(struct period p)
 {
 	uint32_t n = atomic_load_relaxed(&periods.count);
 
-	if (n == PERIODS)
+	if (n == PERIODS_MAX)
 		return false;
 	p.started_ns = os_realtime_ns();
 	periods.list[n] = p;

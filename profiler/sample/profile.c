@@ -44,15 +44,34 @@ struct writer {
 	bool peak;
 };
 
+int sample_labels(const struct labels *labels, struct pprof_label *list)
+{
+	int n = 0;
+
+	if (labels->thread[0])
+		list[n++] =
+			(struct pprof_label){ .key = "thread", .text = labels->thread };
+	if (labels->size)
+		list[n++] = (struct pprof_label){ .key = "bytes",
+						  .number = (int64_t)labels->size,
+						  .unit = "bytes" };
+	return n;
+}
+
 static bool write_site(uint32_t site, struct site_counters *c, void *arg)
 {
 	struct writer *w = arg;
+	struct pprof_label list[LABEL_MAX];
+	struct labels labels;
 	int64_t v[4];
 	int n;
 
 	if (w->peak) {
-		v[0] = whole_objects(c->peak_objects);
-		v[1] = (int64_t)c->peak_bytes;
+		uint64_t objects, bytes;
+
+		peak_read(c, &objects, &bytes);
+		v[0] = whole_objects(objects);
+		v[1] = (int64_t)bytes;
 	} else {
 		uint64_t freed = atomic_load_relaxed(&c->free_objects);
 		uint64_t freed_bytes = atomic_load_relaxed(&c->free_bytes);
@@ -66,8 +85,9 @@ static bool write_site(uint32_t site, struct site_counters *c, void *arg)
 	}
 	if (v[0] == 0 && v[1] == 0)
 		return true;
+	site = label_read(site, &labels);
 	n = site_stack(site, w->pcs, w->max);
-	pprof_sample(w->file, w->pcs, n, false, v, NULL, 0);
+	pprof_sample(w->file, w->pcs, n, false, v, list, sample_labels(&labels, list));
 	return true;
 }
 
@@ -166,7 +186,12 @@ static int write_one(const struct pprof_kind *kind, const char *prefix, int fd,
 	if (error)
 		return error;
 	w->peak = kind == &pprof_kind_peak;
-	site_each(write_site, w);
+	if (kind != &pprof_kind_lifetimes) {
+		site_each(write_site, w);
+	} else if (!lifetime_write(w->file, w->pcs, w->max)) {
+		pprof_abandon(w->file);
+		return -ENOMEM;
+	}
 	return pprof_finish(w->file);
 }
 
@@ -202,9 +227,11 @@ int sample_write_profiles(const char *prefix)
 {
 	static const struct pprof_kind *const kinds[] = { &pprof_kind_heap,
 							  &pprof_kind_allocs,
-							  &pprof_kind_peak };
+							  &pprof_kind_peak,
+							  &pprof_kind_lifetimes };
+	bool all = opt_get()->lifetimes && !origin.command;
 
-	return write_kinds(kinds, ARRAY_LEN(kinds), prefix, -1);
+	return write_kinds(kinds, ARRAY_LEN(kinds) - !all, prefix, -1);
 }
 
 int sample_write_fd(const struct pprof_kind *kind, int fd)
@@ -236,24 +263,21 @@ void sample_get_total(struct sample_total *out)
 	sample_add_counts(out);
 }
 
-static bool add_peak(uint32_t site, struct site_counters *c, void *arg)
+static bool add_samples(uint32_t site, struct site_counters *c, void *arg)
 {
-	uint64_t *sums = arg;
+	uint64_t *sum = arg;
 
 	(void)site;
-	sums[0] += c->peak_bytes;
-	sums[1] += c->samples;
+	*sum += c->samples;
 	return true;
 }
 
 void sample_adopt(uint64_t period, const char *command)
 {
-	struct sample_total t = { 0 };
-	uint64_t sums[2] = { 0 };
+	uint64_t samples = 0;
 
 	origin.command = command;
-	site_each(add_site, &t);
-	site_each(add_peak, sums);
-	peak_adopt(t.live_bytes, sums[0]);
-	sample_set_origin(period, sums[1]);
+	site_each(add_samples, &samples);
+	peak_adopt();
+	sample_set_origin(period, samples);
 }

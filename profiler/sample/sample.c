@@ -5,7 +5,8 @@
  * Structure: a span with recorded objects has a block beside it: for sampled mode a count
  * of them per page, then one record a slot. The block is made when the span's first
  * object is recorded and goes when the span does. Records are as long as the options need
- * them: 8 bytes, 16 with the time of birth, 24 with a handle of profiler/escape.
+ * them: 8 bytes, 16 with the time of birth, 24 with a handle of profiler/escape or for
+ * lifetimes.
  *
  * Sampled mode keeps frees of other objects fast: a page with a recorded object has class
  * byte 0, so only frees there come here; the count per page restores the byte. In exact
@@ -25,6 +26,8 @@
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
+#include "preload/heap/arena.h"
+#include "preload/heap/mcache.h"
 #include "preload/heap/sizeclass.h"
 #include "preload/heap/tls.h"
 #include "profiler/sample/maths.h"
@@ -53,14 +56,20 @@ _Static_assert(sizeof(struct block) % 8 == 0, "records are aligned");
 #define WAIT_NS	     10000000u
 #define NEVER	     (INT64_MAX / 4) /* a budget that is not spent */
 #define ODDS	     64		     /* no budget is larger than so many periods: e^-64 */
+#define WEIGHTS	     64		     /* remembered */
+#define WEIGHT_SHIFT 24		     /* size and number of the settings below */
+#define WEIGHT_KEY   (((uint64_t)1 << WEIGHT_SHIFT) - 1)
+#define CERTAIN	     16 /* periods: an object as large is missed by e^-16 */
 
 static struct {
-	bool on, exact;	      /* atomic: sample_change() writes, any thread reads */
-	bool slow_frees;      /* no count of pages is needed any more; atomic, one way */
-	bool clear;	      /* new objects: no stale pointer may hide a leak */
-	uint32_t record_size; /* frozen by sample_init(): RECORD_* */
-	size_t period;	      /* atomic, as on */
-	uint64_t random;      /* atomic: splitmix64's counter */
+	bool on, exact;	 /* atomic: sample_change() writes, any thread reads */
+	bool slow_frees; /* no count of pages is needed any more; atomic, one way */
+	bool clear;	 /* new objects: no stale pointer may hide a leak */
+	bool lifetimes, labels;	   /* asked for */
+	uint32_t record_size;	   /* frozen by sample_init(): RECORD_* */
+	size_t period;		   /* atomic, as on */
+	uint64_t random;	   /* atomic: splitmix64's counter */
+	uint64_t weights[WEIGHTS]; /* atomic: see weight_then() */
 	struct {
 		struct lock lock;
 	} stripes[STRIPES];
@@ -77,7 +86,7 @@ struct sample_hooks sample_hooks;
 
 #define RECORD_SHORT  offsetof(struct sample_record, birth_ns)
 #define RECORD_BIRTH  offsetof(struct sample_record, escape)
-#define RECORD_ESCAPE sizeof(struct sample_record)
+#define RECORD_ESCAPE sizeof(struct sample_record) /* the maker's thread, too */
 
 static struct sample_record *record_at(const struct block *b, uint32_t index)
 {
@@ -99,25 +108,39 @@ static uint64_t next_random(void)
 /* Bytes to the next sample: exponential with the period as mean. */
 static int64_t draw_budget(void)
 {
-	double u;
-
 	if (!atomic_load_relaxed(&sampler.on))
 		return NEVER;
 	if (atomic_load_relaxed(&sampler.exact))
 		return -1;
-	u = (double)((next_random() >> 11) + 1) / 9007199254740993.0; /* (0, 1) */
-	return (int64_t)(-maths_ln(u) * (double)atomic_load_relaxed(&sampler.period));
+	return (int64_t)(maths_exponential(next_random()) *
+			 (double)(int64_t)atomic_load_relaxed(&sampler.period));
 }
 
-static uint64_t weight(size_t size, const struct period *at)
+static NOINLINE uint64_t weight(size_t size, const struct period *at)
 {
 	const double one = (double)((uint64_t)1 << SITE_SHIFT);
 	double x;
 
-	if (at->exact || at->sample <= 1)
+	if (at->exact || size / CERTAIN >= at->sample)
 		return (uint64_t)1 << SITE_SHIFT;
-	x = (double)(size ? size : 1) / (double)at->sample;
-	return (uint64_t)(one * maths_inverse_share(x) + 0.5);
+	x = (double)(int64_t)(size + (size == 0)) / (double)(int64_t)at->sample;
+	return (uint64_t)(int64_t)(one * maths_inverse_share(x) + 0.5);
+}
+
+/* The same for the settings of that number, by memory where it is one of the sizes that
+ * come again and again. An entry is one word, so it is never torn. */
+ALWAYS_INLINE uint64_t weight_then(size_t size, uint8_t number)
+{
+	uint64_t key = ((uint64_t)size << 8 | number) + 1; /* an empty entry has 0 */
+	uint64_t *entry = &sampler.weights[(size >> 4 ^ size >> 10) % WEIGHTS];
+	uint64_t old = atomic_load_relaxed(entry), fresh;
+
+	if (LIKELY((old & WEIGHT_KEY) == key))
+		return old >> WEIGHT_SHIFT;
+	fresh = weight(size, period_nth(number));
+	if (key <= WEIGHT_KEY && fresh >> (64 - WEIGHT_SHIFT) == 0)
+		atomic_store_relaxed(entry, fresh << WEIGHT_SHIFT | key);
+	return fresh;
 }
 
 uint64_t sample_weight(size_t size)
@@ -174,20 +197,43 @@ static struct lock *stripe_of(const struct mspan *s)
 	return &sampler.stripes[(s->base >> PAGE_SHIFT) % STRIPES].lock;
 }
 
-/* A recorded object appears on, or leaves, the page of p. */
-static void count_page(struct mspan *s, struct block *b, const void *p, bool more)
+/* A recorded object appears on, or leaves, the page of p, beside other threads. */
+static NOINLINE void count_page_locked(struct mspan *s, uint16_t *count, const void *p,
+				       int more)
 {
-	size_t page = ((uintptr_t)p - s->base) >> PAGE_SHIFT;
 	struct lock *l = stripe_of(s);
+	uint16_t was;
+
+	lock_acquire(l);
+	was = *count;
+	*count = (uint16_t)(was + more);
+	if (was == 0 || *count == 0)
+		arena_set_page(p, *count > 0 ? 0 : s->sizeclass);
+	lock_release(l);
+}
+
+/* The same. The only thread takes no lock; a signal handler that comes in between leaves
+ * the page as it should be, but not as we knew it: so it is looked at again. */
+ALWAYS_INLINE void count_page(struct mspan *s, struct block *b, const void *p, int more)
+{
+	uint16_t *count = &b->page_count[((uintptr_t)p - s->base) >> PAGE_SHIFT];
+	uint16_t now;
 
 	if (atomic_load_relaxed(&sampler.slow_frees) || s->slot_size == 0)
 		return;
-	lock_acquire(l);
-	if (more && b->page_count[page]++ == 0)
-		heap_page_sampled(s, p, true);
-	else if (!more && --b->page_count[page] == 0)
-		heap_page_sampled(s, p, false);
-	lock_release(l);
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
+		count_page_locked(s, count, p, more);
+		return;
+	}
+	now = atomic_add_relaxed(count, (uint16_t)more);
+	if (more > 0 && now == 1)
+		arena_set_page(p, 0);
+	if (more > 0 || now > 0)
+		return;
+	arena_set_page(p, s->sizeclass);
+	atomic_signal_barrier();
+	if (UNLIKELY(atomic_load_relaxed(count) > 0))
+		arena_set_page(p, 0);
 }
 
 const struct sample_record *sample_find(const struct mspan *s, uint32_t index)
@@ -209,6 +255,13 @@ size_t sample_size_asked(const struct mspan *s, uint32_t index)
 	if (r)
 		return record_size(s, r);
 	return s->slot_size ? s->slot_size : s->size_asked;
+}
+
+uint32_t sample_site(const struct sample_record *r)
+{
+	if (!r || r->site == HIDDEN_SITE)
+		return r ? HIDDEN_SITE : SITE_NONE;
+	return sampler.labels ? label_read(r->site, NULL) : r->site;
 }
 
 uint64_t sample_birth_ns(const struct sample_record *r)
@@ -256,29 +309,27 @@ static void clear_object(void *p, size_t size)
 static void count_alloc(uint32_t site, size_t size, uint8_t period)
 {
 	struct site_counters *c = site_counters(site);
-	uint64_t objects = weight(size, period_nth(period));
+	uint64_t objects = weight_then(size, period);
 	uint64_t bytes = scaled_bytes(size, objects);
 
 	if (!c)
 		return;
-	thread_add(&c->alloc_objects, objects);
-	thread_add(&c->alloc_bytes, bytes);
-	if (!sample_is_exact()) /* else they are the objects */
+	peak_grow(c, bytes);
+	thread_add_two(&c->alloc_objects, objects, &c->alloc_bytes, bytes);
+	if (!atomic_load_relaxed(&sampler.exact)) /* else they are the objects */
 		thread_add(&c->samples, 1);
-	peak_grow(bytes);
 }
 
 static void count_free(uint32_t site, size_t size, uint8_t period)
 {
 	struct site_counters *c = site_counters_if_any(site);
-	uint64_t objects = weight(size, period_nth(period));
+	uint64_t objects = weight_then(size, period);
 	uint64_t bytes = scaled_bytes(size, objects);
 
 	if (!c)
 		return;
-	peak_shrink(bytes);
-	thread_add(&c->free_objects, objects);
-	thread_add(&c->free_bytes, bytes);
+	peak_shrink(c, bytes);
+	thread_add_two(&c->free_objects, objects, &c->free_bytes, bytes);
 }
 
 static bool capture(struct capture *out)
@@ -290,7 +341,7 @@ static bool capture(struct capture *out)
 	return ok;
 }
 
-static void fill_record(struct sample_record *r, uint32_t site, size_t size)
+ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t size)
 {
 	r->site = site;
 	r->size = (uint16_t)size;
@@ -300,23 +351,27 @@ static void fill_record(struct sample_record *r, uint32_t site, size_t size)
 		r->birth_ns = os_now_ns();
 	if (sampler.record_size >= RECORD_ESCAPE)
 		r->escape = 0;
+	if (sampler.lifetimes)
+		r->thread = thread_serial();
 }
 
 static bool record(void *p, size_t size, const struct capture *c)
 {
-	uint32_t index;
-	struct mspan *s = heap_find((uintptr_t)p, &index);
-	struct block *b = s ? atomic_load_acquire(&s->samples) : NULL;
+	struct mspan *s = arena_span_of(p);
+	struct block *b = atomic_load_acquire(&s->samples);
 	struct sample_record *r;
+	uint32_t site = c->site;
 
-	if (!s || (!b && !(b = make_block(s))))
+	if (UNLIKELY(!b) && !(b = make_block(s)))
 		return false;
-	r = record_at(b, index);
-	fill_record(r, c->site, size);
+	if (UNLIKELY(sampler.labels))
+		site = label_site(site, mspan_slot_bytes(s));
+	r = record_at(b, mspan_index_of(s, (uintptr_t)p));
+	fill_record(r, site, size);
 	if (sampler.record_size >= RECORD_ESCAPE && sample_hooks.begin)
 		r->escape = sample_hooks.begin(p, size, c->site, c->trail);
-	count_page(s, b, p, true);
-	count_alloc(c->site, size, r->period);
+	count_page(s, b, p, 1);
+	count_alloc(site, size, r->period);
 	return true;
 }
 
@@ -332,7 +387,7 @@ static void hide(void *p, size_t size)
 	if (!s || (!b && !(b = make_block(s))))
 		return;
 	fill_record(record_at(b, index), HIDDEN_SITE, size);
-	count_page(s, b, p, true);
+	count_page(s, b, p, 1);
 	atomic_store_relaxed(&sampler.any_hidden, 1u);
 }
 
@@ -344,8 +399,8 @@ static void on_malloc(void *p, size_t size)
 		hide(p, size);
 		return;
 	}
-	if (!sample_is_exact())
-		heap_set_budget(draw_budget());
+	if (!atomic_load_relaxed(&sampler.exact) && LIKELY(seep_tls.state == TLS_LIVE))
+		mcache_self()->budget = draw_budget();
 	if (sampler.clear)
 		clear_object(p, size);
 	if (seep_tls.internal > 0 || !atomic_load_relaxed(&sampler.on) || !store_is_own())
@@ -371,6 +426,29 @@ static void end_escape(uint32_t handle)
 	seep_tls.internal--;
 }
 
+void sample_measure(const struct mspan *s, const struct sample_record *r, uint64_t age_ns,
+		    struct lifetime_sum *out)
+{
+	size_t size = record_size(s, r);
+	uint64_t objects = weight(size, period_nth(r->period));
+
+	out->objects = objects;
+	out->bytes = scaled_bytes(size, objects);
+	out->slack = scaled_bytes(mspan_slot_bytes(s) - size, objects);
+	out->total_ns = scaled_bytes(age_ns, objects);
+}
+
+static void end_lifetime(const struct mspan *s, const struct sample_record *r,
+			 uint32_t site)
+{
+	uint64_t age_ns = os_now_ns() - r->birth_ns;
+	struct lifetime_sum one;
+
+	sample_measure(s, r, age_ns, &one);
+	lifetime_end(site, age_ns,
+		     r->thread == thread_serial() ? LIFETIME_SAME : LIFETIME_OTHER, &one);
+}
+
 static void on_free(struct mspan *s, uint32_t index, void *p)
 {
 	struct block *b = s->samples;
@@ -384,10 +462,12 @@ static void on_free(struct mspan *s, uint32_t index, void *p)
 		handle = r->escape;
 		r->escape = 0;
 	}
-	count_page(s, b, p, false);
+	count_page(s, b, p, -1);
 	if (site == HIDDEN_SITE || !store_is_own())
 		return;
 	count_free(site, record_size(s, r), r->period);
+	if (UNLIKELY(sampler.lifetimes))
+		end_lifetime(s, r, site);
 	end_escape(handle);
 }
 
@@ -412,6 +492,8 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 			site = c.site;
 		seep_tls.internal--;
 	}
+	if (UNLIKELY(sampler.labels))
+		site = label_site(label_read(site, NULL), mspan_slot_bytes(s));
 	if (sampler.record_size >= RECORD_ESCAPE && r->escape)
 		sample_hooks.resize(r->escape, size);
 	r->site = site;
@@ -480,9 +562,11 @@ void sample_init(void)
 	sampler.period = o->sample;
 	sampler.exact = o->mode == OPT_MODE_EXACT;
 	sampler.on = o->mode != OPT_MODE_OFF;
-	sampler.record_size = sample_hooks.begin	? RECORD_ESCAPE
-			      : o->leak != OPT_LEAK_OFF ? RECORD_BIRTH
-							: RECORD_SHORT;
+	sampler.lifetimes = o->lifetimes;
+	sampler.labels = o->label_thread || o->label_size;
+	sampler.record_size = sample_hooks.begin || o->lifetimes ? RECORD_ESCAPE
+			      : o->leak != OPT_LEAK_OFF		 ? RECORD_BIRTH
+								 : RECORD_SHORT;
 	sampler.clear = sampler.exact && o->leak != OPT_LEAK_OFF;
 	heap_padding = sampler.clear;
 	period_first((struct period){
@@ -585,7 +669,7 @@ NO_LOCK_CHECK void sample_fork_prepare(void)
 {
 	for (unsigned i = 0; i < STRIPES; i++)
 		lock_acquire_nested(&sampler.stripes[i].lock);
-	peak_fork_prepare();
+	lifetime_fork_prepare();
 }
 
 NO_LOCK_CHECK void sample_pool_fork_prepare(void)
@@ -603,7 +687,7 @@ NO_LOCK_CHECK void sample_pool_fork_done(bool child)
 
 NO_LOCK_CHECK void sample_fork_done(bool child)
 {
-	peak_fork_done(child);
+	lifetime_fork_done(child);
 	for (unsigned i = STRIPES; i > 0; i--) {
 		if (child)
 			lock_reset(&sampler.stripes[i - 1].lock);

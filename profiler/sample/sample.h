@@ -16,12 +16,13 @@
  * recorded object. The later fields are there only where options need them: see
  * sample_birth_ns(). */
 struct sample_record {
-	uint32_t site;
+	uint32_t site;	/* may be labelled, see label.h */
 	uint16_t size;	/* asked, of small objects (large: mspan.size_asked) */
 	uint8_t epoch;	/* see sample_is_inherited() */
 	uint8_t period; /* number of the settings in force at its birth, see period.c */
 	uint64_t birth_ns;
 	uint32_t escape; /* handle of profiler/escape, 0: not followed */
+	uint32_t thread; /* thread_serial() of who made it */
 };
 
 /* INIT. Installs the hooks for the options' mode. In exact mode turns slow frees on. */
@@ -40,7 +41,10 @@ int sample_change(enum opt_mode mode, size_t sample);
 const struct sample_record *sample_find(const struct mspan *s, uint32_t index);
 size_t sample_size_asked(const struct mspan *s,
 			 uint32_t index); /* slot size if unknown */
-/* os_now_ns() scale; 0: not kept. It is where leaks or escapes are looked for. */
+/* The site of its stack; r may be NULL. */
+uint32_t sample_site(const struct sample_record *r);
+/* os_now_ns() scale; 0: not kept. It is where leaks, escapes or lifetimes are looked for.
+ */
 uint64_t sample_birth_ns(const struct sample_record *r);
 /* Was the object made by the process that this one was forked from? */
 bool sample_is_inherited(const struct sample_record *r);
@@ -58,7 +62,8 @@ bool sample_is_hidden(const struct sample_record *r);
 bool sample_has_hidden(void); /* was any object hidden in sampled mode? */
 
 /* DUMP. Writes PREFIX.heap.pb.gz, .allocs.pb.gz and .peak.pb.gz (the last holds the live
- * sites at the peak, see peak.c). Returns 0 or the first -errno. */
+ * sites at the peak, see peak.c), and .lifetimes.pb.gz if that was asked for. Returns 0
+ * or the first -errno. */
 int sample_write_profiles(const char *prefix);
 /* DUMP. One of them (kind: heap, allocs or peak) into a descriptor. 0 or -errno. */
 struct pprof_kind;

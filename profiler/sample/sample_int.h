@@ -5,20 +5,24 @@
 #ifndef PROFILER_SAMPLE_SAMPLE_INT_H
 #define PROFILER_SAMPLE_SAMPLE_INT_H
 
+#include "preload/base/atomic.h"
+#include "profiler/pprof/pprof.h"
+#include "profiler/sample/lifetime.h"
 #include "profiler/sample/sample.h"
+#include "profiler/site/label.h"
 
-/* peak.c: the running total of live bytes, and the sites at its highest. FAST but for a
- * rare copy of all counters. */
-void peak_grow(uint64_t bytes);
-void peak_shrink(uint64_t bytes); /* before the site's counters change */
-void peak_settle(void);		  /* DUMP: the copy is as good as it can be */
+/* peak.c: the running total of live bytes, and the sites at its highest. FAST. Both
+ * before the site's counters change. */
+struct site_counters;
+void peak_grow(struct site_counters *c, uint64_t bytes);
+void peak_shrink(struct site_counters *c, uint64_t bytes);
+void peak_settle(void); /* DUMP: the present may be the peak */
+/* DUMP. What was live of a site at the peak; objects in fixed point. */
+void peak_read(const struct site_counters *c, uint64_t *out_objects, uint64_t *out_bytes);
 uint64_t peak_bytes(void);
 uint64_t peak_live_bytes(void);
-void peak_fork_prepare(void);
-void peak_fork_done(bool child);
-
-/* For sample_adopt(): the sites hold so much, whose copies at the peak add up to that. */
-void peak_adopt(uint64_t live, uint64_t copied);
+/* For sample_adopt(): from the sites. */
+void peak_adopt(void);
 /* sample.c: of a process that has ended. */
 void sample_set_origin(uint64_t period, uint64_t samples);
 /* period.c: the settings over time. */
@@ -27,11 +31,37 @@ struct period {
 	size_t sample;	     /* mean bytes between samples */
 	bool on, exact;
 };
-const struct period *period_nth(uint8_t number); /* FAST. */
-const struct period *period_latest(void);	 /* FAST. */
-uint8_t period_number(void);			 /* FAST. Of the latest */
-void period_first(struct period p);		 /* INIT. The only one so far */
-bool period_add(struct period p);		 /* false: the list is full */
+#define PERIODS_MAX 256 /* a record has a byte for the number */
+struct periods {
+	uint32_t count; /* atomic; release when list[count - 1] is written */
+	struct period list[PERIODS_MAX];
+};
+extern struct periods periods HIDDEN; /* written by period.c alone */
+
+/* FAST. */
+static inline const struct period *period_nth(uint8_t number)
+{
+	return &periods.list[number];
+}
+
+/* FAST. Of the latest. */
+static inline uint8_t period_number(void)
+{
+	uint32_t n = atomic_load_acquire(&periods.count);
+
+	return (uint8_t)(n ? n - 1 : 0);
+}
+
+const struct period *period_latest(void); /* FAST. */
+void period_first(struct period p);	  /* INIT. The only one so far */
+bool period_add(struct period p);	  /* false: the list is full */
+
+/* sample.c: what an object of this age stands for. */
+void sample_measure(const struct mspan *s, const struct sample_record *r, uint64_t age_ns,
+		    struct lifetime_sum *out);
+/* profile.c: at most LABEL_MAX into list; how many. */
+#define LABEL_MAX 2
+int sample_labels(const struct labels *labels, struct pprof_label *list);
 
 /* sample.c: fills samples, dropped, truncated. */
 void sample_add_counts(struct sample_total *out);

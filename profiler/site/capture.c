@@ -14,7 +14,7 @@ static uint32_t child(struct trail_step *steps, uint32_t parent, uintptr_t pc)
 	struct trail_step *s = &steps[trail_step_index(parent, pc)];
 	uint32_t node = site_child(parent, pc);
 
-	if (node != SITE_NONE && parent != SITE_NONE)
+	if (node != SITE_NONE)
 		*s = (struct trail_step){ .pc = pc, .parent = parent, .node = node };
 	return node;
 }

@@ -242,8 +242,9 @@ struct site_counters *site_counters_if_any(uint32_t site)
 	return number ? counters_at(number) : NULL;
 }
 
-static COLD void make_counters(struct node *n)
+static COLD struct site_counters *make_counters(uint32_t site)
 {
+	struct node *n = node_of(site);
 	uint32_t number;
 
 	lock_acquire(&sites.chunk_lock);
@@ -266,6 +267,7 @@ static COLD void make_counters(struct node *n)
 		}
 	}
 	lock_release(&sites.chunk_lock);
+	return site_counters_if_any(site);
 }
 
 struct site_counters *site_counters(uint32_t site)
@@ -274,8 +276,7 @@ struct site_counters *site_counters(uint32_t site)
 
 	if (LIKELY(c) || site == SITE_NONE)
 		return c;
-	make_counters(node_of(site));
-	return site_counters_if_any(site);
+	return make_counters(site);
 }
 
 void site_each(bool (*fn)(uint32_t site, struct site_counters *c, void *arg), void *arg)

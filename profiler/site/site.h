@@ -27,9 +27,10 @@ struct site_counters {
 	uint64_t free_objects;	/* fixed point */
 	uint64_t free_bytes;
 	uint64_t samples; /* objects actually recorded; not counted in exact mode */
-	/* Copies of alloc - free at the peak, owned by profiler/sample/peak.c. */
-	uint64_t peak_objects, peak_bytes;
+	/* Owned by profiler/sample/peak.c: alloc - free at the peak of that number. */
+	uint64_t peak_objects, peak_bytes, peak_number;
 };
+_Static_assert(sizeof(struct site_counters) == CACHE_LINE, "no two sites in one line");
 
 /* SLOW. The site of a stack, innermost frame first. 0 when out of memory. No heap. */
 uint32_t site_intern(const struct frame *frames, int count);

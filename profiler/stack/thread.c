@@ -28,10 +28,18 @@ static struct {
 	struct fixalloc pool;	  /* guarded by lock */
 	struct thread_info *list; /* newest first; guarded by lock */
 	uint32_t nfinished;	  /* guarded by lock */
+	uint32_t serials;	  /* numbers given out; atomic */
 } registry = { .lock = LOCK_INIT(LOCK_RANK_THREAD),
 	       .pool = FIXALLOC_INIT(sizeof(struct thread_info), META_THREAD) };
 
 bool thread_are_many;
+
+uint32_t thread_serial(void)
+{
+	if (UNLIKELY(seep_tls.serial == 0))
+		seep_tls.serial = atomic_add_relaxed(&registry.serials, 1u);
+	return seep_tls.serial;
+}
 
 void thread_become_many(void)
 {

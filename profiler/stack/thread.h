@@ -26,6 +26,9 @@ struct thread_info {
 	uint8_t state;	       /* enum thread_state */
 	bool released;	       /* detached or joined: libc frees it at its end */
 	uint64_t started_ns;
+	/* Of profiler/site/label.c, the thread's own: its name when last asked for. */
+	char name[16];
+	uint32_t name_uses;
 };
 
 /* INIT. Registers the main thread. */
@@ -70,6 +73,20 @@ static inline void thread_add(uint64_t *counter, uint64_t value)
 	else
 		atomic_store_relaxed(counter, atomic_load_relaxed(counter) + value);
 }
+
+ALWAYS_INLINE void thread_add_two(uint64_t *a, uint64_t to_a, uint64_t *b, uint64_t to_b)
+{
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
+		atomic_add_relaxed(a, to_a);
+		atomic_add_relaxed(b, to_b);
+	} else {
+		atomic_store_relaxed(a, atomic_load_relaxed(a) + to_a);
+		atomic_store_relaxed(b, atomic_load_relaxed(b) + to_b);
+	}
+}
+/* FAST. A number of the calling thread that no other one had or will have, from 1:
+ * stacks, thread descriptors and kernel ids are used again. */
+uint32_t thread_serial(void);
 
 /* Raised around our own work: malloc still works in the calling thread but is never
  * sampled. FAST. Nestable. */

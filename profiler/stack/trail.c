@@ -23,27 +23,29 @@
 
 /* ---- step 3: comparing ---- */
 
-/* The innermost of places[lo..hi) whose word has changed, plus one; lo: none has. */
-NO_SANITIZE static uint32_t changed_place(const struct trail_place *places, uint32_t lo,
-					  uint32_t hi)
-{
-	const struct trail_place *p = places + hi, *end = places + lo;
-
 #define DIFF(p) (*(const volatile uintptr_t *)(p).slot ^ (p).pc)
-	while (p > end) {
-		if (LIKELY(p - end >= 4) && LIKELY((DIFF(p[-1]) | DIFF(p[-2]) |
-						    DIFF(p[-3]) | DIFF(p[-4])) == 0)) {
-			p -= 4;
-			continue;
+
+/* The innermost of places (lo, hi] whose word has changed; lo: none has. */
+ALWAYS_INLINE NO_SANITIZE const struct trail_place *
+changed_place(const struct trail_place *lo, const struct trail_place *hi)
+{
+	for (;;) {
+		while (LIKELY(hi - lo >= 4) && LIKELY((DIFF(hi[0]) | DIFF(hi[-1]) |
+						       DIFF(hi[-2]) | DIFF(hi[-3])) == 0))
+			hi -= 4;
+		/* A stub may stand for one of the four. */
+		for (int i = 0; i < 4; i++, hi--) {
+			uintptr_t word;
+
+			if (hi == lo)
+				return lo;
+			word = *(const volatile uintptr_t *)hi->slot;
+			if (word != hi->pc && walk_true_return(word) != hi->pc)
+				return hi;
 		}
-		if (DIFF(p[-1]) != 0 &&
-		    walk_true_return(*(const volatile uintptr_t *)p[-1].slot) != p[-1].pc)
-			break;
-		p--;
 	}
-#undef DIFF
-	return (uint32_t)(p - places);
 }
+#undef DIFF
 
 NO_SANITIZE static uint32_t changed_word(const struct trail_word *words, uint32_t lo,
 					 uint32_t hi)
@@ -56,7 +58,7 @@ NO_SANITIZE static uint32_t changed_word(const struct trail_word *words, uint32_
 
 /* The walk is at the place of remembered frame `at`, with this rbp. True: it matches, and
  * all that is further out is unchanged. Else s->at is where a match may be yet. */
-static bool proves(struct scan *s, int at, uintptr_t bp)
+static NOINLINE bool proves_with_words(struct scan *s, int at, uintptr_t bp)
 {
 	const struct trail *t = s->trail;
 	const struct trail_frame *f = &t->frames[at];
@@ -74,7 +76,8 @@ static bool proves(struct scan *s, int at, uintptr_t bp)
 	if (base == 0 && t->places[0].pc <= FRAME_PSEUDO_MAX)
 		base = 1; /* nothing is at its slot */
 	s->all->stats.compared += (uint32_t)at - base;
-	place = changed_place(t->places, base, (uint32_t)at);
+	place = (uint32_t)(changed_place(t->places + base - 1, t->places + at - 1) -
+			   t->places + 1);
 	word = changed_word(t->words, words, f->nwords);
 	if (LIKELY(place == base && word == words)) {
 		s->at = at;
@@ -84,6 +87,30 @@ static bool proves(struct scan *s, int at, uintptr_t bp)
 		s->at = (int)place - 2;
 	while (word > words && s->at >= 0 && t->frames[s->at].nwords >= word)
 		s->at--;
+	return false;
+}
+
+/* The same. Mostly the words are one: the 0 that ends the stack. */
+ALWAYS_INLINE bool proves(struct scan *s, const struct trail_place *at, uintptr_t slot,
+			  uintptr_t bp)
+{
+	const struct trail_place *places = s->trail->places, *changed;
+	const struct trail_frame *f = &s->trail->frames[at - places];
+
+	if ((f->flags & TRAIL_NEEDS_BP) && f->bp != bp) {
+		s->at = (int)(at - places) - 1;
+		return false;
+	}
+	if (UNLIKELY(!s->whole) || UNLIKELY(f->base != 0) ||
+	    UNLIKELY(changed_word(s->trail->words, 0, f->nwords) != 0)) {
+		s->w.sp = s->w.lo = slot + 8;
+		return proves_with_words(s, (int)(at - places), bp);
+	}
+	s->all->stats.compared += (uint64_t)(at - places);
+	changed = changed_place(places - 1, at - 1);
+	if (LIKELY(changed < places))
+		return true;
+	s->at = (int)(changed - places) - 1;
 	return false;
 }
 
@@ -100,10 +127,11 @@ static uintptr_t odd_cfa(struct walk *w, struct walked *f, struct cfi_row row)
 	case CFI_PLT:
 		return w->sp + offset + (((f->pc - 1) & 15) >= 11 ? 8 : 0);
 	case CFI_RBP:
-		f->odd = TRAIL_USES_BP;
+		f->slot |= WALKED_USES_BP;
 		return w->bp + offset;
 	case CFI_RBP_DEREF:
-		f->odd = (w->bp + offset) | TRAIL_USES_BP;
+		f->slot |= WALKED_USES_BP | WALKED_BY_WORD;
+		f->word = w->bp + offset;
 		return walk_read(w, w->bp + offset, &cfa) ? cfa : 0;
 	default:
 		return 0;
@@ -119,7 +147,7 @@ static enum verdict step_nowhere(struct scan *s, struct walked *f)
 	    walk_read(&s->w, bp, &words[0]) && walk_read(&s->w, bp + 8, &words[1]))
 		for (uintptr_t i = 0; i < 2; i++)
 			s->tried[i] = (struct trail_word){ bp + i * 8, words[i] };
-	f->odd = TRAIL_USES_BP;
+	f->slot |= WALKED_USES_BP;
 	s->pseudo = module_is_code(f->pc) ? FRAME_TRUNCATED_PC : FRAME_JIT_PC;
 	return ROOT;
 }
@@ -135,7 +163,7 @@ static COLD enum verdict step_missing(struct scan *s, struct walked *f)
 
 		if (cfi_unpack(row).kind != CFI_MISSING)
 			return ROOT; /* the code alone says so */
-		f->odd = TRAIL_USES_BP;
+		f->slot |= WALKED_USES_BP;
 		s->zero = bp + 8;
 		return ROOT;
 	}
@@ -143,8 +171,8 @@ static COLD enum verdict step_missing(struct scan *s, struct walked *f)
 		return step_nowhere(s, f);
 	if (step != STEP_OK || s->w.precise)
 		return REFUSED;
-	f->odd = TRAIL_USES_BP;
-	f->save = bp;
+	f->slot |= WALKED_USES_BP;
+	f->save = (const uintptr_t *)bp;
 	return MATCHED;
 }
 
@@ -171,12 +199,12 @@ static NOINLINE enum verdict step_odd(struct scan *s, struct walked *f)
 		save = cfa;
 		if (row.rbp == CFI_RBP_AT_RBP) {
 			save = w->bp;
-			f->odd |= TRAIL_USES_BP;
+			f->slot |= WALKED_USES_BP;
 		}
 		save += (uintptr_t)(intptr_t)row.rbp_offset;
 		if (save >= cfa || !walk_read(w, save, &w->bp))
 			return REFUSED;
-		f->save = save;
+		f->save = (const uintptr_t *)save;
 	}
 	if (ra == 0) {
 		s->zero = cfa - 8;
@@ -192,91 +220,159 @@ static NOINLINE void learn_row(struct known_row *r, struct row_entry *rows, uint
 {
 	struct cfi_row row = cfi_unpack(row_for(rows, pc - 1));
 
-	r->kind = ROW_ODD;
-	r->pc = row.kind == CFI_MISSING ? 0 : pc; /* code may be loaded there later */
-	if (row.kind != CFI_RSP || row.cfa_offset <= 0 || row.cfa_offset % 8 != 0)
+	*r = (struct known_row){ .kind = ROW_ODD };
+	if (row.kind != CFI_MISSING) /* else code may be loaded there later */
+		r->pc = pc;
+	if (row.cfa_offset <= 0 || row.cfa_offset % 8 != 0)
 		return;
-	r->distance = row.cfa_offset;
+	if (row.kind == CFI_RBP) {
+		if (row.cfa_offset != 16 || row.rbp != CFI_RBP_AT_CFA ||
+		    row.rbp_offset != -16)
+			return;
+		*r = (struct known_row){
+			.pc = pc, .distance = 8, .save = -8, .kind = ROW_FRAME
+		};
+		return;
+	}
+	if (row.kind != CFI_RSP)
+		return;
 	if (row.rbp == CFI_RBP_SAME) {
 		r->kind = ROW_KEEPS;
 	} else if (row.rbp == CFI_RBP_AT_CFA && row.rbp_offset % 8 == 0 &&
 		   row.rbp_offset <= -16 && -row.rbp_offset <= row.cfa_offset) {
 		r->save = (int16_t)(row.rbp_offset + 8);
 		r->kind = ROW_SAVES;
+	} else {
+		return;
 	}
+	r->distance = (uint32_t)row.cfa_offset;
+}
+
+/* Any step that is not simple, by s->w. A pc of 0 ends the stack. */
+static NOINLINE enum verdict step_slowly(struct scan *s, struct walked *f)
+{
+	enum verdict v;
+
+	if (f->pc == 0) {
+		s->zero = f->slot;
+		return ENDED;
+	}
+	f->save = &f->bp;
+	v = step_odd(s, f);
+	s->odd |= (f->slot & WALKED_FLAGS) != 0;
+	return v;
+}
+
+/* Room for more than the f frames there are. NULL: there is none. */
+static COLD struct walked *grow(struct trails *a, struct walked *f)
+{
+	const struct walked *old = a->walked;
+	ptrdiff_t n = f - old;
+
+	if (!trails_grow_walked(a))
+		return NULL;
+	for (f = a->walked; f < a->walked + n; f++)
+		if (f->save == &old[f - a->walked].bp)
+			f->save = &f->bp;
+	return f;
+}
+
+/* The next slot by a frame pointer; none: one past every stack. */
+static inline uintptr_t slot_by_frame(uintptr_t slot, uintptr_t bp)
+{
+	return bp > slot + 8 && bp % 8 == 0 ? bp + 8 : UINTPTR_MAX;
 }
 
 NO_SANITIZE static enum verdict walk(struct scan *s, struct row_entry *rows)
 {
 	struct trails *a = s->all;
 	const struct trail_place *places = s->trail->places, *at = places + s->at;
+	const struct return_stubs stubs = return_stubs;
+	uintptr_t hi = s->w.hi; /* of a stack that is not known it grows */
 	uintptr_t slot = s->w.slot, pc = s->w.pc, bp = s->w.bp;
-	uint32_t n = 0;
+	struct walked *f = a->walked, *end = f + a->capacity;
 	enum verdict v = MATCHED;
 
-	for (;; n++) {
-		struct walked *f;
+	for (;; f++) {
 		struct known_row *r;
+		uintptr_t next;
 
 		while (at->slot < slot)
 			at--;
 		if (at->slot == slot && at->pc == pc) {
-			s->w.sp = s->w.lo = slot + 8;
-			if (proves(s, (int)(at - places), bp))
+			if (proves(s, at, slot, bp)) {
+				s->at = (int)(at - places);
 				break;
+			}
 			at = places + s->at;
 		}
-		if (UNLIKELY(n == a->capacity) && !trails_grow_walked(a)) {
-			v = CUT;
-			break;
+		if (UNLIKELY(f == end)) {
+			struct walked *more = grow(a, f);
+
+			if (!more) {
+				v = CUT;
+				break;
+			}
+			f = more;
+			end = a->walked + a->capacity;
 		}
-		f = &a->walked[n];
 		f->slot = slot;
 		f->pc = pc;
 		f->bp = bp;
-		f->save = 0;
-		f->odd = 0;
-		r = &a->rows[(pc ^ pc >> 10) % ROWS];
+		r = &a->rows[pc %
+			     ROWS]; /* what pc depends on here is the slowest chain */
 		if (UNLIKELY(r->pc != pc))
 			learn_row(r, rows, pc);
-		if (LIKELY(r->kind != ROW_ODD) &&
-		    LIKELY(slot + (uintptr_t)(intptr_t)r->distance < s->w.hi)) {
-			slot += (uintptr_t)(intptr_t)r->distance;
-			pc = walk_true_return(*(const volatile uintptr_t *)slot);
-			if (r->kind == ROW_SAVES) {
-				f->save = slot + (uintptr_t)(intptr_t)r->save;
-				bp = *(const volatile uintptr_t *)f->save;
-			}
-			if (LIKELY(pc != 0))
-				continue;
-			s->zero = slot;
-			v = ROOT;
-		} else {
-			v = step_odd(s, f);
+		next = slot + r->distance;
+		if (r->kind == ROW_FRAME) { /* not a sum of either: it is on the chain */
+			next = slot_by_frame(slot, bp);
+			f->slot |= WALKED_USES_BP;
+			s->odd = true;
+		}
+		if (UNLIKELY(r->kind == ROW_ODD) || UNLIKELY(next >= hi)) {
+			f->slot = slot;
+			v = step_slowly(s, f);
 			slot = s->w.slot;
 			pc = s->w.pc;
 			bp = s->w.bp;
-		}
-		if (v != MATCHED) {
-			n++;
+			hi = s->w.hi;
+			if (v == MATCHED)
+				continue;
+			f += v != ENDED;
 			break;
 		}
+		/* No branch, since saved and kept registers alternate at random. */
+		f->save = r->kind == ROW_KEEPS
+				  ? &f->bp
+				  : (const uintptr_t *)(next +
+							(uintptr_t)(intptr_t)r->save);
+		bp = *(const volatile uintptr_t *)f->save;
+		slot = next;
+		pc = *(const volatile uintptr_t *)slot;
+		if (UNLIKELY(pc - stubs.start < stubs.size))
+			pc = walk_true_return(pc);
 	}
-	s->n = n;
-	if (v == MATCHED)
-		s->at = (int)(at - places);
-	a->stats.walked += n;
-	return v;
+	s->n = (uint32_t)(f - a->walked);
+	a->stats.walked += s->n;
+	return v == ENDED ? ROOT : v;
 }
 
-/* Walks from the caller of fp's frame to what is remembered. */
-NO_SANITIZE static enum verdict walk_from(struct scan *s, const uintptr_t *fp,
-					  struct row_entry *rows)
+static COLD void enter_generation(struct trails *a, uint32_t generation)
+{
+	a->generation = generation;
+	memset(a->rows, 0, sizeof(a->rows));
+	trails_forget(a);
+}
+
+/* Walks from the caller of fp's frame, which is our outermost, to what is remembered. Of
+ * the own trail's frames the innermost `known` may match. */
+ALWAYS_INLINE NO_SANITIZE enum verdict walk_from(struct scan *s, const uintptr_t *fp,
+						 struct row_entry *rows, uint32_t known)
 {
 	struct trails *a = s->all;
+	struct trail *t;
 	uint32_t generation = unwind_generation();
 
-	fp = walk_last_own_frame(fp);
 	s->w.pc = walk_true_return(fp[1]);
 	s->w.slot = (uintptr_t)(fp + 1);
 	s->w.bp = fp[0];
@@ -287,22 +383,30 @@ NO_SANITIZE static enum verdict walk_from(struct scan *s, const uintptr_t *fp,
 		s->w.window = s->w.hi = 0;
 	s->w.fixed_lo = s->w.fixed_hi = 0;
 	s->zero = s->pseudo = 0;
+	s->odd = false;
 	s->tried[0].addr = 0;
 	if (UNLIKELY(a->generation != generation)) {
-		a->generation = generation;
-		memset(a->rows, 0, sizeof(a->rows));
-		trails_forget(a);
+		enter_generation(a, generation);
+		known = 0;
 	}
-	s->trail = s->w.known ? &a->own : trails_guess_other(a, s->w.sp);
-	if (UNLIKELY(!s->trail->places) && !trail_grow(s->trail, FRAMES_FIRST))
+	t = &a->own;
+	if (UNLIKELY(!s->w.known)) {
+		t = trails_guess_other(a, s->w.sp);
+		known = t->count;
+	}
+	s->trail = t;
+	if (UNLIKELY(!t->places) && !trail_grow(t, FRAMES_FIRST))
 		return REFUSED;
-	s->at = (int)s->trail->count - 1;
+	s->whole = s->w.known && !t->rootless && t->places[0].pc > FRAME_PSEUDO_MAX;
+	s->at = (int)known - 1;
 	return walk(s, rows);
 }
 
 static bool keep_all(struct scan *s, enum verdict v)
 {
-	if (UNLIKELY(v == REFUSED) || !trail_keep(s, v)) {
+	if (LIKELY(v == MATCHED) && s->n == 0) {
+		s->trail->count = (uint32_t)(s->at + 1);
+	} else if (UNLIKELY(v == REFUSED) || !trail_keep(s, v)) {
 		s->all->stats.refused++;
 		return false;
 	}
@@ -320,11 +424,11 @@ static bool keep_retained(struct scan *s, enum verdict v)
 	return true;
 }
 
-ALWAYS_INLINE struct trail *capture(const uintptr_t *fp,
-				    bool (*keep_fn)(struct scan *s, enum verdict v))
+static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp,
+				      uint32_t known,
+				      bool (*keep_fn)(struct scan *s, enum verdict v))
 {
 	struct row_entry *rows = atomic_load_acquire(&row_cache);
-	struct trails *a = seep_tls.trails;
 	struct trail *t = NULL;
 
 	if (seep_tls.unwinding || !rows)
@@ -337,7 +441,7 @@ ALWAYS_INLINE struct trail *capture(const uintptr_t *fp,
 		struct scan s;
 
 		s.all = a;
-		if (keep_fn(&s, walk_from(&s, fp, rows)))
+		if (keep_fn(&s, walk_from(&s, fp, rows, known)))
 			t = s.trail;
 		if (UNLIKELY(++a->stats.captures >= STATS_INTERVAL))
 			trails_add_stats(a);
@@ -347,12 +451,55 @@ ALWAYS_INLINE struct trail *capture(const uintptr_t *fp,
 	return t;
 }
 
+/* The commonest capture: the innermost frame of the thread's own stack matches, and all
+ * else too. What is at the places of that trail can be read. Returns how many frames of
+ * the trail may match; SAME: all do. */
+#define SAME UINT32_MAX
+ALWAYS_INLINE NO_SANITIZE uint32_t compare_own(struct trails *a, const uintptr_t *fp)
+{
+	const struct trail_place *places = a->own.places, *at;
+	const struct trail_frame *f;
+	uint32_t count = a->own.count;
+
+	if (UNLIKELY(count == 0) || UNLIKELY(a->generation != unwind_generation()))
+		return count;
+	at = places + count - 1;
+	f = a->own.frames + count - 1;
+	if (at->slot != (uintptr_t)(fp + 1) || at->pc != fp[1] || f->base != 0 ||
+	    UNLIKELY(a->own.rootless) || UNLIKELY(places->pc <= FRAME_PSEUDO_MAX))
+		return count;
+	if (((f->flags & TRAIL_NEEDS_BP) && f->bp != fp[0]) ||
+	    UNLIKELY(changed_word(a->own.words, 0, f->nwords) != 0))
+		return count - 1;
+	a->stats.compared += count - 1;
+	at = changed_place(places - 1, at - 1);
+	return LIKELY(at < places) ? SAME : (uint32_t)(at - places);
+}
+
+/* Like capture(). */
+ALWAYS_INLINE struct trail *capture_again(const uintptr_t *fp,
+					  bool (*keep_fn)(struct scan *s, enum verdict v))
+{
+	struct trails *a = seep_tls.trails;
+	uint32_t known = 0;
+
+	fp = walk_last_own_frame(fp);
+	if (LIKELY(a != NULL) && LIKELY(!seep_tls.unwinding))
+		known = compare_own(a, fp);
+	if (known != SAME)
+		return capture(a, fp, known, keep_fn);
+	a->own.steps = a->steps;
+	if (UNLIKELY(++a->stats.captures >= STATS_INTERVAL))
+		trails_add_stats(a);
+	return &a->own;
+}
+
 struct trail *trail_capture(void)
 {
-	return capture(__builtin_frame_address(0), keep_all);
+	return capture_again(__builtin_frame_address(0), keep_all);
 }
 
 const struct trail *trail_retained(void)
 {
-	return capture(__builtin_frame_address(0), keep_retained);
+	return capture_again(__builtin_frame_address(0), keep_retained);
 }

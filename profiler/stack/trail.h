@@ -58,11 +58,12 @@ struct trail_step {
 	uint32_t parent, node;
 };
 
-/* FAST. */
+/* FAST. A captured stack's nodes depend on each other: parent goes in last, and cheaply.
+ */
 static inline size_t trail_step_index(uint32_t parent, uintptr_t pc)
 {
-	return (pc ^ pc >> TRAIL_LG_STEPS ^ parent << 3 ^ parent >> 6) %
-	       (1 << TRAIL_LG_STEPS);
+	return ((uint32_t)pc * 0x9e3779b1u >> (32 - TRAIL_LG_STEPS)) ^
+	       parent % (1 << TRAIL_LG_STEPS);
 }
 
 struct trail {

@@ -17,23 +17,33 @@
 
 /* The thread's own cache of rows, in front of the large one of all threads. */
 enum row_kind {
+	ROW_ODD,   /* look it up */
 	ROW_KEEPS, /* the caller's frame is at a constant distance */
 	ROW_SAVES, /* the same, and rbp is restored from the stack */
-	ROW_ODD,   /* look it up */
+	ROW_FRAME, /* rbp is a frame pointer */
 };
 
 struct known_row {
 	uintptr_t pc;
-	int32_t distance; /* from the slot of this frame to its caller's */
-	int16_t save;	  /* ROW_SAVES: from there to where rbp was saved */
-	uint16_t kind;	  /* enum row_kind */
+	uint32_t distance; /* from the slot of this frame to its caller's */
+	int16_t save;	   /* from there to where rbp was saved */
+	uint16_t kind;	   /* enum row_kind */
+};
+
+/* How a frame that the walk has met is left, besides by a constant distance; in the lower
+ * bits of its slot. */
+enum walked_flag {
+	WALKED_USES_BP = 1, /* the CFA depends on rbp */
+	WALKED_BY_WORD = 2, /* the CFA was read from a word of the stack */
+	WALKED_FLAGS = 3,
 };
 
 /* A frame that the walk has met. */
 struct walked {
-	uintptr_t slot, pc, bp;
-	uintptr_t save; /* where the caller's rbp was restored from; 0: unchanged */
-	uintptr_t odd;	/* TRAIL_USES_BP, and where the CFA was read from, if it was */
+	uintptr_t slot; /* and enum walked_flag */
+	uintptr_t pc, bp;
+	const uintptr_t *save; /* where the caller's rbp was read; bp: it is unchanged */
+	uintptr_t word;	       /* WALKED_BY_WORD: which */
 };
 
 struct trails {
@@ -48,7 +58,7 @@ struct trails {
 	struct known_row rows[ROWS];
 };
 
-enum verdict { MATCHED, ROOT, CUT, REFUSED };
+enum verdict { MATCHED, ROOT, CUT, REFUSED, ENDED };
 
 /* One capture. */
 struct scan {
@@ -57,6 +67,8 @@ struct scan {
 	struct trail *trail;
 	uint32_t n;	/* frames walked */
 	int at;		/* innermost remembered frame that may match */
+	bool whole;	/* the trail goes to the stack's end, whose bounds are known */
+	bool odd;	/* a frame has an enum walked_flag */
 	uintptr_t zero; /* where the outermost frame's return address, 0, was read */
 	/* Beyond the outermost frame: FRAME_JIT_PC and its like, and the two words at rbp
 	 * that led to it; their address 0: none were read. */

@@ -239,9 +239,9 @@ static void note_word(struct trail *t, struct trail_frame *f, uintptr_t addr,
 		t->top = addr + 8;
 }
 
-static uintptr_t deref_of(const struct walked *w)
+static uintptr_t slot_of(const struct walked *w)
 {
-	return w->odd & ~(uintptr_t)TRAIL_USES_BP;
+	return w->slot & ~(uintptr_t)WALKED_FLAGS;
 }
 
 /* Frame i, on top of i - 1: what the step between the two depended on. */
@@ -250,11 +250,11 @@ static NOINLINE void note_dependence(struct trail *t, uint32_t i, const struct w
 	struct trail_frame *f = &t->frames[i];
 	bool needed = f[-1].flags & TRAIL_NEEDS_BP;
 
-	if (w->save && needed)
-		note_word(t, f, w->save, f[-1].bp);
-	if (deref_of(w))
-		note_word(t, f, deref_of(w), t->places[i - 1].slot + 8);
-	if ((w->odd & TRAIL_USES_BP) || (!w->save && needed))
+	if (w->save != &w->bp && needed)
+		note_word(t, f, (uintptr_t)w->save, f[-1].bp);
+	if (w->slot & WALKED_BY_WORD)
+		note_word(t, f, w->word, t->places[i - 1].slot + 8);
+	if ((w->slot & WALKED_USES_BP) || (w->save == &w->bp && needed))
 		f->flags = TRAIL_NEEDS_BP;
 }
 
@@ -265,15 +265,15 @@ static COLD void put_outermost(struct scan *s, struct trail *t, uint32_t i,
 	struct trail_frame *f = &t->frames[i];
 
 	f->nwords = 0;
-	t->top = w->slot + 8;
+	t->top = slot_of(w) + 8;
 	if (s->zero) {
 		note_word(t, f, s->zero, 0);
-		if (deref_of(w))
-			note_word(t, f, deref_of(w), s->zero + 8);
+		if (w->slot & WALKED_BY_WORD)
+			note_word(t, f, w->word, s->zero + 8);
 	}
 	for (int k = 0; k < 2 && s->tried[k].addr; k++)
 		note_word(t, f, s->tried[k].addr, s->tried[k].value);
-	f->flags = w->odd & TRAIL_USES_BP ? TRAIL_NEEDS_BP : 0;
+	f->flags = w->slot & WALKED_USES_BP ? TRAIL_NEEDS_BP : 0;
 }
 
 static void put_pseudo_root(struct scan *s, struct trail *t, uintptr_t pc)
@@ -291,31 +291,20 @@ ALWAYS_INLINE uint32_t known_step(const struct trails *a, uint32_t parent, uintp
 	return s->pc == pc && s->parent == parent ? s->node : 0;
 }
 
-static void put_frames(struct scan *s, struct trail *t)
+/* Puts the frames from w inwards on top of the trail's first i, which are not none. */
+static void put_odd_frames(struct scan *s, struct trail *t, uint32_t i,
+			   const struct walked *w)
 {
 	struct trails *a = s->all;
-	const struct walked *w = &a->walked[s->n];
-	struct trail_place *p = &t->places[t->count];
-	struct trail_frame *f = &t->frames[t->count];
-	uint32_t i = t->count, limit, base, nwords, flags, node;
-	uint64_t serial = a->serial;
+	struct trail_place *p = &t->places[i];
+	struct trail_frame *f = &t->frames[i];
+	uint32_t base = f[-1].base, nwords = f[-1].nwords, flags = f[-1].flags;
+	uint32_t limit =
+		base + a->max - (base > 0); /* frames that the site has room for */
+	uint32_t node = f[-1].node;
 
-	if (UNLIKELY(i == 0 || p[-1].pc <= FRAME_PSEUDO_MAX)) {
-		w--;
-		p->slot = w->slot;
-		p->pc = w->pc;
-		*f = (struct trail_frame){ .bp = w->bp, .serial = ++serial };
-		put_outermost(s, t, i, w);
-		i++, p++, f++;
-	}
-	base = f[-1].base;
-	limit = base + a->max - (base > 0); /* frames that the site has room for */
-	nwords = f[-1].nwords;
-	flags = f[-1].flags;
-	node = f[-1].node;
-	for (; w > a->walked; i++, p++, f++) {
-		w--;
-		p->slot = w->slot;
+	for (; w >= a->walked; w--, i++, p++, f++) {
+		p->slot = slot_of(w);
 		p->pc = w->pc;
 		if (UNLIKELY(i >= limit)) {
 			base = i + 1 - a->max / 2;
@@ -324,20 +313,67 @@ static void put_frames(struct scan *s, struct trail *t)
 		} else if (LIKELY(node != 0)) {
 			node = known_step(a, node, w->pc);
 		}
-		f->bp = w->bp;
-		f->serial = ++serial;
-		f->node = node;
-		f->base = base;
-		f->nwords = nwords;
-		f->flags = 0;
-		if (UNLIKELY((flags | w->odd) != 0)) {
+		*f = (struct trail_frame){ .bp = w->bp,
+					   .serial = ++a->serial,
+					   .node = node,
+					   .base = base,
+					   .nwords = nwords };
+		if (flags != 0 || (w->slot & WALKED_FLAGS)) {
 			note_dependence(t, i, w);
 			nwords = f->nwords;
 			flags = f->flags;
 		}
 	}
 	t->count = i;
+}
+
+/* The same where the site is not cut and nothing depends on rbp. */
+static void put_plain_frames(struct trails *a, struct trail *t, uint32_t i,
+			     const struct walked *w)
+{
+	struct trail_place *p = &t->places[i];
+	struct trail_frame *f = &t->frames[i];
+	const struct walked *last = a->walked;
+	uint32_t nwords = f[-1].nwords, base = f[-1].base, node = f[-1].node;
+	uint64_t serial = a->serial;
+
+	t->count = i + (uint32_t)(w - last) + 1;
+	for (; w >= last; w--, p++, f++) {
+		p->slot = w->slot;
+		p->pc = w->pc;
+		if (LIKELY(node != 0))
+			node = known_step(a, node, w->pc);
+		f->bp = w->bp;
+		f->serial = ++serial;
+		f->node = node;
+		f->base = base;
+		f->nwords = nwords;
+		f->flags = 0;
+	}
 	a->serial = serial;
+}
+
+static void put_frames(struct scan *s, struct trail *t)
+{
+	struct trails *a = s->all;
+	const struct walked *w = &a->walked[s->n - 1];
+	uint32_t i = t->count;
+	const struct trail_frame *outer;
+
+	if (UNLIKELY(i == 0 || t->places[i - 1].pc <= FRAME_PSEUDO_MAX)) {
+		t->places[i] = (struct trail_place){ slot_of(w), w->pc };
+		t->frames[i] = (struct trail_frame){ .bp = w->bp, .serial = ++a->serial };
+		if (i == 0)
+			t->frames[i].node = known_step(a, 0, w->pc);
+		put_outermost(s, t, i, w);
+		i++, w--;
+	}
+	outer = &t->frames[i - 1];
+	if (LIKELY((outer->flags | s->odd) == 0) &&
+	    LIKELY(i + s->n < outer->base + a->max))
+		put_plain_frames(a, t, i, w);
+	else
+		put_odd_frames(s, t, i, w);
 }
 
 bool trail_keep(struct scan *s, enum verdict v)
@@ -347,10 +383,10 @@ bool trail_keep(struct scan *s, enum verdict v)
 	if (UNLIKELY(v != MATCHED)) {
 		s->all->stats.full++;
 		if (t != &s->all->own)
-			t = place_other(s->all, s->all->walked[s->n - 1].slot);
+			t = place_other(s->all, slot_of(&s->all->walked[s->n - 1]));
 		s->at = -1;
 		forget(s->all, t);
-		t->root = s->all->walked[s->n - 1].slot;
+		t->root = slot_of(&s->all->walked[s->n - 1]);
 	}
 	t->count = (uint32_t)(s->at + 1);
 	if (s->n == 0)

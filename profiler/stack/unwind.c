@@ -29,9 +29,7 @@ struct row_entry *row_cache;
 struct own_text own_text;
 struct return_stubs return_stubs;
 
-static struct {
-	uint32_t generation; /* atomic */
-} unwind;
+uint32_t unwind_changes;
 
 /* ---- rows ---- */
 
@@ -61,16 +59,11 @@ bool unwind_is_described(uintptr_t pc)
 	return unpacked_row(pc).kind != CFI_MISSING;
 }
 
-uint32_t unwind_generation(void)
-{
-	return atomic_load_acquire(&unwind.generation);
-}
-
 void unwind_modules_changed(void)
 {
 	if (row_cache)
 		os_purge(row_cache, ROW_CACHE_ENTRIES * sizeof(struct row_entry));
-	atomic_add_relaxed(&unwind.generation, 1u);
+	atomic_add_relaxed(&unwind_changes, 1u);
 }
 
 /* ---- reading the stack ---- */

@@ -56,8 +56,12 @@ ALWAYS_INLINE NO_SANITIZE const uintptr_t *walk_last_own_frame(const uintptr_t *
 {
 	const uintptr_t start = own_text.start, size = own_text.size;
 
-	while (fp[1] - start < size && walk_true_return(fp[1]) - start < size)
+	while (fp[1] - start < size) {
+		if (UNLIKELY(fp[1] - return_stubs.start < return_stubs.size) &&
+		    walk_true_return(fp[1]) - start >= size)
+			break;
 		fp = (const uintptr_t *)fp[0];
+	}
 	return fp;
 }
 /* Appends frames from w outwards to frames[n..max). Returns the new count. SIGNAL. */
@@ -94,8 +98,12 @@ ALWAYS_INLINE uint64_t row_for(struct row_entry *cache, uintptr_t pc)
 	return row_find(cache, pc);
 }
 
-/* Counts module changes; trails of another generation are void. Atomic. */
-uint32_t unwind_generation(void);
+/* FAST. Counts module changes; trails of another generation are void. */
+extern uint32_t unwind_changes HIDDEN; /* atomic, written by unwind.c */
+static inline uint32_t unwind_generation(void)
+{
+	return atomic_load_acquire(&unwind_changes);
+}
 
 /* INIT. Opens libunwind privately; without it the functions below find nothing. */
 void unwind_lib_open(void);

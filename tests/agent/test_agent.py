@@ -51,6 +51,7 @@ class Agent(seeptest.TestCase):
         text = self.ask("heap", p.pid)
         self.assertRegex(text, rf"seep: asked \(process {p.pid}\), mode exact")
         self.assertRegex(text, r"3\.8 MiB in +4000  asked_alloc < ")
+        self.assertRegex(text, r"resident now: \d+\.\d MiB\nseep: +3\.\d MiB +\d+\.\d %  live\n")
         self.ask("heap", p.pid)
         self.assertEqual(sorted(os.listdir(self.dir + "/seep.out")),
                          [f"asked.{p.pid}.2.heap.pb.gz", f"asked.{p.pid}.heap.pb.gz"])

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import pbgz
 import seeptest
 
 NAMED = ["leaf_small", "middle_keep", "exported_churn", "recurse", "main", "_start"]
@@ -61,6 +62,19 @@ class Profile(seeptest.TestCase):
         peak = self.totals("peak", "x", "peak_space")
         self.assertEqual(peak["big_peak"], (8 << 20, 8 << 20))
         self.assertEqual(peak["leaf_small"], (20000, 20000))
+
+    def test_peak_is_the_true_one(self):
+        """Sites add up to the highest total, however slowly it was reached."""
+        sql = ("create table t(a integer primary key, b); with recursive n(i) as (select 1 "
+               "union all select i+1 from n where i<20000) insert into t select i, 'x'||i "
+               "from n; select count(distinct b) from t;")
+        r = seeptest.run(["sqlite3", ":memory:", sql],
+                         options=f"mode=exact:out={self.dir}/x")
+        self.assertEqual((r.returncode, r.stderr), (0, b""))
+        path = self.one("x.*.peak.pb.gz")
+        said = re.search(r"peak (\d+) bytes", " ".join(pbgz.comments(path)))
+        self.assertGreater(int(said[1]), 500000)
+        self.assertEqual(sum(s["values"][1] for s in pbgz.read(path)), int(said[1]))
 
     def test_frames_are_named(self):
         self.make("mode=exact", "x")

@@ -3,10 +3,12 @@
 #include "tests/unit/cm.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #include "preload/base/opt.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
+#include "profiler/sample/lifetime.h"
 #include "profiler/sample/maths.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
@@ -21,14 +23,51 @@ static void close_to(double ours, double libm)
 static void test_maths(void **state)
 {
 	(void)state;
-	for (double x = 1e-16; x < 1e6; x *= 1.37) {
-		close_to(maths_ln(x), log(x));
-		close_to(maths_one_minus_exp(x), -expm1(-x));
-		if (x > 0)
-			close_to(maths_inverse_share(x), -1 / expm1(-x));
+	for (double x = 1e-16; x < 1e6; x *= 1.37)
+		close_to(maths_inverse_share(x), -1 / expm1(-x));
+	for (double x = 0.2; x < 0.3; x += 0.001) /* where the series change */
+		close_to(maths_inverse_share(x), -1 / expm1(-x));
+}
+
+/* 64 bits that follow a leading one are the mantissa of a number in (0, 1). */
+static void test_exponential(void **state)
+{
+	uint64_t bits = 1;
+
+	(void)state;
+	for (int i = 0; i < 1000000; i++) {
+		double got = maths_exponential(bits >> (i % 60));
+		double want = 64 * log(2.0) - log((double)((bits >> (i % 60)) | 1));
+
+		assert_true(fabs(got - want) < 1e-6);
+		bits = bits * 6364136223846793005u + 1442695040888963407u;
 	}
-	close_to(maths_ln(1.0), 0.0);
-	close_to(maths_one_minus_exp(0.0), 0.0);
+	assert_true(maths_exponential(0) > 43 && maths_exponential(0) < 45);
+	assert_true(fabs(maths_exponential(UINT64_MAX)) < 1e-6);
+}
+
+/* The distribution itself: of a million evenly spread arguments the share below each
+ * quantile, the mean and the mean square are those of the exponential distribution. */
+static void test_exponential_distribution(void **state)
+{
+	const int n = 1000000;
+	int below[10] = { 0 };
+	double sum = 0, squares = 0;
+
+	(void)state;
+	for (int i = 0; i < n; i++) {
+		double u = ((double)i + 0.5) / n;
+		double v = maths_exponential((uint64_t)(u * 18446744073709551616.0));
+
+		sum += v;
+		squares += v * v;
+		for (int q = 1; q < 10; q++)
+			below[q] += v < -log(1 - q / 10.0);
+	}
+	assert_true(fabs(sum / n - 1) < 1e-5);
+	assert_true(fabs(squares / n - 2) < 1e-3);
+	for (int q = 1; q < 10; q++)
+		assert_true(abs(below[q] - n / 10 * q) <= 2);
 }
 
 static void test_weight(void **state)
@@ -39,6 +78,36 @@ static void test_weight(void **state)
 
 		assert_true(fabs((double)sample_weight(n) / (1 << SITE_SHIFT) / want -
 				 1) < 1e-4);
+	}
+}
+
+/* What the counters get for an object is its weight, also when it is remembered, and goes
+ * again when the object does. Sizes that share an entry, and one that is too large. */
+static void test_counted(void **state)
+{
+	static const size_t sizes[] = {
+		0, 1, 16, 17, 1040, 100, 100, 32768, 70000, 65535
+	};
+
+	(void)state;
+	for (size_t i = 0; i < 3 * ARRAY_LEN(sizes); i++) {
+		size_t size = sizes[i % ARRAY_LEN(sizes)];
+		uint64_t objects = sample_weight(size) >> SITE_SHIFT;
+		struct sample_total before, made, after;
+		void *p;
+
+		sample_get_total(&before);
+		heap_set_budget(-1);
+		p = heap_malloc(size);
+		sample_get_total(&made);
+		heap_free(p);
+		sample_get_total(&after);
+		assert_in_range(made.alloc_objects - before.alloc_objects, objects,
+				objects + 1);
+		assert_int_equal(made.alloc_bytes - before.alloc_bytes,
+				 size * sample_weight(size) >> SITE_SHIFT);
+		assert_int_equal(after.live_bytes, before.live_bytes);
+		assert_int_equal(after.live_objects, before.live_objects);
 	}
 }
 
@@ -66,6 +135,22 @@ static void test_unbiased(void **state)
 	/* every sampled block was freed again */
 	assert_int_equal(after.live_bytes, before.live_bytes);
 	assert_int_equal(after.live_objects, before.live_objects);
+}
+
+static void test_lifetime_ranges(void **state)
+{
+	unsigned last = 0;
+
+	(void)state;
+	for (uint64_t ns = 0; ns < (uint64_t)1 << 62; ns += ns / 19 + 1) {
+		unsigned n = lifetime_range(ns);
+
+		assert_true(n == last || n == last + 1);
+		assert_true(lifetime_bound(n) <= ns && ns < lifetime_bound(n + 1));
+		assert_int_equal(lifetime_range(lifetime_bound(n)), n);
+		last = n;
+	}
+	assert_true(lifetime_range(UINT64_MAX) < 256); /* a byte of the key */
 }
 
 static void test_records(void **state)
@@ -96,9 +181,13 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_maths),
+		cmocka_unit_test(test_exponential),
+		cmocka_unit_test(test_exponential_distribution),
 		cmocka_unit_test(test_weight),
+		cmocka_unit_test(test_counted),
 		cmocka_unit_test(test_unbiased),
 		cmocka_unit_test(test_records),
+		cmocka_unit_test(test_lifetime_ranges),
 	};
 
 	opt_init("mode=sampled:seed=42");

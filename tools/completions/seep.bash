@@ -5,7 +5,7 @@ _seep_commands="run gate escape recover heap allocs peak threads set symbolize d
 
 _seep_options() {
 	case $1 in
-	run) echo "-o --out --mode --sample --seed --leak --suppressions --no-escape --no-threads --no-follow --no-symbolize -O --option --lib -q --quiet -h --help" ;;
+	run) echo "-o --out --mode --sample --seed --leak --suppressions --lifetimes --labels --no-escape --no-threads --no-follow --no-symbolize -O --option --lib -q --quiet -h --help" ;;
 	gate) echo "--suppressions --gen-suppressions --reachable --possible --exitcode --threads --strict -o --out --no-symbolize -O --option --lib -q --quiet -h --help" ;;
 	escape) echo "-o --out --from --format --report --top --sample --bound -O --option --lib -h --help" ;;
 	recover) echo "-o --out --lib -h --help" ;;
@@ -22,6 +22,7 @@ _seep_options() {
 # The words that may follow the option $2 of the command $1; fails: any file.
 _seep_values() {
 	case $1,$2 in
+	run,--labels) echo "thread size thread,size" ;;
 	run,--mode) echo "exact sampled off" ;;
 	symbolize,--demangle) echo "none simple templates full" ;;
 	diff,--by) echo "stack function line" ;;
@@ -34,7 +35,7 @@ _seep_values() {
 
 _seep_takes_value() {
 	case $1 in
-	-o | --out | --mode | --sample | --seed | --suppressions | -O | --option | --lib) return 0 ;;
+	-o | --out | --mode | --labels | --sample | --seed | --suppressions | -O | --option | --lib) return 0 ;;
 	--exitcode | -d | --debug-dir | --demangle | --by | --sample-index) return 0 ;;
 	-n | --top | --format | --source-root | --gen-suppressions | --signal | --from | --report) return 0 ;;
 	*) return 1 ;;

@@ -41,6 +41,8 @@ complete -c seep -n '__seep_in run' -l mode -x -a 'exact sampled off' -d 'what i
 complete -c seep -n '__seep_in run escape' -l sample -x -d 'mean bytes between samples'
 complete -c seep -n '__seep_in run' -l seed -x -d 'seed of the random choice'
 complete -c seep -n '__seep_in run' -l leak -d 'look for leaks as well'
+complete -c seep -n '__seep_in run' -l lifetimes -d 'how long objects live'
+complete -c seep -n '__seep_in run' -l labels -x -a 'thread size thread,size' -d 'split sites'
 complete -c seep -n '__seep_in run' -l no-escape -d 'no escape profile'
 complete -c seep -n '__seep_in run' -l no-threads -d 'no threads profile'
 complete -c seep -n '__seep_in run' -l no-follow -d 'only the program itself'

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/lib/estimate.h"
 #include "tools/lib/say.h"
 
 /* Bytes of the UTF-8 character at s that XML, too, can hold; 0 when it is none. */
@@ -103,6 +104,8 @@ static int objects_type(const struct pbfile *p, const char *type)
 	char *name;
 	int found;
 
+	if (strcmp(type, "slack") == 0 || strcmp(type, "lifetime") == 0)
+		return pbfile_type(p, "objects");
 	if (!space)
 		return -1;
 	name = format_string("%.*sobjects", (int)(space - type), type);
@@ -123,6 +126,8 @@ static void add_samples(struct findings *f, struct pbfile *p, int type)
 {
 	int objects = objects_type(p, f->type), retained = -1;
 	bool leaks = strcmp(f->type, "leaked_space") == 0;
+	bool lives = pbfile_type(p, "slack") >= 0;
+	struct estimate estimate = estimate_of(p, type);
 	struct stacks stacks;
 
 	if (leaks)
@@ -134,13 +139,19 @@ static void add_samples(struct findings *f, struct pbfile *p, int type)
 		const struct frame *frames;
 		size_t n = stacks_of(&stacks, s, &frames);
 		struct finding *to;
+		double variance;
 
-		if (s->value[type] == 0)
+		if (s->value[type] == 0 && !lives)
 			continue;
 		to = finding_of(f, leaks ? kind_label(p, s) : "", frames, n);
 		to->amount += s->value[type];
 		to->objects += objects >= 0 ? s->value[objects] : 0;
 		to->retained += retained >= 0 ? s->value[retained] : 0;
+		variance = estimate_variance(&estimate, s, s->value[type]);
+		to->variance += variance;
+		f->variance += variance;
+		if (lives)
+			lifetimes_add(&to->lives, p, s);
 		f->amount += s->value[type];
 		f->objects += objects >= 0 ? s->value[objects] : 0;
 	}
@@ -293,6 +304,8 @@ struct findings *findings_read(const char *path, const char *index, char **out_w
 void findings_free(struct findings *f)
 {
 	intern_free(&f->stacks);
+	for (size_t i = 0; i < f->count; i++)
+		lifetimes_free(f->list[i].lives);
 	arena_free(&f->arena);
 	free(f->list);
 	free(f);
@@ -326,6 +339,8 @@ const char *findings_amount(const struct findings *f, int64_t amount, char *buf,
 {
 	if (strcmp(f->unit, "bytes") == 0 && amount >= 0)
 		return say_bytes((uint64_t)amount, buf, size);
+	if (strcmp(f->unit, "nanoseconds") == 0 && amount >= 0)
+		return lifetimes_duration((double)amount, buf, size);
 	snprintf(buf, size, "%lld%s%s", (long long)amount,
 		 strcmp(f->unit, "count") == 0 ? "" : " ",
 		 strcmp(f->unit, "count") == 0 ? "" : f->unit);

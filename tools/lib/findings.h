@@ -8,11 +8,14 @@
 
 #include "tools/lib/arena.h"
 #include "tools/lib/intern.h"
+#include "tools/lib/lifetimes.h"
 #include "tools/lib/stacks.h"
 
 struct finding {
 	const char *kind; /* "direct", "indirect"; "" in a profile */
 	int64_t objects, amount, retained;
+	double variance;	    /* of amount, 0: it is no estimate */
+	struct lifetimes *lives;    /* of a lifetimes profile, else NULL */
 	const struct frame *frames; /* innermost first, at least one */
 	size_t nframes;
 };
@@ -27,6 +30,7 @@ struct findings {
 		*verdict;   /* "clean", "leak", "incomplete"; NULL: a profile, no check */
 	const char *reason; /* of incomplete, else "" */
 	int64_t objects, amount;
+	double variance; /* of amount */
 	bool has_objects;
 	struct finding *list;
 	size_t count, size;

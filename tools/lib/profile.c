@@ -4,9 +4,11 @@
  */
 #include "tools/lib/profile.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/lib/estimate.h"
 #include "tools/lib/names.h"
 #include "tools/lib/pbfile.h"
 #include "tools/lib/say.h"
@@ -67,6 +69,7 @@ static int pick(struct pbfile *f, int objects, int space, struct profile_site *s
 {
 	const Seep__Pprof__Profile *p = f->p;
 	struct ranked *order = allocate((p->n_sample + 1) * sizeof(*order));
+	struct estimate estimate = estimate_of(f, space);
 	struct stacks s;
 	int found = 0;
 
@@ -74,10 +77,16 @@ static int pick(struct pbfile *f, int objects, int space, struct profile_site *s
 	for (size_t i = 0; i < p->n_sample; i++)
 		order[i] = (struct ranked){ p->sample[i], p->sample[i]->value[space] };
 	qsort(order, p->n_sample, sizeof(*order), larger_first);
-	for (size_t i = 0; i < p->n_sample && found < n && order[i].bytes > 0; i++)
-		sites[found++] = (struct profile_site){ order[i].sample->value[objects],
-							order[i].bytes,
-							describe(&s, order[i].sample) };
+	for (size_t i = 0; i < p->n_sample && found < n && order[i].bytes > 0; i++) {
+		struct profile_site *to = &sites[found++];
+		double variance =
+			estimate_variance(&estimate, order[i].sample, order[i].bytes);
+
+		*to = (struct profile_site){ .objects = order[i].sample->value[objects],
+					     .bytes = order[i].bytes,
+					     .stack = describe(&s, order[i].sample) };
+		estimate_text((double)to->bytes, variance, to->error, sizeof(to->error));
+	}
 	stacks_free(&s);
 	free(order);
 	return found;
@@ -99,6 +108,32 @@ int profile_top(const char *path, const char *objects_type, const char *space_ty
 		found = pick(f, objects, space, sites, n);
 	pbfile_free(f);
 	return found;
+}
+
+double profile_error(const char *path, const char *type, int64_t *out_period)
+{
+	char *why = NULL;
+	struct pbfile *f = pbfile_read(path, &why);
+	double sum = 0, variance = 0;
+	struct estimate e;
+	int index;
+
+	free(why);
+	index = f ? pbfile_type(f, type) : -1;
+	if (index >= 0) {
+		e = estimate_of(f, index);
+		for (size_t i = 0; i < f->p->n_sample; i++) {
+			const Seep__Pprof__Sample *s = f->p->sample[i];
+
+			sum += (double)s->value[index];
+			variance += estimate_variance(&e, s, s->value[index]);
+		}
+	}
+	if (f) {
+		*out_period = f->p->period;
+		pbfile_free(f);
+	}
+	return sum > 0 ? 100 * sqrt(variance) / sum : 0;
 }
 
 void profile_free(struct profile_site *sites, int n)

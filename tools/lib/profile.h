@@ -11,13 +11,17 @@
 
 struct profile_site {
 	int64_t objects, bytes;
-	char *stack; /* "leaf < caller < ...", demangled; allocated */
+	char error[16]; /* " ±4 %" of bytes where they are an estimate, else "" */
+	char *stack;	/* "leaf < caller < ...", demangled; allocated */
 };
 
 /* The n sites with the largest value of sample type "space" (by name), largest first.
  * Returns how many, -1 when the file cannot be read. Free with profile_free(). */
 int profile_top(const char *path, const char *objects_type, const char *space_type,
 		struct profile_site *sites, int n);
+/* The expected error of the whole of a sample type, in percent; 0: it is no estimate, or
+ * nothing was seen. *out_period: the profile's, if it can be read. */
+double profile_error(const char *path, const char *type, int64_t *out_period);
 void profile_free(struct profile_site *sites, int n);
 /* Human form of a linkage name, allocated. */
 char *profile_demangle(const char *name);

@@ -3,15 +3,18 @@
  * report_text: findings for people, and as JSON; what all formats share.
  *
  * The JSON is {"schema":1,"reports":[{"file","exe","pid","type","unit","verdict"?,
- * "reason"?,"amount","objects","findings":[{"kind","amount","objects","retained"?,
+ * "reason"?,"amount","objects","standard_error"?,"findings":[{"kind","amount","objects",
+ * "retained"?,"standard_error"?,"lifetimes"?,
  * "fingerprint","stack":[{"function","file","line","module","inlined"}]}]}]}. Extended,
  * never renamed.
  */
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/lib/estimate.h"
 #include "tools/lib/reports.h"
 #include "tools/lib/say.h"
 
@@ -31,12 +34,16 @@ const char *reports_path(const struct reports *r, const char *file)
 
 char *reports_title(const struct findings *f, const struct finding *one)
 {
-	char amount[32], retained[48] = "", objects[48] = "";
+	char amount[32], retained[48] = "", objects[48] = "", error[32];
 
 	findings_amount(f, one->amount, amount, sizeof(amount));
+	estimate_text((double)one->amount, one->variance, error, sizeof(error));
 	if (f->has_objects)
 		snprintf(objects, sizeof(objects), " in %lld object%s",
 			 (long long)one->objects, one->objects == 1 ? "" : "s");
+	else if (strcmp(f->type, "objects") == 0)
+		snprintf(objects, sizeof(objects), " object%s",
+			 one->amount == 1 ? "" : "s");
 	if (one->retained > one->amount) {
 		char bytes[32];
 
@@ -46,7 +53,7 @@ char *reports_title(const struct findings *f, const struct finding *one)
 	if (*one->kind)
 		return format_string("%s leak of %s%s%s", one->kind, amount, objects,
 				     retained);
-	return format_string("%s%s%s", amount, objects, retained);
+	return format_string("%s%s%s%s", amount, error, objects, retained);
 }
 
 void reports_escape(FILE *out, const char *text)
@@ -83,6 +90,8 @@ static void print_finding(const struct reports *r, FILE *out, const struct findi
 
 	fprintf(out, "\n%s, from:\n", title);
 	free(title);
+	if (one->lives)
+		lifetimes_print(one->lives, out);
 	for (size_t i = 0; i < one->nframes; i++) {
 		const struct frame *fr = &one->frames[i];
 		char *place = frame_place(fr);
@@ -97,13 +106,14 @@ static void print_finding(const struct reports *r, FILE *out, const struct findi
 static void print_one(const struct reports *r, FILE *out, const struct findings *f)
 {
 	size_t shown = reports_shown(r, f);
-	char amount[32];
+	char amount[32], error[32];
 
 	fprintf(out, "%s%s%s", f->path, *f->exe ? ": " : "", f->exe);
 	if (f->pid)
 		fprintf(out, " (process %lld)", (long long)f->pid);
-	fprintf(out, "\n%s: %s", f->type,
-		findings_amount(f, f->amount, amount, sizeof(amount)));
+	fprintf(out, "\n%s: %s%s", f->type,
+		findings_amount(f, f->amount, amount, sizeof(amount)),
+		estimate_text((double)f->amount, f->variance, error, sizeof(error)));
 	if (f->has_objects)
 		fprintf(out, " in %lld object%s", (long long)f->objects,
 			f->objects == 1 ? "" : "s");
@@ -148,6 +158,10 @@ static json_t *json_finding(const struct finding *one)
 		      "fingerprint", fingerprint, "stack", stack);
 	if (one->retained)
 		json_object_set_new(j, "retained", json_integer(one->retained));
+	if (one->variance > 0)
+		json_object_set_new(j, "standard_error", json_real(sqrt(one->variance)));
+	if (one->lives)
+		json_object_set_new(j, "lifetimes", lifetimes_json(one->lives));
 	return j;
 }
 
@@ -161,6 +175,8 @@ static json_t *json_findings(const struct reports *r, const struct findings *f)
 		      "pid", (json_int_t)f->pid, "type", f->type, "unit", f->unit,
 		      "amount", (json_int_t)f->amount, "objects", (json_int_t)f->objects,
 		      "findings", list);
+	if (f->variance > 0)
+		json_object_set_new(j, "standard_error", json_real(sqrt(f->variance)));
 	if (f->verdict) {
 		json_object_set_new(j, "verdict", json_string(f->verdict));
 		json_object_set_new(j, "reason", json_string(f->reason));
