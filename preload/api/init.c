@@ -102,7 +102,7 @@ static void profiler_init(void)
 		leak_init();
 	if (o->escape != OPT_ESCAPE_OFF)
 		escape_init();
-	if (escape_is_on())
+	if (o->escape != OPT_ESCAPE_OFF && escape_is_on())
 		sample_hooks = (struct sample_hooks){ .begin = escape_begin,
 						      .end = escape_end,
 						      .resize = escape_resize,

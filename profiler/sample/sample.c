@@ -36,6 +36,7 @@
 #include "profiler/site/site.h"
 #include "profiler/site/store.h"
 #include "profiler/stack/thread.h"
+#include "profiler/stack/unwind.h"
 
 #define HIDDEN_SITE UINT32_MAX /* of sample_hide_enter(); no stack has it */
 #define STRIPES	    16
@@ -575,6 +576,7 @@ static void install(void)
 
 static void set_exact(void)
 {
+	unwind_expect_many();
 	atomic_store_relaxed(&sampler.slow_frees, true);
 	heap_slow_frees();
 }
