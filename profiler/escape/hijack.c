@@ -46,9 +46,10 @@ HIDDEN extern struct stub_entry escape_stub_table[STUBS];
 
 static struct {
 	bool on;
-	uintptr_t loader; /* bias of the dynamic loader */
-	uint32_t levels;  /* frames that an object is followed through */
-	uint32_t fresh;	  /* first never used */
+	uintptr_t loader;  /* bias of the dynamic loader */
+	uint32_t levels;   /* frames that an object is followed through */
+	uintptr_t unknown; /* return address into no known module, or 0 */
+	uint32_t fresh;	   /* first never used */
 	/* Free stubs: those that returned, last first; those given up otherwise, first
 	 * first, taken only when there is no other. */
 	uint16_t stack[STUBS], ring[STUBS];
@@ -153,6 +154,8 @@ static bool may_replace(uintptr_t ra)
 {
 	const struct module *m = module_find_code(ra - 1);
 
+	if (!m)
+		hijack.unknown = ra;
 	return m && !m->is_seep && m->bias != hijack.loader && module_find_code(ra - 8) &&
 	       follows_call(ra) && unwind_is_described(ra - 1);
 }
@@ -218,6 +221,14 @@ static void arm(uint32_t handle, uintptr_t slot, uintptr_t ra)
 	}
 }
 
+uintptr_t hijack_take_unknown(void)
+{
+	uintptr_t ra = hijack.unknown;
+
+	hijack.unknown = 0;
+	return ra;
+}
+
 /* The site of frames[n] of a stack whose site is given. */
 static uint32_t outer_site(uint32_t site, uint32_t n)
 {
@@ -273,6 +284,7 @@ void escape_stub_return(uintptr_t after_call, const struct stub_regs *r)
 	uint32_t k = (uint32_t)((after_call - (uintptr_t)escape_stubs) / STRIDE);
 	uint64_t all = ~(uint64_t)0, old = 0;
 	uint32_t handle, next;
+	uintptr_t unknown;
 	bool masked =
 		os_call(SYS_rt_sigprocmask, 0, (long)&all, (long)&old, 8, 0, 0) == 0;
 
@@ -289,7 +301,10 @@ void escape_stub_return(uintptr_t after_call, const struct stub_regs *r)
 		f->level++;
 		hijack_attach(handle);
 	}
+	unknown = hijack_take_unknown();
 	escape_unlock();
+	if (UNLIKELY(unknown))
+		module_learn(unknown - 1);
 	if (masked)
 		os_call(SYS_rt_sigprocmask, 2, (long)&old, 0, 8, 0, 0);
 }

@@ -4,9 +4,10 @@
  *
  * Structure: one open-addressed table, at most half full. Labels of a sample: escape,
  * depth, confidence; and, for the text report, what is known of it beyond: `to` (name of
- * the global or of the holder's site), `freed_by`, size_min and size_max, the median of
- * lifetimes, how many objects were really seen (samples), looked for (scanned), and
- * grown.
+ * the global or of the holder's site), `allocator` (the function that was called: malloc,
+ * calloc), `freed_by` (the function that called free) and `freed_with` (what it called:
+ * free, realloc), size_min and size_max, the median of lifetimes, how many objects were
+ * really seen (samples), looked for (scanned), and grown in place.
  */
 #include "profiler/escape/result.h"
 
@@ -16,6 +17,8 @@
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
+#include "preload/base/os.h"
+#include "profiler/escape/callee.h"
 #include "profiler/escape/dataname.h"
 #include "profiler/pprof/pprof.h"
 #include "profiler/pprof/symbol.h"
@@ -31,6 +34,7 @@ static struct {
 	uint64_t lost;
 	/* scratch of the report, one at a time */
 	char to[TEXT_BYTES], by[TEXT_BYTES], holder[TEXT_BYTES];
+	char allocator[TEXT_BYTES], with[TEXT_BYTES];
 } results;
 
 bool result_init(void)
@@ -218,13 +222,29 @@ static const char *name_free(uintptr_t pc, char *buf, size_t size)
 	return symbol_demangle(sym.function, buf, size);
 }
 
+/* What was called before return address pc, without parameters; NULL: not known. */
+static const char *name_call(uintptr_t pc, char *buf)
+{
+	const char *name = pc ? callee_name(pc) : NULL;
+	char *end;
+
+	if (!name)
+		return NULL;
+	fmt_string(buf, TEXT_BYTES, "%s",
+		   symbol_demangle(name, results.holder, TEXT_BYTES));
+	end = strchr(buf, '(');
+	if (end && end != buf)
+		*end = '\0';
+	return buf;
+}
+
 struct writing {
 	struct pprof *p;
 	uintptr_t *pcs;
 	int max;
 };
 
-#define MAX_LABELS 12
+#define MAX_LABELS 14
 
 static bool write_result(const struct result *r, void *arg)
 {
@@ -233,6 +253,8 @@ static bool write_result(const struct result *r, void *arg)
 	const int64_t values[] = { (int64_t)(r->objects >> SITE_SHIFT), (int64_t)r->bytes,
 				   (int64_t)r->lifetime_ns };
 	const char *freed = name_free(k->freed, results.by, TEXT_BYTES);
+	const char *with = name_call(k->freed, results.with);
+	const char *allocator = name_call(site_pc(k->site), results.allocator);
 	struct pprof_label labels[MAX_LABELS] = {
 		{ .key = "escape", .text = escape_word(k) },
 		{ .key = "confidence", .text = confidence_word(k->end) },
@@ -247,6 +269,11 @@ static bool write_result(const struct result *r, void *arg)
 	name_place(k, results.to, TEXT_BYTES);
 	if (results.to[0])
 		labels[n++] = (struct pprof_label){ .key = "to", .text = results.to };
+	if (allocator)
+		labels[n++] =
+			(struct pprof_label){ .key = "allocator", .text = allocator };
+	if (with)
+		labels[n++] = (struct pprof_label){ .key = "freed_with", .text = with };
 	if (freed)
 		labels[n++] = (struct pprof_label){ .key = "freed_by", .text = freed };
 	if (k->end != END_THREAD && k->end != END_UNKNOWN)
@@ -262,7 +289,7 @@ static bool write_result(const struct result *r, void *arg)
 	return true;
 }
 
-int result_write(const char *prefix, const char *how)
+int result_write(const char *prefix, const char *how, uint64_t since_ns)
 {
 	const char *comments[] = { "seep " SEEP_VERSION, how,
 				   results.lost ? "the table of results was full" : NULL,
@@ -277,6 +304,7 @@ int result_write(const char *prefix, const char *how)
 	error = pprof_begin(&w.p, &pprof_kind_escape, prefix,
 			    sample_is_exact() ? 1 : (int64_t)opt_get()->sample, comments);
 	if (error == 0) {
+		pprof_duration(w.p, os_now_ns() - since_ns);
 		result_each(write_result, &w);
 		error = pprof_finish(w.p);
 	}
