@@ -177,6 +177,39 @@ NOINLINE void case_append(void)
 	BARRIER();
 }
 
+/* Grown and gone in one function; and one that its caller frees. */
+NOINLINE void make_grown(void)
+{
+	char *p = NULL;
+
+	for (size_t n = 64; n <= 512; n *= 2) {
+		p = realloc(p, n);
+		KEEP(p);
+	}
+	free(p);
+	BARRIER();
+}
+
+NOINLINE char *make_returned_grown(void)
+{
+	char *p = NULL;
+
+	for (size_t n = 64; n <= 512; n *= 2) {
+		p = realloc(p, n);
+		KEEP(p);
+	}
+	return p;
+}
+
+NOINLINE void case_returned_grown(void)
+{
+	char *p = make_returned_grown();
+
+	p[0] = 1;
+	free(p);
+	BARRIER();
+}
+
 /* A closure: its code and what it captured, by reference. */
 struct closure {
 	int (*call)(struct closure *self);
@@ -489,6 +522,8 @@ int main(void)
 		case_global();
 		case_member();
 		case_element();
+		make_grown();
+		case_returned_grown();
 		case_closure();
 		case_interface();
 		make_large();
