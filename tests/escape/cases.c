@@ -83,6 +83,38 @@ NOINLINE void case_twice(void)
 	BARRIER();
 }
 
+/* Does the caller read rax? It cannot be seen behind an lfence; the types of these two
+ * say it. Both are freed by the caller. */
+NOINLINE void *make_maybe(void)
+{
+	void *p = malloc(192);
+
+	KEEP(p);
+	return p;
+}
+
+uintptr_t hidden; /* the pointer, inverted */
+
+NOINLINE void make_left(void)
+{
+	void *p = malloc(208);
+
+	KEEP(p);
+	hidden = ~(uintptr_t)p;
+	__asm__ volatile("" : : "a"(p) : "memory"); /* there when it returns */
+}
+
+#define CALL_AND_FREE(name, callee, get)                                            \
+	__asm__(".text\n.globl " #name "\n.type " #name ", @function\n" #name ":\n" \
+		".cfi_startproc\n\tsub $8, %rsp\n.cfi_adjust_cfa_offset 8\n"        \
+		"\tcall " #callee "\n\tlfence\n\t" get "\n\tcall free@PLT\n"        \
+		"\tadd $8, %rsp\n.cfi_adjust_cfa_offset -8\n\tret\n"                \
+		".cfi_endproc\n.size " #name ", .-" #name "\n");                    \
+	void name(void)
+
+CALL_AND_FREE(case_maybe, make_maybe, "mov %rax, %rdi");
+CALL_AND_FREE(case_left, make_left, "mov hidden(%rip), %rdi\n\tnot %rdi");
+
 /* ---- global ---- */
 
 NOINLINE void make_global(void)
@@ -519,6 +551,8 @@ int main(void)
 	for (int i = 0; i < ROUNDS; i++) {
 		case_returned();
 		case_twice();
+		case_maybe();
+		case_left();
 		case_global();
 		case_member();
 		case_element();

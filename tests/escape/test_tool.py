@@ -94,6 +94,15 @@ class Tool(seeptest.TestCase):
             self.assertTrue(m, (name, text))
             self.assertTrue(source[int(m[1]) - 1][int(m[2]) - 1:].startswith("malloc"), m[0])
 
+    def test_types_settle_what_is_returned(self):
+        """Where the caller's code does not say whether it reads the register."""
+        text = self.escape("--", PROGRAM)
+        for name in ("make_maybe", "make_left"):
+            self.assertIn(" is maybe returned (50/50), ", self.line(text, name))
+        text = self.escape("--", WITH_LINES)
+        self.assertIn(" is returned (50/50), ", self.line(text, "make_maybe"))
+        self.assertIn(" escapes, dies with case_left", self.line(text, "make_left"))
+
     def test_only_some_are_seen(self):
         """n is what was followed; the estimate of all is told beside it."""
         text = self.escape("--sample", "500", "-O", "seed=7", "--", PROGRAM)
