@@ -13,6 +13,7 @@
 #include "profiler/escape/hijack.h"
 
 #include <cpuid.h>
+#include <signal.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 
@@ -279,14 +280,26 @@ static uint32_t release(uint32_t k, bool returned)
 	return list;
 }
 
+/* What must not be left by a handler's siglongjmp. */
+static uint64_t block_signals(void)
+{
+	uint64_t all = ~(uint64_t)0, old = 0;
+
+	os_call(SYS_rt_sigprocmask, SIG_BLOCK, (long)&all, (long)&old, sizeof(old), 0, 0);
+	return old;
+}
+
+static void restore_signals(uint64_t old)
+{
+	os_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&old, 0, sizeof(old), 0, 0);
+}
+
 void escape_stub_return(uintptr_t after_call, const struct stub_regs *r)
 {
 	uint32_t k = (uint32_t)((after_call - (uintptr_t)escape_stubs) / STRIDE);
-	uint64_t all = ~(uint64_t)0, old = 0;
 	uint32_t handle, next;
 	uintptr_t unknown;
-	bool masked =
-		os_call(SYS_rt_sigprocmask, 0, (long)&all, (long)&old, 8, 0, 0) == 0;
+	uint64_t old = block_signals();
 
 	escape_lock();
 	hijack.stats.returned++;
@@ -305,8 +318,7 @@ void escape_stub_return(uintptr_t after_call, const struct stub_regs *r)
 	escape_unlock();
 	if (UNLIKELY(unknown))
 		module_learn(unknown - 1);
-	if (masked)
-		os_call(SYS_rt_sigprocmask, 2, (long)&old, 0, 8, 0, 0);
+	restore_signals(old);
 }
 
 /* Objects of a list whose activation was left otherwise. */
@@ -319,32 +331,40 @@ static void move_unwound(uint32_t handle, uintptr_t target)
 
 		next = f->next;
 		f->stub = 0;
+		if (f->site == SITE_NONE)
+			continue; /* given up */
 		f->unwound = true;
-		f->level++;
-		while (f->level < f->stack.count &&
-		       bound_slot(&f->stack, f->level) < target)
+		while (f->level + 1u < f->stack.count &&
+		       bound_slot(&f->stack, f->level + 1u) < target)
 			f->level++;
-		if (f->site)
-			hijack_attach(handle);
+		where_look(f, 0, 0, 0);
+		f->level++;
+		hijack_attach(handle);
 	}
 }
 
 void hijack_unwound(int stub)
 {
+	uint64_t old = block_signals();
+
 	escape_lock();
 	if (escape_stub_table[stub].slot) {
 		hijack.stats.unwound++;
 		move_unwound(release((uint32_t)stub, false), 0);
 	}
 	escape_unlock();
+	restore_signals(old);
 }
 
 void hijack_leave(uintptr_t target)
 {
 	uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
 
+	uint64_t old;
+
 	if (!hijack.on || target <= sp || seep_tls.internal > 0)
 		return;
+	old = block_signals();
 	escape_lock();
 	/* From the end: what is released is replaced by one that was looked at, or is
 	 * new. */
@@ -358,6 +378,7 @@ void hijack_leave(uintptr_t target)
 		move_unwound(release(k, false), target);
 	}
 	escape_unlock();
+	restore_signals(old);
 }
 
 void hijack_thread_end(uintptr_t sp)
