@@ -2,7 +2,8 @@
 /*
  * result: see result.h.
  *
- * Structure: one open-addressed table, at most half full. Labels of a sample: escape,
+ * Structure: results in a dense list, found by an open-addressed table of their numbers, at
+ * most half full: going through them touches no more than what there is. Labels of a sample: escape,
  * depth, confidence; and, for the text report, what is known of it beyond: `to` (name of
  * the global or of the holder's site), `allocator` (the function that was called: malloc,
  * calloc), `freed_by` (the function that called free) and `freed_with` (what it called:
@@ -29,7 +30,8 @@
 #define TEXT_BYTES 256
 
 static struct {
-	struct result *table;
+	uint16_t *table;     /* 1 + index in list; 0: empty */
+	struct result *list; /* RESULT_MAX */
 	uint32_t used;
 	uint64_t lost;
 	/* scratch of the report, one at a time */
@@ -40,8 +42,11 @@ static struct {
 bool result_init(void)
 {
 	results.table = meta_map(SLOTS * sizeof(*results.table), META_ESCAPE);
-	return results.table != NULL;
+	results.list = meta_map(RESULT_MAX * sizeof(*results.list), META_ESCAPE);
+	return results.table && results.list;
 }
+
+_Static_assert(RESULT_MAX < UINT16_MAX, "table's numbers");
 
 static uint32_t hash(const struct result_key *k)
 {
@@ -67,16 +72,18 @@ static struct result *find(const struct result_key *key)
 {
 	uint32_t i = hash(key);
 
-	while (results.table[i].key.site) {
-		if (same_key(&results.table[i].key, key))
-			return &results.table[i];
+	while (results.table[i]) {
+		struct result *r = &results.list[results.table[i] - 1];
+
+		if (same_key(&r->key, key))
+			return r;
 		i = (i + 1) % SLOTS;
 	}
 	if (results.used == RESULT_MAX)
 		return NULL;
-	results.used++;
-	results.table[i].key = *key;
-	return &results.table[i];
+	results.list[results.used].key = *key;
+	results.table[i] = (uint16_t)++results.used;
+	return &results.list[results.used - 1];
 }
 
 static unsigned bucket_of(uint64_t ns)
@@ -109,9 +116,9 @@ void result_add(const struct result_key *key, const struct ended *e)
 
 void result_clear(void)
 {
-	for (uint32_t i = 0; i < SLOTS; i++)
-		if (results.table[i].key.site)
-			memset(&results.table[i], 0, sizeof(results.table[i]));
+	if (results.used > 0)
+		memset(results.table, 0, SLOTS * sizeof(*results.table));
+	memset(results.list, 0, results.used * sizeof(*results.list));
 	results.used = 0;
 	results.lost = 0;
 }
@@ -119,10 +126,10 @@ void result_clear(void)
 /* The keys stay: taking one out would break the probing of others. */
 void result_clear_live(void)
 {
-	for (uint32_t i = 0; i < SLOTS; i++) {
-		struct result *r = &results.table[i];
+	for (uint32_t i = 0; i < results.used; i++) {
+		struct result *r = &results.list[i];
 
-		if (r->key.site && r->key.end == END_LIVE)
+		if (r->key.end == END_LIVE)
 			*r = (struct result){ .key = r->key };
 	}
 }
@@ -134,8 +141,8 @@ uint64_t result_lost(void)
 
 void result_each(bool (*fn)(const struct result *r, void *arg), void *arg)
 {
-	for (uint32_t i = 0; i < SLOTS; i++)
-		if (results.table[i].samples && !fn(&results.table[i], arg))
+	for (uint32_t i = 0; i < results.used; i++)
+		if (results.list[i].samples && !fn(&results.list[i], arg))
 			return;
 }
 

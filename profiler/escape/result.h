@@ -34,7 +34,7 @@ enum place {
 };
 
 struct result_key {
-	uint32_t site; /* 0: empty */
+	uint32_t site;
 	uint16_t depth;
 	uint8_t end;	 /* enum end_kind */
 	uint8_t place;	 /* enum place */
