@@ -7,13 +7,15 @@
  * of the stack) still finds the last return address. The objects of a stub form a doubly
  * linked list by handle.
  *
- * Concurrency: the lock of escape.c; signals are blocked while it is held in a stub,
- * since a program may well leave a handler by siglongjmp there, though never in malloc.
+ * Concurrency: the lock of escape.c. A handler that might leave by siglongjmp is put off
+ * while it is held (preload/api/signal.c).
+ * A stub that nobody waits for any more, the common case of what does not escape, is
+ * given back without lock or system call: objects are attached only by a thread that runs
+ * inside the activation, which has ended.
  */
 #include "profiler/escape/hijack.h"
 
 #include <cpuid.h>
-#include <signal.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 
@@ -55,7 +57,12 @@ static struct {
 	 * first, taken only when there is no other. */
 	uint16_t stack[STUBS], ring[STUBS];
 	uint32_t nstack, ring_head, nring;
-	uint32_t heads[STUBS]; /* handles; 0: nobody waits */
+	uint32_t heads[STUBS]; /* handles; 0: nobody waits. Written under the lock; of a
+				* stub that is being reached, read without */
+	/* Stubs that were reached with nobody waiting, 1 + number: pushed without the
+	 * lock, taken all at once with it. */
+	uint16_t idle, after[STUBS]; /* idle: atomic */
+	uint64_t idle_returns;	     /* atomic */
 	/* Stubs in use, stats.in_use of them, in no order; and where each is in it. */
 	uint16_t used[STUBS], at[STUBS];
 	struct hijack_stats stats;
@@ -103,8 +110,46 @@ uintptr_t hijack_true_return(int stub)
 
 /* ---- free stubs ---- */
 
+static void put_stub(uint32_t k, bool returned)
+{
+	uint16_t last = hijack.used[--hijack.stats.in_use];
+
+	hijack.used[hijack.at[k]] = last;
+	hijack.at[last] = hijack.at[k];
+	escape_stub_table[k].slot = 0;
+	atomic_store_relaxed(&hijack.heads[k], 0u);
+	if (returned)
+		hijack.stack[hijack.nstack++] = (uint16_t)k;
+	else
+		hijack.ring[(hijack.ring_head + hijack.nring++) % STUBS] = (uint16_t)k;
+}
+
+/* A handler that leaves in between takes the stub with it: it is lost, nothing else. A
+ * return through a copy of a stack finds its stub given back before. */
+static void push_idle(uint32_t k)
+{
+	uint16_t first = atomic_load_relaxed(&hijack.idle);
+
+	if (atomic_exchange_acq_rel(&escape_stub_table[k].slot, (uintptr_t)0) == 0)
+		return;
+	atomic_add_relaxed(&hijack.idle_returns, 1u);
+	do {
+		hijack.after[k] = first;
+	} while (!atomic_cas_acq_rel(&hijack.idle, &first, (uint16_t)(k + 1)));
+}
+
+static NOINLINE void collect_idle(void)
+{
+	uint16_t next = atomic_exchange_acquire(&hijack.idle, (uint16_t)0);
+
+	for (; next; next = hijack.after[next - 1])
+		put_stub(next - 1u, true);
+}
+
 static bool take_stub(uint32_t *out)
 {
+	if (atomic_load_relaxed(&hijack.idle))
+		collect_idle();
 	if (hijack.nstack > 0) {
 		*out = hijack.stack[--hijack.nstack];
 	} else if (hijack.fresh < STUBS) {
@@ -118,20 +163,6 @@ static bool take_stub(uint32_t *out)
 	hijack.at[*out] = (uint16_t)hijack.stats.in_use;
 	hijack.used[hijack.stats.in_use++] = (uint16_t)*out;
 	return true;
-}
-
-static void put_stub(uint32_t k, bool returned)
-{
-	uint16_t last = hijack.used[--hijack.stats.in_use];
-
-	hijack.used[hijack.at[k]] = last;
-	hijack.at[last] = hijack.at[k];
-	escape_stub_table[k].slot = 0;
-	hijack.heads[k] = 0;
-	if (returned)
-		hijack.stack[hijack.nstack++] = (uint16_t)k;
-	else
-		hijack.ring[(hijack.ring_head + hijack.nring++) % STUBS] = (uint16_t)k;
 }
 
 /* ---- attaching ---- */
@@ -178,7 +209,7 @@ static void link_to(uint32_t k, uint32_t handle)
 	f->next = hijack.heads[k];
 	if (f->next)
 		followed_at(f->next)->prev = handle;
-	hijack.heads[k] = handle;
+	atomic_store_relaxed(&hijack.heads[k], handle);
 }
 
 void hijack_detach(uint32_t handle)
@@ -192,7 +223,7 @@ void hijack_detach(uint32_t handle)
 	if (f->prev)
 		followed_at(f->prev)->next = f->next;
 	else
-		hijack.heads[f->stub - 1] = f->next;
+		atomic_store_relaxed(&hijack.heads[f->stub - 1], f->next);
 	f->stub = 0;
 }
 
@@ -280,26 +311,16 @@ static uint32_t release(uint32_t k, bool returned)
 	return list;
 }
 
-/* What must not be left by a handler's siglongjmp. */
-static uint64_t block_signals(void)
-{
-	uint64_t all = ~(uint64_t)0, old = 0;
-
-	os_call(SYS_rt_sigprocmask, SIG_BLOCK, (long)&all, (long)&old, sizeof(old), 0, 0);
-	return old;
-}
-
-static void restore_signals(uint64_t old)
-{
-	os_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&old, 0, sizeof(old), 0, 0);
-}
-
 void escape_stub_return(uintptr_t after_call, const struct stub_regs *r)
 {
 	uint32_t k = (uint32_t)((after_call - (uintptr_t)escape_stubs) / STRIDE);
 	uint32_t handle, next;
 	uintptr_t unknown;
-	uint64_t old = block_signals();
+
+	if (atomic_load_relaxed(&hijack.heads[k]) == 0) {
+		push_idle(k);
+		return;
+	}
 
 	escape_lock();
 	hijack.stats.returned++;
@@ -318,7 +339,6 @@ void escape_stub_return(uintptr_t after_call, const struct stub_regs *r)
 	escape_unlock();
 	if (UNLIKELY(unknown))
 		module_learn(unknown - 1);
-	restore_signals(old);
 }
 
 /* Objects of a list whose activation was left otherwise. */
@@ -345,26 +365,20 @@ static void move_unwound(uint32_t handle, uintptr_t target)
 
 void hijack_unwound(int stub)
 {
-	uint64_t old = block_signals();
-
 	escape_lock();
 	if (escape_stub_table[stub].slot) {
 		hijack.stats.unwound++;
 		move_unwound(release((uint32_t)stub, false), 0);
 	}
 	escape_unlock();
-	restore_signals(old);
 }
 
 void hijack_leave(uintptr_t target)
 {
 	uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
 
-	uint64_t old;
-
 	if (!hijack.on || target <= sp || seep_tls.internal > 0)
 		return;
-	old = block_signals();
 	escape_lock();
 	/* From the end: what is released is replaced by one that was looked at, or is
 	 * new. */
@@ -378,7 +392,6 @@ void hijack_leave(uintptr_t target)
 		move_unwound(release(k, false), target);
 	}
 	escape_unlock();
-	restore_signals(old);
 }
 
 void hijack_thread_end(uintptr_t sp)
@@ -406,5 +419,9 @@ void hijack_thread_end(uintptr_t sp)
 
 void hijack_get_stats(struct hijack_stats *out)
 {
+	escape_lock();
+	collect_idle();
 	*out = hijack.stats;
+	escape_unlock();
+	out->returned += atomic_load_relaxed(&hijack.idle_returns);
 }

@@ -2,13 +2,14 @@
 /*
  * result: see result.h.
  *
- * Structure: results in a dense list, found by an open-addressed table of their numbers, at
- * most half full: going through them touches no more than what there is. Labels of a sample: escape,
- * depth, confidence; and, for the text report, what is known of it beyond: `to` (name of
- * the global or of the holder's site), `allocator` (the function that was called: malloc,
- * calloc), `freed_by` (the function that called free) and `freed_with` (what it called:
- * free, realloc), size_min and size_max, the median of lifetimes, how many objects were
- * really seen (samples), looked for (scanned), and grown in place.
+ * Structure: results in a dense list, found by an open-addressed table of their numbers,
+ * at most half full: going through them touches no more than what there is. Labels of a
+ * sample: escape, depth, confidence; and, for the text report, what is known of it
+ * beyond: `to` (name of the global or of the holder's site), `allocator` (the function
+ * that was called: malloc, calloc), `freed_by` (the function that called free) and
+ * `freed_with` (what it called: free, realloc), size_min and size_max, the median of
+ * lifetimes, how many objects were really seen (samples), looked for (scanned), and grown
+ * in place.
  */
 #include "profiler/escape/result.h"
 
