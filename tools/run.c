@@ -101,10 +101,10 @@ static void parse_one(struct run *r, int c)
 		launch_set(&r->launch, "suppressions", optarg);
 		break;
 	case OPT_LIFETIMES:
-		add(r, "lifetimes", "on");
+		launch_set(&r->launch, "lifetimes", "on");
 		break;
 	case OPT_LABELS:
-		add(r, "labels", optarg);
+		launch_set(&r->launch, "labels", optarg);
 		break;
 	case OPT_NO_ESCAPE:
 		launch_set(&r->launch, "escape", "off");
