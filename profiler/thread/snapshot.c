@@ -157,6 +157,7 @@ static __attribute__((noreturn)) void judge_main(struct taking *t)
 {
 	bool ok;
 
+	world_hurry_no_more();
 	os_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
 	os_call(SYS_setpriority, PRIO_PROCESS, 0, 10, 0, 0, 0);
 	ok = blocked_find(&t->world, t->stacks, t->pid, true, t->verdicts->list);
@@ -217,6 +218,7 @@ static NO_LOCK_CHECK int with_loader_locked(struct dl_phdr_info *info, size_t si
 	heap_lock_all();
 	sample_pool_fork_prepare();
 	meta_fork_prepare();
+	world_hurry(); /* not before: who holds a lock must come to run */
 	t->error = world_stop(&t->world);
 	meta_fork_done(false);
 	sample_pool_fork_done(false);
@@ -230,6 +232,7 @@ static NO_LOCK_CHECK int with_loader_locked(struct dl_phdr_info *info, size_t si
 	}
 	world_resume(&t->world);
 	t->s.pause_ns = os_now_ns() - start;
+	world_hurry_no_more();
 	heap_unlock_all();
 	thread_unlock();
 	return 1;
