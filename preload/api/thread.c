@@ -93,13 +93,18 @@ static uint32_t creator_site(void)
 static void *thread_begin(void *block)
 {
 	struct start s = *(struct start *)block;
+#if CONFIG_PROFILER
+	struct thread_info *t;
+#endif
 
 	heap_free(block);
 	arm(PTHREAD_DESTRUCTOR_ITERATIONS); /* also for a thread that never allocates: its
 					       end is recorded */
 #if CONFIG_PROFILER
 	thread_internal_enter();
-	thread_register(s.creator_site, s.detached);
+	t = thread_register(s.creator_site, s.detached);
+	if (t) /* the routine takes our place on the stack: below two words */
+		t->frames_hi = (uintptr_t)__builtin_frame_address(0) + 16;
 	thread_internal_leave();
 #endif
 	return s.routine(s.arg);

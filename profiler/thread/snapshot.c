@@ -57,6 +57,7 @@ struct taking {
 	int max_frames;
 	int pid, judge; /* the program; the snapshot process, 0: none */
 	enum thread_judge how;
+	struct leak_exit own; /* of the calling thread */
 	int error;
 };
 
@@ -160,7 +161,7 @@ static __attribute__((noreturn)) void judge_main(struct taking *t)
 	world_hurry_no_more();
 	os_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
 	os_call(SYS_setpriority, PRIO_PROCESS, 0, 10, 0, 0, 0);
-	ok = blocked_find(&t->world, t->stacks, t->pid, true, t->verdicts->list);
+	ok = blocked_find(&t->world, t->stacks, &t->own, t->pid, true, t->verdicts->list);
 	atomic_store_release(&t->verdicts->done, (uint32_t)ok);
 	os_exit_group(0);
 }
@@ -169,7 +170,7 @@ static __attribute__((noreturn)) void judge_main(struct taking *t)
 static void judge_here(struct taking *t)
 {
 	t->judge = 0;
-	blocked_find(&t->world, t->stacks, t->pid, false, t->verdicts->list);
+	blocked_find(&t->world, t->stacks, &t->own, t->pid, false, t->verdicts->list);
 	atomic_store_release(&t->verdicts->done,
 			     (uint32_t)(t->how != THREAD_JUDGE_MEMORY));
 }
@@ -339,6 +340,8 @@ int thread_snapshot_take(struct thread_snapshot **out, bool own,
 		return -ENOMEM;
 	}
 	blocked_prepare();
+	if (own && !regs)
+		leak_find_exit(&t->own);
 	now_ns = state_now_ns();
 	read_clocks(t);
 	loader_with_lock(with_loader_locked, t);
