@@ -165,8 +165,7 @@ bool signal_is_own(const void *handler)
 {
 	uintptr_t at = (uintptr_t)handler, text = (uintptr_t)__ehdr_start;
 
-	return at - text < (uintptr_t)etext - text &&
-	       at != (uintptr_t)on_program_signal;
+	return at - text < (uintptr_t)etext - text && at != (uintptr_t)on_program_signal;
 }
 
 void *signal_known(int sig)

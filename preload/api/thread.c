@@ -24,6 +24,9 @@
 #include "profiler/stack/thread.h"
 #endif
 
+/* Of libc's thread descriptor, which has as many or more. */
+#define DESCRIPTOR_BYTES 2304
+
 typedef void *(*start_routine)(void *);
 
 static struct {
@@ -89,6 +92,17 @@ static uint32_t creator_site(void)
 #endif
 }
 
+/* libc's descriptor keeps our argument for the life of the stack: a pointer to whatever
+ * the program's memory becomes, which would hide a leak. Nobody reads it any more. */
+static void forget_argument(const void *block)
+{
+	uintptr_t *word = (uintptr_t *)pthread_self();
+
+	for (size_t i = 0; i < DESCRIPTOR_BYTES / sizeof(*word); i++)
+		if (word[i] == (uintptr_t)block)
+			word[i] = 0;
+}
+
 /* The new thread's first function; a tail call, so that it is in nobody's stack. */
 static void *thread_begin(void *block)
 {
@@ -97,6 +111,7 @@ static void *thread_begin(void *block)
 	struct thread_info *t;
 #endif
 
+	forget_argument(block);
 	heap_free(block);
 	arm(PTHREAD_DESTRUCTOR_ITERATIONS); /* also for a thread that never allocates: its
 					       end is recorded */

@@ -46,6 +46,7 @@ static const char *const restarting[] = {
 	"pthread_rwlock_wrlock", "pthread_barrier_wait", "pthread_once"
 };
 static struct function functions[ARRAY_LEN(restarting)];
+static struct function raw_call; /* syscall() */
 
 struct blocked_hooks blocked_hooks;
 
@@ -85,6 +86,7 @@ void blocked_prepare(void)
 {
 	for (size_t i = 0; i < ARRAY_LEN(restarting); i++)
 		functions[i] = find_function(restarting[i]);
+	raw_call = find_function("syscall");
 	if (dlsym(RTLD_DEFAULT, "__libc_stack_end"))
 		stack_end = *(uintptr_t *)dlsym(RTLD_DEFAULT, "__libc_stack_end");
 }
@@ -194,6 +196,19 @@ static bool has_handlers(void)
 	return has;
 }
 
+/*
+ * No other process can wake it. libc says so of its own objects. Others do not always
+ * (the C++ library's futures), but a word of the heap is in no other process either.
+ */
+static bool is_private(const struct finder *f, uint32_t i)
+{
+	const struct stopped_thread *t = &f->w->threads[i];
+
+	return (t->args[1] & FUTEX_PRIVATE_FLAG) ||
+	       (t->regs.ip - raw_call.start < raw_call.size &&
+		heap_find(t->args[0], NULL));
+}
+
 static bool is_suspect(const struct finder *f, uint32_t i, bool handlers)
 {
 	const struct stopped_thread *t = &f->w->threads[i];
@@ -204,8 +219,7 @@ static bool is_suspect(const struct finder *f, uint32_t i, bool handlers)
 	    (op != FUTEX_WAIT && op != FUTEX_WAIT_BITSET) || t->args[3] != 0 ||
 	    t->regs.sp < info->stack_lo || t->regs.sp >= info->stack_hi)
 		return false;
-	if (!joined_thread(t) &&
-	    (!(t->args[1] & FUTEX_PRIVATE_FLAG) || (handlers && !is_restarted(f, i))))
+	if (!joined_thread(t) && (!is_private(f, i) || (handlers && !is_restarted(f, i))))
 		return false;
 	return is_readable(t->args[0]) && t->args[0] % 4 == 0 &&
 	       (uint32_t)read_int(t->args[0]) == (uint32_t)t->args[2];
