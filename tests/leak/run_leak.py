@@ -408,6 +408,7 @@ def tests_of(program):
             "disabled": known("disabled", [direct(1, 60, "disabled")]),
             "disabled-sampled": special_disabled_sampled,
             "retracted": special_retracted,
+            "fatal-check": known("fatal-check", [direct(1, 60, "lose_one")]),
             "recoverable": known("recoverable", [direct(1, 60, "lose_one")]),
             "no-ptrace": special_no_ptrace,
             "fatal-ptrace": known("fatal-ptrace", [direct(1, 60, "lose_one")]),
