@@ -368,14 +368,17 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 		not_checked(g, r, is_main,
 			    launch_is_running(r)
 				    ? "is still running"
-				    : "ended without a check: it was killed");
+				    : "ended without a check: it was killed or "
+				      "left by a system call of its own");
 		return;
 	}
 	if (r->state != RUNROW_DONE)
 		return;
 	if (became_unknown(g, r))
 		not_checked(g, r, is_main,
-			    "became a program without Seep (static, set-user-ID, ...)");
+			    "became a program without Seep (static, set-user-ID, in a "
+			    "sandbox, "
+			    "without the environment)");
 	if (g->reachable && !g->quiet)
 		print_reachable(r);
 	g->objects += r->objects;

@@ -139,7 +139,11 @@ static void mark_and_sweep(struct cycle *c)
 	}
 	c->marker.decodes = opt_get()->pointers;
 	c->marker.ndecodes = opt_get()->npointers;
-	roots_collect(&c->roots, &c->world, c->own_sp);
+	if (!roots_collect(&c->roots, &c->world, c->own_sp)) {
+		roots_close(&c->roots);
+		incomplete(out, "pages of the heap cannot be made readable");
+		return;
+	}
 	if (c->roots.full)
 		incomplete(out, "more than 65536 mappings");
 	mark_all(c);
@@ -150,6 +154,7 @@ static void mark_and_sweep(struct cycle *c)
 		incomplete(out, "out of memory for the mark stack");
 	if (opt_get()->reachable && !chain_find(&c->marker, &c->roots, &c->world, out))
 		incomplete(out, "out of memory for the chains of holders");
+	roots_close(&c->roots);
 	/* With fewer roots than there are, a clean verdict still stands. */
 	if (c->roots.no_maps && has_losses(out))
 		incomplete(out, "the list of mappings (/proc) is not readable");

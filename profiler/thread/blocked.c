@@ -589,8 +589,10 @@ static bool mark_all(struct finder *f, int pid)
 		if (f->out[i].suspect)
 			roots_exclude(&f->roots, f->infos[i]->stack_lo,
 				      f->infos[i]->stack_hi);
-	roots_collect(&f->roots, f->w,
-		      f->own->sp ? f->own->sp : (uintptr_t)__builtin_frame_address(0));
+	if (!roots_collect(&f->roots, f->w,
+			   f->own->sp ? f->own->sp
+				      : (uintptr_t)__builtin_frame_address(0)))
+		return false;
 	if (f->roots.no_maps || f->roots.full)
 		return false;
 	roots_each(&f->roots, mark_root, f);
@@ -617,6 +619,7 @@ static bool find_lost(struct finder *f, int pid)
 	if (ok)
 		name_reasons(f);
 	mark_free(&f->marker);
+	roots_close(&f->roots);
 	roots_free(&f->roots);
 	return ok;
 }
