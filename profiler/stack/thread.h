@@ -17,15 +17,18 @@ enum thread_state {
 	THREAD_FINISHED,  /* its stack may still be mapped: glibc caches stacks */
 };
 
+struct creator;
+
 struct thread_info {
 	struct thread_info *next;     /* guarded by the registry's lock */
 	int tid;		      /* kernel's id */
 	uintptr_t self;		      /* pthread_self(), also the fs base */
 	uintptr_t stack_lo, stack_hi; /* the whole stack without its guard; 0: unknown */
-	uintptr_t frames_hi;   /* its start routine's frame ends here; 0: unknown */
-	uint32_t creator_site; /* site of the pthread_create call, 0: not captured */
-	uint8_t state;	       /* enum thread_state */
-	bool released;	       /* detached or joined: libc frees it at its end */
+	uintptr_t frames_hi;	 /* its start routine's frame ends here; 0: unknown */
+	struct creator *creator; /* while it runs; NULL: the main thread's */
+	uint32_t creator_site;	 /* site of the pthread_create call, 0: not captured */
+	uint8_t state;		 /* enum thread_state */
+	bool released;		 /* detached or joined: libc frees it at its end */
 	uint64_t started_ns;
 };
 

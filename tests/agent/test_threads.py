@@ -118,7 +118,15 @@ class Threads(seeptest.TestCase):
             tids = re.findall(r'^thread (\d+) "stuck"', full, re.M)
             holders = re.findall(r"blocked for ever: deadlock, thread (\d+)", full)
             self.assertEqual(sorted(tids), sorted(holders))
-            self.assertIn("locks_two", text)
+            # Once around, each with its stack.
+            for form in text, quick, full:
+                m = re.search(rf"\ndeadlock of {count} threads?:\n((  .*\n)+)", form)
+                chain = re.findall(r'  thread (\d+) "stuck" waits for 0x[0-9a-f]+, which '
+                                   r"thread (\d+) has(?:, .*)?:\n    #0 ", m[1])
+                self.assertEqual([a for _, a in chain],
+                                 [b for b, _ in chain[1:] + chain[:1]])
+                self.assertEqual(len(chain), count)
+                self.assertEqual(m[1].count(" locks_two ("), count)
 
     def test_ended_and_never_joined(self):
         with Stuck("stuck", "ended") as p:
@@ -126,6 +134,30 @@ class Threads(seeptest.TestCase):
         self.assertIn("0 blocked for ever, 100 ended and never joined\n", text)
         self.assertRegex(text, r"\n100 threads ended and never joined nor detached, "
                                r"\S+ MiB of stack kept, created by:\n    #0 start \(")
+
+    def test_created(self):
+        with Stuck("stuck", "ended", options="mode=exact") as p:
+            text = self.ask(p.pid, "--created", "-o", "x.pb.gz")
+        self.assertRegex(text, r"^stuck \(process \d+\): 141 threads created at 6 sites, "
+                               r"0 live\n")
+        sites = [(int(m[1]), re.findall(r"#\d+ (\S+)", m[2])) for m in re.finditer(
+            r"\n0 live of (\d+) created, at most \d+ at once \(at least, over time: "
+            r"\d+ \d+ \d+ \d+\):\n((?:    .*\n)*)", text)]
+        self.assertEqual(sorted(n for n, _ in sites), [1, 10, 10, 10, 10, 100])
+        self.assertEqual(sum(f[:2] == ["start", "ended"] for _, f in sites), 4)
+        with Stuck("stuck", "pool") as p:
+            text = self.ask(p.pid, "--created", "-o", "y.pb.gz")
+            self.assertNotIn("more and more", self.ask(p.pid))
+        self.assertRegex(text, r"\n4 live of 4 created, at most 4 at once \(")
+
+        def pprof(*args):
+            return subprocess.run(["go", "tool", "pprof", *args], cwd=self.dir,
+                                  capture_output=True, check=True).stdout.decode()
+        top = pprof("-top", "x.pb.gz")
+        self.assertIn("Type: threadcreate", top)
+        self.assertRegex(top, r"(?m)\b140\b.*\bended$")
+        self.assertRegex(pprof("-top", "-sample_index=live", "y.pb.gz"), r"(?m)\b4\b.*\bpool$")
+        self.assertIn("4.0 (80.00%)", pprof("-tags", "y.pb.gz"))
 
     def test_profile(self):
         with Stuck("stuck", "lost") as p:
