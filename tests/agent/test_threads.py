@@ -1,13 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """seep threads: stacks and states, who is blocked for ever, who was never joined."""
-import os
 import re
-import shutil
-import socket
 import subprocess
-import unittest
 import seeptest
-from asked import until
 
 LOST, DEADLOCK = "what it waits for is lost", "deadlock"
 
@@ -184,59 +179,6 @@ class Threads(seeptest.TestCase):
         self.assertRegex(text, r'thread \d+ "fine" \[futex[^\]]*\]:\n(    #.*\n)+'
                                r"  created by:\n    #0 start ")
         self.assertRegex(text, rf'thread {p.pid} "main" \[read')
-
-    @unittest.skipUnless(shutil.which("gdb"), "needs gdb")
-    def test_same_stacks_as_gdb(self):
-        with Stuck("stuck", "pool") as p:
-            mine = self.ask(p.pid, "--full")
-            r = subprocess.run(["gdb", "-p", str(p.pid), "-batch", "-nx", "-ex",
-                                "thread apply all bt"], capture_output=True,
-                               stdin=subprocess.DEVNULL)
-        theirs = re.findall(r"^#\d+ .*? in (\w+) \(|^#0 +(\w+) \(",
-                            r.stdout.decode(), re.M)
-        if not theirs:
-            self.skipTest("gdb may not attach")
-        parts = [t.split("  created by:")[0] for t in mine.split("\n\n")[1:]]
-        for name in ("fine_worker", "take", "main"):
-            self.assertEqual(sum(t.count(f" {name} (") for t in parts),
-                             sum(name in f for f in theirs), name)
-
-    def serve(self, argv, port):
-        p = subprocess.Popen(argv, env=seeptest.clean_env(LD_PRELOAD=seeptest.LIB),
-                             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                             cwd=self.dir)
-
-        def answers():
-            with socket.socket() as s:
-                return s.connect_ex(("127.0.0.1", port)) == 0
-        try:
-            until(answers)
-            text = self.ask(p.pid)
-        finally:
-            p.terminate()
-            p.stdin.close()
-            p.wait()
-        self.assertRegex(text, r"\n0 blocked for ever, 0 ended", text)
-        return text
-
-    def port(self):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            return s.getsockname()[1]
-
-    @unittest.skipUnless(shutil.which("redis-server"), "needs redis")
-    def test_redis(self):
-        port = self.port()
-        text = self.serve(["redis-server", "--port", str(port), "--io-threads", "4",
-                           "--save", "", "--dir", self.dir], port)
-        self.assertIn("bio_", text)
-
-    @unittest.skipUnless(shutil.which("node"), "needs node")
-    def test_node(self):
-        port = self.port()
-        self.serve([os.path.realpath(shutil.which("node")), "-e",
-                    f"require('http').createServer(()=>1).listen({port},'127.0.0.1')"],
-                   port)
 
     def test_wrong_usage(self):
         for argv in ([], ["x"], ["1", "2"], ["--nonsense", "1"]):
