@@ -363,10 +363,11 @@ static void print_cycle(const struct threads *t, size_t first, bool *seen)
 		const struct thread_sample *s = at(t, i);
 
 		seen[i] = true;
-		threadfile_wait(s->wait_ns, wait, sizeof(wait));
-		printf("  thread %lld \"%s\" waits for %#llx, which thread %lld has%s:\n",
-		       (long long)s->tid, s->name, (unsigned long long)s->address,
-		       (long long)s->other, wait);
+		printf("  thread %lld \"%s\" [%s%s] waits for %#llx, which thread %lld "
+		       "has:\n",
+		       (long long)s->tid, s->name, s->state,
+		       threadfile_wait(s->wait_ns, wait, sizeof(wait)),
+		       (unsigned long long)s->address, (long long)s->other);
 		print_stack(s);
 		i = thread_of(t, s->other);
 	} while (i != first);

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """seep threads: stacks and states, who is blocked for ever, who was never joined."""
+import os
 import re
 import subprocess
 import seeptest
+from asked import until
 
 LOST, DEADLOCK = "what it waits for is lost", "deadlock"
 
@@ -116,8 +118,8 @@ class Threads(seeptest.TestCase):
             # Once around, each with its stack.
             for form in text, quick, full:
                 m = re.search(rf"\ndeadlock of {count} threads?:\n((  .*\n)+)", form)
-                chain = re.findall(r'  thread (\d+) "stuck" waits for 0x[0-9a-f]+, which '
-                                   r"thread (\d+) has(?:, .*)?:\n    #0 ", m[1])
+                chain = re.findall(r'  thread (\d+) "stuck" \[futex[^]]*\] waits for '
+                                   r"0x[0-9a-f]+, which thread (\d+) has:\n    #0 ", m[1])
                 self.assertEqual([a for _, a in chain],
                                  [b for b, _ in chain[1:] + chain[:1]])
                 self.assertEqual(len(chain), count)
@@ -129,6 +131,33 @@ class Threads(seeptest.TestCase):
         self.assertIn("0 blocked for ever, 100 ended and never joined\n", text)
         self.assertRegex(text, r"\n100 threads ended and never joined nor detached, "
                                r"\S+ MiB of stack kept, created by:\n    #0 start \(")
+
+    def test_hangs_in_the_loader(self):
+        """All its threads wait, all signals are blocked, the loader's lock is taken."""
+        p = subprocess.Popen([seeptest.victim("agent/hangs"),
+                              seeptest.victim("agent/hangs_module.so")],
+                             env=seeptest.clean_env(LD_PRELOAD=seeptest.LIB))
+
+        def waits():
+            calls = []
+            for t in os.listdir(f"/proc/{p.pid}/task"):
+                with open(f"/proc/{p.pid}/task/{t}/syscall") as f:
+                    calls.append(f.read().split()[0])
+            return calls == ["202", "202"]
+        try:
+            until(waits)
+            r = seeptest.seep("threads", "--quick", str(p.pid))
+        finally:
+            p.kill()
+            p.wait()
+        text = r.stdout.decode()
+        if r.returncode == 24 and b"ptrace is refused" in r.stderr:
+            self.skipTest("ptrace is refused")
+        self.assertEqual((r.returncode, r.stderr), (0, b""))
+        self.assertIn("\n2 blocked for ever (", text)
+        part = text.split("\ndeadlock of 2 threads:\n")[1].split("\n\n")[0]
+        for function in ("begin", "dlopen", "main", "dlsym", "ask_loader"):
+            self.assertIn(f" {function} (", part)
 
     def test_created(self):
         with Stuck("stuck", "ended", options="mode=exact") as p:
