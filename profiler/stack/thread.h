@@ -19,6 +19,15 @@ enum thread_state {
 
 struct creator;
 
+/* What a thread waited in when it was last made to stand still. */
+struct thread_wait {
+	uint64_t since_ns; /* the scheduler's clock; 0: it did not wait */
+	uint64_t switches; /* its voluntary ones before */
+	uintptr_t sp;
+	int call;
+	uint32_t excused; /* switches since then that are our doing */
+};
+
 struct thread_info {
 	struct thread_info *next;     /* guarded by the registry's lock */
 	int tid;		      /* kernel's id */
@@ -30,6 +39,8 @@ struct thread_info {
 	uint8_t state;		 /* enum thread_state */
 	bool released;		 /* detached or joined: libc frees it at its end */
 	uint64_t started_ns;
+	struct thread_wait wait; /* profiler/thread's, in a stopped world; its excused
+				    also the thread's own, in a signal handler */
 };
 
 /* INIT. Registers the main thread. */
@@ -50,6 +61,14 @@ static inline bool thread_stack_bounds(uintptr_t sp, uintptr_t *out_lo, uintptr_
 	*out_lo = t->stack_lo;
 	*out_hi = t->stack_hi;
 	return true;
+}
+/* FAST, SIGNAL. The calling thread was interrupted by us and will wait again. */
+static inline void thread_excuse_wait(void)
+{
+	struct thread_info *t = seep_tls.thread;
+
+	if (t)
+		t->wait.excused++;
 }
 /* With the registry's lock held by the caller through thread_lock(): the list, finished
  * threads included. */
