@@ -300,6 +300,7 @@ static void print_threads(const struct runtable_row *r)
 	char *path = format_string("%s.threads.pb.gz", r->prefix);
 	struct threadfile *f = threadfile_read(path);
 	size_t n = f ? threadfile_count(f) : 0;
+	char wait[32];
 
 	say_title("%s (process %d): %u threads blocked for ever, %u ended and never "
 		  "joined",
@@ -316,9 +317,10 @@ static void print_threads(const struct runtable_row *r)
 			count +=
 				threadfile_same(f, i, k) ? threadfile_at(f, k)->count : 0;
 		if (s->blocked[0])
-			say_title("blocked for ever: %lld thread%s \"%s\": %s, at:",
+			say_title("blocked for ever: %lld thread%s \"%s\": %s%s, at:",
 				  (long long)count, count == 1 ? "" : "s", s->name,
-				  s->blocked);
+				  s->blocked,
+				  threadfile_wait(s->wait_ns, wait, sizeof(wait)));
 		else
 			say_title("thread leak: %lld thread%s ended and never joined nor "
 				  "detached, created by:",

@@ -25,6 +25,11 @@ static const char usage[] =
 	"wake them can run or find what they wait for; those that have ended and were "
 	"never\n"
 	"joined. The process stands still for as long as the first line says.\n\n"
+	"  --created          instead, the sites that create threads: how many, how many "
+	"of\n"
+	"                     them live, and whether these become more and more; nothing "
+	"is\n"
+	"                     stopped for it\n"
 	"  --full             each thread by itself, with the stack that created it\n"
 	"  -o, --out FILE     also the profile, for go tool pprof; - for standard "
 	"output,\n"
@@ -39,15 +44,19 @@ static const char usage[] =
 	"reason; 25 for wrong usage.\n";
 
 static const struct option options[] = {
-	{ "full", no_argument, NULL, 'F' },  { "out", required_argument, NULL, 'o' },
-	{ "quick", no_argument, NULL, 'Q' }, AGENT_OPTIONS,
-	{ "help", no_argument, NULL, 'h' },  { NULL, 0, NULL, 0 },
+	{ "created", no_argument, NULL, 'C' },
+	{ "full", no_argument, NULL, 'F' },
+	{ "out", required_argument, NULL, 'o' },
+	{ "quick", no_argument, NULL, 'Q' },
+	AGENT_OPTIONS,
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
 };
 
 struct threads {
 	struct agent_target target;
 	const char *out;
-	bool full, quick;
+	bool full, quick, created;
 	struct threadfile *file;
 	size_t n;   /* samples */
 	bool *done; /* samples that were printed in a group */
@@ -60,6 +69,9 @@ static void parse(struct threads *t, int argc, char **argv)
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, "o:h", options, NULL)) != -1) {
 		switch (c) {
+		case 'C':
+			t->created = true;
+			break;
 		case 'F':
 			t->full = true;
 			break;
@@ -106,23 +118,6 @@ static void print_stack(const struct thread_sample *s)
 	}
 }
 
-static const char *wait_text(int64_t ns, char *buf, size_t size)
-{
-	double s = (double)ns / 1e9;
-
-	if (ns <= 0)
-		buf[0] = '\0';
-	else if (s < 1)
-		snprintf(buf, size, ", %.0f ms", s * 1e3);
-	else if (s < 120)
-		snprintf(buf, size, ", %.0f s", s);
-	else if (s < 7200)
-		snprintf(buf, size, ", %.0f minutes", s / 60);
-	else
-		snprintf(buf, size, ", %.1f hours", s / 3600);
-	return buf;
-}
-
 static void print_blocked(const struct thread_sample *s)
 {
 	if (!s->blocked[0])
@@ -151,7 +146,7 @@ static void print_each(const struct threads *t)
 		if (s->role[0])
 			continue;
 		printf("\nthread %lld \"%s\" [%s%s]:\n", (long long)s->tid, s->name,
-		       s->state, wait_text(s->wait_ns, wait, sizeof(wait)));
+		       s->state, threadfile_wait(s->wait_ns, wait, sizeof(wait)));
 		print_blocked(s);
 		print_stack(s);
 		c = creator(t, s->tid);
@@ -196,7 +191,7 @@ static void print_group(const struct threads *t, size_t first, size_t count)
 		if (same_stack(s, at(t, i)) && at(t, i)->wait_ns > longest)
 			longest = at(t, i)->wait_ns;
 	printf("\n%zu thread%s [%s%s]: %s\n", count, count == 1 ? "" : "s", s->state,
-	       wait_text(longest, wait, sizeof(wait)), names);
+	       threadfile_wait(longest, wait, sizeof(wait)), names);
 	if (count == 1 || !s->other)
 		print_blocked(s);
 	else
@@ -273,6 +268,122 @@ static void print_ended(struct threads *t, struct group *groups)
 	}
 }
 
+static void print_growing(struct threads *t)
+{
+	for (size_t i = 0; i < t->n; i++) {
+		const struct thread_sample *s = at(t, i);
+
+		if (strcmp(s->role, "growing") != 0)
+			continue;
+		printf("\n%lld live threads, more and more (at least, over time: %s), "
+		       "created by:\n",
+		       (long long)s->count, s->over_time);
+		print_stack(s);
+	}
+}
+
+/* ---- sites that create threads ---- */
+
+static int most_live_first(const void *x, const void *y)
+{
+	const struct thread_sample *a = *(const struct thread_sample *const *)x;
+	const struct thread_sample *b = *(const struct thread_sample *const *)y;
+
+	if (a->live != b->live)
+		return a->live > b->live ? -1 : 1;
+	return a->count > b->count ? -1 : a->count < b->count;
+}
+
+static void print_sites(const struct threads *t)
+{
+	const struct thread_sample **s = allocate((t->n + 1) * sizeof(*s));
+	char *program = agent_program(t->target.pid);
+	int64_t created = 0, live = 0;
+
+	for (size_t i = 0; i < t->n; i++) {
+		s[i] = at(t, i);
+		created += s[i]->count;
+		live += s[i]->live;
+	}
+	qsort(s, t->n, sizeof(*s), most_live_first);
+	printf("%s (process %d): %lld threads created at %zu site%s, %lld live\n",
+	       program, t->target.pid, (long long)created, t->n, t->n == 1 ? "" : "s",
+	       (long long)live);
+	for (size_t i = 0; i < t->n; i++) {
+		printf("\n%lld live of %lld created, at most %lld at once%s "
+		       "(at least, over time: %s):\n",
+		       (long long)s[i]->live, (long long)s[i]->count,
+		       (long long)s[i]->peak, s[i]->growing[0] ? ", more and more" : "",
+		       s[i]->over_time);
+		print_stack(s[i]);
+	}
+	free(program);
+	free(s);
+}
+
+static void copy_file(int from, int to, const char *name)
+{
+	char buf[65536];
+	ssize_t n;
+
+	lseek(from, 0, SEEK_SET);
+	while ((n = read(from, buf, sizeof(buf))) > 0)
+		for (ssize_t done = 0, m; done < n; done += m) {
+			m = write(to, buf + done, (size_t)(n - done));
+			if (m <= 0)
+				die(EXIT_INCOMPLETE, "%s: %s", name, strerror(errno));
+		}
+}
+
+/* ---- deadlocks ---- */
+
+static size_t thread_of(const struct threads *t, int64_t tid)
+{
+	size_t i = 0;
+
+	while (i < t->n && (at(t, i)->role[0] || at(t, i)->tid != tid))
+		i++;
+	return i;
+}
+
+/* Who waits for whom, around to the first one again. */
+static void print_cycle(const struct threads *t, size_t first, bool *seen)
+{
+	size_t i = first, count = 0;
+	char wait[32];
+
+	do {
+		count++;
+		i = thread_of(t, at(t, i)->other);
+	} while (i < t->n && i != first && count <= t->n);
+	if (i != first)
+		return;
+	printf("\ndeadlock of %zu thread%s:\n", count, count == 1 ? "" : "s");
+	do {
+		const struct thread_sample *s = at(t, i);
+
+		seen[i] = true;
+		printf("  thread %lld \"%s\" [%s%s] waits for %#llx, which thread %lld "
+		       "has:\n",
+		       (long long)s->tid, s->name, s->state,
+		       threadfile_wait(s->wait_ns, wait, sizeof(wait)),
+		       (unsigned long long)s->address, (long long)s->other);
+		print_stack(s);
+		i = thread_of(t, s->other);
+	} while (i != first);
+}
+
+static void print_deadlocks(const struct threads *t)
+{
+	bool *seen = allocate(t->n + 1);
+
+	for (size_t i = 0; i < t->n; i++)
+		if (!at(t, i)->role[0] && !seen[i] &&
+		    strcmp(at(t, i)->blocked, "deadlock") == 0)
+			print_cycle(t, i, seen);
+	free(seen);
+}
+
 static void print_head(const struct threads *t, const struct agent_reply *r)
 {
 	char *program = agent_program(t->target.pid);
@@ -301,6 +412,7 @@ static void print_text(struct threads *t, const struct agent_reply *r)
 
 	t->done = allocate(t->n + 1);
 	print_head(t, r);
+	print_deadlocks(t);
 	if (t->full) {
 		print_each(t);
 	} else {
@@ -309,6 +421,7 @@ static void print_text(struct threads *t, const struct agent_reply *r)
 			print_group(t, groups[i].first, groups[i].count);
 	}
 	print_ended(t, groups);
+	print_growing(t);
 	free(groups);
 	free(t->done);
 }
@@ -316,7 +429,7 @@ static void print_text(struct threads *t, const struct agent_reply *r)
 int command_threads(int argc, char **argv)
 {
 	struct threads t = { .quick = false };
-	struct agent_request q = { .command = AGENT_THREADS };
+	struct agent_request q = { .magic = 0 };
 	struct agent_reply r;
 	struct output o;
 	char *path;
@@ -326,8 +439,10 @@ int command_threads(int argc, char **argv)
 	if (fd < 0)
 		die(EXIT_INCOMPLETE, "memory: %s", strerror(errno));
 	if (t.out)
-		output_open(&o, t.out, t.target.pid, "threads");
-	q.flags = t.quick ? AGENT_QUICK : 0;
+		output_open(&o, t.out, t.target.pid,
+			    t.created ? "threadcreate" : "threads");
+	q.command = t.created ? AGENT_THREADCREATE : AGENT_THREADS;
+	q.flags = t.quick && !t.created ? AGENT_QUICK : 0;
 	agent_ask(&t.target, &q, fd, &r);
 	path = format_string("/proc/self/fd/%d", fd);
 	t.file = threadfile_read(path);
@@ -336,10 +451,16 @@ int command_threads(int argc, char **argv)
 		die(EXIT_INCOMPLETE, "process %d: its answer is not readable",
 		    t.target.pid);
 	t.n = threadfile_count(t.file);
-	if (!t.out || strcmp(t.out, "-") != 0)
-		print_text(&t, &r);
+	if (!t.out || strcmp(t.out, "-") != 0) {
+		if (t.created)
+			print_sites(&t);
+		else
+			print_text(&t, &r);
+	}
 	if (t.out) {
-		if (!threadfile_write_groups(t.file, o.fd))
+		if (t.created)
+			copy_file(fd, o.fd, t.out);
+		else if (!threadfile_write_groups(t.file, o.fd))
 			die(EXIT_INCOMPLETE, "%s: cannot be written", t.out);
 		output_finish(&o);
 	}

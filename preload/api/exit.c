@@ -207,6 +207,8 @@ static int write_profiles(const char *prefix, const struct exit_cause *cause)
 		keep_first(&error, escape_write(prefix));
 	if (o->threads && !o->thread_leaks)
 		keep_first(&error, threadprof_write(prefix, cause->regs, &nthreads));
+	if (o->threads)
+		keep_first(&error, threadprof_write_creators(prefix));
 	return error;
 }
 

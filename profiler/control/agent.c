@@ -33,6 +33,7 @@
 #include "preload/heap/heap.h"
 #include "preload/heap/tls.h"
 #include "profiler/control/agent_int.h"
+#include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
 #define STACK_BYTES (256 * KIB)
@@ -139,6 +140,7 @@ static void start(uint64_t key)
 static void on_signal(int sig, siginfo_t *info, void *context)
 {
 	(void)sig;
+	thread_excuse_wait();
 	if (is_request(info))
 		start((uint64_t)(uintptr_t)info->si_value.sival_ptr);
 	restart_call(context);
@@ -146,6 +148,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 
 void agent_called(uint64_t key)
 {
+	thread_excuse_wait();
 	if (agent.ready && agent.pid == os_getpid())
 		start(key);
 }

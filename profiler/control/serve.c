@@ -141,6 +141,8 @@ static int write_profile(struct session *s)
 	if (s->request.command == AGENT_THREADS)
 		return threadprof_write_fd(s->file, !(s->request.flags & AGENT_QUICK),
 					   &s->reply.count, &s->reply.pause_ns);
+	if (s->request.command == AGENT_THREADCREATE)
+		return threadprof_write_creators_fd(s->file);
 	if (!sample_was_on())
 		return fail(s, -ENODATA,
 			    "nothing was recorded: mode=off since the start");
@@ -167,7 +169,8 @@ static void work(struct session *s)
 {
 	if (s->request.command == AGENT_SHOW)
 		s->reply.error = 0;
-	else if (s->refusal && s->request.command != AGENT_THREADS)
+	else if (s->refusal && s->request.command != AGENT_THREADS &&
+		 s->request.command != AGENT_THREADCREATE)
 		s->reply.error = fail(s, -ENOTSUP, s->refusal);
 	else if (s->request.command == AGENT_SET)
 		s->reply.error = set(s);

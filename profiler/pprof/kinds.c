@@ -23,6 +23,9 @@ static const struct pprof_type lifetime_types[] = { { "objects", "count" },
 						    { "lifetime", "nanoseconds" } };
 static const struct pprof_type thread_types[] = { { "threads", "count" } };
 
+static const struct pprof_type threadcreate_types[] = { { "threadcreate", "count" },
+							{ "live", "count" } };
+
 #define KIND(kind_name, list, first, ...)                                    \
 	{                                                                    \
 		.name = kind_name, .types = list, .ntypes = ARRAY_LEN(list), \
@@ -45,5 +48,7 @@ const struct pprof_kind pprof_kind_leak = KIND("leak", leak_types, "leaked_space
 const struct pprof_kind pprof_kind_escape = KIND("escape", escape_types, "space", SPACE);
 const struct pprof_kind pprof_kind_lifetimes =
 	KIND("lifetimes", lifetime_types, "objects", SPACE);
+const struct pprof_kind pprof_kind_threadcreate = KIND(
+	"threadcreate", threadcreate_types, "threadcreate", { "threadcreate", "count" });
 const struct pprof_kind pprof_kind_threads =
 	KIND("threads", thread_types, "threads", THREADS);

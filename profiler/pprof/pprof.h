@@ -27,7 +27,8 @@ struct pprof_kind {
 	struct pprof_type period_type;
 };
 extern const struct pprof_kind pprof_kind_heap, pprof_kind_allocs, pprof_kind_peak,
-	pprof_kind_leak, pprof_kind_escape, pprof_kind_lifetimes, pprof_kind_threads;
+	pprof_kind_leak, pprof_kind_escape, pprof_kind_lifetimes, pprof_kind_threads,
+	pprof_kind_threadcreate;
 
 struct pprof_label {
 	const char *key;

@@ -18,6 +18,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #include "preload/heap/tls.h"
+#include "profiler/stack/creator.h"
 #include "profiler/stack/unwind.h"
 
 #define MAIN_STACK_MAX (64 * GIB)
@@ -139,6 +140,8 @@ struct thread_info *thread_register(uint32_t creator_site, bool detached)
 	announced = find_announced(fresh.self);
 	fresh.released |= announced && announced->released;
 	t = announced ? announced : reuse(&fresh);
+	if (fresh.tid != os_getpid())
+		fresh.creator = creator_thread_begins(creator_site, fresh.started_ns);
 	if (t) {
 		registry.nfinished -= t->state == THREAD_FINISHED;
 		fresh.next = t->next;
@@ -151,6 +154,16 @@ struct thread_info *thread_register(uint32_t creator_site, bool detached)
 	return t;
 }
 
+/* Needs the lock. */
+static void note_end(struct thread_info *t)
+{
+	t->state = THREAD_FINISHED;
+	registry.nfinished++;
+	if (t->creator)
+		creator_thread_ends(t->creator, os_now_ns());
+	t->creator = NULL;
+}
+
 void thread_finished(void)
 {
 	struct thread_info *t = seep_tls.thread;
@@ -160,8 +173,7 @@ void thread_finished(void)
 		return;
 	seep_tls.thread = NULL;
 	lock_acquire(&registry.lock);
-	t->state = THREAD_FINISHED;
-	registry.nfinished++;
+	note_end(t);
 	lock_release(&registry.lock);
 }
 
@@ -227,10 +239,8 @@ void thread_fork_done(bool child)
 	}
 	lock_reset(&registry.lock);
 	for (struct thread_info *t = registry.list; t; t = t->next) {
-		if (t != own && t->state == THREAD_RUNNING) {
-			t->state = THREAD_FINISHED;
-			registry.nfinished++;
-		}
+		if (t != own && t->state == THREAD_RUNNING)
+			note_end(t);
 	}
 	if (own)
 		own->tid = os_gettid();

@@ -17,19 +17,33 @@ enum thread_state {
 	THREAD_FINISHED,  /* its stack may still be mapped: glibc caches stacks */
 };
 
+struct creator;
+
+/* What a thread waited in when it was last made to stand still. */
+struct thread_wait {
+	uint64_t since_ns; /* the scheduler's clock; 0: it did not wait */
+	uint64_t switches; /* its voluntary ones before */
+	uintptr_t sp;
+	int call;
+	uint32_t excused; /* switches since then that are our doing */
+};
+
 struct thread_info {
 	struct thread_info *next;     /* guarded by the registry's lock */
 	int tid;		      /* kernel's id */
 	uintptr_t self;		      /* pthread_self(), also the fs base */
 	uintptr_t stack_lo, stack_hi; /* the whole stack without its guard; 0: unknown */
-	uintptr_t frames_hi;   /* its start routine's frame ends here; 0: unknown */
-	uint32_t creator_site; /* site of the pthread_create call, 0: not captured */
-	uint8_t state;	       /* enum thread_state */
-	bool released;	       /* detached or joined: libc frees it at its end */
+	uintptr_t frames_hi;	 /* its start routine's frame ends here; 0: unknown */
+	struct creator *creator; /* while it runs; NULL: the main thread's */
+	uint32_t creator_site;	 /* site of the pthread_create call, 0: not captured */
+	uint8_t state;		 /* enum thread_state */
+	bool released;		 /* detached or joined: libc frees it at its end */
 	uint64_t started_ns;
 	/* Of profiler/site/label.c, the thread's own: its name when last asked for. */
 	char name[16];
 	uint32_t name_uses;
+	struct thread_wait wait; /* profiler/thread's, in a stopped world; its excused
+				    also the thread's own, in a signal handler */
 };
 
 /* INIT. Registers the main thread. */
@@ -50,6 +64,14 @@ static inline bool thread_stack_bounds(uintptr_t sp, uintptr_t *out_lo, uintptr_
 	*out_lo = t->stack_lo;
 	*out_hi = t->stack_hi;
 	return true;
+}
+/* FAST, SIGNAL. The calling thread was interrupted by us and will wait again. */
+static inline void thread_excuse_wait(void)
+{
+	struct thread_info *t = seep_tls.thread;
+
+	if (t)
+		t->wait.excused++;
 }
 /* With the registry's lock held by the caller through thread_lock(): the list, finished
  * threads included. */

@@ -10,7 +10,6 @@
  */
 #include "profiler/thread/blocked.h"
 
-#include <dlfcn.h>
 #include <link.h>
 #include <linux/futex.h>
 #include <signal.h>
@@ -23,6 +22,8 @@
 #include "preload/heap/heap.h"
 #include "profiler/leak/mark.h"
 #include "profiler/leak/roots.h"
+#include "profiler/stack/dynsym.h"
+#include "profiler/stack/loader.h"
 #include "profiler/stack/thread.h"
 #include "profiler/thread/kernelrefs.h"
 
@@ -37,7 +38,8 @@
 #define KIND_PLAIN  (3 | 256 | 512) /* normal, recursive, checking, adaptive; elision */
 
 struct function {
-	uintptr_t start, size;
+	uintptr_t start;
+	size_t size;
 };
 
 /* Functions of libc whose waits no signal handler ends, a mutex's first. */
@@ -71,24 +73,26 @@ struct finder {
 	struct roots roots;
 };
 
-static struct function find_function(const char *name)
+static int see_module(struct dl_phdr_info *info, size_t size, void *arg)
 {
-	void *p = dlsym(RTLD_DEFAULT, name);
-	void *symbol = NULL;
-	Dl_info info;
+	uintptr_t at;
+	size_t bytes;
 
-	if (!p || !dladdr1(p, &info, &symbol, RTLD_DL_SYMENT) || !symbol)
-		return (struct function){ 0, 0 };
-	return (struct function){ (uintptr_t)p, ((const ElfW(Sym) *)symbol)->st_size };
+	(void)size;
+	(void)arg;
+	if (dynsym_find(info, "__libc_stack_end", &at, &bytes))
+		stack_end = *(const uintptr_t *)at;
+	if (!dynsym_find(info, "gnu_get_libc_version", &at, &bytes))
+		return 0;
+	for (size_t i = 0; i < ARRAY_LEN(restarting); i++)
+		dynsym_find(info, restarting[i], &functions[i].start, &functions[i].size);
+	dynsym_find(info, "syscall", &raw_call.start, &raw_call.size);
+	return 0;
 }
 
 void blocked_prepare(void)
 {
-	for (size_t i = 0; i < ARRAY_LEN(restarting); i++)
-		functions[i] = find_function(restarting[i]);
-	raw_call = find_function("syscall");
-	if (dlsym(RTLD_DEFAULT, "__libc_stack_end"))
-		stack_end = *(uintptr_t *)dlsym(RTLD_DEFAULT, "__libc_stack_end");
+	loader_each(see_module, NULL);
 }
 
 /* ---- suspects ---- */

@@ -25,16 +25,17 @@
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
-#define MAX_THREADS (STOP_MAX_THREADS + 1)
-#define LG_TIDS	    16
-#define TIDS	    (1u << LG_TIDS)
-#define MAX_ENDED   4096
-#define POOL_PCS    ((size_t)1 << 20) /* of all stacks together; touched as needed */
-#define POOL_BYTES  (POOL_PCS * sizeof(uintptr_t))
+#define MAX_THREADS	   (STOP_MAX_THREADS + 1)
+#define LG_TIDS		   16
+#define TIDS		   (1u << LG_TIDS)
+#define MAX_ENDED	   4096
+#define POOL_PCS	   ((size_t)1 << 20) /* of all stacks together; touched as needed */
+#define SWITCHES_OF_A_STOP 2		     /* into it, and back to wait */
+#define POOL_BYTES	   (POOL_PCS * sizeof(uintptr_t))
 
 struct clock {
 	int tid;
-	uint64_t ran_ns;
+	uint64_t ran_ns, switches;
 };
 
 /* What the snapshot process tells us; memory that both share. */
@@ -48,8 +49,8 @@ struct taking {
 	struct world world;
 	struct clock *clocks;
 	uint32_t nclocks;
-	struct blocked_stack *stacks;	   /* of world.threads */
-	const struct thread_info **by_tid; /* hashed; linear probing */
+	struct blocked_stack *stacks; /* of world.threads */
+	struct thread_info **by_tid;  /* hashed; linear probing */
 	struct verdicts *verdicts;
 	uintptr_t *pool;
 	size_t used;
@@ -92,7 +93,7 @@ static void index_tids(struct taking *t)
 {
 	uint32_t n = 0;
 
-	for (const struct thread_info *i = thread_list(); i; i = i->next) {
+	for (struct thread_info *i = thread_list(); i; i = i->next) {
 		uint32_t slot = tid_slot(i->tid);
 
 		if (i->state != THREAD_RUNNING || n++ == TIDS / 2)
@@ -103,7 +104,7 @@ static void index_tids(struct taking *t)
 	}
 }
 
-static const struct thread_info *find_tid(const struct taking *t, int tid)
+static struct thread_info *find_tid(const struct taking *t, int tid)
 {
 	uint32_t slot = tid_slot(tid);
 
@@ -112,22 +113,42 @@ static const struct thread_info *find_tid(const struct taking *t, int tid)
 	return t->by_tid[slot];
 }
 
-static uint64_t ran_ns(const struct taking *t, int tid)
+static const struct clock *clock_of(const struct taking *t, int tid)
 {
 	/* Both lists are in the order of /proc: the place is the last one's next. */
 	for (uint32_t i = 0; i < t->nclocks; i++) {
 		const struct clock *c = &t->clocks[(i + t->s.nthreads) % t->nclocks];
 
 		if (c->tid == tid)
-			return c->ran_ns;
+			return c;
 	}
-	return 0;
+	return NULL;
+}
+
+/* Since when it waits, on the scheduler's clock. A stop makes it run and wait again;
+ * where that is all that has happened since the last one, it has waited since before
+ * that. */
+static uint64_t waits_since(const struct taking *t, const struct stopped_thread *st,
+			    struct thread_info *info)
+{
+	const struct clock *c = st->call >= 0 ? clock_of(t, st->tid) : NULL;
+	struct thread_wait *w = info ? &info->wait : NULL;
+	uint64_t since_ns = c ? c->ran_ns : 0;
+
+	if (!w)
+		return since_ns;
+	if (since_ns && w->since_ns && w->sp == st->regs.sp && w->call == st->call &&
+	    c->switches - w->switches <= w->excused)
+		since_ns = w->since_ns;
+	*w = (struct thread_wait){ since_ns, c ? c->switches : 0, st->regs.sp, st->call,
+				   SWITCHES_OF_A_STOP };
+	return since_ns;
 }
 
 static void walk_one(struct taking *t, uint32_t i)
 {
 	const struct stopped_thread *st = &t->world.threads[i];
-	const struct thread_info *info = find_tid(t, st->tid);
+	struct thread_info *info = find_tid(t, st->tid);
 	enum unwind_end end;
 	struct thread_record *r;
 
@@ -138,7 +159,7 @@ static void walk_one(struct taking *t, uint32_t i)
 	r->tid = st->tid;
 	r->call = st->call;
 	r->creator_site = info ? info->creator_site : 0;
-	r->wait_ns = st->call >= 0 ? ran_ns(t, st->tid) : 0;
+	r->wait_ns = waits_since(t, st, info);
 	t->stacks[i] = (struct blocked_stack){ info, r->pcs, r->nframes };
 }
 
@@ -246,7 +267,8 @@ static void read_clocks(struct taking *t)
 	for (uint32_t i = 0; i < t->nclocks; i++) {
 		int tid = t->world.threads[i].tid;
 
-		t->clocks[i] = (struct clock){ tid, state_ran_ns(t->pid, tid) };
+		t->clocks[i].tid = tid;
+		t->clocks[i].ran_ns = state_ran_ns(t->pid, tid, &t->clocks[i].switches);
 	}
 }
 
@@ -317,7 +339,7 @@ void thread_snapshot_free(struct thread_snapshot *s)
 	meta_unmap(t->s.ended, MAX_ENDED * sizeof(*t->s.ended), META_THREAD);
 	meta_unmap(t->stacks, MAX_THREADS * sizeof(*t->stacks), META_THREAD);
 	meta_unmap(t->clocks, MAX_THREADS * sizeof(*t->clocks), META_THREAD);
-	meta_unmap((void *)t->by_tid, TIDS * sizeof(*t->by_tid), META_THREAD);
+	meta_unmap(t->by_tid, TIDS * sizeof(*t->by_tid), META_THREAD);
 	meta_unmap(t->pool, POOL_BYTES, META_THREAD);
 	if (t->verdicts)
 		os_unmap(t->verdicts, align_up(sizeof(*t->verdicts), OS_PAGE));

@@ -54,45 +54,60 @@ const char *state_of_call(int call)
 	return "system call";
 }
 
-/* "se.exec_start   :   2452756.936123", in milliseconds */
-static bool see_line(char *line, void *arg)
-{
-	uint64_t *out = arg, whole = 0, part = 0, unit = MS_IN_NS;
-	const char *p;
+struct figures {
+	uint64_t ran_ns, switches;
+};
 
-	if (strncmp(line, "se.exec_start", 13) != 0)
-		return true;
-	p = strchr(line, ':');
-	while (p && *p && (*p < '0' || *p > '9'))
+/* The number after the colon, in millionths. */
+static uint64_t in_millionths(const char *p)
+{
+	uint64_t whole = 0, part = 0, unit = MS_IN_NS;
+
+	while (*p && *p != ':')
 		p++;
-	for (; p && *p >= '0' && *p <= '9'; p++)
+	while (*p && (*p < '0' || *p > '9'))
+		p++;
+	for (; *p >= '0' && *p <= '9'; p++)
 		whole = whole * 10 + (uint64_t)(*p - '0');
-	if (p && *p == '.')
+	if (*p == '.')
 		for (p++; *p >= '0' && *p <= '9' && unit > 1; p++) {
 			unit /= 10;
 			part += unit * (uint64_t)(*p - '0');
 		}
-	*out = whole * MS_IN_NS + part;
+	return whole * MS_IN_NS + part;
+}
+
+/* "se.exec_start   :   2452756.936123", in milliseconds, comes before the switches. */
+static bool see_line(char *line, void *arg)
+{
+	struct figures *f = arg;
+
+	if (strncmp(line, "se.exec_start", 13) == 0)
+		f->ran_ns = in_millionths(line);
+	if (strncmp(line, "nr_voluntary_switches", 21) != 0)
+		return true;
+	f->switches = in_millionths(line) / MS_IN_NS;
 	return false;
 }
 
-uint64_t state_ran_ns(int pid, int tid)
+uint64_t state_ran_ns(int pid, int tid, uint64_t *out_switches)
 {
+	struct figures f = { 0, 0 };
 	char path[48];
-	uint64_t ns = 0;
 
 	fmt_string(path, sizeof(path), "/proc/%d/task/%d/sched", pid, tid);
-	os_each_line(path, see_line, &ns);
-	return ns;
+	os_each_line(path, see_line, &f);
+	*out_switches = f.switches;
+	return f.ran_ns;
 }
 
 uint64_t state_now_ns(void)
 {
-	uint64_t ns = 0;
+	struct figures f = { 0, 0 };
 
 	os_yield(); /* brings our own figure up to date */
-	os_each_line("/proc/thread-self/sched", see_line, &ns);
-	return ns;
+	os_each_line("/proc/thread-self/sched", see_line, &f);
+	return f.ran_ns;
 }
 
 void state_name(int pid, int tid, char name[STATE_NAME_MAX])

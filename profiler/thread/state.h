@@ -14,10 +14,10 @@
 const char *state_of_call(int call);
 /*
  * DUMP. When a thread of this process ran last, on a clock of the scheduler's that
- * state_now_ns() reads too; 0: not known. To be asked before the world is stopped, which
- * makes every thread run.
+ * state_now_ns() reads too; 0: not known; and how often it has gone to wait. To be asked
+ * before the world is stopped, which makes every thread run.
  */
-uint64_t state_ran_ns(int pid, int tid);
+uint64_t state_ran_ns(int pid, int tid, uint64_t *out_switches);
 uint64_t state_now_ns(void);
 /* DUMP. The thread's name; "" when it has ended. */
 void state_name(int pid, int tid, char name[STATE_NAME_MAX]);

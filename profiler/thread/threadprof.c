@@ -9,16 +9,18 @@
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
+#include "preload/base/os.h"
 #include "profiler/leak/leak.h"
 #include "profiler/leak/suppress.h"
 #include "profiler/pprof/pprof.h"
 #include "profiler/site/site.h"
+#include "profiler/stack/creator.h"
 #include "profiler/stack/loader.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 #include "profiler/thread/snapshot.h"
 
-#define MAX_LABELS  6
+#define MAX_LABELS  7
 #define COMMENT_MAX 128
 
 struct labels {
@@ -68,6 +70,7 @@ static void write_one(struct pprof *p, const struct thread_record *r, int64_t co
 		add_number(&l, "tid", (uint64_t)r->tid, NULL);
 		add_number(&l, "other", r->blocked.why ? (uint64_t)r->blocked.other : 0,
 			   NULL);
+		add_number(&l, "address", r->blocked.why ? r->blocked.word : 0, NULL);
 	}
 	pprof_sample(p, r->pcs, (int)r->nframes, r->precise, &count, l.list, l.n);
 }
@@ -113,6 +116,95 @@ static void write_each(struct pprof *p, const struct thread_snapshot *s)
 			write_creator(p, r->creator_site, "created", r->tid, 0, pcs, max);
 	}
 	meta_unmap(pcs, bytes, META_THREAD);
+}
+
+/* ---- who makes threads ---- */
+
+/* A copy to work on without the lock. The caller unmaps it. */
+static struct creator *copy_creators(uint32_t *out_n, size_t *out_bytes)
+{
+	struct creator *copies;
+	uint32_t n = 0;
+
+	thread_lock();
+	for (const struct creator *c = creator_list(); c; c = c->next)
+		n++;
+	thread_unlock();
+	*out_bytes = (n + 1) * sizeof(*copies);
+	copies = meta_map(*out_bytes, META_THREAD);
+	*out_n = 0;
+	thread_lock();
+	for (const struct creator *c = creator_list(); c && copies && *out_n < n;
+	     c = c->next)
+		copies[(*out_n)++] = *c;
+	thread_unlock();
+	return copies;
+}
+
+/* role NULL: every site, as a profile of its own. */
+static void write_site(struct pprof *p, const struct creator *c, const char *role,
+		       uintptr_t *pcs, int max)
+{
+	const int64_t values[] = { role ? c->live : (int64_t)c->created, c->live };
+	struct labels l = { .n = 0 };
+	uint32_t q[CREATOR_QUARTERS];
+	bool grows = creator_grows(c, os_now_ns(), q);
+	char text[64];
+
+	if (role && !grows)
+		return;
+	fmt_string(text, sizeof(text), "%u %u %u %u", q[0], q[1], q[2], q[3]);
+	add_text(&l, "role", role);
+	add_text(&l, "over_time", text);
+	add_text(&l, "growing", grows ? "yes" : NULL);
+	add_number(&l, "peak", c->peak, NULL);
+	if (role)
+		add_number(&l, "created", c->created, NULL);
+	pprof_sample(p, pcs, c->site ? site_stack(c->site, pcs, max) : 0, false, values,
+		     l.list, l.n);
+}
+
+static void write_sites(struct pprof *p, const char *role)
+{
+	int max = (int)opt_get()->stack + 1;
+	size_t bytes = (size_t)max * sizeof(uintptr_t), copies_bytes;
+	uintptr_t *pcs = meta_map(bytes, META_THREAD);
+	uint32_t n;
+	struct creator *c = copy_creators(&n, &copies_bytes);
+
+	for (uint32_t i = 0; pcs && i < n; i++)
+		write_site(p, &c[i], role, pcs, max);
+	meta_unmap(c, copies_bytes, META_THREAD);
+	meta_unmap(pcs, bytes, META_THREAD);
+}
+
+static int write_creators(const char *prefix, int fd)
+{
+	const char *comments[] = { "seep " SEEP_VERSION, NULL };
+	struct pprof *p;
+	int error;
+
+	thread_internal_enter();
+	if (prefix)
+		error = pprof_begin(&p, &pprof_kind_threadcreate, prefix, 1, comments);
+	else
+		error = pprof_begin_fd(&p, &pprof_kind_threadcreate, fd, 1, comments);
+	if (error == 0) {
+		write_sites(p, NULL);
+		error = pprof_finish(p);
+	}
+	thread_internal_leave();
+	return error;
+}
+
+int threadprof_write_creators(const char *prefix)
+{
+	return write_creators(prefix, -1);
+}
+
+int threadprof_write_creators_fd(int fd)
+{
+	return write_creators(NULL, fd);
 }
 
 /* ---- groups ---- */
@@ -220,6 +312,8 @@ static int write_file(const struct thread_snapshot *s, const char *prefix, int f
 		write_each(p, s);
 	if (!prefix || opt_get()->thread_leaks)
 		write_ended(p, s);
+	if (!prefix)
+		write_sites(p, "growing");
 	return pprof_finish(p);
 }
 

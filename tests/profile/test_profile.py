@@ -143,6 +143,8 @@ class Profile(seeptest.TestCase):
         self.assertRegex(live, r"\b200\b.*leaf_small")
         threads = self.pprof("-top", self.one("x.*.threads.pb.gz"))
         self.assertIn("Type: threads", threads)
+        created = self.pprof("-top", self.one("x.*.threadcreate.pb.gz"))
+        self.assertIn("Type: threadcreate", created)
 
 
 seeptest.main()

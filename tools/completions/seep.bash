@@ -10,7 +10,7 @@ _seep_options() {
 	escape) echo "-o --out --from --format --report --top --sample --bound --no-symbolize -O --option --lib -h --help" ;;
 	recover) echo "-o --out --lib -h --help" ;;
 	heap | allocs | peak) echo "-o --out --signal --force -q --quiet -h --help" ;;
-	threads) echo "--full -o --out --quick --signal --force -h --help" ;;
+	threads) echo "--created --full -o --out --quick --signal --force -h --help" ;;
 	set) echo "--signal --force -h --help" ;;
 	symbolize) echo "-o --out -d --debug-dir --demangle -q --quiet -h --help" ;;
 	diff) echo "--by --sample-index -n --top --shrunk --format -o --out -h --help" ;;

@@ -65,6 +65,7 @@ complete -c seep -n '__seep_in heap allocs peak' -s q -l quiet -d 'no summary'
 complete -c seep -n '__seep_in heap allocs peak threads set' -l signal -x -d 'signal= of the process'
 complete -c seep -n '__seep_in heap allocs peak threads set' -l force -d 'ask in spite of a seccomp filter'
 complete -c seep -n '__seep_in heap allocs peak threads set' -f -a '(__fish_complete_pids)'
+complete -c seep -n '__seep_in threads' -l created -d 'the sites that create threads'
 complete -c seep -n '__seep_in threads' -l full -d 'each thread by itself'
 complete -c seep -n '__seep_in threads' -l quick -d 'only deadlocks, a short pause'
 

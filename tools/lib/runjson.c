@@ -16,10 +16,11 @@
 void runjson_each_file(const struct runtable_row *row,
 		       void (*fn)(const char *path, void *arg), void *arg)
 {
-	static const char *const suffixes[] = { "heap.pb.gz",	   "allocs.pb.gz",
-						"peak.pb.gz",	   "leak.pb.gz",
-						"escape.pb.gz",	   "threads.pb.gz",
-						"lifetimes.pb.gz", "report.json" };
+	static const char *const suffixes[] = { "heap.pb.gz",	      "allocs.pb.gz",
+						"peak.pb.gz",	      "leak.pb.gz",
+						"escape.pb.gz",	      "threads.pb.gz",
+						"threadcreate.pb.gz", "lifetimes.pb.gz",
+						"report.json" };
 
 	if (row->prefix[0] == '\0')
 		return;

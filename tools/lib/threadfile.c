@@ -4,6 +4,7 @@
  */
 #include "tools/lib/threadfile.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -96,8 +97,13 @@ static void read_sample(const Seep__Pprof__Profile *p, const Seep__Pprof__Sample
 	out->name = text_label(p, s, "thread");
 	out->state = text_label(p, s, "state");
 	out->blocked = text_label(p, s, "blocked");
+	out->over_time = text_label(p, s, "over_time");
+	out->growing = text_label(p, s, "growing");
 	out->count = s->n_value > 0 ? s->value[0] : 0;
+	out->live = s->n_value > 1 ? s->value[1] : out->count;
+	out->peak = number_label(p, s, "peak");
 	out->tid = number_label(p, s, "tid");
+	out->address = number_label(p, s, "address");
 	out->other = number_label(p, s, "other");
 	out->wait_ns = number_label(p, s, "wait");
 	out->bytes = number_label(p, s, "bytes");
@@ -168,6 +174,23 @@ bool threadfile_has_comment(const struct threadfile *f, const char *text)
 	return false;
 }
 
+const char *threadfile_wait(int64_t wait_ns, char *buf, size_t size)
+{
+	double s = (double)wait_ns / 1e9;
+
+	if (wait_ns <= 0)
+		buf[0] = '\0';
+	else if (s < 1)
+		snprintf(buf, size, ", %.0f ms", s * 1e3);
+	else if (s < 120)
+		snprintf(buf, size, ", %.0f s", s);
+	else if (s < 7200)
+		snprintf(buf, size, ", %.0f minutes", s / 60);
+	else
+		snprintf(buf, size, ", %.1f hours", s / 3600);
+	return buf;
+}
+
 /* ---- groups ---- */
 
 static bool same(const struct thread_sample *a, const struct thread_sample *b)
@@ -201,7 +224,8 @@ static void make_group(const Seep__Pprof__Profile *p, Seep__Pprof__Sample *s, in
 	for (size_t i = 0; i < s->n_label; i++) {
 		const char *key = text_of(p, s->label[i]->key);
 
-		if (strcmp(key, "tid") == 0 || strcmp(key, "other") == 0)
+		if (strcmp(key, "tid") == 0 || strcmp(key, "other") == 0 ||
+		    strcmp(key, "address") == 0)
 			continue;
 		if (strcmp(key, "wait") == 0)
 			s->label[i]->num = wait_ns;

@@ -20,10 +20,12 @@ struct thread_frame {
 };
 
 struct thread_sample {
-	const char *role; /* "": a thread; "created", "ended": see threadprof.h */
+	const char *role; /* "": a thread; "created" and so on: see threadprof.h */
 	const char *name, *state, *blocked;
-	int64_t count; /* threads that the sample stands for */
-	int64_t tid, other, wait_ns, bytes;
+	const char *over_time, *growing; /* of a creation site */
+	int64_t count;			 /* threads that the sample stands for */
+	int64_t live, peak;		 /* of a creation site */
+	int64_t tid, other, address, wait_ns, bytes;
 	struct thread_frame *frames; /* leaf first */
 	size_t nframes;
 	uint64_t stack; /* equal for equal stacks */
@@ -32,6 +34,8 @@ struct thread_sample {
 /* NULL: not readable. */
 struct threadfile *threadfile_read(const char *path);
 size_t threadfile_count(const struct threadfile *f);
+/* ", 12 s", or nothing when it is not known. */
+const char *threadfile_wait(int64_t wait_ns, char *buf, size_t size);
 const struct thread_sample *threadfile_at(const struct threadfile *f, size_t i);
 /* Are two samples of one kind and stack? */
 bool threadfile_same(const struct threadfile *f, size_t i, size_t k);

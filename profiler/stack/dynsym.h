@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * dynsym: where a loaded module's exported symbol is, by the hash table in its memory.
+ * dlsym() would wait for whoever loads a library, which may hang itself.
+ */
+#ifndef PROFILER_STACK_DYNSYM_H
+#define PROFILER_STACK_DYNSYM_H
+
+#include <link.h>
+
+#include "preload/base/base.h"
+
+/* In a callback of loader_each(). False: the module has no such symbol of its default
+ * version. */
+bool dynsym_find(const struct dl_phdr_info *info, const char *name, uintptr_t *out_start,
+		 size_t *out_size);
+
+#endif
