@@ -21,7 +21,7 @@
 #define HUGE_PAGE	(2 * MIB)
 #define GROW_SMALL	(1 * MIB) /* while the heap is small */
 #define GROW_HUGE	(4 * MIB) /* whole huge pages, later */
-#define HUGE_AFTER	(8 * MIB) /* heap size from which huge pages are advised */
+#define HUGE_AFTER	(4 * MIB) /* heap size from which huge pages are advised */
 
 struct arena_fast arena_fast;
 struct arena arena_first;
