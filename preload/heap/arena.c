@@ -24,8 +24,8 @@
 /* Heap size from which huge pages are advised: the last one is half empty on average. Of
  * one that is being filled by a single object it is sooner known that it will be full. */
 #define HUGE_AFTER	 (16 * MIB)
-#define HUGE_AFTER_LARGE (8 * MIB)
-#define LARGE		 (4 * MIB)
+#define HUGE_AFTER_LARGE (4 * MIB)
+#define LARGE		 (2 * MIB)
 
 struct arena_fast arena_fast;
 struct arena arena_first;

@@ -3,8 +3,12 @@
  * large: see large.h.
  *
  * A large object that grows tries the free pages behind it first. One that must move and
- * is big has its pages moved by the kernel instead of copied; each such move splits a
- * mapping, of which a process may have only some tens of thousands, so moves are counted.
+ * is very big has its pages moved by the kernel instead of copied; each such move splits
+ * a mapping, of which a process may have only some tens of thousands, so moves are
+ * counted. A move is cheap only for huge pages that move whole: others are broken up, the
+ * place left behind faults in again by small ones, and the new place keeps the old one's
+ * advice. So what may be moved lies on a multiple of a huge page, and what is smaller is
+ * copied.
  */
 #include "preload/heap/large.h"
 
@@ -15,8 +19,9 @@
 #include "preload/heap/heap.h"
 #include "preload/heap/mheap.h"
 
-#define MOVE_LEAST (1 * MIB) /* below, copying is as fast */
-#define MOVES_MAX  8000	     /* of the 65530 mappings that Linux allows by default */
+#define MOVE_LEAST (32 * MIB) /* below, copying is cheaper */
+#define HUGE_PAGE  (2 * MIB)
+#define MOVES_MAX  8000 /* of the 65530 mappings that Linux allows by default */
 
 static struct {
 	uint32_t nmoves; /* atomic */
@@ -33,7 +38,11 @@ void *large_malloc(size_t size, size_t align, bool *out_dirty)
 
 	if (size > PTRDIFF_MAX || align > PTRDIFF_MAX)
 		return NULL;
-	s = mheap_alloc_large(size ? pages_of(size) : 1, align);
+	s = NULL;
+	if (size >= MOVE_LEAST && align < HUGE_PAGE) /* so that huge pages move whole */
+		s = mheap_alloc_large(pages_of(size), HUGE_PAGE);
+	if (!s)
+		s = mheap_alloc_large(size ? pages_of(size) : 1, align);
 	if (!s)
 		return NULL;
 	s->size_asked = size;
