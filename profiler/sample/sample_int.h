@@ -33,6 +33,19 @@ uint8_t period_number(void);			 /* FAST. Of the latest */
 void period_first(struct period p);		 /* INIT. The only one so far */
 bool period_add(struct period p);		 /* false: the list is full */
 
+/* sample.c. In record.site: the object was freed. No site has so high a number. */
+#define SAMPLE_FREED ((uint32_t)1 << 31)
+/* The site of the object that is or was recorded last in the slot; SITE_NONE: none. */
+uint32_t sample_last_site(const struct mspan *s, uint32_t index);
+bool sample_is_whole(void); /* every object so far was recorded */
+
+/* misuse.c: what can be said about an object that the program misuses. */
+/* FAST. free_site is the stack of free(), or SITE_NONE and pc the return address of it.
+ */
+void misuse_note_free(uintptr_t p, uint32_t alloc_site, uint32_t free_site, uintptr_t pc);
+/* DUMP. For heap_hooks. */
+void misuse_describe(const struct mspan *s, uint32_t index, const void *p);
+
 /* sample.c: fills samples, dropped, truncated. */
 void sample_add_counts(struct sample_total *out);
 
