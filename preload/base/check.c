@@ -8,17 +8,23 @@
 
 #include "preload/base/fmt.h"
 
-void fatal(const char *format, ...)
+void fatal_line(const char *format, va_list ap)
 {
 	char text[512];
 	struct out o;
-	va_list ap;
 
 	out_init(&o, text, sizeof(text) - 1, NULL, NULL);
-	va_start(ap, format);
 	out_vformat(&o, format, ap);
-	va_end(ap);
 	text[o.used] = '\0';
 	log_line("%s", text);
+}
+
+void fatal(const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	fatal_line(format, ap);
+	va_end(ap);
 	abort();
 }

@@ -6,6 +6,8 @@
 #ifndef PRELOAD_BASE_CHECK_H
 #define PRELOAD_BASE_CHECK_H
 
+#include <stdarg.h>
+
 #include "preload/base/base.h"
 
 #ifndef CONFIG_ASSERTIONS
@@ -15,6 +17,8 @@
 /* Prints one line "seep: TEXT" to stderr and aborts. SIGNAL. For faults of the caller
  * (double free and the like) and for broken invariants of ours. */
 void fatal(const char *format, ...) __attribute__((noreturn, cold)) PRINTF(1, 2);
+/* The line alone. SIGNAL. */
+void fatal_line(const char *format, va_list ap) __attribute__((cold));
 
 #define CHECK(cond)                                                                      \
 	do {                                                                             \

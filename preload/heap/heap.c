@@ -376,7 +376,15 @@ static void refuse_cached(const struct mspan *s, const void *p)
 	void **top = mcache_self()->top[s->sizeclass];
 
 	if (UNLIKELY(top[-1] == p) || UNLIKELY(top[-2] == p))
-		fatal("realloc of freed block %p (size class %u)", p, s->sizeclass);
+		heap_fatal(p, "realloc of freed block %p (size class %u)", p,
+			   s->sizeclass);
+}
+
+static void refuse_freed(const struct mspan *s, uint32_t index, const void *p)
+{
+	if (s->samples && heap_hooks.is_freed && heap_hooks.is_freed(s, index))
+		heap_fatal(p, "realloc of freed block %p (size class %u)", p,
+			   s->sizeclass);
 }
 
 static void *realloc_large(struct mspan *s, void *p, size_t size)
@@ -414,10 +422,11 @@ void *heap_realloc(void *p, size_t size)
 	if (!s) {
 		if (!arena_of((uintptr_t)p) && heap_foreign.realloc)
 			return heap_foreign.realloc(p, size);
-		fatal("realloc of freed block %p", p);
+		heap_fatal(p, "realloc of freed block %p", p);
 	}
 	heap_check_object(s, index, p, "realloc");
 	refuse_cached(s, p);
+	refuse_freed(s, index, p);
 	if (s->slot_size == 0)
 		return realloc_large(s, p, size);
 	if (stays(s, size))

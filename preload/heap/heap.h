@@ -48,8 +48,14 @@ struct heap_hooks {
 	void (*thread_start)(void);
 	/* The first byte budget of a new thread's mcache; NULL: no sampling. FAST. */
 	int64_t (*first_budget)(void);
-	/* p is being freed and s->samples is not NULL. index is its slot. SLOW. */
-	void (*sample_free)(struct mspan *s, uint32_t index, void *p);
+	/* p is being freed and s->samples is not NULL. index is its slot. False: it is
+	 * known to be free already. SLOW. */
+	bool (*sample_free)(struct mspan *s, uint32_t index, void *p);
+	/* s->samples is not NULL. Is the slot known to be free? FAST. */
+	bool (*is_freed)(const struct mspan *s, uint32_t index);
+	/* The program has misused p and will be ended: prints what is known of the object
+	 * at p. s may be NULL. DUMP. */
+	void (*misuse)(const struct mspan *s, uint32_t index, const void *p);
 	/* realloc() grew or shrank p in place; s->samples is not NULL. SLOW. */
 	void (*sample_resize)(struct mspan *s, uint32_t index, void *p, size_t size);
 	/* The span is being returned: let go of s->samples. Called with the class's lock

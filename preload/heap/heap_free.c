@@ -3,6 +3,8 @@
  * heap_free: free's slow path: full arrays, large objects, pages with sampled objects,
  * foreign pointers, and mistakes of the program.
  */
+#include <stdlib.h>
+
 #include "preload/base/atomic.h"
 #include "preload/base/check.h"
 #include "preload/base/lock.h"
@@ -16,19 +18,35 @@ static struct {
 	uint64_t nforeign; /* atomic */
 } frees;
 
+void heap_fatal(const void *p, const char *format, ...)
+{
+	uint32_t index = 0;
+	const struct mspan *s;
+	va_list ap;
+
+	va_start(ap, format);
+	fatal_line(format, ap);
+	va_end(ap);
+	s = heap_find((uintptr_t)p, &index);
+	if (heap_hooks.misuse)
+		heap_hooks.misuse(s, index, p);
+	abort();
+}
+
 void heap_check_object(const struct mspan *s, uint32_t index, const void *p,
 		       const char *what)
 {
 	if (s->slot_size == 0) {
 		if ((uintptr_t)p != s->base)
-			fatal("invalid %s of %p: inside a large object", what, p);
+			heap_fatal(p, "invalid %s of %p: inside a large object", what, p);
 		return;
 	}
 	if (index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p)
-		fatal("invalid %s of %p: inside an object (size class %u)", what, p,
-		      s->sizeclass);
+		heap_fatal(p, "invalid %s of %p: inside an object (size class %u)", what,
+			   p, s->sizeclass);
 	if (!(atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) & 1))
-		fatal("%s of freed block %p (size class %u)", what, p, s->sizeclass);
+		heap_fatal(p, "%s of freed block %p (size class %u)", what, p,
+			   s->sizeclass);
 }
 
 /* A thread without an mcache gives straight to mcentral. */
@@ -56,7 +74,7 @@ static NOINLINE void push(unsigned c, void *p)
 	}
 	top = mc->top[c];
 	if (UNLIKELY(top[-1] == p) || UNLIKELY(top[-2] == p))
-		fatal("double free of %p (size class %u)", p, c);
+		heap_fatal(p, "double free of %p (size class %u)", p, c);
 	if (UNLIKELY(top == mc->limit[c])) {
 		mcache_flush(mc, c);
 		top = mc->top[c];
@@ -70,24 +88,25 @@ ALWAYS_INLINE void free_slot(struct mspan *s, uint32_t index, void *p)
 {
 	if (UNLIKELY(!(atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) &
 		       1)))
-		fatal("double free of %p (size class %u)", p, s->sizeclass);
-	if (atomic_load_acquire(&s->samples) && heap_hooks.sample_free)
-		heap_hooks.sample_free(s, index, p);
+		heap_fatal(p, "double free of %p (size class %u)", p, s->sizeclass);
+	if (atomic_load_acquire(&s->samples) && heap_hooks.sample_free &&
+	    UNLIKELY(!heap_hooks.sample_free(s, index, p)))
+		heap_fatal(p, "double free of %p (size class %u)", p, s->sizeclass);
 	push(s->sizeclass, p);
 }
 
 static void free_small(struct mspan *s, uint32_t index, void *p)
 {
 	if (mspan_slot(s, index) != (uintptr_t)p)
-		fatal("invalid free of %p: inside an object (size class %u)", p,
-		      s->sizeclass);
+		heap_fatal(p, "invalid free of %p: inside an object (size class %u)", p,
+			   s->sizeclass);
 	free_slot(s, index, p);
 }
 
 static void free_large(struct mspan *s, void *p)
 {
 	if ((uintptr_t)p != s->base)
-		fatal("invalid free of %p: inside a large object", p);
+		heap_fatal(p, "invalid free of %p: inside a large object", p);
 	if (s->samples && heap_hooks.sample_free)
 		heap_hooks.sample_free(s, 0, p);
 	large_free(s);
@@ -98,8 +117,8 @@ static COLD void free_unknown(const struct arena *a, void *p)
 	const struct mspan *s = arena_span(a, (uintptr_t)p);
 
 	if (s && (s->state == MSPAN_FREE || s->state == MSPAN_VICTIM))
-		fatal("double free of %p (its pages are free)", p);
-	fatal("invalid free of %p: no object is there", p);
+		heap_fatal(p, "double free of %p (its pages are free)", p);
+	heap_fatal(p, "invalid free of %p: no object is there", p);
 }
 
 static COLD void free_foreign(void *p)

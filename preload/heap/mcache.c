@@ -15,6 +15,7 @@
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
+#include "preload/heap/heap_int.h"
 #include "preload/heap/mcentral.h"
 #include "preload/heap/mheap.h"
 
@@ -98,6 +99,82 @@ struct mcache *mcache_new(void)
 	return mc;
 }
 
+struct mcache *mcache_list(void)
+{
+	return mcaches.inuse;
+}
+
+/* ---- double frees ---- */
+
+#define FILTER_LG    12 /* bits */
+#define HASH	     0x9e3779b97f4a7c15u
+#define LOOKS_ALWAYS 64 /* flushes of a thread; then now and then */
+#define LOOKS_EVERY  16
+#define LAST_FREED   16 /* pointers of a class that are looked for at a thread's end */
+
+static bool is_among(void *const *pointers, uint32_t n, const void *p)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (pointers[i] == p)
+			return true;
+	return false;
+}
+
+/* A pointer that is there twice; NULL: none. */
+static const void *find_double(void *const *pointers, uint32_t n)
+{
+	uint64_t seen[(1 << FILTER_LG) / 64] = { 0 };
+
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t hash = (uintptr_t)pointers[i] * HASH >> (64 - FILTER_LG);
+		uint64_t bit = (uint64_t)1 << (hash % 64);
+
+		if (UNLIKELY(seen[hash / 64] & bit) && is_among(pointers, i, pointers[i]))
+			return pointers[i];
+		seen[hash / 64] |= bit;
+	}
+	return NULL;
+}
+
+static void refuse_doubles(const struct mcache *mc, unsigned c)
+{
+	const void *p = find_double(mc->base[c], mcache_count(mc, c));
+
+	if (p)
+		heap_fatal(p, "double free of %p (size class %u)", p, c);
+}
+
+/* The thread ends: nothing of the program runs meanwhile. */
+static void refuse_last_doubles(const struct mcache *mc)
+{
+	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
+		uint32_t n = mcache_count(mc, c);
+		const void *p;
+
+		if (n == 0)
+			continue;
+		refuse_doubles(mc, c);
+		if (n > LAST_FREED)
+			n = LAST_FREED;
+		p = mcentral_find_any(c, mc->top[c] - n, n);
+		if (p)
+			heap_fatal(p, "double free of %p (size class %u)", p, c);
+	}
+}
+
+/* The oldest n pointers of a bin go back to mcentral: the newest are warm. */
+static void give_oldest(struct mcache *mc, unsigned c, uint32_t n)
+{
+	void **base = mc->base[c];
+	uint32_t rest = mcache_count(mc, c) - n;
+
+	mcentral_lock(c);
+	mcentral_give_locked(c, base, n);
+	memmove(base, base + n, rest * sizeof(void *));
+	mc->top[c] = base + rest;
+	mcentral_unlock(c);
+}
+
 static void retire_locked(struct mcache *mc)
 {
 	if (mc->prev)
@@ -112,28 +189,11 @@ static void retire_locked(struct mcache *mc)
 
 void mcache_release(struct mcache *mc)
 {
+	refuse_last_doubles(mc);
 	mcache_empty_out(mc);
 	lock_acquire(&mcache_lock);
 	retire_locked(mc);
 	lock_release(&mcache_lock);
-}
-
-struct mcache *mcache_list(void)
-{
-	return mcaches.inuse;
-}
-
-/* The oldest n pointers of a bin go back to mcentral: the newest are warm. */
-static void give_oldest(struct mcache *mc, unsigned c, uint32_t n)
-{
-	void **base = mc->base[c];
-	uint32_t rest = mcache_count(mc, c) - n;
-
-	mcentral_lock(c);
-	mcentral_give_locked(c, base, n);
-	memmove(base, base + n, rest * sizeof(void *));
-	mc->top[c] = base + rest;
-	mcentral_unlock(c);
 }
 
 /* A bin that holds as many pointers as at the last look is taken to be out of use: half
@@ -195,6 +255,8 @@ void mcache_flush(struct mcache *mc, unsigned c)
 	mc->nflush++;
 	if (mc->nflush % 2 == 0 && grow_room(mc, c))
 		return;
+	if (mc->nflush <= LOOKS_ALWAYS || mc->nflush % LOOKS_EVERY == 0)
+		refuse_doubles(mc, c);
 	give_oldest(mc, c, (mcache_count(mc, c) + 1) / 2);
 	mcache_tick(mc);
 }

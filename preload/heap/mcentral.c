@@ -23,6 +23,7 @@
 #include "preload/base/meta.h"
 #include "preload/heap/arena.h"
 #include "preload/heap/heap.h"
+#include "preload/heap/heap_int.h"
 #include "preload/heap/mheap.h"
 #include "preload/heap/sizeclass.h"
 
@@ -188,17 +189,23 @@ uint32_t mcentral_take_locked(unsigned c, void **out, uint32_t want)
 
 /* ---- giving ---- */
 
-static COLD void bad_pointer(const void *p, const struct mspan *s, unsigned c)
+/* p is not the allocated slot of class c that it should be. */
+static COLD NO_LOCK_CHECK void bad_pointer(const void *p, const struct mspan *s,
+					   unsigned c)
 {
 	uint32_t index;
+	bool inside = false;
 
-	if (!s || s->state != MSPAN_SMALL ||
-	    s->sizeclass != c) /* its span went already */
-		fatal("double free of %p (size class %u)", p, c);
-	index = mspan_index_of(s, (uintptr_t)p);
-	if (index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p)
-		fatal("invalid free of %p: inside an object (size class %u)", p, c);
-	fatal("double free of %p (size class %u)", p, c);
+	lock_release(&central.classes[c].lock); /* for the profiler: it takes others */
+	/* Of another kind: its span went already. */
+	if (s && s->state == MSPAN_SMALL && s->sizeclass == c) {
+		index = mspan_index_of(s, (uintptr_t)p);
+		inside = index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p;
+	}
+	if (inside)
+		heap_fatal(p, "invalid free of %p: inside an object (size class %u)", p,
+			   c);
+	heap_fatal(p, "double free of %p (size class %u)", p, c);
 }
 
 /* The span of p, which must be one of class c. Aborts when it is not. */
@@ -312,6 +319,24 @@ void mcentral_give_locked(unsigned c, void *const *pointers, uint32_t n)
 		spill_transfer(m, c, m->ntransfer - m->ntransfer / 2);
 	memcpy(m->transfer + m->ntransfer, pointers, n * sizeof(void *));
 	m->ntransfer += n;
+}
+
+#define LOOK_BACK 64 /* pointers of the transfer cache: a thread ends in little time */
+
+const void *mcentral_find_any(unsigned c, void *const *pointers, uint32_t n)
+{
+	struct mcentral *m = &central.classes[c];
+	const void *found = NULL;
+	uint32_t from;
+
+	lock_acquire(&m->lock);
+	from = m->ntransfer > LOOK_BACK ? m->ntransfer - LOOK_BACK : 0;
+	for (uint32_t i = 0; i < n && !found; i++)
+		for (uint32_t k = from; k < m->ntransfer; k++)
+			if (m->transfer[k] == pointers[i])
+				found = pointers[i];
+	lock_release(&m->lock);
+	return found;
 }
 
 static void drop_empty_spans(struct mcentral *m)

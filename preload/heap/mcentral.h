@@ -18,6 +18,10 @@ uint32_t mcentral_take_locked(unsigned sizeclass, void **out, uint32_t want);
  * one of them is no allocated slot of the class: a double or an invalid free. */
 void mcentral_give_locked(unsigned sizeclass, void *const *pointers, uint32_t n);
 
+/* SLOW. One of the pointers that lies in the transfer cache already, as far as that is
+ * looked at; NULL: none. */
+const void *mcentral_find_any(unsigned sizeclass, void *const *pointers, uint32_t n);
+
 void mcentral_lock(unsigned sizeclass);
 void mcentral_unlock(unsigned sizeclass);
 /* Every class, in order; for fork and the leak check. */

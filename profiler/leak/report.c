@@ -21,7 +21,6 @@
 #include "profiler/stack/unwind.h"
 
 #define MAX_TEXT_RECORDS 50
-#define MAX_TEXT_FRAMES	 40
 #define GROWING_RISES	 2 /* checks in a row that found more than the one before */
 #define MAX_UNUSED	 20
 
@@ -29,20 +28,11 @@
 
 static void print_stack(uint32_t site)
 {
-	char text[640];
-
 	if (site == SITE_NONE) {
 		log_line("    [stack not sampled]");
 		return;
 	}
-	for (int i = 0; site && i < MAX_TEXT_FRAMES; site = site_parent(site), i++) {
-		uintptr_t pc = site_pc(site);
-
-		symbol_describe(pc <= FRAME_PSEUDO_MAX ? pc : pc - 1, text, sizeof(text));
-		log_line("    #%d %s", i, text);
-	}
-	if (site)
-		log_line("    ... %u more frames", site_depth(site));
+	symbol_log_stack(site);
 }
 
 static const char *const kinds[] = { [LEAK_INDIRECT] = "indirect",

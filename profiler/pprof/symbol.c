@@ -21,6 +21,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #include "profiler/pprof/elfsym.h"
+#include "profiler/site/site.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
@@ -28,6 +29,7 @@
 #define CHUNKS		  64 /* as many modules as module.c keeps */
 #define MAX_PLAIN	  1024
 #define DESCRIBE_NAME_MAX 512
+#define MAX_LOG_FRAMES	  40
 
 enum known { KNOWN_NOT, KNOWN_NO, KNOWN_YES };
 
@@ -274,4 +276,18 @@ void symbol_describe(uintptr_t pc, char *buf, size_t size)
 		fmt_string(buf, size, "%s+%#lx (%s)",
 			   symbol_demangle(s.function, text, sizeof(text)),
 			   (unsigned long)(pc - s.start), last_part(s.module->path));
+}
+
+void symbol_log_stack(uint32_t site)
+{
+	char text[640];
+
+	for (int i = 0; site && i < MAX_LOG_FRAMES; site = site_parent(site), i++) {
+		uintptr_t pc = site_pc(site);
+
+		symbol_describe(pc <= FRAME_PSEUDO_MAX ? pc : pc - 1, text, sizeof(text));
+		log_line("    #%d %s", i, text);
+	}
+	if (site)
+		log_line("    ... %u more frames", site_depth(site));
 }

@@ -25,6 +25,8 @@ bool symbol_lookup(uintptr_t pc, struct symbol *out);
 const char *symbol_demangle(const char *name, char *buf, size_t size);
 /* DUMP. "function+0x12" or "module+0x1234" for reports. */
 void symbol_describe(uintptr_t pc, char *buf, size_t size);
+/* DUMP. A site's frames to stderr, one a line. */
+void symbol_log_stack(uint32_t site);
 /* In a forked child. */
 void symbol_fork_child(void);
 /* DUMP. Does the module have any function names? */

@@ -12,6 +12,10 @@
  * byte 0, so only frees there come here; the count per page restores the byte. In exact
  * mode all class bytes are 0 for good.
  *
+ * A freed object's record keeps the site, marked SAMPLE_FREED, until the slot is recorded
+ * again. A program that was exact from its first object on records every one, so that
+ * such a slot is free for certain: freeing it again is a double free.
+ *
  * Concurrency: a record is touched by the thread that allocates or frees its object,
  * which the program orders. Page counts are guarded by a stripe of locks, pools by
  * another. Totals are atomic.
@@ -38,7 +42,7 @@
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
-#define HIDDEN_SITE UINT32_MAX /* of sample_hide_enter(); no stack has it */
+#define HIDDEN_SITE INT32_MAX /* of sample_hide_enter(); no stack has it */
 #define STRIPES	    16
 #define MAX_PAGES   32 /* of a small span, see sizeclass.c */
 
@@ -70,9 +74,11 @@ static struct {
 	bool on, exact;	 /* atomic: sample_change() writes, any thread reads */
 	bool slow_frees; /* no count of pages is needed any more; atomic, one way */
 	bool clear;	 /* new objects: no stale pointer may hide a leak */
+	bool whole;	 /* every object since the start has a record; atomic */
 	bool lifetimes, labels;	   /* asked for */
 	uint32_t record_size;	   /* frozen by sample_init(): RECORD_* */
 	size_t period;		   /* atomic, as on */
+	void *last;		   /* sampled, by any thread; atomic */
 	uint64_t random;	   /* atomic: splitmix64's counter */
 	uint64_t weights[WEIGHTS]; /* atomic: see weight_then() */
 	struct {
@@ -255,7 +261,21 @@ const struct sample_record *sample_find(const struct mspan *s, uint32_t index)
 {
 	const struct block *b = atomic_load_acquire(&s->samples);
 
-	return b && record_at(b, index)->site ? record_at(b, index) : NULL;
+	return b && (int32_t)record_at(b, index)->site > 0 ? record_at(b, index) : NULL;
+}
+
+static bool is_freed(const struct mspan *s, uint32_t index)
+{
+	return record_at(s->samples, index)->site & SAMPLE_FREED &&
+	       atomic_load_relaxed(&sampler.whole);
+}
+
+uint32_t sample_last_site(const struct mspan *s, uint32_t index)
+{
+	const struct block *b = atomic_load_acquire(&s->samples);
+	uint32_t site = b ? record_at(b, index)->site & ~SAMPLE_FREED : SITE_NONE;
+
+	return site == HIDDEN_SITE ? SITE_NONE : site;
 }
 
 static size_t record_size(const struct mspan *s, const struct sample_record *r)
@@ -420,6 +440,17 @@ static void hide(void *p, size_t size)
 	atomic_store_relaxed(&sampler.any_hidden, 1u);
 }
 
+/* p gets no record: the one of the object before it would say that p is free. */
+static COLD void forget_freed(void *p)
+{
+	uint32_t index;
+	struct mspan *s = heap_find((uintptr_t)p, &index);
+	struct block *b = s ? atomic_load_acquire(&s->samples) : NULL;
+
+	if (b && record_at(b, index)->site & SAMPLE_FREED)
+		record_at(b, index)->site = SITE_NONE;
+}
+
 static void on_malloc(void *p, size_t size)
 {
 	struct capture c;
@@ -432,13 +463,20 @@ static void on_malloc(void *p, size_t size)
 		mcache_self()->budget = draw_budget();
 	if (sampler.clear)
 		clear_object(p, size);
-	if (seep_tls.internal > 0 || !atomic_load_relaxed(&sampler.on) || !store_is_own())
+	if (seep_tls.internal > 0 || !atomic_load_relaxed(&sampler.on) ||
+	    !store_is_own()) {
+		forget_freed(p);
 		return;
+	}
 	seep_tls.internal++;
-	if (LIKELY(capture(&c)) && LIKELY(record(p, size, &c)))
+	if (LIKELY(capture(&c)) && LIKELY(record(p, size, &c))) {
 		thread_add(&sampler.samples, 1);
-	else
+		if (!sample_is_exact())
+			atomic_store_relaxed(&sampler.last, p);
+	} else {
+		forget_freed(p);
 		atomic_add_relaxed(&sampler.dropped, 1u);
+	}
 	seep_tls.internal--;
 }
 
@@ -478,26 +516,48 @@ static void end_lifetime(const struct mspan *s, const struct sample_record *r,
 		     r->thread == thread_serial() ? LIFETIME_SAME : LIFETIME_OTHER, &one);
 }
 
-static void on_free(struct mspan *s, uint32_t index, void *p)
+/* Where sampled objects are freed, and large ones, whose records go with them. In exact
+ * mode a stack for each of the others would cost as much as that of its birth. An object
+ * that goes before the next is sampled gets one frame: else a program that makes and
+ * frees one at a time would pay for its samples twice. */
+static void note_end(const struct mspan *s, void *p, uint32_t site)
+{
+	struct capture c;
+
+	if (sample_is_exact() && s->slot_size != 0)
+		return;
+	if (LIKELY(p == atomic_load_relaxed(&sampler.last)) || seep_tls.internal > 0) {
+		misuse_note_free((uintptr_t)p, site, SITE_NONE, unwind_caller());
+		return;
+	}
+	seep_tls.internal++;
+	if (capture_here(&c))
+		misuse_note_free((uintptr_t)p, site, c.site, 0);
+	seep_tls.internal--;
+}
+
+static bool on_free(struct mspan *s, uint32_t index, void *p)
 {
 	struct block *b = s->samples;
 	struct sample_record *r = record_at(b, index);
 	uint32_t site = r->site, handle = 0;
 
-	if (site == SITE_NONE)
-		return;
-	r->site = SITE_NONE;
+	if ((int32_t)site <= 0)
+		return site == SITE_NONE || !is_freed(s, index);
+	r->site = site == HIDDEN_SITE ? SITE_NONE : site | SAMPLE_FREED;
 	if (sampler.record_size >= RECORD_ESCAPE) {
 		handle = r->escape;
 		r->escape = 0;
 	}
 	count_page(s, b, p, -1);
 	if (site == HIDDEN_SITE || !store_is_own())
-		return;
+		return true;
 	count_free(site, record_size(s, r), old_weight(s, b, r));
 	if (UNLIKELY(sampler.lifetimes))
 		end_lifetime(s, r, site);
+	note_end(s, p, site);
 	end_escape(handle);
+	return true;
 }
 
 /* Grown or shrunk in place: counts as a free of the old size and an allocation of the new
@@ -512,7 +572,7 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 
 	if (sampler.clear)
 		clear_tail(s, (uintptr_t)p, size);
-	if (site == SITE_NONE || site == HIDDEN_SITE || !store_is_own())
+	if ((int32_t)site <= 0 || site == HIDDEN_SITE || !store_is_own())
 		return;
 	count_free(site, record_size(s, r), old_weight(s, b, r));
 	if (sample_is_exact() && seep_tls.internal == 0) {
@@ -569,6 +629,8 @@ static void install(void)
 {
 	heap_hooks.sample_malloc = on_malloc;
 	heap_hooks.sample_free = on_free;
+	heap_hooks.is_freed = is_freed;
+	heap_hooks.misuse = misuse_describe;
 	heap_hooks.sample_resize = on_resize;
 	heap_hooks.release_samples = on_release;
 	heap_hooks.first_budget = draw_budget;
@@ -604,8 +666,13 @@ void sample_init(void)
 	if (!sampler.on)
 		return;
 	install();
-	if (sampler.exact)
+	if (sampler.exact) {
+		struct heap_stats st;
+
 		set_exact();
+		heap_get_stats(&st);
+		sampler.whole = st.nmcaches <= 1; /* other threads' budgets are old */
+	}
 	heap_set_budget(draw_budget());
 }
 
@@ -646,6 +713,7 @@ int sample_change(enum opt_mode mode, size_t sample)
 		wait_a_little(); /* a thread may be about to restore a page's class */
 		set_exact();
 	}
+	atomic_store_relaxed(&sampler.whole, false);
 	atomic_store_relaxed(&sampler.period, sample);
 	atomic_store_relaxed(&sampler.exact, p.exact);
 	atomic_store_relaxed(&sampler.on, p.on);
@@ -654,6 +722,11 @@ int sample_change(enum opt_mode mode, size_t sample)
 					 : p.exact ? -1
 						   : (int64_t)sample * ODDS);
 	return 0;
+}
+
+bool sample_is_whole(void)
+{
+	return atomic_load_relaxed(&sampler.whole);
 }
 
 bool sample_is_on(void)

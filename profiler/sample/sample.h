@@ -12,9 +12,9 @@
 #include "preload/base/opt.h"
 #include "preload/heap/heap.h"
 
-/* What is kept for one live recorded object beside its span. site 0: the slot holds no
- * recorded object. The later fields are there only where options need them: see
- * sample_birth_ns(). */
+/* What is kept for one live recorded object beside its span. site 0, or one marked as
+ * freed: the slot holds no recorded object. The later fields are there only where options
+ * need them: see sample_birth_ns(). */
 struct sample_record {
 	uint32_t site;	/* may be labelled, see label.h */
 	uint16_t size;	/* asked, of small objects (large: mspan.size_asked) */

@@ -63,6 +63,19 @@ void sample_measure(const struct mspan *s, const struct sample_record *r, uint64
 #define LABEL_MAX 2
 int sample_labels(const struct labels *labels, struct pprof_label *list);
 
+/* sample.c. In record.site: the object was freed. No site has so high a number. */
+#define SAMPLE_FREED ((uint32_t)1 << 31)
+/* The site of the object that is or was recorded last in the slot; SITE_NONE: none. */
+uint32_t sample_last_site(const struct mspan *s, uint32_t index);
+bool sample_is_whole(void); /* every object so far was recorded */
+
+/* misuse.c: what can be said about an object that the program misuses. */
+/* FAST. free_site is the stack of free(), or SITE_NONE and pc the return address of it.
+ */
+void misuse_note_free(uintptr_t p, uint32_t alloc_site, uint32_t free_site, uintptr_t pc);
+/* DUMP. For heap_hooks. */
+void misuse_describe(const struct mspan *s, uint32_t index, const void *p);
+
 /* sample.c: fills samples, dropped, truncated. */
 void sample_add_counts(struct sample_total *out);
 

@@ -381,6 +381,11 @@ void unwind_init(bool want_libunwind)
 		unwind_lib_open();
 }
 
+NO_SANITIZE uintptr_t unwind_caller(void)
+{
+	return walk_true_return(walk_last_own_frame(__builtin_frame_address(0))[1]);
+}
+
 void unwind_expect_many(void)
 {
 	atomic_store_relaxed(&row_cache_shift, 64u - ROW_CACHE_LG);

@@ -53,6 +53,9 @@ void unwind_init(bool want_libunwind);
 /* From now on every allocation's stack is captured: what is remembered about code may
  * take half a megabyte and not the eighth part of it. */
 void unwind_expect_many(void);
+/* FAST. The return address in the program's innermost frame, from below which our own
+ * code was called. */
+uintptr_t unwind_caller(void);
 /* INIT. Frames whose pc lies in [start, end) are ours: unwind_here() leaves the innermost
  * ones out. Empty (the default): it starts with its own caller. */
 void unwind_set_own_text(uintptr_t start, uintptr_t end);

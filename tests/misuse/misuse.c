@@ -45,6 +45,33 @@ static void double_free_three_between(void)
 	free(p[0]);
 }
 
+/* Both are in the thread's array when it is full. */
+static void double_free_before_flush(void)
+{
+	void *p[2000];
+
+	for (int i = 0; i < 2000; i++)
+		p[i] = malloc(40);
+	for (int i = 0; i < 10; i++)
+		free(p[i]);
+	free(p[0]);
+	for (int i = 10; i < 2000; i++)
+		free(p[i]);
+}
+
+static void *free_ten(void *p)
+{
+	void *q[10];
+
+	for (int i = 0; i < 10; i++)
+		q[i] = malloc(100);
+	free(p);
+	for (int i = 0; i < 10; i++)
+		free(q[i]);
+	free(p);
+	return NULL;
+}
+
 static void double_free_later(void)
 {
 	void *p[2000];
@@ -116,6 +143,12 @@ static void double_free_two_threads(void)
 
 	in_thread(free_it, p);
 	in_thread(free_it, p);
+}
+
+/* Both are in the thread's array when it ends. */
+static void double_free_ending_thread(void)
+{
+	in_thread(free_ten, malloc(100));
 }
 
 static void double_free_after_realloc(void)
@@ -422,12 +455,14 @@ static const struct {
 	CASE(double_free),
 	CASE(double_free_one_between),
 	CASE(double_free_three_between),
+	CASE(double_free_before_flush),
 	CASE(double_free_later),
 	CASE(double_free_large),
 	CASE(double_free_large_later),
 	CASE(double_free_aligned),
 	CASE(double_free_thread),
 	CASE(double_free_two_threads),
+	CASE(double_free_ending_thread),
 	CASE(double_free_after_realloc),
 	CASE(double_free_at_exit),
 	CASE(double_delete),

@@ -53,6 +53,11 @@ class Stress(seeptest.TestCase):
             self.assertEqual(r.returncode, 0, f"{options}: {r.stderr[-3000:]}")
             self.assertRegex(r.stdout.decode(), r"handled [1-9]\d{3,} signals")
 
+    def test_freed_memory_has_no_power(self):
+        for options in ("mode=off", "mode=sampled:sample=64K", "mode=exact"):
+            r = seeptest.run([seeptest.victim("stress/scribble"), str(SEED)], options=options)
+            self.assertEqual((r.returncode, r.stderr), (0, b""), f"{options}: seed {SEED}")
+
     def test_nothing_is_lost(self):
         r = self.check("mode=exact:leak=exit", 4, 5000)
         lines = r.stderr.decode().splitlines()
