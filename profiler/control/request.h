@@ -28,8 +28,9 @@ enum agent_command {
 	AGENT_ALLOCS,
 	AGENT_PEAK,
 	AGENT_THREADS,
-	AGENT_SHOW, /* only the settings, in the reply */
-	AGENT_SET,  /* what is recorded from now on */
+	AGENT_SHOW,	 /* only the settings, in the reply */
+	AGENT_SET,	 /* what is recorded from now on */
+	AGENT_LIFETIMES, /* a profile into the descriptor */
 	AGENT_COMMANDS
 };
 
