@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,16 +73,6 @@ struct diff {
 	double variance; /* of both */
 };
 
-static long parse_number(const char *text)
-{
-	char *end;
-	long n = strtol(text, &end, 10);
-
-	if (*text == '\0' || *end || n < 0)
-		die(EXIT_USAGE, "-n %s: not a number", text);
-	return n;
-}
-
 static enum by parse_by(const char *word)
 {
 	static const char *const words[] = { "stack", "function", "line" };
@@ -102,7 +93,7 @@ static void parse_one(struct diff *d, int c)
 		d->index = optarg;
 		break;
 	case 'n':
-		d->top = parse_number(optarg);
+		d->top = parse_number("-n", optarg, 0, LONG_MAX);
 		break;
 	case OPT_SHRUNK:
 		d->shrunk = true;
@@ -203,12 +194,7 @@ static struct entry *entry_of(struct diff *d, const struct frame *frames, size_t
 
 	if (number < before)
 		return &d->entries[number];
-	if (number >= d->entries_size) {
-		d->entries_size = number ? number * 2 : 1024;
-		d->entries = realloc(d->entries, d->entries_size * sizeof(*d->entries));
-		if (!d->entries)
-			die(EXIT_INCOMPLETE, "out of memory");
-	}
+	d->entries = grown(d->entries, number, &d->entries_size, sizeof(*e));
 	e = &d->entries[number];
 	*e = (struct entry){ .nframes = d->by == BY_STACK ? n : 1 };
 	e->frames = arena_alloc(&d->arena, e->nframes * sizeof(*e->frames));

@@ -62,8 +62,7 @@ enum {
 	OPT_EXITCODE,
 	OPT_STRICT,
 	OPT_THREADS,
-	OPT_NO_SYMBOLIZE,
-	OPT_LIB
+	OPT_NO_SYMBOLIZE
 };
 
 static const struct option options[] = {
@@ -74,10 +73,8 @@ static const struct option options[] = {
 	{ "exitcode", required_argument, NULL, OPT_EXITCODE },
 	{ "strict", no_argument, NULL, OPT_STRICT },
 	{ "threads", no_argument, NULL, OPT_THREADS },
-	{ "out", required_argument, NULL, 'o' },
+	LAUNCH_OPTIONS,
 	{ "no-symbolize", no_argument, NULL, OPT_NO_SYMBOLIZE },
-	{ "option", required_argument, NULL, 'O' },
-	{ "lib", required_argument, NULL, OPT_LIB },
 	{ "quiet", no_argument, NULL, 'q' },
 	{ "help", no_argument, NULL, 'h' },
 	{ NULL, 0, NULL, 0 },
@@ -97,34 +94,11 @@ struct gate {
 	char *incomplete; /* reason, NULL: complete */
 };
 
-static void add_pair(struct gate *g, const char *pair)
-{
-	const char *equals = strchr(pair, '=');
-	char *key;
-
-	if (!equals)
-		die(EXIT_USAGE, "-O %s: not KEY=VALUE", pair);
-	key = format_string("%.*s", (int)(equals - pair), pair);
-	g->launch.extra = launch_add_option(g->launch.extra, key, equals + 1);
-	free(key);
-}
-
-static int parse_status(const char *text)
-{
-	char *end;
-	long n = strtol(text, &end, 10);
-
-	if (*text == '\0' || *end || n < 0 || n > 255)
-		die(EXIT_USAGE, "--exitcode %s: not a status from 0 to 255", text);
-	return (int)n;
-}
-
 static void parse_one(struct gate *g, int c)
 {
 	switch (c) {
 	case OPT_SUPPRESSIONS:
-		g->launch.extra =
-			launch_add_option(g->launch.extra, "suppressions", optarg);
+		launch_set(&g->launch, "suppressions", optarg);
 		g->suppresses = true;
 		break;
 	case OPT_GEN_SUPPRESSIONS:
@@ -132,31 +106,22 @@ static void parse_one(struct gate *g, int c)
 		break;
 	case OPT_REACHABLE:
 		g->reachable = true;
-		g->launch.extra = launch_add_option(g->launch.extra, "reachable", "on");
+		launch_set(&g->launch, "reachable", "on");
 		break;
 	case OPT_POSSIBLE:
-		g->launch.extra = launch_add_option(g->launch.extra, "possible", "on");
+		launch_set(&g->launch, "possible", "on");
 		break;
 	case OPT_EXITCODE:
-		g->exitcode = parse_status(optarg);
+		g->exitcode = (int)parse_number("--exitcode", optarg, 0, 255);
 		break;
 	case OPT_STRICT:
 		g->strict = true;
 		break;
-	case 'o':
-		g->launch.out = optarg;
-		break;
 	case OPT_NO_SYMBOLIZE:
 		g->no_symbolize = true;
 		break;
-	case 'O':
-		add_pair(g, optarg);
-		break;
 	case OPT_THREADS:
-		g->launch.extra = launch_add_option(g->launch.extra, "threads", "leak");
-		break;
-	case OPT_LIB:
-		g->launch.library = optarg;
+		launch_set(&g->launch, "threads", "leak");
 		break;
 	case 'q':
 		g->quiet = true;
@@ -174,10 +139,11 @@ static void parse(struct gate *g, int argc, char **argv)
 	int c;
 
 	opterr = 0;
-	while ((c = getopt_long(argc, argv, "+o:O:qh", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, LAUNCH_LETTERS "qh", options, NULL)) != -1) {
 		if (c == '?')
 			die_option(argv[optind - 1], "gate");
-		parse_one(g, c);
+		if (!launch_option(&g->launch, c, optarg))
+			parse_one(g, c);
 	}
 	g->launch.argv = argv + optind;
 	if (!argv[optind])
@@ -402,14 +368,17 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 		not_checked(g, r, is_main,
 			    launch_is_running(r)
 				    ? "is still running"
-				    : "ended without a check: it was killed");
+				    : "ended without a check: it was killed or "
+				      "left by a system call of its own");
 		return;
 	}
 	if (r->state != RUNROW_DONE)
 		return;
 	if (became_unknown(g, r))
 		not_checked(g, r, is_main,
-			    "became a program without Seep (static, set-user-ID, ...)");
+			    "became a program without Seep (static, set-user-ID, in a "
+			    "sandbox, "
+			    "without the environment)");
 	if (g->reachable && !g->quiet)
 		print_reachable(r);
 	g->objects += r->objects;

@@ -73,16 +73,6 @@ static const struct format *parse_format(const char *name)
 	die(EXIT_USAGE, "--format %s: not text, json, html, sarif or junit", name);
 }
 
-static long parse_number(const char *text)
-{
-	char *end;
-	long n = strtol(text, &end, 10);
-
-	if (*text == '\0' || *end || n < 0)
-		die(EXIT_USAGE, "-n %s: not a number", text);
-	return n;
-}
-
 static void parse_one(struct report *r, int c)
 {
 	switch (c) {
@@ -93,7 +83,7 @@ static void parse_one(struct report *r, int c)
 		r->index = optarg;
 		break;
 	case 'n':
-		r->top = parse_number(optarg);
+		r->top = parse_number("-n", optarg, 0, LONG_MAX);
 		break;
 	case OPT_ROOT:
 		r->root = optarg;

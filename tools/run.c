@@ -56,12 +56,11 @@ enum {
 	OPT_NO_ESCAPE,
 	OPT_NO_THREADS,
 	OPT_NO_FOLLOW,
-	OPT_NO_SYMBOLIZE,
-	OPT_LIB
+	OPT_NO_SYMBOLIZE
 };
 
 static const struct option options[] = {
-	{ "out", required_argument, NULL, 'o' },
+	LAUNCH_OPTIONS,
 	{ "mode", required_argument, NULL, OPT_MODE },
 	{ "sample", required_argument, NULL, OPT_SAMPLE },
 	{ "seed", required_argument, NULL, OPT_SEED },
@@ -73,8 +72,6 @@ static const struct option options[] = {
 	{ "no-threads", no_argument, NULL, OPT_NO_THREADS },
 	{ "no-follow", no_argument, NULL, OPT_NO_FOLLOW },
 	{ "no-symbolize", no_argument, NULL, OPT_NO_SYMBOLIZE },
-	{ "option", required_argument, NULL, 'O' },
-	{ "lib", required_argument, NULL, OPT_LIB },
 	{ "quiet", no_argument, NULL, 'q' },
 	{ "help", no_argument, NULL, 'h' },
 	{ NULL, 0, NULL, 0 },
@@ -85,67 +82,41 @@ struct run {
 	bool quiet, no_symbolize;
 };
 
-static void add(struct run *r, const char *key, const char *value)
-{
-	r->launch.extra = launch_add_option(r->launch.extra, key, value);
-}
-
-static void add_pair(struct run *r, const char *pair)
-{
-	const char *equals = strchr(pair, '=');
-	char *key;
-
-	if (!equals)
-		die(EXIT_USAGE, "-O %s: not KEY=VALUE", pair);
-	key = format_string("%.*s", (int)(equals - pair), pair);
-	add(r, key, equals + 1);
-	free(key);
-}
-
 static void parse_one(struct run *r, int c)
 {
 	switch (c) {
-	case 'o':
-		r->launch.out = optarg;
-		break;
 	case OPT_MODE:
-		add(r, "mode", optarg);
+		launch_set(&r->launch, "mode", optarg);
 		break;
 	case OPT_SAMPLE:
-		add(r, "sample", optarg);
+		launch_set(&r->launch, "sample", optarg);
 		break;
 	case OPT_SEED:
-		add(r, "seed", optarg);
+		launch_set(&r->launch, "seed", optarg);
 		break;
 	case OPT_LEAK:
-		add(r, "leak", "exit");
+		launch_set(&r->launch, "leak", "exit");
 		break;
 	case OPT_SUPPRESSIONS:
-		add(r, "suppressions", optarg);
+		launch_set(&r->launch, "suppressions", optarg);
 		break;
 	case OPT_LIFETIMES:
-		add(r, "lifetimes", "on");
+		launch_set(&r->launch, "lifetimes", "on");
 		break;
 	case OPT_LABELS:
-		add(r, "labels", optarg);
+		launch_set(&r->launch, "labels", optarg);
 		break;
 	case OPT_NO_ESCAPE:
-		add(r, "escape", "off");
+		launch_set(&r->launch, "escape", "off");
 		break;
 	case OPT_NO_THREADS:
-		add(r, "threads", "off");
+		launch_set(&r->launch, "threads", "off");
 		break;
 	case OPT_NO_FOLLOW:
-		add(r, "follow", "off");
+		launch_set(&r->launch, "follow", "off");
 		break;
 	case OPT_NO_SYMBOLIZE:
 		r->no_symbolize = true;
-		break;
-	case 'O':
-		add_pair(r, optarg);
-		break;
-	case OPT_LIB:
-		r->launch.library = optarg;
 		break;
 	case 'q':
 		r->quiet = true;
@@ -163,10 +134,11 @@ static void parse(struct run *r, int argc, char **argv)
 	int c;
 
 	opterr = 0;
-	while ((c = getopt_long(argc, argv, "+o:O:qh", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, LAUNCH_LETTERS "qh", options, NULL)) != -1) {
 		if (c == '?')
 			die_option(argv[optind - 1], "run");
-		parse_one(r, c);
+		if (!launch_option(&r->launch, c, optarg))
+			parse_one(r, c);
 	}
 	r->launch.argv = argv + optind;
 	if (!argv[optind])

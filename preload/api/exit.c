@@ -268,7 +268,7 @@ static int report_leaks(const struct leak_result *r, const char *prefix, bool fi
 /* The status that the verdict forces on the process, or -1. */
 static int forced_status(const struct leak_result *r)
 {
-	if (runtable_is_gate())
+	if (runtable_is_gate() || runtable_is_out_of_reach())
 		return -1;
 	if (r->verdict == LEAK_FOUND)
 		return opt_get()->exitcode;
@@ -294,7 +294,7 @@ static int report_passive(void)
 	if (!check || runtable_is_gate())
 		return -1;
 	leak_print_verdict(&r);
-	return OPT_EXIT_INCOMPLETE;
+	return forced_status(&r);
 }
 
 /* Threads blocked for ever or never joined: part of the check, with a file of their own.

@@ -99,7 +99,13 @@ static NO_LOCK_CHECK void in_child(void)
 	fatal_fork_child();
 }
 
+/* What libc's static pthread_atfork() calls; that one would lie far from all the code
+ * that every process runs. */
+extern void *__dso_handle HIDDEN;
+int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void),
+		      void *dso);
+
 void fork_init(void)
 {
-	pthread_atfork(before, in_parent, in_child);
+	__register_atfork(before, in_parent, in_child, __dso_handle);
 }

@@ -28,6 +28,7 @@
 #include "profiler/stack/tables.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
+#include "profiler/thread/blocked.h"
 #endif
 
 /* The compiler's start files call these three where they exist, and look for them by name
@@ -85,6 +86,7 @@ static void profiler_init(void)
 		return;
 	}
 	agent_init(NULL);
+	blocked_hooks.is_own_handler = signal_is_own;
 	unwind_set_own_text((uintptr_t)__ehdr_start, (uintptr_t)etext);
 	if (o->mode == OPT_MODE_OFF) {
 		sample_init(); /* the agent may turn it on */
@@ -102,7 +104,7 @@ static void profiler_init(void)
 		leak_init();
 	if (o->escape != OPT_ESCAPE_OFF)
 		escape_init();
-	if (escape_is_on())
+	if (o->escape != OPT_ESCAPE_OFF && escape_is_on())
 		sample_hooks = (struct sample_hooks){ .begin = escape_begin,
 						      .end = escape_end,
 						      .resize = escape_resize,

@@ -47,28 +47,39 @@ EXPORT void __lsan_unregister_root_region(const void *p, size_t size)
 	leak_remove_root(p, size);
 }
 
-/* 1 when something was lost, 0 when not or when nothing can be told. */
-EXPORT int __lsan_do_recoverable_leak_check(void)
+static bool finds_leaks(bool says)
 {
 	struct leak_result r = { 0 };
-	int found;
+	bool found;
 
 	if (!sample_is_on())
-		return 0;
+		return false;
 	seep_tls.internal++;
 	leak_check(&r);
-	leak_print(&r);
-	leak_print_verdict(&r);
+	if (says) {
+		leak_print(&r);
+		leak_print_verdict(&r);
+	}
 	found = r.verdict == LEAK_FOUND;
 	leak_result_free(&r);
 	seep_tls.internal--;
 	return found;
 }
 
+/* 1 when something was lost, 0 when not or when nothing can be told. */
+EXPORT int __lsan_do_recoverable_leak_check(void)
+{
+	return finds_leaks(true);
+}
+
+/* Where the end of the process is checked, too, that one's report is enough. */
 EXPORT void __lsan_do_leak_check(void)
 {
-	if (__lsan_do_recoverable_leak_check()) {
+	const struct exit_cause cause = { .way = EXIT_AT_ONCE };
+
+	if (finds_leaks(opt_get()->leak == OPT_LEAK_OFF)) {
 		fflush(NULL);
+		exit_reports(&cause);
 		os_exit_group(opt_get()->exitcode);
 	}
 }

@@ -161,6 +161,13 @@ void *signal_in(int sig, void *handler, int flags)
 	return (void *)(uintptr_t)on_program_signal;
 }
 
+bool signal_is_own(const void *handler)
+{
+	uintptr_t at = (uintptr_t)handler, text = (uintptr_t)__ehdr_start;
+
+	return at - text < (uintptr_t)etext - text && at != (uintptr_t)on_program_signal;
+}
+
 void *signal_known(int sig)
 {
 	return sig > 0 && sig < SIGNALS

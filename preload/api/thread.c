@@ -24,6 +24,9 @@
 #include "profiler/stack/thread.h"
 #endif
 
+/* Of libc's thread descriptor, which has as many or more. */
+#define DESCRIPTOR_BYTES 2304
+
 typedef void *(*start_routine)(void *);
 
 static struct {
@@ -89,17 +92,34 @@ static uint32_t creator_site(void)
 #endif
 }
 
+/* libc's descriptor keeps our argument for the life of the stack: a pointer to whatever
+ * the program's memory becomes, which would hide a leak. Nobody reads it any more. */
+static void forget_argument(const void *block)
+{
+	uintptr_t *word = (uintptr_t *)pthread_self();
+
+	for (size_t i = 0; i < DESCRIPTOR_BYTES / sizeof(*word); i++)
+		if (word[i] == (uintptr_t)block)
+			word[i] = 0;
+}
+
 /* The new thread's first function; a tail call, so that it is in nobody's stack. */
 static void *thread_begin(void *block)
 {
 	struct start s = *(struct start *)block;
+#if CONFIG_PROFILER
+	struct thread_info *t;
+#endif
 
+	forget_argument(block);
 	heap_free(block);
 	arm(PTHREAD_DESTRUCTOR_ITERATIONS); /* also for a thread that never allocates: its
 					       end is recorded */
 #if CONFIG_PROFILER
 	thread_internal_enter();
-	thread_register(s.creator_site, s.detached);
+	t = thread_register(s.creator_site, s.detached);
+	if (t) /* the routine takes our place on the stack: below two words */
+		t->frames_hi = (uintptr_t)__builtin_frame_address(0) + 16;
 	thread_internal_leave();
 #endif
 	return s.routine(s.arg);

@@ -51,12 +51,14 @@ enum lock_rank {
 
 struct CAPABILITY lock {
 	uint32_t state; /* 0 free, 1 held, 2 held and contended; atomic, all threads */
-	uint32_t rank;	/* enum lock_rank, immutable */
+	uint32_t rank;	/* enum lock_rank, immutable; 0 without assertions */
 };
 
-#define LOCK_INIT(r)                    \
-	{                               \
-		.state = 0, .rank = (r) \
+/* All zero without assertions, so that big structs with a lock in them lie in .bss and
+ * not, page by page as neighbours are read, in memory mapped from the file. */
+#define LOCK_INIT(r)                                                  \
+	{                                                             \
+		.state = 0, .rank = CONFIG_ASSERTIONS >= 1 ? (r) : 0u \
 	}
 
 void lock_init(struct lock *l, enum lock_rank rank);

@@ -21,7 +21,11 @@
 #define HUGE_PAGE	(2 * MIB)
 #define GROW_SMALL	(1 * MIB) /* while the heap is small */
 #define GROW_HUGE	(4 * MIB) /* whole huge pages, later */
-#define HUGE_AFTER	(8 * MIB) /* heap size from which huge pages are advised */
+/* Heap size from which huge pages are advised: the last one is half empty on average. Of
+ * one that is being filled by a single object it is sooner known that it will be full. */
+#define HUGE_AFTER	 (16 * MIB)
+#define HUGE_AFTER_LARGE (8 * MIB)
+#define LARGE		 (4 * MIB)
 
 struct arena_fast arena_fast;
 struct arena arena_first;
@@ -218,17 +222,19 @@ static bool commit_tables(struct arena *a, size_t end_page)
 	return true;
 }
 
-static bool want_huge(void)
+static bool want_huge(size_t npages)
 {
+	size_t least = npages << PAGE_SHIFT >= LARGE ? HUGE_AFTER_LARGE : HUGE_AFTER;
+
 	if (arena.huge == ARENA_HUGE_AUTO)
-		return arena.npages << PAGE_SHIFT >= HUGE_AFTER;
+		return arena.npages << PAGE_SHIFT >= least;
 	return arena.huge == ARENA_HUGE_ALWAYS;
 }
 
 /* Bytes to grow by when npages are wanted: whole steps, to the step's boundary. */
 static size_t growth(const struct arena *a, size_t npages)
 {
-	size_t step = want_huge() ? GROW_HUGE : GROW_SMALL;
+	size_t step = want_huge(npages) ? GROW_HUGE : GROW_SMALL;
 	uintptr_t start = a->base + (a->end_page << PAGE_SHIFT);
 	uintptr_t end = align_up(start + (npages << PAGE_SHIFT), step);
 	uintptr_t most = a->base + a->size;
@@ -241,14 +247,14 @@ static bool fits(const struct arena *a, size_t npages)
 	return a->npages - a->end_page >= npages;
 }
 
-static uintptr_t extend(struct arena *a, size_t bytes)
+static uintptr_t extend(struct arena *a, size_t bytes, bool huge)
 {
 	uintptr_t start = a->base + (a->end_page << PAGE_SHIFT);
 	size_t end_page = a->end_page + (bytes >> PAGE_SHIFT);
 
 	if (!commit_tables(a, end_page) || os_commit((void *)start, bytes) != 0)
 		return 0;
-	if (want_huge()) {
+	if (huge) {
 		uintptr_t lo = align_up(start, HUGE_PAGE);
 		uintptr_t hi = align_down(start + bytes, HUGE_PAGE);
 
@@ -263,11 +269,12 @@ static uintptr_t extend(struct arena *a, size_t bytes)
 static uintptr_t grow_in(struct arena *a, size_t npages, size_t *out_npages)
 {
 	size_t bytes = growth(a, npages);
-	uintptr_t start = extend(a, bytes);
+	bool huge = want_huge(npages);
+	uintptr_t start = extend(a, bytes, huge);
 
 	if (start == 0 && bytes > npages << PAGE_SHIFT) { /* memory is short */
 		bytes = npages << PAGE_SHIFT;
-		start = extend(a, bytes);
+		start = extend(a, bytes, huge);
 	}
 	*out_npages = start ? bytes >> PAGE_SHIFT : 0;
 	return start;

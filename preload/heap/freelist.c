@@ -20,8 +20,9 @@ struct set {
 };
 
 static struct {
-	struct set sets[2]; /* 0 clean, 1 dirty */
-	size_t total_pages, dirty_pages;
+	struct set sets[2];		 /* 0 clean, 1 dirty */
+	size_t total_pages, dirty_pages; /* with the victim's */
+	struct mspan *victim;
 } freelist;
 
 /* The list for runs of npages: lists are in ascending order of length. */
@@ -126,6 +127,55 @@ struct mspan *freelist_find(size_t npages)
 	struct mspan *dirty = find_in_set(&freelist.sets[1], npages);
 
 	return dirty ? dirty : find_in_set(&freelist.sets[0], npages);
+}
+
+struct mspan *freelist_victim(void)
+{
+	return freelist.victim;
+}
+
+void freelist_set_victim(struct mspan *s)
+{
+	s->state = MSPAN_VICTIM;
+	freelist.victim = s;
+	freelist.total_pages += s->npages;
+	freelist.dirty_pages += s->ndirty;
+}
+
+struct mspan *freelist_take_victim(void)
+{
+	struct mspan *s = freelist.victim;
+
+	freelist.victim = NULL;
+	s->state = MSPAN_DEAD;
+	freelist.total_pages -= s->npages;
+	freelist.dirty_pages -= s->ndirty;
+	return s;
+}
+
+bool freelist_prefers_victim(size_t npages)
+{
+	const struct mspan *v = freelist.victim;
+	const uint64_t *nonempty;
+	unsigned from, to;
+
+	if (!v || v->npages < npages ||
+	    (v->ndirty == 0 && freelist.dirty_pages > 0)) /* dirty runs come first */
+		return false;
+	nonempty = freelist.sets[v->ndirty > 0].nonempty;
+	from = list_of(npages);
+	to = list_of(v->npages);
+	for (unsigned w = from / 64; w <= to / 64; w++) {
+		uint64_t bits = nonempty[w];
+
+		if (w == from / 64)
+			bits &= ~(uint64_t)0 << (from % 64);
+		if (w == to / 64)
+			bits &= ((uint64_t)1 << (to % 64)) - 1;
+		if (bits)
+			return false;
+	}
+	return true;
 }
 
 struct mspan *freelist_longest_dirty(void)

@@ -199,9 +199,10 @@ static inline bool charge(struct mcache *mc, size_t size)
 }
 
 /* The same for an object that did not come through an mcache. */
-static bool charge_own(size_t size)
+static inline bool charge_own(size_t size)
 {
-	struct mcache *mc = heap_thread_start();
+	struct mcache *mc =
+		LIKELY(seep_tls.state == TLS_LIVE) ? mcache_self() : heap_thread_start();
 
 	return mc && charge(mc, size);
 }

@@ -97,7 +97,7 @@ static COLD void free_unknown(const struct arena *a, void *p)
 {
 	const struct mspan *s = arena_span(a, (uintptr_t)p);
 
-	if (s && s->state == MSPAN_FREE)
+	if (s && (s->state == MSPAN_FREE || s->state == MSPAN_VICTIM))
 		fatal("double free of %p (its pages are free)", p);
 	fatal("invalid free of %p: no object is there", p);
 }
@@ -148,7 +148,11 @@ void heap_free_slow(void *p)
 	/* Mostly a small object beside a sampled one, or in exact mode. */
 	s = arena_span(a, (uintptr_t)p);
 	if (UNLIKELY(!s) || s->state != MSPAN_SMALL) {
-		free_odd(a, p);
+		if (LIKELY(s && s->state == MSPAN_LARGE) &&
+		    LIKELY(s->base == (uintptr_t)p))
+			free_large(s, p);
+		else
+			free_odd(a, p);
 		return;
 	}
 	offset = (uintptr_t)p - s->base;

@@ -11,6 +11,10 @@
  * not known, so when it is cut each part counts as many as it may hold: ndirty is an
  * upper bound, and 0 means that every byte is zero.
  *
+ * Large objects that come and go are cut off one run that is in no list, the victim (see
+ * freelist.h), as long as no run of the lists would fit them better. Anything else that
+ * wants pages enters it into the lists first.
+ *
  * Concurrency: all state is guarded by mheap_lock.
  */
 #include "preload/heap/mheap.h"
@@ -23,11 +27,15 @@
 #include "preload/heap/scavenge.h"
 #include "preload/heap/sizeclass.h"
 
+#define SCAVENGE_EVERY 16 /* frees of large objects between looks at the clock */
+
 struct lock mheap_lock = LOCK_INIT(LOCK_RANK_MHEAP);
 
 static struct {
 	struct fixalloc spans;
 	struct mspan *inuse; /* newest first */
+	struct mspan *spare; /* a struct for the next large object, or NULL */
+	uint32_t nlarge_frees;
 	struct mheap_stats stats;
 	bool slow_frees;
 } mheap = { .spans = FIXALLOC_INIT(sizeof(struct mspan), META_SPAN) };
@@ -46,6 +54,14 @@ static struct mspan *neighbour(uintptr_t addr)
 	return s;
 }
 
+static void put_struct(struct mspan *s)
+{
+	if (mheap.spare)
+		fixalloc_put(&mheap.spans, s);
+	else
+		mheap.spare = s;
+}
+
 static struct mspan *absorb(struct mspan *s, struct mspan *other)
 {
 	freelist_remove(other);
@@ -53,7 +69,7 @@ static struct mspan *absorb(struct mspan *s, struct mspan *other)
 		s->base = other->base;
 	s->npages += other->npages;
 	s->ndirty += other->ndirty;
-	fixalloc_put(&mheap.spans, other);
+	put_struct(other);
 	return s;
 }
 
@@ -72,6 +88,73 @@ static void insert_run(struct mspan *s)
 		absorb(s, after);
 	arena_set_span(s, s, false);
 	freelist_insert(s);
+}
+
+/* With old contents, but for a new one. NULL: out of memory. */
+static struct mspan *get_struct(void)
+{
+	struct mspan *s = mheap.spare;
+
+	mheap.spare = NULL;
+	return s ? s : fixalloc_get(&mheap.spans);
+}
+
+/* The victim becomes a free run like others. */
+static void retire_victim(void)
+{
+	if (freelist_victim())
+		insert_run(freelist_take_victim());
+}
+
+/* s, which is in use no more, is merged with the victim, or takes its place and merges
+ * with its neighbours in the lists. */
+static void make_victim(struct mspan *s)
+{
+	struct mspan *v = freelist_victim();
+	uintptr_t end = s->base + (s->npages << PAGE_SHIFT);
+
+	if (v && (v->base == end || v->base + (v->npages << PAGE_SHIFT) == s->base)) {
+		freelist_take_victim();
+		if (v->base < s->base)
+			s->base = v->base;
+		s->npages += v->npages;
+		s->ndirty += v->ndirty;
+		put_struct(v);
+	} else {
+		struct mspan *before, *after;
+
+		retire_victim();
+		before = neighbour(s->base - 1);
+		after = neighbour(end);
+		if (before)
+			absorb(s, before);
+		if (after)
+			absorb(s, after);
+	}
+	freelist_set_victim(s);
+}
+
+/* npages off the front of the victim, for a large object; NULL: better look elsewhere. */
+static struct mspan *cut_victim(size_t npages)
+{
+	struct mspan *s, *v;
+
+	if (!freelist_prefers_victim(npages))
+		return NULL;
+	if (freelist_victim()->npages == npages)
+		return freelist_take_victim();
+	s = get_struct();
+	if (!s)
+		return NULL;
+	v = freelist_take_victim();
+	s->base = v->base;
+	s->npages = npages;
+	s->ndirty = v->ndirty < npages ? v->ndirty : npages;
+	v->base += npages << PAGE_SHIFT;
+	v->npages -= npages;
+	v->ndirty = v->ndirty < v->npages ? v->ndirty : v->npages;
+	freelist_set_victim(v);
+	return s;
 }
 
 static struct mspan *new_run(uintptr_t base, size_t npages, size_t ndirty)
@@ -117,6 +200,7 @@ static bool release_arenas(void)
 {
 	bool any = false;
 
+	retire_victim();
 	for (size_t i = 0; i < arena_count(); i++) {
 		struct arena *a = arena_at(i);
 		struct mspan *s = arena_is_first(a) ? NULL : whole_run(a);
@@ -164,8 +248,10 @@ static void donate_page(struct mspan *s)
  * Structs for the parts that it may be cut into, before and behind, are there. */
 static struct mspan *take_run(size_t npages)
 {
-	struct mspan *s = freelist_find(npages);
+	struct mspan *s;
 
+	retire_victim();
+	s = freelist_find(npages);
 	if (!s && (grow(npages) || (release_arenas() && grow(npages))))
 		s = freelist_find(npages);
 	if (!s)
@@ -285,6 +371,24 @@ static void init_large(struct mspan *s)
 	s->alloc_bits[0] = 1;
 }
 
+/* A run of npages on a multiple of align from the lists, want pages of which hold such.
+ */
+static struct mspan *cut_run(size_t npages, size_t want, size_t align)
+{
+	struct mspan *s = take_run(want);
+
+	if (!s)
+		return NULL;
+	if (want > npages)
+		trim_front(s, align);
+	if ((s->base & (align - 1)) != 0) { /* no memory for the head's struct */
+		insert_run(s);
+		return NULL;
+	}
+	split(s, npages);
+	return s;
+}
+
 struct mspan *mheap_alloc_large(size_t npages, size_t align)
 {
 	size_t extra = align > PAGE_SIZE ? (align >> PAGE_SHIFT) - 1 : 0;
@@ -294,17 +398,10 @@ struct mspan *mheap_alloc_large(size_t npages, size_t align)
 	if (npages == 0 || __builtin_add_overflow(npages, extra, &want))
 		return NULL;
 	lock_acquire(&mheap_lock);
-	s = take_run(want);
+	s = extra == 0 ? cut_victim(npages) : NULL;
+	if (!s)
+		s = cut_run(npages, want, align);
 	if (s) {
-		if (extra > 0)
-			trim_front(s, align);
-		if ((s->base & (align - 1)) != 0) { /* no memory for the head's struct */
-			insert_run(s);
-			s = NULL;
-		}
-	}
-	if (s) {
-		split(s, npages);
 		init_large(s);
 		start_span(s, MSPAN_LARGE, false); /* free pages have class 0 already */
 	}
@@ -332,9 +429,25 @@ struct mspan *mheap_alloc_unseen(void)
 	return s;
 }
 
+static void free_large_locked(struct mspan *s)
+{
+	count_pages(s, false);
+	leave_inuse(s);
+	s->ndirty = s->npages;
+	scavenge_note_locked(s->npages);
+	make_victim(s);
+	if (++mheap.nlarge_frees % SCAVENGE_EVERY == 0)
+		scavenge_locked();
+}
+
 void mheap_free(struct mspan *s)
 {
 	lock_acquire(&mheap_lock);
+	if (s->state == MSPAN_LARGE) {
+		free_large_locked(s);
+		lock_release(&mheap_lock);
+		return;
+	}
 	count_pages(s, false);
 	leave_inuse(s);
 	if (s->state == MSPAN_SMALL && !mheap.slow_frees)
@@ -352,8 +465,22 @@ static bool extend_locked(struct mspan *s, size_t npages)
 {
 	uintptr_t end = s->base + (s->npages << PAGE_SHIFT);
 	size_t more = npages - s->npages;
-	struct mspan *after = neighbour(end);
+	struct mspan *after, *v = freelist_victim();
 
+	if (v && v->base == end && v->npages > more) {
+		freelist_take_victim();
+		v->base += more << PAGE_SHIFT;
+		v->npages -= more;
+		v->ndirty = v->ndirty < v->npages ? v->ndirty : v->npages;
+		freelist_set_victim(v);
+		count_pages(s, false);
+		s->npages += more;
+		count_pages(s, true);
+		arena_set_span(s, s, false);
+		return true;
+	}
+	retire_victim();
+	after = neighbour(end);
 	if (!after || arena_of(after->base) != arena_of(s->base) || after->npages < more)
 		return false;
 	freelist_remove(after);
@@ -401,6 +528,7 @@ size_t mheap_trim(void)
 	size_t npages;
 
 	lock_acquire(&mheap_lock);
+	retire_victim();
 	npages = scavenge_all_locked();
 	release_arenas();
 	lock_release(&mheap_lock);

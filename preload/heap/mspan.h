@@ -27,10 +27,11 @@
 #define MSPAN_MAX_SLOTS	  1024 /* of a small span */
 
 enum mspan_state {
-	MSPAN_DEAD,  /* struct in the fixalloc pool */
-	MSPAN_FREE,  /* in mheap's free lists */
-	MSPAN_SMALL, /* class != 0: owned by mcentral */
-	MSPAN_LARGE  /* one object, owned by the program */
+	MSPAN_DEAD,   /* struct in the fixalloc pool */
+	MSPAN_FREE,   /* in mheap's free lists */
+	MSPAN_VICTIM, /* free, kept out of the lists: see freelist.h */
+	MSPAN_SMALL,  /* class != 0: owned by mcentral */
+	MSPAN_LARGE   /* one object, owned by the program */
 };
 
 struct mspan {
@@ -64,9 +65,18 @@ struct mspan {
 	size_t mark_index;
 
 	/* Written under the lock that guards nfree, read without it for checks of an
-	 * object that the reader owns: atomic, relaxed. */
+	 * object that the reader owns: atomic, relaxed. A large object uses the first
+	 * word only; what follows is room for its samples, see mspan_room(). */
 	uint64_t alloc_bits[MSPAN_MAX_SLOTS / 64];
 };
+#define MSPAN_ROOM ((MSPAN_MAX_SLOTS / 64 - 1) * sizeof(uint64_t)) /* bytes */
+
+/* FAST. Memory of MSPAN_ROOM bytes that goes with the large object s, with old contents:
+ * for profiler/sample. */
+static inline void *mspan_room(struct mspan *s)
+{
+	return &s->alloc_bits[1];
+}
 
 /* FAST. Bytes of one slot. */
 static inline size_t mspan_slot_bytes(const struct mspan *s)

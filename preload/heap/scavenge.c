@@ -29,22 +29,42 @@ void scavenge_note_locked(size_t npages)
 		scavenge.least_dirty = dirty;
 }
 
+/* The longest dirty run is taken out of the lists. The victim is the last to go, since it
+ * is what comes and goes. NULL: nothing is dirty. */
+static struct mspan *take_longest(bool *out_victim)
+{
+	struct mspan *s = freelist_longest_dirty();
+
+	*out_victim = !s;
+	if (s)
+		freelist_remove(s);
+	else if (freelist_victim() && freelist_victim()->ndirty > 0)
+		s = freelist_take_victim();
+	return s;
+}
+
 /* Purges the longest dirty runs until npages are given back; the count given back. */
 static size_t purge(size_t npages)
 {
 	size_t done = 0;
+	bool ok = true;
 
-	while (done < npages) {
-		struct mspan *s = freelist_longest_dirty();
+	while (ok && done < npages) {
+		bool victim;
+		struct mspan *s = take_longest(&victim);
 
 		if (!s)
 			break;
-		if (!os_purge((void *)s->base, s->npages << PAGE_SHIFT))
-			break; /* forbidden (seccomp) or locked: they stay dirty */
-		freelist_remove(s);
-		done += s->ndirty;
-		s->ndirty = 0;
-		freelist_insert(s);
+		/* forbidden (seccomp) or locked: they stay dirty */
+		ok = os_purge((void *)s->base, s->npages << PAGE_SHIFT);
+		if (ok) {
+			done += s->ndirty;
+			s->ndirty = 0;
+		}
+		if (victim)
+			freelist_set_victim(s);
+		else
+			freelist_insert(s);
 	}
 	scavenge.purged += done;
 	return done;

@@ -93,6 +93,11 @@ int runtable_is_gate(void)
 	return control.table && control.table->is_gate;
 }
 
+int runtable_is_out_of_reach(void)
+{
+	return !control.table && opt_get()->run[0] != '\0';
+}
+
 uint32_t runtable_row_index(void)
 {
 	return control.row ? (uint32_t)(control.row - control.table->rows) : 0;

@@ -75,6 +75,9 @@ void runtable_attach(void);
 void runtable_fork_child(void);		 /* claims a row of its own */
 struct runtable_row *runtable_row(void); /* NULL: no table */
 int runtable_is_gate(void);
+/* There is a table, but this process cannot get at it, as in a sandbox or after chroot:
+ * it reports by itself, and its status stays its own. */
+int runtable_is_out_of_reach(void);
 uint32_t runtable_row_index(void); /* 0 without a table */
 /* DUMP. Maps the table of the option run= and returns another process's row; NULL: there
  * is no table, or the row is not of that process. */

@@ -25,6 +25,7 @@
 #include "profiler/escape/where.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
+#include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 
 #define POOL 65536
@@ -33,7 +34,7 @@
 		     */
 #define MAX_THIN      16
 #define COUNTS	      65536
-#define SITE_ALL      512
+#define SITE_ALL      256
 #define COMMENT_BYTES 256
 
 static struct {
@@ -45,12 +46,14 @@ static struct {
 	uint32_t nused;
 	uint32_t *counts; /* atomic: objects by site, several sites may share one */
 	uint64_t random;  /* atomic */
+	uint64_t start_ns;
 } escape = { .lock = LOCK_INIT(LOCK_RANK_ESCAPE) };
 
 void escape_init(void)
 {
 	escape.pool = meta_map(POOL * sizeof(*escape.pool), META_ESCAPE);
 	escape.fresh = 1;
+	escape.start_ns = os_now_ns();
 	escape.random = 0x9e3779b97f4a7c15u;
 	escape.counts = meta_map(COUNTS * sizeof(*escape.counts), META_ESCAPE);
 	escape.on = escape.pool && escape.counts && result_init();
@@ -167,9 +170,23 @@ static bool site_chooses(uint32_t site, uint32_t *out_lg)
 	return *out_lg == 0 || toss(*out_lg);
 }
 
+/* The new object could not be attached, since nothing was known of the code it returns
+ * to: of a library opened lately. */
+static NOINLINE void attach_again(uint32_t handle, uintptr_t unknown)
+{
+	if (!module_learn(unknown - 1))
+		return;
+	escape_lock();
+	followed_at(handle)->refused = false;
+	hijack_attach(handle);
+	hijack_take_unknown();
+	escape_unlock();
+}
+
 static uint32_t follow(struct followed *fresh, size_t size, uint32_t lg)
 {
 	uint32_t handle = 0;
+	uintptr_t unknown = 0;
 
 	fresh->thread = thread_serial();
 	fresh->size = size;
@@ -184,9 +201,12 @@ static uint32_t follow(struct followed *fresh, size_t size, uint32_t lg)
 		if (escape.exact) {
 			where_begin(followed_at(handle));
 			hijack_attach(handle);
+			unknown = hijack_take_unknown();
 		}
 	}
 	escape_unlock();
+	if (UNLIKELY(unknown))
+		attach_again(handle, unknown);
 	return handle;
 }
 
@@ -407,7 +427,7 @@ int escape_write(const char *prefix)
 	result_clear_live();
 	count_live();
 	escape_unlock();
-	error = result_write(prefix, describe(text, sizeof(text)));
+	error = result_write(prefix, describe(text, sizeof(text)), escape.start_ns);
 	escape_lock();
 	result_clear_live();
 	escape_unlock();
@@ -430,6 +450,7 @@ NO_LOCK_CHECK void escape_fork_done(bool child)
 		for (uint32_t i = 1; i < escape.fresh; i++)
 			escape.pool[i].inherited = true;
 		result_clear();
+		escape.start_ns = os_now_ns();
 	}
 	lock_reset(&escape.lock);
 }

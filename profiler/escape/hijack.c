@@ -7,8 +7,11 @@
  * of the stack) still finds the last return address. The objects of a stub form a doubly
  * linked list by handle.
  *
- * Concurrency: the lock of escape.c; signals are blocked while it is held in a stub,
- * since a program may well leave a handler by siglongjmp there, though never in malloc.
+ * Concurrency: the lock of escape.c. A handler that might leave by siglongjmp is put off
+ * while it is held (preload/api/signal.c).
+ * A stub that nobody waits for any more, the common case of what does not escape, is
+ * given back without lock or system call: objects are attached only by a thread that runs
+ * inside the activation, which has ended.
  */
 #include "profiler/escape/hijack.h"
 
@@ -46,14 +49,20 @@ HIDDEN extern struct stub_entry escape_stub_table[STUBS];
 
 static struct {
 	bool on;
-	uintptr_t loader; /* bias of the dynamic loader */
-	uint32_t levels;  /* frames that an object is followed through */
-	uint32_t fresh;	  /* first never used */
+	uintptr_t loader;  /* bias of the dynamic loader */
+	uint32_t levels;   /* frames that an object is followed through */
+	uintptr_t unknown; /* return address into no known module, or 0 */
+	uint32_t fresh;	   /* first never used */
 	/* Free stubs: those that returned, last first; those given up otherwise, first
 	 * first, taken only when there is no other. */
 	uint16_t stack[STUBS], ring[STUBS];
 	uint32_t nstack, ring_head, nring;
-	uint32_t heads[STUBS]; /* handles; 0: nobody waits */
+	uint32_t heads[STUBS]; /* handles; 0: nobody waits. Written under the lock; of a
+				* stub that is being reached, read without */
+	/* Stubs that were reached with nobody waiting, 1 + number: pushed without the
+	 * lock, taken all at once with it. */
+	uint16_t idle, after[STUBS]; /* idle: atomic */
+	uint64_t idle_returns;	     /* atomic */
 	/* Stubs in use, stats.in_use of them, in no order; and where each is in it. */
 	uint16_t used[STUBS], at[STUBS];
 	struct hijack_stats stats;
@@ -101,8 +110,46 @@ uintptr_t hijack_true_return(int stub)
 
 /* ---- free stubs ---- */
 
+static void put_stub(uint32_t k, bool returned)
+{
+	uint16_t last = hijack.used[--hijack.stats.in_use];
+
+	hijack.used[hijack.at[k]] = last;
+	hijack.at[last] = hijack.at[k];
+	escape_stub_table[k].slot = 0;
+	atomic_store_relaxed(&hijack.heads[k], 0u);
+	if (returned)
+		hijack.stack[hijack.nstack++] = (uint16_t)k;
+	else
+		hijack.ring[(hijack.ring_head + hijack.nring++) % STUBS] = (uint16_t)k;
+}
+
+/* A handler that leaves in between takes the stub with it: it is lost, nothing else. A
+ * return through a copy of a stack finds its stub given back before. */
+static void push_idle(uint32_t k)
+{
+	uint16_t first = atomic_load_relaxed(&hijack.idle);
+
+	if (atomic_exchange_acq_rel(&escape_stub_table[k].slot, (uintptr_t)0) == 0)
+		return;
+	atomic_add_relaxed(&hijack.idle_returns, 1u);
+	do {
+		hijack.after[k] = first;
+	} while (!atomic_cas_acq_rel(&hijack.idle, &first, (uint16_t)(k + 1)));
+}
+
+static NOINLINE void collect_idle(void)
+{
+	uint16_t next = atomic_exchange_acquire(&hijack.idle, (uint16_t)0);
+
+	for (; next; next = hijack.after[next - 1])
+		put_stub(next - 1u, true);
+}
+
 static bool take_stub(uint32_t *out)
 {
+	if (atomic_load_relaxed(&hijack.idle))
+		collect_idle();
 	if (hijack.nstack > 0) {
 		*out = hijack.stack[--hijack.nstack];
 	} else if (hijack.fresh < STUBS) {
@@ -116,20 +163,6 @@ static bool take_stub(uint32_t *out)
 	hijack.at[*out] = (uint16_t)hijack.stats.in_use;
 	hijack.used[hijack.stats.in_use++] = (uint16_t)*out;
 	return true;
-}
-
-static void put_stub(uint32_t k, bool returned)
-{
-	uint16_t last = hijack.used[--hijack.stats.in_use];
-
-	hijack.used[hijack.at[k]] = last;
-	hijack.at[last] = hijack.at[k];
-	escape_stub_table[k].slot = 0;
-	hijack.heads[k] = 0;
-	if (returned)
-		hijack.stack[hijack.nstack++] = (uint16_t)k;
-	else
-		hijack.ring[(hijack.ring_head + hijack.nring++) % STUBS] = (uint16_t)k;
 }
 
 /* ---- attaching ---- */
@@ -153,6 +186,8 @@ static bool may_replace(uintptr_t ra)
 {
 	const struct module *m = module_find_code(ra - 1);
 
+	if (!m)
+		hijack.unknown = ra;
 	return m && !m->is_seep && m->bias != hijack.loader && module_find_code(ra - 8) &&
 	       follows_call(ra) && unwind_is_described(ra - 1);
 }
@@ -174,7 +209,7 @@ static void link_to(uint32_t k, uint32_t handle)
 	f->next = hijack.heads[k];
 	if (f->next)
 		followed_at(f->next)->prev = handle;
-	hijack.heads[k] = handle;
+	atomic_store_relaxed(&hijack.heads[k], handle);
 }
 
 void hijack_detach(uint32_t handle)
@@ -188,7 +223,7 @@ void hijack_detach(uint32_t handle)
 	if (f->prev)
 		followed_at(f->prev)->next = f->next;
 	else
-		hijack.heads[f->stub - 1] = f->next;
+		atomic_store_relaxed(&hijack.heads[f->stub - 1], f->next);
 	f->stub = 0;
 }
 
@@ -216,6 +251,14 @@ static void arm(uint32_t handle, uintptr_t slot, uintptr_t ra)
 		atomic_store_release(word, stub_address(k));
 		hijack.stats.armed++;
 	}
+}
+
+uintptr_t hijack_take_unknown(void)
+{
+	uintptr_t ra = hijack.unknown;
+
+	hijack.unknown = 0;
+	return ra;
 }
 
 /* The site of frames[n] of a stack whose site is given. */
@@ -271,10 +314,13 @@ static uint32_t release(uint32_t k, bool returned)
 void escape_stub_return(uintptr_t after_call, const struct stub_regs *r)
 {
 	uint32_t k = (uint32_t)((after_call - (uintptr_t)escape_stubs) / STRIDE);
-	uint64_t all = ~(uint64_t)0, old = 0;
 	uint32_t handle, next;
-	bool masked =
-		os_call(SYS_rt_sigprocmask, 0, (long)&all, (long)&old, 8, 0, 0) == 0;
+	uintptr_t unknown;
+
+	if (atomic_load_relaxed(&hijack.heads[k]) == 0) {
+		push_idle(k);
+		return;
+	}
 
 	escape_lock();
 	hijack.stats.returned++;
@@ -289,9 +335,10 @@ void escape_stub_return(uintptr_t after_call, const struct stub_regs *r)
 		f->level++;
 		hijack_attach(handle);
 	}
+	unknown = hijack_take_unknown();
 	escape_unlock();
-	if (masked)
-		os_call(SYS_rt_sigprocmask, 2, (long)&old, 0, 8, 0, 0);
+	if (UNLIKELY(unknown))
+		module_learn(unknown - 1);
 }
 
 /* Objects of a list whose activation was left otherwise. */
@@ -304,13 +351,15 @@ static void move_unwound(uint32_t handle, uintptr_t target)
 
 		next = f->next;
 		f->stub = 0;
+		if (f->site == SITE_NONE)
+			continue; /* given up */
 		f->unwound = true;
-		f->level++;
-		while (f->level < f->stack.count &&
-		       bound_slot(&f->stack, f->level) < target)
+		while (f->level + 1u < f->stack.count &&
+		       bound_slot(&f->stack, f->level + 1u) < target)
 			f->level++;
-		if (f->site)
-			hijack_attach(handle);
+		where_look(f, 0, 0, 0);
+		f->level++;
+		hijack_attach(handle);
 	}
 }
 
@@ -370,5 +419,9 @@ void hijack_thread_end(uintptr_t sp)
 
 void hijack_get_stats(struct hijack_stats *out)
 {
+	escape_lock();
+	collect_idle();
 	*out = hijack.stats;
+	escape_unlock();
+	out->returned += atomic_load_relaxed(&hijack.idle_returns);
 }

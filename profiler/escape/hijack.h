@@ -32,6 +32,9 @@ bool hijack_is_on(void);
 /* Needs the lock. Waits for the end of activation f->level of the object's stack. Sets
  * refused or full when it cannot. Only on the object's own stack. */
 void hijack_attach(uint32_t handle);
+/* Needs the lock, held since hijack_attach(): a return address that it refused because it
+ * lies in code that was perhaps loaded lately, see module_learn(); 0: none. */
+uintptr_t hijack_take_unknown(void);
 /* Needs the lock. Takes the object from its stub's list, if it is in one. */
 void hijack_detach(uint32_t handle);
 /* Needs the lock. Is the activation that the object waits for certainly still there? */

@@ -2,11 +2,14 @@
 /*
  * result: see result.h.
  *
- * Structure: one open-addressed table, at most half full. Labels of a sample: escape,
- * depth, confidence; and, for the text report, what is known of it beyond: `to` (name of
- * the global or of the holder's site), `freed_by`, size_min and size_max, the median of
- * lifetimes, how many objects were really seen (samples), looked for (scanned), and
- * grown.
+ * Structure: results in a dense list, found by an open-addressed table of their numbers,
+ * at most half full: going through them touches no more than what there is. Labels of a
+ * sample: escape, depth, confidence; and, for the text report, what is known of it
+ * beyond: `to` (name of the global or of the holder's site), `allocator` (the function
+ * that was called: malloc, calloc), `freed_by` (the function that called free) and
+ * `freed_with` (what it called: free, realloc), size_min and size_max, the median of
+ * lifetimes, how many objects were really seen (samples), looked for (scanned), and grown
+ * in place.
  */
 #include "profiler/escape/result.h"
 
@@ -16,6 +19,8 @@
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
+#include "preload/base/os.h"
+#include "profiler/escape/callee.h"
 #include "profiler/escape/dataname.h"
 #include "profiler/pprof/pprof.h"
 #include "profiler/pprof/symbol.h"
@@ -26,18 +31,23 @@
 #define TEXT_BYTES 256
 
 static struct {
-	struct result *table;
+	uint16_t *table;     /* 1 + index in list; 0: empty */
+	struct result *list; /* RESULT_MAX */
 	uint32_t used;
 	uint64_t lost;
 	/* scratch of the report, one at a time */
 	char to[TEXT_BYTES], by[TEXT_BYTES], holder[TEXT_BYTES];
+	char allocator[TEXT_BYTES], with[TEXT_BYTES];
 } results;
 
 bool result_init(void)
 {
 	results.table = meta_map(SLOTS * sizeof(*results.table), META_ESCAPE);
-	return results.table != NULL;
+	results.list = meta_map(RESULT_MAX * sizeof(*results.list), META_ESCAPE);
+	return results.table && results.list;
 }
+
+_Static_assert(RESULT_MAX < UINT16_MAX, "table's numbers");
 
 static uint32_t hash(const struct result_key *k)
 {
@@ -63,16 +73,18 @@ static struct result *find(const struct result_key *key)
 {
 	uint32_t i = hash(key);
 
-	while (results.table[i].key.site) {
-		if (same_key(&results.table[i].key, key))
-			return &results.table[i];
+	while (results.table[i]) {
+		struct result *r = &results.list[results.table[i] - 1];
+
+		if (same_key(&r->key, key))
+			return r;
 		i = (i + 1) % SLOTS;
 	}
 	if (results.used == RESULT_MAX)
 		return NULL;
-	results.used++;
-	results.table[i].key = *key;
-	return &results.table[i];
+	results.list[results.used].key = *key;
+	results.table[i] = (uint16_t)++results.used;
+	return &results.list[results.used - 1];
 }
 
 static unsigned bucket_of(uint64_t ns)
@@ -105,9 +117,9 @@ void result_add(const struct result_key *key, const struct ended *e)
 
 void result_clear(void)
 {
-	for (uint32_t i = 0; i < SLOTS; i++)
-		if (results.table[i].key.site)
-			memset(&results.table[i], 0, sizeof(results.table[i]));
+	if (results.used > 0)
+		memset(results.table, 0, SLOTS * sizeof(*results.table));
+	memset(results.list, 0, results.used * sizeof(*results.list));
 	results.used = 0;
 	results.lost = 0;
 }
@@ -115,10 +127,10 @@ void result_clear(void)
 /* The keys stay: taking one out would break the probing of others. */
 void result_clear_live(void)
 {
-	for (uint32_t i = 0; i < SLOTS; i++) {
-		struct result *r = &results.table[i];
+	for (uint32_t i = 0; i < results.used; i++) {
+		struct result *r = &results.list[i];
 
-		if (r->key.site && r->key.end == END_LIVE)
+		if (r->key.end == END_LIVE)
 			*r = (struct result){ .key = r->key };
 	}
 }
@@ -130,8 +142,8 @@ uint64_t result_lost(void)
 
 void result_each(bool (*fn)(const struct result *r, void *arg), void *arg)
 {
-	for (uint32_t i = 0; i < SLOTS; i++)
-		if (results.table[i].samples && !fn(&results.table[i], arg))
+	for (uint32_t i = 0; i < results.used; i++)
+		if (results.list[i].samples && !fn(&results.list[i], arg))
 			return;
 }
 
@@ -218,13 +230,29 @@ static const char *name_free(uintptr_t pc, char *buf, size_t size)
 	return symbol_demangle(sym.function, buf, size);
 }
 
+/* What was called before return address pc, without parameters; NULL: not known. */
+static const char *name_call(uintptr_t pc, char *buf)
+{
+	const char *name = pc ? callee_name(pc) : NULL;
+	char *end;
+
+	if (!name)
+		return NULL;
+	fmt_string(buf, TEXT_BYTES, "%s",
+		   symbol_demangle(name, results.holder, TEXT_BYTES));
+	end = strchr(buf, '(');
+	if (end && end != buf)
+		*end = '\0';
+	return buf;
+}
+
 struct writing {
 	struct pprof *p;
 	uintptr_t *pcs;
 	int max;
 };
 
-#define MAX_LABELS 12
+#define MAX_LABELS 14
 
 static bool write_result(const struct result *r, void *arg)
 {
@@ -233,6 +261,8 @@ static bool write_result(const struct result *r, void *arg)
 	const int64_t values[] = { (int64_t)(r->objects >> SITE_SHIFT), (int64_t)r->bytes,
 				   (int64_t)r->lifetime_ns };
 	const char *freed = name_free(k->freed, results.by, TEXT_BYTES);
+	const char *with = name_call(k->freed, results.with);
+	const char *allocator = name_call(site_pc(k->site), results.allocator);
 	struct pprof_label labels[MAX_LABELS] = {
 		{ .key = "escape", .text = escape_word(k) },
 		{ .key = "confidence", .text = confidence_word(k->end) },
@@ -247,6 +277,11 @@ static bool write_result(const struct result *r, void *arg)
 	name_place(k, results.to, TEXT_BYTES);
 	if (results.to[0])
 		labels[n++] = (struct pprof_label){ .key = "to", .text = results.to };
+	if (allocator)
+		labels[n++] =
+			(struct pprof_label){ .key = "allocator", .text = allocator };
+	if (with)
+		labels[n++] = (struct pprof_label){ .key = "freed_with", .text = with };
 	if (freed)
 		labels[n++] = (struct pprof_label){ .key = "freed_by", .text = freed };
 	if (k->end != END_THREAD && k->end != END_UNKNOWN)
@@ -262,7 +297,7 @@ static bool write_result(const struct result *r, void *arg)
 	return true;
 }
 
-int result_write(const char *prefix, const char *how)
+int result_write(const char *prefix, const char *how, uint64_t since_ns)
 {
 	const char *comments[] = { "seep " SEEP_VERSION, how,
 				   results.lost ? "the table of results was full" : NULL,
@@ -277,6 +312,7 @@ int result_write(const char *prefix, const char *how)
 	error = pprof_begin(&w.p, &pprof_kind_escape, prefix,
 			    sample_is_exact() ? 1 : (int64_t)opt_get()->sample, comments);
 	if (error == 0) {
+		pprof_duration(w.p, os_now_ns() - since_ns);
 		result_each(write_result, &w);
 		error = pprof_finish(w.p);
 	}

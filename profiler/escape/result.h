@@ -34,7 +34,7 @@ enum place {
 };
 
 struct result_key {
-	uint32_t site; /* 0: empty */
+	uint32_t site;
 	uint16_t depth;
 	uint8_t end;	 /* enum end_kind */
 	uint8_t place;	 /* enum place */
@@ -73,7 +73,8 @@ void result_clear(void);      /* all of it */
 void result_clear_live(void); /* those with END_LIVE */
 uint64_t result_lost(void);   /* objects whose key found no room */
 void result_each(bool (*fn)(const struct result *r, void *arg), void *arg);
-/* DUMP. PREFIX.escape.pb.gz. how: a comment on the way depths were found. 0 or -errno. */
-int result_write(const char *prefix, const char *how);
+/* DUMP. PREFIX.escape.pb.gz. how: a comment on the way depths were found. since_ns: when
+ * following began, os_now_ns(). 0 or -errno. */
+int result_write(const char *prefix, const char *how, uint64_t since_ns);
 
 #endif

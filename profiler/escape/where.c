@@ -18,6 +18,7 @@
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
 #include "profiler/escape/tls_block.h"
+#include "profiler/escape/words.h"
 #include "profiler/sample/sample.h"
 #include "profiler/stack/module.h"
 
@@ -38,7 +39,6 @@
 #define STALE_LEVELS  8
 #define FIRST	      4	  /* looks that have a larger budget */
 #define RESULT_BYTES  256 /* of a structure returned in memory */
-#define NO_SANITIZE   __attribute__((no_sanitize("address", "thread", "undefined")))
 
 /* Where an object of a site was found last: the next one may well be there. */
 struct hint {
@@ -66,6 +66,7 @@ void where_init(void)
 {
 	where.start_ns = os_now_ns();
 	tls_block_init();
+	words_init();
 }
 
 void where_pause(void)
@@ -97,15 +98,9 @@ static bool start_reading(void)
 /* ---- words ---- */
 
 /* The first word of [lo, hi) that points into the object, or 0. */
-NO_SANITIZE static uintptr_t find_word(uintptr_t lo, uintptr_t hi,
-				       const struct followed *f)
+static uintptr_t find_word(uintptr_t lo, uintptr_t hi, const struct followed *f)
 {
-	size_t size = f->size ? f->size : 1;
-
-	for (uintptr_t a = align_up(lo, 8); a + 8 <= hi; a += 8)
-		if (*(const volatile uintptr_t *)a - f->p < size)
-			return a;
-	return 0;
+	return words_find(lo, hi, f->p, f->size ? f->size : 1);
 }
 
 /* ---- outer frames ---- */
@@ -370,17 +365,26 @@ static uint64_t allowance(bool first, uint64_t now)
 	return all > where.spent_ns ? all - where.spent_ns : 0;
 }
 
-static bool is_due(uint32_t i, uint64_t now)
+/* The clock is read only where a look may follow. */
+static bool is_due(uint32_t i, uint64_t *out_now)
 {
 	uint16_t *tries = &where.tries[i];
-	uint64_t ns = allowance(*tries < FIRST, now);
+	uint32_t next = *tries + 1u;
+	uint64_t ns;
 
-	if (ns == 0)
+	if (next > ALWAYS && !is_pow2(next)) {
+		if (next <= UINT16_MAX)
+			*tries = (uint16_t)next;
 		return false;
+	}
+	*out_now = os_now_ns();
+	ns = allowance(*tries < FIRST, *out_now);
+	if (ns == 0)
+		return false; /* the same try again, later */
 	where.left = ns * BYTES_A_NS;
-	if (*tries < UINT16_MAX)
-		++*tries;
-	return *tries <= ALWAYS || is_pow2(*tries);
+	if (next <= UINT16_MAX)
+		*tries = (uint16_t)next;
+	return true;
 }
 
 /* Nothing was found that became a reference while it lived. A word that was one before
@@ -402,21 +406,16 @@ void where_look(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_t ret)
 	struct hint *h = hint_of(f, f->level);
 	uint64_t now;
 
-	if (f->inherited)
+	if (f->inherited || f->place >= PLACE_TLS)
 		return;
-	if (f->place < PLACE_TLS) { /* of an inner frame; it may have gone on since */
-		f->place = PLACE_UNSEEN;
-		f->detail = 0;
-	}
+	f->place = PLACE_UNSEEN; /* of an inner frame; it may have gone on since */
+	f->detail = 0;
 	look_near(f, rax, rdx, ret);
-	if (f->place >= PLACE_TLS)
-		return;
 	if (look_at_hint(f, h, false)) {
 		f->scanned = true;
 		return;
 	}
-	now = os_now_ns();
-	if (is_due((uint32_t)(h - where.hints), now)) {
+	if (is_due((uint32_t)(h - where.hints), &now)) {
 		f->scanned = true;
 		if (!look_globals(f, h) && !look_tls(f, h))
 			look_heap(f, h);

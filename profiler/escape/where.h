@@ -14,7 +14,8 @@ void where_init(void);
  * many words of the outer frames look like the new object by chance. */
 void where_begin(struct followed *f);
 /* The same; activation f->level has just ended and its caller goes on at ret with these
- * registers. Raises f->place to the farthest place seen. */
+ * registers (all 0: it was left by an exception or longjmp). Raises f->place to the
+ * farthest place seen. */
 void where_look(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_t ret);
 /* SLOW. Between the two calls libraries may be unmapped: no global memory is read. */
 void where_pause(void);

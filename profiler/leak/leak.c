@@ -50,21 +50,13 @@ static struct {
 	uintptr_t loader_function; /* any of the loader */
 } leak = { .lock = LOCK_INIT(LOCK_RANK_LEAK) };
 
-/* What exit() found when it was called. */
-struct exit_entry {
-	uintptr_t sp; /* 0: not known */
-	/* The registers that it must keep, as the function it calls saved them: they are
-	 * still the caller's. */
-	uintptr_t saved_lo, saved_hi;
-};
-
 struct cycle {
 	struct world world;
 	struct roots roots;
 	struct marker marker;
 	struct leak_result *out;
 	uintptr_t own_sp; /* from here up the calling thread's stack counts */
-	struct exit_entry exit;
+	struct leak_exit exit;
 };
 
 static void incomplete(struct leak_result *out, const char *reason)
@@ -147,7 +139,11 @@ static void mark_and_sweep(struct cycle *c)
 	}
 	c->marker.decodes = opt_get()->pointers;
 	c->marker.ndecodes = opt_get()->npointers;
-	roots_collect(&c->roots, &c->world, c->own_sp);
+	if (!roots_collect(&c->roots, &c->world, c->own_sp)) {
+		roots_close(&c->roots);
+		incomplete(out, "pages of the heap cannot be made readable");
+		return;
+	}
 	if (c->roots.full)
 		incomplete(out, "more than 65536 mappings");
 	mark_all(c);
@@ -158,6 +154,7 @@ static void mark_and_sweep(struct cycle *c)
 		incomplete(out, "out of memory for the mark stack");
 	if (opt_get()->reachable && !chain_find(&c->marker, &c->roots, &c->world, out))
 		incomplete(out, "out of memory for the chains of holders");
+	roots_close(&c->roots);
 	/* With fewer roots than there are, a clean verdict still stands. */
 	if (c->roots.no_maps && has_losses(out))
 		incomplete(out, "the list of mappings (/proc) is not readable");
@@ -290,12 +287,13 @@ static bool is_libc_or_loader(uintptr_t pc)
  * stand. Found by walking up to exit()'s frame, with no function of the program on the
  * way.
  */
-static void find_exit(struct exit_entry *out)
+void leak_find_exit(struct leak_exit *out)
 {
 	enum unwind_end end;
 	int max, n = 0;
 	struct frame *frames = leak.exit_function ? unwind_scratch(&max) : NULL;
 
+	memset(out, 0, sizeof(*out));
 	if (frames)
 		n = unwind_here(frames, max, &end);
 	for (int i = 0; i + 1 < n && is_libc_or_loader(frames[i].pc); i++) {
@@ -331,7 +329,7 @@ void leak_check_above(struct leak_result *out, uintptr_t own_sp)
 	if (c) {
 		c->out = out;
 		c->own_sp = own_sp;
-		find_exit(&c->exit);
+		leak_find_exit(&c->exit);
 		if (c->exit.sp)
 			c->own_sp = c->exit.sp;
 		run(c);

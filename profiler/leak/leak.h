@@ -89,6 +89,16 @@ void leak_check(struct leak_result *out);
 void leak_check_above(struct leak_result *out, uintptr_t own_sp);
 void leak_result_free(struct leak_result *r);
 
+/* What exit() found on the calling thread's stack when it was called. */
+struct leak_exit {
+	uintptr_t sp; /* from here up the stack is the program's; 0: not in exit() */
+	/* The registers that it must keep, as the function it calls saved them: they are
+	 * still the caller's. */
+	uintptr_t saved_lo, saved_hi;
+};
+/* DUMP. */
+void leak_find_exit(struct leak_exit *out);
+
 /* INIT. Reads the suppressions file of the options now, while the file is reachable. One
  * line on stderr for what is wrong with it. */
 void leak_init(void);

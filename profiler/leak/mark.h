@@ -56,7 +56,7 @@ struct mark_worker {
 	uint64_t objects, bytes; /* scanned or about to be */
 	char *thread_stack;	 /* of a helper */
 	uint32_t tid;		 /* of a helper; the kernel clears it at its end; futex */
-};
+} __attribute__((aligned(2 * CACHE_LINE))); /* nobody else's are beside it */
 
 struct mark_pool;
 

@@ -3,17 +3,17 @@
  * roots: see roots.h.
  *
  * Included: every writable mapping of the process (data, bss, stacks with the TLS and
- * thread descriptors above them, anonymous and shared memory, the brk heap), and the
- * RELRO parts of modules, which are read-only by now. Excluded: our own memory and
- * module, the dead part of each thread's stack below its stack pointer, and whole stacks
- * of finished threads, which glibc keeps for the next thread, with all that their last
- * owner left there.
+ * thread descriptors above them, anonymous and shared memory, the brk heap), anonymous
+ * memory that may only be read by now, and the RELRO parts of modules. Excluded: our own
+ * memory and module, the dead part of each thread's stack below its stack pointer, and
+ * whole stacks of finished threads, which glibc keeps for the next thread, with all that
+ * their last owner left there.
  */
 #include "profiler/leak/roots.h"
 
-#include <errno.h>
 #include <link.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
@@ -39,13 +39,14 @@ bool roots_init(struct roots *r)
 	r->capacity = MAX_RANGES;
 	r->include = meta_map(MAX_RANGES * sizeof(*r->include), META_LEAK);
 	r->exclude = meta_map(MAX_RANGES * sizeof(*r->exclude), META_LEAK);
-	return r->include && r->exclude;
+	return unreadable_init(&r->unreadable, MAX_RANGES) && r->include && r->exclude;
 }
 
 void roots_free(struct roots *r)
 {
 	meta_unmap(r->include, MAX_RANGES * sizeof(*r->include), META_LEAK);
 	meta_unmap(r->exclude, MAX_RANGES * sizeof(*r->exclude), META_LEAK);
+	unreadable_free(&r->unreadable);
 }
 
 static void add(struct roots *r, struct root_range *list, size_t *count, uintptr_t lo,
@@ -98,35 +99,64 @@ static bool is_device(const char *path)
 	       strncmp(path, "/dev/zero", 9) != 0;
 }
 
-/* Shared file mappings may end before their last page does: each page is asked for. */
-static void include_shared(struct roots *r, uintptr_t lo, uintptr_t hi)
+/* A file may end before its mapping does, and what the program names may be anything:
+ * each page is asked for. */
+static void include_readable(struct roots *r, uintptr_t lo, uintptr_t hi)
 {
-	for (; lo < hi; lo += OS_PAGE)
-		if (os_call(SYS_rt_sigprocmask, -1, (long)lo, 0, 8, 0, 0) != -EFAULT)
-			include(r, lo, lo + OS_PAGE);
+	uintptr_t start = lo, next;
+
+	for (; lo < hi; lo = next) {
+		next = align_down(lo, OS_PAGE) + OS_PAGE;
+		if (unreadable_is_not(lo))
+			continue;
+		include(r, start, lo);
+		start = next;
+	}
+	include(r, start, hi);
 }
 
-/* "lo-hi rwxp offset dev inode   path" */
+/* Fields of a line of /proc/self/maps: "lo-hi rwxp offset dev inode   path" */
+struct mapping {
+	uintptr_t lo, hi;
+	bool readable, writable, executable, shared;
+	const char *path; /* NULL: none */
+};
+
+static bool parse_line(const char *at, struct mapping *out)
+{
+	out->lo = parse_hex(&at);
+	at++;
+	out->hi = parse_hex(&at);
+	if (strnlen(at, 6) < 6 || at[0] != ' ')
+		return false;
+	out->readable = at[1] == 'r';
+	out->writable = at[2] == 'w';
+	out->executable = at[3] == 'x';
+	out->shared = at[4] == 's';
+	out->path = strpbrk(at, "/[");
+	return true;
+}
+
+/* Included, too, is memory of no file that may only be read: tables that the program has
+ * sealed. */
 static bool see_line(char *line, void *arg)
 {
 	struct roots *r = arg;
-	const char *at = line;
-	uintptr_t lo = parse_hex(&at), hi;
-	const char *path;
+	struct mapping m;
 
-	at++;
-	hi = parse_hex(&at);
-	if (at[0] != ' ' || at[1] != 'r' || at[2] != 'w')
+	if (!parse_line(line, &m))
 		return true;
-	path = strchr(at, '/');
-	if (path && is_device(path))
+	if (!m.readable && !m.writable)
+		unreadable_open(&r->unreadable, m.lo, m.hi,
+				m.executable ? PROT_EXEC : PROT_NONE);
+	if (!m.readable || (m.path && (!m.writable || is_device(m.path))))
 		return true;
-	if (at[4] == 's' && meta_is_ours(lo))
+	if (m.shared && meta_is_ours(m.lo))
 		return true; /* the run table, the profile store: large */
-	if (at[4] == 's')
-		include_shared(r, lo, hi);
+	if (m.path && m.path[0] == '/')
+		include_readable(r, m.lo, m.hi);
 	else
-		include(r, lo, hi);
+		include(r, m.lo, m.hi);
 	return true;
 }
 
@@ -193,7 +223,7 @@ static bool is_cached_stack(const struct thread_info *t)
 {
 	const uintptr_t *descriptor = (const uintptr_t *)t->self;
 
-	if (os_call(SYS_rt_sigprocmask, -1, (long)t->self, 0, 8, 0, 0) == -EFAULT)
+	if (!unreadable_is_not(t->self))
 		return false;
 	return descriptor[0] == t->self && descriptor[2] == t->self;
 }
@@ -240,18 +270,26 @@ static void sort_ranges(struct root_range *list, size_t n)
 		}
 }
 
-void roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
+bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
 {
 	r->no_maps = !see_maps(r);
+	if (r->no_maps)
+		unreadable_open_all(&r->unreadable);
 	see_modules(r);
 	see_stacks(r, w, own_sp);
 	if (r->no_maps)
 		loader_each(see_own_tls, r);
 	meta_each_range(see_own, r);
 	for (size_t i = 0; i < regions.count; i++)
-		include(r, align_up(regions.list[i].lo, 8), regions.list[i].hi);
+		include_readable(r, align_up(regions.list[i].lo, 8), regions.list[i].hi);
 	sort_ranges(r->include, r->ninclude);
 	sort_ranges(r->exclude, r->nexclude);
+	return !r->unreadable.full;
+}
+
+void roots_close(struct roots *r)
+{
+	unreadable_close(&r->unreadable);
 }
 
 void roots_each(const struct roots *r, void (*fn)(uintptr_t lo, uintptr_t hi, void *arg),

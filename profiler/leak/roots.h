@@ -7,6 +7,7 @@
 
 #include "preload/base/base.h"
 #include "profiler/leak/stop.h"
+#include "profiler/leak/unreadable.h"
 
 struct roots {
 	struct root_range {
@@ -17,7 +18,8 @@ struct roots {
 	 * and the calling thread's TLS. Who is found lost may not be; who is found
 	 * reached, is. */
 	bool no_maps;
-	bool full; /* more ranges than there was room for */
+	bool full;		      /* more ranges than there was room for */
+	struct unreadable unreadable; /* pages of objects; open until roots_close() */
 };
 
 /* DUMP. Room for the ranges; before the world is stopped. */
@@ -25,8 +27,12 @@ bool roots_init(struct roots *r);
 void roots_free(struct roots *r);
 /* Before roots_collect(): what shall be no root. */
 void roots_exclude(struct roots *r, uintptr_t lo, uintptr_t hi);
-/* STW. Finds the ranges. own_sp: where the calling thread's live stack begins. */
-void roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp);
+/* STW. Finds the ranges, and opens objects that the program has closed: what is done to
+ * objects comes after it. own_sp: where the calling thread's live stack begins. False:
+ * nothing may be looked at. */
+bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp);
+/* STW. The program's memory is as it was. */
+void roots_close(struct roots *r);
 /* STW. Every readable piece that is not excluded. */
 void roots_each(const struct roots *r, void (*fn)(uintptr_t lo, uintptr_t hi, void *arg),
 		void *arg);

@@ -17,6 +17,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "preload/base/fmt.h"
 #include "preload/base/lock.h"
@@ -35,16 +36,45 @@ static struct {
 	char *stack;   /* of the tracer */
 	uint64_t mask; /* of the calling thread's signals, before */
 	bool masked;
+	bool hurries; /* the calling thread runs before others */
 	enum stopped_by by;
 } stop = { .lock = LOCK_INIT(LOCK_RANK_LEAK) };
 
 /* ---- listing ---- */
 
-static bool is_known(const struct world *w, int tid)
+/* What one listing has seen. The kernel lists threads as they were made: in the order of
+ * the list, ids rising until they wrap around. So a look at all is seldom needed. */
+struct listing {
+	uint32_t at; /* where the next known thread should be */
+	int highest; /* id in the list */
+};
+
+static struct listing begin_listing(const struct world *w)
 {
+	struct listing l = { 0, 0 };
+
 	for (uint32_t i = 0; i < w->nthreads; i++)
-		if (w->threads[i].tid == tid)
-			return true;
+		if (w->threads[i].tid > l.highest)
+			l.highest = w->threads[i].tid;
+	return l;
+}
+
+static bool is_known(const struct world *w, int tid, struct listing *l)
+{
+	if (tid > l->highest) {
+		l->highest = tid;
+		return false;
+	}
+	if (l->at < w->nthreads && w->threads[l->at].tid == tid) {
+		l->at++;
+		return true;
+	}
+	for (uint32_t i = 0; i < w->nthreads; i++) {
+		if (w->threads[i].tid != tid)
+			continue;
+		l->at = i + 1;
+		return true;
+	}
 	return false;
 }
 
@@ -66,9 +96,9 @@ static int parse_tid(const char *name)
 }
 
 /* 1: it is new. */
-static int add_thread(struct world *w, int tid, int caller)
+static int add_thread(struct world *w, int tid, int caller, struct listing *l)
 {
-	if (tid <= 0 || tid == caller || is_known(w, tid))
+	if (tid <= 0 || tid == caller || is_known(w, tid, l))
 		return 0;
 	if (w->nthreads == STOP_MAX_THREADS) {
 		w->overflow = true;
@@ -82,6 +112,7 @@ int stop_list_threads(struct world *w, int pid, int caller)
 {
 	uint64_t buf[64];
 	char path[48];
+	struct listing l = begin_listing(w);
 	int fd, added = 0;
 	long n;
 
@@ -93,12 +124,38 @@ int stop_list_threads(struct world *w, int pid, int caller)
 		for (long at = 0; at < n;) {
 			struct dirent64 *d = (void *)((char *)buf + at);
 
-			added += add_thread(w, parse_tid(d->name), caller);
+			added += add_thread(w, parse_tid(d->name), caller, &l);
 			at += d->reclen;
 		}
 	}
 	os_close(fd);
 	return n < 0 ? (int)n : added;
+}
+
+/* Threads of pid, by the links that the kernel counts for the folder; 0: not known. */
+uint32_t stop_count_threads(int pid)
+{
+	struct stat st;
+	char path[48];
+
+	fmt_string(path, sizeof(path), "/proc/%d/task", pid);
+	if (os_call(SYS_stat, (long)path, (long)&st, 0, 0, 0, 0) != 0 || st.st_nlink < 3)
+		return 0;
+	return (uint32_t)st.st_nlink - 2;
+}
+
+/* Are there others than the caller? Or -errno. */
+static int has_others(struct world *w, int pid, int caller)
+{
+	int others = stop_count_threads(pid) > 1;
+
+	if (!others) { /* to be sure, and for the error */
+		w->nthreads = 0;
+		others = stop_list_threads(w, pid, caller);
+	}
+	w->nthreads = 0;
+	w->overflow = false;
+	return others;
 }
 
 bool stop_is_dead(int pid, int tid)
@@ -242,13 +299,8 @@ uint32_t world_list(struct world *w)
 int world_stop(struct world *w)
 {
 	int pid = os_getpid(), caller = os_gettid();
-	int others, error;
+	int others = has_others(w, pid, caller), error;
 
-	w->nthreads = 0;
-	others = stop_list_threads(w, pid, caller);
-	memset(w->threads, 0, w->nthreads * sizeof(*w->threads));
-	w->nthreads = 0;
-	w->overflow = false;
 	if (others < 0 && is_alone())
 		others = 0;
 	if (others < 0) {
@@ -278,6 +330,24 @@ void world_resume(struct world *w)
 	}
 	stop.by = STOPPED_NOT;
 	unmask_signals();
+}
+
+static bool set_policy(int policy, int priority)
+{
+	return os_call(SYS_sched_setscheduler, 0, policy, (long)&priority, 0, 0, 0) == 0;
+}
+
+void world_hurry(void)
+{
+	stop.hurries = os_call(SYS_sched_getscheduler, 0, 0, 0, 0, 0, 0) == SCHED_OTHER &&
+		       set_policy(SCHED_RR, 1);
+}
+
+void world_hurry_no_more(void)
+{
+	if (stop.hurries)
+		set_policy(SCHED_OTHER, 0);
+	stop.hurries = false;
 }
 
 void world_fork_child(void)

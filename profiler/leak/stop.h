@@ -50,6 +50,14 @@ uint32_t world_list(struct world *w);
 int world_stop(struct world *w);
 /* DUMP. Adds to nmissed when the threads did not stand still all the time. */
 void world_resume(struct world *w);
+/*
+ * DUMP. Between world_prepare() and world_free(), around a short stop: the calling thread
+ * comes before all others of the machine where that is allowed (to root), and so do
+ * processes that it makes meanwhile, until they call world_hurry_no_more() themselves.
+ * The threads that are stopped and let go would run first otherwise.
+ */
+void world_hurry(void);
+void world_hurry_no_more(void);
 /* In a forked child: a stop by another thread of the parent is none here. */
 void world_fork_child(void);
 

@@ -13,6 +13,8 @@
 /* Adds the threads of pid that w does not know, but caller. How many, or -errno. SIGNAL.
  */
 int stop_list_threads(struct world *w, int pid, int caller);
+/* How many threads pid has, by one system call; 0: not known. SIGNAL. */
+uint32_t stop_count_threads(int pid);
 /* SIGNAL. Has the thread ended, all but its entry in /proc (a main thread that called
  * pthread_exit stays there until the process ends)? */
 bool stop_is_dead(int pid, int tid);

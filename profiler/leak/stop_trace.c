@@ -173,6 +173,16 @@ static void await_from(struct world *w, uint32_t first)
 	}
 }
 
+/* All that there are, with the caller's, stand still: no need to list them again. */
+static bool is_everybody(const struct world *w)
+{
+	uint32_t stopped = 1;
+
+	for (uint32_t i = 0; i < w->nthreads; i++)
+		stopped += w->threads[i].captured;
+	return stopped == stop_count_threads(tracer.pid);
+}
+
 static bool stop_all(struct world *w)
 {
 	uint32_t done = 0;
@@ -193,6 +203,8 @@ static bool stop_all(struct world *w)
 		}
 		await_from(w, done);
 		done = w->nthreads;
+		if (is_everybody(w))
+			break;
 	}
 	return true;
 }
@@ -236,11 +248,14 @@ static bool can_repeat(uint64_t nr)
  * The kernel itself makes the call again, by its rule for this error: unless a signal
  * with a handler is there by then, in which case the program sees EINTR, as it must.
  */
-static void repeat_call(int tid)
+static void repeat_call(const struct stopped_thread *t)
 {
 	struct user_regs_struct regs;
 	struct iovec v = { &regs, sizeof(regs) };
+	const int tid = t->tid;
 
+	if (t->captured && (long)t->gprs[0] != -EINTR)
+		return;
 	if (trace(PTRACE_GETREGSET, tid, NT_PRSTATUS, (long)&v) != 0 ||
 	    (long)regs.rax != -EINTR || !can_repeat(regs.orig_rax))
 		return;
@@ -256,7 +271,7 @@ static void let_go_all(struct world *w)
 		if (tid == 0)
 			continue;
 		if (tracer.pending[i] == 0)
-			repeat_call(tid);
+			repeat_call(&w->threads[i]);
 		trace(PTRACE_DETACH, tid, 0, (long)tracer.pending[i]);
 	}
 }

@@ -28,7 +28,7 @@
 #define ZLIB_MEMORY  (384 * KIB) /* deflate with the defaults below takes 268 KiB */
 #define OUT_BYTES    (32 * KIB)
 #define MAX_FRAMES   65536
-#define MAX_LABELS   12
+#define MAX_LABELS   14
 #define PLACE_MAX    288	    /* a file's name, an address */
 #define UNSAMPLED_PC ((uintptr_t)3) /* pseudo pc of a sample without a stack */
 
@@ -49,6 +49,7 @@ struct pprof {
 	char zlib_memory[ZLIB_MEMORY];
 	size_t zlib_used;
 	unsigned char out[OUT_BYTES];
+	Seep__Pprof__Label labels[MAX_LABELS]; /* of the sample being sent */
 };
 
 /* ---- bytes ---- */
@@ -461,6 +462,11 @@ int pprof_begin_fd(struct pprof **out, const struct pprof_kind *kind, int fd,
 	return begin_profile(out, kind, NULL, fd, period, comments);
 }
 
+void pprof_duration(struct pprof *p, uint64_t ns)
+{
+	put_number(p, 10, ns);
+}
+
 static void fill_label(struct pprof *p, const struct pprof_label *in,
 		       Seep__Pprof__Label *out)
 {
@@ -478,7 +484,7 @@ void pprof_sample(struct pprof *p, const uintptr_t *pcs, int count, bool precise
 		  const int64_t *values, const struct pprof_label *labels, int nlabels)
 {
 	Seep__Pprof__Sample s = SEEP__PPROF__SAMPLE__INIT;
-	Seep__Pprof__Label label[MAX_LABELS], *label_list[MAX_LABELS];
+	Seep__Pprof__Label *label_list[MAX_LABELS];
 	int64_t copy[8];
 
 	if (p->failed || p->file.error || p->kind->ntypes > (int)ARRAY_LEN(copy))
@@ -498,8 +504,8 @@ void pprof_sample(struct pprof *p, const uintptr_t *pcs, int count, bool precise
 	s.value = copy;
 	s.n_value = (size_t)p->kind->ntypes;
 	for (int i = 0; i < nlabels && i < MAX_LABELS; i++) {
-		fill_label(p, &labels[i], &label[i]);
-		label_list[i] = &label[i];
+		fill_label(p, &labels[i], &p->labels[i]);
+		label_list[i] = &p->labels[i];
 		s.n_label++;
 	}
 	s.label = label_list;

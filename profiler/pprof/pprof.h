@@ -48,6 +48,8 @@ int pprof_begin(struct pprof **out, const struct pprof_kind *kind, const char *p
 /* DUMP. The same into a descriptor of the caller's, see out_file_adopt(). */
 int pprof_begin_fd(struct pprof **out, const struct pprof_kind *kind, int fd,
 		   int64_t period, const char *const *comments);
+/* How long what the profile tells took. */
+void pprof_duration(struct pprof *p, uint64_t ns);
 /*
  * Adds a sample. pcs: leaf first, return addresses (one is subtracted from each, see
  * precise_leaf) or pseudo pcs of unwind.h, which become the frames "[truncated]",

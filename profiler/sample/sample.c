@@ -4,9 +4,9 @@
  *
  * Structure: a span with recorded objects has a block beside it: for sampled mode a count
  * of them per page, then one record a slot. The block is made when the span's first
- * object is recorded and goes when the span does. Records are as long as the options need
- * them: 8 bytes, 16 with the time of birth, 24 with a handle of profiler/escape or for
- * lifetimes.
+ * object is recorded and goes when the span does; that of a large object lies in the
+ * span's struct. Records are as long as the options need them: 8 bytes, 16 with the time
+ * of birth, 24 with a handle of profiler/escape or for lifetimes.
  *
  * Sampled mode keeps frees of other objects fast: a page with a recorded object has class
  * byte 0, so only frees there come here; the count per page restores the byte. In exact
@@ -36,16 +36,21 @@
 #include "profiler/site/site.h"
 #include "profiler/site/store.h"
 #include "profiler/stack/thread.h"
+#include "profiler/stack/unwind.h"
 
 #define HIDDEN_SITE UINT32_MAX /* of sample_hide_enter(); no stack has it */
 #define STRIPES	    16
 #define MAX_PAGES   32 /* of a small span, see sizeclass.c */
 
 struct block {
-	uint16_t page_count[MAX_PAGES];
+	union {
+		uint16_t page_count[MAX_PAGES]; /* small */
+		uint64_t weight;		/* large: what the object counts as */
+	};
 	char records[]; /* of sampler.record_size bytes each */
 };
 _Static_assert(sizeof(struct block) % 8 == 0, "records are aligned");
+_Static_assert(sizeof(struct block) + sizeof(struct sample_record) <= MSPAN_ROOM, "room");
 
 #define STRIPE                              \
 	{                                   \
@@ -174,6 +179,12 @@ static struct block *make_block(struct mspan *s)
 {
 	struct block *b;
 
+	if (s->slot_size == 0) {
+		b = mspan_room(s);
+		record_at(b, 0)->site = SITE_NONE;
+		atomic_store_release(&s->samples, (void *)b);
+		return b;
+	}
 	lock_acquire(&sampler.pool_lock);
 	b = atomic_load_acquire(&s->samples);
 	if (!b) {
@@ -186,6 +197,10 @@ static struct block *make_block(struct mspan *s)
 
 static void on_release(struct mspan *s)
 {
+	if (s->slot_size == 0) {
+		s->samples = NULL;
+		return;
+	}
 	lock_acquire(&sampler.pool_lock);
 	fixalloc_put(pool_of(s), s->samples);
 	s->samples = NULL;
@@ -306,10 +321,25 @@ static void clear_object(void *p, size_t size)
 
 /* ---- events ---- */
 
-static void count_alloc(uint32_t site, size_t size, uint8_t period)
+/* Of an object whose record is just made, and of one that has one. */
+ALWAYS_INLINE uint64_t new_weight(const struct mspan *s, struct block *b, size_t size,
+				  uint8_t period)
+{
+	if (s->slot_size)
+		return weight_then(size, period);
+	b->weight = weight(size, period_nth(period));
+	return b->weight;
+}
+
+ALWAYS_INLINE uint64_t old_weight(const struct mspan *s, const struct block *b,
+				  const struct sample_record *r)
+{
+	return s->slot_size ? weight_then(r->size, r->period) : b->weight;
+}
+
+static void count_alloc(uint32_t site, size_t size, uint64_t objects)
 {
 	struct site_counters *c = site_counters(site);
-	uint64_t objects = weight_then(size, period);
 	uint64_t bytes = scaled_bytes(size, objects);
 
 	if (!c)
@@ -320,10 +350,9 @@ static void count_alloc(uint32_t site, size_t size, uint8_t period)
 		thread_add(&c->samples, 1);
 }
 
-static void count_free(uint32_t site, size_t size, uint8_t period)
+static void count_free(uint32_t site, size_t size, uint64_t objects)
 {
 	struct site_counters *c = site_counters_if_any(site);
-	uint64_t objects = weight_then(size, period);
 	uint64_t bytes = scaled_bytes(size, objects);
 
 	if (!c)
@@ -371,7 +400,7 @@ static bool record(void *p, size_t size, const struct capture *c)
 	if (sampler.record_size >= RECORD_ESCAPE && sample_hooks.begin)
 		r->escape = sample_hooks.begin(p, size, c->site, c->trail);
 	count_page(s, b, p, 1);
-	count_alloc(site, size, r->period);
+	count_alloc(site, size, new_weight(s, b, size, r->period));
 	return true;
 }
 
@@ -465,7 +494,7 @@ static void on_free(struct mspan *s, uint32_t index, void *p)
 	count_page(s, b, p, -1);
 	if (site == HIDDEN_SITE || !store_is_own())
 		return;
-	count_free(site, record_size(s, r), r->period);
+	count_free(site, record_size(s, r), old_weight(s, b, r));
 	if (UNLIKELY(sampler.lifetimes))
 		end_lifetime(s, r, site);
 	end_escape(handle);
@@ -485,7 +514,7 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 		clear_tail(s, (uintptr_t)p, size);
 	if (site == SITE_NONE || site == HIDDEN_SITE || !store_is_own())
 		return;
-	count_free(site, record_size(s, r), r->period);
+	count_free(site, record_size(s, r), old_weight(s, b, r));
 	if (sample_is_exact() && seep_tls.internal == 0) {
 		seep_tls.internal++;
 		if (capture(&c))
@@ -498,7 +527,7 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 		sample_hooks.resize(r->escape, size);
 	r->site = site;
 	r->size = (uint16_t)size;
-	count_alloc(site, size, r->period);
+	count_alloc(site, size, new_weight(s, b, size, r->period));
 }
 
 /* ---- hiding ---- */
@@ -547,6 +576,7 @@ static void install(void)
 
 static void set_exact(void)
 {
+	unwind_expect_many();
 	atomic_store_relaxed(&sampler.slow_frees, true);
 	heap_slow_frees();
 }

@@ -3,8 +3,9 @@
  * site: the calling-context tree, see site.h.
  *
  * Structure: nodes are numbered and lie in chunks that never move. A hash table with one
- * chain a bucket finds the child of (parent, pc): a small table for the first nodes,
- * since a big one costs a page for nearly every node, and one for all later nodes.
+ * chain a bucket finds the child of (parent, pc): a small table for the first nodes, a
+ * larger one for those that follow and a big one for all later nodes, since a big one
+ * costs a page for nearly every node.
  * Counters have numbers and chunks of their own, so that inner nodes cost 24 bytes and no
  * more.
  *
@@ -24,10 +25,8 @@
 #include "preload/base/meta.h"
 #include "profiler/site/store.h"
 
-#define LG_SMALL	 13
-#define LG_BIG		 20
-#define SMALL_NODES	 8192 /* in the small table */
-#define SHARDS		 16   /* by the upper four bits of the hash */
+#define TABLES		 3
+#define SHARDS		 16 /* by the upper four bits of the hash */
 #define LG_CHUNK	 14
 #define CHUNK		 (1u << LG_CHUNK)
 #define CHUNKS		 4096 /* 67 million nodes */
@@ -49,12 +48,18 @@ struct node {
 	}
 #define FOUR_SHARDS SHARD, SHARD, SHARD, SHARD
 
+/* Buckets, and from which number on nodes go to the table. */
+static const struct {
+	unsigned lg;
+	uint32_t first;
+} tables[TABLES] = { { 13, 0 }, { 16, 8192 }, { 20, 65536 } };
+
 static struct {
 	struct {
 		struct lock lock;
 	} shards[SHARDS];
 	struct lock chunk_lock;	     /* for new chunks and counters */
-	uint32_t *small, *big;	     /* atomic; buckets, made when first needed */
+	uint32_t *tables[TABLES];    /* atomic; buckets, made when first needed */
 	struct node *chunks[CHUNKS]; /* atomic */
 	uint32_t count;		     /* numbers given out; atomic */
 	struct site_counters *counter_chunks[COUNTER_CHUNKS]; /* atomic */
@@ -114,50 +119,53 @@ static uint32_t new_number(void)
 	return site;
 }
 
-/* The table at where, of 2^lg buckets; NULL: out of memory. */
-static uint32_t *get_table(uint32_t **where, unsigned lg)
+/* NULL: out of memory. */
+static uint32_t *get_table(int i)
 {
-	uint32_t *b = atomic_load_acquire(where);
+	uint32_t *b = atomic_load_acquire(&sites.tables[i]);
 
 	if (LIKELY(b))
 		return b;
 	lock_acquire(&sites.chunk_lock);
-	b = *where;
+	b = sites.tables[i];
 	if (!b) {
-		b = meta_alloc(sizeof(*b) << lg, 8, META_SITE);
-		atomic_store_release(where, b);
+		b = meta_alloc(sizeof(*b) << tables[i].lg, 8, META_SITE);
+		atomic_store_release(&sites.tables[i], b);
 	}
 	lock_release(&sites.chunk_lock);
 	return b;
 }
 
+ALWAYS_INLINE uint32_t find_in_table(int i, uint64_t hash, uint32_t parent, uintptr_t pc)
+{
+	const uint32_t *b = atomic_load_acquire(&sites.tables[i]);
+
+	return b ? find_in_chain(atomic_load_acquire(&b[hash >> (64 - tables[i].lg)]),
+				 parent, pc)
+		 : SITE_NONE;
+}
+
 /* Most nodes of a program that has many are in the big table. */
 static uint32_t find(uint64_t hash, uint32_t parent, uintptr_t pc)
 {
-	const uint32_t *big = atomic_load_acquire(&sites.big);
-	const uint32_t *small = atomic_load_acquire(&sites.small);
-	uint32_t site = SITE_NONE;
+	uint32_t site = find_in_table(2, hash, parent, pc);
 
-	if (big)
-		site = find_in_chain(atomic_load_acquire(&big[hash >> (64 - LG_BIG)]),
-				     parent, pc);
-	if (site == SITE_NONE && small)
-		site = find_in_chain(atomic_load_acquire(&small[hash >> (64 - LG_SMALL)]),
-				     parent, pc);
-	return site;
+	if (site == SITE_NONE)
+		site = find_in_table(1, hash, parent, pc);
+	return site ? site : find_in_table(0, hash, parent, pc);
 }
 
 /* The bucket that a new node goes to; NULL: out of memory. */
 static uint32_t *bucket_for_new(uint64_t hash)
 {
-	uint32_t *b = NULL;
+	uint32_t count = site_count(), *b;
 
-	if (site_count() >= SMALL_NODES)
-		b = get_table(&sites.big, LG_BIG);
-	if (b)
-		return &b[hash >> (64 - LG_BIG)];
-	b = get_table(&sites.small, LG_SMALL);
-	return b ? &b[hash >> (64 - LG_SMALL)] : NULL;
+	for (int i = TABLES - 1; i >= 0; i--) {
+		b = count >= tables[i].first ? get_table(i) : NULL;
+		if (b)
+			return &b[hash >> (64 - tables[i].lg)];
+	}
+	return NULL;
 }
 
 /* The shard is the hash's upper bits, as is the bucket: no bucket belongs to two. */

@@ -9,7 +9,9 @@
  * them.
  *
  * Concurrency: writers hold the loader's lock (they run inside dl_iterate_phdr) and then
- * ours, in this order; nobody calls the loader with ours held.
+ * ours, in this order; nobody calls the loader with ours held. module_learn() does
+ * without the loader's lock: what it enters cannot go away meanwhile, as its caller
+ * returns there.
  */
 #include "profiler/stack/module.h"
 
@@ -372,6 +374,43 @@ static bool ask_loader(uintptr_t pc, uintptr_t *out_hdr)
 		return false;
 	*out_hdr = (uintptr_t)found.dlfo_eh_frame;
 	return true;
+}
+
+/* The program headers of a loaded object, which lie in its first page, as they would be
+ * told by dl_iterate_phdr(). */
+static bool find_headers(const struct dl_find_object *found, struct dl_phdr_info *out)
+{
+	const ElfW(Ehdr) *h = found->dlfo_map_start;
+
+	if (memcmp(h->e_ident, ELFMAG, SELFMAG) != 0 ||
+	    h->e_phentsize != sizeof(ElfW(Phdr)) ||
+	    h->e_phoff + (size_t)h->e_phnum * sizeof(ElfW(Phdr)) > OS_PAGE)
+		return false;
+	*out = (struct dl_phdr_info){
+		.dlpi_addr = found->dlfo_link_map->l_addr,
+		.dlpi_name = found->dlfo_link_map->l_name,
+		.dlpi_phdr = (const void *)((const char *)h + h->e_phoff),
+		.dlpi_phnum = h->e_phnum,
+	};
+	return true;
+}
+
+bool module_learn(uintptr_t pc)
+{
+	struct dl_find_object found;
+	struct dl_phdr_info info;
+
+	if (module_find_code(pc))
+		return true;
+	if (!_dl_find_object || _dl_find_object((void *)pc, &found) != 0 ||
+	    !found.dlfo_link_map || !find_headers(&found, &info))
+		return false;
+	see(&info, sizeof(info), NULL);
+	lock_acquire(&modules.lock);
+	if (modules.changed)
+		publish_map();
+	lock_release(&modules.lock);
+	return module_find_code(pc) != NULL;
 }
 
 uintptr_t module_eh_frame_hdr(uintptr_t pc)

@@ -44,6 +44,11 @@ extern void (*module_hook)(const struct module *m);
  * dlclose and before reports. Never in a signal handler or with the world stopped. */
 void module_refresh(void);
 
+/* SLOW. Enters the object that holds pc, if it was loaded since the last refresh, without
+ * the loader's lock: pc must lie in code that the calling thread returns to. False: not
+ * known, as before glibc 2.35. */
+bool module_learn(uintptr_t pc);
+
 /* FAST, SIGNAL. The loaded module whose executable segment holds pc, or NULL. No lock. */
 const struct module *module_find_code(uintptr_t pc);
 /* FAST, SIGNAL. The same for code that was loaded since the last module_refresh(), too:

@@ -23,7 +23,7 @@
 #include "profiler/stack/module.h"
 
 #define MODULES	   256 /* at start; of further ones the tables stay */
-#define ROWS_EVERY 16  /* rows of a module between two returns of its tables */
+#define ROWS_EVERY 4   /* rows of a module between two returns of its tables */
 
 #define HDR_PTR	   0x1b /* of .eh_frame_hdr: pcrel, sdata4 */
 #define HDR_COUNT  0x03 /* udata4 */

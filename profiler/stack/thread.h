@@ -22,6 +22,7 @@ struct thread_info {
 	int tid;		      /* kernel's id */
 	uintptr_t self;		      /* pthread_self(), also the fs base */
 	uintptr_t stack_lo, stack_hi; /* the whole stack without its guard; 0: unknown */
+	uintptr_t frames_hi;   /* its start routine's frame ends here; 0: unknown */
 	uint32_t creator_site; /* site of the pthread_create call, 0: not captured */
 	uint8_t state;	       /* enum thread_state */
 	bool released;	       /* detached or joined: libc frees it at its end */

@@ -26,6 +26,7 @@
 #include "profiler/stack/unwind_int.h"
 
 struct row_entry *row_cache;
+uint32_t row_cache_shift = 64 - ROW_CACHE_LG_FEW;
 struct own_text own_text;
 struct return_stubs return_stubs;
 
@@ -35,7 +36,7 @@ uint32_t unwind_changes;
 
 uint64_t row_find(struct row_entry *cache, uintptr_t pc)
 {
-	struct row_entry *e = &cache[(pc * 0x9e3779b97f4a7c15u) >> (64 - ROW_CACHE_LG)];
+	struct row_entry *e = row_place(cache, pc);
 	struct cfi_row found = cfi_find_row(pc);
 	uint64_t row = cfi_pack(found);
 
@@ -378,6 +379,11 @@ void unwind_init(bool want_libunwind)
 					     META_STACK));
 	if (want_libunwind)
 		unwind_lib_open();
+}
+
+void unwind_expect_many(void)
+{
+	atomic_store_relaxed(&row_cache_shift, 64u - ROW_CACHE_LG);
 }
 
 void unwind_fork_child(void)

@@ -50,6 +50,9 @@ struct unwind_regs {
 /* INIT. Prepares module tables; with want_libunwind also opens libunwind privately.
  * Called from the library's constructor, never later (it may call the loader). */
 void unwind_init(bool want_libunwind);
+/* From now on every allocation's stack is captured: what is remembered about code may
+ * take half a megabyte and not the eighth part of it. */
+void unwind_expect_many(void);
 /* INIT. Frames whose pc lies in [start, end) are ours: unwind_here() leaves the innermost
  * ones out. Empty (the default): it starts with its own caller. */
 void unwind_set_own_text(uintptr_t start, uintptr_t end);

@@ -77,6 +77,7 @@ enum step walk_step_missing(struct walk *w);
 /* Rows by pc, cached for all threads. An entry's key is pc ^ row, so that a torn entry
  * does not match. */
 #define ROW_CACHE_LG	  15 /* entries; 512 KiB, faulted in as code is met */
+#define ROW_CACHE_LG_FEW  12 /* of these so many are used while captures are few */
 #define ROW_CACHE_ENTRIES ((size_t)1 << ROW_CACHE_LG)
 
 struct row_entry {
@@ -85,12 +86,19 @@ struct row_entry {
 };
 /* NULL: not made; rows are looked up each time. Written once, atomic. */
 extern struct row_entry *row_cache HIDDEN;
+extern uint32_t row_cache_shift HIDDEN; /* of a pc's hash; atomic */
 /* Looks the row up and remembers it. */
 uint64_t row_find(struct row_entry *cache, uintptr_t pc);
 
+ALWAYS_INLINE struct row_entry *row_place(struct row_entry *cache, uintptr_t pc)
+{
+	return &cache[(pc * 0x9e3779b97f4a7c15u) >>
+		      atomic_load_relaxed(&row_cache_shift)];
+}
+
 ALWAYS_INLINE uint64_t row_for(struct row_entry *cache, uintptr_t pc)
 {
-	struct row_entry *e = &cache[(pc * 0x9e3779b97f4a7c15u) >> (64 - ROW_CACHE_LG)];
+	struct row_entry *e = row_place(cache, pc);
 	uint64_t row = atomic_load_relaxed(&e->row);
 
 	if (LIKELY((row ^ atomic_load_relaxed(&e->key)) == pc && row != 0))

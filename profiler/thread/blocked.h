@@ -7,6 +7,7 @@
  * thread-local storage are left out of the roots; memory is marked from all the rest. A
  * suspect whose futex word lies in reached memory can be woken: its stack becomes a root,
  * marking goes on, and so forth until nothing changes. Who is left is blocked for ever.
+ * Stacks and thread-local storage that reached memory points at are reached memory, too.
  * Where it is known whom a suspect waits for (the holder of a pthread mutex, the thread
  * that is joined), it can run if that one can.
  */
@@ -14,6 +15,7 @@
 #define PROFILER_THREAD_BLOCKED_H
 
 #include "preload/base/base.h"
+#include "profiler/leak/leak.h"
 #include "profiler/leak/stop.h"
 
 enum blocked_why {
@@ -41,14 +43,22 @@ struct blocked_stack {
 	uint32_t n;
 };
 
+/* Filled once in preload/api/init.c; may be empty. */
+struct blocked_hooks {
+	/* Is it a signal handler of Seep's own, which ends no wait of the program's? */
+	bool (*is_own_handler)(const void *handler);
+};
+extern struct blocked_hooks blocked_hooks;
+
 /* DUMP. Finds functions of libc; before the world is stopped. */
 void blocked_prepare(void);
 /*
  * STW, or in a snapshot process of the stopped world; heap locks held. One entry of out
- * and stacks for each thread of w. memory false: only cycles, without marking. pid: of
- * the program. False: could not be judged (memory is out).
+ * and stacks for each thread of w. own: the calling thread's stack. memory false: only
+ * cycles, without marking. pid: of the program. False: could not be judged (memory is
+ * out).
  */
-bool blocked_find(const struct world *w, const struct blocked_stack *stacks, int pid,
-		  bool memory, struct blocked *out);
+bool blocked_find(const struct world *w, const struct blocked_stack *stacks,
+		  const struct leak_exit *own, int pid, bool memory, struct blocked *out);
 
 #endif

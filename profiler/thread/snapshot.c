@@ -57,6 +57,7 @@ struct taking {
 	int max_frames;
 	int pid, judge; /* the program; the snapshot process, 0: none */
 	enum thread_judge how;
+	struct leak_exit own; /* of the calling thread */
 	int error;
 };
 
@@ -157,9 +158,10 @@ static __attribute__((noreturn)) void judge_main(struct taking *t)
 {
 	bool ok;
 
+	world_hurry_no_more();
 	os_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
 	os_call(SYS_setpriority, PRIO_PROCESS, 0, 10, 0, 0, 0);
-	ok = blocked_find(&t->world, t->stacks, t->pid, true, t->verdicts->list);
+	ok = blocked_find(&t->world, t->stacks, &t->own, t->pid, true, t->verdicts->list);
 	atomic_store_release(&t->verdicts->done, (uint32_t)ok);
 	os_exit_group(0);
 }
@@ -168,7 +170,7 @@ static __attribute__((noreturn)) void judge_main(struct taking *t)
 static void judge_here(struct taking *t)
 {
 	t->judge = 0;
-	blocked_find(&t->world, t->stacks, t->pid, false, t->verdicts->list);
+	blocked_find(&t->world, t->stacks, &t->own, t->pid, false, t->verdicts->list);
 	atomic_store_release(&t->verdicts->done,
 			     (uint32_t)(t->how != THREAD_JUDGE_MEMORY));
 }
@@ -217,6 +219,7 @@ static NO_LOCK_CHECK int with_loader_locked(struct dl_phdr_info *info, size_t si
 	heap_lock_all();
 	sample_pool_fork_prepare();
 	meta_fork_prepare();
+	world_hurry(); /* not before: who holds a lock must come to run */
 	t->error = world_stop(&t->world);
 	meta_fork_done(false);
 	sample_pool_fork_done(false);
@@ -230,6 +233,7 @@ static NO_LOCK_CHECK int with_loader_locked(struct dl_phdr_info *info, size_t si
 	}
 	world_resume(&t->world);
 	t->s.pause_ns = os_now_ns() - start;
+	world_hurry_no_more();
 	heap_unlock_all();
 	thread_unlock();
 	return 1;
@@ -336,6 +340,8 @@ int thread_snapshot_take(struct thread_snapshot **out, bool own,
 		return -ENOMEM;
 	}
 	blocked_prepare();
+	if (own && !regs)
+		leak_find_exit(&t->own);
 	now_ns = state_now_ns();
 	read_clocks(t);
 	loader_with_lock(with_loader_locked, t);

@@ -5,7 +5,6 @@
  * all wait, prints a line and reads standard input to its end; with a second argument,
  * ends at once.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -26,6 +25,12 @@ struct queue {
 	pthread_cond_t more;
 	int length;
 	sem_t count;
+	pthread_rwlock_t door;
+	pthread_barrier_t both;
+};
+
+struct node {
+	struct queue *of;
 };
 
 struct pair {
@@ -36,6 +41,9 @@ struct pair {
 
 static struct queue *known;
 static pthread_cond_t *known_condition;
+static struct node *volatile known_node;
+static __thread struct node own_node;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t locks[3] = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER,
 				    PTHREAD_MUTEX_INITIALIZER };
 static pthread_barrier_t barrier;
@@ -60,6 +68,8 @@ static struct queue *make_queue(void)
 	pthread_mutex_init(&q->lock, NULL);
 	pthread_cond_init(&q->more, NULL);
 	sem_init(&q->count, 0, 0);
+	pthread_rwlock_init(&q->door, NULL);
+	pthread_barrier_init(&q->both, NULL, 2);
 	return q;
 }
 
@@ -105,6 +115,61 @@ static void *stuck_freed(void *arg)
 
 	named("stuck");
 	sem_wait(&q->count);
+	return NULL;
+}
+
+static void *stuck_door(void *q)
+{
+	named(q == known ? "fine" : "stuck");
+	pthread_rwlock_rdlock(&((struct queue *)q)->door);
+	return NULL;
+}
+
+static void *stuck_barrier(void *q)
+{
+	named(q == known ? "fine" : "stuck");
+	pthread_barrier_wait(&((struct queue *)q)->both);
+	return NULL;
+}
+
+/* Who looks at the list finds the queue. */
+static void *listed(void *q)
+{
+	struct node node = { q };
+
+	known_node = &node;
+	fine_semaphore(q);
+	return node.of;
+}
+
+static void *listed_storage(void *q)
+{
+	own_node.of = q;
+	known_node = &own_node;
+	return fine_semaphore(q);
+}
+
+static void never_done(void)
+{
+	pthread_cond_t never = PTHREAD_COND_INITIALIZER;
+	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	struct timespec late = { 4000000000, 0 };
+
+	pthread_mutex_lock(&lock);
+	pthread_cond_timedwait(&never, &lock, &late);
+}
+
+static void *does_once(void *arg)
+{
+	named("fine");
+	pthread_once(&once, never_done);
+	return arg;
+}
+
+static void *locks_lost(void *lock)
+{
+	named("fine");
+	pthread_mutex_lock(lock);
 	return NULL;
 }
 
@@ -286,6 +351,28 @@ static APART void mapped(void)
 	start(fine_semaphore, q);
 }
 
+/* A mutex of a kind that says nothing about who can wake its waiters. */
+static APART void odd_mutex(int robust, int protocol)
+{
+	pthread_mutex_t *lock = malloc(sizeof(*lock));
+	pthread_mutexattr_t a;
+
+	pthread_mutexattr_init(&a);
+	pthread_mutexattr_setrobust(&a, robust);
+	pthread_mutexattr_setprotocol(&a, protocol);
+	pthread_mutex_init(lock, &a);
+	pthread_mutex_lock(lock);
+	start(locks_lost, lock);
+}
+
+static APART struct queue *closed_door(void)
+{
+	struct queue *q = make_queue();
+
+	pthread_rwlock_wrlock(&q->door);
+	return q;
+}
+
 /* 100 for nobody, 10 joined, 10 detached, 10 detached later. */
 static APART void ended(void)
 {
@@ -342,6 +429,26 @@ static APART void make(const char *what)
 		start(stuck_semaphore, make_queue());
 	else if (strcmp(what, "semaphore-signals") == 0)
 		handler(), start(fine_semaphore, make_queue());
+	else if (strcmp(what, "rwlock") == 0)
+		start(stuck_door, closed_door());
+	else if (strcmp(what, "rwlock-signals") == 0)
+		handler(), start(stuck_door, closed_door());
+	else if (strcmp(what, "rwlock-known") == 0)
+		start(stuck_door, known = closed_door());
+	else if (strcmp(what, "barrier") == 0)
+		handler(), start(stuck_barrier, make_queue());
+	else if (strcmp(what, "barrier-known") == 0)
+		start(stuck_barrier, known = make_queue());
+	else if (strcmp(what, "once") == 0)
+		start(does_once, NULL), start(does_once, NULL);
+	else if (strcmp(what, "listed") == 0)
+		start(listed, make_queue());
+	else if (strcmp(what, "listed-storage") == 0)
+		start(listed_storage, make_queue());
+	else if (strcmp(what, "robust") == 0)
+		odd_mutex(PTHREAD_MUTEX_ROBUST, PTHREAD_PRIO_NONE);
+	else if (strcmp(what, "inherits") == 0)
+		odd_mutex(PTHREAD_MUTEX_STALLED, PTHREAD_PRIO_INHERIT);
 	else if (strcmp(what, "global") == 0)
 		start(fine_worker, known = make_queue());
 	else if (strcmp(what, "timed") == 0)
@@ -362,47 +469,26 @@ static APART void make(const char *what)
 		_exit(2);
 }
 
-/* Where the last function's leavings were. */
-static APART void wipe(void)
+/* On a stack that ends with it, where old pointers may stand. */
+static void *starter(void *what)
 {
-	volatile char junk[16384];
-
-	memset((void *)junk, 0, sizeof(junk));
+	make(what);
+	return NULL;
 }
 
-/* All but us wait in futex(). */
-static APART int all_wait(void)
-{
-	DIR *dir = opendir("/proc/self/task");
-	struct dirent *e;
-	int waiting = 1;
-
-	while ((e = readdir(dir))) {
-		char path[300], text[8] = "";
-		FILE *f;
-
-		if (e->d_name[0] == '.' || atoi(e->d_name) == getpid())
-			continue;
-		snprintf(path, sizeof(path), "/proc/self/task/%s/syscall", e->d_name);
-		f = fopen(path, "r");
-		if (f && fgets(text, 4, f) && strcmp(text, "202") != 0)
-			waiting = 0;
-		if (f)
-			fclose(f);
-	}
-	closedir(dir);
-	return waiting;
-}
+void wait_until_all_wait(void);
 
 int main(int argc, char **argv)
 {
 	char c;
 
 	named("main");
-	make(argv[1]);
-	wipe();
-	for (int again = 0; again < 3;) /* a thread may just be starting */
-		again = all_wait() ? again + 1 : 0;
+	if (strcmp(argv[1], "locked") == 0 || strcmp(argv[1], "robust") == 0 ||
+	    strcmp(argv[1], "inherits") == 0)
+		make(argv[1]); /* main() holds the lock */
+	else
+		pthread_join(start(starter, argv[1]), NULL);
+	wait_until_all_wait();
 	if (argc > 2)
 		return 0;
 	write(1, "up\n", 3);

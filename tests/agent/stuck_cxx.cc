@@ -1,57 +1,157 @@
 // SPDX-License-Identifier: Apache-2.0
-// stuck_cxx: C++ threads: one whose queue is lost, one whose queue main() holds.
+// stuck_cxx: what stuck.c does, with the C++ library's means. The argument names the
+// case; with "known" before it, what is waited for stays in a global variable.
+#include <barrier>
 #include <condition_variable>
+#include <cstring>
+#include <functional>
+#include <future>
+#include <map>
 #include <mutex>
-#include <pthread.h>
+#include <semaphore>
+#include <shared_mutex>
+#include <string>
 #include <sys/prctl.h>
 #include <thread>
 #include <unistd.h>
+
+#define APART __attribute__((noinline))
+
+static const char *name = "stuck";
+static void *volatile known;
+static bool keeps;
 
 struct Queue {
 	std::mutex lock;
 	std::condition_variable more;
 	bool full = false;
 
-	void take(const char *name)
+	void take()
 	{
-		prctl(PR_SET_NAME, name);
 		std::unique_lock<std::mutex> hold(lock);
-		waiting = true;
 		more.wait(hold, [this] { return full; });
-	}
-	bool waiting = false;
-	bool waits()
-	{
-		std::unique_lock<std::mutex> hold(lock);
-		return waiting;
 	}
 };
 
-static Queue *volatile held;
+template <class T> static T *held(T *what)
+{
+	if (keeps)
+		known = what;
+	return what;
+}
 
-__attribute__((noinline)) static void lose()
+static APART void start(std::function<void()> wait)
+{
+	std::thread([wait] {
+		prctl(PR_SET_NAME, name);
+		wait();
+	}).detach();
+}
+
+static APART void condition()
+{
+	Queue *q = held(new Queue);
+
+	start([q] { q->take(); });
+}
+
+static APART void mutex()
+{
+	std::mutex *m = held(new std::mutex);
+
+	m->lock();
+	start([m] { m->lock(); });
+}
+
+static APART void deadlock()
+{
+	auto *locks = held(new std::mutex[2]);
+	auto *both = new std::barrier<>(2);
+
+	for (int i = 0; i < 2; i++)
+		start([=] {
+			std::lock_guard<std::mutex> first(locks[i]);
+			both->arrive_and_wait();
+			std::lock_guard<std::mutex> second(locks[1 - i]);
+		});
+}
+
+static APART void future()
+{
+	auto *p = held(new std::promise<int>);
+
+	start([f = std::make_shared<std::future<int>>(p->get_future())] { f->wait(); });
+}
+
+static APART void semaphore()
+{
+	auto *s = held(new std::counting_semaphore<>(0));
+
+	start([s] { s->acquire(); });
+}
+
+static APART void barrier()
+{
+	name = "fine";
+	auto *b = held(new std::barrier<>(2));
+
+	start([b] { b->arrive_and_wait(); });
+}
+
+static APART void shared_mutex()
+{
+	auto *m = held(new std::shared_mutex);
+
+	m->lock();
+	start([m] { m->lock_shared(); });
+}
+
+static APART void join()
+{
+	Queue *q = held(new Queue);
+	auto *t = new std::thread([q] {
+		prctl(PR_SET_NAME, name);
+		q->take();
+	});
+
+	start([t] { t->join(); });
+}
+
+static APART void timed()
 {
 	Queue *q = new Queue;
 
-	std::thread([q] { q->take("stuck"); }).detach();
-	while (!q->waits())
-		;
+	name = "fine";
+	start([q] {
+		std::unique_lock<std::mutex> hold(q->lock);
+		q->more.wait_for(hold, std::chrono::hours(1), [q] { return q->full; });
+	});
 }
 
-__attribute__((noinline)) static void hold()
-{
-	held = new Queue;
-	std::thread([] { held->take("fine"); }).detach();
-	while (!held->waits())
-		;
-}
+static const std::map<std::string, void (*)()> cases = {
+	{ "condition", condition },
+	{ "mutex", mutex },
+	{ "deadlock", deadlock },
+	{ "future", future },
+	{ "semaphore", semaphore },
+	{ "barrier", barrier },
+	{ "shared_mutex", shared_mutex },
+	{ "join", join },
+	{ "timed", timed },
+};
 
-int main()
+extern "C" void wait_until_all_wait(void);
+
+int main(int argc, char **argv)
 {
 	char c;
 
-	lose();
-	hold();
+	keeps = argc > 2;
+	if (keeps)
+		name = "fine";
+	// On a stack that ends with it, where old pointers may stand.
+	std::thread(cases.at(argv[argc - 1])).join();
+	wait_until_all_wait();
 	if (write(1, "up\n", 3) != 3)
 		return 1;
 	while (read(0, &c, 1) > 0)

@@ -108,19 +108,6 @@ class Threads(seeptest.TestCase):
         self.assertRegex(text, r"3 threads \[futex.*\]: stuck")
         self.check("lost", 3, LOST, options="mode=exact")
 
-    def test_freed_queue(self):
-        self.check("freed", 1, "what it waits for has been freed")
-
-    def test_lost_semaphore(self):
-        self.check("semaphore", 1, LOST)
-
-    def test_producer_ends_without_a_word(self):
-        self.check("producer", 1, LOST)
-
-    def test_condition_on_the_waiters_own_stack(self):
-        self.check("own-stack", 1, LOST)
-        self.check("own-stack-known", 0)
-
     def test_deadlocks(self):
         for case, count in (("deadlock2", 2), ("deadlock3", 3), ("self", 1)):
             text = self.check(case, count, DEADLOCK)
@@ -132,21 +119,6 @@ class Threads(seeptest.TestCase):
             holders = re.findall(r"blocked for ever: deadlock, thread (\d+)", full)
             self.assertEqual(sorted(tids), sorted(holders))
             self.assertIn("locks_two", text)
-
-    def test_waiting_for_one_who_is_blocked(self):
-        self.check("holder", 3, LOST, "the holder of the mutex is blocked for ever")
-        self.check("join", 2, LOST, "the thread it joins is blocked for ever")
-
-    def test_no_false_report(self):
-        for case in ("global", "timed", "pool", "shared", "epoll", "mapped", "locked",
-                     "join-fine", "semaphore-signals", "ended"):
-            self.check(case, 0)
-
-    def test_cxx(self):
-        with Stuck("stuck_cxx") as p:
-            groups = self.groups(self.ask(p.pid))
-        self.assertEqual([(n, names) for n, _, names, b, _ in groups if b],
-                         [(1, "stuck")])
 
     def test_ended_and_never_joined(self):
         with Stuck("stuck", "ended") as p:

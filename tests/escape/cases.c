@@ -83,6 +83,38 @@ NOINLINE void case_twice(void)
 	BARRIER();
 }
 
+/* Does the caller read rax? It cannot be seen behind an lfence; the types of these two
+ * say it. Both are freed by the caller. */
+NOINLINE void *make_maybe(void)
+{
+	void *p = malloc(192);
+
+	KEEP(p);
+	return p;
+}
+
+uintptr_t hidden; /* the pointer, inverted */
+
+NOINLINE void make_left(void)
+{
+	void *p = malloc(208);
+
+	KEEP(p);
+	hidden = ~(uintptr_t)p;
+	__asm__ volatile("" : : "a"(p) : "memory"); /* there when it returns */
+}
+
+#define CALL_AND_FREE(name, callee, get)                                            \
+	__asm__(".text\n.globl " #name "\n.type " #name ", @function\n" #name ":\n" \
+		".cfi_startproc\n\tsub $8, %rsp\n.cfi_adjust_cfa_offset 8\n"        \
+		"\tcall " #callee "\n\tlfence\n\t" get "\n\tcall free@PLT\n"        \
+		"\tadd $8, %rsp\n.cfi_adjust_cfa_offset -8\n\tret\n"                \
+		".cfi_endproc\n.size " #name ", .-" #name "\n");                    \
+	void name(void)
+
+CALL_AND_FREE(case_maybe, make_maybe, "mov %rax, %rdi");
+CALL_AND_FREE(case_left, make_left, "mov hidden(%rip), %rdi\n\tnot %rdi");
+
 /* ---- global ---- */
 
 NOINLINE void make_global(void)
@@ -174,6 +206,39 @@ NOINLINE void case_append(void)
 		make_append(s, (uint64_t)i);
 	free(s->data);
 	free(s);
+	BARRIER();
+}
+
+/* Grown and gone in one function; and one that its caller frees. */
+NOINLINE void make_grown(void)
+{
+	char *p = NULL;
+
+	for (size_t n = 64; n <= 512; n *= 2) {
+		p = realloc(p, n);
+		KEEP(p);
+	}
+	free(p);
+	BARRIER();
+}
+
+NOINLINE char *make_returned_grown(void)
+{
+	char *p = NULL;
+
+	for (size_t n = 64; n <= 512; n *= 2) {
+		p = realloc(p, n);
+		KEEP(p);
+	}
+	return p;
+}
+
+NOINLINE void case_returned_grown(void)
+{
+	char *p = make_returned_grown();
+
+	p[0] = 1;
+	free(p);
 	BARRIER();
 }
 
@@ -486,9 +551,13 @@ int main(void)
 	for (int i = 0; i < ROUNDS; i++) {
 		case_returned();
 		case_twice();
+		case_maybe();
+		case_left();
 		case_global();
 		case_member();
 		case_element();
+		make_grown();
+		case_returned_grown();
 		case_closure();
 		case_interface();
 		make_large();

@@ -19,7 +19,7 @@
 #include <unistd.h>
 #include <vector>
 
-#define NOINLINE __attribute__((noinline))
+#define NOINLINE  __attribute__((noinline))
 #define BARRIER() __asm__ volatile("" : : : "memory")
 
 static volatile size_t some = 40;
@@ -395,6 +395,59 @@ static void signals()
 	printf("signals %d\n", static_cast<int>(lost));
 }
 
+// ---- handlers that leave from wherever they come, in the middle of a return too ----
+
+static sigjmp_buf out_of_return;
+static volatile sig_atomic_t may_leave, handled;
+static void *volatile left_over;
+
+static void leave(int)
+{
+	handled++;
+	if (may_leave) {
+		may_leave = 0;
+		siglongjmp(out_of_return, 1);
+	}
+}
+
+// It returns with the flag set; keep: an object waits for that return.
+NOINLINE static long make_left(int i, bool keep)
+{
+	void *p = malloc(some + 300);
+
+	if (keep)
+		left_over = p;
+	else
+		free(p);
+	may_leave = 1;
+	BARRIER();
+	return i;
+}
+
+NOINLINE static void leave_once(int i)
+{
+	if (sigsetjmp(out_of_return, 1) == 0) {
+		total += make_left(i, i % 2) * 0;
+		may_leave = 0;
+	}
+	free(left_over);
+	left_over = nullptr;
+	BARRIER();
+}
+
+static void leaving()
+{
+	struct itimerval timer = { { 0, 100 }, { 0, 100 } };
+
+	signal(SIGPROF, leave);
+	setitimer(ITIMER_PROF, &timer, nullptr);
+	for (int i = 0; i < 20000 || (handled < 20 && i < 100000000); i++)
+		leave_once(i);
+	timer = {};
+	setitimer(ITIMER_PROF, &timer, nullptr);
+	printf("left %d\n", left_over != nullptr);
+}
+
 int main()
 {
 	printf("deep %ld\n", make_deep(6000));
@@ -404,6 +457,7 @@ int main()
 	threads();
 	forks();
 	signals();
+	leaving();
 	exceptions();
 	return 0;
 }

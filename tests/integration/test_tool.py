@@ -40,6 +40,18 @@ class Tool(seeptest.TestCase):
             self.assertEqual(len(r.stderr.decode().splitlines()), 1, argv)
             self.assertEqual(r.stdout, b"")
 
+    def test_a_usage_error_names_option_and_value(self):
+        for argv, message in (
+                (["gate", "--exitcode=x", "true"], "--exitcode x: not a number"),
+                (["gate", "--exitcode=256", "true"], "--exitcode 256: must be from 0 to 255"),
+                (["escape", "--top=-1", "true"], "--top -1: must be at least 0"),
+                (["escape", "-O", "x", "true"], "-O x: not KEY=VALUE"),
+                (["heap", "--signal=65", "1"], "--signal 65: must be from 1 to 64"),
+                (["diff", "-n", "99999999999999999999", "a", "b"],
+                 "-n 99999999999999999999: not a number")):
+            r = self.seep(*argv)
+            self.assertEqual((r.returncode, r.stderr.decode()), (25, f"seep: {message}\n"))
+
     def test_not_found(self):
         self.assertEqual(self.seep("run", "no-such-program").returncode, 127)
         path = os.path.join(self.dir, "plain")

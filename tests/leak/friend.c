@@ -5,9 +5,11 @@
  */
 #include "preload/api/seep.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "tests/leak/lose.h"
 
@@ -38,12 +40,13 @@ static APART void lose_on_purpose(void)
 	seep_leak_ignore(p);
 }
 
-/* The only pointer stands in memory that is no root by itself. */
+/* The only pointer stands in memory that is no root by itself: a file's, read-only. */
 static APART void **hold_in_read_only(void)
 {
-	void **p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			-1, 0);
+	int file = open("/proc/self/exe", O_RDONLY);
+	void **p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
 
+	close(file);
 	p[5] = make_block(37);
 	mprotect(p, 4096, PROT_READ);
 	return p;

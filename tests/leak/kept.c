@@ -440,44 +440,7 @@ static APART void keep_unjoined_result(void)
 		sched_yield();
 }
 
-/* ---- memory of the program's own ---- */
-
-static APART void keep_mmap(void)
-{
-	void **p = map_some(MAP_PRIVATE);
-
-	p[1000] = make_block();
-}
-
-static APART void keep_shared(void)
-{
-	void **p = map_some(MAP_SHARED);
-
-	p[1000] = make_block();
-}
-
-/* A shared mapping of a file that is shorter than the mapping. */
-static APART void keep_file(void)
-{
-	FILE *f = tmpfile();
-	void **p;
-
-	if (!f || ftruncate(fileno(f), 4096) != 0)
-		exit(99);
-	p = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fileno(f), 0);
-	if (p == MAP_FAILED)
-		exit(99);
-	p[100] = make_block();
-}
-
-static APART void keep_brk(void)
-{
-	void **p = sbrk(8192);
-
-	if (p == (void *)-1)
-		exit(99);
-	p[10] = make_block();
-}
+/* ---- stacks of the program's own ---- */
 
 static void on_alternate(int sig)
 {
@@ -637,10 +600,6 @@ static const struct {
 	{ "masked-register", keep_masked_register },
 	{ "main-gone", keep_main_gone },
 	{ "unjoined-result", keep_unjoined_result },
-	{ "mmap", keep_mmap },
-	{ "shared", keep_shared },
-	{ "file", keep_file },
-	{ "brk", keep_brk },
 	{ "sigaltstack", keep_sigaltstack },
 	{ "coroutine-mmap", keep_coroutine_mmap },
 	{ "coroutine-heap", keep_coroutine_heap },

@@ -67,9 +67,10 @@ KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "end-small
         "end-large", "end-aligned", "exit-register", "plugin-bss", "plugin-relro",
         "plugin-tls", "thread-plugin-tls", "key", "high-key", "thread-key",
         "thread-stack", "thread-register", "thread-xmm", "blocked-register",
-        "masked-register", "main-gone", "unjoined-result", "mmap", "shared", "file", "brk",
-        "sigaltstack", "coroutine-mmap", "coroutine-heap", "exit-on-coroutine", "libc",
+        "masked-register", "main-gone", "unjoined-result", "sigaltstack", "coroutine-mmap", "coroutine-heap", "exit-on-coroutine", "libc",
         "caller-register"]
+
+MAPPED = ["mmap", "shared", "file", "beside-trap", "sealed", "closed", "region", "brk"]
 
 OBJECTS = {
     "new": [direct(1, 40, "lose_new")],
@@ -323,6 +324,18 @@ PLACES = ["plain", "many-threads", "container", "no-clone", "big-heap", "all-blo
           "dropped", "no-descriptors"]
 
 
+def mapped_still_closed(setup):
+    """What was closed is closed again after a check: the status is its handler's."""
+    expect(Run(setup, "still-closed"), [], status=42)
+
+
+def mapped_closed_no_proc(setup):
+    run = Run(setup, "closed-no-proc")
+    if run.status == 77:
+        return "SKIP needs chroot"
+    return expect_status(run, CLEAN, "seep: clean")
+
+
 def place(case):
     def test(setup):
         run = Run(setup, case)
@@ -378,6 +391,10 @@ def tests_of(program):
         tests = {case: known(case, []) for case in KEPT}
         tests["possible"] = kept_possible
         tests["disguised"] = kept_disguised
+    elif program == "mapped":
+        tests = {case: known(case, []) for case in MAPPED}
+        tests["still-closed"] = mapped_still_closed
+        tests["closed-no-proc"] = mapped_closed_no_proc
     elif program == "places":
         tests = {case: place(case) for case in PLACES}
         tests.update({"read-only": place_read_only,
@@ -391,6 +408,7 @@ def tests_of(program):
             "disabled": known("disabled", [direct(1, 60, "disabled")]),
             "disabled-sampled": special_disabled_sampled,
             "retracted": special_retracted,
+            "fatal-check": known("fatal-check", [direct(1, 60, "lose_one")]),
             "recoverable": known("recoverable", [direct(1, 60, "lose_one")]),
             "no-ptrace": special_no_ptrace,
             "fatal-ptrace": known("fatal-ptrace", [direct(1, 60, "lose_one")]),

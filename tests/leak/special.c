@@ -33,6 +33,7 @@ void __lsan_disable(void) __attribute__((weak));
 void __lsan_enable(void) __attribute__((weak));
 void __lsan_ignore_object(const void *p) __attribute__((weak));
 int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
+void __lsan_do_leak_check(void) __attribute__((weak));
 
 static void *volatile kept;
 static __thread void *volatile kept_in_thread;
@@ -77,6 +78,16 @@ static APART void recoverable(void)
 	if (__lsan_do_recoverable_leak_check() != 1 ||
 	    __lsan_do_recoverable_leak_check() != 1)
 		exit(99);
+}
+
+/* The first check that finds something is the last. */
+static APART void fatal_check(void)
+{
+	__lsan_do_leak_check();
+	lose_one();
+	scrub();
+	__lsan_do_leak_check();
+	exit(99);
 }
 
 /* Said to be lost, and then freed after all: its address was kept in disguise. */
@@ -471,6 +482,7 @@ static const struct {
 	{ "disabled", disabled },
 	{ "recoverable", recoverable },
 	{ "retracted", retracted },
+	{ "fatal-check", fatal_check },
 	{ "no-ptrace", no_ptrace },
 	{ "fatal-ptrace", fatal_ptrace },
 	{ "no-ptrace-masked", no_ptrace_masked },

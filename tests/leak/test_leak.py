@@ -83,6 +83,20 @@ class Leaks(seeptest.TestCase):
         self.assertEqual(r.returncode, 23, r.stderr)
         self.assertIn(b"cannot write suppressions to /nowhere/x", r.stderr)
 
+    def test_table_out_of_reach(self):
+        """A process of a gate that sits in a sandbox keeps its status, and reports itself."""
+        r = seeptest.run([seeptest.victim("leak/leaks"), "direct"],
+                         options="mode=exact:leak=exit:run=/proc/nowhere/table")
+        self.assertEqual((r.returncode, self.verdict(r)),
+                         (0, "seep: LEAK objects=1 bytes=100 sites=1"), r.stderr)
+
+    def test_gate_of_fatal_check(self):
+        """A program that ends at its own check has been checked."""
+        r = seeptest.seep("gate", "-o", f"{self.dir}/%e.%p", "--",
+                          seeptest.victim("leak/special"), "fatal-check")
+        self.assertEqual((r.returncode, self.verdict(r)),
+                         (23, "seep: LEAK objects=1 bytes=60 sites=1"), r.stderr)
+
     def test_reachable(self):
         """What is held is listed with the way to it, and is no leak."""
         r = self.check([seeptest.victim("leak/held")])

@@ -2,6 +2,7 @@
 /* Comparison of stacks, on stacks made by hand; and the life of followed objects. */
 #include "tests/unit/cm.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "preload/base/lock.h"
@@ -10,6 +11,7 @@
 #include "profiler/escape/bound.h"
 #include "profiler/escape/escape.h"
 #include "profiler/escape/result.h"
+#include "profiler/escape/words.h"
 #include "profiler/site/site.h"
 
 /* A stack as text, innermost first: "cbams" is s (the start, which calls only m) calling
@@ -314,6 +316,52 @@ static void test_full_results(void **state)
 	assert_int_equal(result_lost(), lost);
 }
 
+/* ---- words ---- */
+
+static uintptr_t find_slowly(const uintptr_t *words, size_t n, uintptr_t p, size_t size)
+{
+	for (size_t i = 0; i < n; i++)
+		if (words[i] >= p && words[i] - p < size)
+			return (uintptr_t)&words[i];
+	return 0;
+}
+
+/* Any length and position, objects of any size, hits just inside and just outside. */
+static void test_words(void **state)
+{
+	static const size_t sizes[] = { 1, 2, 8, 24, 64, 100, 4096, 1000000 };
+	static uintptr_t words[256];
+	const uintptr_t p = 0x7f1234567010u;
+	unsigned hits = 0;
+
+	(void)state;
+	srandom(1);
+	for (int round = 0; round < 200000; round++) {
+		size_t size = sizes[(size_t)random() % ARRAY_LEN(sizes)];
+		size_t from = (size_t)random() % 100, n = (size_t)random() % 150, at;
+		const uintptr_t edges[] = { p - 1,
+					    p,
+					    p + size - 1,
+					    p + size,
+					    p + 2 * size,
+					    p ^ (uintptr_t)1 << 60,
+					    0,
+					    ~(uintptr_t)0 };
+		uintptr_t expected;
+
+		at = (size_t)random() % ARRAY_LEN(words);
+		words[at] = edges[(size_t)random() % ARRAY_LEN(edges)];
+		expected = find_slowly(words + from, n, p, size);
+		hits += expected != 0;
+		assert_int_equal(words_find((uintptr_t)&words[from] - (round & 7),
+					    (uintptr_t)&words[from + n] + (round & 7), p,
+					    size),
+				 expected);
+	}
+	assert_in_range(hits, 1000, 199000);
+	assert_int_equal(words_find((uintptr_t)&words[5], (uintptr_t)&words[2], p, 8), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -333,9 +381,11 @@ int main(void)
 		cmocka_unit_test(test_fork_child),
 		cmocka_unit_test(test_full_pool),
 		cmocka_unit_test(test_full_results),
+		cmocka_unit_test(test_words),
 	};
 
 	opt_init("mode=exact:escape=bound");
 	escape_init();
+	words_init();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -276,6 +276,110 @@ static void test_refill_and_decay(void **state)
 	heap_free(p);
 }
 
+/* Every page of ours is in use or free, and counted once. */
+static void pages_add_up(void)
+{
+	struct heap_stats s;
+
+	heap_get_stats(&s);
+	assert_int_equal(s.inuse_small + s.inuse_large + s.free_dirty + s.free_clean,
+			 s.committed);
+}
+
+/* Stamps one word of each 4 KiB, and the last. */
+static void stamp_pages(const struct block *b, size_t from)
+{
+	for (size_t i = from; i < b->size; i += 4096)
+		b->p[i] = b->stamp;
+	b->p[b->size - 1] = b->stamp;
+}
+
+static int stamps_intact(const struct block *b, size_t n)
+{
+	for (size_t i = 0; i < n; i += 4096)
+		if (b->p[i] != b->stamp)
+			return 0;
+	return n < b->size || b->p[b->size - 1] == b->stamp;
+}
+
+static void step_large(struct block *b, unsigned *seed)
+{
+	size_t size = 33000 + next(seed) % 3000000, old = b->size;
+
+	if (!b->p) {
+		b->p = next(seed) % 4 ? heap_malloc(size) : heap_calloc(1, size);
+		b->size = size;
+		b->stamp = (unsigned char)(1 + next(seed) % 255);
+		stamp_pages(b, 0);
+		return;
+	}
+	assert_true(stamps_intact(b, old));
+	if (next(seed) % 3 == 0) {
+		b->p = heap_realloc(b->p, size);
+		assert_true(stamps_intact(b, size < old ? size : old));
+		b->size = size;
+		stamp_pages(b, 0);
+		return;
+	}
+	heap_free(b->p);
+	assert_null(heap_find((uintptr_t)b->p, NULL));
+	b->p = NULL;
+}
+
+/* Large objects come and go off the victim: they never overlap, small spans and further
+ * large ones in between do not confuse it, calloc's are zero, and all can be given back.
+ */
+static void test_large_model(void **state)
+{
+	static struct block blocks[24];
+	struct heap_stats before, after;
+	unsigned seed = SEED;
+	void *small[64] = { NULL };
+
+	(void)state;
+	heap_trim();
+	heap_get_stats(&before);
+	for (unsigned n = 0; n < 20000; n++) {
+		step_large(&blocks[next(&seed) % 24], &seed);
+		if (n % 50 == 0) {
+			void **p = &small[next(&seed) % 64];
+
+			heap_free(*p);
+			*p = heap_malloc(next(&seed) % 32768);
+			pages_add_up();
+		}
+		if (n % 5000 == 0)
+			heap_trim();
+	}
+	for (int i = 0; i < 24; i++)
+		heap_free(blocks[i].p);
+	for (int i = 0; i < 64; i++)
+		heap_free(small[i]);
+	pages_add_up();
+	heap_trim();
+	heap_get_stats(&after);
+	assert_int_equal(after.inuse_large, before.inuse_large);
+	assert_int_equal(after.free_dirty, 0);
+}
+
+/* A large object after another that was freed dirty: the same pages, and zero for calloc.
+ */
+static void test_large_again(void **state)
+{
+	unsigned char *p = heap_malloc(1 << 20), *q;
+
+	(void)state;
+	memset(p, 0xff, 1 << 20);
+	heap_free(p);
+	q = heap_calloc(1, 1 << 19);
+	assert_ptr_equal(p, q);
+	for (size_t i = 0; i < 1 << 19; i++)
+		assert_int_equal(q[i], 0);
+	p = heap_realloc(q, 1 << 20); /* into the rest of the victim */
+	assert_ptr_equal(p, q);
+	heap_free(p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -286,6 +390,8 @@ int main(void)
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_budget),
 		cmocka_unit_test(test_refill_and_decay),
+		cmocka_unit_test(test_large_model),
+		cmocka_unit_test(test_large_again),
 		cmocka_unit_test(test_refill_at_a_tick),
 	};
 

@@ -38,6 +38,20 @@ static int same(int a, int b)
 	return 1;
 }
 
+/* More nodes than the smaller tables hold: each is found again, under its own number. */
+static void test_many(void **state)
+{
+	enum { NODES = 150000 };
+	uint32_t before = site_count();
+
+	(void)state;
+	for (uint32_t i = 0; i < NODES; i++)
+		assert_int_equal(site_child(SITE_NONE, 0x100000 + i * 3), before + 1 + i);
+	for (uint32_t i = 0; i < NODES; i++)
+		assert_int_equal(site_child(SITE_NONE, 0x100000 + i * 3), before + 1 + i);
+	assert_int_equal(site_count(), before + NODES);
+}
+
 static void test_model(void **state)
 {
 	static uint32_t ids[STACKS];
@@ -100,6 +114,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_model),
+		cmocka_unit_test(test_many),
 		cmocka_unit_test(test_threads),
 	};
 

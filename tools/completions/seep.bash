@@ -7,7 +7,7 @@ _seep_options() {
 	case $1 in
 	run) echo "-o --out --mode --sample --seed --leak --suppressions --lifetimes --labels --no-escape --no-threads --no-follow --no-symbolize -O --option --lib -q --quiet -h --help" ;;
 	gate) echo "--suppressions --gen-suppressions --reachable --possible --exitcode --threads --strict -o --out --no-symbolize -O --option --lib -q --quiet -h --help" ;;
-	escape) echo "-o --out --from --format --report --top --sample --bound -O --option --lib -h --help" ;;
+	escape) echo "-o --out --from --format --report --top --sample --bound --no-symbolize -O --option --lib -h --help" ;;
 	recover) echo "-o --out --lib -h --help" ;;
 	heap | allocs | peak | lifetimes) echo "-o --out --signal --force -q --quiet -h --help" ;;
 	threads) echo "--full -o --out --quick --signal --force -h --help" ;;

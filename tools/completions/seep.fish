@@ -34,7 +34,7 @@ complete -c seep -s h -l help -d 'the options'
 
 complete -c seep -n '__seep_in run gate escape' -s o -l out -r -d 'names of the files'
 complete -c seep -n '__seep_in run gate' -l suppressions -r -d 'leaks to leave out'
-complete -c seep -n '__seep_in run gate' -l no-symbolize -d 'no lines and inlined frames'
+complete -c seep -n '__seep_in run gate escape' -l no-symbolize -d 'no lines and inlined frames'
 complete -c seep -n '__seep_in run gate escape' -s O -l option -x -d 'an option of the library'
 complete -c seep -n '__seep_in run gate escape' -l lib -r -d libseep.so
 complete -c seep -n '__seep_in run gate symbolize' -s q -l quiet -d 'no summary'

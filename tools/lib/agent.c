@@ -53,17 +53,11 @@ int agent_parse_pid(const char *text)
 
 void agent_option(struct agent_target *t, int option)
 {
-	char *end;
-	long number;
-
 	if (option == AGENT_OPTION_FORCE) {
 		t->force = true;
 		return;
 	}
-	number = strtol(optarg, &end, 10);
-	if (*optarg == '\0' || *end != '\0' || number < 1 || number > 64)
-		die(EXIT_USAGE, "--signal %s: not the number of a signal", optarg);
-	t->signal = (int)number;
+	t->signal = (int)parse_number("--signal", optarg, 1, 64);
 }
 
 char *agent_program(int pid)

@@ -64,17 +64,6 @@ void dwarf_free(struct dwarf *d)
 	free(d);
 }
 
-static void *grown(void *list, size_t count, size_t *size, size_t element)
-{
-	if (count < *size)
-		return list;
-	*size = count ? count * 2 : 64;
-	list = realloc(list, *size * element);
-	if (!list)
-		die(EXIT_INCOMPLETE, "out of memory");
-	return list;
-}
-
 struct dwarf_module *dwarf_module(struct dwarf *d, const char *path, const char *build_id,
 				  int64_t not_after)
 {

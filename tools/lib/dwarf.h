@@ -20,10 +20,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What a function hands back, as far as a pointer may be in it. */
+enum dwarf_returns {
+	RETURNS_UNKNOWN, /* no debug information, or something that may hold one */
+	RETURNS_NOTHING, /* nothing, or what is too small for a pointer */
+	RETURNS_POINTER
+};
+
 struct dwarf_frame {
 	const char *function; /* linkage name where there is one; NULL: unknown */
 	const char *file;     /* of the line, NULL: unknown */
 	int line;	      /* 0: unknown */
+	int column;	      /* 0: unknown */
 	int start_line;	      /* of the function, when that is in file; else 0 */
 };
 
@@ -31,6 +39,7 @@ struct dwarf_address {
 	uint64_t address;		  /* as the file counts */
 	const struct dwarf_frame *frames; /* innermost first; NULL: nothing is known */
 	int nframes;
+	enum dwarf_returns returns; /* of the outermost frame: the function itself */
 	bool has_lines; /* from debug information, inlined frames told apart */
 };
 

@@ -35,6 +35,7 @@ struct dwarf_function {
 	const char *name, *file;
 	int line;
 	bool is_linkage; /* name */
+	enum dwarf_returns returns;
 };
 
 struct dwarf_module {

@@ -78,13 +78,8 @@ const char *dwarf_path(struct dwarf *d, const char *directory, const char *file)
 	size_t before = d->paths.count, number = intern_text(&d->paths, path);
 
 	if (number == before) {
-		if (number >= d->tidy_size) {
-			d->tidy_size = number ? number * 2 : 256;
-			d->tidy_paths = realloc(d->tidy_paths,
-						d->tidy_size * sizeof(*d->tidy_paths));
-			if (!d->tidy_paths)
-				die(EXIT_INCOMPLETE, "out of memory");
-		}
+		d->tidy_paths =
+			grown(d->tidy_paths, number, &d->tidy_size, sizeof(char *));
 		d->tidy_paths[number] = tidy(d, path);
 	}
 	free(joined);

@@ -22,17 +22,6 @@
 
 /* ---- which code units cover ---- */
 
-static void *grown(void *list, size_t count, size_t *size, size_t element)
-{
-	if (count < *size)
-		return list;
-	*size = count ? count * 2 : 256;
-	list = realloc(list, *size * element);
-	if (!list)
-		die(EXIT_INCOMPLETE, "out of memory");
-	return list;
-}
-
 static int by_low(const void *a, const void *b)
 {
 	const struct unit_range *x = a, *y = b;
@@ -219,6 +208,55 @@ static const char *file_of(struct dwarf_module *m, const struct unit *u, Dwarf_D
 	return keep_file(m, &unit, dwarf_filesrc(files, number, NULL, NULL));
 }
 
+/* The type without its names and qualifiers. */
+static Dwarf_Die bare_type(Dwarf_Die type)
+{
+	Dwarf_Attribute attr;
+	Dwarf_Die next;
+
+	for (int i = 0; i < 16; i++) {
+		switch (dwarf_tag(&type)) {
+		case DW_TAG_typedef:
+		case DW_TAG_const_type:
+		case DW_TAG_volatile_type:
+		case DW_TAG_restrict_type:
+			if (!dwarf_attr_integrate(&type, DW_AT_type, &attr) ||
+			    !dwarf_formref_die(&attr, &next))
+				return type;
+			type = next;
+			break;
+		default:
+			return type;
+		}
+	}
+	return type;
+}
+
+/* Structures may hold a pointer, and so may integers of its size. */
+static enum dwarf_returns returns_of(Dwarf_Die *function)
+{
+	Dwarf_Attribute attr;
+	Dwarf_Die type;
+
+	if (!dwarf_attr_integrate(function, DW_AT_type, &attr))
+		return RETURNS_NOTHING;
+	if (!dwarf_formref_die(&attr, &type))
+		return RETURNS_UNKNOWN;
+	type = bare_type(type);
+	switch (dwarf_tag(&type)) {
+	case DW_TAG_pointer_type:
+	case DW_TAG_reference_type:
+	case DW_TAG_rvalue_reference_type:
+		return RETURNS_POINTER;
+	case DW_TAG_base_type:
+	case DW_TAG_enumeration_type:
+		return dwarf_bytesize(&type) < (int)sizeof(void *) ? RETURNS_NOTHING
+								   : RETURNS_UNKNOWN;
+	default:
+		return RETURNS_UNKNOWN;
+	}
+}
+
 static void describe_function(struct dwarf_module *m, const struct unit *u,
 			      Dwarf_Die *origin, struct dwarf_function *f)
 {
@@ -233,6 +271,7 @@ static void describe_function(struct dwarf_module *m, const struct unit *u,
 	f->file = file_of(m, u, origin, DW_AT_decl_file);
 	if (dwarf_decl_line(origin, &f->line) != 0)
 		f->line = 0;
+	f->returns = returns_of(origin);
 }
 
 static const struct dwarf_function *
@@ -360,29 +399,46 @@ static void visit_children(struct walk *w, Dwarf_Die *parent, bool inside, int n
 
 /* ---- frames ---- */
 
-/* Where an inlined function was called: file and line in the function around it. */
-static void call_site(struct dwarf_module *m, const struct unit *u, Dwarf_Die *inlined,
-		      const char **out_file, int *out_line)
+struct position {
+	const char *file;
+	int line, column;
+};
+
+static int number_in(Dwarf_Die *die, unsigned name)
 {
 	Dwarf_Attribute attr;
 	Dwarf_Word number;
-	bool ok = dwarf_formudata(dwarf_attr(inlined, DW_AT_call_line, &attr), &number) ==
-		  0;
 
-	*out_line = ok ? (int)number : 0;
-	*out_file = file_of(m, u, inlined, DW_AT_call_file);
+	return dwarf_formudata(dwarf_attr(die, name, &attr), &number) == 0 ? (int)number
+									   : 0;
 }
 
-static void line_of(struct dwarf_module *m, const struct unit *u, uint64_t address,
-		    const char **out_file, int *out_line)
+/* Where an inlined function was called, in the function around it. */
+static struct position call_site(struct dwarf_module *m, const struct unit *u,
+				 Dwarf_Die *inlined)
+{
+	return (struct position){
+		.file = file_of(m, u, inlined, DW_AT_call_file),
+		.line = number_in(inlined, DW_AT_call_line),
+		.column = number_in(inlined, DW_AT_call_column),
+	};
+}
+
+static struct position position_of(struct dwarf_module *m, const struct unit *u,
+				   uint64_t address)
 {
 	Dwarf_Die unit = u->lines_die;
 	Dwarf_Line *line = dwarf_getsrc_die(&unit, address);
+	struct position at = { 0 };
 
-	*out_line = 0;
-	*out_file = line ? keep_file(m, &unit, dwarf_linesrc(line, NULL, NULL)) : NULL;
-	if (line && dwarf_lineno(line, out_line) != 0)
-		*out_line = 0;
+	if (!line)
+		return at;
+	at.file = keep_file(m, &unit, dwarf_linesrc(line, NULL, NULL));
+	if (dwarf_lineno(line, &at.line) != 0)
+		at.line = 0;
+	if (dwarf_linecol(line, &at.column) != 0)
+		at.column = 0;
+	return at;
 }
 
 /* The name of the outermost frame: its own linkage name (a constructor's says which of
@@ -405,12 +461,10 @@ static const char *name_of(struct dwarf_module *m, const struct unit *u, Dwarf_D
 static void make_frames(struct dwarf_module *m, const struct unit *u,
 			struct dwarf_address *a, struct chain *c)
 {
-	const char *file;
-	int line;
+	struct position at = position_of(m, u, a->address + m->debug_bias);
 	struct dwarf_frame *frames;
 
-	line_of(m, u, a->address + m->debug_bias, &file, &line);
-	if ((!c || c->n == 0) && !file)
+	if ((!c || c->n == 0) && !at.file)
 		return;
 	a->nframes = c && c->n ? c->n : 1;
 	a->has_lines = true;
@@ -419,7 +473,8 @@ static void make_frames(struct dwarf_module *m, const struct unit *u,
 	if (!c || c->n == 0) { /* assembly: lines but no functions */
 		const struct file_symbol *s = dwarf_file_symbol(m, a->address);
 
-		*frames = (struct dwarf_frame){ s ? s->name : NULL, file, line, 0 };
+		*frames = (struct dwarf_frame){ s ? s->name : NULL, at.file, at.line,
+						at.column, 0 };
 		return;
 	}
 	for (int i = c->n - 1; i >= 0; i--, frames++) {
@@ -427,12 +482,15 @@ static void make_frames(struct dwarf_module *m, const struct unit *u,
 
 		frames->function =
 			i == 0 ? name_of(m, u, &c->links[0], fn, a->address) : fn->name;
-		frames->file = file;
-		frames->line = line;
-		if (fn->file && file && strcmp(fn->file, file) == 0)
+		frames->file = at.file;
+		frames->line = at.line;
+		frames->column = at.column;
+		if (fn->file && at.file && strcmp(fn->file, at.file) == 0)
 			frames->start_line = fn->line;
 		if (i > 0)
-			call_site(m, u, &c->links[i], &file, &line);
+			at = call_site(m, u, &c->links[i]);
+		else
+			a->returns = fn->returns;
 	}
 }
 

@@ -9,9 +9,11 @@
  */
 #include "tools/lib/escapes.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include "profile.pb-c.h"
@@ -19,10 +21,9 @@
 #include "tools/lib/say.h"
 
 #define MAX_FILE     (1u << 30)
-#define MAX_LEVEL    6	/* wrappers around wrappers */
+#define MAX_LEVEL    12 /* wrappers around wrappers */
 #define MANY_CALLERS 3	/* of a function that never keeps anything: a wrapper */
 #define MAX_NAMES    16 /* different names that are counted for one site */
-#define CERTAIN	     30
 
 typedef Seep__Pprof__Profile Profile;
 typedef Seep__Pprof__Sample Sample;
@@ -85,12 +86,37 @@ static const Seep__Pprof__Function *function(const Profile *p, uint64_t id)
 	return NULL;
 }
 
-/* The innermost line of a frame: where the call stands in the source. */
-static const Seep__Pprof__Function *frame_function(const struct line *l, size_t frame)
+static const char *line_name(const struct line *l, const Seep__Pprof__Line *line)
 {
-	const Seep__Pprof__Location *x = location(l, frame);
+	const Seep__Pprof__Function *f = function(l->p, line->function_id);
 
-	return x && x->n_line ? function(l->p, x->line[0]->function_id) : NULL;
+	return f ? text_of(l->p, f->name) : "";
+}
+
+static bool is_named_like_one(const char *name);
+
+/* A function of the C++ library, or one that is named like an allocator: not what a user
+ * wants to hear of. */
+static bool is_library(const char *name)
+{
+	static const char *const starts[] = { "std::",	"__gnu_cxx::",	 "_ZNSt",
+					      "_ZNKSt", "_ZN9__gnu_cxx", "_ZSt" };
+
+	for (size_t i = 0; i < sizeof(starts) / sizeof(starts[0]); i++)
+		if (strncmp(name, starts[i], strlen(starts[i])) == 0)
+			return true;
+	return is_named_like_one(name);
+}
+
+/* Of the functions that were inlined into a frame's: the innermost one of the program
+ * itself. The last is the frame's own. */
+static size_t spoken_line(const struct line *l, const Seep__Pprof__Location *x)
+{
+	size_t i = 0;
+
+	while (i + 1 < x->n_line && is_library(line_name(l, x->line[i])))
+		i++;
+	return i;
 }
 
 static const char *mapping_of(const struct line *l, const Seep__Pprof__Location *x,
@@ -117,27 +143,58 @@ static char *frame_place(const struct line *l, const Seep__Pprof__Location *x)
 			     (unsigned long long)offset);
 }
 
-static char *frame_name(const struct line *l, size_t frame)
+static char *name_at(const struct line *l, size_t frame, bool own)
 {
 	const Seep__Pprof__Location *x = location(l, frame);
-	const Seep__Pprof__Function *f = frame_function(l, frame);
 
-	if (f)
-		return profile_demangle(text_of(l->p, f->name));
-	return x ? frame_place(l, x) : format_string("?");
+	if (!x)
+		return format_string("?");
+	if (x->n_line == 0)
+		return frame_place(l, x);
+	return profile_demangle(
+		line_name(l, x->line[own ? x->n_line - 1 : spoken_line(l, x)]));
+}
+
+/* The function that the frame is of. */
+static char *frame_name(const struct line *l, size_t frame)
+{
+	return name_at(l, frame, true);
+}
+
+/* Below the working directory: from there, as compilers say it. */
+static const char *shortened(const char *file)
+{
+	char here[PATH_MAX];
+	size_t n = getcwd(here, sizeof(here)) ? strlen(here) : 0;
+
+	return n && strncmp(file, here, n) == 0 && file[n] == '/' ? file + n + 1 : file;
+}
+
+static char *line_where(const struct line *l, const Seep__Pprof__Line *line)
+{
+	const Seep__Pprof__Function *f = function(l->p, line->function_id);
+	const char *file = f ? text_of(l->p, f->filename) : "";
+
+	if (!*file || line->line <= 0)
+		return NULL;
+	if (line->column > 0)
+		return format_string("%s:%lld:%lld", shortened(file),
+				     (long long)line->line, (long long)line->column);
+	return format_string("%s:%lld", shortened(file), (long long)line->line);
 }
 
 static char *frame_where(const struct line *l, size_t frame)
 {
 	const Seep__Pprof__Location *x = location(l, frame);
-	const Seep__Pprof__Function *f = frame_function(l, frame);
-	const char *file = f ? text_of(l->p, f->filename) : "";
 	uint64_t offset = 0;
+	const char *file;
+	char *where;
 
 	if (!x)
 		return format_string("?");
-	if (*file && x->line[0]->line > 0)
-		return format_string("%s:%lld", file, (long long)x->line[0]->line);
+	where = x->n_line ? line_where(l, x->line[spoken_line(l, x)]) : NULL;
+	if (where)
+		return where;
 	file = mapping_of(l, x, &offset);
 	return format_string("%s+%#llx", *file ? file : "?", (unsigned long long)offset);
 }
@@ -219,7 +276,7 @@ static bool is_wrapper(const struct line *lines, size_t from, size_t to)
 	for (unsigned i = 1; i <= MAX_LEVEL && n == 1; i++)
 		n = callers_at(lines, from, to, level + 1 + i);
 	name = frame_name(&lines[from], level);
-	named = is_named_like_one(name);
+	named = is_library(name);
 	free(name);
 	return named || n == MANY_CALLERS;
 }
@@ -251,7 +308,7 @@ struct names {
 	size_t n;
 };
 
-static void count_name(struct names *names, char *text, uint64_t count)
+static void count_named(struct names *names, char *text, uint64_t count, uint64_t number)
 {
 	size_t i = 0;
 
@@ -260,9 +317,15 @@ static void count_name(struct names *names, char *text, uint64_t count)
 	if (i < names->n || names->n == MAX_NAMES)
 		free(text);
 	else
-		names->list[names->n++] = (struct escape_name){ .text = text };
+		names->list[names->n++] =
+			(struct escape_name){ .text = text, .number = number };
 	if (i < MAX_NAMES)
 		names->list[i].count += count;
+}
+
+static void count_name(struct names *names, char *text, uint64_t count)
+{
+	count_named(names, text, count, 0);
 }
 
 /* The most frequent one; the others are freed. */
@@ -317,7 +380,7 @@ static void add_depth(struct escape_site *s, const struct line *l,
 	if (!has_depth(l))
 		return;
 	if (depth > l->level)
-		count_name(ancestors, frame_name(l, depth), n);
+		count_named(ancestors, frame_name(l, depth), n, depth - l->level);
 	depth = depth > l->level ? depth - l->level : 0;
 	if (s->depth_known == 0 || depth < s->depth_min)
 		s->depth_min = depth;
@@ -340,6 +403,8 @@ static void add_line(struct escape_site *s, const struct line *l)
 	s->places[place_of(l)] += n;
 	s->looked += label_number(l, "scanned");
 	s->grown += label_number(l, "grown");
+	if (strncmp(label_text(l, "freed_with"), "realloc", 7) == 0)
+		s->moved += n;
 	add_confidence(s, label_text(l, "confidence"), n);
 }
 
@@ -406,9 +471,25 @@ static char *place_name(const struct line *l, const char *text)
 	return out;
 }
 
+static void name_site(struct escape_site *s, const struct line *l, unsigned level)
+{
+	const Seep__Pprof__Location *x = location(l, level);
+	size_t spoken = x && x->n_line ? spoken_line(l, x) : 0;
+
+	s->function = name_at(l, level, false);
+	s->where = frame_where(l, level);
+	if (x && spoken + 1 < x->n_line)
+		s->inlined_in = frame_name(l, level);
+	if (spoken > 0)
+		s->through = profile_demangle(line_name(l, x->line[spoken - 1]));
+	else if (level > 0)
+		s->through = frame_name(l, level - 1);
+}
+
 static void gather(struct escape_site *s, const struct line *lines, size_t n)
 {
-	struct names to = { .n = 0 }, freed = { .n = 0 }, ancestors = { .n = 0 };
+	struct names to = { .n = 0 }, freed = { .n = 0 }, ancestors = { .n = 0 },
+		     allocators = { .n = 0 };
 	unsigned level = lines[0].level;
 
 	for (size_t i = 0; i < n; i++) {
@@ -422,14 +503,16 @@ static void gather(struct escape_site *s, const struct line *lines, size_t n)
 		text = label_text(&lines[i], "freed_by");
 		if (*text)
 			count_name(&freed, format_string("%s", text), count);
+		text = label_text(&lines[i], "allocator");
+		if (*text)
+			count_name(&allocators, format_string("%s", text), count);
 	}
-	s->function = frame_name(&lines[0], level);
-	s->where = frame_where(&lines[0], level);
-	s->through = level ? frame_name(&lines[0], level - 1) : NULL;
+	name_site(s, &lines[0], level);
 	s->median_ns = median_of(lines, n);
 	s->to = best_name(&to);
 	s->freed_by = best_name(&freed);
 	s->ancestor = best_name(&ancestors);
+	s->allocator = best_name(&allocators);
 	s->gain = gain_of(s);
 }
 
@@ -445,6 +528,7 @@ static int by_gain(const void *a, const void *b)
 static void gather_all(struct line *lines, size_t n, struct escape_report *out)
 {
 	qsort(lines, n, sizeof(*lines), by_key);
+	out->duration_ns = n ? (uint64_t)lines->p->duration_nanos : 0;
 	out->sites = allocate((n + 1) * sizeof(*out->sites));
 	for (size_t from = 0, to; from < n; from = to) {
 		for (to = from + 1; to < n && lines[to].key == lines[from].key; to++)
@@ -519,45 +603,12 @@ void escapes_free(struct escape_report *r)
 		free(s->function);
 		free(s->through);
 		free(s->where);
+		free(s->inlined_in);
+		free(s->allocator.text);
 		free(s->to.text);
 		free(s->freed_by.text);
 		free(s->ancestor.text);
 	}
 	free(r->sites);
 	free(r->comment);
-}
-
-/* ---- verdicts ---- */
-
-const char *escapes_word(enum escape_place place)
-{
-	static const char *const words[ESCAPE_PLACES] = {
-		[ESCAPE_NONE] = "none",	      [ESCAPE_RETURNED] = "returned",
-		[ESCAPE_CALLER] = "caller",   [ESCAPE_MAYBE_RETURNED] = "maybe-returned",
-		[ESCAPE_TLS] = "tls",	      [ESCAPE_HEAP] = "heap",
-		[ESCAPE_GLOBAL] = "global",   [ESCAPE_THREAD] = "thread",
-		[ESCAPE_UNKNOWN] = "unknown",
-	};
-
-	return words[place];
-}
-
-enum escape_place escapes_verdict(const struct escape_site *s)
-{
-	enum escape_place best = ESCAPE_UNKNOWN;
-	uint64_t most = 0;
-
-	if (s->places[ESCAPE_NONE] == s->samples)
-		return ESCAPE_NONE;
-	for (unsigned i = ESCAPE_NONE + 1; i < ESCAPE_UNKNOWN; i++)
-		if (s->places[i] > most) {
-			most = s->places[i];
-			best = (enum escape_place)i;
-		}
-	return best;
-}
-
-bool escapes_is_certain(const struct escape_site *s)
-{
-	return s->samples >= CERTAIN;
 }

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 enum escape_place {
 	ESCAPE_NONE,
@@ -32,27 +33,32 @@ enum escape_place {
 struct escape_name {
 	char *text; /* allocated, NULL: none */
 	uint64_t count;
+	uint64_t number; /* of an ancestor: how many frames up it is */
 };
 
 struct escape_site {
 	char *function, *through;	/* allocated; through: "xmalloc", or NULL */
-	char *where;			/* "src/parser.c:88" or "/usr/bin/x+0x1234" */
+	char *inlined_in;		/* whose frame is meant, when function has none */
+	char *where;			/* "src/parser.c:88:12" or "/usr/bin/x+0x1234" */
 	uint64_t samples;		/* objects that were really followed */
 	uint64_t objects, bytes;	/* estimated: all that were allocated */
 	uint64_t places[ESCAPE_PLACES]; /* samples; by the farthest place seen */
 	uint64_t exact, unwound, bound, refused, live, looked; /* samples */
-	uint64_t size_min, size_max, grown;
+	uint64_t size_min, size_max;
+	uint64_t grown, moved; /* samples: by realloc, in place or to another place */
 	uint64_t depth_min, depth_max; /* of ended objects of this thread */
 	uint64_t depth_known;	       /* samples with a depth */
 	uint64_t median_ns;
 	struct escape_name to, freed_by, ancestor;
+	struct escape_name allocator; /* "malloc", "operator new" */
 	double gain;
 };
 
 struct escape_report {
 	struct escape_site *sites; /* sorted, largest gain first */
 	size_t nsites;
-	char *comment; /* of the profile: how depths were found; or NULL */
+	uint64_t duration_ns; /* of the run; 0: not known */
+	char *comment;	      /* of the profile: how depths were found; or NULL */
 };
 
 /* False: the file cannot be read or is no escape profile. */
@@ -61,8 +67,11 @@ void escapes_free(struct escape_report *r);
 /* The place that counts for the verdict: the one of most samples that did escape, or none
  * when all that ended did not. */
 enum escape_place escapes_verdict(const struct escape_site *s);
-/* Enough samples to speak of the site at all, see escape.md's rule of thirty. */
-bool escapes_is_certain(const struct escape_site *s);
 const char *escapes_word(enum escape_place place);
+/* What could be done about it, allocated; NULL: nothing is obvious, or too few samples.
+ */
+char *escapes_advice(const struct escape_site *s);
+/* One line about a site, as compilers write them. */
+void escapes_print(FILE *out, const struct escape_report *r, const struct escape_site *s);
 
 #endif

@@ -71,12 +71,7 @@ static struct finding *finding_of(struct findings *f, const char *kind,
 	free(key);
 	if (number < before)
 		return &f->list[number];
-	if (number >= f->size) {
-		f->size = number ? number * 2 : 256;
-		f->list = realloc(f->list, f->size * sizeof(*f->list));
-		if (!f->list)
-			die(EXIT_INCOMPLETE, "out of memory");
-	}
+	f->list = grown(f->list, number, &f->size, sizeof(*f->list));
 	copy = arena_alloc(&f->arena, n * sizeof(*copy));
 	for (size_t i = 0; i < n; i++) {
 		copy[i] = frames[i];

@@ -61,6 +61,36 @@ char *launch_add_option(char *options, const char *key, const char *value)
 	return joined;
 }
 
+void launch_set(struct launch *l, const char *key, const char *value)
+{
+	l->extra = launch_add_option(l->extra, key, value);
+}
+
+static void set_pair(struct launch *l, const char *pair)
+{
+	const char *equals = strchr(pair, '=');
+	char *key;
+
+	if (!equals)
+		die(EXIT_USAGE, "-O %s: not KEY=VALUE", pair);
+	key = format_string("%.*s", (int)(equals - pair), pair);
+	launch_set(l, key, equals + 1);
+	free(key);
+}
+
+bool launch_option(struct launch *l, int option, const char *value)
+{
+	if (option == 'o')
+		l->out = value;
+	else if (option == 'O')
+		set_pair(l, value);
+	else if (option == LAUNCH_LIBRARY)
+		l->library = value;
+	else
+		return false;
+	return true;
+}
+
 /* ---- the library ---- */
 
 static char *beside(const char *tool_dir, const char *relative)

@@ -37,6 +37,19 @@ char *launch_find_library(const char *asked);
 
 /* Adds "key=value" to the options, escaped. options is allocated or NULL. */
 char *launch_add_option(char *options, const char *key, const char *value);
+/* The options of every command that starts a program, for getopt_long() with
+ * LAUNCH_LETTERS; launch_option() takes what it returns, or is false. */
+#define LAUNCH_LETTERS "+o:O:"
+#define LAUNCH_LIBRARY 'L' /* has no letter of its own */
+#define LAUNCH_OPTIONS                                         \
+	{ "out", required_argument, NULL, 'o' },               \
+		{ "option", required_argument, NULL, 'O' },    \
+	{                                                      \
+		"lib", required_argument, NULL, LAUNCH_LIBRARY \
+	}
+bool launch_option(struct launch *l, int option, const char *value);
+/* Sets a key of the options of the command line. */
+void launch_set(struct launch *l, const char *key, const char *value);
 /* Runs the program to its end. Dies with 126 or 127 when it cannot be started. */
 void launch_run(struct launch *l);
 /* How often INT or TERM came, also after the program's end. */

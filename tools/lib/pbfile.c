@@ -252,18 +252,6 @@ int pbfile_type(const struct pbfile *f, const char *name)
 
 /* ---- changing ---- */
 
-/* Room for one more element at index count of a list of pointers or numbers. */
-static void *room_for(void *list, size_t count, size_t *size, size_t element)
-{
-	if (count < *size)
-		return list;
-	*size = count < 512 ? 1024 : count * 2;
-	list = realloc(list, *size * element);
-	if (!list)
-		die(EXIT_INCOMPLETE, "out of memory");
-	return list;
-}
-
 /* Remembers where text is in the table; of equal ones, the first counts. */
 static void know_string(struct pbfile *f, const char *text, size_t index)
 {
@@ -271,8 +259,8 @@ static void know_string(struct pbfile *f, const char *text, size_t index)
 
 	if (intern_text(&f->strings, text) != number)
 		return;
-	f->string_index = room_for(f->string_index, number, &f->string_index_size,
-				   sizeof(*f->string_index));
+	f->string_index = grown(f->string_index, number, &f->string_index_size,
+				sizeof(*f->string_index));
 	f->string_index[number] = (int64_t)index;
 }
 
@@ -291,8 +279,8 @@ static uint64_t function_of(struct pbfile *f, const int64_t key[4])
 	fn->system_name = key[1];
 	fn->filename = key[2];
 	fn->start_line = key[3];
-	f->functions_list = room_for(f->functions_list, number, &f->functions_size,
-				     sizeof(Seep__Pprof__Function *));
+	f->functions_list = grown(f->functions_list, number, &f->functions_size,
+				  sizeof(Seep__Pprof__Function *));
 	f->functions_list[number] = fn;
 	return fn->id;
 }
@@ -345,8 +333,8 @@ int64_t pbfile_string(struct pbfile *f, const char *text)
 		memcpy(table, p->string_table, p->n_string_table * sizeof(*table));
 		p->string_table = table;
 	}
-	f->string_index = room_for(f->string_index, number, &f->string_index_size,
-				   sizeof(*f->string_index));
+	f->string_index = grown(f->string_index, number, &f->string_index_size,
+				sizeof(*f->string_index));
 	f->string_index[number] = (int64_t)p->n_string_table;
 	p->string_table[p->n_string_table++] = arena_text(&f->arena, text, strlen(text));
 	return f->string_index[number];

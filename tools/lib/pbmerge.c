@@ -100,7 +100,7 @@ static void merge_mappings(struct merge *m)
 /* A location's place and lines, in f's numbers. */
 static size_t location_number(struct merge *m, const Seep__Pprof__Location *l)
 {
-	uint64_t key[2 + 2 * 64] = { l->mapping_id, l->address };
+	uint64_t key[2 + 3 * 64] = { l->mapping_id, l->address };
 	size_t n = 2;
 
 	if (l->mapping_id)
@@ -108,6 +108,7 @@ static size_t location_number(struct merge *m, const Seep__Pprof__Location *l)
 	for (size_t i = 0; i < l->n_line && i < 64; i++) {
 		key[n++] = l->line[i]->function_id;
 		key[n++] = (uint64_t)l->line[i]->line;
+		key[n++] = (uint64_t)l->line[i]->column;
 	}
 	return intern_bytes(&m->locations, key, n * sizeof(*key));
 }

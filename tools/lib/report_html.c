@@ -73,12 +73,7 @@ static const char tail[] =
 
 static size_t add_node(struct graph *g, const struct frame *frame)
 {
-	if (g->count == g->size) {
-		g->size = g->size ? g->size * 2 : 1024;
-		g->nodes = realloc(g->nodes, g->size * sizeof(*g->nodes));
-		if (!g->nodes)
-			die(EXIT_INCOMPLETE, "out of memory");
-	}
+	g->nodes = grown(g->nodes, g->count, &g->size, sizeof(*g->nodes));
 	g->nodes[g->count] = (struct node){ .frame = frame };
 	return g->count++;
 }

@@ -4,11 +4,15 @@
  */
 #include "tools/lib/say.h"
 
+#include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
+
+#define FIRST_SIZE 256 /* elements of a list */
 
 static __attribute__((format(printf, 2, 0))) void print(const char *colour,
 							const char *format, va_list ap)
@@ -65,6 +69,25 @@ void die_option(const char *option, const char *command)
 	    option, command);
 }
 
+long parse_number(const char *option, const char *value, long min, long max)
+{
+	char *end;
+	long n;
+
+	errno = 0;
+	n = strtol(value, &end, 10);
+	if (*value == '\0' || *end || errno == ERANGE)
+		die(EXIT_USAGE, "%s %s: not a number", option, value);
+	if (n < min || n > max) {
+		if (max == LONG_MAX)
+			die(EXIT_USAGE, "%s %s: must be at least %ld", option, value,
+			    min);
+		die(EXIT_USAGE, "%s %s: must be from %ld to %ld", option, value, min,
+		    max);
+	}
+	return n;
+}
+
 const char *say_bytes(uint64_t bytes, char *buf, size_t size)
 {
 	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
@@ -86,6 +109,17 @@ void *allocate(size_t size)
 	if (!p)
 		die(EXIT_INCOMPLETE, "out of memory");
 	return p;
+}
+
+void *grown(void *list, size_t count, size_t *size, size_t element)
+{
+	if (count < *size)
+		return list;
+	*size = count ? count * 2 : FIRST_SIZE;
+	list = *size <= SIZE_MAX / element ? realloc(list, *size * element) : NULL;
+	if (!list)
+		die(EXIT_INCOMPLETE, "out of memory");
+	return list;
 }
 
 char *format_string(const char *format, ...)

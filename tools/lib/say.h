@@ -22,10 +22,14 @@ void die(int status, const char *format, ...)
 	__attribute__((format(printf, 2, 3), noreturn));
 /* What getopt did not take, with the command whose help tells more. */
 void die_option(const char *option, const char *command) __attribute__((noreturn));
+/* The number that an option's value says; dies when it is none from min to max. */
+long parse_number(const char *option, const char *value, long min, long max);
 /* "12.3 MiB" into buf; returns buf. */
 const char *say_bytes(uint64_t bytes, char *buf, size_t size);
 /* Allocation that dies when memory is out. */
 char *format_string(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void *allocate(size_t size); /* zeroed */
+/* A list of *size elements with room for one at index count: list, or a larger one. */
+void *grown(void *list, size_t count, size_t *size, size_t element);
 
 #endif

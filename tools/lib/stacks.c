@@ -122,12 +122,7 @@ void stacks_free(struct stacks *s)
 
 static void push(struct stacks *s, size_t n, const struct frame *f)
 {
-	if (n == s->buffer_size) {
-		s->buffer_size = n ? n * 2 : 256;
-		s->buffer = realloc(s->buffer, s->buffer_size * sizeof(*s->buffer));
-		if (!s->buffer)
-			die(EXIT_INCOMPLETE, "out of memory");
-	}
+	s->buffer = grown(s->buffer, n, &s->buffer_size, sizeof(*s->buffer));
 	s->buffer[n] = *f;
 }
 

@@ -50,12 +50,7 @@ static const char *human(struct symbolizer *s, const char *linkage)
 
 	if (number < before)
 		return s->humans[number];
-	if (number >= s->humans_size) {
-		s->humans_size = number ? number * 2 : 1024;
-		s->humans = realloc(s->humans, s->humans_size * sizeof(*s->humans));
-		if (!s->humans)
-			die(EXIT_INCOMPLETE, "out of memory");
-	}
+	s->humans = grown(s->humans, number, &s->humans_size, sizeof(*s->humans));
 	return s->humans[number] = names_human(linkage, s->style);
 }
 
@@ -140,6 +135,7 @@ static void set_lines(struct job *j, Seep__Pprof__Location *l,
 		list[i] = &lines[i];
 		seep__pprof__line__init(&lines[i]);
 		lines[i].line = frame->line;
+		lines[i].column = frame->column;
 		lines[i].function_id = pbfile_function(
 			j->f, pbfile_string(j->f, human(j->s, linkage)),
 			pbfile_string(j->f, linkage),
@@ -195,6 +191,42 @@ static void count_location(const struct job *j, const Seep__Pprof__Location *l,
 	out_counts->lined += lined;
 }
 
+/* ---- what functions return ---- */
+
+static Seep__Pprof__Label *label_of(const struct pbfile *f,
+				    const Seep__Pprof__Sample *sample, const char *key)
+{
+	for (size_t i = 0; i < sample->n_label; i++)
+		if (strcmp(pbfile_text(f, sample->label[i]->key), key) == 0)
+			return sample->label[i];
+	return NULL;
+}
+
+/* An object of an escape profile that was seen in the return register when an activation
+ * ended: the type of that function says whether it was handed on there. */
+static void settle_returned(struct job *j, const Seep__Pprof__Sample *sample)
+{
+	Seep__Pprof__Label *escape = label_of(j->f, sample, "escape");
+	const Seep__Pprof__Label *depth = label_of(j->f, sample, "depth");
+	const Seep__Pprof__Label *confidence = label_of(j->f, sample, "confidence");
+	const struct dwarf_address *a;
+	struct dwarf_module *m;
+	uint64_t id, address;
+
+	if (!escape || !depth || depth->num < 1 || !confidence ||
+	    (size_t)depth->num > sample->n_location_id ||
+	    strcmp(pbfile_text(j->f, escape->str), "maybe-returned") != 0 ||
+	    strncmp(pbfile_text(j->f, confidence->str), "exact", 5) != 0)
+		return;
+	id = sample->location_id[depth->num - 1];
+	m = module_of(j, j->f->p->location[id - 1], &address);
+	a = m ? dwarf_lookup(m, address) : NULL;
+	if (a && a->returns == RETURNS_POINTER)
+		escape->str = pbfile_string(j->f, "returned");
+	else if (a && a->returns == RETURNS_NOTHING)
+		escape->str = pbfile_string(j->f, "unknown");
+}
+
 void symbolizer_profile(struct symbolizer *s, struct pbfile *f,
 			struct symbolizer_counts *out_counts)
 {
@@ -221,6 +253,8 @@ void symbolizer_profile(struct symbolizer *s, struct pbfile *f,
 	for (size_t i = 0; i < p->n_location; i++)
 		if (p->location[i]->mapping_id)
 			count_location(&j, p->location[i], out_counts);
+	for (size_t i = 0; i < p->n_sample; i++)
+		settle_returned(&j, p->sample[i]);
 	free(j.modules);
 	free(j.has_lines);
 	free(j.touched);

@@ -34,12 +34,7 @@ static void add_path(const char *path, void *arg)
 {
 	struct files *f = arg;
 
-	if (f->count == f->size) {
-		f->size = f->size ? f->size * 2 : 64;
-		f->paths = realloc(f->paths, f->size * sizeof(*f->paths));
-		if (!f->paths)
-			die(EXIT_INCOMPLETE, "out of memory");
-	}
+	f->paths = grown(f->paths, f->count, &f->size, sizeof(*f->paths));
 	f->paths[f->count++] = format_string("%s", path);
 }
 

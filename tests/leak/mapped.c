@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mapped: programs that lose nothing and keep the only pointer to a block in memory that
+ * they have mapped, closed or sealed themselves, one a case; run by run_leak.py.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "tests/leak/lose.h"
+
+#define BLOCK	  112
+#define MAP_BYTES 65536
+
+int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
+void __lsan_register_root_region(const void *p, size_t size) __attribute__((weak));
+
+static void *volatile table, *volatile second_table, *volatile word;
+
+/* The block holds a second one, so that being found is not enough: it must be scanned. */
+static APART void *make_block(void)
+{
+	void **p = keep_alive(calloc(1, BLOCK));
+
+	p[1] = keep_alive(calloc(1, BLOCK));
+	return p;
+}
+
+static APART void *map_some(int flags)
+{
+	void *p = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1,
+		       0);
+
+	if (p == MAP_FAILED)
+		exit(99);
+	return p;
+}
+
+static APART void keep_mmap(void)
+{
+	void **p = map_some(MAP_PRIVATE);
+
+	p[1000] = make_block();
+}
+
+static APART void keep_shared(void)
+{
+	void **p = map_some(MAP_SHARED);
+
+	p[1000] = make_block();
+}
+
+/* A shared mapping of a file that is shorter than the mapping. */
+static APART void keep_file(void)
+{
+	FILE *f = tmpfile();
+	void **p;
+
+	if (!f || ftruncate(fileno(f), 4096) != 0)
+		exit(99);
+	p = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fileno(f), 0);
+	if (p == MAP_FAILED)
+		exit(99);
+	p[100] = make_block();
+}
+
+/* The file ends before its private mapping does: what lies behind is a trap. */
+static APART void keep_beside_trap(void)
+{
+	FILE *f = tmpfile();
+	void **p;
+
+	if (!f || ftruncate(fileno(f), 4096) != 0)
+		exit(99);
+	p = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE, fileno(f), 0);
+	if (p == MAP_FAILED)
+		exit(99);
+	p[100] = make_block();
+}
+
+/* A table that may only be read once it is made. */
+static APART void keep_sealed(void)
+{
+	void **p = map_some(MAP_PRIVATE);
+
+	p[1000] = make_block();
+	mprotect(p, MAP_BYTES, PROT_READ);
+}
+
+/* Pages of objects that the program has closed: a stack's guard, and all of a table. */
+static APART void keep_closed(void)
+{
+	void **p = aligned_alloc(4096, MAP_BYTES), **small = aligned_alloc(4096, 4096);
+
+	if (!p || !small)
+		exit(99);
+	memset(p, 0, MAP_BYTES);
+	memset(small, 0, 4096);
+	p[1023] = make_block();
+	p[3000] = make_block();
+	small[17] = make_block();
+	table = p;
+	second_table = small;
+	if (mprotect(p + 512, 8192, PROT_NONE) != 0 ||
+	    mprotect(small, 4096, PROT_NONE) != 0)
+		exit(99);
+}
+
+static void on_closed(int sig)
+{
+	(void)sig;
+	_exit(42);
+}
+
+/* And they are closed again after the check. */
+static APART void still_closed(void)
+{
+	struct sigaction act = { .sa_handler = on_closed };
+
+	keep_closed();
+	scrub();
+	sigaction(SIGSEGV, &act, NULL);
+	if (!__lsan_do_recoverable_leak_check || __lsan_do_recoverable_leak_check())
+		exit(98);
+	word = ((void *volatile *)second_table)[17];
+}
+
+/* Half of what the program names as roots can be read. */
+static APART void keep_region(void)
+{
+	void **p = map_some(MAP_PRIVATE);
+
+	if (!__lsan_register_root_region)
+		exit(99);
+	p[8000] = make_block();
+	__lsan_register_root_region(p, MAP_BYTES);
+	mprotect(p, MAP_BYTES / 2, PROT_NONE);
+}
+
+static APART void keep_brk(void)
+{
+	void **p = sbrk(8192);
+
+	if (p == (void *)-1)
+		exit(99);
+	p[10] = make_block();
+}
+
+/* Without /proc nobody says what is closed. */
+static APART void closed_no_proc(void)
+{
+	char dir[] = "/tmp/seep-root-XXXXXX";
+
+	if (!mkdtemp(dir) || chdir(dir) != 0 || rmdir(dir) != 0 || chroot(".") != 0)
+		exit(77);
+	keep_closed();
+}
+
+static const struct {
+	const char *name;
+	void (*keep)(void);
+} cases[] = {
+	{ "mmap", keep_mmap },
+	{ "shared", keep_shared },
+	{ "file", keep_file },
+	{ "beside-trap", keep_beside_trap },
+	{ "sealed", keep_sealed },
+	{ "closed", keep_closed },
+	{ "still-closed", still_closed },
+	{ "closed-no-proc", closed_no_proc },
+	{ "region", keep_region },
+	{ "brk", keep_brk },
+};
+
+int main(int argc, char **argv)
+{
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		if (argc > 1 && strcmp(argv[1], cases[i].name) == 0) {
+			cases[i].keep();
+			scrub();
+			return 0;
+		}
+	fprintf(stderr, "mapped: no such case\n");
+	return 97;
+}
