@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * heap: `seep heap PID`, `seep allocs PID`, `seep peak PID`: a profile of a live process.
+ * heap: `seep heap PID`, and allocs, peak, lifetimes: a profile of a live process.
  */
 #include <getopt.h>
 #include <stdio.h>
@@ -17,12 +17,13 @@
 #define TOP_SITES 10
 
 static const char usage[] =
-	"usage: seep heap|allocs|peak [OPTIONS] PID\n\n"
+	"usage: seep heap|allocs|peak|lifetimes [OPTIONS] PID\n\n"
 	"Writes a profile of a running process that has libseep.so loaded: heap, what "
 	"it\n"
 	"holds now; allocs, all that it ever allocated; peak, what it held when that "
 	"was\n"
-	"most. The process runs on meanwhile.\n\n"
+	"most; lifetimes, how long objects lived and how old those are that live (needs\n"
+	"lifetimes=on from the start). The process runs on meanwhile.\n\n"
 	"  -o, --out FILE     the file (seep.out/PROGRAM.PID.KIND.pb.gz); - for standard "
 	"output\n"
 	"  --signal N         the signal= that the process was started with\n"
@@ -45,13 +46,15 @@ static const struct option options[] = {
 struct kind {
 	const char *name;
 	uint32_t command;
-	const char *objects, *space, *title;
+	const char *objects, *space,
+		*title; /* of the summary; NULL: seep report has it */
 };
 
 static const struct kind kinds[] = {
 	{ "heap", AGENT_HEAP, "inuse_objects", "inuse_space", "memory held now" },
 	{ "allocs", AGENT_ALLOCS, "alloc_objects", "alloc_space", "memory allocated" },
 	{ "peak", AGENT_PEAK, "peak_objects", "peak_space", "memory held at the peak" },
+	{ "lifetimes", AGENT_LIFETIMES, NULL, NULL, NULL },
 };
 
 struct heap {
@@ -142,7 +145,10 @@ int command_heap(int argc, char **argv)
 		print_mode(&h, &r);
 		if (o.path) {
 			resident_print_file(o.path, "now");
-			print_sites(&h, o.path);
+			if (h.kind->title)
+				print_sites(&h, o.path);
+			else
+				say("look closer: seep report %s", o.path);
 		}
 	}
 	return 0;

@@ -20,6 +20,7 @@ static const struct {
 	{ "heap", command_heap, "what a running process holds" },
 	{ "allocs", command_heap, "what a running process ever allocated" },
 	{ "peak", command_heap, "what a running process held at its peak" },
+	{ "lifetimes", command_heap, "how long objects of a running process live" },
 	{ "threads", command_threads, "what the threads of a running process do" },
 	{ "set", command_set, "change what a running process records" },
 	{ "symbolize", command_symbolize, "add lines and inlined frames to profiles" },

@@ -31,6 +31,7 @@ enum agent_command {
 	AGENT_SHOW,	    /* only the settings, in the reply */
 	AGENT_SET,	    /* what is recorded from now on */
 	AGENT_THREADCREATE, /* a profile into the descriptor */
+	AGENT_LIFETIMES,    /* the same */
 	AGENT_COMMANDS
 };
 

@@ -133,6 +133,7 @@ static int write_profile(struct session *s)
 		[AGENT_HEAP] = &pprof_kind_heap,
 		[AGENT_ALLOCS] = &pprof_kind_allocs,
 		[AGENT_PEAK] = &pprof_kind_peak,
+		[AGENT_LIFETIMES] = &pprof_kind_lifetimes,
 	};
 
 	if (s->file < 0 || !is_regular(s->file))
@@ -146,6 +147,8 @@ static int write_profile(struct session *s)
 	if (!sample_was_on())
 		return fail(s, -ENODATA,
 			    "nothing was recorded: mode=off since the start");
+	if (s->request.command == AGENT_LIFETIMES && !opt_get()->lifetimes)
+		return fail(s, -ENODATA, "the process was not started with lifetimes=on");
 	rss_measure();
 	return sample_write_fd(kinds[s->request.command], s->file);
 }

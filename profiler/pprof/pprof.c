@@ -353,8 +353,8 @@ static void send_value_type(struct pprof *p, unsigned field, const struct pprof_
 }
 
 /* Frames of allocation functions, so that what they allocate counts as their caller's.
- * C++ names in all the spellings that pprof may have made of them: as in the file,
- * demangled with template arguments, and without. pprof adds ^( and )$. */
+ * C++ and Rust names in all the spellings that pprof may have made of them: as in the
+ * file, demangled with template arguments, and without. pprof adds ^( and )$. */
 static const char drop_frames[] =
 	"(__libc_)?(malloc|calloc|realloc|reallocarray|memalign|valloc|pvalloc)|"
 	"posix_memalign|aligned_alloc|"
@@ -362,7 +362,10 @@ static const char drop_frames[] =
 	"(std::__new_allocator|__gnu_cxx::new_allocator|std::allocator|"
 	"std::allocator_traits)(<.*>)?::allocate|"
 	"_ZNS(t15__new_allocator|aI|t16allocator_traits).*8allocateE.*|"
-	"_ZN9__gnu_cxx13new_allocatorI.*8allocateE.*";
+	"_ZN9__gnu_cxx13new_allocatorI.*8allocateE.*|"
+	"<?alloc::(alloc|raw_vec)::.*|__rust_(alloc|alloc_zeroed|realloc)|"
+	"__rdl_(alloc|alloc_zeroed|realloc)|"
+	"_ZN5alloc(5alloc|7raw_vec).*|_ZN63_\\$LT\\$alloc\\.\\.alloc\\.\\.Global.*";
 
 static void send_head(struct pprof *p, int64_t period, const char *const *comments)
 {

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import unittest
+import pbgz
 import seeptest
 from asked import Asked, comments, everything, raw, state, total, until
 
@@ -55,6 +56,20 @@ class Agent(seeptest.TestCase):
         self.ask("heap", p.pid)
         self.assertEqual(sorted(os.listdir(self.dir + "/seep.out")),
                          [f"asked.{p.pid}.2.heap.pb.gz", f"asked.{p.pid}.heap.pb.gz"])
+        self.assertEqual(p.end(), 0)
+
+    def test_lifetimes(self):
+        p = Asked("mode=exact:lifetimes=on")
+        p.say(f"alloc {COUNT} {SIZE}")
+        path = os.path.join(self.dir, "l.pb.gz")
+        text = self.ask("lifetimes", p.pid, "-o", path)
+        self.assertIn(f"look closer: seep report {path}", text)
+        self.assertEqual(sum(s["values"][0] for s in pbgz.read(path)
+                             if "asked_alloc" in s["stack"] and s["end"] == "live"), COUNT)
+        self.assertEqual(p.end(), 0)
+        p = Asked("mode=exact")
+        self.assertIn("not started with lifetimes=on",
+                      self.ask("lifetimes", p.pid, "-o", path, status=24))
         self.assertEqual(p.end(), 0)
 
     def test_standard_output(self):

@@ -46,11 +46,25 @@ NOINLINE static void quiet(size_t n)
 extern "C" {
 NOINLINE void rust_new(size_t n) __asm__("_RNvNtCs1234_7mycrate5parse5token");
 NOINLINE void rust_old(size_t n) __asm__("_ZN5crate4heap4grow17h0123456789abcdefE");
+NOINLINE void rust_alloc(size_t n) __asm__("_ZN5alloc5alloc5alloc17h0123456789abcdefE");
 }
 void rust_new(size_t n)
 {
 	kept = malloc(n); /* at token */
 	zero = 0;
+}
+
+void rust_alloc(size_t n)
+{
+	kept = malloc(n);
+	zero = 0;
+}
+
+NOINLINE static void of_rust(size_t n)
+{
+	rust_alloc(n);
+	free(kept);
+	kept = nullptr;
 }
 
 void rust_old(size_t n)
@@ -74,6 +88,7 @@ int main(int argc, char **argv)
 	shop::quiet(300);
 	rust_new(77);
 	rust_old(88);
+	of_rust(99);
 	lose(55);
 	return m.size() != 1;
 }

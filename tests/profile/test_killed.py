@@ -100,6 +100,43 @@ class Killed(seeptest.TestCase):
         r = seeptest.run([GROW, "fork"], options=f"mode=exact:out={self.dir}/q")
         self.assertEqual(len(glob.glob(self.dir + "/q.*.store")), 1)  # the child's
 
+    def memory_group(self, limit):
+        """A new memory control group, or the test is skipped."""
+        for root, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+                           ("/sys/fs/cgroup", "memory.max")):
+            group = f"{root}/seep-test-{os.getpid()}"
+            try:
+                os.mkdir(group)
+            except OSError:
+                continue
+            self.addCleanup(os.rmdir, group)
+            try:
+                with open(os.path.join(group, name), "w") as f:
+                    f.write(str(limit))
+                return group
+            except OSError:
+                continue
+        self.skipTest("no control group can be made here")
+
+    def test_killed_for_memory(self):
+        group = self.memory_group(100 << 20)
+
+        def enter():
+            with open(f"{group}/cgroup.procs", "w") as f:
+                f.write(str(os.getpid()))
+        r = seeptest.seep("run", "--no-symbolize", "-o", f"{self.dir}/x", "--", "python3",
+                          "-c", "kept = [b'x' * 100000 + bytes([i & 255]) for i in range(50000)]",
+                          cwd=self.dir, preexec_fn=enter)
+        text = r.stderr.decode()
+        self.assertEqual(r.returncode, 137, text)
+        self.assertIn("seep: python3 was killed because memory ran out; what it held then:\n",
+                      text)
+        live = re.search(r"at the end (\d+\.\d) MiB in (\d+) objects", text)
+        self.assertTrue(50 < float(live[1]) < 100, text)
+        top = re.search(r"top sites by memory still held at the end:\nseep: +(\S+) MiB", text)
+        self.assertGreater(float(top[1]), 50)
+        self.one("x.*.peak.pb.gz")
+
     def test_no_room_for_the_store(self):
         r = seeptest.run([GROW, "fork"], options=f"out={self.dir}/p", preexec_fn=lambda:
                          resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000)))

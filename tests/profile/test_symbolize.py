@@ -96,6 +96,11 @@ class Symbolize(seeptest.TestCase):
                                  (300, "shop::quiet", "quiet")):
             frame = self.stack(out, nbytes)[0]
             self.assertEqual((frame["name"], frame["line"]), (name, line_of("at " + at)))
+        # what an allocation function of Rust allocates is its caller's
+        for path in (out, self.one("p.*.allocs.pb.gz")):
+            text = self.pprof("-top", "-unit=B", "-sample_index=alloc_space", path)
+            self.assertRegex(text, r"\n +99B +\S+ +\S+ +99B +\S+ +.*of_rust")
+            self.assertNotIn("alloc::alloc", text)
         full = self.symbolize(self.one("p.*.allocs.pb.gz"), "--demangle=full")
         self.assertEqual(self.stack(full, 8000)[1]["name"],
                          "shop::Shelf<long>::take(unsigned long)")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Completion of seep for bash. A line for each command: its options. A value that an option
 # takes is completed where _seep_values knows it, else as a file.
-_seep_commands="run gate escape recover heap allocs peak threads set symbolize diff report"
+_seep_commands="run gate escape recover heap allocs peak lifetimes threads set symbolize diff report"
 
 _seep_options() {
 	case $1 in
@@ -9,7 +9,7 @@ _seep_options() {
 	gate) echo "--suppressions --gen-suppressions --reachable --possible --exitcode --threads --strict -o --out --no-symbolize -O --option --lib -q --quiet -h --help" ;;
 	escape) echo "-o --out --from --format --report --top --sample --bound --no-symbolize -O --option --lib -h --help" ;;
 	recover) echo "-o --out --lib -h --help" ;;
-	heap | allocs | peak) echo "-o --out --signal --force -q --quiet -h --help" ;;
+	heap | allocs | peak | lifetimes) echo "-o --out --signal --force -q --quiet -h --help" ;;
 	threads) echo "--created --full -o --out --quick --signal --force -h --help" ;;
 	set) echo "--signal --force -h --help" ;;
 	symbolize) echo "-o --out -d --debug-dir --demangle -q --quiet -h --help" ;;
