@@ -22,8 +22,10 @@
 #define STACK_FIRST    65536 /* of the sweep */
 #define STACK_LEAST    4096  /* of a worker, words */
 #define STACK_FRACTION 256   /* of the heap, in bytes */
+#define REFILL_PART    4     /* of a stack that spilled objects may take */
 #define SCAN_BYTES     (MARK_SCAN_WORDS * sizeof(uintptr_t))
-#define LOW_BITS       8 /* an address with something in these is no inner pointer */
+#define GATHERED_SOME  16 /* whose cache lines are on their way */
+#define LOW_BITS       8  /* an address with something in these is no inner pointer */
 
 #define NO_SANITIZE    __attribute__((no_sanitize("address", "thread", "undefined")))
 #define INLINE	       static inline __attribute__((always_inline))
@@ -273,7 +275,8 @@ static NO_SANITIZE void spill_one(struct marker *m, uintptr_t base)
 	size_t bit = a ? place_of(a, base).bit : 0;
 
 	atomic_or_relaxed(&m->pointed[bit / 64], (uint64_t)1 << (bit % 64));
-	atomic_store_relaxed(&m->spilled, 1u);
+	if (!atomic_load_relaxed(&m->spilled))
+		atomic_store_relaxed(&m->spilled, 1u);
 }
 
 /* The older half of a full stack. */
@@ -292,34 +295,46 @@ static void take_spilled(struct mark_worker *w, const struct mspan *s)
 	uint64_t *bits = &w->m->pointed[s->mark_index / 64];
 
 	for (size_t i = 0; i < bits_of(s) / 64; i++) {
-		for (uint64_t left = bits[i]; left; left &= left - 1) {
+		uint64_t left = atomic_load_relaxed(&bits[i]);
+
+		if (left) /* others may be spilling */
+			left = atomic_exchange_acquire(&bits[i], 0);
+		for (; left; left &= left - 1) {
 			uint32_t index =
 				(uint32_t)(i * 64 + (size_t)__builtin_ctzll(left));
 
 			w->stack[w->used++] = mspan_slot(s, index);
 		}
-		bits[i] = 0;
 	}
 }
 
-/* With all others idle: spilled objects back onto the stack. False: there are none. */
+/* Of a round that begin_refill() began, which all workers share: spilled objects come
+ * back onto the stack, and leave room for what they lead to. False: none are left. */
 static bool refill(struct mark_worker *w)
 {
 	struct marker *m = w->m;
 
-	for (;;) {
-		for (; m->refill_at < m->nspans; m->refill_at++) {
-			if (w->used + MSPAN_MAX_SLOTS > w->capacity)
-				return true;
-			take_spilled(w, m->spans[m->refill_at]);
-		}
-		if (w->used > 0)
-			return true;
-		if (!atomic_load_relaxed(&m->spilled))
-			return false;
-		atomic_store_relaxed(&m->spilled, 0u);
-		m->refill_at = 0;
+	while (w->used < w->capacity / REFILL_PART &&
+	       w->used + MSPAN_MAX_SLOTS <= w->capacity) {
+		size_t at;
+
+		if (atomic_load_relaxed(&m->refill_at) >= m->nspans)
+			break;
+		at = atomic_fetch_add_acq_rel(&m->refill_at, 1);
+		if (at < m->nspans)
+			take_spilled(w, m->spans[at]);
 	}
+	return w->used > 0;
+}
+
+/* With all others idle. False: nothing was spilled since the last. */
+static bool begin_refill(struct marker *m)
+{
+	if (!atomic_load_relaxed(&m->spilled))
+		return false;
+	atomic_store_relaxed(&m->spilled, 0u);
+	atomic_store_relaxed(&m->refill_at, (size_t)0);
+	return true;
 }
 
 /* ---- scanning ---- */
@@ -372,22 +387,26 @@ INLINE NO_SANITIZE void look(struct mark_worker *w, uintptr_t word)
 	reach(w, &p);
 }
 
-/* Of the n objects above the stack, keeps those that nobody else took: an atomic
- * operation is dear, so only they have one. */
+/* Of the n objects gathered first, those that nobody else took become grey: an atomic
+ * operation is dear, so only what seemed white has one, and not before its cache line had
+ * time to come. */
 static NO_SANITIZE void take_gathered(struct mark_worker *w, size_t n)
 {
-	uintptr_t *first = w->stack + w->used, *top = first;
+	uintptr_t *top = w->stack + w->used;
 	uint64_t *white = w->m->white;
 
 	for (size_t i = 0; i < n; i++) {
-		uint64_t mask = (uint64_t)1 << (w->gathered[i] % 64);
-		uint64_t old = __atomic_fetch_and(&white[w->gathered[i] / 64], ~mask,
-						  __ATOMIC_RELAXED);
+		const struct mark_found *f = &w->gathered[i];
+		uint64_t mask = (uint64_t)1 << (f->bit % 64);
+		uint64_t old =
+			__atomic_fetch_and(&white[f->bit / 64], ~mask, __ATOMIC_RELAXED);
 
-		*top = first[i];
+		*top = f->base;
 		top += (old & mask) != 0;
 	}
 	w->used = (size_t)(top - w->stack);
+	w->ngathered -= n;
+	memmove(w->gathered, w->gathered + n, w->ngathered * sizeof(*w->gathered));
 }
 
 /* Every disguise of a word; the word as it is, too. */
@@ -494,8 +513,7 @@ static NO_SANITIZE void scan_shared(struct mark_worker *w, uintptr_t lo, uintptr
 	const struct mark_arena a = w->m->arenas[0];
 	bool strict = w->m->strict, more = w->m->narenas > 1;
 	const uint64_t *white = w->m->white;
-	uintptr_t *first = w->stack + w->used;
-	size_t n = 0;
+	struct mark_found *top = w->gathered + w->ngathered;
 
 	for (; lo < hi; lo += sizeof(uintptr_t)) {
 		uintptr_t word = *(const volatile uintptr_t *)lo;
@@ -508,11 +526,14 @@ static NO_SANITIZE void scan_shared(struct mark_worker *w, uintptr_t lo, uintptr
 			p = place_of(&a, word);
 		if (UNLIKELY(p.inside >= LOW_BITS) && strict && note_inner(w->m, &p))
 			continue;
-		first[n] = p.base;
-		w->gathered[n] = p.bit;
-		n += mark_test(white, p.bit);
+		*top = (struct mark_found){ p.base, p.bit };
+		top += mark_test(white, p.bit);
 	}
-	take_gathered(w, n);
+	for (size_t i = w->ngathered; i < (size_t)(top - w->gathered); i++)
+		__builtin_prefetch(&white[w->gathered[i].bit / 64], 1);
+	w->ngathered = (size_t)(top - w->gathered);
+	if (w->ngathered >= 2 * GATHERED_SOME)
+		take_gathered(w, w->ngathered - GATHERED_SOME);
 }
 
 /* At most MARK_SCAN_WORDS words. */
@@ -522,7 +543,7 @@ static NO_SANITIZE void scan(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
 		scan_decoded(w, lo, hi);
 		return;
 	}
-	make_room(w, MARK_SCAN_WORDS);
+	make_room(w, MARK_GATHERED);
 	if (w->m->pool)
 		scan_shared(w, lo, hi);
 	else
@@ -588,7 +609,9 @@ void mark_work(struct mark_worker *w)
 			scan_some_of_range(w);
 		else if (w->head != w->tail)
 			scan_next(w);
-		else
+		else if (w->ngathered > 0)
+			take_gathered(w, w->ngathered);
+		else if (!refill(w))
 			return;
 		if (pool && UNLIKELY(mark_pool_is_hungry(pool)))
 			mark_pool_donate(w);
@@ -625,9 +648,7 @@ void mark_drain(struct marker *m)
 
 	for (;;) {
 		mark_work(w);
-		if (m->pool && mark_pool_await(w))
-			continue;
-		if (!refill(w))
+		if (!(m->pool && mark_pool_await(w)) && !begin_refill(m))
 			break;
 	}
 	m->objects = m->bytes = 0;

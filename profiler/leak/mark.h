@@ -20,8 +20,16 @@
 #define MARK_RANGES	1024
 #define MARK_SCAN_WORDS 128 /* looked at in one go */
 
+#define MARK_GATHERED	(MARK_SCAN_WORDS + 32) /* and not taken yet */
+
 struct grey {
 	uintptr_t lo, hi; /* bytes still to be scanned */
+};
+
+/* What seems white, beside helpers. */
+struct mark_found {
+	uintptr_t base;
+	size_t bit;
 };
 
 /* Where a page's objects have their bits. All zero: no object lies there. */
@@ -45,8 +53,9 @@ struct mark_worker {
 	struct marker *m;
 	uintptr_t *stack; /* objects' first bytes */
 	size_t used, capacity;
-	size_t gathered[MARK_SCAN_WORDS]; /* beside helpers: bits of what seems white */
-	struct grey *ranges;		  /* pieces longer than an object of a kilobyte */
+	struct mark_found gathered[MARK_GATHERED]; /* beside helpers: seems white */
+	size_t ngathered;
+	struct grey *ranges; /* pieces longer than an object of a kilobyte */
 	size_t nranges;
 	struct {
 		uintptr_t base;
@@ -77,18 +86,20 @@ struct marker {
 	bool strict;
 	const struct opt_pointer *decodes; /* of the options; NULL: words as they are */
 	unsigned ndecodes;
-	uint32_t spilled; /* some bit of pointed is set; atomic */
-	size_t refill_at; /* span whose spilled objects come back next */
 	unsigned nworkers;
 	struct mark_worker workers[MARK_WORKERS];
 	struct mark_pool *pool; /* between helpers; NULL without */
+	/* Written by all, unlike what is above. */
+	uint32_t spilled __attribute__((
+		aligned(2 * CACHE_LINE))); /* some bit of pointed is set; atomic */
+	size_t refill_at; /* span whose spilled objects come back next; atomic */
+	uint64_t objects __attribute__((aligned(2 * CACHE_LINE))),
+		bytes; /* reached, as of the last mark_drain() */
 
 	/* Of sweep.c. */
 	struct grey *stack;
 	size_t used, capacity;
 	bool out_of_memory; /* the stack could not grow: the result is worthless */
-
-	uint64_t objects, bytes; /* reached, as of the last mark_drain() */
 };
 
 /* With heap_lock_all() held. Numbers the slots of all spans and finds the live ones.

@@ -127,13 +127,15 @@ static bool parse_line(const char *at, struct mapping *out)
 	out->lo = parse_hex(&at);
 	at++;
 	out->hi = parse_hex(&at);
-	if (strnlen(at, 6) < 6 || at[0] != ' ')
+	if (strlen(at) < 6 || at[0] != ' ')
 		return false;
 	out->readable = at[1] == 'r';
 	out->writable = at[2] == 'w';
 	out->executable = at[3] == 'x';
 	out->shared = at[4] == 's';
-	out->path = strpbrk(at, "/[");
+	out->path = strchr(at, '/');
+	if (!out->path)
+		out->path = strchr(at, '['); /* a name of the kernel's */
 	return true;
 }
 

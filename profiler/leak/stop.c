@@ -322,7 +322,7 @@ int world_stop(struct world *w)
 void world_resume(struct world *w)
 {
 	if (stop.by == STOPPED_BY_SIGNAL)
-		resume_by_signal(w);
+		resume_by_signal();
 	if (stop.by == STOPPED_BY_TRACE && !resume_by_trace()) {
 		w->nmissed++;
 		fmt_string(w->reason, sizeof(w->reason),

@@ -30,6 +30,6 @@ int stop_by_trace(struct world *w, int pid, int caller, char *stack);
 int stop_by_signal(struct world *w, int pid, int caller);
 /* False: the tracer was killed, so the threads ran on some time ago. */
 bool resume_by_trace(void);
-void resume_by_signal(struct world *w);
+void resume_by_signal(void);
 
 #endif

@@ -1,8 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * stop_signal: stopping threads by a real-time signal, where ptrace is refused. Blocking
- * calls that do not restart then return EINTR, and a thread that blocks the signal is
- * missed.
+ * stop_signal: stopping threads by a signal, where ptrace is refused. Blocking calls that
+ * do not restart then return EINTR.
+ *
+ * The signal is the one by which the C library cancels threads: it takes care that no
+ * thread blocks it (one that does so by a system call of its own is missed), a program
+ * cannot have a handler for it, and debuggers let it pass. The library installs its
+ * handler at the first cancellation, for good: what we find there is put back, but never
+ * the default, which might come after the library's. Its handler ignores a signal without
+ * a cancellation, and ours passes on what it does not expect.
  */
 #include <errno.h>
 #include <signal.h>
@@ -16,6 +22,17 @@
 #define WAIT_SLICE_NS 20000000u /* of the wait for the threads to arrive */
 #define WAIT_SLICES   (STOP_PATIENCE_NS / WAIT_SLICE_NS)
 #define ROUNDS	      64 /* listings of the threads */
+#define SIGNAL	      32 /* the kernel's first real-time signal */
+#define RESTORER      0x04000000ul
+#define NO_SANITIZE   __attribute__((no_sanitize("address", "thread", "undefined")))
+
+/* As the kernel has it: the C library's sigaction() refuses its own signals. */
+struct action {
+	void (*handler)(int, siginfo_t *, void *);
+	unsigned long flags;
+	void (*restorer)(void);
+	uint64_t mask;
+};
 
 static struct {
 	struct world *world;
@@ -24,13 +41,30 @@ static struct {
 	/* Handlers begun and done since the process started; atomic, left also futex.
 	 * While they are equal nobody looks at world. */
 	uint32_t entered, left;
-	int signal;
-	bool installed; /* old is what to go back to */
-	struct sigaction old;
+	struct action old; /* behind ours; no handler: none */
 } stopper;
 
+/* Debuggers and unwinders know a handler's frame by this code, where no table describes
+ * it otherwise; they look at the byte before as well. */
+void stop_signal_restorer(void) HIDDEN;
+__asm__(".text\n\t"
+	"nop\n\t"
+	".hidden stop_signal_restorer\n\t"
+	".globl stop_signal_restorer\n\t"
+	".type stop_signal_restorer, @function\n"
+	"stop_signal_restorer:\n\t"
+	"mov $15, %rax\n\t"
+	"syscall\n\t"
+	".size stop_signal_restorer, . - stop_signal_restorer");
+
+static bool set_action(const struct action *new, struct action *old)
+{
+	return os_call(SYS_rt_sigaction, SIGNAL, (long)new, (long)old, sizeof(new->mask),
+		       0, 0) == 0;
+}
+
 /* SIGNAL. The thread's record, found by its tid. */
-static struct stopped_thread *record_of(int tid)
+static NO_SANITIZE struct stopped_thread *record_of(int tid)
 {
 	struct world *w = stopper.world;
 
@@ -41,7 +75,7 @@ static struct stopped_thread *record_of(int tid)
 }
 
 /* The call that the signal interrupted: to be made again, or failed. */
-static void take_call(struct stopped_thread *t, const greg_t *g)
+static NO_SANITIZE void take_call(struct stopped_thread *t, const greg_t *g)
 {
 	const greg_t args[6] = { g[REG_RDI], g[REG_RSI], g[REG_RDX],
 				 g[REG_R10], g[REG_R8],	 g[REG_R9] };
@@ -55,7 +89,7 @@ static void take_call(struct stopped_thread *t, const greg_t *g)
 		t->call = nr;
 }
 
-static void take_registers(struct stopped_thread *t, const ucontext_t *uc)
+static NO_SANITIZE void take_registers(struct stopped_thread *t, const ucontext_t *uc)
 {
 	const greg_t *g = uc->uc_mcontext.gregs;
 
@@ -73,7 +107,8 @@ static void take_registers(struct stopped_thread *t, const ucontext_t *uc)
 }
 
 /* SIGNAL. Stands still until the epoch ends. */
-static void stand(struct stopped_thread *t, uint32_t epoch, const ucontext_t *uc)
+static NO_SANITIZE void stand(struct stopped_thread *t, uint32_t epoch,
+			      const ucontext_t *uc)
 {
 	take_registers(t, uc);
 	atomic_store_release(&t->captured, true);
@@ -83,50 +118,48 @@ static void stand(struct stopped_thread *t, uint32_t epoch, const ucontext_t *uc
 		os_futex_wait(&stopper.epoch, epoch, 0);
 }
 
-static void on_signal(int sig, siginfo_t *info, void *context)
+static NO_SANITIZE void on_signal(int sig, siginfo_t *info, void *context)
 {
 	struct stopped_thread *t;
+	bool ours;
 	uint32_t epoch;
 
-	(void)sig;
-	(void)info;
 	atomic_fetch_add_acq_rel(&stopper.entered, 1u);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with set_epoch() */
 	epoch = atomic_load_acquire(&stopper.epoch);
 	t = epoch & 1 ? record_of(os_gettid()) : NULL;
-	if (t && !t->captured)
+	ours = t && !t->captured;
+	if (ours)
 		stand(t, epoch, context);
 	atomic_fetch_add_acq_rel(&stopper.left, 1u);
 	os_futex_wake(&stopper.left, 1);
-}
-
-/* Ours from an earlier stop, or one that the program does not use. 0: none. */
-static int choose_signal(void)
-{
-	struct sigaction now;
-
-	if (stopper.installed && sigaction(stopper.signal, NULL, &now) == 0 &&
-	    now.sa_sigaction == on_signal)
-		return stopper.signal;
-	stopper.installed = false;
-	for (int sig = SIGRTMAX - 1; sig > SIGRTMIN; sig--)
-		if (sigaction(sig, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
-			return sig;
-	return 0;
+	if (!ours && stopper.old.handler)
+		stopper.old.handler(sig, info, context);
 }
 
 static bool install_handler(void)
 {
-	struct sigaction act = { .sa_sigaction = on_signal,
-				 .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK };
+	struct action act = { .handler = on_signal,
+			      .flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK | RESTORER,
+			      .restorer = stop_signal_restorer,
+			      .mask = UINT64_MAX };
+	struct action before;
 
-	os_fill_signals(&act.sa_mask, 0);
-	stopper.signal = choose_signal();
-	if (stopper.signal == 0)
+	if (!set_action(NULL, &before))
 		return false;
-	if (!stopper.installed)
-		stopper.installed = sigaction(stopper.signal, &act, &stopper.old) == 0;
-	return stopper.installed;
+	if (before.handler == on_signal)
+		return true;
+	if ((uintptr_t)before.handler <= (uintptr_t)SIG_IGN)
+		before.handler = NULL;
+	stopper.old = before;
+	return set_action(&act, NULL);
+}
+
+/* The library's own comes back. */
+static void restore_handler(void)
+{
+	if (stopper.old.handler)
+		set_action(&stopper.old, NULL);
 }
 
 /* Waits for count to reach want, as long as something moves. False: it did not. */
@@ -157,7 +190,7 @@ static uint32_t send_all(struct world *w, int pid, uint32_t first)
 		long ret = -ESRCH;
 
 		if (!stop_is_dead(pid, t->tid))
-			ret = os_call(SYS_tgkill, pid, t->tid, stopper.signal, 0, 0, 0);
+			ret = os_call(SYS_tgkill, pid, t->tid, SIGNAL, 0, 0, 0);
 		if (ret == -ESRCH)
 			t->tid = 0;
 		else if (ret == 0)
@@ -192,7 +225,7 @@ int stop_by_signal(struct world *w, int pid, int caller)
 	return 0;
 }
 
-void resume_by_signal(struct world *w)
+void resume_by_signal(void)
 {
 	set_epoch();
 	os_futex_wake(&stopper.epoch, INT32_MAX);
@@ -203,9 +236,5 @@ void resume_by_signal(struct world *w)
 			break;
 		os_futex_wait(&stopper.left, left, WAIT_SLICE_NS);
 	}
-	/* A thread that has yet to take the signal keeps our handler: it does nothing. */
-	if (w->nmissed == 0) {
-		sigaction(stopper.signal, &stopper.old, NULL);
-		stopper.installed = false;
-	}
+	restore_handler();
 }

@@ -298,8 +298,8 @@ def special_no_ptrace(setup):
     expect(Run(setup, "no-ptrace"), [direct(1, 60, "lose_one")])
 
 
-def special_no_ptrace_masked(setup):
-    run = Run(setup, "no-ptrace-masked")
+def special_no_ptrace_deaf(setup):
+    run = Run(setup, "no-ptrace-deaf")
     expect_status(run, INCOMPLETE)
     check(run.verdict_line().startswith("seep: INCOMPLETE: 1 of 1 "), run.verdict_line())
     check(run.report()["verdict"] == "incomplete", run.report()["verdict"])
@@ -376,6 +376,22 @@ def place_strace(setup):
                  done.stderr)
 
 
+def place_gdb(setup):
+    """So it is under a debugger, and the signal does not stop there."""
+    if not shutil.which("gdb"):
+        return "SKIP no gdb"
+    done = subprocess.run(
+        ["gdb", "-nx", "-batch", "-ex", "set environment LD_PRELOAD " + setup.libseep, "-ex",
+         "set environment SEEP_OPTIONS mode=exact:leak=exit", "-ex", "run", "--args",
+         setup.program, "plain"], text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120, check=False)
+    if "ptrace: " in done.stderr or "not being run" in done.stderr:
+        return "SKIP gdb may not trace"
+    check("exited with code 027" in done.stdout, done.stdout + done.stderr)
+    return check("seep: LEAK objects=1 bytes=60 sites=1" in done.stderr.splitlines(),
+                 done.stdout + done.stderr)
+
+
 def known(case, leaks):
     return lambda setup: expect(Run(setup, case), leaks)
 
@@ -399,7 +415,7 @@ def tests_of(program):
         tests = {case: place(case) for case in PLACES}
         tests.update({"read-only": place_read_only,
                       "little-address-space": place_little_address_space,
-                      "strace": place_strace})
+                      "strace": place_strace, "gdb": place_gdb})
     elif program == "objects":
         tests = {case: known(case, leaks) for case, leaks in OBJECTS.items()}
     else:
@@ -412,7 +428,9 @@ def tests_of(program):
             "recoverable": known("recoverable", [direct(1, 60, "lose_one")]),
             "no-ptrace": special_no_ptrace,
             "fatal-ptrace": known("fatal-ptrace", [direct(1, 60, "lose_one")]),
-            "no-ptrace-masked": special_no_ptrace_masked,
+            "no-ptrace-masked": known("no-ptrace-masked", [direct(1, 60, "lose_one")]),
+            "no-ptrace-cancel": known("no-ptrace-cancel", [direct(1, 60, "lose_one")]),
+            "no-ptrace-deaf": special_no_ptrace_deaf,
             "no-proc-clean": special_no_proc,
             "no-proc-thread": special_no_proc_thread,
             "status-three": lambda setup: expect(Run(setup, "status-three"), [], status=3),

@@ -152,6 +152,15 @@ static void *spins_masked(void *arg)
 	return spins(arg);
 }
 
+/* Not even the C library's own signals. */
+static void *spins_deaf(void *arg)
+{
+	uint64_t everything = UINT64_MAX;
+
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &everything, NULL, sizeof(everything));
+	return spins(arg);
+}
+
 static void start_spinner(void *(*routine)(void *))
 {
 	pthread_t t;
@@ -181,6 +190,44 @@ static void no_ptrace_masked(void)
 {
 	filter(SYS_ptrace, SECCOMP_RET_ERRNO | EPERM);
 	start_spinner(spins_masked);
+	lose_one();
+}
+
+static void no_ptrace_deaf(void)
+{
+	filter(SYS_ptrace, SECCOMP_RET_ERRNO | EPERM);
+	start_spinner(spins_deaf);
+	lose_one();
+}
+
+static void *waits_for_end(void *arg)
+{
+	for (;;)
+		pause();
+	return arg;
+}
+
+static void cancel_one(void)
+{
+	void *result;
+	pthread_t t;
+
+	if (pthread_create(&t, NULL, waits_for_end, NULL) != 0 ||
+	    pthread_cancel(t) != 0 || pthread_join(t, &result) != 0 ||
+	    result != PTHREAD_CANCELED)
+		exit(99);
+}
+
+/* Threads are stopped by the signal that cancels threads: it still does. */
+static void no_ptrace_cancel(void)
+{
+	filter(SYS_ptrace, SECCOMP_RET_ERRNO | EPERM);
+	start_spinner(spins);
+	for (int i = 0; i < 3; i++) {
+		if (__lsan_do_recoverable_leak_check() != 0)
+			exit(98);
+		cancel_one();
+	}
 	lose_one();
 }
 
@@ -486,6 +533,8 @@ static const struct {
 	{ "no-ptrace", no_ptrace },
 	{ "fatal-ptrace", fatal_ptrace },
 	{ "no-ptrace-masked", no_ptrace_masked },
+	{ "no-ptrace-deaf", no_ptrace_deaf },
+	{ "no-ptrace-cancel", no_ptrace_cancel },
 	{ "interrupted", interrupted },
 	{ "no-proc-clean", no_proc_clean },
 	{ "no-proc-thread", no_proc_thread },
