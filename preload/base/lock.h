@@ -32,6 +32,7 @@ enum lock_rank {
 	LOCK_RANK_FORK,
 	LOCK_RANK_LEAK,
 	LOCK_RANK_PROFILE,
+	LOCK_RANK_ESCAPE,
 	LOCK_RANK_THREAD,
 	LOCK_RANK_MODULE,
 	LOCK_RANK_SAMPLE,
@@ -39,7 +40,6 @@ enum lock_rank {
 	LOCK_RANK_SITE,
 	LOCK_RANK_SITE_CHUNK,
 	LOCK_RANK_STORE,
-	LOCK_RANK_ESCAPE,
 	LOCK_RANK_FALLBACK, /* the shared mcache of dying threads */
 	LOCK_RANK_MCACHE,   /* list of all mcaches */
 	LOCK_RANK_MCENTRAL,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * other: see other.h. The registry's lock keeps threads from ending, and so their stacks
- * mapped. It ranks before the lock that our caller holds, hence it is only tried.
+ * mapped. It is only tried: somebody who looks through all threads may hold it for long.
  */
 #include "profiler/escape/other.h"
 

@@ -51,7 +51,7 @@ static inline bool thread_stack_bounds(uintptr_t sp, uintptr_t *out_lo, uintptr_
  * threads included. */
 void thread_lock(void);
 void thread_unlock(void);
-bool thread_try_lock(void); /* also with locks of a higher rank held */
+bool thread_try_lock(void);
 struct thread_info *thread_list(void);
 struct thread_info *thread_find_tid(int tid); /* needs thread_lock() or a stopped world */
 
