@@ -32,7 +32,7 @@
 #define SHARE_EXACT   50
 #define START_EXACT   ((uint64_t)20000000)
 #define FIRST_EXACT   ((uint64_t)100000000)
-#define SHARE_SAMPLED 200
+#define SHARE_SAMPLED 400
 #define START_SAMPLED ((uint64_t)300000)
 #define BYTES_A_NS    4 /* read while looking, at least about */
 #define SEGMENT_MAX   (16 * MIB)
