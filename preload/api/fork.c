@@ -41,11 +41,11 @@ static NO_LOCK_CHECK void before(void)
 {
 	lock_acquire(&forking.lock);
 #if CONFIG_PROFILER
+	escape_fork_prepare();
 	thread_fork_prepare();
 	module_fork_prepare();
 	sample_fork_prepare();
 	site_fork_prepare();
-	escape_fork_prepare();
 #endif
 	heap_fork_prepare();
 #if CONFIG_PROFILER
@@ -64,11 +64,11 @@ static NO_LOCK_CHECK void in_parent(void)
 #endif
 	heap_fork_done(false);
 #if CONFIG_PROFILER
-	escape_fork_done(false);
 	site_fork_done(false);
 	sample_fork_done(false);
 	module_fork_done(false);
 	thread_fork_done(false);
+	escape_fork_done(false);
 #endif
 	lock_release(&forking.lock);
 }

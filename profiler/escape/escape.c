@@ -34,7 +34,7 @@
 		     */
 #define MAX_THIN      16
 #define COUNTS	      65536
-#define SITE_ALL      256
+#define SITE_ALL      512
 #define COMMENT_BYTES 256
 
 static struct {

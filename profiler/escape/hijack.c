@@ -192,13 +192,15 @@ static bool may_replace(uintptr_t ra)
 	       follows_call(ra) && unwind_is_described(ra - 1);
 }
 
-static bool has_shadow_stack(void)
+static uintptr_t read_shadow_stack(void)
 {
 	uintptr_t ssp = 0;
 
 	__asm__ volatile("rdsspq %0" : "+r"(ssp)); /* does nothing where there is none */
-	return ssp != 0;
+	return ssp;
 }
+
+struct hijack_system hijack_system = { .shadow_stack = read_shadow_stack };
 
 static void link_to(uint32_t k, uint32_t handle)
 {
@@ -279,7 +281,7 @@ void hijack_attach(uint32_t handle)
 	node = outer_site(f->site, f->level + 1u);
 	if (node == SITE_NONE || site_parent(node) == SITE_NONE)
 		return; /* into the outermost frame: never seen to return */
-	if (has_shadow_stack())
+	if (hijack_system.shadow_stack())
 		f->refused = true;
 	else
 		arm(handle, bound_slot(&f->stack, f->level), site_pc(node));

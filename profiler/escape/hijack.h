@@ -29,6 +29,11 @@
 bool hijack_init(void);
 /* FAST. */
 bool hijack_is_on(void);
+/* The processor, as far as tests must be able to stand in for it. */
+struct hijack_system {
+	uintptr_t (*shadow_stack)(void); /* of the calling thread; 0: it has none */
+};
+extern struct hijack_system hijack_system;
 /* Needs the lock. Waits for the end of activation f->level of the object's stack. Sets
  * refused or full when it cannot. Only on the object's own stack. */
 void hijack_attach(uint32_t handle);

@@ -155,7 +155,7 @@ static const char *escape_word(const struct result_key *k)
 		[PLACE_UNSEEN] = "unknown",    [PLACE_MAYBE_RETURNED] = "maybe-returned",
 		[PLACE_RETURNED] = "returned", [PLACE_CALLER] = "caller",
 		[PLACE_TLS] = "tls",	       [PLACE_HEAP] = "heap",
-		[PLACE_GLOBAL] = "global",
+		[PLACE_GLOBAL] = "global",     [PLACE_THREAD] = "thread",
 	};
 
 	if (k->end == END_THREAD)
@@ -189,6 +189,21 @@ static int64_t median(const struct result *r)
 	return 0;
 }
 
+/* By the function that made it: the caller of pthread_create. */
+static void name_thread(uint32_t site, char *buf, size_t size)
+{
+	struct symbol sym = { 0 };
+
+	while (site && symbol_lookup(site_pc(site) - 1, &sym) && sym.function &&
+	       strncmp(sym.function, "pthread_create", 14) == 0)
+		site = site_parent(site);
+	if (site && sym.function)
+		fmt_string(buf, size, "stack of a thread made by %s",
+			   symbol_demangle(sym.function, results.holder, TEXT_BYTES));
+	else
+		fmt_string(buf, size, "stack of another thread");
+}
+
 /* What the place is called: "conf_root", "buffer+16"; for heap the holder's site. */
 static void name_place(const struct result_key *k, char *buf, size_t size)
 {
@@ -212,6 +227,9 @@ static void name_place(const struct result_key *k, char *buf, size_t size)
 		else
 			fmt_string(buf, size, "object of an unknown site, offset %u",
 				   (uint32_t)k->detail);
+		break;
+	case PLACE_THREAD:
+		name_thread((uint32_t)k->detail, buf, size);
 		break;
 	case PLACE_CALLER:
 		fmt_string(buf, size, "frame +%u", (uint32_t)k->detail);

@@ -30,6 +30,7 @@ enum place {
 	PLACE_TLS,
 	PLACE_HEAP,
 	PLACE_GLOBAL,
+	PLACE_THREAD, /* another thread's stack */
 	PLACE_COUNT
 };
 
@@ -40,7 +41,7 @@ struct result_key {
 	uint8_t place;	 /* enum place */
 	uint64_t detail; /* global: its address; tls: bytes below the thread pointer;
 			  * heap: site << 32 | offset; caller: which frame, counted from
-			  * the allocating function's */
+			  * the allocating function's; thread: site that made it */
 	uintptr_t freed; /* pc that called free, 0: unknown */
 };
 

@@ -5,7 +5,8 @@
  * Looked at each time: the return register, and the words of the outer frames. Under a
  * budget of time, and for the first objects of a site and then ever fewer: thread-local
  * variables, the writable segments of all modules but libc's and ours, and the heap,
- * whose live-object map tells which object a word belongs to. Interior pointers count.
+ * whose live-object map tells which object a word belongs to; and where none of these has
+ * it, the stacks of other threads. Interior pointers count.
  *
  * Reading is safe: pages of the heap are never unmapped, segments only by dlclose(),
  * which waits (where_pause()), and frames lie between slots of one stack.
@@ -17,10 +18,12 @@
 #include "preload/base/atomic.h"
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
+#include "profiler/escape/other.h"
 #include "profiler/escape/tls_block.h"
 #include "profiler/escape/words.h"
 #include "profiler/sample/sample.h"
 #include "profiler/stack/module.h"
+#include "profiler/stack/thread.h"
 
 #define FRAME_BYTES 4096 /* of outer frames that are looked through */
 /* Time for looking, ns: one part in SHARE of the time since the start, and what there is
@@ -29,7 +32,7 @@
 #define SHARE_EXACT   50
 #define START_EXACT   ((uint64_t)20000000)
 #define FIRST_EXACT   ((uint64_t)100000000)
-#define SHARE_SAMPLED 200
+#define SHARE_SAMPLED 400
 #define START_SAMPLED ((uint64_t)300000)
 #define BYTES_A_NS    4 /* read while looking, at least about */
 #define SEGMENT_MAX   (16 * MIB)
@@ -310,7 +313,7 @@ static bool look_span(struct followed *f, const struct mspan *s, struct hint *h)
 	return false;
 }
 
-static void look_heap(struct followed *f, struct hint *h)
+static bool look_heap(struct followed *f, struct hint *h)
 {
 	uintptr_t lo, hi, at;
 	size_t left = where.left < HEAP_MAX ? where.left : HEAP_MAX;
@@ -322,11 +325,23 @@ static void look_heap(struct followed *f, struct hint *h)
 
 		if (s && s->base == at) {
 			if (look_span(f, s, h))
-				return;
+				return true;
 			left -= bytes < left ? bytes : left;
 		}
 		at += bytes;
 	}
+	return false;
+}
+
+/* ---- other threads ---- */
+
+static void look_threads(struct followed *f)
+{
+	uint32_t site = 0;
+
+	if (atomic_load_relaxed(&thread_are_many) &&
+	    other_has(f->p, f->size ? f->size : 1, &where.left, &site))
+		found(f, PLACE_THREAD, site);
 }
 
 /* ---- under the budget ---- */
@@ -417,8 +432,8 @@ void where_look(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_t ret)
 	}
 	if (is_due((uint32_t)(h - where.hints), &now)) {
 		f->scanned = true;
-		if (!look_globals(f, h) && !look_tls(f, h))
-			look_heap(f, h);
+		if (!look_globals(f, h) && !look_tls(f, h) && !look_heap(f, h))
+			look_threads(f);
 		where.spent_ns += os_now_ns() - now;
 	}
 	if (f->place < PLACE_TLS)

@@ -206,6 +206,11 @@ NO_LOCK_CHECK void thread_lock(void)
 	lock_acquire(&registry.lock);
 }
 
+NO_LOCK_CHECK bool thread_try_lock(void)
+{
+	return lock_try_acquire(&registry.lock);
+}
+
 NO_LOCK_CHECK void thread_unlock(void)
 {
 	lock_release(&registry.lock);

@@ -77,6 +77,7 @@ static inline void thread_excuse_wait(void)
  * threads included. */
 void thread_lock(void);
 void thread_unlock(void);
+bool thread_try_lock(void);
 struct thread_info *thread_list(void);
 struct thread_info *thread_find_tid(int tid); /* needs thread_lock() or a stopped world */
 

@@ -4,11 +4,15 @@
  * case is one function make_CASE that calls malloc, so that the profile can be read by
  * its name; test_cases.py has the depth and the place that must be found.
  */
+#define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define ROUNDS 50
 #ifdef __clang__
@@ -532,6 +536,109 @@ NOINLINE void case_sent(void)
 	pthread_join(t, NULL);
 }
 
+/* Handed over by a variable that is empty again when the maker returns: only the other
+ * thread's stack has it. */
+enum hand { HAND_EMPTY, HAND_OFFERED, HAND_TAKEN, HAND_WANTED, HAND_BACK };
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	void *passing;
+	enum hand state;
+	int tid;
+} hand = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, HAND_EMPTY, 0 };
+
+/* Both with the lock. */
+static void wait_for(enum hand state)
+{
+	while (hand.state != state)
+		pthread_cond_wait(&hand.changed, &hand.lock);
+}
+
+static void set_hand(enum hand state)
+{
+	hand.state = state;
+	pthread_cond_broadcast(&hand.changed);
+}
+
+NOINLINE void hold(void)
+{
+	void *volatile mine;
+
+	wait_for(HAND_OFFERED);
+	mine = hand.passing;
+	hand.passing = NULL;
+	hand.tid = gettid();
+	set_hand(HAND_TAKEN);
+	wait_for(HAND_WANTED);
+	hand.passing = mine;
+	mine = NULL;
+	set_hand(HAND_BACK);
+}
+
+static void *holder(void *arg)
+{
+	pthread_mutex_lock(&hand.lock);
+	for (int i = 0; i < ROUNDS; i++)
+		hold();
+	pthread_mutex_unlock(&hand.lock);
+	return arg;
+}
+
+/* Until the holder waits in the kernel. */
+static void wait_for_holder(void)
+{
+	char path[64], text[8] = "running";
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", hand.tid);
+	for (int fd; text[0] == 'r'; sched_yield()) {
+		fd = open(path, O_RDONLY);
+		if (fd < 0 || read(fd, text, sizeof(text)) <= 0)
+			abort();
+		close(fd);
+	}
+}
+
+NOINLINE void hand_over(void *p)
+{
+	pthread_mutex_lock(&hand.lock);
+	hand.passing = p;
+	set_hand(HAND_OFFERED);
+	wait_for(HAND_TAKEN);
+	pthread_mutex_unlock(&hand.lock);
+	wait_for_holder();
+}
+
+NOINLINE void make_handed(void)
+{
+	hand_over(malloc(216));
+	BARRIER();
+}
+
+NOINLINE void case_handed(void)
+{
+	make_handed();
+	pthread_mutex_lock(&hand.lock);
+	set_hand(HAND_WANTED);
+	wait_for(HAND_BACK);
+	free(hand.passing);
+	hand.passing = NULL;
+	hand.state = HAND_EMPTY;
+	pthread_mutex_unlock(&hand.lock);
+	BARRIER();
+}
+
+NOINLINE void case_holder(void)
+{
+	pthread_t t;
+
+	pthread_create(&t, NULL, holder, NULL);
+	for (int i = 0; i < ROUNDS; i++)
+		case_handed();
+	pthread_join(t, NULL);
+	BARRIER();
+}
+
 /* ---- never freed ---- */
 
 struct node *list;
@@ -574,6 +681,7 @@ int main(void)
 	}
 	case_append();
 	case_sent();
+	case_holder();
 	puts("done");
 	return 0;
 }

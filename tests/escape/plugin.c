@@ -28,6 +28,15 @@ NOINLINE static void plugin_use(void)
 	BARRIER();
 }
 
+extern void *plugin_made;
+void *plugin_made;
+
+__attribute__((constructor)) static void make_in_constructor(void)
+{
+	plugin_made = malloc(112);
+	BARRIER();
+}
+
 void plugin_run(void)
 {
 	plugin_use();

@@ -68,6 +68,17 @@ class Cases(seeptest.TestCase):
                              ("thread", "thread", "receive"))
         self.assertTrue([s for s in samples if s.get("to", "").startswith("queue+")])
 
+    def test_thread_by_its_stack(self):
+        """Freed by the thread that made it, but held by another one meanwhile."""
+        samples = [s for s in self.profile("mode=exact:escape=exact")
+                   if s["stack"][0] == "make_handed"]
+        self.assertEqual(sum(s["samples"] for s in samples), ROUNDS)
+        self.assertEqual({(s["depth"], s["confidence"]) for s in samples}, {(1, "exact")})
+        seen = [s for s in samples if s["escape"] == "thread"]
+        self.assertGreater(sum(s["samples"] for s in seen), 5)
+        self.assertEqual({s["to"] for s in seen}, {"stack of a thread made by case_holder"})
+        self.assertFalse([s for s in samples if s["escape"] not in ("thread", "unknown")])
+
     def test_live(self):
         live = [s for s in self.profile("mode=exact:escape=exact")
                 if s["stack"][0] == "make_live"]

@@ -27,7 +27,7 @@ class Hazards(seeptest.TestCase):
             self.assertEqual((s["depth"], s["confidence"]), (frames[0], "exact-exc"))
         jumped = [s for s in samples
                   if "make_jumped" in s["stack"][0] and s["size_min"] == 240]
-        self.assertGreater(sum(s["samples"] for s in jumped), 2500)
+        self.assertGreater(sum(s["samples"] for s in jumped), 5000)
         for s in jumped:
             frames = [i for i, f in enumerate(s["stack"]) if "jump_once" in f]
             self.assertEqual((s["depth"], s["confidence"]), (frames[0], "exact-exc"))

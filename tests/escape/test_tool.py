@@ -36,6 +36,8 @@ LINES = [  # function, call, the rest of its line
      r"150/200\): could be automatic, with room for 512 bytes"),
     ("make_returned_grown", r"realloc\(64\.\.512\)", r".*: grown step by step: room for 512 "
      "bytes could be reserved at once"),
+    ("make_handed", r"malloc\(216\)", r"escapes to another thread, stack of a thread made by "
+     r"case_holder \(seen \d+/50\), dies with case_handed, 1 frame up .*"),
     ("make_live", r"malloc\(168\)", r"escapes to global list .*live;.*\)"),
 ]
 

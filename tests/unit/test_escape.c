@@ -10,6 +10,7 @@
 #include "preload/heap/tls.h"
 #include "profiler/escape/bound.h"
 #include "profiler/escape/escape.h"
+#include "profiler/escape/hijack.h"
 #include "profiler/escape/result.h"
 #include "profiler/escape/words.h"
 #include "profiler/site/site.h"
@@ -316,6 +317,34 @@ static void test_full_results(void **state)
 	assert_int_equal(result_lost(), lost);
 }
 
+static uintptr_t some_shadow_stack(void)
+{
+	return 0x7fff00000000u;
+}
+
+/* A return to a stub would be a fault there: no word of the stack is even looked at, and
+ * these are in no memory. */
+static void test_shadow_stack(void **state)
+{
+	struct hijack_system was = hijack_system;
+	uint32_t site, h = begin("zbams", 100, &site);
+
+	(void)state;
+	if (!hijack_init())
+		skip();
+	hijack_system.shadow_stack = some_shadow_stack;
+	escape_lock();
+	hijack_attach(h);
+	escape_unlock();
+	hijack_system = was;
+	assert_true(followed_at(h)->refused);
+	assert_int_equal(followed_at(h)->stub, 0);
+	escape_end_at(h, made, make("bams", '-'));
+	assert_int_equal(result_of(site)->samples, 1);
+	assert_int_equal(total.key.end, END_REFUSED);
+	assert_int_equal(total.key.depth, 1);
+}
+
 /* ---- words ---- */
 
 static uintptr_t find_slowly(const uintptr_t *words, size_t n, uintptr_t p, size_t size)
@@ -379,6 +408,7 @@ int main(void)
 		cmocka_unit_test(test_unknown_stack),
 		cmocka_unit_test(test_resize),
 		cmocka_unit_test(test_fork_child),
+		cmocka_unit_test(test_shadow_stack),
 		cmocka_unit_test(test_full_pool),
 		cmocka_unit_test(test_full_results),
 		cmocka_unit_test(test_words),

@@ -405,6 +405,8 @@ static void add_line(struct escape_site *s, const struct line *l)
 	s->grown += label_number(l, "grown");
 	if (strncmp(label_text(l, "freed_with"), "realloc", 7) == 0)
 		s->moved += n;
+	if (strcmp(label_text(l, "confidence"), "thread") == 0)
+		s->handed += n;
 	add_confidence(s, label_text(l, "confidence"), n);
 }
 

@@ -49,6 +49,7 @@ struct escape_site {
 	uint64_t depth_min, depth_max; /* of ended objects of this thread */
 	uint64_t depth_known;	       /* samples with a depth */
 	uint64_t median_ns;
+	uint64_t handed; /* samples freed by another thread */
 	struct escape_name to, freed_by, ancestor;
 	struct escape_name allocator; /* "malloc", "operator new" */
 	double gain;

@@ -59,7 +59,7 @@ static bool is_replaced(const struct escape_site *s)
 {
 	const char *by = s->freed_by.text;
 
-	return by && s->places[ESCAPE_THREAD] == 0 &&
+	return by && s->handed == 0 &&
 	       nearly_all(s->freed_by.count, s->samples - s->live) &&
 	       (strcmp(by, s->function) == 0 ||
 		(s->inlined_in && strcmp(by, s->inlined_in) == 0));
@@ -108,7 +108,7 @@ char *escapes_advice(const struct escape_site *s)
 						ancestor)
 				: format_string("could be a buffer that its caller "
 						"supplies");
-	if (place == ESCAPE_THREAD)
+	if (s->handed)
 		return format_string("could come from a pool to which the other thread "
 				     "gives back");
 	if (ancestor)
@@ -191,7 +191,7 @@ static void print_place(FILE *f, const struct escape_site *s, enum escape_place 
 		[ESCAPE_THREAD] = "escapes to another thread",
 		[ESCAPE_UNKNOWN] = "escapes",
 	};
-	const char *seen = place == ESCAPE_THREAD ? "freed there " : "seen ";
+	const char *seen = place == ESCAPE_THREAD && s->handed ? "freed there " : "seen ";
 
 	if (place == ESCAPE_UNKNOWN && s->live == s->samples) {
 		fputs("is never freed", f);
@@ -200,9 +200,9 @@ static void print_place(FILE *f, const struct escape_site *s, enum escape_place 
 	fputs(phrases[place], f);
 	if (place == ESCAPE_NONE || place == ESCAPE_UNKNOWN)
 		return;
-	if (s->to.text && place != ESCAPE_THREAD)
+	if (s->to.text && (place != ESCAPE_THREAD || !s->handed))
 		fprintf(f, "%s %s",
-			place == ESCAPE_CALLER || place == ESCAPE_HEAP ? "," : "",
+			place == ESCAPE_TLS || place == ESCAPE_GLOBAL ? "" : ",",
 			s->to.text);
 	if (place == ESCAPE_RETURNED || place == ESCAPE_MAYBE_RETURNED)
 		seen = "";
@@ -219,7 +219,7 @@ static void print_depth(FILE *f, const struct escape_site *s, enum escape_place 
 		fprintf(f, ", not always: %llu/%llu ended inside",
 			(unsigned long long)s->places[ESCAPE_NONE],
 			(unsigned long long)s->samples);
-	if (place != ESCAPE_THREAD && s->ancestor.text)
+	if (s->ancestor.text)
 		fprintf(f, ", dies with %s, %llu frame%s up", s->ancestor.text,
 			(unsigned long long)s->ancestor.number,
 			s->ancestor.number == 1 ? "" : "s");
