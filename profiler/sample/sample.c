@@ -306,27 +306,37 @@ static void clear_object(void *p, size_t size)
 
 /* ---- events ---- */
 
-static void count_alloc(uint32_t site, size_t size, uint8_t period)
+/* What an object of this size stood for when these were the settings. */
+ALWAYS_INLINE uint64_t objects_then(size_t size, uint8_t period)
 {
-	struct site_counters *c = site_counters(site);
-	uint64_t objects = weight_then(size, period);
+	return LIKELY(period_nth(period)->exact) ? (uint64_t)1 << SITE_SHIFT
+						 : weight_then(size, period);
+}
+
+ALWAYS_INLINE void count_alloc(uint32_t site, size_t size, uint8_t period)
+{
+	struct site_counters *c = site_counters_if_any(site);
+	uint64_t objects = objects_then(size, period);
 	uint64_t bytes = scaled_bytes(size, objects);
 
-	if (!c)
-		return;
+	if (UNLIKELY(!c)) {
+		c = site_counters(site);
+		if (!c)
+			return;
+	}
 	thread_add_two(&c->alloc_objects, objects, &c->alloc_bytes, bytes);
 	if (!atomic_load_relaxed(&sampler.exact)) /* else they are the objects */
 		thread_add(&c->samples, 1);
 	peak_grow(bytes);
 }
 
-static void count_free(uint32_t site, size_t size, uint8_t period)
+ALWAYS_INLINE void count_free(uint32_t site, size_t size, uint8_t period)
 {
 	struct site_counters *c = site_counters_if_any(site);
-	uint64_t objects = weight_then(size, period);
+	uint64_t objects = objects_then(size, period);
 	uint64_t bytes = scaled_bytes(size, objects);
 
-	if (!c)
+	if (UNLIKELY(!c))
 		return;
 	peak_shrink(bytes);
 	thread_add_two(&c->free_objects, objects, &c->free_bytes, bytes);
@@ -355,7 +365,7 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 		r->thread = thread_serial();
 }
 
-static bool record(void *p, size_t size, const struct capture *c)
+ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c)
 {
 	struct mspan *s = arena_span_of(p);
 	struct block *b = atomic_load_acquire(&s->samples);

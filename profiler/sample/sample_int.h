@@ -10,12 +10,48 @@
 #include "profiler/sample/lifetime.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/label.h"
+#include "profiler/stack/thread.h"
 
-/* peak.c: the running total of live bytes, and the sites at its highest. FAST but for a
- * rare copy of all counters. */
-void peak_grow(uint64_t bytes);
-void peak_shrink(uint64_t bytes); /* before the site's counters change */
-void peak_settle(void);		  /* DUMP: the copy is as good as it can be */
+/* peak.c: the running total of live bytes, and the sites at its highest. */
+struct peak_totals {
+	uint64_t live; /* atomic: bytes, estimated in sampled mode */
+	uint64_t peak; /* atomic: highest live */
+	/* Atomic, written under peak.c's lock: live when the counters were copied, and
+	 * the peak beyond which they are again. */
+	uint64_t copied, next_copy;
+};
+extern struct peak_totals peak_totals HIDDEN;
+void peak_grow_shared(uint64_t bytes); /* beside other threads */
+void peak_shrink_slow(uint64_t bytes); /* the same, or the first after a new peak */
+
+/* FAST. */
+ALWAYS_INLINE void peak_grow(uint64_t bytes)
+{
+	uint64_t live;
+
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
+		peak_grow_shared(bytes);
+		return;
+	}
+	live = atomic_load_relaxed(&peak_totals.live) + bytes;
+	atomic_store_relaxed(&peak_totals.live, live);
+	if (live > atomic_load_relaxed(&peak_totals.peak))
+		atomic_store_relaxed(&peak_totals.peak, live);
+}
+
+/* FAST but for a rare copy of all counters. Before the site's counters change. */
+ALWAYS_INLINE void peak_shrink(uint64_t bytes)
+{
+	if (UNLIKELY(atomic_load_relaxed(&peak_totals.peak) >
+		     atomic_load_relaxed(&peak_totals.next_copy)) ||
+	    UNLIKELY(atomic_load_relaxed(&thread_are_many)))
+		peak_shrink_slow(bytes);
+	else
+		atomic_store_relaxed(&peak_totals.live,
+				     atomic_load_relaxed(&peak_totals.live) - bytes);
+}
+
+void peak_settle(void); /* DUMP: the copy is as good as it can be */
 uint64_t peak_bytes(void);
 uint64_t peak_live_bytes(void);
 void peak_fork_prepare(void);

@@ -28,20 +28,12 @@
 #define LG_BIG		 20
 #define SMALL_NODES	 8192 /* in the small table */
 #define SHARDS		 16   /* by the upper four bits of the hash */
-#define LG_CHUNK	 14
+#define LG_CHUNK	 SITE_LG_CHUNK
 #define CHUNK		 (1u << LG_CHUNK)
-#define CHUNKS		 4096 /* 67 million nodes */
-#define LG_COUNTER_CHUNK 10
+#define CHUNKS		 SITE_CHUNKS
+#define LG_COUNTER_CHUNK SITE_LG_COUNTER_CHUNK
 #define COUNTER_CHUNK	 (1u << LG_COUNTER_CHUNK)
-#define COUNTER_CHUNKS	 16384
-
-struct node {
-	uintptr_t pc;
-	uint32_t parent;
-	uint32_t next;	   /* in the bucket's chain */
-	uint32_t depth;	   /* frames from here outwards */
-	uint32_t counters; /* number, 0: none; atomic */
-};
+#define COUNTER_CHUNKS	 SITE_COUNTER_CHUNKS
 
 #define SHARD                             \
 	{                                 \
@@ -53,19 +45,14 @@ static struct {
 	struct {
 		struct lock lock;
 	} shards[SHARDS];
-	struct lock chunk_lock;	     /* for new chunks and counters */
-	uint32_t *small, *big;	     /* atomic; buckets, made when first needed */
-	struct node *chunks[CHUNKS]; /* atomic */
-	uint32_t count;		     /* numbers given out; atomic */
-	struct site_counters *counter_chunks[COUNTER_CHUNKS]; /* atomic */
-	uint32_t ncounters;				      /* guarded by chunk_lock */
+	struct lock chunk_lock; /* for new chunks and counters */
+	uint32_t *small, *big;	/* atomic; buckets, made when first needed */
+	uint32_t count;		/* numbers given out; atomic */
+	uint32_t ncounters;	/* written under chunk_lock; atomic */
 } sites = { .shards = { FOUR_SHARDS, FOUR_SHARDS, FOUR_SHARDS, FOUR_SHARDS },
 	    .chunk_lock = LOCK_INIT(LOCK_RANK_SITE_CHUNK) };
 
-static struct node *node_of(uint32_t site)
-{
-	return &atomic_load_acquire(&sites.chunks[site >> LG_CHUNK])[site & (CHUNK - 1)];
-}
+struct site_chunks site_chunks;
 
 static uint64_t hash_of(uint32_t parent, uintptr_t pc)
 {
@@ -75,7 +62,7 @@ static uint64_t hash_of(uint32_t parent, uintptr_t pc)
 static uint32_t find_in_chain(uint32_t site, uint32_t parent, uintptr_t pc)
 {
 	while (site) {
-		const struct node *n = node_of(site);
+		const struct site_node *n = site_node(site);
 
 		if (n->pc == pc && n->parent == parent)
 			return site;
@@ -88,7 +75,7 @@ static void *new_chunk(enum store_kind kind, uint32_t index, size_t size)
 {
 	void *chunk = store_chunk(kind, index, size);
 
-	return chunk ? chunk : meta_alloc(size, 8, META_SITE);
+	return chunk ? chunk : meta_alloc(size, CACHE_LINE, META_SITE);
 }
 
 /* A number whose chunk exists; 0: out of memory or numbers. */
@@ -98,14 +85,14 @@ static uint32_t new_number(void)
 
 	lock_acquire(&sites.chunk_lock);
 	site = sites.count + 1;
-	if (site >> LG_CHUNK < CHUNKS && !sites.chunks[site >> LG_CHUNK]) {
+	if (site >> LG_CHUNK < CHUNKS && !site_chunks.nodes[site >> LG_CHUNK]) {
 		void *chunk = new_chunk(STORE_NODES, site >> LG_CHUNK,
-					CHUNK * sizeof(struct node));
+					CHUNK * sizeof(struct site_node));
 
-		atomic_store_release(&sites.chunks[site >> LG_CHUNK],
-				     (struct node *)chunk);
+		atomic_store_release(&site_chunks.nodes[site >> LG_CHUNK],
+				     (struct site_node *)chunk);
 	}
-	if (site >> LG_CHUNK >= CHUNKS || !sites.chunks[site >> LG_CHUNK])
+	if (site >> LG_CHUNK >= CHUNKS || !site_chunks.nodes[site >> LG_CHUNK])
 		site = SITE_NONE;
 	else
 		atomic_store_release(&sites.count, site);
@@ -175,12 +162,12 @@ static COLD uint32_t insert(uint64_t hash, uint32_t parent, uintptr_t pc)
 	head = bucket_for_new(hash);
 	site = head ? new_number() : SITE_NONE;
 	if (site) {
-		struct node *n = node_of(site);
+		struct site_node *n = site_node(site);
 
 		n->pc = pc;
 		n->parent = parent;
 		n->next = *head;
-		n->depth = parent ? node_of(parent)->depth + 1 : 1;
+		n->depth = parent ? site_node(parent)->depth + 1 : 1;
 		atomic_store_release(head, site);
 	}
 	lock_release(l);
@@ -209,17 +196,17 @@ uint32_t site_intern(const struct frame *frames, int count)
 
 uint32_t site_parent(uint32_t site)
 {
-	return node_of(site)->parent;
+	return site_node(site)->parent;
 }
 
 uintptr_t site_pc(uint32_t site)
 {
-	return node_of(site)->pc;
+	return site_node(site)->pc;
 }
 
 uint32_t site_depth(uint32_t site)
 {
-	return site ? node_of(site)->depth : 0;
+	return site ? site_node(site)->depth : 0;
 }
 
 uint32_t site_count(void)
@@ -227,31 +214,16 @@ uint32_t site_count(void)
 	return atomic_load_acquire(&sites.count);
 }
 
-static struct site_counters *counters_at(uint32_t number)
-{
-	struct site_counters *chunk =
-		atomic_load_acquire(&sites.counter_chunks[number >> LG_COUNTER_CHUNK]);
-
-	return &chunk[number & (COUNTER_CHUNK - 1)];
-}
-
-struct site_counters *site_counters_if_any(uint32_t site)
-{
-	uint32_t number = site ? atomic_load_acquire(&node_of(site)->counters) : 0;
-
-	return number ? counters_at(number) : NULL;
-}
-
 static COLD struct site_counters *make_counters(uint32_t site)
 {
-	struct node *n = node_of(site);
+	struct site_node *n = site_node(site);
 	uint32_t number;
 
 	lock_acquire(&sites.chunk_lock);
 	number = sites.ncounters + 1;
 	if (n->counters == 0 && number >> LG_COUNTER_CHUNK < COUNTER_CHUNKS) {
 		struct site_counters **chunk =
-			&sites.counter_chunks[number >> LG_COUNTER_CHUNK];
+			&site_chunks.counters[number >> LG_COUNTER_CHUNK];
 
 		if (!*chunk) {
 			void *fresh =
@@ -261,7 +233,7 @@ static COLD struct site_counters *make_counters(uint32_t site)
 			atomic_store_release(chunk, (struct site_counters *)fresh);
 		}
 		if (*chunk) {
-			sites.ncounters = number;
+			atomic_store_release(&sites.ncounters, number);
 			store_set_counts(sites.count, number);
 			atomic_store_release(&n->counters, number);
 		}
@@ -298,6 +270,20 @@ int site_stack(uint32_t site, uintptr_t *pcs, int max)
 	for (; site && n < max; site = site_parent(site))
 		pcs[n++] = site_pc(site);
 	return n;
+}
+
+void site_keep_live(void)
+{
+	uint32_t n = atomic_load_relaxed(&sites.ncounters);
+
+	for (uint32_t number = 1; number <= n; number++) {
+		struct site_counters *c = site_counters_at(number);
+
+		c->peak_objects = atomic_load_relaxed(&c->alloc_objects) -
+				  atomic_load_relaxed(&c->free_objects);
+		c->peak_bytes = atomic_load_relaxed(&c->alloc_bytes) -
+				atomic_load_relaxed(&c->free_bytes);
+	}
 }
 
 static bool reset_one(uint32_t site, struct site_counters *c, void *arg)
@@ -340,7 +326,7 @@ NO_LOCK_CHECK void site_fork_done(bool child)
 
 bool site_store(const struct store_owner *owner, uint64_t period)
 {
-	return store_open(owner, period, sizeof(struct node), CHUNK,
+	return store_open(owner, period, sizeof(struct site_node), CHUNK,
 			  sizeof(struct site_counters), COUNTER_CHUNK);
 }
 
@@ -348,7 +334,7 @@ bool site_store(const struct store_owner *owner, uint64_t period)
 static void forget_later_counters(void)
 {
 	for (uint32_t site = 1; site <= sites.count; site++) {
-		struct node *n = node_of(site);
+		struct site_node *n = site_node(site);
 
 		if (n->counters > sites.ncounters)
 			atomic_store_relaxed(&n->counters, 0u);
@@ -374,7 +360,7 @@ static uint32_t stored(const uint64_t *offsets, uint32_t nchunks, uint32_t count
 }
 
 /* A process may be killed between any two stores. */
-static void repair(struct node *n, uint32_t site)
+static void repair(struct site_node *n, uint32_t site)
 {
 	if (n->parent < site && n->counters <= sites.ncounters)
 		return;
@@ -387,7 +373,7 @@ bool site_adopt(const struct store_header *h)
 	char *base;
 
 	memcpy(&base, &h, sizeof(base)); /* the mapping is ours to write */
-	if (h->node_bytes != sizeof(struct node) || h->node_chunk != CHUNK ||
+	if (h->node_bytes != sizeof(struct site_node) || h->node_chunk != CHUNK ||
 	    h->counter_bytes != sizeof(struct site_counters) ||
 	    h->counter_chunk != COUNTER_CHUNK || sites.count != 0)
 		return false;
@@ -395,10 +381,10 @@ bool site_adopt(const struct store_header *h)
 	sites.ncounters =
 		stored(h->counter_chunks, COUNTER_CHUNKS, h->ncounters, COUNTER_CHUNK);
 	for (uint32_t i = 0; i <= sites.count / CHUNK; i++)
-		sites.chunks[i] = (void *)(base + h->node_chunks[i]);
+		site_chunks.nodes[i] = (void *)(base + h->node_chunks[i]);
 	for (uint32_t i = 0; i <= sites.ncounters / COUNTER_CHUNK; i++)
-		sites.counter_chunks[i] = (void *)(base + h->counter_chunks[i]);
+		site_chunks.counters[i] = (void *)(base + h->counter_chunks[i]);
 	for (uint32_t site = 1; site <= sites.count; site++)
-		repair(node_of(site), site);
+		repair(site_node(site), site);
 	return true;
 }

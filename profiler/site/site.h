@@ -10,6 +10,7 @@
 #ifndef PROFILER_SITE_SITE_H
 #define PROFILER_SITE_SITE_H
 
+#include "preload/base/atomic.h"
 #include "preload/base/base.h"
 #include "profiler/stack/unwind.h"
 
@@ -27,9 +28,11 @@ struct site_counters {
 	uint64_t free_objects;	/* fixed point */
 	uint64_t free_bytes;
 	uint64_t samples; /* objects actually recorded; not counted in exact mode */
-	/* Copies of alloc - free at the peak, owned by profiler/sample/peak.c. */
+	/* Copies of alloc - free at the peak, made by site_keep_live(). */
 	uint64_t peak_objects, peak_bytes;
+	uint64_t unused; /* a cache line in all */
 };
+_Static_assert(sizeof(struct site_counters) == CACHE_LINE, "no two sites in one line");
 
 /* SLOW. The site of a stack, innermost frame first. 0 when out of memory. No heap. */
 uint32_t site_intern(const struct frame *frames, int count);
@@ -43,8 +46,50 @@ uint32_t site_depth(uint32_t site);  /* frames from here outwards */
 uint32_t site_count(void);	     /* nodes made; ids are 1..count */
 /* SLOW. The counters of a site, made at first use; NULL when out of memory. */
 struct site_counters *site_counters(uint32_t site);
-/* Counters if there are any, else NULL. FAST. */
-struct site_counters *site_counters_if_any(uint32_t site);
+/* DUMP. Notes for every site what is live of it now: see struct site_counters. */
+void site_keep_live(void);
+
+/* Where nodes and counters lie: written by site.c alone. Chunks never move. */
+#define SITE_LG_CHUNK	      14
+#define SITE_LG_COUNTER_CHUNK 10
+#define SITE_CHUNKS	      4096 /* 67 million nodes */
+#define SITE_COUNTER_CHUNKS   16384
+struct site_node {
+	uintptr_t pc;
+	uint32_t parent;
+	uint32_t next;	   /* in the bucket's chain */
+	uint32_t depth;	   /* frames from here outwards */
+	uint32_t counters; /* number, 0: none; atomic */
+};
+struct site_chunks {
+	struct site_node *nodes[SITE_CHUNKS];		     /* atomic */
+	struct site_counters *counters[SITE_COUNTER_CHUNKS]; /* atomic */
+};
+extern struct site_chunks site_chunks HIDDEN;
+
+/* FAST. */
+static inline struct site_node *site_node(uint32_t site)
+{
+	return &atomic_load_acquire(
+		&site_chunks.nodes[site >> SITE_LG_CHUNK])[site &
+							   ((1u << SITE_LG_CHUNK) - 1)];
+}
+
+/* FAST. Counters by their number. */
+static inline struct site_counters *site_counters_at(uint32_t number)
+{
+	return &atomic_load_acquire(
+		&site_chunks.counters[number >> SITE_LG_COUNTER_CHUNK])
+		[number & ((1u << SITE_LG_COUNTER_CHUNK) - 1)];
+}
+
+/* FAST. Counters if there are any, else NULL. */
+static inline struct site_counters *site_counters_if_any(uint32_t site)
+{
+	uint32_t number = site ? atomic_load_acquire(&site_node(site)->counters) : 0;
+
+	return number ? site_counters_at(number) : NULL;
+}
 /* DUMP. Every site that has counters. fn false stops. */
 void site_each(bool (*fn)(uint32_t site, struct site_counters *c, void *arg), void *arg);
 /* DUMP. Leaf first: the pcs of a site into pcs[0..max), returns how many. */
