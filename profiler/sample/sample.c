@@ -365,6 +365,20 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 		r->thread = thread_serial();
 }
 
+/* One store. */
+static inline void put_short_record(struct sample_record *r, uint32_t site, size_t size)
+{
+	uint64_t word = site | (uint64_t)(uint16_t)size << 32 |
+			(uint64_t)sampler.epoch << 48 | (uint64_t)period_number() << 56;
+
+	_Static_assert(RECORD_SHORT == sizeof(word) &&
+			       offsetof(struct sample_record, size) == 4 &&
+			       offsetof(struct sample_record, epoch) == 6 &&
+			       offsetof(struct sample_record, period) == 7,
+		       "the fields of a word");
+	memcpy(r, &word, sizeof(word));
+}
+
 ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c)
 {
 	struct mspan *s = arena_span_of(p);
@@ -423,6 +437,43 @@ static void on_malloc(void *p, size_t size)
 	seep_tls.internal--;
 }
 
+/* The same in exact mode with short records, which is what most profiles need, where
+ * nothing is new: neither the stack nor the span. */
+static void on_malloc_plain(void *p, size_t size)
+{
+	const struct trail *t;
+	const struct trail_frame *f;
+	struct mspan *s = arena_span_of(p);
+	struct block *b = atomic_load_acquire(&s->samples);
+	struct site_counters *c = NULL;
+
+	if (UNLIKELY(seep_tls.internal > 0) || UNLIKELY(!b) ||
+	    UNLIKELY(!store_is_own())) {
+		on_malloc(p, size);
+		return;
+	}
+	seep_tls.internal = 1;
+	t = trail_capture_from(__builtin_frame_address(0));
+	if (LIKELY(t != NULL)) {
+		f = &t->frames[t->count - 1];
+		if (LIKELY(!trail_is_cut(t)))
+			c = site_counters_if_any(f->node);
+	}
+	if (UNLIKELY(!c)) {
+		seep_tls.internal = 0;
+		on_malloc(p, size);
+		return;
+	}
+	put_short_record((void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) *
+					     RECORD_SHORT],
+			 f->node, size);
+	thread_add_two(&c->alloc_objects, (uint64_t)1 << SITE_SHIFT, &c->alloc_bytes,
+		       size);
+	peak_grow(size);
+	thread_add(&sampler.samples, 1);
+	seep_tls.internal = 0;
+}
+
 static void end_escape(uint32_t handle)
 {
 	if (!handle)
@@ -479,6 +530,31 @@ static void on_free(struct mspan *s, uint32_t index, void *p)
 	if (UNLIKELY(sampler.lifetimes))
 		end_lifetime(s, r, site);
 	end_escape(handle);
+}
+
+/* The same where records are short and what is freed was recorded exactly. */
+static void on_free_plain(struct mspan *s, uint32_t index, void *p)
+{
+	struct block *b = s->samples;
+	struct sample_record *r = (void *)&b->records[(size_t)index * RECORD_SHORT];
+	uint32_t site = r->site;
+	struct site_counters *c;
+	size_t size;
+
+	if (site == SITE_NONE)
+		return;
+	if (UNLIKELY(site == HIDDEN_SITE) || UNLIKELY(!period_nth(r->period)->exact) ||
+	    UNLIKELY(!store_is_own())) {
+		on_free(s, index, p);
+		return;
+	}
+	r->site = SITE_NONE;
+	c = site_counters_if_any(site);
+	if (UNLIKELY(!c))
+		return;
+	size = record_size(s, r);
+	peak_shrink(size);
+	thread_add_two(&c->free_objects, (uint64_t)1 << SITE_SHIFT, &c->free_bytes, size);
 }
 
 /* Grown or shrunk in place: counts as a free of the old size and an allocation of the new
@@ -546,10 +622,15 @@ bool sample_has_hidden(void)
 
 /* ---- life ---- */
 
-static void install(void)
+/* The hooks for what is recorded from now on. Objects recorded by others' rules are
+ * known to all. */
+static void install(bool exact)
 {
-	heap_hooks.sample_malloc = on_malloc;
-	heap_hooks.sample_free = on_free;
+	bool plain = exact && sampler.record_size == RECORD_SHORT && !sampler.clear &&
+		     !sampler.labels;
+
+	heap_hooks.sample_malloc = plain ? on_malloc_plain : on_malloc;
+	heap_hooks.sample_free = plain ? on_free_plain : on_free;
 	heap_hooks.sample_resize = on_resize;
 	heap_hooks.release_samples = on_release;
 	heap_hooks.first_budget = draw_budget;
@@ -583,7 +664,7 @@ void sample_init(void)
 		.sample = o->sample, .on = sampler.on, .exact = sampler.exact });
 	if (!sampler.on)
 		return;
-	install();
+	install(sampler.exact);
 	if (sampler.exact)
 		set_exact();
 	heap_set_budget(draw_budget());
@@ -629,7 +710,7 @@ int sample_change(enum opt_mode mode, size_t sample)
 	atomic_store_relaxed(&sampler.period, sample);
 	atomic_store_relaxed(&sampler.exact, p.exact);
 	atomic_store_relaxed(&sampler.on, p.on);
-	install();
+	install(p.exact);
 	heap_redraw_budgets(draw_budget, !p.on	   ? INT64_MAX
 					 : p.exact ? -1
 						   : (int64_t)sample * ODDS);

@@ -23,16 +23,21 @@
 
 /* ---- step 3: comparing ---- */
 
-#define DIFF(p) (*(const volatile uintptr_t *)(p).slot ^ (p).pc)
+#define DIFF(p)	 (*(const volatile uintptr_t *)(p).slot ^ (p).pc)
+#define DIFF4(p) (DIFF((p)[0]) | DIFF((p)[-1]) | DIFF((p)[-2]) | DIFF((p)[-3]))
 
 /* The innermost of places (lo, hi] whose word has changed; lo: none has. */
 ALWAYS_INLINE NO_SANITIZE const struct trail_place *
 changed_place(const struct trail_place *lo, const struct trail_place *hi)
 {
+	const struct trail_place *four = lo + 4, *from = hi;
+
 	for (;;) {
-		while (LIKELY(hi - lo >= 4) && LIKELY((DIFF(hi[0]) | DIFF(hi[-1]) |
-						       DIFF(hi[-2]) | DIFF(hi[-3])) == 0))
+		while (LIKELY(hi >= four) && LIKELY(DIFF4(hi) == 0))
 			hi -= 4;
+		/* What is left over goes with some that were compared already. */
+		if (LIKELY(hi < four) && LIKELY(from >= four) && LIKELY(DIFF4(four) == 0))
+			return lo;
 		/* A stub may stand for one of the four. */
 		for (int i = 0; i < 4; i++, hi--) {
 			uintptr_t word;
@@ -45,6 +50,7 @@ changed_place(const struct trail_place *lo, const struct trail_place *hi)
 		}
 	}
 }
+#undef DIFF4
 #undef DIFF
 
 NO_SANITIZE static uint32_t changed_word(const struct trail_word *words, uint32_t lo,
@@ -543,7 +549,8 @@ ALWAYS_INLINE bool capture_plain(struct trails *a, const uintptr_t *fp, bool ret
 	if (UNLIKELY(count + n > a->own.capacity) || UNLIKELY(count + n >= a->max))
 		return false; /* it has to grow, or to be cut */
 	a->own.count = count;
-	put_plain(a, n);
+	if (n > 0)
+		put_plain(a, n);
 	if (UNLIKELY(++a->stats.captures >= STATS_INTERVAL))
 		trails_add_stats(a);
 	return true;
@@ -568,9 +575,14 @@ ALWAYS_INLINE struct trail *capture_any(const uintptr_t *fp, bool retained)
 	return capture(a, fp, retained ? keep_retained : keep_all);
 }
 
+struct trail *trail_capture_from(const uintptr_t *fp)
+{
+	return capture_any(fp, false);
+}
+
 struct trail *trail_capture(void)
 {
-	return capture_any(__builtin_frame_address(0), false);
+	return trail_capture_from(__builtin_frame_address(0));
 }
 
 const struct trail *trail_retained(void)

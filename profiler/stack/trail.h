@@ -87,6 +87,8 @@ struct trail {
  * next capture: keep signal handlers out by thread_internal_enter(). SIGNAL.
  */
 struct trail *trail_capture(void);
+/* The same from fp on, the frame address of one of our functions that are running. */
+struct trail *trail_capture_from(const uintptr_t *fp);
 
 /* SIGNAL. Like it, but only finds which remembered frames are still there: the trail ends
  * with the innermost of them. Half the price. */
