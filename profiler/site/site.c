@@ -2,18 +2,18 @@
 /*
  * site: the calling-context tree, see site.h.
  *
- * Structure: nodes are numbered and lie in chunks that never move. A hash table with one
- * chain a bucket finds the child of (parent, pc): a small table for the first nodes,
- * since a big one costs a page for nearly every node, and one for all later nodes.
- * Counters have numbers and chunks of their own, so that inner nodes cost 24 bytes and no
- * more.
+ * Structure: nodes are numbered and lie in chunks that never move. A hash table finds the
+ * child of (parent, pc): open addressing, entries of half a hash and a number, so that
+ * nearly every node that is looked at is the right one. It doubles when it is 5/8 full;
+ * the one before keeps its address, since somebody may be reading it, and loses its
+ * memory: who finds nothing there looks again under the lock. Counters have numbers and
+ * chunks of their own, so that inner nodes cost 24 bytes and no more.
  *
  * Chunks lie in the file that outlives the process (store.h) where there is one, else in
  * memory of our own.
  *
- * Concurrency: a chain is read without a lock: a node is filled before its number is
- * stored in the bucket (release), and links never change. Insertion holds the shard's
- * lock. Allocation of numbers is atomic; a number is used once.
+ * Concurrency: the table is read without a lock: a node is filled before its entry is
+ * stored (release). Insertion holds the lock. A number is used once.
  */
 #include "profiler/site/site.h"
 
@@ -22,12 +22,13 @@
 #include "preload/base/atomic.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
+#include "preload/base/os.h"
 #include "profiler/site/store.h"
 
-#define LG_SMALL	 13
-#define LG_BIG		 20
-#define SMALL_NODES	 8192 /* in the small table */
-#define SHARDS		 16   /* by the upper four bits of the hash */
+#define LG_FIRST	 10		    /* of the first table: 8 KiB */
+#define LG_LAST		 27		    /* holds all numbers */
+#define MAPPED_BYTES	 ((size_t)64 * KIB) /* tables from here on are mappings */
+#define HUGE_BYTES	 (4 * MIB)
 #define LG_CHUNK	 SITE_LG_CHUNK
 #define CHUNK		 (1u << LG_CHUNK)
 #define CHUNKS		 SITE_CHUNKS
@@ -35,21 +36,19 @@
 #define COUNTER_CHUNK	 (1u << LG_COUNTER_CHUNK)
 #define COUNTER_CHUNKS	 SITE_COUNTER_CHUNKS
 
-#define SHARD                             \
-	{                                 \
-		LOCK_INIT(LOCK_RANK_SITE) \
-	}
-#define FOUR_SHARDS SHARD, SHARD, SHARD, SHARD
+struct table {
+	unsigned lg;	    /* of the entries */
+	uint64_t entries[]; /* atomic: lower half of the hash, number; 0: free */
+};
 
 static struct {
-	struct {
-		struct lock lock;
-	} shards[SHARDS];
+	struct lock lock;	/* for insertion */
 	struct lock chunk_lock; /* for new chunks and counters */
-	uint32_t *small, *big;	/* atomic; buckets, made when first needed */
-	uint32_t count;		/* numbers given out; atomic */
-	uint32_t ncounters;	/* written under chunk_lock; atomic */
-} sites = { .shards = { FOUR_SHARDS, FOUR_SHARDS, FOUR_SHARDS, FOUR_SHARDS },
+	struct table *table;	/* atomic; NULL: nothing is in it */
+	uint32_t ninserted; /* nodes that are in the table; atomic, after their entry */
+	uint32_t count;	    /* numbers given out; atomic */
+	uint32_t ncounters; /* written under chunk_lock; atomic */
+} sites = { .lock = LOCK_INIT(LOCK_RANK_SITE),
 	    .chunk_lock = LOCK_INIT(LOCK_RANK_SITE_CHUNK) };
 
 struct site_chunks site_chunks;
@@ -57,18 +56,6 @@ struct site_chunks site_chunks;
 static uint64_t hash_of(uint32_t parent, uintptr_t pc)
 {
 	return (pc + parent * 0x85ebca77c2b2ae63u) * 0x9e3779b97f4a7c15u;
-}
-
-static uint32_t find_in_chain(uint32_t site, uint32_t parent, uintptr_t pc)
-{
-	while (site) {
-		const struct site_node *n = site_node(site);
-
-		if (n->pc == pc && n->parent == parent)
-			return site;
-		site = n->next;
-	}
-	return SITE_NONE;
 }
 
 static void *new_chunk(enum store_kind kind, uint32_t index, size_t size)
@@ -101,85 +88,127 @@ static uint32_t new_number(void)
 	return site;
 }
 
-/* The table at where, of 2^lg buckets; NULL: out of memory. */
-static uint32_t *get_table(uint32_t **where, unsigned lg)
-{
-	uint32_t *b = atomic_load_acquire(where);
+/* ---- the hash table ---- */
 
-	if (LIKELY(b))
-		return b;
-	lock_acquire(&sites.chunk_lock);
-	b = *where;
-	if (!b) {
-		b = meta_alloc(sizeof(*b) << lg, 8, META_SITE);
-		atomic_store_release(where, b);
-	}
-	lock_release(&sites.chunk_lock);
-	return b;
+static size_t index_of(const struct table *t, uint64_t hash)
+{
+	return hash >> (64 - t->lg);
 }
 
-/* Most nodes of a program that has many are in the big table. */
+static size_t after(const struct table *t, size_t i)
+{
+	return (i + 1) & (((size_t)1 << t->lg) - 1);
+}
+
 static uint32_t find(uint64_t hash, uint32_t parent, uintptr_t pc)
 {
-	const uint32_t *big = atomic_load_acquire(&sites.big);
-	const uint32_t *small = atomic_load_acquire(&sites.small);
-	uint32_t site = SITE_NONE;
+	const struct table *t = atomic_load_acquire(&sites.table);
 
-	if (big)
-		site = find_in_chain(atomic_load_acquire(&big[hash >> (64 - LG_BIG)]),
-				     parent, pc);
-	if (site == SITE_NONE && small)
-		site = find_in_chain(atomic_load_acquire(&small[hash >> (64 - LG_SMALL)]),
-				     parent, pc);
-	return site;
-}
+	if (UNLIKELY(!t))
+		return SITE_NONE;
+	for (size_t i = index_of(t, hash);; i = after(t, i)) {
+		uint64_t e = atomic_load_acquire(&t->entries[i]);
+		const struct site_node *n;
 
-/* The bucket that a new node goes to; NULL: out of memory. */
-static uint32_t *bucket_for_new(uint64_t hash)
-{
-	uint32_t *b = NULL;
-
-	if (site_count() >= SMALL_NODES)
-		b = get_table(&sites.big, LG_BIG);
-	if (b)
-		return &b[hash >> (64 - LG_BIG)];
-	b = get_table(&sites.small, LG_SMALL);
-	return b ? &b[hash >> (64 - LG_SMALL)] : NULL;
-}
-
-/* The shard is the hash's upper bits, as is the bucket: no bucket belongs to two. */
-static COLD uint32_t insert(uint64_t hash, uint32_t parent, uintptr_t pc)
-{
-	struct lock *l = &sites.shards[hash >> 60].lock;
-	uint32_t site, *head;
-
-	lock_acquire(l);
-	site = find(hash, parent, pc); /* somebody may have been faster */
-	if (site) {
-		lock_release(l);
-		return site;
+		if (e == 0)
+			return SITE_NONE;
+		if (e >> 32 != (uint32_t)hash)
+			continue;
+		n = site_node((uint32_t)e);
+		if (n->pc == pc && n->parent == parent)
+			return (uint32_t)e;
 	}
-	head = bucket_for_new(hash);
-	site = head ? new_number() : SITE_NONE;
+}
+
+static void put(struct table *t, uint64_t hash, uint32_t site)
+{
+	size_t i = index_of(t, hash);
+
+	while (t->entries[i] != 0)
+		i = after(t, i);
+	atomic_store_release(&t->entries[i], hash << 32 | site);
+}
+
+static size_t table_bytes(unsigned lg)
+{
+	return sizeof(struct table) + (sizeof(uint64_t) << lg);
+}
+
+/* Needs the lock. Twice as many entries, or the first ones. False: no memory. */
+static COLD bool grow(void)
+{
+	struct table *old = sites.table, *t;
+	unsigned lg = old ? old->lg + 1 : LG_FIRST;
+	size_t bytes = table_bytes(lg);
+
+	if (lg > LG_LAST)
+		return false;
+	t = bytes < MAPPED_BYTES ? meta_alloc(bytes, CACHE_LINE, META_SITE)
+				 : meta_map(bytes, META_SITE);
+	if (!t)
+		return false;
+	t->lg = lg;
+	if (bytes >= HUGE_BYTES) /* each lookup is in another page */
+		os_hugepage(t, align_up(bytes, OS_PAGE), true);
+	for (uint32_t site = 1; site <= sites.count; site++) {
+		const struct site_node *n = site_node(site);
+
+		put(t, hash_of(n->parent, n->pc), site);
+	}
+	atomic_store_release(&sites.table, t);
+	/* Its head, which says how long it is, stays. */
+	if (old && table_bytes(old->lg) >= MAPPED_BYTES)
+		os_purge((char *)old + OS_PAGE, table_bytes(old->lg) - OS_PAGE);
+	return true;
+}
+
+/* Needs the lock. Is there room for one more? A full table serves to its last entry but
+ * one, which ends every search. */
+static bool has_room(void)
+{
+	const struct table *t = sites.table;
+	uint64_t n = sites.count + 1u;
+
+	if (LIKELY(t != NULL) && LIKELY(n * 8 <= (uint64_t)5 << t->lg))
+		return true;
+	return grow() || (t && n < (uint64_t)1 << t->lg);
+}
+
+/* The child was not found when so many nodes were in the table. */
+static COLD uint32_t insert(uint64_t hash, uint32_t parent, uintptr_t pc,
+			    uint32_t ninserted)
+{
+	uint32_t site;
+
+	lock_acquire(&sites.lock);
+	if (sites.ninserted != ninserted) {
+		site = find(hash, parent, pc); /* somebody may have been faster */
+		if (site) {
+			lock_release(&sites.lock);
+			return site;
+		}
+	}
+	site = has_room() ? new_number() : SITE_NONE;
 	if (site) {
 		struct site_node *n = site_node(site);
 
 		n->pc = pc;
 		n->parent = parent;
-		n->next = *head;
 		n->depth = parent ? site_node(parent)->depth + 1 : 1;
-		atomic_store_release(head, site);
+		put(sites.table, hash, site);
+		atomic_store_release(&sites.ninserted, site);
 	}
-	lock_release(l);
+	lock_release(&sites.lock);
 	return site;
 }
 
 uint32_t site_child(uint32_t parent, uintptr_t pc)
 {
+	uint32_t ninserted = atomic_load_acquire(&sites.ninserted);
 	uint64_t hash = hash_of(parent, pc);
 	uint32_t site = find(hash, parent, pc);
 
-	return LIKELY(site) ? site : insert(hash, parent, pc);
+	return LIKELY(site) ? site : insert(hash, parent, pc, ninserted);
 }
 
 uint32_t site_intern(const struct frame *frames, int count)
@@ -301,8 +330,7 @@ void site_reset_counters(void)
 
 NO_LOCK_CHECK void site_fork_prepare(void)
 {
-	for (unsigned i = 0; i < SHARDS; i++)
-		lock_acquire_nested(&sites.shards[i].lock);
+	lock_acquire(&sites.lock);
 	lock_acquire(&sites.chunk_lock);
 	store_fork_prepare(sites.ncounters);
 }
@@ -310,15 +338,12 @@ NO_LOCK_CHECK void site_fork_prepare(void)
 NO_LOCK_CHECK void site_fork_done(bool child)
 {
 	store_fork_done(child);
-	if (child)
+	if (child) {
 		lock_reset(&sites.chunk_lock);
-	else
+		lock_reset(&sites.lock);
+	} else {
 		lock_release(&sites.chunk_lock);
-	for (unsigned i = SHARDS; i > 0; i--) {
-		if (child)
-			lock_reset(&sites.shards[i - 1].lock);
-		else
-			lock_release(&sites.shards[i - 1].lock);
+		lock_release(&sites.lock);
 	}
 }
 

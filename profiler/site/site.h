@@ -4,8 +4,8 @@
  * of a whole stack is that stack's site. Nodes are never freed, so a site id stays good
  * for the life of the process. Counters live in a side table, made for leaf nodes only.
  *
- * Concurrency: lookups take no lock; inserting takes one of several shard locks (rank
- * SITE). Counters are atomic. Ids are 1-based; 0 means "no site".
+ * Concurrency: lookups take no lock; inserting takes one (rank SITE). Counters are
+ * atomic. Ids are 1-based; 0 means "no site".
  */
 #ifndef PROFILER_SITE_SITE_H
 #define PROFILER_SITE_SITE_H
@@ -57,9 +57,9 @@ void site_keep_live(void);
 struct site_node {
 	uintptr_t pc;
 	uint32_t parent;
-	uint32_t next;	   /* in the bucket's chain */
 	uint32_t depth;	   /* frames from here outwards */
 	uint32_t counters; /* number, 0: none; atomic */
+	uint32_t unused;
 };
 struct site_chunks {
 	struct site_node *nodes[SITE_CHUNKS];		     /* atomic */

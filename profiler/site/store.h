@@ -4,7 +4,7 @@
  * of modules lie in a shared mapping of it, so that the kernel keeps them when the
  * process is killed, and profiles can be made of them afterwards.
  *
- * Format (version 1): struct store_header at offset 0, which says where the chunks lie:
+ * Format (version 2): struct store_header at offset 0, which says where the chunks lie:
  * arrays of struct node and struct site_counters (site.c, site.h) and of struct
  * store_module. Numbers count from 1; a chunk holds those with the same number / chunk.
  * Everything is x86-64 layout. Offsets of 0 are chunks that found no room in the file.
@@ -20,7 +20,7 @@
 #include "profiler/stack/module.h"
 
 #define STORE_MAGIC	     0x3165726f74736873ull
-#define STORE_VERSION	     1
+#define STORE_VERSION	     2
 #define STORE_NODE_CHUNKS    4096
 #define STORE_COUNTER_CHUNKS 16384
 #define STORE_MODULE_CHUNKS  64

@@ -52,7 +52,7 @@ struct trail_word {
 
 /* A cache for whoever sets the nodes: the child of parent for pc. What is in it is set
  * by trail_capture() already. */
-#define TRAIL_LG_STEPS 11
+#define TRAIL_LG_STEPS 13
 struct trail_step {
 	uintptr_t pc;
 	uint32_t parent, node;

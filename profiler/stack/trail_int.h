@@ -14,7 +14,7 @@
 #define WORDS_A_FRAME  2      /* at most: saved rbp, CFA */
 #define STATS_INTERVAL 1024   /* captures between additions to the totals */
 #define PLAIN_MAX      128    /* frames that a plain capture may walk */
-#define ROWS	       1024   /* 16 KiB: should stay in the first cache */
+#define ROWS	       4096   /* 64 KiB, of which a program touches what it needs */
 
 /* The thread's own cache of rows, in front of the large one of all threads. */
 enum row_kind {
