@@ -165,7 +165,7 @@ static COLD enum verdict step_missing(struct scan *s, struct walked *f)
 	enum step step = walk_step_missing(&s->w);
 
 	if (step == STEP_END) {
-		uint64_t row = row_for(atomic_load_acquire(&row_cache), f->pc);
+		uint64_t row = row_for(row_table(), f->pc);
 
 		if (cfi_unpack(row).kind != CFI_MISSING)
 			return ROOT; /* the code alone says so */
@@ -186,8 +186,7 @@ static COLD enum verdict step_missing(struct scan *s, struct walked *f)
 static NOINLINE enum verdict step_odd(struct scan *s, struct walked *f)
 {
 	struct walk *w = &s->w;
-	struct cfi_row row =
-		cfi_unpack(row_for(atomic_load_acquire(&row_cache), f->pc - 1));
+	struct cfi_row row = cfi_unpack(row_for(row_table(), f->pc - 1));
 	uintptr_t cfa, ra = 0, save;
 
 	w->slot = f->slot;
@@ -222,10 +221,8 @@ static NOINLINE enum verdict step_odd(struct scan *s, struct walked *f)
 }
 
 /* What a row comes to, if it is one of the simple ones: they keep inside the frame. */
-static NOINLINE void learn_row(struct known_row *r, struct row_entry *rows, uintptr_t pc)
+static void simplify_row(struct known_row *r, struct cfi_row row, uintptr_t pc)
 {
-	struct cfi_row row = cfi_unpack(row_for(rows, pc - 1));
-
 	*r = (struct known_row){ .kind = ROW_ODD };
 	if (row.kind != CFI_MISSING) /* else code may be loaded there later */
 		r->pc = pc;
@@ -250,6 +247,20 @@ static NOINLINE void learn_row(struct known_row *r, struct row_entry *rows, uint
 		return;
 	}
 	r->distance = (uint32_t)row.cfa_offset;
+}
+
+/* Where the row of pc is remembered now. */
+static NOINLINE struct known_row *learn_row(struct trails *a, uintptr_t pc)
+{
+	struct known_row *r;
+
+	if (UNLIKELY(++a->nlearned > a->row_mask) && a->row_mask < ROWS_MAX - 1) {
+		a->row_mask = a->row_mask * 2 + 1;
+		a->nlearned = 0;
+	}
+	r = &a->rows[pc & a->row_mask];
+	simplify_row(r, cfi_unpack(row_for(row_table(), pc - 1)), pc);
+	return r;
 }
 
 /* Any step that is not simple, by s->w. A pc of 0 ends the stack. */
@@ -283,7 +294,7 @@ static inline uintptr_t slot_by_frame(uintptr_t slot, uintptr_t bp)
 	return bp > slot + 8 && bp % 8 == 0 ? bp + 8 : UINTPTR_MAX;
 }
 
-NO_SANITIZE static enum verdict walk(struct scan *s, struct row_entry *rows)
+NO_SANITIZE static enum verdict walk(struct scan *s)
 {
 	struct trails *a = s->all;
 	const struct trail_place *places = s->trail->places, *at = places + s->at;
@@ -319,10 +330,9 @@ NO_SANITIZE static enum verdict walk(struct scan *s, struct row_entry *rows)
 		f->slot = slot;
 		f->pc = pc;
 		f->bp = bp;
-		r = &a->rows[pc %
-			     ROWS]; /* what pc depends on here is the slowest chain */
+		r = &a->rows[pc & a->row_mask]; /* the slowest chain is through here */
 		if (UNLIKELY(r->pc != pc))
-			learn_row(r, rows, pc);
+			r = learn_row(a, pc);
 		next = slot + r->distance;
 		if (r->kind == ROW_FRAME) { /* not a sum of either: it is on the chain */
 			next = slot_by_frame(slot, bp);
@@ -359,14 +369,13 @@ NO_SANITIZE static enum verdict walk(struct scan *s, struct row_entry *rows)
 static COLD void enter_generation(struct trails *a, uint32_t generation)
 {
 	a->generation = generation;
-	memset(a->rows, 0, sizeof(a->rows));
+	memset(a->rows, 0, (a->row_mask + 1) * sizeof(a->rows[0]));
 	trails_forget(a);
 }
 
 /* Walks from the caller of fp's frame, which is our outermost, to what is remembered.
  */
-ALWAYS_INLINE NO_SANITIZE enum verdict walk_from(struct scan *s, const uintptr_t *fp,
-						 struct row_entry *rows)
+ALWAYS_INLINE NO_SANITIZE enum verdict walk_from(struct scan *s, const uintptr_t *fp)
 {
 	struct trails *a = s->all;
 	struct trail *t;
@@ -391,7 +400,7 @@ ALWAYS_INLINE NO_SANITIZE enum verdict walk_from(struct scan *s, const uintptr_t
 		return REFUSED;
 	s->whole = s->w.known && !t->rootless && t->places[0].pc > FRAME_PSEUDO_MAX;
 	s->at = (int)t->count - 1;
-	return walk(s, rows);
+	return walk(s);
 }
 
 static bool keep_all(struct scan *s, enum verdict v)
@@ -418,10 +427,9 @@ static bool keep_retained(struct scan *s, enum verdict v)
 static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp,
 				      bool (*keep_fn)(struct scan *s, enum verdict v))
 {
-	struct row_entry *rows = atomic_load_acquire(&row_cache);
 	struct trail *t = NULL;
 
-	if (seep_tls.unwinding || !rows)
+	if (seep_tls.unwinding || !row_table())
 		return NULL;
 	seep_tls.unwinding = true;
 	atomic_signal_barrier();
@@ -431,7 +439,7 @@ static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp,
 		struct scan s;
 
 		s.all = a;
-		if (keep_fn(&s, walk_from(&s, fp, rows)))
+		if (keep_fn(&s, walk_from(&s, fp)))
 			t = s.trail;
 		if (UNLIKELY(++a->stats.captures >= STATS_INTERVAL))
 			trails_add_stats(a);
@@ -491,10 +499,9 @@ walk_plain(struct trails *a, uintptr_t slot, uintptr_t pc, uint32_t *out_n)
 			return NULL;
 		f->slot = slot;
 		f->pc = pc;
-		r = &a->rows[pc %
-			     ROWS]; /* what pc depends on here is the slowest chain */
+		r = &a->rows[pc & a->row_mask]; /* the slowest chain is through here */
 		if (UNLIKELY(r->pc != pc))
-			learn_row(r, atomic_load_acquire(&row_cache), pc);
+			r = learn_row(a, pc);
 		slot += r->distance;
 		if (UNLIKELY(r->distance == 0) || UNLIKELY(slot > root))
 			return NULL;
@@ -522,7 +529,7 @@ ALWAYS_INLINE void put_plain(struct trails *a, uint32_t n)
 		p->slot = from->slot;
 		p->pc = from->pc;
 		if (LIKELY(node != 0))
-			node = trail_known_step(a->steps, node, from->pc);
+			node = trail_known_step(&a->steps, node, from->pc);
 		f->serial = ++serial;
 		f->node = node;
 		f->base = 0;

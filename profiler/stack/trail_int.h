@@ -14,7 +14,8 @@
 #define WORDS_A_FRAME  2      /* at most: saved rbp, CFA */
 #define STATS_INTERVAL 1024   /* captures between additions to the totals */
 #define PLAIN_MAX      128    /* frames that a plain capture may walk */
-#define ROWS	       4096   /* 64 KiB, of which a program touches what it needs */
+#define ROWS_FIRST     512    /* 8 KiB, which should stay in the first cache */
+#define ROWS_MAX       4096
 
 /* The thread's own cache of rows, in front of the large one of all threads. */
 enum row_kind {
@@ -51,23 +52,25 @@ struct trails {
 	uint32_t generation;		     /* of the modules */
 	uint32_t max;			     /* frames of one site */
 	uint32_t capacity;		     /* of walked */
+	uint32_t row_mask;		     /* rows in use: row_mask + 1 */
+	uint32_t nlearned;		     /* since the mask was set */
 	uint64_t serial;		     /* last one given out */
 	struct walked *walked;		     /* by one capture, innermost first */
 	struct trail_place plain[PLAIN_MAX]; /* the same in the plain case */
 	struct trail own, others[OTHERS];
 	struct trail_stats stats;
-	struct trail_step steps[1 << TRAIL_LG_STEPS];
-	struct known_row rows[ROWS];
+	struct trail_steps steps;
+	struct known_row rows[ROWS_MAX];
 };
 
 enum verdict { MATCHED, ROOT, CUT, REFUSED, ENDED };
 
 /* FAST. The site one step further in, if the thread has taken that step lately; else 0.
  */
-ALWAYS_INLINE uint32_t trail_known_step(const struct trail_step *steps, uint32_t parent,
+ALWAYS_INLINE uint32_t trail_known_step(struct trail_steps *steps, uint32_t parent,
 					uintptr_t pc)
 {
-	const struct trail_step *s = &steps[trail_step_index(parent, pc)];
+	const struct trail_step *s = trail_step_at(steps, parent, pc);
 
 	return LIKELY(s->pc == pc) && LIKELY(s->parent == parent) ? s->node : 0;
 }

@@ -53,9 +53,11 @@ struct trails *trails_make(void)
 	a->capacity = FRAMES_FIRST;
 	a->max = (uint32_t)opt_get()->stack + 1;
 	a->generation = unwind_generation();
-	a->own.steps = a->steps;
+	a->row_mask = ROWS_FIRST - 1;
+	a->steps.mask = TRAIL_STEPS_FIRST - 1;
+	a->own.steps = &a->steps;
 	for (int i = 0; i < OTHERS; i++)
-		a->others[i].steps = a->steps;
+		a->others[i].steps = &a->steps;
 	seep_tls.trails = a;
 	return a;
 }
@@ -306,7 +308,7 @@ static void put_further(struct scan *s, struct trail *t, uint32_t i,
 			limit = base + a->max - 1;
 			node = 0;
 		} else if (LIKELY(node != 0)) {
-			node = trail_known_step(a->steps, node, w->pc);
+			node = trail_known_step(&a->steps, node, w->pc);
 		}
 		*f = (struct trail_frame){ .bp = w->bp,
 					   .serial = ++a->serial,
@@ -332,7 +334,7 @@ static void put_frames(struct scan *s, struct trail *t)
 		t->places[i] = (struct trail_place){ slot_of(w), w->pc };
 		t->frames[i] = (struct trail_frame){ .bp = w->bp, .serial = ++a->serial };
 		if (i == 0)
-			t->frames[i].node = trail_known_step(a->steps, 0, w->pc);
+			t->frames[i].node = trail_known_step(&a->steps, 0, w->pc);
 		put_outermost(s, t, i, w);
 		i++, w--;
 	}
