@@ -37,15 +37,7 @@
 #include "profiler/site/store.h"
 #include "profiler/stack/thread.h"
 
-#define HIDDEN_SITE UINT32_MAX /* of sample_hide_enter(); no stack has it */
-#define STRIPES	    16
-#define MAX_PAGES   32 /* of a small span, see sizeclass.c */
-
-struct block {
-	uint16_t page_count[MAX_PAGES];
-	char records[]; /* of sampler.record_size bytes each */
-};
-_Static_assert(sizeof(struct block) % 8 == 0, "records are aligned");
+#define STRIPES 16
 
 #define STRIPE                              \
 	{                                   \
@@ -75,18 +67,14 @@ static struct {
 	} stripes[STRIPES];
 	struct lock pool_lock;
 	struct fixalloc pools[SIZECLASS_COUNT]; /* by class; 0: large; guarded */
-	uint8_t epoch; /* forks between the first process and this one, modulo 256 */
 	/* atomic totals */
-	uint64_t samples, dropped, truncated;
+	uint64_t dropped, truncated;
 	uint32_t any_hidden; /* atomic */
 } sampler = { .stripes = { FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES },
 	      .pool_lock = LOCK_INIT(LOCK_RANK_SAMPLE_POOL) };
 
 struct sample_hooks sample_hooks;
-
-#define RECORD_SHORT  offsetof(struct sample_record, birth_ns)
-#define RECORD_BIRTH  offsetof(struct sample_record, escape)
-#define RECORD_ESCAPE sizeof(struct sample_record) /* the maker's thread, too */
+struct sample_common sample_common;
 
 static struct sample_record *record_at(const struct block *b, uint32_t index)
 {
@@ -243,11 +231,6 @@ const struct sample_record *sample_find(const struct mspan *s, uint32_t index)
 	return b && record_at(b, index)->site ? record_at(b, index) : NULL;
 }
 
-static size_t record_size(const struct mspan *s, const struct sample_record *r)
-{
-	return s->slot_size ? r->size : s->size_asked;
-}
-
 size_t sample_size_asked(const struct mspan *s, uint32_t index)
 {
 	const struct sample_record *r = sample_find(s, index);
@@ -271,7 +254,7 @@ uint64_t sample_birth_ns(const struct sample_record *r)
 
 bool sample_is_inherited(const struct sample_record *r)
 {
-	return r->epoch != sampler.epoch;
+	return r->epoch != sample_common.epoch;
 }
 
 /* ---- clearing ---- */
@@ -355,7 +338,7 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 {
 	r->site = site;
 	r->size = (uint16_t)size;
-	r->epoch = sampler.epoch;
+	r->epoch = sample_common.epoch;
 	r->period = period_number();
 	if (sampler.record_size >= RECORD_BIRTH)
 		r->birth_ns = os_now_ns();
@@ -363,20 +346,6 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 		r->escape = 0;
 	if (sampler.lifetimes)
 		r->thread = thread_serial();
-}
-
-/* One store. */
-static inline void put_short_record(struct sample_record *r, uint32_t site, size_t size)
-{
-	uint64_t word = site | (uint64_t)(uint16_t)size << 32 |
-			(uint64_t)sampler.epoch << 48 | (uint64_t)period_number() << 56;
-
-	_Static_assert(RECORD_SHORT == sizeof(word) &&
-			       offsetof(struct sample_record, size) == 4 &&
-			       offsetof(struct sample_record, epoch) == 6 &&
-			       offsetof(struct sample_record, period) == 7,
-		       "the fields of a word");
-	memcpy(r, &word, sizeof(word));
 }
 
 ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c)
@@ -415,7 +384,7 @@ static void hide(void *p, size_t size)
 	atomic_store_relaxed(&sampler.any_hidden, 1u);
 }
 
-static void on_malloc(void *p, size_t size)
+void sample_on_malloc(void *p, size_t size)
 {
 	struct capture c;
 
@@ -431,47 +400,10 @@ static void on_malloc(void *p, size_t size)
 		return;
 	seep_tls.internal++;
 	if (LIKELY(capture(&c)) && LIKELY(record(p, size, &c)))
-		thread_add(&sampler.samples, 1);
+		thread_add(&sample_common.samples, 1);
 	else
 		atomic_add_relaxed(&sampler.dropped, 1u);
 	seep_tls.internal--;
-}
-
-/* The same in exact mode with short records, which is what most profiles need, where
- * nothing is new: neither the stack nor the span. */
-static void on_malloc_plain(void *p, size_t size)
-{
-	const struct trail *t;
-	const struct trail_frame *f;
-	struct mspan *s = arena_span_of(p);
-	struct block *b = atomic_load_acquire(&s->samples);
-	struct site_counters *c = NULL;
-
-	if (UNLIKELY(seep_tls.internal > 0) || UNLIKELY(!b) ||
-	    UNLIKELY(!store_is_own())) {
-		on_malloc(p, size);
-		return;
-	}
-	seep_tls.internal = 1;
-	t = trail_capture_from(__builtin_frame_address(0));
-	if (LIKELY(t != NULL)) {
-		f = &t->frames[t->count - 1];
-		if (LIKELY(!trail_is_cut(t)))
-			c = site_counters_if_any(f->node);
-	}
-	if (UNLIKELY(!c)) {
-		seep_tls.internal = 0;
-		on_malloc(p, size);
-		return;
-	}
-	put_short_record((void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) *
-					     RECORD_SHORT],
-			 f->node, size);
-	thread_add_two(&c->alloc_objects, (uint64_t)1 << SITE_SHIFT, &c->alloc_bytes,
-		       size);
-	peak_grow(size);
-	thread_add(&sampler.samples, 1);
-	seep_tls.internal = 0;
 }
 
 static void end_escape(uint32_t handle)
@@ -510,7 +442,7 @@ static void end_lifetime(const struct mspan *s, const struct sample_record *r,
 		     r->thread == thread_serial() ? LIFETIME_SAME : LIFETIME_OTHER, &one);
 }
 
-static void on_free(struct mspan *s, uint32_t index, void *p)
+void sample_on_free(struct mspan *s, uint32_t index, void *p)
 {
 	struct block *b = s->samples;
 	struct sample_record *r = record_at(b, index);
@@ -530,31 +462,6 @@ static void on_free(struct mspan *s, uint32_t index, void *p)
 	if (UNLIKELY(sampler.lifetimes))
 		end_lifetime(s, r, site);
 	end_escape(handle);
-}
-
-/* The same where records are short and what is freed was recorded exactly. */
-static void on_free_plain(struct mspan *s, uint32_t index, void *p)
-{
-	struct block *b = s->samples;
-	struct sample_record *r = (void *)&b->records[(size_t)index * RECORD_SHORT];
-	uint32_t site = r->site;
-	struct site_counters *c;
-	size_t size;
-
-	if (site == SITE_NONE)
-		return;
-	if (UNLIKELY(site == HIDDEN_SITE) || UNLIKELY(!period_nth(r->period)->exact) ||
-	    UNLIKELY(!store_is_own())) {
-		on_free(s, index, p);
-		return;
-	}
-	r->site = SITE_NONE;
-	c = site_counters_if_any(site);
-	if (UNLIKELY(!c))
-		return;
-	size = record_size(s, r);
-	peak_shrink(size);
-	thread_add_two(&c->free_objects, (uint64_t)1 << SITE_SHIFT, &c->free_bytes, size);
 }
 
 /* Grown or shrunk in place: counts as a free of the old size and an allocation of the new
@@ -629,8 +536,8 @@ static void install(bool exact)
 	bool plain = exact && sampler.record_size == RECORD_SHORT && !sampler.clear &&
 		     !sampler.labels;
 
-	heap_hooks.sample_malloc = plain ? on_malloc_plain : on_malloc;
-	heap_hooks.sample_free = plain ? on_free_plain : on_free;
+	heap_hooks.sample_malloc = plain ? plain_on_malloc : sample_on_malloc;
+	heap_hooks.sample_free = plain ? plain_on_free : sample_on_free;
 	heap_hooks.sample_resize = on_resize;
 	heap_hooks.release_samples = on_release;
 	heap_hooks.first_budget = draw_budget;
@@ -672,7 +579,7 @@ void sample_init(void)
 
 uint64_t sample_count(void)
 {
-	return atomic_load_relaxed(&sampler.samples);
+	return atomic_load_relaxed(&sample_common.samples);
 }
 
 void sample_set_origin(uint64_t period, uint64_t samples)
@@ -681,7 +588,7 @@ void sample_set_origin(uint64_t period, uint64_t samples)
 	sampler.period = period;
 	period_first(
 		(struct period){ .sample = period, .on = true, .exact = period <= 1 });
-	sampler.samples = samples;
+	sample_common.samples = samples;
 }
 
 /* Nobody wakes us. */
@@ -746,14 +653,14 @@ size_t sample_period(void)
 
 void sample_add_counts(struct sample_total *out)
 {
-	out->samples = atomic_load_relaxed(&sampler.samples);
+	out->samples = atomic_load_relaxed(&sample_common.samples);
 	out->dropped = atomic_load_relaxed(&sampler.dropped);
 	out->truncated = atomic_load_relaxed(&sampler.truncated);
 }
 
 bool sample_has_inherited(void)
 {
-	return sampler.epoch != 0;
+	return sample_common.epoch != 0;
 }
 
 NO_LOCK_CHECK void sample_fork_prepare(void)
@@ -788,5 +695,5 @@ NO_LOCK_CHECK void sample_fork_done(bool child)
 			lock_release(&sampler.stripes[i - 1].lock);
 	}
 	if (child)
-		sampler.epoch++;
+		sample_common.epoch++;
 }

@@ -12,6 +12,37 @@
 #include "profiler/site/label.h"
 #include "profiler/stack/thread.h"
 
+#define HIDDEN_SITE UINT32_MAX /* of sample_hide_enter(); no stack has it */
+#define MAX_PAGES   32	       /* of a small span, see sizeclass.c */
+
+struct block {
+	uint16_t page_count[MAX_PAGES];
+	char records[]; /* RECORD_SHORT, RECORD_BIRTH or RECORD_ESCAPE bytes each */
+};
+_Static_assert(sizeof(struct block) % 8 == 0, "records are aligned");
+
+#define RECORD_SHORT  offsetof(struct sample_record, birth_ns)
+#define RECORD_BIRTH  offsetof(struct sample_record, escape)
+#define RECORD_ESCAPE sizeof(struct sample_record) /* the maker's thread, too */
+
+/* FAST. Bytes asked. */
+static inline size_t record_size(const struct mspan *s, const struct sample_record *r)
+{
+	return s->slot_size ? r->size : s->size_asked;
+}
+
+/* sample.c: what all that record use. */
+struct sample_common {
+	uint8_t epoch;	  /* forks between the first process and this one, modulo 256 */
+	uint64_t samples; /* recorded; atomic */
+};
+extern struct sample_common sample_common HIDDEN;
+void sample_on_malloc(void *p, size_t size);
+void sample_on_free(struct mspan *s, uint32_t index, void *p);
+/* plain.c: the same for exact mode with records of RECORD_SHORT. */
+void plain_on_malloc(void *p, size_t size);
+void plain_on_free(struct mspan *s, uint32_t index, void *p);
+
 /* peak.c: the running total of live bytes, and the sites at its highest. */
 struct peak_totals {
 	uint64_t live; /* atomic: bytes, estimated in sampled mode */
