@@ -18,14 +18,9 @@
 #include "profiler/site/site.h"
 #include "profiler/stack/thread.h"
 
-#define STEP ((int64_t)8 * 1024) /* see is_worth_it() */
+#define STEP ((int64_t)8 * 1024) /* see peak_add_shared() */
 
-static struct {
-	uint64_t live;	 /* atomic: bytes, estimated in sampled mode */
-	uint64_t peak;	 /* atomic: highest live */
-	uint64_t number; /* atomic: of the latest peak that is over */
-	bool fresh;	 /* atomic: peak was raised since, and nothing was freed */
-} peak;
+struct peak_totals peak_totals;
 
 /* A counter of frees is read before the one of allocations: never negative, but for torn
  * pairs of a running program. */
@@ -40,8 +35,9 @@ static void read_live(const struct site_counters *c, uint64_t *objects, uint64_t
 	*bytes = made_bytes > freed_bytes ? made_bytes - freed_bytes : 0;
 }
 
-static NOINLINE void keep(struct site_counters *c, uint64_t number)
+void peak_keep(struct site_counters *c)
 {
+	uint64_t number = atomic_load_relaxed(&peak_totals.number);
 	uint64_t old = atomic_load_relaxed(&c->peak_number), objects, bytes;
 
 	if (old == number || !atomic_cas_relaxed(&c->peak_number, &old, number))
@@ -51,24 +47,16 @@ static NOINLINE void keep(struct site_counters *c, uint64_t number)
 	atomic_store_relaxed(&c->peak_bytes, bytes);
 }
 
-static void touch(struct site_counters *c)
+void peak_end(void)
 {
-	uint64_t number = atomic_load_relaxed(&peak.number);
-
-	if (UNLIKELY(atomic_load_relaxed(&c->peak_number) != number))
-		keep(c, number);
-}
-
-/* The first free after a new maximum. */
-static NOINLINE void end_peak(void)
-{
-	if (__atomic_exchange_n(&peak.fresh, false, __ATOMIC_RELAXED))
-		atomic_add_relaxed(&peak.number, 1u);
+	if (__atomic_exchange_n(&peak_totals.fresh, false, __ATOMIC_RELAXED))
+		atomic_add_relaxed(&peak_totals.number, 1u);
 }
 
 void peak_read(const struct site_counters *c, uint64_t *out_objects, uint64_t *out_bytes)
 {
-	if (atomic_load_relaxed(&c->peak_number) == atomic_load_relaxed(&peak.number)) {
+	if (atomic_load_relaxed(&c->peak_number) ==
+	    atomic_load_relaxed(&peak_totals.number)) {
 		*out_objects = atomic_load_relaxed(&c->peak_objects);
 		*out_bytes = atomic_load_relaxed(&c->peak_bytes);
 	} else {
@@ -78,48 +66,29 @@ void peak_read(const struct site_counters *c, uint64_t *out_objects, uint64_t *o
 
 static void raise_peak(void)
 {
-	uint64_t live = atomic_load_relaxed(&peak.live);
-	uint64_t old = atomic_load_relaxed(&peak.peak);
+	uint64_t live = atomic_load_relaxed(&peak_totals.live);
+	uint64_t old = atomic_load_relaxed(&peak_totals.peak);
 
 	if (live <= old)
 		return;
-	while (live > old && !atomic_cas_relaxed(&peak.peak, &old, live))
+	while (live > old && !atomic_cas_relaxed(&peak_totals.peak, &old, live))
 		;
-	atomic_store_relaxed(&peak.fresh, true);
+	atomic_store_relaxed(&peak_totals.fresh, true);
 }
 
 /* Threads beside each other do not share the total at every event: what each adds is
  * kept back until it is worth a step. */
-static bool is_worth_it(int64_t bytes)
-{
-	return bytes >= STEP || bytes <= -STEP || !atomic_load_relaxed(&thread_are_many);
-}
-
-ALWAYS_INLINE void add_live(int64_t bytes)
+void peak_add_shared(int64_t bytes)
 {
 	bytes += seep_tls.live_delta;
-	if (is_worth_it(bytes)) {
-		seep_tls.live_delta = 0;
-		thread_add(&peak.live, (uint64_t)bytes);
-	} else {
-		seep_tls.live_delta = (int32_t)bytes; /* less than STEP */
+	if (bytes < STEP && bytes > -STEP) {
+		seep_tls.live_delta = (int32_t)bytes;
+		return;
 	}
-}
-
-void peak_grow(struct site_counters *c, uint64_t bytes)
-{
-	touch(c);
-	add_live((int64_t)bytes);
-	if (seep_tls.live_delta == 0)
+	seep_tls.live_delta = 0;
+	thread_add(&peak_totals.live, (uint64_t)bytes);
+	if (bytes > 0)
 		raise_peak();
-}
-
-void peak_shrink(struct site_counters *c, uint64_t bytes)
-{
-	if (UNLIKELY(atomic_load_relaxed(&peak.fresh)))
-		end_peak();
-	touch(c);
-	add_live(-(int64_t)bytes);
 }
 
 void sample_thread_end(void)
@@ -127,25 +96,25 @@ void sample_thread_end(void)
 	int64_t bytes = seep_tls.live_delta;
 
 	seep_tls.live_delta = 0;
-	thread_add(&peak.live, (uint64_t)bytes);
+	thread_add(&peak_totals.live, (uint64_t)bytes);
 	raise_peak();
 }
 
 void peak_settle(void)
 {
 	sample_thread_end();
-	if (atomic_load_relaxed(&peak.fresh))
-		end_peak();
+	if (atomic_load_relaxed(&peak_totals.fresh))
+		peak_end();
 }
 
 uint64_t peak_bytes(void)
 {
-	return atomic_load_relaxed(&peak.peak);
+	return atomic_load_relaxed(&peak_totals.peak);
 }
 
 uint64_t peak_live_bytes(void)
 {
-	return atomic_load_relaxed(&peak.live);
+	return atomic_load_relaxed(&peak_totals.live);
 }
 
 struct adoption {
@@ -156,8 +125,8 @@ static bool find_number(uint32_t site, struct site_counters *c, void *arg)
 {
 	(void)site;
 	(void)arg;
-	if (c->peak_number > peak.number)
-		peak.number = c->peak_number;
+	if (c->peak_number > peak_totals.number)
+		peak_totals.number = c->peak_number;
 	return true;
 }
 
@@ -181,8 +150,8 @@ void peak_adopt(void)
 
 	site_each(find_number, NULL);
 	site_each(add_up, &a);
-	peak.live = a.live;
-	peak.peak = a.live > a.peak ? a.live : a.peak;
+	peak_totals.live = a.live;
+	peak_totals.peak = a.live > a.peak ? a.live : a.peak;
 	if (a.live > a.peak)
-		peak.number++; /* it was still growing */
+		peak_totals.number++; /* it was still growing */
 }

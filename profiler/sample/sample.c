@@ -42,19 +42,7 @@
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
-#define HIDDEN_SITE INT32_MAX /* of sample_hide_enter(); no stack has it */
-#define STRIPES	    16
-#define MAX_PAGES   32 /* of a small span, see sizeclass.c */
-
-struct block {
-	union {
-		uint16_t page_count[MAX_PAGES]; /* small */
-		uint64_t weight;		/* large: what the object counts as */
-	};
-	char records[]; /* of sampler.record_size bytes each */
-};
-_Static_assert(sizeof(struct block) % 8 == 0, "records are aligned");
-_Static_assert(sizeof(struct block) + sizeof(struct sample_record) <= MSPAN_ROOM, "room");
+#define STRIPES 16
 
 #define STRIPE                              \
 	{                                   \
@@ -86,18 +74,14 @@ static struct {
 	} stripes[STRIPES];
 	struct lock pool_lock;
 	struct fixalloc pools[SIZECLASS_COUNT]; /* by class; 0: large; guarded */
-	uint8_t epoch; /* forks between the first process and this one, modulo 256 */
 	/* atomic totals */
-	uint64_t samples, dropped, truncated;
+	uint64_t dropped, truncated;
 	uint32_t any_hidden; /* atomic */
 } sampler = { .stripes = { FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES },
 	      .pool_lock = LOCK_INIT(LOCK_RANK_SAMPLE_POOL) };
 
 struct sample_hooks sample_hooks;
-
-#define RECORD_SHORT  offsetof(struct sample_record, birth_ns)
-#define RECORD_BIRTH  offsetof(struct sample_record, escape)
-#define RECORD_ESCAPE sizeof(struct sample_record) /* the maker's thread, too */
+struct sample_common sample_common;
 
 static struct sample_record *record_at(const struct block *b, uint32_t index)
 {
@@ -278,11 +262,6 @@ uint32_t sample_last_site(const struct mspan *s, uint32_t index)
 	return site == HIDDEN_SITE ? SITE_NONE : site;
 }
 
-static size_t record_size(const struct mspan *s, const struct sample_record *r)
-{
-	return s->slot_size ? r->size : s->size_asked;
-}
-
 size_t sample_size_asked(const struct mspan *s, uint32_t index)
 {
 	const struct sample_record *r = sample_find(s, index);
@@ -306,7 +285,7 @@ uint64_t sample_birth_ns(const struct sample_record *r)
 
 bool sample_is_inherited(const struct sample_record *r)
 {
-	return r->epoch != sampler.epoch;
+	return r->epoch != sample_common.epoch;
 }
 
 /* ---- clearing ---- */
@@ -341,12 +320,19 @@ static void clear_object(void *p, size_t size)
 
 /* ---- events ---- */
 
+/* What an object of this size stood for when these were the settings. */
+ALWAYS_INLINE uint64_t objects_then(size_t size, uint8_t period)
+{
+	return LIKELY(period_nth(period)->exact) ? (uint64_t)1 << SITE_SHIFT
+						 : weight_then(size, period);
+}
+
 /* Of an object whose record is just made, and of one that has one. */
 ALWAYS_INLINE uint64_t new_weight(const struct mspan *s, struct block *b, size_t size,
 				  uint8_t period)
 {
 	if (s->slot_size)
-		return weight_then(size, period);
+		return objects_then(size, period);
 	b->weight = weight(size, period_nth(period));
 	return b->weight;
 }
@@ -354,28 +340,31 @@ ALWAYS_INLINE uint64_t new_weight(const struct mspan *s, struct block *b, size_t
 ALWAYS_INLINE uint64_t old_weight(const struct mspan *s, const struct block *b,
 				  const struct sample_record *r)
 {
-	return s->slot_size ? weight_then(r->size, r->period) : b->weight;
+	return s->slot_size ? objects_then(r->size, r->period) : b->weight;
 }
 
-static void count_alloc(uint32_t site, size_t size, uint64_t objects)
+ALWAYS_INLINE void count_alloc(uint32_t site, size_t size, uint64_t objects)
 {
-	struct site_counters *c = site_counters(site);
+	struct site_counters *c = site_counters_if_any(site);
 	uint64_t bytes = scaled_bytes(size, objects);
 
-	if (!c)
-		return;
+	if (UNLIKELY(!c)) {
+		c = site_counters(site);
+		if (!c)
+			return;
+	}
 	peak_grow(c, bytes);
 	thread_add_two(&c->alloc_objects, objects, &c->alloc_bytes, bytes);
 	if (!atomic_load_relaxed(&sampler.exact)) /* else they are the objects */
 		thread_add(&c->samples, 1);
 }
 
-static void count_free(uint32_t site, size_t size, uint64_t objects)
+ALWAYS_INLINE void count_free(uint32_t site, size_t size, uint64_t objects)
 {
 	struct site_counters *c = site_counters_if_any(site);
 	uint64_t bytes = scaled_bytes(size, objects);
 
-	if (!c)
+	if (UNLIKELY(!c))
 		return;
 	peak_shrink(c, bytes);
 	thread_add_two(&c->free_objects, objects, &c->free_bytes, bytes);
@@ -394,7 +383,7 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 {
 	r->site = site;
 	r->size = (uint16_t)size;
-	r->epoch = sampler.epoch;
+	r->epoch = sample_common.epoch;
 	r->period = period_number();
 	if (sampler.record_size >= RECORD_BIRTH)
 		r->birth_ns = os_now_ns();
@@ -404,7 +393,7 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 		r->thread = thread_serial();
 }
 
-static bool record(void *p, size_t size, const struct capture *c)
+ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c)
 {
 	struct mspan *s = arena_span_of(p);
 	struct block *b = atomic_load_acquire(&s->samples);
@@ -451,7 +440,7 @@ static COLD void forget_freed(void *p)
 		record_at(b, index)->site = SITE_NONE;
 }
 
-static void on_malloc(void *p, size_t size)
+void sample_on_malloc(void *p, size_t size)
 {
 	struct capture c;
 
@@ -470,7 +459,7 @@ static void on_malloc(void *p, size_t size)
 	}
 	seep_tls.internal++;
 	if (LIKELY(capture(&c)) && LIKELY(record(p, size, &c))) {
-		thread_add(&sampler.samples, 1);
+		thread_add(&sample_common.samples, 1);
 		if (!sample_is_exact())
 			atomic_store_relaxed(&sampler.last, p);
 	} else {
@@ -536,7 +525,7 @@ static void note_end(const struct mspan *s, void *p, uint32_t site)
 	seep_tls.internal--;
 }
 
-static bool on_free(struct mspan *s, uint32_t index, void *p)
+bool sample_on_free(struct mspan *s, uint32_t index, void *p)
 {
 	struct block *b = s->samples;
 	struct sample_record *r = record_at(b, index);
@@ -625,10 +614,15 @@ bool sample_has_hidden(void)
 
 /* ---- life ---- */
 
-static void install(void)
+/* The hooks for what is recorded from now on. Objects recorded by others' rules are
+ * known to all. */
+static void install(bool exact)
 {
-	heap_hooks.sample_malloc = on_malloc;
-	heap_hooks.sample_free = on_free;
+	bool plain = exact && sampler.record_size == RECORD_SHORT && !sampler.clear &&
+		     !sampler.labels;
+
+	heap_hooks.sample_malloc = plain ? plain_on_malloc : sample_on_malloc;
+	heap_hooks.sample_free = plain ? plain_on_free : sample_on_free;
 	heap_hooks.is_freed = is_freed;
 	heap_hooks.misuse = misuse_describe;
 	heap_hooks.sample_resize = on_resize;
@@ -638,7 +632,6 @@ static void install(void)
 
 static void set_exact(void)
 {
-	unwind_expect_many();
 	atomic_store_relaxed(&sampler.slow_frees, true);
 	heap_slow_frees();
 }
@@ -665,7 +658,7 @@ void sample_init(void)
 		.sample = o->sample, .on = sampler.on, .exact = sampler.exact });
 	if (!sampler.on)
 		return;
-	install();
+	install(sampler.exact);
 	if (sampler.exact) {
 		struct heap_stats st;
 
@@ -678,7 +671,7 @@ void sample_init(void)
 
 uint64_t sample_count(void)
 {
-	return atomic_load_relaxed(&sampler.samples);
+	return atomic_load_relaxed(&sample_common.samples);
 }
 
 void sample_set_origin(uint64_t period, uint64_t samples)
@@ -687,7 +680,7 @@ void sample_set_origin(uint64_t period, uint64_t samples)
 	sampler.period = period;
 	period_first(
 		(struct period){ .sample = period, .on = true, .exact = period <= 1 });
-	sampler.samples = samples;
+	sample_common.samples = samples;
 }
 
 /* Nobody wakes us. */
@@ -717,7 +710,7 @@ int sample_change(enum opt_mode mode, size_t sample)
 	atomic_store_relaxed(&sampler.period, sample);
 	atomic_store_relaxed(&sampler.exact, p.exact);
 	atomic_store_relaxed(&sampler.on, p.on);
-	install();
+	install(p.exact);
 	heap_redraw_budgets(draw_budget, !p.on	   ? INT64_MAX
 					 : p.exact ? -1
 						   : (int64_t)sample * ODDS);
@@ -758,14 +751,14 @@ size_t sample_period(void)
 
 void sample_add_counts(struct sample_total *out)
 {
-	out->samples = atomic_load_relaxed(&sampler.samples);
+	out->samples = atomic_load_relaxed(&sample_common.samples);
 	out->dropped = atomic_load_relaxed(&sampler.dropped);
 	out->truncated = atomic_load_relaxed(&sampler.truncated);
 }
 
 bool sample_has_inherited(void)
 {
-	return sampler.epoch != 0;
+	return sample_common.epoch != 0;
 }
 
 NO_LOCK_CHECK void sample_fork_prepare(void)
@@ -798,5 +791,5 @@ NO_LOCK_CHECK void sample_fork_done(bool child)
 			lock_release(&sampler.stripes[i - 1].lock);
 	}
 	if (child)
-		sampler.epoch++;
+		sample_common.epoch++;
 }

@@ -10,12 +10,94 @@
 #include "profiler/sample/lifetime.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/label.h"
+#include "profiler/site/site.h"
+#include "profiler/stack/thread.h"
 
-/* peak.c: the running total of live bytes, and the sites at its highest. FAST. Both
- * before the site's counters change. */
-struct site_counters;
-void peak_grow(struct site_counters *c, uint64_t bytes);
-void peak_shrink(struct site_counters *c, uint64_t bytes);
+#define HIDDEN_SITE INT32_MAX /* of sample_hide_enter(); no stack has it */
+#define MAX_PAGES   32	      /* of a small span, see sizeclass.c */
+
+struct block {
+	union {
+		uint16_t page_count[MAX_PAGES]; /* small */
+		uint64_t weight;		/* large: what the object counts as */
+	};
+	char records[]; /* RECORD_SHORT, RECORD_BIRTH or RECORD_ESCAPE bytes each */
+};
+_Static_assert(sizeof(struct block) % 8 == 0, "records are aligned");
+_Static_assert(sizeof(struct block) + sizeof(struct sample_record) <= MSPAN_ROOM, "room");
+
+#define RECORD_SHORT  offsetof(struct sample_record, birth_ns)
+#define RECORD_BIRTH  offsetof(struct sample_record, escape)
+#define RECORD_ESCAPE sizeof(struct sample_record) /* the maker's thread, too */
+
+/* FAST. Bytes asked. */
+static inline size_t record_size(const struct mspan *s, const struct sample_record *r)
+{
+	return s->slot_size ? r->size : s->size_asked;
+}
+
+/* sample.c: what all that record use. */
+struct sample_common {
+	uint8_t epoch;	  /* forks between the first process and this one, modulo 256 */
+	uint64_t samples; /* recorded; atomic */
+};
+extern struct sample_common sample_common HIDDEN;
+void sample_on_malloc(void *p, size_t size);
+bool sample_on_free(struct mspan *s, uint32_t index, void *p);
+/* plain.c: the same for exact mode with records of RECORD_SHORT. */
+void plain_on_malloc(void *p, size_t size);
+bool plain_on_free(struct mspan *s, uint32_t index, void *p);
+
+/* peak.c: the running total of live bytes, and the sites at its highest. */
+struct peak_totals {
+	uint64_t live;	 /* atomic: bytes, estimated in sampled mode */
+	uint64_t peak;	 /* atomic: highest live */
+	uint64_t number; /* atomic: of the latest peak that is over */
+	bool fresh;	 /* atomic: peak was raised since, and nothing was freed */
+};
+extern struct peak_totals peak_totals HIDDEN;
+void peak_keep(struct site_counters *c); /* what is live of it */
+void peak_end(void);			 /* the first free after a new maximum */
+void peak_add_shared(int64_t bytes);	 /* beside other threads */
+
+ALWAYS_INLINE void peak_touch(struct site_counters *c)
+{
+	if (UNLIKELY(atomic_load_relaxed(&c->peak_number) !=
+		     atomic_load_relaxed(&peak_totals.number)))
+		peak_keep(c);
+}
+
+/* FAST. Before the site's counters change. */
+ALWAYS_INLINE void peak_grow(struct site_counters *c, uint64_t bytes)
+{
+	uint64_t live;
+
+	peak_touch(c);
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
+		peak_add_shared((int64_t)bytes);
+		return;
+	}
+	live = atomic_load_relaxed(&peak_totals.live) + bytes;
+	atomic_store_relaxed(&peak_totals.live, live);
+	if (live > atomic_load_relaxed(&peak_totals.peak)) {
+		atomic_store_relaxed(&peak_totals.peak, live);
+		atomic_store_relaxed(&peak_totals.fresh, true);
+	}
+}
+
+/* FAST. Before the site's counters change. */
+ALWAYS_INLINE void peak_shrink(struct site_counters *c, uint64_t bytes)
+{
+	if (UNLIKELY(atomic_load_relaxed(&peak_totals.fresh)))
+		peak_end();
+	peak_touch(c);
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
+		peak_add_shared(-(int64_t)bytes);
+	else
+		atomic_store_relaxed(&peak_totals.live,
+				     atomic_load_relaxed(&peak_totals.live) - bytes);
+}
+
 void peak_settle(void); /* DUMP: the present may be the peak */
 /* DUMP. What was live of a site at the peak; objects in fixed point. */
 void peak_read(const struct site_counters *c, uint64_t *out_objects, uint64_t *out_bytes);

@@ -9,13 +9,18 @@
 #include "profiler/stack/unwind.h"
 
 /* site_child(), and the next capture knows. */
-static uint32_t child(struct trail_step *steps, uint32_t parent, uintptr_t pc)
+static uint32_t child(struct trail_steps *steps, uint32_t parent, uintptr_t pc)
 {
-	struct trail_step *s = &steps[trail_step_index(parent, pc)];
+	struct trail_step *s = trail_step_at(steps, parent, pc);
 	uint32_t node = site_child(parent, pc);
 
-	if (node != SITE_NONE)
-		*s = (struct trail_step){ .pc = pc, .parent = parent, .node = node };
+	if (node == SITE_NONE)
+		return node;
+	*s = (struct trail_step){ .pc = pc, .parent = parent, .node = node };
+	if (UNLIKELY(++steps->nset > steps->mask) && steps->mask < TRAIL_STEPS_MAX - 1) {
+		steps->mask = steps->mask * 2 + 1;
+		steps->nset = 0;
+	}
 	return node;
 }
 

@@ -2,19 +2,18 @@
 /*
  * site: the calling-context tree, see site.h.
  *
- * Structure: nodes are numbered and lie in chunks that never move. A hash table with one
- * chain a bucket finds the child of (parent, pc): a small table for the first nodes, a
- * larger one for those that follow and a big one for all later nodes, since a big one
- * costs a page for nearly every node.
- * Counters have numbers and chunks of their own, so that inner nodes cost 24 bytes and no
- * more.
+ * Structure: nodes are numbered and lie in chunks that never move. A hash table finds the
+ * child of (parent, pc): open addressing, entries of half a hash and a number, so that
+ * nearly every node that is looked at is the right one. It doubles when it is 5/8 full;
+ * the one before keeps its address, since somebody may be reading it, and loses its
+ * memory: who finds nothing there looks again under the lock. Counters have numbers and
+ * chunks of their own, so that inner nodes cost 24 bytes and no more.
  *
  * Chunks lie in the file that outlives the process (store.h) where there is one, else in
  * memory of our own.
  *
- * Concurrency: a chain is read without a lock: a node is filled before its number is
- * stored in the bucket (release), and links never change. Insertion holds the shard's
- * lock. Allocation of numbers is atomic; a number is used once.
+ * Concurrency: the table is read without a lock: a node is filled before its entry is
+ * stored (release). Insertion holds the lock. A number is used once.
  */
 #include "profiler/site/site.h"
 
@@ -23,77 +22,47 @@
 #include "preload/base/atomic.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
+#include "preload/base/os.h"
 #include "profiler/site/store.h"
 
-#define TABLES		 3
-#define SHARDS		 16 /* by the upper four bits of the hash */
-#define LG_CHUNK	 14
+#define LG_FIRST	 10		    /* of the first table: 8 KiB */
+#define LG_LAST		 27		    /* holds all numbers */
+#define MAPPED_BYTES	 ((size_t)64 * KIB) /* tables from here on are mappings */
+#define HUGE_BYTES	 (4 * MIB)
+#define LG_CHUNK	 SITE_LG_CHUNK
 #define CHUNK		 (1u << LG_CHUNK)
-#define CHUNKS		 4096 /* 67 million nodes */
-#define LG_COUNTER_CHUNK 10
+#define CHUNKS		 SITE_CHUNKS
+#define LG_COUNTER_CHUNK SITE_LG_COUNTER_CHUNK
 #define COUNTER_CHUNK	 (1u << LG_COUNTER_CHUNK)
-#define COUNTER_CHUNKS	 16384
+#define COUNTER_CHUNKS	 SITE_COUNTER_CHUNKS
 
-struct node {
-	uintptr_t pc;
-	uint32_t parent;
-	uint32_t next;	   /* in the bucket's chain */
-	uint32_t depth;	   /* frames from here outwards */
-	uint32_t counters; /* number, 0: none; atomic */
+struct table {
+	unsigned lg;	    /* of the entries */
+	uint64_t entries[]; /* atomic: lower half of the hash, number; 0: free */
 };
 
-#define SHARD                             \
-	{                                 \
-		LOCK_INIT(LOCK_RANK_SITE) \
-	}
-#define FOUR_SHARDS SHARD, SHARD, SHARD, SHARD
-
-/* Buckets, and from which number on nodes go to the table. */
-static const struct {
-	unsigned lg;
-	uint32_t first;
-} tables[TABLES] = { { 13, 0 }, { 16, 8192 }, { 20, 65536 } };
-
 static struct {
-	struct {
-		struct lock lock;
-	} shards[SHARDS];
-	struct lock chunk_lock;	     /* for new chunks and counters */
-	uint32_t *tables[TABLES];    /* atomic; buckets, made when first needed */
-	struct node *chunks[CHUNKS]; /* atomic */
-	uint32_t count;		     /* numbers given out; atomic */
-	struct site_counters *counter_chunks[COUNTER_CHUNKS]; /* atomic */
-	uint32_t ncounters;				      /* guarded by chunk_lock */
-} sites = { .shards = { FOUR_SHARDS, FOUR_SHARDS, FOUR_SHARDS, FOUR_SHARDS },
+	struct lock lock;	/* for insertion */
+	struct lock chunk_lock; /* for new chunks and counters */
+	struct table *table;	/* atomic; NULL: nothing is in it */
+	uint32_t ninserted; /* nodes that are in the table; atomic, after their entry */
+	uint32_t count;	    /* numbers given out; atomic */
+	uint32_t ncounters; /* written under chunk_lock; atomic */
+} sites = { .lock = LOCK_INIT(LOCK_RANK_SITE),
 	    .chunk_lock = LOCK_INIT(LOCK_RANK_SITE_CHUNK) };
 
-static struct node *node_of(uint32_t site)
-{
-	return &atomic_load_acquire(&sites.chunks[site >> LG_CHUNK])[site & (CHUNK - 1)];
-}
+struct site_chunks site_chunks;
 
 static uint64_t hash_of(uint32_t parent, uintptr_t pc)
 {
 	return (pc + parent * 0x85ebca77c2b2ae63u) * 0x9e3779b97f4a7c15u;
 }
 
-static uint32_t find_in_chain(uint32_t site, uint32_t parent, uintptr_t pc)
-{
-	while (site) {
-		const struct node *n = node_of(site);
-
-		if (n->pc == pc && n->parent == parent)
-			return site;
-		site = n->next;
-	}
-	return SITE_NONE;
-}
-
 static void *new_chunk(enum store_kind kind, uint32_t index, size_t size)
 {
 	void *chunk = store_chunk(kind, index, size);
 
-	return chunk ? chunk : meta_alloc(size, 8, META_SITE);
+	return chunk ? chunk : meta_alloc(size, CACHE_LINE, META_SITE);
 }
 
 /* A number whose chunk exists; 0: out of memory or numbers. */
@@ -103,14 +72,14 @@ static uint32_t new_number(void)
 
 	lock_acquire(&sites.chunk_lock);
 	site = sites.count + 1;
-	if (site >> LG_CHUNK < CHUNKS && !sites.chunks[site >> LG_CHUNK]) {
+	if (site >> LG_CHUNK < CHUNKS && !site_chunks.nodes[site >> LG_CHUNK]) {
 		void *chunk = new_chunk(STORE_NODES, site >> LG_CHUNK,
-					CHUNK * sizeof(struct node));
+					CHUNK * sizeof(struct site_node));
 
-		atomic_store_release(&sites.chunks[site >> LG_CHUNK],
-				     (struct node *)chunk);
+		atomic_store_release(&site_chunks.nodes[site >> LG_CHUNK],
+				     (struct site_node *)chunk);
 	}
-	if (site >> LG_CHUNK >= CHUNKS || !sites.chunks[site >> LG_CHUNK])
+	if (site >> LG_CHUNK >= CHUNKS || !site_chunks.nodes[site >> LG_CHUNK])
 		site = SITE_NONE;
 	else
 		atomic_store_release(&sites.count, site);
@@ -119,88 +88,127 @@ static uint32_t new_number(void)
 	return site;
 }
 
-/* NULL: out of memory. */
-static uint32_t *get_table(int i)
-{
-	uint32_t *b = atomic_load_acquire(&sites.tables[i]);
+/* ---- the hash table ---- */
 
-	if (LIKELY(b))
-		return b;
-	lock_acquire(&sites.chunk_lock);
-	b = sites.tables[i];
-	if (!b) {
-		b = meta_alloc(sizeof(*b) << tables[i].lg, 8, META_SITE);
-		atomic_store_release(&sites.tables[i], b);
-	}
-	lock_release(&sites.chunk_lock);
-	return b;
+static size_t index_of(const struct table *t, uint64_t hash)
+{
+	return hash >> (64 - t->lg);
 }
 
-ALWAYS_INLINE uint32_t find_in_table(int i, uint64_t hash, uint32_t parent, uintptr_t pc)
+static size_t after(const struct table *t, size_t i)
 {
-	const uint32_t *b = atomic_load_acquire(&sites.tables[i]);
-
-	return b ? find_in_chain(atomic_load_acquire(&b[hash >> (64 - tables[i].lg)]),
-				 parent, pc)
-		 : SITE_NONE;
+	return (i + 1) & (((size_t)1 << t->lg) - 1);
 }
 
-/* Most nodes of a program that has many are in the big table. */
 static uint32_t find(uint64_t hash, uint32_t parent, uintptr_t pc)
 {
-	uint32_t site = find_in_table(2, hash, parent, pc);
+	const struct table *t = atomic_load_acquire(&sites.table);
 
-	if (site == SITE_NONE)
-		site = find_in_table(1, hash, parent, pc);
-	return site ? site : find_in_table(0, hash, parent, pc);
+	if (UNLIKELY(!t))
+		return SITE_NONE;
+	for (size_t i = index_of(t, hash);; i = after(t, i)) {
+		uint64_t e = atomic_load_acquire(&t->entries[i]);
+		const struct site_node *n;
+
+		if (e == 0)
+			return SITE_NONE;
+		if (e >> 32 != (uint32_t)hash)
+			continue;
+		n = site_node((uint32_t)e);
+		if (n->pc == pc && n->parent == parent)
+			return (uint32_t)e;
+	}
 }
 
-/* The bucket that a new node goes to; NULL: out of memory. */
-static uint32_t *bucket_for_new(uint64_t hash)
+static void put(struct table *t, uint64_t hash, uint32_t site)
 {
-	uint32_t count = site_count(), *b;
+	size_t i = index_of(t, hash);
 
-	for (int i = TABLES - 1; i >= 0; i--) {
-		b = count >= tables[i].first ? get_table(i) : NULL;
-		if (b)
-			return &b[hash >> (64 - tables[i].lg)];
-	}
-	return NULL;
+	while (t->entries[i] != 0)
+		i = after(t, i);
+	atomic_store_release(&t->entries[i], hash << 32 | site);
 }
 
-/* The shard is the hash's upper bits, as is the bucket: no bucket belongs to two. */
-static COLD uint32_t insert(uint64_t hash, uint32_t parent, uintptr_t pc)
+static size_t table_bytes(unsigned lg)
 {
-	struct lock *l = &sites.shards[hash >> 60].lock;
-	uint32_t site, *head;
+	return sizeof(struct table) + (sizeof(uint64_t) << lg);
+}
 
-	lock_acquire(l);
-	site = find(hash, parent, pc); /* somebody may have been faster */
-	if (site) {
-		lock_release(l);
-		return site;
+/* Needs the lock. Twice as many entries, or the first ones. False: no memory. */
+static COLD bool grow(void)
+{
+	struct table *old = sites.table, *t;
+	unsigned lg = old ? old->lg + 1 : LG_FIRST;
+	size_t bytes = table_bytes(lg);
+
+	if (lg > LG_LAST)
+		return false;
+	t = bytes < MAPPED_BYTES ? meta_alloc(bytes, CACHE_LINE, META_SITE)
+				 : meta_map(bytes, META_SITE);
+	if (!t)
+		return false;
+	t->lg = lg;
+	if (bytes >= HUGE_BYTES) /* each lookup is in another page */
+		os_hugepage(t, align_up(bytes, OS_PAGE), true);
+	for (uint32_t site = 1; site <= sites.count; site++) {
+		const struct site_node *n = site_node(site);
+
+		put(t, hash_of(n->parent, n->pc), site);
 	}
-	head = bucket_for_new(hash);
-	site = head ? new_number() : SITE_NONE;
+	atomic_store_release(&sites.table, t);
+	/* Its head, which says how long it is, stays. */
+	if (old && table_bytes(old->lg) >= MAPPED_BYTES)
+		os_purge((char *)old + OS_PAGE, table_bytes(old->lg) - OS_PAGE);
+	return true;
+}
+
+/* Needs the lock. Is there room for one more? A full table serves to its last entry but
+ * one, which ends every search. */
+static bool has_room(void)
+{
+	const struct table *t = sites.table;
+	uint64_t n = sites.count + 1u;
+
+	if (LIKELY(t != NULL) && LIKELY(n * 8 <= (uint64_t)5 << t->lg))
+		return true;
+	return grow() || (t && n < (uint64_t)1 << t->lg);
+}
+
+/* The child was not found when so many nodes were in the table. */
+static COLD uint32_t insert(uint64_t hash, uint32_t parent, uintptr_t pc,
+			    uint32_t ninserted)
+{
+	uint32_t site;
+
+	lock_acquire(&sites.lock);
+	if (sites.ninserted != ninserted) {
+		site = find(hash, parent, pc); /* somebody may have been faster */
+		if (site) {
+			lock_release(&sites.lock);
+			return site;
+		}
+	}
+	site = has_room() ? new_number() : SITE_NONE;
 	if (site) {
-		struct node *n = node_of(site);
+		struct site_node *n = site_node(site);
 
 		n->pc = pc;
 		n->parent = parent;
-		n->next = *head;
-		n->depth = parent ? node_of(parent)->depth + 1 : 1;
-		atomic_store_release(head, site);
+		n->depth = parent ? site_node(parent)->depth + 1 : 1;
+		put(sites.table, hash, site);
+		atomic_store_release(&sites.ninserted, site);
 	}
-	lock_release(l);
+	lock_release(&sites.lock);
 	return site;
 }
 
 uint32_t site_child(uint32_t parent, uintptr_t pc)
 {
+	uint32_t ninserted = atomic_load_acquire(&sites.ninserted);
 	uint64_t hash = hash_of(parent, pc);
 	uint32_t site = find(hash, parent, pc);
 
-	return LIKELY(site) ? site : insert(hash, parent, pc);
+	return LIKELY(site) ? site : insert(hash, parent, pc, ninserted);
 }
 
 uint32_t site_intern(const struct frame *frames, int count)
@@ -217,17 +225,17 @@ uint32_t site_intern(const struct frame *frames, int count)
 
 uint32_t site_parent(uint32_t site)
 {
-	return node_of(site)->parent;
+	return site_node(site)->parent;
 }
 
 uintptr_t site_pc(uint32_t site)
 {
-	return node_of(site)->pc;
+	return site_node(site)->pc;
 }
 
 uint32_t site_depth(uint32_t site)
 {
-	return site ? node_of(site)->depth : 0;
+	return site ? site_node(site)->depth : 0;
 }
 
 uint32_t site_count(void)
@@ -235,31 +243,16 @@ uint32_t site_count(void)
 	return atomic_load_acquire(&sites.count);
 }
 
-static struct site_counters *counters_at(uint32_t number)
-{
-	struct site_counters *chunk =
-		atomic_load_acquire(&sites.counter_chunks[number >> LG_COUNTER_CHUNK]);
-
-	return &chunk[number & (COUNTER_CHUNK - 1)];
-}
-
-struct site_counters *site_counters_if_any(uint32_t site)
-{
-	uint32_t number = site ? atomic_load_acquire(&node_of(site)->counters) : 0;
-
-	return number ? counters_at(number) : NULL;
-}
-
 static COLD struct site_counters *make_counters(uint32_t site)
 {
-	struct node *n = node_of(site);
+	struct site_node *n = site_node(site);
 	uint32_t number;
 
 	lock_acquire(&sites.chunk_lock);
 	number = sites.ncounters + 1;
 	if (n->counters == 0 && number >> LG_COUNTER_CHUNK < COUNTER_CHUNKS) {
 		struct site_counters **chunk =
-			&sites.counter_chunks[number >> LG_COUNTER_CHUNK];
+			&site_chunks.counters[number >> LG_COUNTER_CHUNK];
 
 		if (!*chunk) {
 			void *fresh =
@@ -269,7 +262,7 @@ static COLD struct site_counters *make_counters(uint32_t site)
 			atomic_store_release(chunk, (struct site_counters *)fresh);
 		}
 		if (*chunk) {
-			sites.ncounters = number;
+			atomic_store_release(&sites.ncounters, number);
 			store_set_counts(sites.count, number);
 			atomic_store_release(&n->counters, number);
 		}
@@ -323,8 +316,7 @@ void site_reset_counters(void)
 
 NO_LOCK_CHECK void site_fork_prepare(void)
 {
-	for (unsigned i = 0; i < SHARDS; i++)
-		lock_acquire_nested(&sites.shards[i].lock);
+	lock_acquire(&sites.lock);
 	lock_acquire(&sites.chunk_lock);
 	store_fork_prepare(sites.ncounters);
 }
@@ -332,15 +324,12 @@ NO_LOCK_CHECK void site_fork_prepare(void)
 NO_LOCK_CHECK void site_fork_done(bool child)
 {
 	store_fork_done(child);
-	if (child)
+	if (child) {
 		lock_reset(&sites.chunk_lock);
-	else
+		lock_reset(&sites.lock);
+	} else {
 		lock_release(&sites.chunk_lock);
-	for (unsigned i = SHARDS; i > 0; i--) {
-		if (child)
-			lock_reset(&sites.shards[i - 1].lock);
-		else
-			lock_release(&sites.shards[i - 1].lock);
+		lock_release(&sites.lock);
 	}
 }
 
@@ -348,7 +337,7 @@ NO_LOCK_CHECK void site_fork_done(bool child)
 
 bool site_store(const struct store_owner *owner, uint64_t period)
 {
-	return store_open(owner, period, sizeof(struct node), CHUNK,
+	return store_open(owner, period, sizeof(struct site_node), CHUNK,
 			  sizeof(struct site_counters), COUNTER_CHUNK);
 }
 
@@ -356,7 +345,7 @@ bool site_store(const struct store_owner *owner, uint64_t period)
 static void forget_later_counters(void)
 {
 	for (uint32_t site = 1; site <= sites.count; site++) {
-		struct node *n = node_of(site);
+		struct site_node *n = site_node(site);
 
 		if (n->counters > sites.ncounters)
 			atomic_store_relaxed(&n->counters, 0u);
@@ -382,7 +371,7 @@ static uint32_t stored(const uint64_t *offsets, uint32_t nchunks, uint32_t count
 }
 
 /* A process may be killed between any two stores. */
-static void repair(struct node *n, uint32_t site)
+static void repair(struct site_node *n, uint32_t site)
 {
 	if (n->parent < site && n->counters <= sites.ncounters)
 		return;
@@ -395,7 +384,7 @@ bool site_adopt(const struct store_header *h)
 	char *base;
 
 	memcpy(&base, &h, sizeof(base)); /* the mapping is ours to write */
-	if (h->node_bytes != sizeof(struct node) || h->node_chunk != CHUNK ||
+	if (h->node_bytes != sizeof(struct site_node) || h->node_chunk != CHUNK ||
 	    h->counter_bytes != sizeof(struct site_counters) ||
 	    h->counter_chunk != COUNTER_CHUNK || sites.count != 0)
 		return false;
@@ -403,10 +392,10 @@ bool site_adopt(const struct store_header *h)
 	sites.ncounters =
 		stored(h->counter_chunks, COUNTER_CHUNKS, h->ncounters, COUNTER_CHUNK);
 	for (uint32_t i = 0; i <= sites.count / CHUNK; i++)
-		sites.chunks[i] = (void *)(base + h->node_chunks[i]);
+		site_chunks.nodes[i] = (void *)(base + h->node_chunks[i]);
 	for (uint32_t i = 0; i <= sites.ncounters / COUNTER_CHUNK; i++)
-		sites.counter_chunks[i] = (void *)(base + h->counter_chunks[i]);
+		site_chunks.counters[i] = (void *)(base + h->counter_chunks[i]);
 	for (uint32_t site = 1; site <= sites.count; site++)
-		repair(node_of(site), site);
+		repair(site_node(site), site);
 	return true;
 }

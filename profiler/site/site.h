@@ -4,12 +4,13 @@
  * of a whole stack is that stack's site. Nodes are never freed, so a site id stays good
  * for the life of the process. Counters live in a side table, made for leaf nodes only.
  *
- * Concurrency: lookups take no lock; inserting takes one of several shard locks (rank
- * SITE). Counters are atomic. Ids are 1-based; 0 means "no site".
+ * Concurrency: lookups take no lock; inserting takes one (rank SITE). Counters are
+ * atomic. Ids are 1-based; 0 means "no site".
  */
 #ifndef PROFILER_SITE_SITE_H
 #define PROFILER_SITE_SITE_H
 
+#include "preload/base/atomic.h"
 #include "preload/base/base.h"
 #include "profiler/stack/unwind.h"
 
@@ -44,8 +45,48 @@ uint32_t site_depth(uint32_t site);  /* frames from here outwards */
 uint32_t site_count(void);	     /* nodes made; ids are 1..count */
 /* SLOW. The counters of a site, made at first use; NULL when out of memory. */
 struct site_counters *site_counters(uint32_t site);
-/* Counters if there are any, else NULL. FAST. */
-struct site_counters *site_counters_if_any(uint32_t site);
+
+/* Where nodes and counters lie: written by site.c alone. Chunks never move. */
+#define SITE_LG_CHUNK	      14
+#define SITE_LG_COUNTER_CHUNK 10
+#define SITE_CHUNKS	      4096 /* 67 million nodes */
+#define SITE_COUNTER_CHUNKS   16384
+struct site_node {
+	uintptr_t pc;
+	uint32_t parent;
+	uint32_t depth;	   /* frames from here outwards */
+	uint32_t counters; /* number, 0: none; atomic */
+	uint32_t unused;
+};
+struct site_chunks {
+	struct site_node *nodes[SITE_CHUNKS];		     /* atomic */
+	struct site_counters *counters[SITE_COUNTER_CHUNKS]; /* atomic */
+};
+extern struct site_chunks site_chunks HIDDEN;
+
+/* FAST. */
+static inline struct site_node *site_node(uint32_t site)
+{
+	return &atomic_load_acquire(
+		&site_chunks.nodes[site >> SITE_LG_CHUNK])[site &
+							   ((1u << SITE_LG_CHUNK) - 1)];
+}
+
+/* FAST. Counters by their number. */
+static inline struct site_counters *site_counters_at(uint32_t number)
+{
+	return &atomic_load_acquire(
+		&site_chunks.counters[number >> SITE_LG_COUNTER_CHUNK])
+		[number & ((1u << SITE_LG_COUNTER_CHUNK) - 1)];
+}
+
+/* FAST. Counters if there are any, else NULL. */
+static inline struct site_counters *site_counters_if_any(uint32_t site)
+{
+	uint32_t number = site ? atomic_load_acquire(&site_node(site)->counters) : 0;
+
+	return number ? site_counters_at(number) : NULL;
+}
 /* DUMP. Every site that has counters. fn false stops. */
 void site_each(bool (*fn)(uint32_t site, struct site_counters *c, void *arg), void *arg);
 /* DUMP. Leaf first: the pcs of a site into pcs[0..max), returns how many. */

@@ -23,16 +23,21 @@
 
 /* ---- step 3: comparing ---- */
 
-#define DIFF(p) (*(const volatile uintptr_t *)(p).slot ^ (p).pc)
+#define DIFF(p)	 (*(const volatile uintptr_t *)(p).slot ^ (p).pc)
+#define DIFF4(p) (DIFF((p)[0]) | DIFF((p)[-1]) | DIFF((p)[-2]) | DIFF((p)[-3]))
 
 /* The innermost of places (lo, hi] whose word has changed; lo: none has. */
 ALWAYS_INLINE NO_SANITIZE const struct trail_place *
 changed_place(const struct trail_place *lo, const struct trail_place *hi)
 {
+	const struct trail_place *four = lo + 4, *from = hi;
+
 	for (;;) {
-		while (LIKELY(hi - lo >= 4) && LIKELY((DIFF(hi[0]) | DIFF(hi[-1]) |
-						       DIFF(hi[-2]) | DIFF(hi[-3])) == 0))
+		while (LIKELY(hi >= four) && LIKELY(DIFF4(hi) == 0))
 			hi -= 4;
+		/* What is left over goes with some that were compared already. */
+		if (LIKELY(hi < four) && LIKELY(from >= four) && LIKELY(DIFF4(four) == 0))
+			return lo;
 		/* A stub may stand for one of the four. */
 		for (int i = 0; i < 4; i++, hi--) {
 			uintptr_t word;
@@ -45,6 +50,7 @@ changed_place(const struct trail_place *lo, const struct trail_place *hi)
 		}
 	}
 }
+#undef DIFF4
 #undef DIFF
 
 NO_SANITIZE static uint32_t changed_word(const struct trail_word *words, uint32_t lo,
@@ -159,7 +165,7 @@ static COLD enum verdict step_missing(struct scan *s, struct walked *f)
 	enum step step = walk_step_missing(&s->w);
 
 	if (step == STEP_END) {
-		uint64_t row = row_for(atomic_load_acquire(&row_cache), f->pc);
+		uint64_t row = row_for(row_table(), f->pc);
 
 		if (cfi_unpack(row).kind != CFI_MISSING)
 			return ROOT; /* the code alone says so */
@@ -180,8 +186,7 @@ static COLD enum verdict step_missing(struct scan *s, struct walked *f)
 static NOINLINE enum verdict step_odd(struct scan *s, struct walked *f)
 {
 	struct walk *w = &s->w;
-	struct cfi_row row =
-		cfi_unpack(row_for(atomic_load_acquire(&row_cache), f->pc - 1));
+	struct cfi_row row = cfi_unpack(row_for(row_table(), f->pc - 1));
 	uintptr_t cfa, ra = 0, save;
 
 	w->slot = f->slot;
@@ -216,10 +221,8 @@ static NOINLINE enum verdict step_odd(struct scan *s, struct walked *f)
 }
 
 /* What a row comes to, if it is one of the simple ones: they keep inside the frame. */
-static NOINLINE void learn_row(struct known_row *r, struct row_entry *rows, uintptr_t pc)
+static void simplify_row(struct known_row *r, struct cfi_row row, uintptr_t pc)
 {
-	struct cfi_row row = cfi_unpack(row_for(rows, pc - 1));
-
 	*r = (struct known_row){ .kind = ROW_ODD };
 	if (row.kind != CFI_MISSING) /* else code may be loaded there later */
 		r->pc = pc;
@@ -229,9 +232,7 @@ static NOINLINE void learn_row(struct known_row *r, struct row_entry *rows, uint
 		if (row.cfa_offset != 16 || row.rbp != CFI_RBP_AT_CFA ||
 		    row.rbp_offset != -16)
 			return;
-		*r = (struct known_row){
-			.pc = pc, .distance = 8, .save = -8, .kind = ROW_FRAME
-		};
+		*r = (struct known_row){ .pc = pc, .save = -8, .kind = ROW_FRAME };
 		return;
 	}
 	if (row.kind != CFI_RSP)
@@ -248,19 +249,29 @@ static NOINLINE void learn_row(struct known_row *r, struct row_entry *rows, uint
 	r->distance = (uint32_t)row.cfa_offset;
 }
 
+/* Where the row of pc is remembered now. */
+static NOINLINE struct known_row *learn_row(struct trails *a, uintptr_t pc)
+{
+	struct known_row *r;
+
+	if (UNLIKELY(++a->nlearned > a->row_mask) && a->row_mask < ROWS_MAX - 1) {
+		a->row_mask = a->row_mask * 2 + 1;
+		a->nlearned = 0;
+	}
+	r = &a->rows[pc & a->row_mask];
+	simplify_row(r, cfi_unpack(row_for(row_table(), pc - 1)), pc);
+	return r;
+}
+
 /* Any step that is not simple, by s->w. A pc of 0 ends the stack. */
 static NOINLINE enum verdict step_slowly(struct scan *s, struct walked *f)
 {
-	enum verdict v;
-
 	if (f->pc == 0) {
 		s->zero = f->slot;
 		return ENDED;
 	}
 	f->save = &f->bp;
-	v = step_odd(s, f);
-	s->odd |= (f->slot & WALKED_FLAGS) != 0;
-	return v;
+	return step_odd(s, f);
 }
 
 /* Room for more than the f frames there are. NULL: there is none. */
@@ -283,7 +294,7 @@ static inline uintptr_t slot_by_frame(uintptr_t slot, uintptr_t bp)
 	return bp > slot + 8 && bp % 8 == 0 ? bp + 8 : UINTPTR_MAX;
 }
 
-NO_SANITIZE static enum verdict walk(struct scan *s, struct row_entry *rows)
+NO_SANITIZE static enum verdict walk(struct scan *s)
 {
 	struct trails *a = s->all;
 	const struct trail_place *places = s->trail->places, *at = places + s->at;
@@ -319,15 +330,13 @@ NO_SANITIZE static enum verdict walk(struct scan *s, struct row_entry *rows)
 		f->slot = slot;
 		f->pc = pc;
 		f->bp = bp;
-		r = &a->rows[pc %
-			     ROWS]; /* what pc depends on here is the slowest chain */
+		r = &a->rows[pc & a->row_mask]; /* the slowest chain is through here */
 		if (UNLIKELY(r->pc != pc))
-			learn_row(r, rows, pc);
+			r = learn_row(a, pc);
 		next = slot + r->distance;
 		if (r->kind == ROW_FRAME) { /* not a sum of either: it is on the chain */
 			next = slot_by_frame(slot, bp);
 			f->slot |= WALKED_USES_BP;
-			s->odd = true;
 		}
 		if (UNLIKELY(r->kind == ROW_ODD) || UNLIKELY(next >= hi)) {
 			f->slot = slot;
@@ -360,14 +369,13 @@ NO_SANITIZE static enum verdict walk(struct scan *s, struct row_entry *rows)
 static COLD void enter_generation(struct trails *a, uint32_t generation)
 {
 	a->generation = generation;
-	memset(a->rows, 0, sizeof(a->rows));
+	memset(a->rows, 0, (a->row_mask + 1) * sizeof(a->rows[0]));
 	trails_forget(a);
 }
 
-/* Walks from the caller of fp's frame, which is our outermost, to what is remembered. Of
- * the own trail's frames the innermost `known` may match. */
-ALWAYS_INLINE NO_SANITIZE enum verdict walk_from(struct scan *s, const uintptr_t *fp,
-						 struct row_entry *rows, uint32_t known)
+/* Walks from the caller of fp's frame, which is our outermost, to what is remembered.
+ */
+ALWAYS_INLINE NO_SANITIZE enum verdict walk_from(struct scan *s, const uintptr_t *fp)
 {
 	struct trails *a = s->all;
 	struct trail *t;
@@ -383,23 +391,16 @@ ALWAYS_INLINE NO_SANITIZE enum verdict walk_from(struct scan *s, const uintptr_t
 		s->w.window = s->w.hi = 0;
 	s->w.fixed_lo = s->w.fixed_hi = 0;
 	s->zero = s->pseudo = 0;
-	s->odd = false;
 	s->tried[0].addr = 0;
-	if (UNLIKELY(a->generation != generation)) {
+	if (UNLIKELY(a->generation != generation))
 		enter_generation(a, generation);
-		known = 0;
-	}
-	t = &a->own;
-	if (UNLIKELY(!s->w.known)) {
-		t = trails_guess_other(a, s->w.sp);
-		known = t->count;
-	}
+	t = LIKELY(s->w.known) ? &a->own : trails_guess_other(a, s->w.sp);
 	s->trail = t;
 	if (UNLIKELY(!t->places) && !trail_grow(t, FRAMES_FIRST))
 		return REFUSED;
 	s->whole = s->w.known && !t->rootless && t->places[0].pc > FRAME_PSEUDO_MAX;
-	s->at = (int)known - 1;
-	return walk(s, rows);
+	s->at = (int)t->count - 1;
+	return walk(s);
 }
 
 static bool keep_all(struct scan *s, enum verdict v)
@@ -411,7 +412,6 @@ static bool keep_all(struct scan *s, enum verdict v)
 		return false;
 	}
 	s->trail->used = ++s->all->serial;
-	s->trail->steps = s->all->steps;
 	return true;
 }
 
@@ -425,13 +425,11 @@ static bool keep_retained(struct scan *s, enum verdict v)
 }
 
 static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp,
-				      uint32_t known,
 				      bool (*keep_fn)(struct scan *s, enum verdict v))
 {
-	struct row_entry *rows = atomic_load_acquire(&row_cache);
 	struct trail *t = NULL;
 
-	if (seep_tls.unwinding || !rows)
+	if (seep_tls.unwinding || !row_table())
 		return NULL;
 	seep_tls.unwinding = true;
 	atomic_signal_barrier();
@@ -441,7 +439,7 @@ static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp,
 		struct scan s;
 
 		s.all = a;
-		if (keep_fn(&s, walk_from(&s, fp, rows, known)))
+		if (keep_fn(&s, walk_from(&s, fp)))
 			t = s.trail;
 		if (UNLIKELY(++a->stats.captures >= STATS_INTERVAL))
 			trails_add_stats(a);
@@ -451,55 +449,150 @@ static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp,
 	return t;
 }
 
-/* The commonest capture: the innermost frame of the thread's own stack matches, and all
- * else too. What is at the places of that trail can be read. Returns how many frames of
- * the trail may match; SAME: all do. */
-#define SAME UINT32_MAX
-ALWAYS_INLINE NO_SANITIZE uint32_t compare_own(struct trails *a, const uintptr_t *fp)
-{
-	const struct trail_place *places = a->own.places, *at;
-	const struct trail_frame *f;
-	uint32_t count = a->own.count;
+/* ---- the plain case ----
+ *
+ * Nearly every capture is of the thread's own stack, meets what is remembered, and on the
+ * way only frames that are left by a constant distance. Where nobody further out needs
+ * rbp it is not followed, nor set in the frames: it is read only of those with flags. */
 
-	if (UNLIKELY(count == 0) || UNLIKELY(a->generation != unwind_generation()))
-		return count;
-	at = places + count - 1;
-	f = a->own.frames + count - 1;
-	if (at->slot != (uintptr_t)(fp + 1) || at->pc != fp[1] || f->base != 0 ||
-	    UNLIKELY(a->own.rootless) || UNLIKELY(places->pc <= FRAME_PSEUDO_MAX))
-		return count;
-	if (((f->flags & TRAIL_NEEDS_BP) && f->bp != fp[0]) ||
-	    UNLIKELY(changed_word(a->own.words, 0, f->nwords) != 0))
-		return count - 1;
-	a->stats.compared += count - 1;
-	at = changed_place(places - 1, at - 1);
-	return LIKELY(at < places) ? SAME : (uint32_t)(at - places);
+/* Is there something that such a capture can meet? */
+ALWAYS_INLINE bool is_plain(const struct trails *a, uintptr_t slot)
+{
+	const struct thread_info *thread = seep_tls.thread;
+	const struct trail *t = &a->own;
+
+	return LIKELY(t->count > 0) && LIKELY(a->generation == unwind_generation()) &&
+	       LIKELY(!t->rootless) && LIKELY(t->places[0].pc > FRAME_PSEUDO_MAX) &&
+	       LIKELY(thread != NULL) && LIKELY(slot >= thread->stack_lo);
 }
 
-/* Like capture(). */
-ALWAYS_INLINE struct trail *capture_again(const uintptr_t *fp,
-					  bool (*keep_fn)(struct scan *s, enum verdict v))
+/* Walks from slot to the remembered frame that matches, which is returned. NULL: it is
+ * not a plain case. */
+ALWAYS_INLINE NO_SANITIZE const struct trail_place *
+walk_plain(struct trails *a, uintptr_t slot, uintptr_t pc, uint32_t *out_n)
 {
-	struct trails *a = seep_tls.trails;
-	uint32_t known = 0;
+	const struct trail *t = &a->own;
+	const struct trail_place *places = t->places, *at = places + t->count - 1;
+	const struct return_stubs stubs = return_stubs;
+	const uintptr_t root = places->slot;
+	struct trail_place *f = a->plain;
 
-	fp = walk_last_own_frame(fp);
-	if (LIKELY(a != NULL) && LIKELY(!seep_tls.unwinding))
-		known = compare_own(a, fp);
-	if (known != SAME)
-		return capture(a, fp, known, keep_fn);
-	a->own.steps = a->steps;
+	for (;; f++) {
+		struct known_row *r;
+
+		while (at->slot < slot)
+			at--;
+		if (at->slot == slot && at->pc == pc) {
+			const struct trail_frame *frame = &t->frames[at - places];
+			const struct trail_place *changed;
+
+			if (UNLIKELY((frame->flags | frame->base) != 0) ||
+			    UNLIKELY(changed_word(t->words, 0, frame->nwords) != 0))
+				return NULL;
+			a->stats.compared += (uint64_t)(at - places);
+			changed = changed_place(places - 1, at - 1);
+			if (LIKELY(changed < places))
+				break;
+			at = changed - 1;
+		}
+		if (UNLIKELY(f == a->plain + PLAIN_MAX))
+			return NULL;
+		f->slot = slot;
+		f->pc = pc;
+		r = &a->rows[pc & a->row_mask]; /* the slowest chain is through here */
+		if (UNLIKELY(r->pc != pc))
+			r = learn_row(a, pc);
+		slot += r->distance;
+		if (UNLIKELY(r->distance == 0) || UNLIKELY(slot > root))
+			return NULL;
+		pc = *(const volatile uintptr_t *)slot;
+		if (UNLIKELY(pc - stubs.start < stubs.size))
+			pc = walk_true_return(pc);
+	}
+	*out_n = (uint32_t)(f - a->plain);
+	a->stats.walked += *out_n;
+	return at;
+}
+
+/* Puts the n frames that were walked on top of the trail's. */
+ALWAYS_INLINE void put_plain(struct trails *a, uint32_t n)
+{
+	struct trail *t = &a->own;
+	struct trail_place *p = &t->places[t->count];
+	struct trail_frame *f = &t->frames[t->count];
+	const struct trail_place *from = a->plain + n;
+	const uint32_t nwords = f[-1].nwords;
+	uint32_t node = f[-1].node;
+	uint64_t serial = a->serial;
+
+	for (; from-- > a->plain; p++, f++) {
+		p->slot = from->slot;
+		p->pc = from->pc;
+		if (LIKELY(node != 0))
+			node = trail_known_step(&a->steps, node, from->pc);
+		f->serial = ++serial;
+		f->node = node;
+		f->base = 0;
+		f->nwords = nwords;
+		f->flags = 0;
+	}
+	a->serial = serial;
+	t->count += n;
+}
+
+ALWAYS_INLINE bool capture_plain(struct trails *a, const uintptr_t *fp, bool retained)
+{
+	const struct trail_place *at;
+	uint32_t count, n = 0;
+
+	if (!is_plain(a, (uintptr_t)(fp + 1)))
+		return false;
+	at = walk_plain(a, (uintptr_t)(fp + 1), walk_true_return(fp[1]), &n);
+	if (UNLIKELY(!at))
+		return false;
+	if (retained)
+		n = 0;
+	count = (uint32_t)(at - a->own.places) + 1;
+	if (UNLIKELY(count + n > a->own.capacity) || UNLIKELY(count + n >= a->max))
+		return false; /* it has to grow, or to be cut */
+	a->own.count = count;
+	if (n > 0)
+		put_plain(a, n);
 	if (UNLIKELY(++a->stats.captures >= STATS_INTERVAL))
 		trails_add_stats(a);
-	return &a->own;
+	return true;
+}
+
+ALWAYS_INLINE struct trail *capture_any(const uintptr_t *fp, bool retained)
+{
+	struct trails *a = seep_tls.trails;
+
+	fp = walk_last_own_frame(fp);
+	if (LIKELY(a != NULL) && LIKELY(!seep_tls.unwinding)) {
+		bool done;
+
+		seep_tls.unwinding = true;
+		atomic_signal_barrier();
+		done = capture_plain(a, fp, retained);
+		atomic_signal_barrier();
+		seep_tls.unwinding = false;
+		if (LIKELY(done))
+			return &a->own;
+	}
+	return capture(a, fp, retained ? keep_retained : keep_all);
+}
+
+struct trail *trail_capture_from(const uintptr_t *fp)
+{
+	return capture_any(fp, false);
 }
 
 struct trail *trail_capture(void)
 {
-	return capture_again(__builtin_frame_address(0), keep_all);
+	return trail_capture_from(__builtin_frame_address(0));
 }
 
 const struct trail *trail_retained(void)
 {
-	return capture_again(__builtin_frame_address(0), keep_retained);
+	return capture_any(__builtin_frame_address(0), true);
 }

@@ -51,25 +51,29 @@ struct trail_word {
 };
 
 /* A cache for whoever sets the nodes: the child of parent for pc. What is in it is set
- * by trail_capture() already. */
-#define TRAIL_LG_STEPS 11
-struct trail_step {
-	uintptr_t pc;
-	uint32_t parent, node;
+ * by trail_capture() already. It begins small: each further page costs a fault. */
+#define TRAIL_STEPS_FIRST 1024
+#define TRAIL_STEPS_MAX	  8192
+struct trail_steps {
+	uint32_t mask, nset; /* in use: mask + 1; set since the mask was */
+	struct trail_step {
+		uintptr_t pc;
+		uint32_t parent, node;
+	} list[TRAIL_STEPS_MAX];
 };
 
 /* FAST. A captured stack's nodes depend on each other: parent goes in last, and cheaply.
  */
-static inline size_t trail_step_index(uint32_t parent, uintptr_t pc)
+static inline struct trail_step *trail_step_at(struct trail_steps *t, uint32_t parent,
+					       uintptr_t pc)
 {
-	return ((uint32_t)pc * 0x9e3779b1u >> (32 - TRAIL_LG_STEPS)) ^
-	       parent % (1 << TRAIL_LG_STEPS);
+	return &t->list[((uint32_t)pc * 0x9e3779b1u >> 16 ^ parent) & t->mask];
 }
 
 struct trail {
 	struct trail_place *places; /* [0] is the outermost; [-1] is never reached */
 	struct trail_frame *frames; /* beside places */
-	struct trail_step *steps;   /* of the thread; 1 << TRAIL_LG_STEPS */
+	struct trail_steps *steps;  /* of the thread */
 	struct trail_word *words;   /* saved registers and the like */
 	uint32_t count;		    /* frames; the calling function's is the last */
 	uint32_t capacity;	    /* frames that there is room for */
@@ -87,6 +91,8 @@ struct trail {
  * next capture: keep signal handlers out by thread_internal_enter(). SIGNAL.
  */
 struct trail *trail_capture(void);
+/* The same from fp on, the frame address of one of our functions that are running. */
+struct trail *trail_capture_from(const uintptr_t *fp);
 
 /* SIGNAL. Like it, but only finds which remembered frames are still there: the trail ends
  * with the innermost of them. Half the price. */

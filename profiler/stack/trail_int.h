@@ -13,7 +13,9 @@
 #define FRAMES_MAX     65536u /* beyond, the outer half is dropped */
 #define WORDS_A_FRAME  2      /* at most: saved rbp, CFA */
 #define STATS_INTERVAL 1024   /* captures between additions to the totals */
-#define ROWS	       1024   /* 16 KiB: should stay in the first cache */
+#define PLAIN_MAX      128    /* frames that a plain capture may walk */
+#define ROWS_FIRST     512    /* 8 KiB, which should stay in the first cache */
+#define ROWS_MAX       4096
 
 /* The thread's own cache of rows, in front of the large one of all threads. */
 enum row_kind {
@@ -25,7 +27,7 @@ enum row_kind {
 
 struct known_row {
 	uintptr_t pc;
-	uint32_t distance; /* from the slot of this frame to its caller's */
+	uint32_t distance; /* from the slot of this frame to its caller's; 0: not fixed */
 	int16_t save;	   /* from there to where rbp was saved */
 	uint16_t kind;	   /* enum row_kind */
 };
@@ -47,18 +49,31 @@ struct walked {
 };
 
 struct trails {
-	uint32_t generation;   /* of the modules */
-	uint32_t max;	       /* frames of one site */
-	uint32_t capacity;     /* of walked */
-	uint64_t serial;       /* last one given out */
-	struct walked *walked; /* by one capture, innermost first */
+	uint32_t generation;		     /* of the modules */
+	uint32_t max;			     /* frames of one site */
+	uint32_t capacity;		     /* of walked */
+	uint32_t row_mask;		     /* rows in use: row_mask + 1 */
+	uint32_t nlearned;		     /* since the mask was set */
+	uint64_t serial;		     /* last one given out */
+	struct walked *walked;		     /* by one capture, innermost first */
+	struct trail_place plain[PLAIN_MAX]; /* the same in the plain case */
 	struct trail own, others[OTHERS];
 	struct trail_stats stats;
-	struct trail_step steps[1 << TRAIL_LG_STEPS];
-	struct known_row rows[ROWS];
+	struct trail_steps steps;
+	struct known_row rows[ROWS_MAX];
 };
 
 enum verdict { MATCHED, ROOT, CUT, REFUSED, ENDED };
+
+/* FAST. The site one step further in, if the thread has taken that step lately; else 0.
+ */
+ALWAYS_INLINE uint32_t trail_known_step(struct trail_steps *steps, uint32_t parent,
+					uintptr_t pc)
+{
+	const struct trail_step *s = trail_step_at(steps, parent, pc);
+
+	return LIKELY(s->pc == pc) && LIKELY(s->parent == parent) ? s->node : 0;
+}
 
 /* One capture. */
 struct scan {
@@ -68,7 +83,6 @@ struct scan {
 	uint32_t n;	/* frames walked */
 	int at;		/* innermost remembered frame that may match */
 	bool whole;	/* the trail goes to the stack's end, whose bounds are known */
-	bool odd;	/* a frame has an enum walked_flag */
 	uintptr_t zero; /* where the outermost frame's return address, 0, was read */
 	/* Beyond the outermost frame: FRAME_JIT_PC and its like, and the two words at rbp
 	 * that led to it; their address 0: none were read. */

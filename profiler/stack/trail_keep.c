@@ -53,6 +53,11 @@ struct trails *trails_make(void)
 	a->capacity = FRAMES_FIRST;
 	a->max = (uint32_t)opt_get()->stack + 1;
 	a->generation = unwind_generation();
+	a->row_mask = ROWS_FIRST - 1;
+	a->steps.mask = TRAIL_STEPS_FIRST - 1;
+	a->own.steps = &a->steps;
+	for (int i = 0; i < OTHERS; i++)
+		a->others[i].steps = &a->steps;
 	seep_tls.trails = a;
 	return a;
 }
@@ -283,17 +288,9 @@ static void put_pseudo_root(struct scan *s, struct trail *t, uintptr_t pc)
 	t->count = 1;
 }
 
-/* The site one step further in, if the thread has taken that step lately. */
-ALWAYS_INLINE uint32_t known_step(const struct trails *a, uint32_t parent, uintptr_t pc)
-{
-	const struct trail_step *s = &a->steps[trail_step_index(parent, pc)];
-
-	return s->pc == pc && s->parent == parent ? s->node : 0;
-}
-
 /* Puts the frames from w inwards on top of the trail's first i, which are not none. */
-static void put_odd_frames(struct scan *s, struct trail *t, uint32_t i,
-			   const struct walked *w)
+static void put_further(struct scan *s, struct trail *t, uint32_t i,
+			const struct walked *w)
 {
 	struct trails *a = s->all;
 	struct trail_place *p = &t->places[i];
@@ -311,7 +308,7 @@ static void put_odd_frames(struct scan *s, struct trail *t, uint32_t i,
 			limit = base + a->max - 1;
 			node = 0;
 		} else if (LIKELY(node != 0)) {
-			node = known_step(a, node, w->pc);
+			node = trail_known_step(&a->steps, node, w->pc);
 		}
 		*f = (struct trail_frame){ .bp = w->bp,
 					   .serial = ++a->serial,
@@ -327,53 +324,21 @@ static void put_odd_frames(struct scan *s, struct trail *t, uint32_t i,
 	t->count = i;
 }
 
-/* The same where the site is not cut and nothing depends on rbp. */
-static void put_plain_frames(struct trails *a, struct trail *t, uint32_t i,
-			     const struct walked *w)
-{
-	struct trail_place *p = &t->places[i];
-	struct trail_frame *f = &t->frames[i];
-	const struct walked *last = a->walked;
-	uint32_t nwords = f[-1].nwords, base = f[-1].base, node = f[-1].node;
-	uint64_t serial = a->serial;
-
-	t->count = i + (uint32_t)(w - last) + 1;
-	for (; w >= last; w--, p++, f++) {
-		p->slot = w->slot;
-		p->pc = w->pc;
-		if (LIKELY(node != 0))
-			node = known_step(a, node, w->pc);
-		f->bp = w->bp;
-		f->serial = ++serial;
-		f->node = node;
-		f->base = base;
-		f->nwords = nwords;
-		f->flags = 0;
-	}
-	a->serial = serial;
-}
-
 static void put_frames(struct scan *s, struct trail *t)
 {
 	struct trails *a = s->all;
 	const struct walked *w = &a->walked[s->n - 1];
 	uint32_t i = t->count;
-	const struct trail_frame *outer;
 
 	if (UNLIKELY(i == 0 || t->places[i - 1].pc <= FRAME_PSEUDO_MAX)) {
 		t->places[i] = (struct trail_place){ slot_of(w), w->pc };
 		t->frames[i] = (struct trail_frame){ .bp = w->bp, .serial = ++a->serial };
 		if (i == 0)
-			t->frames[i].node = known_step(a, 0, w->pc);
+			t->frames[i].node = trail_known_step(&a->steps, 0, w->pc);
 		put_outermost(s, t, i, w);
 		i++, w--;
 	}
-	outer = &t->frames[i - 1];
-	if (LIKELY((outer->flags | s->odd) == 0) &&
-	    LIKELY(i + s->n < outer->base + a->max))
-		put_plain_frames(a, t, i, w);
-	else
-		put_odd_frames(s, t, i, w);
+	put_further(s, t, i, w);
 }
 
 bool trail_keep(struct scan *s, enum verdict v)

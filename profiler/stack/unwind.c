@@ -25,8 +25,7 @@
 #include "profiler/stack/tables.h"
 #include "profiler/stack/unwind_int.h"
 
-struct row_entry *row_cache;
-uint32_t row_cache_shift = 64 - ROW_CACHE_LG_FEW;
+struct row_table *row_table_made;
 struct own_text own_text;
 struct return_stubs return_stubs;
 
@@ -34,25 +33,56 @@ uint32_t unwind_changes;
 
 /* ---- rows ---- */
 
-uint64_t row_find(struct row_entry *cache, uintptr_t pc)
+static size_t table_bytes(void)
 {
-	struct row_entry *e = row_place(cache, pc);
+	return sizeof(struct row_table) + (sizeof(struct row_entry) << ROW_TABLE_LG);
+}
+
+static void remember_row(struct row_table *t, uintptr_t pc, uint64_t row)
+{
+	struct row_entry *e = row_entry_at(t, pc);
+
+	atomic_store_relaxed(&e->row, row);
+	atomic_store_relaxed(&e->key, pc ^ row);
+}
+
+/* More of the table is used from now on. What is known moves, as far as nothing is in the
+ * way: entries may be lost, but never wrong. */
+static COLD void widen(struct row_table *t, unsigned lg)
+{
+	if (!atomic_cas_relaxed(&t->lg, &lg, lg + 1))
+		return;
+	atomic_store_relaxed(&t->nfound, 0u);
+	for (size_t i = (size_t)1 << lg; i-- > 0;) {
+		uint64_t row = atomic_load_relaxed(&t->entries[i].row);
+
+		if (row)
+			remember_row(t, atomic_load_relaxed(&t->entries[i].key) ^ row,
+				     row);
+	}
+}
+
+uint64_t row_find(struct row_table *t, uintptr_t pc)
+{
+	uint32_t generation = unwind_generation();
 	struct cfi_row found = cfi_find_row(pc);
-	uint64_t row = cfi_pack(found);
+	uint64_t row = cfi_pack(found) | (uint64_t)(uint16_t)generation << 48;
+	unsigned lg = atomic_load_relaxed(&t->lg);
 
 	tables_note_row(pc);
 	if (found.kind == CFI_MISSING && !module_is_code(pc))
 		return row; /* something may be loaded there later */
-	atomic_store_relaxed(&e->row, row);
-	atomic_store_relaxed(&e->key, pc ^ row);
+	if (UNLIKELY(atomic_add_relaxed(&t->nfound, 1u) >> (lg - 1)) && lg < ROW_TABLE_LG)
+		widen(t, lg);
+	remember_row(t, pc, row);
 	return row;
 }
 
 static struct cfi_row unpacked_row(uintptr_t pc)
 {
-	struct row_entry *cache = atomic_load_acquire(&row_cache);
+	struct row_table *t = row_table();
 
-	return cache ? cfi_unpack(row_for(cache, pc)) : cfi_find_row(pc);
+	return t ? cfi_unpack(row_for(t, pc)) : cfi_find_row(pc);
 }
 
 bool unwind_is_described(uintptr_t pc)
@@ -60,11 +90,17 @@ bool unwind_is_described(uintptr_t pc)
 	return unpacked_row(pc).kind != CFI_MISSING;
 }
 
+/* Rows of 65536 generations ago would look new. */
+static COLD void forget_rows(struct row_table *t)
+{
+	for (size_t i = 0; i < (size_t)1 << ROW_TABLE_LG; i++)
+		atomic_store_relaxed(&t->entries[i].row, 0u);
+}
+
 void unwind_modules_changed(void)
 {
-	if (row_cache)
-		os_purge(row_cache, ROW_CACHE_ENTRIES * sizeof(struct row_entry));
-	atomic_add_relaxed(&unwind_changes, 1u);
+	if ((uint16_t)atomic_add_relaxed(&unwind_changes, 1u) == 0 && row_table())
+		forget_rows(row_table());
 }
 
 /* ---- reading the stack ---- */
@@ -372,11 +408,13 @@ void unwind_set_stubs(uintptr_t start, size_t size, uintptr_t table)
 
 void unwind_init(bool want_libunwind)
 {
-	if (!row_cache)
-		atomic_store_release(&row_cache,
-				     (struct row_entry *)meta_map(
-					     ROW_CACHE_ENTRIES * sizeof(struct row_entry),
-					     META_STACK));
+	if (!row_table()) {
+		struct row_table *t = meta_map(table_bytes(), META_STACK);
+
+		if (t)
+			t->lg = ROW_TABLE_LG_FIRST;
+		atomic_store_release(&row_table_made, t);
+	}
 	if (want_libunwind)
 		unwind_lib_open();
 }
@@ -384,11 +422,6 @@ void unwind_init(bool want_libunwind)
 NO_SANITIZE uintptr_t unwind_caller(void)
 {
 	return walk_true_return(walk_last_own_frame(__builtin_frame_address(0))[1]);
-}
-
-void unwind_expect_many(void)
-{
-	atomic_store_relaxed(&row_cache_shift, 64u - ROW_CACHE_LG);
 }
 
 void unwind_fork_child(void)

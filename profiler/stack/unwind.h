@@ -50,9 +50,6 @@ struct unwind_regs {
 /* INIT. Prepares module tables; with want_libunwind also opens libunwind privately.
  * Called from the library's constructor, never later (it may call the loader). */
 void unwind_init(bool want_libunwind);
-/* From now on every allocation's stack is captured: what is remembered about code may
- * take half a megabyte and not the eighth part of it. */
-void unwind_expect_many(void);
 /* FAST. The return address in the program's innermost frame, from below which our own
  * code was called. */
 uintptr_t unwind_caller(void);

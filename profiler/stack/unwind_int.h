@@ -74,43 +74,54 @@ bool walk_can_read_up_to(struct walk *w, uintptr_t end);
 /* One step outwards from a frame whose row is CFI_MISSING. */
 enum step walk_step_missing(struct walk *w);
 
-/* Rows by pc, cached for all threads. An entry's key is pc ^ row, so that a torn entry
- * does not match. */
-#define ROW_CACHE_LG	  15 /* entries; 512 KiB, faulted in as code is met */
-#define ROW_CACHE_LG_FEW  12 /* of these so many are used while captures are few */
-#define ROW_CACHE_ENTRIES ((size_t)1 << ROW_CACHE_LG)
-
-struct row_entry {
-	uint64_t row; /* packed; 0: empty */
-	uint64_t key; /* pc ^ row */
-};
-/* NULL: not made; rows are looked up each time. Written once, atomic. */
-extern struct row_entry *row_cache HIDDEN;
-extern uint32_t row_cache_shift HIDDEN; /* of a pc's hash; atomic */
-/* Looks the row up and remembers it. */
-uint64_t row_find(struct row_entry *cache, uintptr_t pc);
-
-ALWAYS_INLINE struct row_entry *row_place(struct row_entry *cache, uintptr_t pc)
-{
-	return &cache[(pc * 0x9e3779b97f4a7c15u) >>
-		      atomic_load_relaxed(&row_cache_shift)];
-}
-
-ALWAYS_INLINE uint64_t row_for(struct row_entry *cache, uintptr_t pc)
-{
-	struct row_entry *e = row_place(cache, pc);
-	uint64_t row = atomic_load_relaxed(&e->row);
-
-	if (LIKELY((row ^ atomic_load_relaxed(&e->key)) == pc && row != 0))
-		return row;
-	return row_find(cache, pc);
-}
-
 /* FAST. Counts module changes; trails of another generation are void. */
 extern uint32_t unwind_changes HIDDEN; /* atomic, written by unwind.c */
 static inline uint32_t unwind_generation(void)
 {
 	return atomic_load_acquire(&unwind_changes);
+}
+
+/* Rows by pc, cached for all threads. An entry's key is pc ^ row, so that a torn entry
+ * does not match. The upper 16 bits of a row, which cfi_pack() leaves free, are those of
+ * the generation that it is of: nothing need be cleared when modules change. A program
+ * that meets little code uses little of the table: each further page costs a fault. */
+#define ROW_TABLE_LG_FIRST 10
+#define ROW_TABLE_LG	   15 /* 512 KiB */
+
+struct row_table {
+	unsigned lg;	 /* of the entries in use; atomic */
+	uint32_t nfound; /* since lg was set; atomic */
+	struct row_entry {
+		uint64_t row; /* packed; 0: empty */
+		uint64_t key; /* pc ^ row */
+	} entries[];
+};
+/* NULL: not made; rows are looked up each time. Written once, atomic. */
+extern struct row_table *row_table_made HIDDEN;
+
+static inline struct row_table *row_table(void)
+{
+	return atomic_load_acquire(&row_table_made);
+}
+
+static inline struct row_entry *row_entry_at(struct row_table *t, uintptr_t pc)
+{
+	return &t->entries[(pc * 0x9e3779b97f4a7c15u) >>
+			   (64 - atomic_load_relaxed(&t->lg))];
+}
+
+/* Looks the row up and remembers it. */
+uint64_t row_find(struct row_table *t, uintptr_t pc);
+
+ALWAYS_INLINE uint64_t row_for(struct row_table *t, uintptr_t pc)
+{
+	const struct row_entry *e = row_entry_at(t, pc);
+	uint64_t row = atomic_load_relaxed(&e->row);
+
+	if (LIKELY((row ^ atomic_load_relaxed(&e->key)) == pc && row != 0) &&
+	    LIKELY(row >> 48 == (uint16_t)unwind_generation()))
+		return row;
+	return row_find(t, pc);
 }
 
 /* INIT. Opens libunwind privately; without it the functions below find nothing. */

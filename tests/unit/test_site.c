@@ -110,12 +110,49 @@ static void test_threads(void **state)
 	assert_int_equal(sum, 4 * STACKS);
 }
 
+/* Two threads put the same nodes in while the table doubles eight times. */
+#define MANY 200000
+
+static void *grow(void *arg)
+{
+	uint32_t *ids = arg, parent = SITE_NONE;
+
+	for (uint32_t i = 0; i < MANY; i++) {
+		if (i % 100 == 0)
+			parent = SITE_NONE;
+		ids[i] = site_child(parent, 0x700000 + i);
+		parent = ids[i];
+	}
+	return NULL;
+}
+
+static void test_growth(void **state)
+{
+	static uint32_t ids[3][MANY];
+	uint32_t before = site_count();
+	pthread_t t;
+
+	(void)state;
+	pthread_create(&t, NULL, grow, ids[0]);
+	grow(ids[1]);
+	pthread_join(t, NULL);
+	assert_int_equal(site_count(), before + MANY); /* none twice */
+	grow(ids[2]);
+	assert_memory_equal(ids[0], ids[1], sizeof(ids[0]));
+	assert_memory_equal(ids[0], ids[2], sizeof(ids[0]));
+	for (uint32_t i = 0; i < MANY; i += 61) {
+		assert_int_equal(site_pc(ids[0][i]), 0x700000 + i);
+		assert_int_equal(site_depth(ids[0][i]), i % 100 + 1);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_model),
 		cmocka_unit_test(test_many),
 		cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_growth),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
