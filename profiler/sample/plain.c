@@ -17,8 +17,7 @@
 static inline void put_short_record(struct sample_record *r, uint32_t site, size_t size)
 {
 	uint64_t word = site | (uint64_t)(uint16_t)size << 32 |
-			(uint64_t)sample_common.epoch << 48 |
-			(uint64_t)period_number() << 56;
+			(uint64_t)sampler.epoch << 48 | (uint64_t)period_number() << 56;
 
 	_Static_assert(RECORD_SHORT == sizeof(word) &&
 			       offsetof(struct sample_record, size) == 4 &&
@@ -59,7 +58,7 @@ void plain_on_malloc(void *p, size_t size)
 	peak_grow(c, size);
 	thread_add_two(&c->alloc_objects, (uint64_t)1 << SITE_SHIFT, &c->alloc_bytes,
 		       size);
-	thread_add(&sample_common.samples, 1);
+	thread_add(&sampler.samples, 1);
 	seep_tls.internal = 0;
 }
 

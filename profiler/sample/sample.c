@@ -22,13 +22,11 @@
  */
 #include "profiler/sample/sample.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "preload/base/atomic.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
-#include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "preload/heap/arena.h"
 #include "preload/heap/mcache.h"
@@ -42,46 +40,22 @@
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
-#define STRIPES 16
-
 #define STRIPE                              \
 	{                                   \
 		LOCK_INIT(LOCK_RANK_SAMPLE) \
 	}
 #define FOUR_STRIPES STRIPE, STRIPE, STRIPE, STRIPE
 
-#define WAIT_NS	     10000000u
 #define NEVER	     (INT64_MAX / 4) /* a budget that is not spent */
-#define ODDS	     64		     /* no budget is larger than so many periods: e^-64 */
-#define WEIGHTS	     64		     /* remembered */
 #define WEIGHT_SHIFT 24		     /* size and number of the settings below */
 #define WEIGHT_KEY   (((uint64_t)1 << WEIGHT_SHIFT) - 1)
 #define CERTAIN	     16 /* periods: an object as large is missed by e^-16 */
 
-static struct {
-	bool on, exact;	 /* atomic: sample_change() writes, any thread reads */
-	bool slow_frees; /* no count of pages is needed any more; atomic, one way */
-	bool clear;	 /* new objects: no stale pointer may hide a leak */
-	bool whole;	 /* every object since the start has a record; atomic */
-	bool lifetimes, labels;	   /* asked for */
-	uint32_t record_size;	   /* frozen by sample_init(): RECORD_* */
-	size_t period;		   /* atomic, as on */
-	void *last;		   /* sampled, by any thread; atomic */
-	uint64_t random;	   /* atomic: splitmix64's counter */
-	uint64_t weights[WEIGHTS]; /* atomic: see weight_then() */
-	struct {
-		struct lock lock;
-	} stripes[STRIPES];
-	struct lock pool_lock;
-	struct fixalloc pools[SIZECLASS_COUNT]; /* by class; 0: large; guarded */
-	/* atomic totals */
-	uint64_t dropped, truncated;
-	uint32_t any_hidden; /* atomic */
-} sampler = { .stripes = { FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES },
-	      .pool_lock = LOCK_INIT(LOCK_RANK_SAMPLE_POOL) };
+struct sampler sampler = { .stripes = { FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES,
+					FOUR_STRIPES },
+			   .pool_lock = LOCK_INIT(LOCK_RANK_SAMPLE_POOL) };
 
 struct sample_hooks sample_hooks;
-struct sample_common sample_common;
 
 static struct sample_record *record_at(const struct block *b, uint32_t index)
 {
@@ -101,7 +75,7 @@ static uint64_t next_random(void)
 }
 
 /* Bytes to the next sample: exponential with the period as mean. */
-static int64_t draw_budget(void)
+int64_t sample_draw_budget(void)
 {
 	if (!atomic_load_relaxed(&sampler.on))
 		return NEVER;
@@ -127,7 +101,7 @@ static NOINLINE uint64_t weight(size_t size, const struct period *at)
 ALWAYS_INLINE uint64_t weight_then(size_t size, uint8_t number)
 {
 	uint64_t key = ((uint64_t)size << 8 | number) + 1; /* an empty entry has 0 */
-	uint64_t *entry = &sampler.weights[(size >> 4 ^ size >> 10) % WEIGHTS];
+	uint64_t *entry = &sampler.weights[(size >> 4 ^ size >> 10) % SAMPLE_WEIGHTS];
 	uint64_t old = atomic_load_relaxed(entry), fresh;
 
 	if (LIKELY((old & WEIGHT_KEY) == key))
@@ -185,7 +159,7 @@ static struct block *make_block(struct mspan *s)
 	return b;
 }
 
-static void on_release(struct mspan *s)
+void sample_on_release(struct mspan *s)
 {
 	if (s->slot_size == 0) {
 		s->samples = NULL;
@@ -199,7 +173,7 @@ static void on_release(struct mspan *s)
 
 static struct lock *stripe_of(const struct mspan *s)
 {
-	return &sampler.stripes[(s->base >> PAGE_SHIFT) % STRIPES].lock;
+	return &sampler.stripes[(s->base >> PAGE_SHIFT) % SAMPLE_STRIPES].lock;
 }
 
 /* A recorded object appears on, or leaves, the page of p, beside other threads. */
@@ -248,7 +222,7 @@ const struct sample_record *sample_find(const struct mspan *s, uint32_t index)
 	return b && (int32_t)record_at(b, index)->site > 0 ? record_at(b, index) : NULL;
 }
 
-static bool is_freed(const struct mspan *s, uint32_t index)
+bool sample_is_freed(const struct mspan *s, uint32_t index)
 {
 	return record_at(s->samples, index)->site & SAMPLE_FREED &&
 	       atomic_load_relaxed(&sampler.whole);
@@ -285,7 +259,7 @@ uint64_t sample_birth_ns(const struct sample_record *r)
 
 bool sample_is_inherited(const struct sample_record *r)
 {
-	return r->epoch != sample_common.epoch;
+	return r->epoch != sampler.epoch;
 }
 
 /* ---- clearing ---- */
@@ -383,7 +357,7 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 {
 	r->site = site;
 	r->size = (uint16_t)size;
-	r->epoch = sample_common.epoch;
+	r->epoch = sampler.epoch;
 	r->period = period_number();
 	if (sampler.record_size >= RECORD_BIRTH)
 		r->birth_ns = os_now_ns();
@@ -449,7 +423,7 @@ void sample_on_malloc(void *p, size_t size)
 		return;
 	}
 	if (!atomic_load_relaxed(&sampler.exact) && LIKELY(seep_tls.state == TLS_LIVE))
-		mcache_self()->budget = draw_budget();
+		mcache_self()->budget = sample_draw_budget();
 	if (sampler.clear)
 		clear_object(p, size);
 	if (seep_tls.internal > 0 || !atomic_load_relaxed(&sampler.on) ||
@@ -459,7 +433,7 @@ void sample_on_malloc(void *p, size_t size)
 	}
 	seep_tls.internal++;
 	if (LIKELY(capture(&c)) && LIKELY(record(p, size, &c))) {
-		thread_add(&sample_common.samples, 1);
+		thread_add(&sampler.samples, 1);
 		if (!sample_is_exact())
 			atomic_store_relaxed(&sampler.last, p);
 	} else {
@@ -532,7 +506,7 @@ bool sample_on_free(struct mspan *s, uint32_t index, void *p)
 	uint32_t site = r->site, handle = 0;
 
 	if ((int32_t)site <= 0)
-		return site == SITE_NONE || !is_freed(s, index);
+		return site == SITE_NONE || !sample_is_freed(s, index);
 	r->site = site == HIDDEN_SITE ? SITE_NONE : site | SAMPLE_FREED;
 	if (sampler.record_size >= RECORD_ESCAPE) {
 		handle = r->escape;
@@ -552,7 +526,7 @@ bool sample_on_free(struct mspan *s, uint32_t index, void *p)
 /* Grown or shrunk in place: counts as a free of the old size and an allocation of the new
  * one, at the present stack in exact mode, at the old site in sampled mode (whether to
  * sample was decided when the object was made). */
-static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
+void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 {
 	struct block *b = s->samples;
 	struct sample_record *r = record_at(b, index);
@@ -577,219 +551,4 @@ static void on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 	r->site = site;
 	r->size = (uint16_t)size;
 	count_alloc(site, size, new_weight(s, b, size, r->period));
-}
-
-/* ---- hiding ---- */
-
-void sample_hide_enter(void)
-{
-	seep_tls.hiding++;
-	if (sampler.exact)
-		seep_tls.internal++;
-	else if (sampler.on)
-		heap_set_budget(-1);
-}
-
-bool sample_hide_leave(void)
-{
-	if (seep_tls.hiding == 0)
-		return false;
-	seep_tls.hiding--;
-	if (sampler.exact)
-		seep_tls.internal--;
-	else if (sampler.on && seep_tls.hiding == 0)
-		heap_set_budget(draw_budget());
-	return true;
-}
-
-bool sample_is_hidden(const struct sample_record *r)
-{
-	return r->site == HIDDEN_SITE;
-}
-
-bool sample_has_hidden(void)
-{
-	return atomic_load_relaxed(&sampler.any_hidden);
-}
-
-/* ---- life ---- */
-
-/* The hooks for what is recorded from now on. Objects recorded by others' rules are
- * known to all. */
-static void install(bool exact)
-{
-	bool plain = exact && sampler.record_size == RECORD_SHORT && !sampler.clear &&
-		     !sampler.labels;
-
-	heap_hooks.sample_malloc = plain ? plain_on_malloc : sample_on_malloc;
-	heap_hooks.sample_free = plain ? plain_on_free : sample_on_free;
-	heap_hooks.is_freed = is_freed;
-	heap_hooks.misuse = misuse_describe;
-	heap_hooks.sample_resize = on_resize;
-	heap_hooks.release_samples = on_release;
-	heap_hooks.first_budget = draw_budget;
-}
-
-static void set_exact(void)
-{
-	atomic_store_relaxed(&sampler.slow_frees, true);
-	heap_slow_frees();
-}
-
-void sample_init(void)
-{
-	const struct options *o = opt_get();
-	uint64_t seed = o->seed;
-
-	if (seed == 0)
-		os_random(&seed, sizeof(seed));
-	sampler.random = seed;
-	sampler.period = o->sample;
-	sampler.exact = o->mode == OPT_MODE_EXACT;
-	sampler.on = o->mode != OPT_MODE_OFF;
-	sampler.lifetimes = o->lifetimes;
-	sampler.labels = o->label_thread || o->label_size;
-	sampler.record_size = sample_hooks.begin || o->lifetimes ? RECORD_ESCAPE
-			      : o->leak != OPT_LEAK_OFF		 ? RECORD_BIRTH
-								 : RECORD_SHORT;
-	sampler.clear = sampler.exact && o->leak != OPT_LEAK_OFF;
-	heap_padding = sampler.clear;
-	period_first((struct period){
-		.sample = o->sample, .on = sampler.on, .exact = sampler.exact });
-	if (!sampler.on)
-		return;
-	install(sampler.exact);
-	if (sampler.exact) {
-		struct heap_stats st;
-
-		set_exact();
-		heap_get_stats(&st);
-		sampler.whole = st.nmcaches <= 1; /* other threads' budgets are old */
-	}
-	heap_set_budget(draw_budget());
-}
-
-uint64_t sample_count(void)
-{
-	return atomic_load_relaxed(&sample_common.samples);
-}
-
-void sample_set_origin(uint64_t period, uint64_t samples)
-{
-	sampler.exact = period <= 1;
-	sampler.period = period;
-	period_first(
-		(struct period){ .sample = period, .on = true, .exact = period <= 1 });
-	sample_common.samples = samples;
-}
-
-/* Nobody wakes us. */
-static void wait_a_little(void)
-{
-	static const uint32_t never;
-	uint64_t until = os_now_ns() + WAIT_NS;
-
-	while (os_now_ns() < until)
-		os_futex_wait(&never, 0, WAIT_NS);
-}
-
-int sample_change(enum opt_mode mode, size_t sample)
-{
-	struct period p = { .sample = sample,
-			    .on = mode != OPT_MODE_OFF,
-			    .exact = mode == OPT_MODE_EXACT };
-
-	if (!period_add(p))
-		return -ENOSPC;
-	if (p.exact) {
-		set_exact();
-		wait_a_little(); /* a thread may be about to restore a page's class */
-		set_exact();
-	}
-	atomic_store_relaxed(&sampler.whole, false);
-	atomic_store_relaxed(&sampler.period, sample);
-	atomic_store_relaxed(&sampler.exact, p.exact);
-	atomic_store_relaxed(&sampler.on, p.on);
-	install(p.exact);
-	heap_redraw_budgets(draw_budget, !p.on	   ? INT64_MAX
-					 : p.exact ? -1
-						   : (int64_t)sample * ODDS);
-	return 0;
-}
-
-bool sample_is_whole(void)
-{
-	return atomic_load_relaxed(&sampler.whole);
-}
-
-bool sample_is_on(void)
-{
-	return atomic_load_relaxed(&sampler.on);
-}
-
-bool sample_is_exact(void)
-{
-	return atomic_load_relaxed(&sampler.exact);
-}
-
-bool sample_was_on(void)
-{
-	return heap_hooks.sample_malloc != NULL;
-}
-
-enum opt_mode sample_mode(void)
-{
-	if (!sample_is_on())
-		return OPT_MODE_OFF;
-	return sample_is_exact() ? OPT_MODE_EXACT : OPT_MODE_SAMPLED;
-}
-
-size_t sample_period(void)
-{
-	return atomic_load_relaxed(&sampler.period);
-}
-
-void sample_add_counts(struct sample_total *out)
-{
-	out->samples = atomic_load_relaxed(&sample_common.samples);
-	out->dropped = atomic_load_relaxed(&sampler.dropped);
-	out->truncated = atomic_load_relaxed(&sampler.truncated);
-}
-
-bool sample_has_inherited(void)
-{
-	return sample_common.epoch != 0;
-}
-
-NO_LOCK_CHECK void sample_fork_prepare(void)
-{
-	for (unsigned i = 0; i < STRIPES; i++)
-		lock_acquire_nested(&sampler.stripes[i].lock);
-	lifetime_fork_prepare();
-}
-
-NO_LOCK_CHECK void sample_pool_fork_prepare(void)
-{
-	lock_acquire(&sampler.pool_lock);
-}
-
-NO_LOCK_CHECK void sample_pool_fork_done(bool child)
-{
-	if (child)
-		lock_reset(&sampler.pool_lock);
-	else
-		lock_release(&sampler.pool_lock);
-}
-
-NO_LOCK_CHECK void sample_fork_done(bool child)
-{
-	lifetime_fork_done(child);
-	for (unsigned i = STRIPES; i > 0; i--) {
-		if (child)
-			lock_reset(&sampler.stripes[i - 1].lock);
-		else
-			lock_release(&sampler.stripes[i - 1].lock);
-	}
-	if (child)
-		sample_common.epoch++;
 }

@@ -7,6 +7,10 @@
 
 #include "preload/base/atomic.h"
 #include "profiler/pprof/pprof.h"
+#include "preload/base/lock.h"
+#include "preload/base/meta.h"
+#include "preload/heap/mspan.h"
+#include "preload/heap/sizeclass.h"
 #include "profiler/sample/lifetime.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/label.h"
@@ -36,14 +40,40 @@ static inline size_t record_size(const struct mspan *s, const struct sample_reco
 	return s->slot_size ? r->size : s->size_asked;
 }
 
-/* sample.c: what all that record use. */
-struct sample_common {
+#define SAMPLE_WEIGHTS 64 /* remembered */
+#define SAMPLE_STRIPES 16
+
+/* What all that record use; life.c writes the settings. */
+struct sampler {
+	bool on, exact;	 /* atomic: sample_change() writes, any thread reads */
+	bool slow_frees; /* no count of pages is needed any more; atomic, one way */
+	bool clear;	 /* new objects: no stale pointer may hide a leak */
+	bool whole;	 /* every object since the start has a record; atomic */
+	bool lifetimes, labels;		  /* asked for */
+	uint32_t record_size;		  /* frozen by sample_init(): RECORD_* */
+	size_t period;			  /* atomic, as on */
+	void *last;			  /* sampled, by any thread; atomic */
+	uint64_t random;		  /* atomic: splitmix64's counter */
+	uint64_t weights[SAMPLE_WEIGHTS]; /* atomic: see weight_then() */
+	struct {
+		struct lock lock;
+	} stripes[SAMPLE_STRIPES];
+	struct lock pool_lock;
+	struct fixalloc pools[SIZECLASS_COUNT]; /* by class; 0: large; guarded */
+	/* atomic totals */
+	uint64_t dropped, truncated;
+	uint32_t any_hidden; /* atomic */
 	uint8_t epoch;	  /* forks between the first process and this one, modulo 256 */
 	uint64_t samples; /* recorded; atomic */
 };
-extern struct sample_common sample_common HIDDEN;
+extern struct sampler sampler HIDDEN;
+/* sample.c: bytes to the next sample, and the hooks of the heap. */
+int64_t sample_draw_budget(void);
 void sample_on_malloc(void *p, size_t size);
 bool sample_on_free(struct mspan *s, uint32_t index, void *p);
+void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size);
+void sample_on_release(struct mspan *s);
+bool sample_is_freed(const struct mspan *s, uint32_t index);
 /* plain.c: the same for exact mode with records of RECORD_SHORT. */
 void plain_on_malloc(void *p, size_t size);
 bool plain_on_free(struct mspan *s, uint32_t index, void *p);

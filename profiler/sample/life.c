@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * life: what is recorded from when on: the settings at the start, their changes while the
+ * program runs, parts of the program that hide, and fork.
+ */
+#include <errno.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/base.h"
+#include "preload/base/lock.h"
+#include "preload/base/opt.h"
+#include "preload/base/os.h"
+#include "preload/heap/heap.h"
+#include "preload/heap/tls.h"
+#include "profiler/sample/sample_int.h"
+
+#define WAIT_NS 10000000u
+#define ODDS	64 /* no budget is larger than so many periods: e^-64 */
+
+/* ---- hiding ---- */
+
+void sample_hide_enter(void)
+{
+	seep_tls.hiding++;
+	if (sampler.exact)
+		seep_tls.internal++;
+	else if (sampler.on)
+		heap_set_budget(-1);
+}
+
+bool sample_hide_leave(void)
+{
+	if (seep_tls.hiding == 0)
+		return false;
+	seep_tls.hiding--;
+	if (sampler.exact)
+		seep_tls.internal--;
+	else if (sampler.on && seep_tls.hiding == 0)
+		heap_set_budget(sample_draw_budget());
+	return true;
+}
+
+bool sample_is_hidden(const struct sample_record *r)
+{
+	return r->site == HIDDEN_SITE;
+}
+
+bool sample_has_hidden(void)
+{
+	return atomic_load_relaxed(&sampler.any_hidden);
+}
+
+/* ---- life ---- */
+
+/* The hooks for what is recorded from now on. Objects recorded by others' rules are
+ * known to all. */
+static void install(bool exact)
+{
+	bool plain = exact && sampler.record_size == RECORD_SHORT && !sampler.clear &&
+		     !sampler.labels;
+
+	heap_hooks.sample_malloc = plain ? plain_on_malloc : sample_on_malloc;
+	heap_hooks.sample_free = plain ? plain_on_free : sample_on_free;
+	heap_hooks.is_freed = sample_is_freed;
+	heap_hooks.misuse = misuse_describe;
+	heap_hooks.sample_resize = sample_on_resize;
+	heap_hooks.release_samples = sample_on_release;
+	heap_hooks.first_budget = sample_draw_budget;
+}
+
+static void set_exact(void)
+{
+	atomic_store_relaxed(&sampler.slow_frees, true);
+	heap_slow_frees();
+}
+
+void sample_init(void)
+{
+	const struct options *o = opt_get();
+	uint64_t seed = o->seed;
+
+	if (seed == 0)
+		os_random(&seed, sizeof(seed));
+	sampler.random = seed;
+	sampler.period = o->sample;
+	sampler.exact = o->mode == OPT_MODE_EXACT;
+	sampler.on = o->mode != OPT_MODE_OFF;
+	sampler.lifetimes = o->lifetimes;
+	sampler.labels = o->label_thread || o->label_size;
+	sampler.record_size = sample_hooks.begin || o->lifetimes ? RECORD_ESCAPE
+			      : o->leak != OPT_LEAK_OFF		 ? RECORD_BIRTH
+								 : RECORD_SHORT;
+	sampler.clear = sampler.exact && o->leak != OPT_LEAK_OFF;
+	heap_padding = sampler.clear;
+	period_first((struct period){
+		.sample = o->sample, .on = sampler.on, .exact = sampler.exact });
+	if (!sampler.on)
+		return;
+	install(sampler.exact);
+	if (sampler.exact) {
+		struct heap_stats st;
+
+		set_exact();
+		heap_get_stats(&st);
+		sampler.whole = st.nmcaches <= 1; /* other threads' budgets are old */
+	}
+	heap_set_budget(sample_draw_budget());
+}
+
+uint64_t sample_count(void)
+{
+	return atomic_load_relaxed(&sampler.samples);
+}
+
+void sample_set_origin(uint64_t period, uint64_t samples)
+{
+	sampler.exact = period <= 1;
+	sampler.period = period;
+	period_first(
+		(struct period){ .sample = period, .on = true, .exact = period <= 1 });
+	sampler.samples = samples;
+}
+
+/* Nobody wakes us. */
+static void wait_a_little(void)
+{
+	static const uint32_t never;
+	uint64_t until = os_now_ns() + WAIT_NS;
+
+	while (os_now_ns() < until)
+		os_futex_wait(&never, 0, WAIT_NS);
+}
+
+int sample_change(enum opt_mode mode, size_t sample)
+{
+	struct period p = { .sample = sample,
+			    .on = mode != OPT_MODE_OFF,
+			    .exact = mode == OPT_MODE_EXACT };
+
+	if (!period_add(p))
+		return -ENOSPC;
+	if (p.exact) {
+		set_exact();
+		wait_a_little(); /* a thread may be about to restore a page's class */
+		set_exact();
+	}
+	atomic_store_relaxed(&sampler.whole, false);
+	atomic_store_relaxed(&sampler.period, sample);
+	atomic_store_relaxed(&sampler.exact, p.exact);
+	atomic_store_relaxed(&sampler.on, p.on);
+	install(p.exact);
+	heap_redraw_budgets(sample_draw_budget, !p.on	  ? INT64_MAX
+						: p.exact ? -1
+							  : (int64_t)sample * ODDS);
+	return 0;
+}
+
+bool sample_is_whole(void)
+{
+	return atomic_load_relaxed(&sampler.whole);
+}
+
+bool sample_is_on(void)
+{
+	return atomic_load_relaxed(&sampler.on);
+}
+
+bool sample_is_exact(void)
+{
+	return atomic_load_relaxed(&sampler.exact);
+}
+
+bool sample_was_on(void)
+{
+	return heap_hooks.sample_malloc != NULL;
+}
+
+enum opt_mode sample_mode(void)
+{
+	if (!sample_is_on())
+		return OPT_MODE_OFF;
+	return sample_is_exact() ? OPT_MODE_EXACT : OPT_MODE_SAMPLED;
+}
+
+size_t sample_period(void)
+{
+	return atomic_load_relaxed(&sampler.period);
+}
+
+void sample_add_counts(struct sample_total *out)
+{
+	out->samples = atomic_load_relaxed(&sampler.samples);
+	out->dropped = atomic_load_relaxed(&sampler.dropped);
+	out->truncated = atomic_load_relaxed(&sampler.truncated);
+}
+
+bool sample_has_inherited(void)
+{
+	return sampler.epoch != 0;
+}
+
+NO_LOCK_CHECK void sample_fork_prepare(void)
+{
+	for (unsigned i = 0; i < SAMPLE_STRIPES; i++)
+		lock_acquire_nested(&sampler.stripes[i].lock);
+	lifetime_fork_prepare();
+}
+
+NO_LOCK_CHECK void sample_pool_fork_prepare(void)
+{
+	lock_acquire(&sampler.pool_lock);
+}
+
+NO_LOCK_CHECK void sample_pool_fork_done(bool child)
+{
+	if (child)
+		lock_reset(&sampler.pool_lock);
+	else
+		lock_release(&sampler.pool_lock);
+}
+
+NO_LOCK_CHECK void sample_fork_done(bool child)
+{
+	lifetime_fork_done(child);
+	for (unsigned i = SAMPLE_STRIPES; i > 0; i--) {
+		if (child)
+			lock_reset(&sampler.stripes[i - 1].lock);
+		else
+			lock_release(&sampler.stripes[i - 1].lock);
+	}
+	if (child)
+		sampler.epoch++;
+}
