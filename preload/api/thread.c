@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
+#include <string.h>
 
 #include "preload/api/api.h"
 #include "preload/base/opt.h"
@@ -133,6 +134,17 @@ static bool is_detached(const pthread_attr_t *attr)
 	       state == PTHREAD_CREATE_DETACHED;
 }
 
+/* glibc's first pthread_create() copies a struct that it has not filled through vector
+ * registers that stay as they are for long: what our work, or the program's, left on the
+ * stack would look like a reference to the object it points to. */
+static NOINLINE void clear_stack_below(void)
+{
+	uintptr_t words[112];
+
+	memset(words, 0, sizeof(words));
+	__asm__ volatile("" : : "r"(words) : "memory");
+}
+
 EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 			  start_routine routine, void *arg)
 {
@@ -153,6 +165,7 @@ EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 	thread_become_many();
 #endif
 	*s = (struct start){ routine, arg, creator_site(), is_detached(attr) };
+	clear_stack_below();
 	ret = threads.create(thread, attr, thread_begin, s);
 	if (ret != 0)
 		heap_free(s);

@@ -338,10 +338,26 @@ static void *resized(struct mspan *s, uint32_t index, void *p, size_t size)
 	return p;
 }
 
+/* An object that is to grow probably grows again: its new slot is a quarter larger than
+ * the old one, if that is small, so that many small steps are few copies. */
+static void *malloc_to_grow(size_t old_bytes, size_t size)
+{
+	size_t room = old_bytes + old_bytes / 4;
+	struct mcache *mc = mcache_self();
+	unsigned c;
+	void *p;
+
+	if (size <= old_bytes || room <= size + heap_padding || room > SIZECLASS_MAX_SIZE)
+		return heap_malloc(size);
+	c = sizeclass_of(room);
+	p = LIKELY(seep_tls.state == TLS_LIVE) ? mcache_pop(mc, c, size) : NULL;
+	return LIKELY(p != NULL) ? p : malloc_class(c, size);
+}
+
 static void *realloc_by_copy(struct mspan *s, uint32_t index, void *p, size_t size)
 {
 	size_t old_bytes = mspan_slot_bytes(s);
-	void *fresh = heap_malloc(size);
+	void *fresh = malloc_to_grow(old_bytes, size);
 
 	if (!fresh)
 		return size <= old_bytes ? resized(s, index, p, size) : NULL;

@@ -10,8 +10,13 @@
 #include "preload/heap/tls.h"
 #include "profiler/stack/trail_int.h"
 
+#define SPARES 4 /* threads come and go mostly one by one */
+
 static struct {
 	struct trail_stats stats; /* atomic */
+	/* Of threads that have ended, for the next ones: to map and unmap arrays for each
+	 * would interrupt all others. Atomic: taken and given by exchange. */
+	struct trails *spares[SPARES];
 } totals;
 
 /* ---- memory ---- */
@@ -36,12 +41,40 @@ static size_t walked_bytes(uint32_t capacity)
 	return capacity * sizeof(struct walked);
 }
 
+static struct trails *take_spare(void)
+{
+	struct trails *a = NULL;
+
+	for (int i = 0; i < SPARES && !a; i++)
+		if (atomic_load_relaxed(&totals.spares[i]))
+			a = atomic_exchange_acquire(&totals.spares[i],
+						    (struct trails *)NULL);
+	return a;
+}
+
+static bool keep_spare(struct trails *a)
+{
+	for (int i = 0; i < SPARES; i++) {
+		struct trails *none = NULL;
+
+		if (!atomic_load_relaxed(&totals.spares[i]) &&
+		    atomic_cas_acq_rel(&totals.spares[i], &none, a))
+			return true;
+	}
+	return false;
+}
+
 struct trails *trails_make(void)
 {
 	struct trails *a;
 
 	if (seep_tls.state == TLS_DYING) /* nobody would give them back */
 		return NULL;
+	a = take_spare();
+	if (a) {
+		seep_tls.trails = a;
+		return a;
+	}
 	a = meta_map(sizeof(*a), META_STACK);
 	if (!a)
 		return NULL;
@@ -82,6 +115,16 @@ void trails_add_stats(struct trails *a)
 	memset(&a->stats, 0, sizeof(a->stats));
 }
 
+/* Are all arrays as short as they begin? */
+static bool is_small(const struct trails *a)
+{
+	bool small = a->capacity == FRAMES_FIRST && a->own.capacity <= FRAMES_FIRST;
+
+	for (int i = 0; i < OTHERS && small; i++)
+		small = a->others[i].capacity == 0;
+	return small;
+}
+
 void trail_thread_end(void)
 {
 	struct trails *a = seep_tls.trails;
@@ -90,6 +133,9 @@ void trail_thread_end(void)
 	if (!a)
 		return;
 	trails_add_stats(a);
+	trails_forget(a);
+	if (is_small(a) && keep_spare(a))
+		return;
 	unmap_arrays(&a->own);
 	for (int i = 0; i < OTHERS; i++)
 		unmap_arrays(&a->others[i]);

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <ucontext.h>
 
+#include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "profiler/site/capture.h"
 #include "profiler/site/site.h"
@@ -230,12 +231,33 @@ static void test_threads(void **state)
 		pthread_join(t[i], NULL);
 }
 
+/* A thread takes over the arrays of one that has ended, and none of its stacks. */
+static void test_threads_in_turn(void **state)
+{
+	size_t bytes = 0;
+
+	(void)state;
+	for (int i = 0; i < 20; i++) {
+		pthread_t t;
+
+		assert_int_equal(pthread_create(&t, NULL, in_thread, NULL), 0);
+		pthread_join(t, NULL);
+		if (i > 0)
+			assert_int_equal(meta_bytes(META_STACK), bytes);
+		bytes = meta_bytes(META_STACK);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_sites),	  cmocka_unit_test(test_stale_words),
-		cmocka_unit_test(test_deep),	  cmocka_unit_test(test_gone),
-		cmocka_unit_test(test_coroutine), cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_sites),
+		cmocka_unit_test(test_stale_words),
+		cmocka_unit_test(test_deep),
+		cmocka_unit_test(test_gone),
+		cmocka_unit_test(test_coroutine),
+		cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_threads_in_turn),
 	};
 
 	opt_init("mode=exact:stack=100");

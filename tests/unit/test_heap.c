@@ -380,6 +380,28 @@ static void test_large_again(void **state)
 	heap_free(p);
 }
 
+/* Growth by small steps moves the object seldom, and it keeps what is in it. */
+static void test_growth_in_steps(void **state)
+{
+	struct block b = { heap_malloc(16), 16, 7 };
+	int moves = 0;
+
+	(void)state;
+	fill(&b, 7);
+	for (size_t size = 32; size <= 4096; size += 16) {
+		unsigned char *p = heap_realloc(b.p, size);
+
+		assert_true(heap_usable_size(p) >= size);
+		moves += p != b.p;
+		b.p = p;
+		assert_true(intact(&b, size - 16));
+		b.size = size;
+		fill(&b, 7);
+	}
+	assert_in_range(moves, 10, 30); /* one for each of 48 classes would be 47 */
+	heap_free(b.p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -390,6 +412,7 @@ int main(void)
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_budget),
 		cmocka_unit_test(test_refill_and_decay),
+		cmocka_unit_test(test_growth_in_steps),
 		cmocka_unit_test(test_large_model),
 		cmocka_unit_test(test_large_again),
 		cmocka_unit_test(test_refill_at_a_tick),
