@@ -124,8 +124,13 @@ EXPORT int posix_memalign(void **out, size_t align, size_t size)
 	if (!is_pow2(align) || align % sizeof(void *) != 0)
 		return EINVAL;
 	p = heap_memalign(align, size);
-	if (!p)
+	if (!p) {
+		/* Of itself it leaves errno alone, but in glibc's the system call that
+		 * failed does not, and programs look there. */
+		if (size <= PTRDIFF_MAX)
+			errno = ENOMEM;
 		return ENOMEM;
+	}
 	*out = p;
 	return 0;
 }
