@@ -21,7 +21,7 @@ struct set {
 
 static struct {
 	struct set sets[2]; /* 0 clean, 1 dirty */
-	size_t total_pages, dirty_pages;
+	size_t total_pages, dirty_pages, nruns;
 } freelist;
 
 /* The list for runs of npages: lists are in ascending order of length. */
@@ -53,6 +53,7 @@ void freelist_insert(struct mspan *s)
 		s->next->prev = s;
 	set->heads[i] = s;
 	set->nonempty[i / 64] |= (uint64_t)1 << (i % 64);
+	freelist.nruns++;
 	freelist.total_pages += s->npages;
 	freelist.dirty_pages += s->ndirty;
 }
@@ -72,6 +73,7 @@ void freelist_remove(struct mspan *s)
 		set->nonempty[i / 64] &= ~((uint64_t)1 << (i % 64));
 	s->next = s->prev = NULL;
 	s->state = MSPAN_DEAD; /* no neighbour may absorb it now */
+	freelist.nruns--;
 	freelist.total_pages -= s->npages;
 	freelist.dirty_pages -= s->ndirty;
 }
@@ -150,4 +152,9 @@ size_t freelist_dirty_pages(void)
 size_t freelist_total_pages(void)
 {
 	return freelist.total_pages;
+}
+
+size_t freelist_count(void)
+{
+	return freelist.nruns;
 }

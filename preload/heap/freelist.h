@@ -16,5 +16,6 @@ struct mspan *freelist_find(size_t npages);
 struct mspan *freelist_longest_dirty(void);
 size_t freelist_dirty_pages(void);
 size_t freelist_total_pages(void);
+size_t freelist_count(void); /* of runs */
 
 #endif
