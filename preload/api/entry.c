@@ -16,6 +16,7 @@
 #include "preload/api/api.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
+#include "preload/heap/sizeclass.h"
 
 #define ZERO_INLINE 128 /* bytes; above, memset is faster than a loop */
 
@@ -51,14 +52,15 @@ static NOINLINE void *calloc_slow(size_t bytes)
 	return LIKELY(p != NULL) ? p : out_of_memory();
 }
 
-/* Zeroes a small slot, whose size is a multiple of 16. */
+/* Zeroes the slot for so many bytes, all that malloc_usable_size() grants. Small ones are
+ * the next multiple of 16 long. */
 static void *zero_slot(void *p, size_t bytes)
 {
 	typedef long long sixteen __attribute__((vector_size(16)));
 	sixteen *at = p;
 
 	if (bytes > ZERO_INLINE)
-		return memset(p, 0, bytes);
+		return memset(p, 0, sizeclass_info[sizeclass_of(bytes)].slot_size);
 	for (size_t i = 0; i < bytes; i += sizeof(*at)) {
 		*at++ = (sixteen){ 0 };
 		__asm__("" : "+r"(at)); /* or gcc makes it a rep stos: slow to start */
@@ -124,8 +126,13 @@ EXPORT int posix_memalign(void **out, size_t align, size_t size)
 	if (!is_pow2(align) || align % sizeof(void *) != 0)
 		return EINVAL;
 	p = heap_memalign(align, size);
-	if (!p)
+	if (!p) {
+		/* Of itself it leaves errno alone, but in glibc's the system call that
+		 * failed does not, and programs look there. */
+		if (size <= PTRDIFF_MAX)
+			errno = ENOMEM;
 		return ENOMEM;
+	}
 	*out = p;
 	return 0;
 }

@@ -171,12 +171,18 @@ static void foreign_free(void *p)
 		libc.free(p);
 }
 
-static size_t foreign_usable_size(const void *p)
+static size_t libc_usable_size(const void *p)
 {
 	void *q;
 
 	memcpy(&q, &p, sizeof(q)); /* libc's prototype has no const */
 	return libc.usable_size ? libc.usable_size(q) : 0;
+}
+
+static size_t foreign_usable_size(const void *p)
+{
+	require_plausible(p, "malloc_usable_size");
+	return libc_usable_size(p);
 }
 
 /* The block moves to our heap. */
@@ -186,7 +192,7 @@ static void *foreign_realloc(void *p, size_t size)
 	void *fresh;
 
 	require_plausible(p, "realloc");
-	old_size = foreign_usable_size(p);
+	old_size = libc_usable_size(p);
 	fresh = heap_malloc(size);
 	if (!fresh)
 		return NULL;

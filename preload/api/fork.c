@@ -8,6 +8,11 @@
  * ours: their prepare handlers run after, and their parent and child handlers before our
  * own. They may allocate: lock_fork_begin() tells the locks who holds them all.
  *
+ * libc's fork() takes the lock of the list of all streams after the handlers and before
+ * its own malloc's locks: a thread in fflush(NULL) holds it and waits for a stream, whose
+ * thread in getline() waits for memory. So it is ours before the heap is. It is recursive
+ * and made anew in a child of several threads.
+ *
  * One lock of the first rank is held across the fork itself: glibc may interleave the
  * handlers of two threads that fork at once, and the second must wait at the first step.
  */
@@ -37,8 +42,15 @@ static struct {
 	struct lock lock;
 } forking = { .lock = LOCK_INIT(LOCK_RANK_FORK) };
 
+/* libc's, in no header. */
+void _IO_list_lock(void) __attribute__((weak));
+void _IO_list_unlock(void) __attribute__((weak));
+void _IO_list_resetlock(void) __attribute__((weak));
+
 static NO_LOCK_CHECK void before(void)
 {
+	if (_IO_list_lock)
+		_IO_list_lock();
 	lock_acquire(&forking.lock);
 #if CONFIG_PROFILER
 	escape_fork_prepare();
@@ -71,6 +83,8 @@ static NO_LOCK_CHECK void in_parent(void)
 	escape_fork_done(false);
 #endif
 	lock_release(&forking.lock);
+	if (_IO_list_unlock)
+		_IO_list_unlock();
 }
 
 static NO_LOCK_CHECK void in_child(void)
@@ -95,6 +109,8 @@ static NO_LOCK_CHECK void in_child(void)
 	sample_fork_done(true);
 	runtable_fork_child();
 #endif
+	if (_IO_list_resetlock)
+		_IO_list_resetlock();
 	exit_fork_child();
 	fatal_fork_child();
 }

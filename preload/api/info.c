@@ -16,6 +16,8 @@
 
 #define STATS_CLASSES 16 /* rows of malloc_stats() */
 
+/* What glibc's words mean here: an ordinary free block is a run of free pages, a fast one
+ * a slot in a thread's cache, a mapped region a large object. */
 EXPORT struct mallinfo2 mallinfo2(void)
 {
 	struct heap_stats st;
@@ -23,7 +25,8 @@ EXPORT struct mallinfo2 mallinfo2(void)
 
 	heap_get_stats(&st);
 	m.arena = st.inuse_small + st.free_dirty + st.free_clean;
-	m.ordblks = st.nspans;
+	m.ordblks = st.nfree_runs;
+	m.smblks = st.ncached;
 	m.hblks = st.nlarge;
 	m.hblkhd = st.inuse_large;
 	m.uordblks = st.live_bytes > st.inuse_large ? st.live_bytes - st.inuse_large : 0;
@@ -46,6 +49,7 @@ EXPORT struct mallinfo mallinfo(void)
 	struct mallinfo m = {
 		.arena = saturate(w.arena),
 		.ordblks = saturate(w.ordblks),
+		.smblks = saturate(w.smblks),
 		.hblks = saturate(w.hblks),
 		.hblkhd = saturate(w.hblkhd),
 		.fsmblks = saturate(w.fsmblks),

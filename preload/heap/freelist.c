@@ -21,7 +21,8 @@ struct set {
 
 static struct {
 	struct set sets[2];		 /* 0 clean, 1 dirty */
-	size_t total_pages, dirty_pages; /* with the victim's */
+	size_t total_pages, dirty_pages; /* with the victim */
+	size_t nruns;			 /* without */
 	struct mspan *victim;
 } freelist;
 
@@ -54,6 +55,7 @@ void freelist_insert(struct mspan *s)
 		s->next->prev = s;
 	set->heads[i] = s;
 	set->nonempty[i / 64] |= (uint64_t)1 << (i % 64);
+	freelist.nruns++;
 	freelist.total_pages += s->npages;
 	freelist.dirty_pages += s->ndirty;
 }
@@ -73,6 +75,7 @@ void freelist_remove(struct mspan *s)
 		set->nonempty[i / 64] &= ~((uint64_t)1 << (i % 64));
 	s->next = s->prev = NULL;
 	s->state = MSPAN_DEAD; /* no neighbour may absorb it now */
+	freelist.nruns--;
 	freelist.total_pages -= s->npages;
 	freelist.dirty_pages -= s->ndirty;
 }
@@ -200,4 +203,9 @@ size_t freelist_dirty_pages(void)
 size_t freelist_total_pages(void)
 {
 	return freelist.total_pages;
+}
+
+size_t freelist_count(void)
+{
+	return freelist.nruns + (freelist.victim != NULL);
 }

@@ -27,5 +27,6 @@ struct mspan *freelist_take_victim(void);
 bool freelist_prefers_victim(size_t npages);
 size_t freelist_dirty_pages(void);
 size_t freelist_total_pages(void);
+size_t freelist_count(void); /* of runs */
 
 #endif

@@ -292,7 +292,7 @@ void *heap_calloc_slow(size_t size)
 					     : malloc_large(size, 1, &dirty);
 
 	if (p && dirty)
-		memset(p, 0, size);
+		memset(p, 0, heap_usable_size(p));
 	return p;
 }
 

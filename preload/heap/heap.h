@@ -160,6 +160,8 @@ struct heap_stats {
 	size_t live_bytes;   /* inuse - central_free - cached: slots the program holds */
 	size_t peak_inuse;   /* highest inuse_small + inuse_large */
 	size_t nspans, nlarge, nmcaches;
+	size_t nfree_runs; /* of pages */
+	size_t ncached;	   /* free slots in mcaches (racy estimate) */
 	uint64_t nrefill,
 		nflush; /* trips of mcaches to mcentral; 0 = never served anybody */
 	uint64_t npurged_bytes; /* given back so far */

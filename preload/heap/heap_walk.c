@@ -102,8 +102,12 @@ static void count_caches(struct heap_stats *out)
 		out->nmcaches++;
 		out->nrefill += atomic_load_relaxed(&mc->nrefill);
 		out->nflush += atomic_load_relaxed(&mc->nflush);
-		for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
-			out->cached += count_cached(mc, c) * sizeclass_info[c].slot_size;
+		for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
+			size_t n = count_cached(mc, c);
+
+			out->ncached += n;
+			out->cached += n * sizeclass_info[c].slot_size;
+		}
 	}
 	lock_release(&mcache_lock);
 }
@@ -136,6 +140,7 @@ void heap_get_stats(struct heap_stats *out)
 	out->npurged_bytes = m.purged_pages << PAGE_SHIFT;
 	out->nspans = m.nspans;
 	out->nlarge = m.nlarge;
+	out->nfree_runs = m.nfree_runs;
 	out->nforeign = heap_foreign_count();
 	out->live_bytes = minus(out->inuse_small + out->inuse_large,
 				out->central_free + out->cached);

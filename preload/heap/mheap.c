@@ -568,6 +568,7 @@ void mheap_get_stats(struct mheap_stats *out)
 	*out = mheap.stats;
 	out->dirty_pages = freelist_dirty_pages();
 	out->clean_pages = freelist_total_pages() - out->dirty_pages;
+	out->nfree_runs = freelist_count();
 	out->purged_pages = scavenge_purged_pages();
 	lock_release(&mheap_lock);
 }

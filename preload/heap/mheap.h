@@ -40,7 +40,7 @@ bool mheap_slow_frees(void);
 
 struct mheap_stats {
 	size_t small_pages, large_pages, dirty_pages, clean_pages, peak_pages;
-	size_t nspans, nlarge;
+	size_t nspans, nlarge, nfree_runs;
 	uint64_t purged_pages;
 };
 void mheap_get_stats(struct mheap_stats *out);

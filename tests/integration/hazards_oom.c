@@ -170,7 +170,9 @@ static int test_realloc(void)
 	ok &= HOLDS(realloc(q, 20 * MB) == NULL && errno == ENOMEM);
 	ok &= HOLDS(reallocarray(q, 30, MB) == NULL);
 	ok &= HOLDS(calloc(30, MB) == NULL && memalign(64, 30 * MB) == NULL);
+	errno = 0;
 	ok &= HOLDS(posix_memalign(&unset, 64, 30 * MB) == ENOMEM && unset == &unset);
+	ok &= HOLDS(errno == ENOMEM);
 	ok &= HOLDS(p[0] == 1 && p[20 * MB - 1] == 1 && q[999] == 2);
 	p = realloc(p, 100); /* smaller needs nothing */
 	ok &= HOLDS(p && p[99] == 1);

@@ -63,6 +63,26 @@ static void test_malloc(void)
 	}
 }
 
+/* All that malloc_usable_size() grants is zero, also of a block used before. */
+static void test_calloc_slack(void)
+{
+	for (size_t n = 1; n < 200000; n += 1 + n / 9) {
+		char *p = malloc(n);
+		size_t usable = malloc_usable_size(p);
+
+		memset(p, 0xeb, usable);
+		free(p);
+		p = calloc(1, n);
+		usable = malloc_usable_size(p);
+		for (size_t i = 0; i < usable; i++)
+			if (p[i]) {
+				CHECK(!"slack of calloc is zero");
+				break;
+			}
+		free(p);
+	}
+}
+
 static void test_calloc(void)
 {
 	static const size_t sizes[] = { 1, 24, 100, 1000, 9000, 40000, 300000, 5000000 };
@@ -484,6 +504,7 @@ int main(void)
 	test_thread_rounds();
 	test_malloc();
 	test_calloc();
+	test_calloc_slack();
 	test_realloc();
 	test_aligned();
 	test_info();

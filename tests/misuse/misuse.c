@@ -368,6 +368,16 @@ static void realloc_stack(void)
 	free(realloc(p, 100));
 }
 
+static void usable_size_wild(void)
+{
+	malloc_usable_size((void *)(uintptr_t)0x123450);
+}
+
+static void usable_size_unaligned(void)
+{
+	malloc_usable_size((void *)(uintptr_t)1);
+}
+
 /* ---- writes: not found in this mode, but without power over the allocator ---- */
 
 static void write_after_free(void)
@@ -491,6 +501,8 @@ static const struct {
 	CASE(realloc_freed_small_later),
 	CASE(realloc_interior),
 	CASE(realloc_stack),
+	CASE(usable_size_wild),
+	CASE(usable_size_unaligned),
 	CASE(write_after_free),
 	CASE(write_after_free_large),
 	CASE(write_behind),

@@ -55,6 +55,8 @@ FOUND = {
     "realloc_freed_small": rf"realloc of freed block {ADDRESS} \(size class 7\)",
     "realloc_freed_small_later": rf"realloc of freed block {ADDRESS} \(size class \d+\)",
     "realloc_interior": rf"invalid realloc of {ADDRESS}: inside an object \(size class 32\)",
+    "usable_size_wild": rf"invalid malloc_usable_size of {ADDRESS}: nothing is there",
+    "usable_size_unaligned": rf"invalid malloc_usable_size of {ADDRESS}: not aligned",
     "realloc_stack": rf"invalid realloc of {ADDRESS}: on the stack",
 }
 # The block is handed out twice before anything looks at it, but in exact mode, which

@@ -31,6 +31,11 @@ class Stress(seeptest.TestCase):
     def test_forks_exact(self):
         self.storm("mode=exact:escape=bound:threads=on", 3, 2)
 
+    def test_forks_and_stdio(self):
+        for options in ("mode=off", "mode=sampled:sample=4K", "mode=exact"):
+            r = seeptest.run([seeptest.victim("stress/fork_stdio"), FORKS], options=options)
+            self.assertEqual((r.returncode, r.stderr), (0, b""), options)
+
     def test_off(self):
         self.check("mode=off", 4, 60000)
 
