@@ -15,7 +15,7 @@
 
 #include "tools/commands.h"
 #include "tools/lib/launch.h"
-#include "tools/lib/profile.h"
+#include "tools/lib/leakprint.h"
 #include "tools/lib/runjson.h"
 #include "tools/lib/say.h"
 #include "tools/lib/suppressions.h"
@@ -186,53 +186,6 @@ static void parse(struct gate *g, int argc, char **argv)
 
 /* ---- the report ---- */
 
-static void print_frame(size_t i, json_t *frame)
-{
-	const char *function = json_string_value(json_object_get(frame, "function"));
-	const char *module = json_string_value(json_object_get(frame, "module"));
-	const char *file = json_string_value(json_object_get(frame, "file"));
-	json_int_t offset = json_integer_value(json_object_get(frame, "offset"));
-	json_int_t line = json_integer_value(json_object_get(frame, "line"));
-	char *name;
-
-	if (function && *function) {
-		name = profile_demangle(function);
-		if (file && *file)
-			say("    #%zu %s %s:%lld", i, name, file, (long long)line);
-		else
-			say("    #%zu %s (%s)", i, name, module ? module : "");
-		free(name);
-	} else {
-		say("    #%zu %s+%#llx", i, module ? module : "",
-		    (unsigned long long)offset);
-	}
-}
-
-static void print_leak(json_t *leak)
-{
-	json_t *stack = json_object_get(leak, "stack"), *frame;
-	json_int_t objects = json_integer_value(json_object_get(leak, "objects"));
-	const char *kind = json_string_value(json_object_get(leak, "kind"));
-	size_t i;
-
-	if (!kind)
-		kind = "unknown";
-
-	say_title("%s%s: %lld bytes in %lld object%s, from:", kind,
-		  strcmp(kind, "reachable") == 0 ? "" : " leak",
-		  (long long)json_integer_value(json_object_get(leak, "bytes")),
-		  (long long)objects, objects == 1 ? "" : "s");
-	if (json_array_size(stack) == 0)
-		say("    [stack not sampled]");
-	json_array_foreach(stack, i, frame)
-	{
-		if (i < MAX_FRAMES)
-			print_frame(i, frame);
-	}
-	if (json_array_size(stack) > MAX_FRAMES)
-		say("    ... %zu more frames", json_array_size(stack) - MAX_FRAMES);
-}
-
 static void print_report(const struct runtable_row *r)
 {
 	char *path = format_string("%s.report.json", r->prefix);
@@ -249,7 +202,7 @@ static void print_report(const struct runtable_row *r)
 		if (json_is_true(json_object_get(leak, "suppressed")))
 			continue;
 		if (printed < MAX_LEAKS) {
-			print_leak(leak);
+			leakprint_leak(leak);
 			printed++;
 		} else {
 			left++;
@@ -266,27 +219,15 @@ static void print_reachable(const struct runtable_row *r)
 {
 	char *path = format_string("%s.report.json", r->prefix);
 	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL;
-	json_t *entry, *step;
-	size_t i, k;
+	json_t *entry;
+	size_t i;
 
 	json_array_foreach(json_object_get(report, "reachable"), i, entry)
 	{
-		json_t *chain = json_object_get(entry, "chain");
-
-		if (!chain)
+		if (!json_object_get(entry, "chain"))
 			continue;
-		print_leak(entry);
-		say("    held by %s", json_string_value(json_object_get(entry, "root")));
-		json_array_foreach(chain, k, step)
-		{
-			say("    -> +%lld of %lld bytes from:",
-			    (long long)json_integer_value(
-				    json_object_get(step, "offset")),
-			    (long long)json_integer_value(
-				    json_object_get(step, "bytes")));
-			if (json_is_object(json_object_get(step, "from")))
-				print_frame(0, json_object_get(step, "from"));
-		}
+		leakprint_leak(entry);
+		leakprint_chain(entry);
 	}
 	json_decref(report);
 	free(path);

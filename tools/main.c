@@ -15,11 +15,13 @@ static const struct {
 } commands[] = {
 	{ "run", command_run, "run a program and profile what it does with memory" },
 	{ "gate", command_gate, "run a command and fail when anything in it leaks" },
+	{ "check", command_check, "say whether a running process has lost memory" },
 	{ "escape", command_escape, "say which objects need not be on the heap" },
 	{ "recover", command_recover, "profiles of a process that was killed" },
 	{ "heap", command_heap, "what a running process holds" },
 	{ "allocs", command_heap, "what a running process ever allocated" },
 	{ "peak", command_heap, "what a running process held at its peak" },
+	{ "leak", command_check, "what a running process has lost" },
 	{ "threads", command_threads, "what the threads of a running process do" },
 	{ "set", command_set, "change what a running process records" },
 	{ "symbolize", command_symbolize, "add lines and inlined frames to profiles" },

@@ -17,6 +17,7 @@ struct roots {
 	 * and the calling thread's TLS. Who is found lost may not be; who is found
 	 * reached, is. */
 	bool no_maps;
+	bool hidden; /* in a snapshot: some memory of the program could not be seen */
 	bool full; /* more ranges than there was room for */
 };
 

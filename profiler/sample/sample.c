@@ -480,9 +480,11 @@ void sample_init(void)
 	sampler.period = o->sample;
 	sampler.exact = o->mode == OPT_MODE_EXACT;
 	sampler.on = o->mode != OPT_MODE_OFF;
-	sampler.record_size = sample_hooks.begin	? RECORD_ESCAPE
-			      : o->leak != OPT_LEAK_OFF ? RECORD_BIRTH
-							: RECORD_SHORT;
+	/* Samples are few: their age costs nothing, and a live check shows it. */
+	sampler.record_size =
+		sample_hooks.begin			      ? RECORD_ESCAPE
+		: o->leak != OPT_LEAK_OFF || !sampler.exact ? RECORD_BIRTH
+							      : RECORD_SHORT;
 	sampler.clear = sampler.exact && o->leak != OPT_LEAK_OFF;
 	heap_padding = sampler.clear;
 	period_first((struct period){
