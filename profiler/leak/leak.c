@@ -125,6 +125,8 @@ static bool has_losses(const struct leak_result *out)
 
 bool cycle_mark(struct cycle *c)
 {
+	/* First: the marker's own memory may come to lie where a snapshot has a gap. */
+	roots_collect(&c->roots, &c->world, c->own_sp);
 	heap_index_large();
 	if (!mark_init(&c->marker)) {
 		leak_incomplete(c->out, "out of memory for the mark bits");
@@ -132,7 +134,6 @@ bool cycle_mark(struct cycle *c)
 	}
 	c->marker.decodes = opt_get()->pointers;
 	c->marker.ndecodes = opt_get()->npointers;
-	roots_collect(&c->roots, &c->world, c->own_sp);
 	if (c->roots.full)
 		leak_incomplete(c->out, "more than 65536 mappings");
 	mark_all(c);
