@@ -55,7 +55,8 @@ static const char usage_both[] =
 	"  --save FILE        keeps what was found\n"
 	"  --max-pause MS     does nothing if the process would stand still for longer\n"
 	"  --stop             stops the threads at once, without the first look\n"
-	"  --standing         where no snapshot can be made, the process may stand still\n"
+	"  --standing         where no snapshot can be made, the process may stand "
+	"still\n"
 	"                     for as long as the check takes\n"
 	"  --possible         possibly lost objects count as lost\n"
 	"  --reachable        lists what is still held as well, and by whom\n"
@@ -398,7 +399,7 @@ static void print_reachable(const struct check *c)
 				  number_in(entry, "rises") + 1);
 		if (!growing && !json_object_get(entry, "chain"))
 			continue;
-		leakprint_leak(entry);
+		leakprint_leak(entry, false);
 		leakprint_chain(entry);
 	}
 }
@@ -421,8 +422,8 @@ static void print_pauses(const struct check *c)
 		return;
 	}
 	if (number_in(c->report, "screen_ns"))
-		say("screen: pause %.2f ms, %lld new candidate%s",
-		    ms_in(c, "screen_ns"), number_in(c->report, "candidates"),
+		say("screen: pause %.2f ms, %lld new candidate%s", ms_in(c, "screen_ns"),
+		    number_in(c->report, "candidates"),
 		    number_in(c->report, "candidates") == 1 ? "" : "s");
 	if (number_in(c->report, "confirm_ns"))
 		say("confirm: pause %.2f ms, %lld thread%s stopped by %s%s",

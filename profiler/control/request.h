@@ -39,8 +39,8 @@ enum agent_command {
 #define AGENT_REACHABLE 4 /* of AGENT_LEAK: what is held is reported, too */
 #define AGENT_STANDING	8 /* of AGENT_LEAK: where no snapshot can be made, stand still */
 #define AGENT_FLAGS	15
-#define AGENT_FILES	2 /* that may come with a request */
-#define AGENT_KEEP  UINT32_MAX /* mode as it is */
+#define AGENT_FILES	2	   /* that may come with a request */
+#define AGENT_KEEP	UINT32_MAX /* mode as it is */
 
 struct agent_request {
 	uint64_t magic;

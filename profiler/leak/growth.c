@@ -61,8 +61,7 @@ static void compare_one(struct leak_record *r, struct seen_site *now)
 	}
 	r->rises = now->rises;
 	r->grown_bytes = r->bytes - now->begin_bytes;
-	r->growing = r->rises >= GROWING_RISES &&
-		     is_beyond_chance(r, now->begin_objects);
+	r->growing = r->rises >= GROWING_RISES && is_beyond_chance(r, now->begin_objects);
 }
 
 void growth_forget(void)

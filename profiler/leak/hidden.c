@@ -26,7 +26,7 @@ struct search {
 	struct root_range *list; /* found */
 	size_t count;
 	uintptr_t lo, hi; /* of the mapping whose lines are read */
-	char *buffer; /* CHUNK */
+	char *buffer;	  /* CHUNK */
 	bool failed;
 };
 

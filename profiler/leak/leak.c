@@ -183,8 +183,9 @@ static NO_LOCK_CHECK void stop_and_work(struct cycle *c)
 	meta_fork_done(false);
 	sample_pool_fork_done(false);
 	if (error)
-		leak_incomplete(c->out, c->world.reason[0] ? c->world.reason
-						      : "threads could not be stopped");
+		leak_incomplete(c->out, c->world.reason[0]
+						? c->world.reason
+						: "threads could not be stopped");
 	else
 		mark_and_sweep(c);
 	c->out->nthreads = c->world.nthreads;

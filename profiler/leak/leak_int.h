@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * leak_int: what the check at the end (leak.c) and the check of a running program (live.c)
- * share.
+ * leak_int: what the check at the end (leak.c) and the check of a running program
+ * (live.c) share.
  */
 #ifndef PROFILER_LEAK_LEAK_INT_H
 #define PROFILER_LEAK_LEAK_INT_H
@@ -32,8 +32,8 @@ struct cycle {
 	struct leak_result *out;
 	uintptr_t own_sp; /* from here up the calling thread's stack counts */
 	struct exit_entry exit;
-	bool alone;	  /* no other threads mark */
-	bool prepared;	  /* there is something to free */
+	bool alone;		     /* no other threads mark */
+	bool prepared;		     /* there is something to free */
 	const struct origin *origin; /* in a snapshot; else NULL */
 };
 

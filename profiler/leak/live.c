@@ -126,8 +126,8 @@ static uintptr_t parse_sp(const char *text)
 	if (!at || at == text || at[0] != '0' || at[1] != 'x')
 		return 0;
 	for (at += 2; *at != ' '; at++) {
-		unsigned digit = *at <= '9' ? (unsigned)(*at - '0')
-					    : (unsigned)(*at - 'a' + 10);
+		unsigned digit =
+			*at <= '9' ? (unsigned)(*at - '0') : (unsigned)(*at - 'a' + 10);
 
 		sp = sp << 4 | digit;
 	}
@@ -140,7 +140,8 @@ static struct depth depth_of(int tid)
 	struct depth d = { 0, 0 };
 
 	/* Run time and number of turns: a thread that has run has others. */
-	if (read_small(tid, "schedstat", ran) <= 0 || read_small(tid, "syscall", call) <= 0)
+	if (read_small(tid, "schedstat", ran) <= 0 ||
+	    read_small(tid, "syscall", call) <= 0)
 		return d;
 	d.sp = parse_sp(call);
 	if (d.sp)

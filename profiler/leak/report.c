@@ -276,8 +276,7 @@ static void json_record(struct out *o, const struct leak_result *result,
 		   r->new_bytes);
 	if (r->kind == LEAK_REACHABLE)
 		out_format(o, "\"growing\":%s,\"rises\":%u,\"grown_bytes\":%lu,",
-			   r->growing ? "true" : "false", r->rises,
-			   r->grown_bytes);
+			   r->growing ? "true" : "false", r->rises, r->grown_bytes);
 	if (r->first_ns)
 		out_format(o, "\"first_age_ns\":%lu,\"last_age_ns\":%lu,",
 			   age_of(result, r->first_ns), age_of(result, r->last_ns));

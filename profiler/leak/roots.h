@@ -18,7 +18,7 @@ struct roots {
 	 * reached, is. */
 	bool no_maps;
 	bool hidden; /* in a snapshot: some memory of the program could not be seen */
-	bool full; /* more ranges than there was room for */
+	bool full;   /* more ranges than there was room for */
 };
 
 /* DUMP. Room for the ranges; before the world is stopped. */

@@ -481,10 +481,9 @@ void sample_init(void)
 	sampler.exact = o->mode == OPT_MODE_EXACT;
 	sampler.on = o->mode != OPT_MODE_OFF;
 	/* Samples are few: their age costs nothing, and a live check shows it. */
-	sampler.record_size =
-		sample_hooks.begin			      ? RECORD_ESCAPE
-		: o->leak != OPT_LEAK_OFF || !sampler.exact ? RECORD_BIRTH
-							      : RECORD_SHORT;
+	sampler.record_size = sample_hooks.begin			  ? RECORD_ESCAPE
+			      : o->leak != OPT_LEAK_OFF || !sampler.exact ? RECORD_BIRTH
+									  : RECORD_SHORT;
 	sampler.clear = sampler.exact && o->leak != OPT_LEAK_OFF;
 	heap_padding = sampler.clear;
 	period_first((struct period){

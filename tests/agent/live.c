@@ -211,8 +211,8 @@ static int filter(const char *what)
 	struct sock_fprog program = { sizeof(code) / sizeof(code[0]), code };
 
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-	       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
-		       SECCOMP_FILTER_FLAG_TSYNC, &program) != 0;
+	       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC,
+		       &program) != 0;
 }
 
 static void *sleep_for_ever(void *arg)
@@ -293,17 +293,17 @@ static uintptr_t *take(uintptr_t *volatile *from)
 
 /* No copy of a pointer stays in a register that some call would save on the stack, nor on
  * the stack below. */
-#define FORGET()                                                            \
-	do {                                                                \
-		__asm__ volatile("xor %%ebx, %%ebx\n\t"                     \
-				 "xor %%r12d, %%r12d\n\t"                   \
-				 "xor %%r13d, %%r13d\n\t"                   \
-				 "xor %%r14d, %%r14d\n\t"                   \
-				 "xor %%r15d, %%r15d"                       \
-				 :                                          \
-				 :                                          \
+#define FORGET()                                                             \
+	do {                                                                 \
+		__asm__ volatile("xor %%ebx, %%ebx\n\t"                      \
+				 "xor %%r12d, %%r12d\n\t"                    \
+				 "xor %%r13d, %%r13d\n\t"                    \
+				 "xor %%r14d, %%r14d\n\t"                    \
+				 "xor %%r15d, %%r15d"                        \
+				 :                                           \
+				 :                                           \
 				 : "rbx", "r12", "r13", "r14", "r15", "cc"); \
-		scrub();                                                    \
+		scrub();                                                     \
 	} while (0)
 
 static void *move(void *arg)

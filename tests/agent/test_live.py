@@ -230,6 +230,31 @@ class Since(TestCase):
             for bad in ("/nonexistent", seeptest.LIB):
                 self.ask(p.pid, "--since=" + bad, status=24)
 
+    def gate(self, lines, *args, status):
+        path = os.path.join(self.dir, "lines")
+        with open(path, "w") as f:
+            f.write(lines)
+        with open(path) as f:
+            r = seeptest.seep("gate", *args, "--", "sh", "-c", '"$0"; :',
+                              seeptest.victim("agent/live"), cwd=self.dir, stdin=f)
+        self.assertEqual(r.returncode, status, r.stderr.decode())
+        return r.stderr.decode()
+
+    def test_gate_since_a_baseline(self):
+        base = os.path.join(self.dir, "base.json")
+        self.gate("lose 20\n", "--save", base, status=23)
+        self.assertEqual(os.stat(base).st_mode & 0o777, 0o600)
+        self.assertIn("\nseep: clean\n", "\n" + self.gate("lose 20\n", "--since", base, status=0))
+        text = self.gate("lose 22\nlist 4\n", "--since", base, status=23)
+        self.assertIn("\nseep: LEAK objects=6 bytes=288 sites=3\n", text)
+        self.assertIn("288 bytes in 6 new objects lost", text)
+        self.assertRegex(text, r"direct leak: 96 bytes in 2 new objects, from:\n.* fresh")
+        with Live() as p:  # what the gate has kept serves a live check as well
+            p.say("lose 21")
+            self.assertIn("LEAK objects=1 bytes=48",
+                          self.check(p.pid, "--stop", "--since=" + base)["text"])
+        self.gate("", "--since", "/nonexistent", status=24)
+
     def test_retracted(self):
         """It was said to be lost, and freed: shown."""
         with Live() as p:

@@ -72,7 +72,8 @@ int main(int argc, char **argv)
 	char line[64];
 	size_t n;
 
-	fill(argc > 1 ? (size_t)atoi(argv[1]) : 100, argc > 2 ? (size_t)atoi(argv[2]) : 64);
+	fill(argc > 1 ? (size_t)atoi(argv[1]) : 100,
+	     argc > 2 ? (size_t)atoi(argv[2]) : 64);
 	for (int i = 1; i < threads; i++) {
 		pthread_t t;
 

@@ -25,10 +25,10 @@
 #include "tools/lib/proc.h"
 #include "tools/lib/say.h"
 
-#define ASK_AGAIN_MS 100   /* the agent may be busy with somebody else */
-#define ASK_TIMES    150   /* so often */
-#define TRACE_EVERY  10	   /* calls without an answer, try another way */
-#define REPLY_S      60	   /* of work, for a very large program */
+#define ASK_AGAIN_MS 100 /* the agent may be busy with somebody else */
+#define ASK_TIMES    150 /* so often */
+#define TRACE_EVERY  10	 /* calls without an answer, try another way */
+#define REPLY_S	     60	 /* of work, for a very large program */
 
 struct line {
 	const struct agent_target *target;

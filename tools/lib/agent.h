@@ -12,8 +12,8 @@
 
 struct agent_target {
 	int pid;
-	int signal; /* 0: found in the process's environment, or the default */
-	bool force; /* also where a seccomp filter might kill it for answering */
+	int signal;	/* 0: found in the process's environment, or the default */
+	bool force;	/* also where a seccomp filter might kill it for answering */
 	int patience_s; /* for the reply; 0: a minute */
 };
 

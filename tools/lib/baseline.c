@@ -64,10 +64,10 @@ static void add(struct baseline *b, json_t *leak)
 	json_int_t objects = json_integer_value(json_array_get(have, 0));
 	json_int_t bytes = json_integer_value(json_array_get(have, 1));
 
-	json_object_set_new_nocheck(
-		b->left, key,
-		json_pack("[I,I]", objects + number_in(leak, "objects"),
-			  bytes + number_in(leak, "bytes")));
+	json_object_set_new_nocheck(b->left, key,
+				    json_pack("[I,I]",
+					      objects + number_in(leak, "objects"),
+					      bytes + number_in(leak, "bytes")));
 	free(key);
 }
 
@@ -79,7 +79,8 @@ struct baseline *baseline_read(const char *path, char **out_why)
 	size_t i;
 
 	if (!root || !json_is_array(json_object_get(root, "leaks"))) {
-		*out_why = format_string("%s", root ? "it is no leak report" : error.text);
+		*out_why =
+			format_string("%s", root ? "it is no leak report" : error.text);
 		json_decref(root);
 		return NULL;
 	}
@@ -114,7 +115,8 @@ static void apply(struct baseline *b, json_t *leak)
 	json_t *have = json_object_get(b->left, key);
 	json_int_t objects = number_in(leak, "objects"), bytes = number_in(leak, "bytes");
 	json_int_t old = smaller(json_integer_value(json_array_get(have, 0)), objects);
-	json_int_t old_bytes = smaller(json_integer_value(json_array_get(have, 1)), bytes);
+	json_int_t old_bytes =
+		smaller(json_integer_value(json_array_get(have, 1)), bytes);
 
 	if (old == objects) /* no more of them: their sizes may differ */
 		old_bytes = bytes;

@@ -61,21 +61,20 @@ static void print_stack(json_t *leak)
 		say("    ... %zu more frames", json_array_size(stack) - MAX_FRAMES);
 }
 
-static void print_title(json_t *leak, const char *bytes, const char *objects,
-			const char *also)
+static void print_title(json_t *leak, bool only_new, const char *also)
 {
 	const char *kind = text_in(leak, "kind");
-	long long n = number_in(leak, objects);
+	long long n = number_in(leak, only_new ? "new_objects" : "objects");
 
-	say_title("%s%s: %lld bytes in %lld%s object%s%s, from:", *kind ? kind : "unknown",
-		  strcmp(kind, "reachable") == 0 ? "" : " leak", number_in(leak, bytes),
-		  n, strcmp(objects, "objects") == 0 ? "" : " new", n == 1 ? "" : "s",
-		  also);
+	say_title("%s%s: %lld bytes in %lld%s object%s%s, from:",
+		  *kind ? kind : "unknown", strcmp(kind, "reachable") == 0 ? "" : " leak",
+		  number_in(leak, only_new ? "new_bytes" : "bytes"), n,
+		  only_new ? " new" : "", n == 1 ? "" : "s", also);
 }
 
-void leakprint_leak(json_t *leak)
+void leakprint_leak(json_t *leak, bool only_new)
 {
-	print_title(leak, "bytes", "objects", "");
+	print_title(leak, only_new, "");
 	print_stack(leak);
 }
 
@@ -99,10 +98,7 @@ void leakprint_live(json_t *leak, bool only_new)
 	if (number_in(leak, "retained") > number_in(leak, "bytes"))
 		snprintf(also, sizeof(also), ", retaining %lld bytes",
 			 number_in(leak, "retained"));
-	if (only_new)
-		print_title(leak, "new_bytes", "new_objects", also);
-	else
-		print_title(leak, "bytes", "objects", also);
+	print_title(leak, only_new, also);
 	print_stack(leak);
 	print_ages(leak);
 }

@@ -9,10 +9,10 @@
 #include <stdbool.h>
 
 void leakprint_frame(size_t i, json_t *frame);
-/* "KIND leak: N bytes in N objects, from:" and the stack. */
-void leakprint_leak(json_t *leak);
-/* The same with what is known of a running program: what it retains, its ages; only_new:
- * the amounts are those that are new. */
+/* "KIND leak: N bytes in N objects, from:" and the stack. only_new: the amounts are those
+ * that are new. */
+void leakprint_leak(json_t *leak, bool only_new);
+/* The same with what is known of a running program: what it retains, its ages. */
 void leakprint_live(json_t *leak, bool only_new);
 /* Who holds a reachable one. False: it is not known, nothing was printed. */
 bool leakprint_chain(json_t *entry);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * pause: see pause.h. The constants are of a 2-core machine under load; tests/bench/live.py
- * prints what was predicted beside what was measured.
+ * pause: see pause.h. The constants are of a 2-core machine under load;
+ * tests/bench/live.py prints what was predicted beside what was measured.
  */
 #include "tools/lib/pause.h"
 
@@ -29,8 +29,8 @@ static char *read_of(int pid, const char *name)
 static bool read_sizes(int pid, struct pause *out)
 {
 	char *rollup = read_of(pid, "smaps_rollup");
-	uint64_t all = rollup ? proc_number(rollup, "Anonymous", 10, UINT64_MAX)
-			      : UINT64_MAX;
+	uint64_t all =
+		rollup ? proc_number(rollup, "Anonymous", 10, UINT64_MAX) : UINT64_MAX;
 	uint64_t huge = rollup ? proc_number(rollup, "AnonHugePages", 10, 0) : 0;
 
 	free(rollup);
