@@ -282,7 +282,8 @@ static void ask(struct check *c, int fd)
 	int fds[2] = { fd, -1 };
 
 	q.flags = (c->stop ? AGENT_STOP : 0) | (c->standing ? AGENT_STANDING : 0) |
-		  (c->reachable ? AGENT_REACHABLE : 0);
+		  (c->reachable ? AGENT_REACHABLE : 0) |
+		  (c->json || c->save || c->since ? 0 : AGENT_BRIEF);
 	if (c->profile) {
 		output_open(&o, c->out, c->target.pid, "leak");
 		fds[1] = o.fd;
@@ -347,7 +348,7 @@ static void write_json(const struct check *c)
 		save(c, c->json);
 		return;
 	}
-	json_dumpf(c->report, stdout, JSON_INDENT(1));
+	json_dumpf(c->report, stdout, JSON_COMPACT);
 	putchar('\n');
 	if (fflush(stdout) != 0)
 		die(EXIT_INCOMPLETE, "standard output: %s", strerror(errno));

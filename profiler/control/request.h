@@ -34,11 +34,12 @@ enum agent_command {
 	AGENT_COMMANDS
 };
 
-#define AGENT_QUICK	1 /* of AGENT_THREADS: do not judge who is blocked for ever */
-#define AGENT_STOP	2 /* of AGENT_LEAK: no screen, threads are stopped at once */
-#define AGENT_REACHABLE 4 /* of AGENT_LEAK: what is held is reported, too */
-#define AGENT_STANDING	8 /* of AGENT_LEAK: where no snapshot can be made, stand still */
-#define AGENT_FLAGS	15
+#define AGENT_QUICK	1  /* of AGENT_THREADS: do not judge who is blocked for ever */
+#define AGENT_STOP	2  /* of AGENT_LEAK: no screen, threads are stopped at once */
+#define AGENT_REACHABLE 4  /* of AGENT_LEAK: what is held is reported, too */
+#define AGENT_STANDING	8  /* of AGENT_LEAK: where no snapshot can be made, stand still */
+#define AGENT_BRIEF	16 /* of AGENT_LEAK: stacks of the largest leaks only */
+#define AGENT_FLAGS	31
 #define AGENT_FILES	2	   /* that may come with a request */
 #define AGENT_KEEP	UINT32_MAX /* mode as it is */
 

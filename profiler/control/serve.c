@@ -159,6 +159,7 @@ static int check_leaks(struct session *s)
 		.stop = s->request.flags & AGENT_STOP,
 		.reachable = s->request.flags & AGENT_REACHABLE,
 		.standing = s->request.flags & AGENT_STANDING,
+		.brief = s->request.flags & AGENT_BRIEF,
 		.report = s->files[0],
 		.profile = s->files[1],
 	};

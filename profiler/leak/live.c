@@ -46,13 +46,14 @@
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 
-#define CANDIDATES  ((size_t)1 << 21) /* words of the table; half of it is used */
-#define MAX_HISTORY ((size_t)1 << 20)
-#define MAX_SITES   ((size_t)1 << 20)
-#define NICE	    10
-#define FIRST	    (-20) /* nice */
-#define DEPTH_TEXT  256
-#define SETTLE_NS   8000000u /* for running threads to wait again */
+#define CANDIDATES   ((size_t)1 << 21) /* words of the table; half of it is used */
+#define MAX_HISTORY  ((size_t)1 << 20)
+#define MAX_SITES    ((size_t)1 << 20)
+#define NICE	     10
+#define FIRST	     (-20) /* nice */
+#define DEPTH_TEXT   256
+#define BRIEF_STACKS 100      /* more than anybody prints */
+#define SETTLE_NS    8000000u /* for running threads to wait again */
 
 enum outcome { OUTCOME_NONE, OUTCOME_CANDIDATES, OUTCOME_REPORTED, OUTCOME_FAILED };
 
@@ -290,7 +291,7 @@ static __attribute__((noreturn)) void copy_main(struct live *l)
 	struct world *w = &l->cycle.world;
 
 	be_modest();
-	symbol_fork_child();
+	symbol_copied();
 	wait_for_go(l->shared);
 	if (!l->confirm)
 		take_depths(l);
@@ -386,6 +387,7 @@ static int make_copy(struct live *l, bool confirm)
 	atomic_store_release(&l->shared->outcome, (uint32_t)OUTCOME_NONE);
 	if (!confirm)
 		read_depths(l);
+	symbol_prepare_copy(); /* asks the loader: before its lock is held */
 	loader_with_lock(with_loader_locked, l);
 	if (l->error == 0 && l->copy < 0)
 		l->error = l->copy;
@@ -465,7 +467,8 @@ static int by_standing_still(struct live *l)
 	*r = (struct leak_result){ .way = "standing",
 				   .stopped_by = "",
 				   .with_reachable = true,
-				   .with_chains = l->request->reachable };
+				   .with_chains = l->request->reachable,
+				   .max_stacks = r->max_stacks };
 	leak_check_standing(r);
 	r->screen_ns = 0;
 	r->confirm_ns = l->answer->pause_ns = r->stop_ns;
@@ -540,6 +543,7 @@ int live_check(const struct live_request *q, struct live_answer *out)
 	l->result.stopped_by = "";
 	l->result.with_reachable = true;
 	l->result.with_chains = q->reachable;
+	l->result.max_stacks = q->brief ? BRIEF_STACKS : 0;
 	ret = sample_is_on() ? snapshots(l)
 			     : fail(l, -ENODATA, "profiling is off (mode=off)");
 	if (ret > 0)

@@ -22,6 +22,7 @@ struct live_request {
 	bool stop;	/* no screen: the threads are stopped at once */
 	bool reachable; /* what is held is reported, too, and by whom */
 	bool standing;	/* the program may stand still for as long as it takes */
+	bool brief;	/* the report has the stacks of the largest leaks only */
 	int report;	/* descriptor for the report in JSON */
 	int profile;	/* for the leak profile, -1: none */
 };

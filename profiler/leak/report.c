@@ -267,7 +267,7 @@ static void json_chain(struct out *o, const struct leak_chain *c)
 }
 
 static void json_record(struct out *o, const struct leak_result *result,
-			const struct leak_record *r)
+			const struct leak_record *r, bool with_stack)
 {
 	out_format(o,
 		   "\n{\"kind\":\"%s\",\"objects\":%lu,\"bytes\":%lu,\"retained\":%lu,"
@@ -281,7 +281,7 @@ static void json_record(struct out *o, const struct leak_result *result,
 		out_format(o, "\"first_age_ns\":%lu,\"last_age_ns\":%lu,",
 			   age_of(result, r->first_ns), age_of(result, r->last_ns));
 	out_format(o, "\"sampled\":%s,\"stack\":[", r->site ? "true" : "false");
-	for (uint32_t site = r->site; site; site = site_parent(site)) {
+	for (uint32_t site = with_stack ? r->site : 0; site; site = site_parent(site)) {
 		json_frame(o, site_pc(site));
 		if (site_parent(site))
 			out_str(o, ",");
@@ -316,7 +316,9 @@ static void json_records(struct out *o, const struct leak_result *r, enum list l
 		if (!first)
 			out_str(o, ",");
 		first = false;
-		json_record(o, r, &r->records[i]);
+		json_record(o, r, &r->records[i],
+			    r->max_stacks == 0 || i < r->max_stacks ||
+				    list == LIST_REACHABLE);
 	}
 }
 

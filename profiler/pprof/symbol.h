@@ -27,6 +27,10 @@ const char *symbol_demangle(const char *name, char *buf, size_t size);
 void symbol_describe(uintptr_t pc, char *buf, size_t size);
 /* In a forked child. */
 void symbol_fork_child(void);
+/* DUMP. Before the process is copied (not forked), and in the copy: from there on the
+ * loader, whose locks others may have held, is not asked. */
+void symbol_prepare_copy(void);
+void symbol_copied(void);
 /* DUMP. Does the module have any function names? */
 bool symbol_module_has_names(const struct module *m);
 

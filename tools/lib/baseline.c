@@ -150,7 +150,7 @@ void baseline_apply(struct baseline *b, json_t *report)
 
 int baseline_write(json_t *report, const char *path)
 {
-	char *text = json_dumps(report, JSON_INDENT(1));
+	char *text = json_dumps(report, JSON_COMPACT);
 	int error = 0;
 
 	if (!text)

@@ -12,8 +12,8 @@
 #include "tools/lib/say.h"
 
 #define BASE_MS	       0.15 /* the call itself, and locks */
-#define SMALL_PAGE_MS  0.0001
-#define HUGE_PAGE_MS   0.0006
+#define SMALL_PAGE_MS  0.00013
+#define HUGE_PAGE_MS   0.001
 #define STOP_MS	       0.5
 #define STOP_THREAD_MS 0.015
 
