@@ -233,9 +233,19 @@ bool symbol_lookup(uintptr_t pc, struct symbol *out)
 
 /* ---- text ---- */
 
+/* Where there is none dlsym() would keep a message for the calling thread, which for the
+ * live agent nobody would ever free. */
 static demangler find_demangler(void)
 {
-	return (demangler)(uintptr_t)dlsym(RTLD_DEFAULT, "__cxa_demangle");
+	for (uint32_t i = 0; i < module_count(); i++) {
+		const struct module *m = module_at(i);
+
+		if (!m->unloaded && (strstr(m->path, "/libstdc++.so") ||
+				     strstr(m->path, "/libc++abi.so")))
+			return (demangler)(uintptr_t)dlsym(RTLD_DEFAULT,
+							   "__cxa_demangle");
+	}
+	return NULL;
 }
 
 void symbol_prepare_copy(void)
