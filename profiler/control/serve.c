@@ -211,6 +211,9 @@ void serve(uint64_t key, const char *refusal)
 
 	s.socket = (int)os_call(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, 0,
 				0, 0);
-	if (s.socket >= 0 && dial(s.socket, key) && peer_is_allowed(s.socket) && hear(&s))
+	if (s.socket >= 0 && dial(s.socket, key) && peer_is_allowed(s.socket) &&
+	    hear(&s)) {
 		work(&s);
+		live_finish();
+	}
 }

@@ -22,6 +22,7 @@
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
 #include "profiler/leak/chain.h"
+#include "profiler/leak/collapse.h"
 #include "profiler/leak/growth.h"
 #include "profiler/leak/history.h"
 #include "profiler/leak/hidden.h"
@@ -340,6 +341,7 @@ void leak_leave(void)
 
 void leak_fork_child(void)
 {
+	collapse_fork_child();
 	if (!lock_is_held(&leak.lock))
 		return;
 	/* By a thread that is not here, perhaps in the middle of a change. */

@@ -35,6 +35,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
+#include "profiler/leak/collapse.h"
 #include "profiler/leak/growth.h"
 #include "profiler/leak/history.h"
 #include "profiler/leak/leak_int.h"
@@ -502,11 +503,17 @@ static void unmap_shared(struct shared *s)
 	os_unmap(s, size);
 }
 
+void live_finish(void)
+{
+	collapse_restore();
+}
+
 static int snapshots(struct live *l)
 {
 	int ret = 1;
 
 	leak_enter();
+	collapse_note();
 	l->result.checked_ns = os_now_ns();
 	l->cycle.out = &l->result;
 	l->cycle.alone = true;

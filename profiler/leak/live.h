@@ -36,5 +36,7 @@ struct live_answer {
 /* DUMP. By a thread of our own that the program does not know. 0, or -errno with a
  * reason. */
 int live_check(const struct live_request *q, struct live_answer *out);
+/* DUMP. What can wait until the answer is given: huge pages that were split meanwhile. */
+void live_finish(void);
 
 #endif
