@@ -118,6 +118,16 @@ def throughput(sock, requests):
     return fields[0], fields[5], fields[6]  # per second; p99 and max in ms
 
 
+def cpu(pid):
+    """Seconds of the main thread, and of the whole process with its copies."""
+    def seconds(path, fields):
+        with open(path) as f:
+            values = f.read().rsplit(")", 1)[1].split()
+        return sum(int(values[i]) for i in fields) / os.sysconf("SC_CLK_TCK")
+    return (seconds(f"/proc/{pid}/task/{pid}/stat", (11, 12)),
+            seconds(f"/proc/{pid}/stat", (11, 12, 13, 14)))
+
+
 def redis(every="60", rounds="4", requests="2000000"):
     """Interleaved: with a check in the middle of so many seconds of load, and without."""
     with tempfile.TemporaryDirectory() as d:
@@ -129,11 +139,11 @@ def redis(every="60", rounds="4", requests="2000000"):
                              ).stdout != b"PONG\n":
             time.sleep(0.1)
         throughput(sock, 1000000)  # fills it
-        figures = {True: [], False: []}
+        figures, costs = {True: [], False: []}, {True: [], False: []}
         for i in range(2 * int(rounds)):
             checked = i % 2 == 0
             start = time.monotonic()
-            rates, worst = [], 0.0
+            rates, worst, before = [], 0.0, cpu(server.pid)
             while time.monotonic() - start < float(every):
                 if checked and not rates:
                     asked = subprocess.Popen([seeptest.TOOL, "check", "-q", str(server.pid)],
@@ -144,12 +154,20 @@ def redis(every="60", rounds="4", requests="2000000"):
             if checked:
                 asked.wait()
             figures[checked].append(len(rates) / sum(1 / r for r in rates))
+            used = [(a - b) / len(rates) / int(requests) * 1e6
+                    for a, b in zip(cpu(server.pid), before)]
+            costs[checked].append(used)
             print(f"redis\t{'a check' if checked else 'no check'} in {every} s\t"
-                  f"{figures[checked][-1]:9.0f} a second\tp99 {p99} ms\tmax {worst} ms",
+                  f"{figures[checked][-1]:9.0f} a second\tp99 {p99} ms\tmax {worst} ms\t"
+                  f"CPU us a request: {used[0]:.3f} main thread, {used[1]:.3f} all",
                   flush=True)
         ratio = max(figures[True]) / max(figures[False])
         print(f"redis\tbest with / best without\t{ratio:.3f}\tmedian "
               f"{statistics.median(figures[True]) / statistics.median(figures[False]):.3f}")
+        for k, name in enumerate(("main thread", "all")):
+            best = [min(c[k] for c in costs[x]) for x in (True, False)]
+            print(f"redis\tCPU a request, {name}: least with / least without\t"
+                  f"{best[0] / best[1]:.3f}")
         server.terminate()
         server.wait()
 
