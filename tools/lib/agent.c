@@ -25,10 +25,12 @@
 #include "tools/lib/proc.h"
 #include "tools/lib/say.h"
 
-#define ASK_AGAIN_MS 100 /* the agent may be busy with somebody else */
-#define ASK_TIMES    150 /* so often */
-#define TRACE_EVERY  10	 /* calls without an answer, try another way */
-#define REPLY_S	     60	 /* of work, for a very large program */
+#define ASK_AGAIN_MS  100 /* the agent may be busy with somebody else */
+#define ASK_TIMES     150 /* so often */
+#define STOPPED_MS    5	  /* look again whether it is stopped */
+#define STOPPED_TIMES 40  /* so often */
+#define TRACE_EVERY   10  /* calls without an answer, try another way */
+#define REPLY_S	      60  /* of work, for a very large program */
 
 struct line {
 	const struct agent_target *target;
@@ -149,10 +151,24 @@ static void check_seccomp(const struct agent_target *t, const char *status)
 	free(own);
 }
 
+/* Under strace it stops at every call, for a moment. */
+static char *read_status_settled(int pid)
+{
+	const struct timespec moment = { 0, STOPPED_MS * 1000000L };
+	char *status = read_status(pid);
+
+	for (int i = 0; i < STOPPED_TIMES && strchr("Tt", proc_state(status)); i++) {
+		free(status);
+		nanosleep(&moment, NULL);
+		status = read_status(pid);
+	}
+	return status;
+}
+
 static void check(struct line *l)
 {
 	const int pid = l->target->pid;
-	char *status = read_status(pid);
+	char *status = read_status_settled(pid);
 
 	if (strchr("ZXx", proc_state(status)))
 		die(EXIT_INCOMPLETE, "process %d has ended", pid);
