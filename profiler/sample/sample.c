@@ -25,6 +25,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
+#include "preload/heap/mcache.h"
 #include "preload/heap/sizeclass.h"
 #include "preload/heap/tls.h"
 #include "profiler/sample/maths.h"
@@ -463,6 +464,22 @@ static void install(void)
 	heap_hooks.first_budget = draw_budget;
 }
 
+static void redraw_budgets(void)
+{
+	heap_redraw_budgets(draw_budget, !sampler.on ? INT64_MAX
+					 : sampler.exact
+						 ? -1
+						 : (int64_t)sampler.period * ODDS);
+}
+
+/* Made by constructors that ran before ours: their threads have no budget. */
+static bool has_other_threads(void)
+{
+	const struct mcache *first = mcache_list();
+
+	return first && first->next;
+}
+
 static void set_exact(void)
 {
 	atomic_store_relaxed(&sampler.slow_frees, true);
@@ -494,6 +511,8 @@ void sample_init(void)
 	if (sampler.exact)
 		set_exact();
 	heap_set_budget(draw_budget());
+	if (has_other_threads())
+		redraw_budgets();
 }
 
 uint64_t sample_count(void)
@@ -537,9 +556,7 @@ int sample_change(enum opt_mode mode, size_t sample)
 	atomic_store_relaxed(&sampler.exact, p.exact);
 	atomic_store_relaxed(&sampler.on, p.on);
 	install();
-	heap_redraw_budgets(draw_budget, !p.on	   ? INT64_MAX
-					 : p.exact ? -1
-						   : (int64_t)sample * ODDS);
+	redraw_budgets();
 	return 0;
 }
 
