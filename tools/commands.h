@@ -9,7 +9,8 @@
 int command_run(int argc, char **argv);
 int command_gate(int argc, char **argv);
 int command_recover(int argc, char **argv);
-int command_heap(int argc, char **argv); /* also allocs, peak */
+int command_heap(int argc, char **argv);  /* also allocs, peak */
+int command_check(int argc, char **argv); /* also leak */
 int command_set(int argc, char **argv);
 int command_threads(int argc, char **argv);
 int command_escape(int argc, char **argv);

@@ -14,8 +14,9 @@
 #include <sys/wait.h>
 
 #include "tools/commands.h"
+#include "tools/lib/baseline.h"
 #include "tools/lib/launch.h"
-#include "tools/lib/profile.h"
+#include "tools/lib/leakprint.h"
 #include "tools/lib/runjson.h"
 #include "tools/lib/say.h"
 #include "tools/lib/suppressions.h"
@@ -35,6 +36,8 @@ static const char usage[] =
 	"  --suppressions FILE    leaks to leave out: leak:PATTERN, or memcheck's "
 	"blocks\n"
 	"  --gen-suppressions FILE  writes such a file for all leaks found (-: stderr)\n"
+	"  --since FILE           only leaks that are not in FILE count\n"
+	"  --save FILE            keeps the leaks found, for --since\n"
 	"  --reachable            lists what is still held as well, and by whom\n"
 	"  --possible             possibly lost objects count as lost\n"
 	"  --exitcode N           status for leaks (23)\n"
@@ -57,6 +60,8 @@ static const char usage[] =
 enum {
 	OPT_SUPPRESSIONS = 256,
 	OPT_GEN_SUPPRESSIONS,
+	OPT_SINCE,
+	OPT_SAVE,
 	OPT_POSSIBLE,
 	OPT_REACHABLE,
 	OPT_EXITCODE,
@@ -68,6 +73,8 @@ enum {
 static const struct option options[] = {
 	{ "suppressions", required_argument, NULL, OPT_SUPPRESSIONS },
 	{ "gen-suppressions", required_argument, NULL, OPT_GEN_SUPPRESSIONS },
+	{ "since", required_argument, NULL, OPT_SINCE },
+	{ "save", required_argument, NULL, OPT_SAVE },
 	{ "possible", no_argument, NULL, OPT_POSSIBLE },
 	{ "reachable", no_argument, NULL, OPT_REACHABLE },
 	{ "exitcode", required_argument, NULL, OPT_EXITCODE },
@@ -88,15 +95,38 @@ struct gate {
 	bool suppresses;	  /* --suppressions was given */
 	const char *generate;	  /* file for suppressions, or NULL */
 	struct suppressions supp; /* over all reports, with either of these */
+	struct baseline *since;	  /* NULL: everything counts */
+	const char *save;	  /* file for a baseline, or NULL */
+	json_t *saved;		  /* what goes there */
+	/* With since, by place in the table: what counts. */
+	struct amounts {
+		unsigned long long objects, bytes, sites;
+	} fresh[RUNTABLE_ROWS];
 	/* the verdict */
 	unsigned long long objects, bytes, sites;
 	unsigned threads_blocked, threads_ended;
 	char *incomplete; /* reason, NULL: complete */
 };
 
+static struct baseline *parse_baseline(const char *path)
+{
+	char *why = NULL;
+	struct baseline *b = baseline_read(path, &why);
+
+	if (!b)
+		die(EXIT_INCOMPLETE, "%s: %s", path, why);
+	return b;
+}
+
 static void parse_one(struct gate *g, int c)
 {
 	switch (c) {
+	case OPT_SINCE:
+		g->since = parse_baseline(optarg);
+		break;
+	case OPT_SAVE:
+		g->save = optarg;
+		break;
 	case OPT_SUPPRESSIONS:
 		launch_set(&g->launch, "suppressions", optarg);
 		g->suppresses = true;
@@ -152,70 +182,33 @@ static void parse(struct gate *g, int argc, char **argv)
 
 /* ---- the report ---- */
 
-static void print_frame(size_t i, json_t *frame)
+static struct amounts amounts_of(const struct gate *g, const struct runtable_row *r)
 {
-	const char *function = json_string_value(json_object_get(frame, "function"));
-	const char *module = json_string_value(json_object_get(frame, "module"));
-	const char *file = json_string_value(json_object_get(frame, "file"));
-	json_int_t offset = json_integer_value(json_object_get(frame, "offset"));
-	json_int_t line = json_integer_value(json_object_get(frame, "line"));
-	char *name;
-
-	if (function && *function) {
-		name = profile_demangle(function);
-		if (file && *file)
-			say("    #%zu %s %s:%lld", i, name, file, (long long)line);
-		else
-			say("    #%zu %s (%s)", i, name, module ? module : "");
-		free(name);
-	} else {
-		say("    #%zu %s+%#llx", i, module ? module : "",
-		    (unsigned long long)offset);
-	}
+	if (g->since)
+		return g->fresh[r - g->launch.table->rows];
+	return (struct amounts){ r->objects, r->bytes, r->sites };
 }
 
-static void print_leak(json_t *leak)
+static void print_report(const struct gate *g, const struct runtable_row *r)
 {
-	json_t *stack = json_object_get(leak, "stack"), *frame;
-	json_int_t objects = json_integer_value(json_object_get(leak, "objects"));
-	const char *kind = json_string_value(json_object_get(leak, "kind"));
-	size_t i;
-
-	if (!kind)
-		kind = "unknown";
-
-	say_title("%s%s: %lld bytes in %lld object%s, from:", kind,
-		  strcmp(kind, "reachable") == 0 ? "" : " leak",
-		  (long long)json_integer_value(json_object_get(leak, "bytes")),
-		  (long long)objects, objects == 1 ? "" : "s");
-	if (json_array_size(stack) == 0)
-		say("    [stack not sampled]");
-	json_array_foreach(stack, i, frame)
-	{
-		if (i < MAX_FRAMES)
-			print_frame(i, frame);
-	}
-	if (json_array_size(stack) > MAX_FRAMES)
-		say("    ... %zu more frames", json_array_size(stack) - MAX_FRAMES);
-}
-
-static void print_report(const struct runtable_row *r)
-{
+	const struct amounts a = amounts_of(g, r);
 	char *path = format_string("%s.report.json", r->prefix);
 	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL, *leak;
 	size_t i, printed = 0, left = 0;
 
-	say_title("%s (process %d): %llu bytes in %llu objects lost", r->exe, r->pid,
-		  (unsigned long long)r->bytes, (unsigned long long)r->objects);
+	say_title("%s (process %d): %llu bytes in %llu %sobjects lost", r->exe, r->pid,
+		  a.bytes, a.objects, g->since ? "new " : "");
 	if (!report)
 		say("  its report could not be read: %s",
 		    r->prefix[0] ? path : "no file was written");
 	json_array_foreach(json_object_get(report, "leaks"), i, leak)
 	{
-		if (json_is_true(json_object_get(leak, "suppressed")))
+		if (json_is_true(json_object_get(leak, "suppressed")) ||
+		    (g->since &&
+		     json_integer_value(json_object_get(leak, "new_objects")) == 0))
 			continue;
 		if (printed < MAX_LEAKS) {
-			print_leak(leak);
+			leakprint_leak(leak, g->since);
 			printed++;
 		} else {
 			left++;
@@ -232,27 +225,15 @@ static void print_reachable(const struct runtable_row *r)
 {
 	char *path = format_string("%s.report.json", r->prefix);
 	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL;
-	json_t *entry, *step;
-	size_t i, k;
+	json_t *entry;
+	size_t i;
 
 	json_array_foreach(json_object_get(report, "reachable"), i, entry)
 	{
-		json_t *chain = json_object_get(entry, "chain");
-
-		if (!chain)
+		if (!json_object_get(entry, "chain"))
 			continue;
-		print_leak(entry);
-		say("    held by %s", json_string_value(json_object_get(entry, "root")));
-		json_array_foreach(chain, k, step)
-		{
-			say("    -> +%lld of %lld bytes from:",
-			    (long long)json_integer_value(
-				    json_object_get(step, "offset")),
-			    (long long)json_integer_value(
-				    json_object_get(step, "bytes")));
-			if (json_is_object(json_object_get(step, "from")))
-				print_frame(0, json_object_get(step, "from"));
-		}
+		leakprint_leak(entry, false);
+		leakprint_chain(entry);
 	}
 	json_decref(report);
 	free(path);
@@ -278,6 +259,69 @@ static void collect_suppressions(struct gate *g)
 	for (unsigned i = 0; g->launch.table && i < launch_rows(&g->launch); i++)
 		if (g->launch.table->rows[i].state == RUNROW_DONE)
 			add_report(g, &g->launch.table->rows[i]);
+}
+
+static void keep(struct gate *g, const json_t *report)
+{
+	static const char *const lists[] = { "leaks", "possible" };
+
+	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
+		json_array_extend(json_object_get(g->saved, lists[i]),
+				  json_object_get(report, lists[i]));
+}
+
+static void find_fresh(struct gate *g, json_t *report, struct amounts *out)
+{
+	json_t *leak;
+	size_t i;
+
+	baseline_apply(g->since, report);
+	json_array_foreach(json_object_get(report, "leaks"), i, leak)
+	{
+		json_int_t n = json_integer_value(json_object_get(leak, "new_objects"));
+
+		out->objects += (unsigned long long)n;
+		out->bytes += (unsigned long long)json_integer_value(
+			json_object_get(leak, "new_bytes"));
+		out->sites += n > 0;
+	}
+}
+
+/* Also before lines are added, for the same reason: stacks are compared by their names.
+ */
+static void compare_report(struct gate *g, const struct runtable_row *r)
+{
+	char *path = format_string("%s.report.json", r->prefix);
+	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL;
+	struct amounts *fresh = &g->fresh[r - g->launch.table->rows];
+
+	if (!report) /* nothing can be said to be old */
+		*fresh = (struct amounts){ r->objects, r->bytes, r->sites };
+	if (report && g->save)
+		keep(g, report);
+	if (report && g->since) {
+		find_fresh(g, report, fresh);
+		baseline_write(report, path);
+	}
+	json_decref(report);
+	free(path);
+}
+
+static void compare_reports(struct gate *g)
+{
+	int error = 0;
+
+	if (!g->since && !g->save)
+		return;
+	g->saved = json_pack("{s:i,s:[],s:[]}", "schema", 1, "leaks", "possible");
+	for (unsigned i = 0; g->launch.table && i < launch_rows(&g->launch); i++)
+		if (g->launch.table->rows[i].state == RUNROW_DONE)
+			compare_report(g, &g->launch.table->rows[i]);
+	if (g->save)
+		error = baseline_write(g->saved, g->save);
+	if (error)
+		say("cannot write %s: %s", g->save, strerror(error));
+	json_decref(g->saved);
 }
 
 static void finish_suppressions(struct gate *g)
@@ -366,6 +410,8 @@ static bool became_unknown(const struct gate *g, const struct runtable_row *r)
 
 static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main)
 {
+	const struct amounts a = amounts_of(g, r);
+
 	if (r->state == RUNROW_CLAIMED) {
 		not_checked(g, r, is_main,
 			    launch_is_running(r)
@@ -383,9 +429,9 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 			    "without the environment)");
 	if (g->reachable && !g->quiet)
 		print_reachable(r);
-	g->objects += r->objects;
-	g->bytes += r->bytes;
-	g->sites += r->sites;
+	g->objects += a.objects;
+	g->bytes += a.bytes;
+	g->sites += a.sites;
 	if (r->verdict == RUNROW_INCOMPLETE)
 		set_incomplete(g, format_string("%s (process %d): %s", r->exe, r->pid,
 						r->reason));
@@ -398,8 +444,8 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 						r->exe));
 	g->threads_blocked += r->threads_blocked;
 	g->threads_ended += r->threads_ended;
-	if (r->objects && !g->quiet)
-		print_report(r);
+	if (a.objects && !g->quiet)
+		print_report(g, r);
 	if (r->threads_blocked + r->threads_ended > 0 && !g->quiet)
 		print_threads(r);
 }
@@ -457,7 +503,7 @@ static int own_status(const struct launch *l)
 
 int command_gate(int argc, char **argv)
 {
-	struct gate g = {
+	static struct gate g = {
 		.launch = { .out = "seep.out/%e.%p",
 			    .defaults = "mode=exact:leak=exit",
 			    .is_gate = true,
@@ -470,6 +516,7 @@ int command_gate(int argc, char **argv)
 	parse(&g, argc, argv);
 	launch_run(&g.launch);
 	collect_suppressions(&g);
+	compare_reports(&g);
 	if (!g.no_symbolize)
 		symbolizer_run(&g.launch, g.quiet);
 	judge(&g);

@@ -28,6 +28,7 @@
 #include "profiler/control/agent.h"
 #include "profiler/control/runtable.h"
 #include "profiler/escape/escape.h"
+#include "profiler/leak/leak.h"
 #include "profiler/leak/stop.h"
 #include "profiler/pprof/symbol.h"
 #include "profiler/sample/sample.h"
@@ -101,6 +102,7 @@ static NO_LOCK_CHECK void in_child(void)
 	loader_fork_child();
 	symbol_fork_child();
 	world_fork_child();
+	leak_fork_child();
 	agent_fork_child();
 #endif
 	heap_fork_done(true);

@@ -14,6 +14,7 @@
 
 #include "preload/base/atomic.h"
 #include "preload/base/check.h"
+#include "preload/base/opt.h"
 #include "preload/base/os.h"
 
 #define CHUNK	       (256 * KIB) /* faults in page by page, so the size costs nothing */
@@ -21,6 +22,8 @@
 #define FIXALLOC_CHUNK (16 * KIB)
 #define RANGES_MAX     65536
 #define SPARE	       (64 * MIB)
+#define HUGE	       (2 * MIB)
+#define HUGE_FROM      (4 * MIB) /* bumped: from here by huge pages */
 
 struct range {
 	uintptr_t start;
@@ -32,6 +35,7 @@ static struct {
 	char *next, *end; /* rest of the bump chunk; guarded by lock */
 	/* see take_spare(); guarded by lock */
 	char *spare, *spare_next, *spare_end;
+	uint32_t chunks;		 /* of CHUNK bytes; guarded by lock */
 	bool started;			 /* see meta_started(); guarded by lock */
 	uint32_t nranges;		 /* guarded by lock */
 	size_t bytes[META_TAG_COUNT];	 /* atomic, relaxed */
@@ -117,18 +121,55 @@ static void *map_range(size_t size)
 	return p;
 }
 
+/* A huge page, or NULL. Beside a heap of that size a part of one does not matter, but
+ * copying the process (fork, snapshots) costs an entry for each small page. */
+static char *map_huge(void)
+{
+	char *p, *at;
+
+	if (meta.chunks < HUGE_FROM / CHUNK || opt_get()->hugepage == OPT_HUGE_OFF)
+		return NULL;
+	p = os_map(2 * HUGE);
+	if (!p)
+		return NULL;
+	at = (char *)align_up((uintptr_t)p, HUGE);
+	if (at > p)
+		os_unmap(p, (size_t)(at - p));
+	os_unmap(at + HUGE, HUGE - (size_t)(at - p));
+	if (!add_range((uintptr_t)at, HUGE)) {
+		os_unmap(at, HUGE);
+		return NULL;
+	}
+	os_hugepage(at, HUGE, true);
+	name_range(at, HUGE);
+	return at;
+}
+
+static bool next_chunk(void)
+{
+	size_t size = HUGE;
+	char *chunk = map_huge();
+
+	if (!chunk) {
+		size = CHUNK;
+		chunk = map_range(CHUNK);
+		meta.chunks++;
+	}
+	if (!chunk)
+		return false;
+	meta.next = chunk;
+	meta.end = chunk + size;
+	return true;
+}
+
 static void *bump(size_t size, size_t align)
 {
 	uintptr_t at = align_up((uintptr_t)meta.next, align);
 
 	if (meta.next == NULL || at + size > (uintptr_t)meta.end) {
-		char *chunk = map_range(CHUNK);
-
-		if (!chunk)
+		if (!next_chunk())
 			return NULL;
-		meta.next = chunk;
-		meta.end = chunk + CHUNK;
-		at = (uintptr_t)chunk;
+		at = (uintptr_t)meta.next;
 	}
 	meta.next = (char *)at + size;
 	return (void *)at;

@@ -5,8 +5,8 @@
  * The tool queues the agent's signal with a random key as its value, and waits at a
  * sequenced-packet socket that only the key leads to: in the abstract name space
  * "seep-KEY" (sixteen hex digits), or at "/tmp/.seep-KEY" of the process's root. The
- * agent connects; both look at the other's credentials. One request, with the descriptor
- * of a regular file beside it where a file is to be written; one reply; the end.
+ * agent connects; both look at the other's credentials. One request, with the descriptors
+ * of regular files beside it where files are to be written; one reply; the end.
  *
  * Format (version 1): the structs below, x86-64 layout. Sizes, magic and version must be
  * right, or the agent hangs up.
@@ -30,19 +30,26 @@ enum agent_command {
 	AGENT_THREADS,
 	AGENT_SHOW,	    /* only the settings, in the reply */
 	AGENT_SET,	    /* what is recorded from now on */
+	AGENT_LEAK,	    /* a leak check: the report, and a profile if there is room */
 	AGENT_THREADCREATE, /* a profile into the descriptor */
 	AGENT_LIFETIMES,    /* the same */
 	AGENT_COMMANDS
 };
 
-#define AGENT_QUICK 1 /* flag of AGENT_THREADS: do not judge who is blocked for ever */
-#define AGENT_KEEP  UINT32_MAX /* mode as it is */
+#define AGENT_QUICK	1  /* of AGENT_THREADS: do not judge who is blocked for ever */
+#define AGENT_STOP	2  /* of AGENT_LEAK: no screen, threads are stopped at once */
+#define AGENT_REACHABLE 4  /* of AGENT_LEAK: what is held is reported, too */
+#define AGENT_STANDING	8  /* of AGENT_LEAK: where no snapshot can be made, stand still */
+#define AGENT_BRIEF	16 /* of AGENT_LEAK: stacks of the largest leaks only */
+#define AGENT_FLAGS	31
+#define AGENT_FILES	2	   /* that may come with a request */
+#define AGENT_KEEP	UINT32_MAX /* mode as it is */
 
 struct agent_request {
 	uint64_t magic;
 	uint32_t version, command;
 	uint32_t mode;	 /* AGENT_SET: enum opt_mode, or AGENT_KEEP */
-	uint32_t flags;	 /* AGENT_QUICK */
+	uint32_t flags;	 /* AGENT_QUICK ... */
 	uint64_t sample; /* AGENT_SET: mean bytes between samples; 0: as they are */
 };
 
@@ -51,7 +58,7 @@ struct agent_reply {
 	uint32_t version;
 	int32_t error;	/* 0 or -errno */
 	uint32_t mode;	/* after the request */
-	uint32_t count; /* AGENT_THREADS: threads seen */
+	uint32_t count; /* AGENT_THREADS: threads seen; AGENT_LEAK: stopped */
 	uint64_t sample;
 	uint64_t pause_ns; /* the program stood still for so long */
 	char text[160];	   /* why it failed; terminated */

@@ -16,6 +16,7 @@
 #include "preload/base/os.h"
 #include "profiler/control/agent_int.h"
 #include "profiler/control/request.h"
+#include "profiler/leak/live.h"
 #include "profiler/pprof/pprof.h"
 #include "profiler/sample/rss.h"
 #include "profiler/sample/sample.h"
@@ -30,7 +31,7 @@ struct session {
 	int socket;
 	struct agent_request request;
 	struct agent_reply reply;
-	int file; /* that came with the request; -1: none */
+	int files[AGENT_FILES]; /* that came with the request; -1: none */
 	const char *refusal;
 };
 
@@ -72,12 +73,21 @@ static bool peer_is_allowed(int s)
 	       (long)peer.uid == os_call(SYS_getuid, 0, 0, 0, 0, 0, 0);
 }
 
-/* Exactly one request, with at most one descriptor. */
+static void take_files(struct session *s, const struct cmsghdr *head)
+{
+	size_t bytes = head->cmsg_len - CMSG_LEN(0);
+
+	if (head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS &&
+	    head->cmsg_len > CMSG_LEN(0) && bytes <= sizeof(s->files))
+		memcpy(s->files, CMSG_DATA(head), bytes);
+}
+
+/* Exactly one request, with at most two descriptors. */
 static bool hear(struct session *s)
 {
 	union {
 		struct cmsghdr head;
-		char bytes[CMSG_SPACE(sizeof(int))];
+		char bytes[CMSG_SPACE(AGENT_FILES * sizeof(int))];
 	} control = { .bytes = { 0 } };
 	struct iovec v = { &s->request, sizeof(s->request) };
 	struct msghdr m = { .msg_iov = &v,
@@ -88,13 +98,10 @@ static bool hear(struct session *s)
 
 	if (n != (long)sizeof(s->request) || (m.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
 		return false;
-	if (m.msg_controllen >= CMSG_LEN(sizeof(int)) &&
-	    control.head.cmsg_level == SOL_SOCKET &&
-	    control.head.cmsg_type == SCM_RIGHTS &&
-	    control.head.cmsg_len == CMSG_LEN(sizeof(int)))
-		memcpy(&s->file, CMSG_DATA(&control.head), sizeof(s->file));
+	if (m.msg_controllen >= CMSG_LEN(sizeof(int)))
+		take_files(s, &control.head);
 	return s->request.magic == AGENT_MAGIC && s->request.version == AGENT_VERSION &&
-	       (s->request.flags & ~(uint32_t)AGENT_QUICK) == 0 &&
+	       (s->request.flags & ~(uint32_t)AGENT_FLAGS) == 0 &&
 	       s->request.command > AGENT_NOTHING && s->request.command < AGENT_COMMANDS;
 }
 
@@ -136,21 +143,43 @@ static int write_profile(struct session *s)
 		[AGENT_LIFETIMES] = &pprof_kind_lifetimes,
 	};
 
-	if (s->file < 0 || !is_regular(s->file))
+	if (s->files[0] < 0 || !is_regular(s->files[0]))
 		return fail(s, -EBADF, "no regular file came with the request");
 	module_refresh();
 	if (s->request.command == AGENT_THREADS)
-		return threadprof_write_fd(s->file, !(s->request.flags & AGENT_QUICK),
+		return threadprof_write_fd(s->files[0], !(s->request.flags & AGENT_QUICK),
 					   &s->reply.count, &s->reply.pause_ns);
 	if (s->request.command == AGENT_THREADCREATE)
-		return threadprof_write_creators_fd(s->file);
+		return threadprof_write_creators_fd(s->files[0]);
 	if (!sample_was_on())
 		return fail(s, -ENODATA,
 			    "nothing was recorded: mode=off since the start");
 	if (s->request.command == AGENT_LIFETIMES && !opt_get()->lifetimes)
 		return fail(s, -ENODATA, "the process was not started with lifetimes=on");
 	rss_measure();
-	return sample_write_fd(kinds[s->request.command], s->file);
+	return sample_write_fd(kinds[s->request.command], s->files[0]);
+}
+
+static int check_leaks(struct session *s)
+{
+	const struct live_request q = {
+		.stop = s->request.flags & AGENT_STOP,
+		.reachable = s->request.flags & AGENT_REACHABLE,
+		.standing = s->request.flags & AGENT_STANDING,
+		.brief = s->request.flags & AGENT_BRIEF,
+		.report = s->files[0],
+		.profile = s->files[1],
+	};
+	struct live_answer a;
+	int error;
+
+	if (q.report < 0 || !is_regular(q.report) ||
+	    (q.profile >= 0 && !is_regular(q.profile)))
+		return fail(s, -EBADF, "no regular file came with the request");
+	error = live_check(&q, &a);
+	s->reply.pause_ns = a.pause_ns;
+	s->reply.count = a.nthreads;
+	return error ? fail(s, error, a.why) : 0;
 }
 
 static int set(struct session *s)
@@ -177,6 +206,8 @@ static void work(struct session *s)
 		s->reply.error = fail(s, -ENOTSUP, s->refusal);
 	else if (s->request.command == AGENT_SET)
 		s->reply.error = set(s);
+	else if (s->request.command == AGENT_LEAK)
+		s->reply.error = check_leaks(s);
 	else
 		s->reply.error = write_profile(s);
 	answer(s);
@@ -184,10 +215,13 @@ static void work(struct session *s)
 
 void serve(uint64_t key, const char *refusal)
 {
-	struct session s = { .file = -1, .refusal = refusal };
+	struct session s = { .files = { -1, -1 }, .refusal = refusal };
 
 	s.socket = (int)os_call(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, 0,
 				0, 0);
-	if (s.socket >= 0 && dial(s.socket, key) && peer_is_allowed(s.socket) && hear(&s))
+	if (s.socket >= 0 && dial(s.socket, key) && peer_is_allowed(s.socket) &&
+	    hear(&s)) {
 		work(&s);
+		live_finish();
+	}
 }

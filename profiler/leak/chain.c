@@ -95,12 +95,25 @@ static void follow(const struct search *s, uintptr_t object, struct leak_chain *
 	}
 }
 
+static bool is_wanted(const struct leak_result *out, const struct leak_record *r)
+{
+	return r->kind == LEAK_REACHABLE && (out->with_chains || r->growing);
+}
+
+static bool any_wanted(const struct leak_result *out)
+{
+	for (uint32_t i = 0; i < out->nrecords; i++)
+		if (is_wanted(out, &out->records[i]))
+			return true;
+	return false;
+}
+
 static void follow_all(const struct search *s, struct leak_result *out)
 {
 	for (uint32_t i = 0; i < out->nrecords && out->nchains < CHAIN_RECORDS; i++) {
 		struct leak_record *r = &out->records[i];
 
-		if (r->kind != LEAK_REACHABLE)
+		if (!is_wanted(out, r))
 			continue;
 		follow(s, r->example, &out->chains[out->nchains]);
 		if (out->chains[out->nchains].root)
@@ -114,6 +127,8 @@ bool chain_find(struct marker *m, const struct roots *roots, const struct world 
 	size_t where_bytes = (m->nbits + 1) * sizeof(uintptr_t);
 	struct search s = { .m = m, .room = m->nbits };
 
+	if (!any_wanted(out))
+		return true;
 	out->chains = meta_map(CHAIN_RECORDS * sizeof(*out->chains), META_LEAK);
 	s.where = meta_map(where_bytes, META_LEAK);
 	s.queue = meta_map(where_bytes, META_LEAK);

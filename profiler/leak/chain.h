@@ -11,7 +11,8 @@
 
 #define CHAIN_RECORDS 20 /* records that get a chain, the largest */
 
-/* STW. Finds chains for the largest reachable records of *out. Walks the whole heap once
+/* STW. Finds chains for the largest reachable records of *out, or, without
+ * with_chains, those that grow. Walks the whole heap once
  * more, one object after the other, and needs 8 bytes a slot and 8 an object while it
  * does. False: out of memory; the records stay without. */
 bool chain_find(struct marker *m, const struct roots *roots, const struct world *w,

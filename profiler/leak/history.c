@@ -92,6 +92,36 @@ void history_end(void (*fn)(const struct history_entry *e, void *arg), void *arg
 		rebuild(history.size, history.check);
 }
 
+bool history_knows(const struct history_entry *e)
+{
+	const struct history_entry *slot = history.size ? slot_of(e->base) : NULL;
+
+	return slot && slot->base && slot->born_ns == e->born_ns;
+}
+
+size_t history_give(struct history_entry *to, size_t max)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < history.size && n < max; i++)
+		if (history.table[i].base)
+			to[n++] = history.table[i];
+	return n;
+}
+
+void history_take(const struct history_entry *from, size_t count)
+{
+	history_forget();
+	history_begin();
+	for (size_t i = 0; i < count; i++)
+		history_note(&from[i]);
+}
+
+void history_lose(void)
+{
+	memset(&history, 0, sizeof(history));
+}
+
 void history_forget(void)
 {
 	meta_unmap(history.table, history.size * sizeof(*history.table), META_LEAK);

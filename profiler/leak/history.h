@@ -21,9 +21,17 @@ struct history_entry {
 void history_begin(void);
 /* This check finds the object lost. True: an earlier one did, too. */
 bool history_note(const struct history_entry *e);
+/* Did the last check report it? */
+bool history_knows(const struct history_entry *e);
 /* Calls fn for what the last check reported and this one does not, and forgets it. */
 void history_end(void (*fn)(const struct history_entry *e, void *arg), void *arg);
 /* In a forked child: nothing was reported here. */
 void history_forget(void);
+/* The same where the table may be in the middle of a change. */
+void history_lose(void);
+/* What a check in a snapshot remembered, for the process that it was made from: written
+ * to memory that both share, up to max entries; how many. */
+size_t history_give(struct history_entry *to, size_t max);
+void history_take(const struct history_entry *from, size_t count);
 
 #endif

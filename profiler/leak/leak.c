@@ -22,9 +22,12 @@
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
 #include "profiler/leak/chain.h"
+#include "profiler/leak/collapse.h"
 #include "profiler/leak/growth.h"
 #include "profiler/leak/history.h"
+#include "profiler/leak/hidden.h"
 #include "profiler/leak/inner.h"
+#include "profiler/leak/leak_int.h"
 #include "profiler/leak/mark.h"
 #include "profiler/leak/roots.h"
 #include "profiler/leak/stop.h"
@@ -50,16 +53,7 @@ static struct {
 	uintptr_t loader_function; /* any of the loader */
 } leak = { .lock = LOCK_INIT(LOCK_RANK_LEAK) };
 
-struct cycle {
-	struct world world;
-	struct roots roots;
-	struct marker marker;
-	struct leak_result *out;
-	uintptr_t own_sp; /* from here up the calling thread's stack counts */
-	struct leak_exit exit;
-};
-
-static void incomplete(struct leak_result *out, const char *reason)
+void leak_incomplete(struct leak_result *out, const char *reason)
 {
 	if (out->verdict == LEAK_INCOMPLETE)
 		return;
@@ -103,7 +97,8 @@ static bool canaries_agree(const struct cycle *c)
 static void mark_all(struct cycle *c)
 {
 	c->marker.strict = true;
-	mark_start_helpers(&c->marker, mark_useful_helpers(&c->marker));
+	if (!c->alone)
+		mark_start_helpers(&c->marker, mark_useful_helpers(&c->marker));
 	roots_each(&c->roots, mark_root, &c->marker);
 	mark_registers(c);
 	if (c->roots.no_maps)
@@ -113,8 +108,10 @@ static void mark_all(struct cycle *c)
 		mark_root(c->exit.saved_lo, c->exit.saved_hi, &c->marker);
 	mark_drain(&c->marker);
 	mark_stop_helpers(&c->marker);
+	if (c->origin && !hidden_mark(&c->marker, &c->roots, c->origin))
+		c->roots.hidden = true;
 	if (!canaries_agree(c))
-		incomplete(c->out, "the check did not find its own canaries");
+		leak_incomplete(c->out, "the check did not find its own canaries");
 	mark_word(&c->marker, ~leak.lost_inverted);
 	mark_drain(&c->marker);
 }
@@ -127,38 +124,57 @@ static bool has_losses(const struct leak_result *out)
 	return false;
 }
 
-static void mark_and_sweep(struct cycle *c)
+bool cycle_mark(struct cycle *c)
 {
-	struct leak_result *out = c->out;
-	uint64_t start = os_now_ns();
-
+	/* First: the marker's own memory may come to lie where a snapshot has a gap. */
+	if (!roots_collect(&c->roots, &c->world, c->own_sp)) {
+		roots_close(&c->roots);
+		leak_incomplete(c->out, "pages of the heap cannot be made readable");
+		return false;
+	}
 	heap_index_large();
 	if (!mark_init(&c->marker)) {
-		incomplete(out, "out of memory for the mark bits");
-		return;
+		roots_close(&c->roots);
+		leak_incomplete(c->out, "out of memory for the mark bits");
+		return false;
 	}
 	c->marker.decodes = opt_get()->pointers;
 	c->marker.ndecodes = opt_get()->npointers;
-	if (!roots_collect(&c->roots, &c->world, c->own_sp)) {
-		roots_close(&c->roots);
-		incomplete(out, "pages of the heap cannot be made readable");
-		return;
-	}
 	if (c->roots.full)
-		incomplete(out, "more than 65536 mappings");
+		leak_incomplete(c->out, "more than 65536 mappings");
 	mark_all(c);
 	sweep_hold(&c->marker);
-	out->reachable_objects = c->marker.objects;
-	out->reachable_bytes = c->marker.bytes;
+	c->out->reachable_objects = c->marker.objects;
+	c->out->reachable_bytes = c->marker.bytes;
+	return true;
+}
+
+void cycle_sweep(struct cycle *c)
+{
+	struct leak_result *out = c->out;
+
 	if (!sweep_collect(&c->marker, out))
-		incomplete(out, "out of memory for the mark stack");
-	if (opt_get()->reachable && !chain_find(&c->marker, &c->roots, &c->world, out))
-		incomplete(out, "out of memory for the chains of holders");
+		leak_incomplete(out, "out of memory for the mark stack");
+	if (out->with_reachable)
+		growth_compare(out);
+	if (out->with_reachable && !chain_find(&c->marker, &c->roots, &c->world, out))
+		leak_incomplete(out, "out of memory for the chains of holders");
 	roots_close(&c->roots);
 	/* With fewer roots than there are, a clean verdict still stands. */
 	if (c->roots.no_maps && has_losses(out))
-		incomplete(out, "the list of mappings (/proc) is not readable");
-	out->mark_ns = os_now_ns() - start;
+		leak_incomplete(out, "the list of mappings (/proc) is not readable");
+	if (c->roots.hidden && has_losses(out))
+		leak_incomplete(out, "memory that a snapshot does not have "
+				     "(MADV_DONTFORK, MADV_WIPEONFORK) is not readable");
+}
+
+static void mark_and_sweep(struct cycle *c)
+{
+	uint64_t start = os_now_ns();
+
+	if (cycle_mark(c))
+		cycle_sweep(c);
+	c->out->mark_ns = os_now_ns() - start;
 }
 
 static NO_LOCK_CHECK void stop_and_work(struct cycle *c)
@@ -174,15 +190,16 @@ static NO_LOCK_CHECK void stop_and_work(struct cycle *c)
 	meta_fork_done(false);
 	sample_pool_fork_done(false);
 	if (error)
-		incomplete(c->out, c->world.reason[0] ? c->world.reason
-						      : "threads could not be stopped");
+		leak_incomplete(c->out, c->world.reason[0]
+						? c->world.reason
+						: "threads could not be stopped");
 	else
 		mark_and_sweep(c);
 	c->out->nthreads = c->world.nthreads;
 	world_resume(&c->world);
 	c->out->stop_ns = os_now_ns() - start;
 	if (c->world.nmissed)
-		incomplete(c->out, c->world.reason);
+		leak_incomplete(c->out, c->world.reason);
 	heap_unlock_all();
 	thread_unlock();
 }
@@ -195,8 +212,7 @@ static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
 	return 1; /* once */
 }
 
-/* Applies the suppressions and adds up what is left. */
-static void judge(struct leak_result *out)
+void leak_judge(struct leak_result *out)
 {
 	for (uint32_t i = 0; i < out->nrecords; i++) {
 		struct leak_record *r = &out->records[i];
@@ -248,17 +264,22 @@ static NOINLINE void remove_canaries(void)
 	heap_free((void *)~leak.held_inverted);
 }
 
-static void run(struct cycle *c)
+bool cycle_prepare(struct cycle *c)
 {
-	if (!roots_init(&c->roots)) {
-		incomplete(c->out, "out of memory");
-	} else if (world_prepare(&c->world) != 0) {
-		incomplete(c->out, "out of memory");
-	} else {
-		if (plant_canaries())
-			loader_with_lock(with_loader_locked, c);
-		else
-			incomplete(c->out, "out of memory");
+	if (!roots_init(&c->roots) || world_prepare(&c->world) != 0) {
+		leak_incomplete(c->out, "out of memory");
+		return false;
+	}
+	c->prepared = true;
+	if (plant_canaries())
+		return true;
+	leak_incomplete(c->out, "out of memory");
+	return false;
+}
+
+void cycle_free(struct cycle *c)
+{
+	if (c->prepared) {
 		remove_canaries();
 		mark_free(&c->marker);
 		world_free(&c->world);
@@ -306,15 +327,8 @@ void leak_find_exit(struct leak_exit *out)
 	}
 }
 
-void leak_check_above(struct leak_result *out, uintptr_t own_sp)
+void leak_enter(void)
 {
-	struct cycle *c;
-
-	memset(out, 0, sizeof(*out));
-	if (!sample_is_on()) {
-		incomplete(out, "profiling is off (mode=off)");
-		return;
-	}
 	thread_internal_enter();
 	lock_acquire(&leak.lock);
 	if (leak.pid != os_getpid()) { /* a forked child has reported nothing yet */
@@ -324,24 +338,64 @@ void leak_check_above(struct leak_result *out, uintptr_t own_sp)
 	leak.pid = os_getpid();
 	module_refresh();
 	inner_init();
+}
+
+void leak_leave(void)
+{
+	lock_release(&leak.lock);
+	thread_internal_leave();
+}
+
+void leak_fork_child(void)
+{
+	collapse_fork_child();
+	if (!lock_is_held(&leak.lock))
+		return;
+	/* By a thread that is not here, perhaps in the middle of a change. */
+	history_lose();
+	growth_lose();
+	lock_reset(&leak.lock);
+}
+
+static void check(struct leak_result *out, uintptr_t own_sp, bool at_end)
+{
+	struct cycle *c;
+
+	if (!sample_is_on()) {
+		leak_incomplete(out, "profiling is off (mode=off)");
+		return;
+	}
+	leak_enter();
 	out->checked_ns = os_now_ns();
 	c = meta_map(sizeof(*c), META_LEAK);
 	if (c) {
 		c->out = out;
 		c->own_sp = own_sp;
-		leak_find_exit(&c->exit);
+		if (at_end)
+			leak_find_exit(&c->exit);
 		if (c->exit.sp)
 			c->own_sp = c->exit.sp;
-		run(c);
+		if (cycle_prepare(c))
+			loader_with_lock(with_loader_locked, c);
+		cycle_free(c);
 		meta_unmap(c, sizeof(*c), META_LEAK);
 	} else {
-		incomplete(out, "out of memory");
+		leak_incomplete(out, "out of memory");
 	}
-	if (opt_get()->reachable)
-		growth_compare(out);
-	judge(out);
-	lock_release(&leak.lock);
-	thread_internal_leave();
+	leak_judge(out);
+	leak_leave();
+}
+
+void leak_check_above(struct leak_result *out, uintptr_t own_sp)
+{
+	memset(out, 0, sizeof(*out));
+	out->with_reachable = out->with_chains = opt_get()->reachable;
+	check(out, own_sp, true);
+}
+
+void leak_check_standing(struct leak_result *out)
+{
+	check(out, (uintptr_t)__builtin_frame_address(0), false);
 }
 
 /* Saves the caller's registers on the stack, where they are scanned with it; our own

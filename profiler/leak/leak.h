@@ -9,9 +9,11 @@
  * roots.c   data, bss and RELRO of every module but ours, stacks from the stack pointer,
  *           registers, TLS, thread-specific data, writable anonymous mappings.
  * mark.c    tri-colour: white = unmarked, grey = on the mark stack, black = scanned.
+ * hidden.c  in a snapshot: memory that the copy does not have.
  * sweep.c   white live objects: possible (a pointer into their middle is left), direct
  *           (no other lost object points at them, or the lowest of a cycle), indirect
  *           (reachable only from lost objects), by site.
+ * live.c    the same for a program that runs on, by snapshots.
  * report.c  text, leak.pb.gz, report.json.  suppress.c  leak:glob lines.
  */
 #ifndef PROFILER_LEAK_LEAK_H
@@ -44,6 +46,7 @@ struct leak_record {
 	uint32_t site; /* SITE_NONE: [stack not sampled] */
 	enum leak_kind kind;
 	bool suppressed;
+	bool growing;	      /* reachable: it has more from check to check */
 	uint32_t rises;	      /* reachable: checks in a row that found more bytes */
 	uint64_t grown_bytes; /* since the first of them */
 	uint32_t chain;	      /* reachable: 1 + place in leak_result.chains; 0: none */
@@ -54,11 +57,16 @@ struct leak_record {
 	uint64_t first_ns, last_ns;
 	uint64_t objects, bytes;
 	uint64_t new_objects; /* of them that the check before did not find */
+	uint64_t new_bytes;
 	uint64_t retained; /* bytes of the objects that only this record's objects reach,
 			      with their own (direct, possible) */
 };
 
 struct leak_result {
+	/* Of the caller's choice: records of what is reachable, too; chains for all of
+	 * them, not only for what grows. */
+	bool with_reachable, with_chains;
+	uint32_t max_stacks; /* in report.json, of the first records; 0: all */
 	enum leak_verdict verdict;
 	char reason[160]; /* of LEAK_INCOMPLETE, else empty */
 	/* Lost and not suppressed, direct and indirect; with possible=on the possibly
@@ -77,6 +85,11 @@ struct leak_result {
 	uint64_t checked_ns;	   /* when; os_now_ns() scale */
 	uint64_t stop_ns, mark_ns; /* time the other threads stood; time of the mark */
 	uint32_t nthreads;	   /* stopped */
+	/* Of the check of a running program, see live.h: how it looked ("snapshot",
+	 * "standing"; NULL at the end) and how threads were stopped ("" if none was); the
+	 * pauses; what the screen found white that no check had confirmed before. */
+	const char *way, *stopped_by;
+	uint64_t screen_ns, confirm_ns, candidates;
 };
 
 /* DUMP. A whole check of this process, by its own thread. Never fails: trouble is
@@ -88,6 +101,11 @@ void leak_check(struct leak_result *out);
  * program. */
 void leak_check_above(struct leak_result *out, uintptr_t own_sp);
 void leak_result_free(struct leak_result *r);
+/* DUMP. A check by a thread of our own that the program does not know, while all others
+ * stand still for as long as it takes. The with_ fields of *out are set. */
+void leak_check_standing(struct leak_result *out);
+/* In a forked child: another thread of the parent may have been at it. */
+void leak_fork_child(void);
 
 /* What exit() found on the calling thread's stack when it was called. */
 struct leak_exit {
@@ -111,6 +129,9 @@ void leak_print_verdict(const struct leak_result *r);
 int leak_write_profile(const struct leak_result *r, const char *prefix);
 /* DUMP. PREFIX.report.json (schema 1, see design). 0 or -errno. */
 int leak_write_json(const struct leak_result *r, const char *prefix);
+/* DUMP. Both into descriptors. */
+int leak_write_profile_fd(const struct leak_result *r, int fd);
+int leak_write_json_fd(const struct leak_result *r, int fd);
 
 /* ---- marks for code that loses memory on purpose: lsan_interface.h ---- */
 void leak_disable(

@@ -21,7 +21,6 @@
 #include "profiler/stack/unwind.h"
 
 #define MAX_TEXT_RECORDS 50
-#define GROWING_RISES	 2 /* checks in a row that found more than the one before */
 #define MAX_UNUSED	 20
 
 /* ---- text ---- */
@@ -106,7 +105,7 @@ static void print_reachable(const struct leak_result *r)
 
 		if (!rec->chain)
 			continue;
-		if (rec->rises >= GROWING_RISES)
+		if (rec->growing)
 			log_line("growing by %lu bytes in the last %u checks:",
 				 rec->grown_bytes, rec->rises + 1);
 		log_line("reachable: %lu bytes in %lu object%s, from:", rec->bytes,
@@ -170,10 +169,12 @@ void leak_print_verdict(const struct leak_result *r)
 
 /* ---- pprof ---- */
 
-int leak_write_profile(const struct leak_result *r, const char *prefix)
+/* prefix NULL: into fd. */
+static int write_profile(const struct leak_result *r, const char *prefix, int fd)
 {
 	static const char *const comments[] = { "seep " SEEP_VERSION, "leak check",
 						NULL };
+	const int64_t period = sample_is_exact() ? 1 : (int64_t)sample_period();
 	size_t max = opt_get()->stack + 1;
 	uintptr_t *pcs = meta_map(max * sizeof(*pcs), META_LEAK);
 	struct pprof *p;
@@ -181,8 +182,10 @@ int leak_write_profile(const struct leak_result *r, const char *prefix)
 
 	if (!pcs)
 		return -ENOMEM;
-	error = pprof_begin(&p, &pprof_kind_leak, prefix,
-			    sample_is_exact() ? 1 : (int64_t)opt_get()->sample, comments);
+	if (prefix)
+		error = pprof_begin(&p, &pprof_kind_leak, prefix, period, comments);
+	else
+		error = pprof_begin_fd(&p, &pprof_kind_leak, fd, period, comments);
 	for (uint32_t i = 0; error == 0 && i < r->nrecords; i++) {
 		const struct leak_record *rec = &r->records[i];
 		const int64_t values[] = { (int64_t)rec->objects, (int64_t)rec->bytes,
@@ -198,6 +201,16 @@ int leak_write_profile(const struct leak_result *r, const char *prefix)
 		error = pprof_finish(p);
 	meta_unmap(pcs, max * sizeof(*pcs), META_LEAK);
 	return error;
+}
+
+int leak_write_profile(const struct leak_result *r, const char *prefix)
+{
+	return write_profile(r, prefix, -1);
+}
+
+int leak_write_profile_fd(const struct leak_result *r, int fd)
+{
+	return write_profile(r, NULL, fd);
 }
 
 /* ---- JSON ---- */
@@ -244,21 +257,21 @@ static void json_chain(struct out *o, const struct leak_chain *c)
 }
 
 static void json_record(struct out *o, const struct leak_result *result,
-			const struct leak_record *r)
+			const struct leak_record *r, bool with_stack)
 {
 	out_format(o,
 		   "\n{\"kind\":\"%s\",\"objects\":%lu,\"bytes\":%lu,\"retained\":%lu,"
-		   "\"new_objects\":%lu,",
-		   kinds[r->kind], r->objects, r->bytes, r->retained, r->new_objects);
+		   "\"new_objects\":%lu,\"new_bytes\":%lu,",
+		   kinds[r->kind], r->objects, r->bytes, r->retained, r->new_objects,
+		   r->new_bytes);
 	if (r->kind == LEAK_REACHABLE)
 		out_format(o, "\"growing\":%s,\"rises\":%u,\"grown_bytes\":%lu,",
-			   r->rises >= GROWING_RISES ? "true" : "false", r->rises,
-			   r->grown_bytes);
+			   r->growing ? "true" : "false", r->rises, r->grown_bytes);
 	if (r->first_ns)
 		out_format(o, "\"first_age_ns\":%lu,\"last_age_ns\":%lu,",
 			   age_of(result, r->first_ns), age_of(result, r->last_ns));
 	out_format(o, "\"sampled\":%s,\"stack\":[", r->site ? "true" : "false");
-	for (uint32_t site = r->site; site; site = site_parent(site)) {
+	for (uint32_t site = with_stack ? r->site : 0; site; site = site_parent(site)) {
 		json_frame(o, site_pc(site));
 		if (site_parent(site))
 			out_str(o, ",");
@@ -287,12 +300,15 @@ static void json_records(struct out *o, const struct leak_result *r, enum list l
 	bool first = true;
 
 	for (uint32_t i = 0; i < r->nrecords; i++) {
-		if (list_of(&r->records[i]) != list)
+		if (list_of(&r->records[i]) != list ||
+		    (list == LIST_REACHABLE && !r->with_chains && !r->records[i].growing))
 			continue;
 		if (!first)
 			out_str(o, ",");
 		first = false;
-		json_record(o, r, &r->records[i]);
+		json_record(o, r, &r->records[i],
+			    r->max_stacks == 0 || i < r->max_stacks ||
+				    list == LIST_REACHABLE);
 	}
 }
 
@@ -370,6 +386,12 @@ static void json_report(struct out *o, const struct leak_result *r)
 		   r->reachable_objects, r->reachable_bytes);
 	out_format(o, ",\"threads_stopped\":%u,\"stop_ns\":%lu,\"mark_ns\":%lu",
 		   r->nthreads, r->stop_ns, r->mark_ns);
+	if (r->way)
+		out_format(o,
+			   ",\"way\":\"%s\",\"stopped_by\":\"%s\",\"screen_ns\":%lu,"
+			   "\"confirm_ns\":%lu,\"candidates\":%lu",
+			   r->way, r->stopped_by, r->screen_ns, r->confirm_ns,
+			   r->candidates);
 	out_str(o, ",\"leaks\":[");
 	json_records(o, r, LIST_LEAKS);
 	out_str(o, "],\"possible\":[");
@@ -387,15 +409,19 @@ static void json_report(struct out *o, const struct leak_result *r)
 	out_str(o, "]}\n");
 }
 
-int leak_write_json(const struct leak_result *r, const char *prefix)
+static int write_json(const struct leak_result *r, const char *prefix, int fd)
 {
 	struct out_file *f = meta_map(sizeof(*f), META_LEAK);
 	char *buf = meta_map(64 * KIB, META_LEAK);
 	int error = -ENOMEM;
 	struct out o;
 
-	if (f && buf)
+	if (f && buf && prefix)
 		error = out_file_open(f, prefix, "report.json");
+	if (f && buf && !prefix) {
+		out_file_adopt(f, fd);
+		error = 0;
+	}
 	if (error == 0) {
 		out_init(&o, buf, 64 * KIB, out_file_write, f);
 		json_report(&o, r);
@@ -405,4 +431,14 @@ int leak_write_json(const struct leak_result *r, const char *prefix)
 	meta_unmap(buf, 64 * KIB, META_LEAK);
 	meta_unmap(f, sizeof(*f), META_LEAK);
 	return error;
+}
+
+int leak_write_json(const struct leak_result *r, const char *prefix)
+{
+	return write_json(r, prefix, -1);
+}
+
+int leak_write_json_fd(const struct leak_result *r, int fd)
+{
+	return write_json(r, NULL, fd);
 }

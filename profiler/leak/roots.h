@@ -18,7 +18,8 @@ struct roots {
 	 * and the calling thread's TLS. Who is found lost may not be; who is found
 	 * reached, is. */
 	bool no_maps;
-	bool full;		      /* more ranges than there was room for */
+	bool hidden; /* in a snapshot: some memory of the program could not be seen */
+	bool full;   /* more ranges than there was room for */
 	struct unreadable unreadable; /* pages of objects; open until roots_close() */
 };
 

@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "preload/base/meta.h"
-#include "preload/base/opt.h"
 #include "preload/heap/heap.h"
 #include "profiler/leak/history.h"
 #include "profiler/sample/sample.h"
@@ -100,6 +99,67 @@ void sweep_hold(struct marker *m)
 	if (!sample_is_exact() && !sample_has_inherited() && !sample_has_hidden())
 		return;
 	each_white(m, hold_one, NULL);
+}
+
+/* ---- candidates ---- */
+
+static struct history_entry entry_of(const struct mspan *s, uint32_t index)
+{
+	const struct sample_record *r = sample_find(s, index);
+
+	return (struct history_entry){ .base = object_base(s, index),
+				       .born_ns = r ? sample_birth_ns(r) : 0,
+				       .bytes = sample_size_asked(s, index),
+				       .site = sample_site(r) };
+}
+
+static uintptr_t *place_of(const struct sweep_candidates *set, uintptr_t base)
+{
+	size_t i = (base >> 4) * 0x9e3779b97f4a7c15u >> 20;
+
+	for (;; i++) {
+		uintptr_t *at = &set->table[i & (set->size - 1)];
+
+		if (*at == 0 || *at == base)
+			return at;
+	}
+}
+
+static void note_candidate(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
+			   void *arg)
+{
+	struct sweep_candidates *set = arg;
+	const struct history_entry e = entry_of(s, index);
+
+	(void)m;
+	(void)bit;
+	set->fresh += !history_knows(&e);
+	if (set->count++ < set->size / 2)
+		*place_of(set, e.base) = e.base;
+}
+
+void sweep_note_candidates(struct marker *m, struct sweep_candidates *out)
+{
+	out->count = out->fresh = 0;
+	each_white(m, note_candidate, out);
+}
+
+static void hold_other(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
+		       void *arg)
+{
+	uintptr_t base = object_base(s, index);
+
+	(void)bit;
+	if (*place_of(arg, base) == 0) {
+		mark_word(m, base);
+		mark_drain(m);
+	}
+}
+
+void sweep_keep_candidates(struct marker *m, struct sweep_candidates *set)
+{
+	if (set->count <= set->size / 2)
+		each_white(m, hold_other, set);
 }
 
 /* ---- who points at whom ---- */
@@ -201,13 +261,9 @@ static struct leak_record *record_for(struct collector *c, uint32_t site,
 	return &c->records[*slot - 1];
 }
 
-static bool is_new(const struct mspan *s, uint32_t index, const struct sample_record *r,
-		   size_t bytes)
+static bool is_new(const struct mspan *s, uint32_t index)
 {
-	const struct history_entry e = { .base = object_base(s, index),
-					 .born_ns = r ? sample_birth_ns(r) : 0,
-					 .bytes = bytes,
-					 .site = sample_site(r) };
+	const struct history_entry e = entry_of(s, index);
 
 	return !history_note(&e);
 }
@@ -233,7 +289,10 @@ static size_t count_object(struct collector *c, const struct mspan *s, uint32_t 
 		return bytes;
 	rec->objects++;
 	rec->bytes += bytes;
-	rec->new_objects += kind <= LEAK_DIRECT && is_new(s, index, r, bytes);
+	if (kind <= LEAK_DIRECT && is_new(s, index)) {
+		rec->new_objects++;
+		rec->new_bytes += bytes;
+	}
 	if (r) {
 		uint64_t born = sample_birth_ns(r);
 
@@ -433,7 +492,7 @@ bool sweep_collect(struct marker *m, struct leak_result *out)
 		return false;
 	m->strict = false;
 	history_begin();
-	if (opt_get()->reachable)
+	if (out->with_reachable)
 		take_reachable(m, &c);
 	each_white(m, take_possible, &c);
 	each_white(m, note_pointers, NULL);

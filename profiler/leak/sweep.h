@@ -15,6 +15,19 @@
 void sweep_hold(struct marker *m);
 /* STW. Fills records, nrecords and totals of *out. False: out of memory. */
 bool sweep_collect(struct marker *m, struct leak_result *out);
+
+/* The white objects of one look, for another that must agree. table: size words, zero; a
+ * power of two. */
+struct sweep_candidates {
+	uintptr_t *table;
+	size_t size;
+	size_t count; /* white; more than size / 2: they are not all in the table */
+	size_t fresh; /* of them that no check has reported */
+};
+/* Both STW. */
+void sweep_note_candidates(struct marker *m, struct sweep_candidates *out);
+/* What is white and no candidate is held, with all it reaches. */
+void sweep_keep_candidates(struct marker *m, struct sweep_candidates *set);
 /* Remembers p as ignored. */
 void sweep_ignore(uintptr_t p);
 

@@ -46,7 +46,11 @@ struct plain {
 	char text[];
 };
 
+typedef char *(*demangler)(const char *, char *, size_t *, int *);
+
 static struct {
+	demangler demangle; /* of the copy; written under the lock of all checks */
+	bool copied;
 	struct lock lock; /* guards the rest */
 	struct names *chunks[CHUNKS];
 	const struct plain *plain;
@@ -231,7 +235,31 @@ bool symbol_lookup(uintptr_t pc, struct symbol *out)
 
 /* ---- text ---- */
 
-typedef char *(*demangler)(const char *, char *, size_t *, int *);
+/* Where there is none dlsym() would keep a message for the calling thread, which for the
+ * live agent nobody would ever free. */
+static demangler find_demangler(void)
+{
+	for (uint32_t i = 0; i < module_count(); i++) {
+		const struct module *m = module_at(i);
+
+		if (!m->unloaded && (strstr(m->path, "/libstdc++.so") ||
+				     strstr(m->path, "/libc++abi.so")))
+			return (demangler)(uintptr_t)dlsym(RTLD_DEFAULT,
+							   "__cxa_demangle");
+	}
+	return NULL;
+}
+
+void symbol_prepare_copy(void)
+{
+	state.demangle = find_demangler();
+}
+
+void symbol_copied(void)
+{
+	state.copied = true;
+	symbol_fork_child();
+}
 
 const char *symbol_demangle(const char *name, char *buf, size_t size)
 {
@@ -242,7 +270,7 @@ const char *symbol_demangle(const char *name, char *buf, size_t size)
 	if (name[0] != '_' || name[1] != 'Z' || size == 0)
 		return name;
 	thread_internal_enter();
-	fn = (demangler)(uintptr_t)dlsym(RTLD_DEFAULT, "__cxa_demangle");
+	fn = state.copied ? state.demangle : find_demangler();
 	if (fn)
 		text = fn(name, NULL, NULL, &status);
 	if (text && status == 0)

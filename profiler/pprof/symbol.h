@@ -29,6 +29,10 @@ void symbol_describe(uintptr_t pc, char *buf, size_t size);
 void symbol_log_stack(uint32_t site);
 /* In a forked child. */
 void symbol_fork_child(void);
+/* DUMP. Before the process is copied (not forked), and in the copy: from there on the
+ * loader, whose locks others may have held, is not asked. */
+void symbol_prepare_copy(void);
+void symbol_copied(void);
 /* DUMP. Does the module have any function names? */
 bool symbol_module_has_names(const struct module *m);
 

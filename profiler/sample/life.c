@@ -11,6 +11,7 @@
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
+#include "preload/heap/mcache.h"
 #include "preload/heap/tls.h"
 #include "profiler/sample/sample_int.h"
 
@@ -68,6 +69,22 @@ static void install(bool exact)
 	heap_hooks.first_budget = sample_draw_budget;
 }
 
+static void redraw_budgets(void)
+{
+	heap_redraw_budgets(sample_draw_budget, !sampler.on ? INT64_MAX
+						: sampler.exact
+							? -1
+							: (int64_t)sampler.period * ODDS);
+}
+
+/* Made by constructors that ran before ours: their threads have no budget. */
+static bool has_other_threads(void)
+{
+	const struct mcache *first = mcache_list();
+
+	return first && first->next;
+}
+
 static void set_exact(void)
 {
 	atomic_store_relaxed(&sampler.slow_frees, true);
@@ -87,9 +104,10 @@ void sample_init(void)
 	sampler.on = o->mode != OPT_MODE_OFF;
 	sampler.lifetimes = o->lifetimes;
 	sampler.labels = o->label_thread || o->label_size;
-	sampler.record_size = sample_hooks.begin || o->lifetimes ? RECORD_ESCAPE
-			      : o->leak != OPT_LEAK_OFF		 ? RECORD_BIRTH
-								 : RECORD_SHORT;
+	/* Samples are few: their age costs nothing, and a live check shows it. */
+	sampler.record_size = sample_hooks.begin || o->lifetimes	  ? RECORD_ESCAPE
+			      : o->leak != OPT_LEAK_OFF || !sampler.exact ? RECORD_BIRTH
+									  : RECORD_SHORT;
 	sampler.clear = sampler.exact && o->leak != OPT_LEAK_OFF;
 	heap_padding = sampler.clear;
 	period_first((struct period){
@@ -98,13 +116,12 @@ void sample_init(void)
 		return;
 	install(sampler.exact);
 	if (sampler.exact) {
-		struct heap_stats st;
-
 		set_exact();
-		heap_get_stats(&st);
-		sampler.whole = st.nmcaches <= 1; /* other threads' budgets are old */
+		sampler.whole = !has_other_threads();
 	}
 	heap_set_budget(sample_draw_budget());
+	if (has_other_threads())
+		redraw_budgets();
 }
 
 uint64_t sample_count(void)
@@ -149,9 +166,7 @@ int sample_change(enum opt_mode mode, size_t sample)
 	atomic_store_relaxed(&sampler.exact, p.exact);
 	atomic_store_relaxed(&sampler.on, p.on);
 	install(p.exact);
-	heap_redraw_budgets(sample_draw_budget, !p.on	  ? INT64_MAX
-						: p.exact ? -1
-							  : (int64_t)sample * ODDS);
+	redraw_budgets();
 	return 0;
 }
 

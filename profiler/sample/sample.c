@@ -360,7 +360,9 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 	r->epoch = sampler.epoch;
 	r->period = period_number();
 	if (sampler.record_size >= RECORD_BIRTH)
-		r->birth_ns = os_now_ns();
+		r->birth_ns = sampler.record_size > RECORD_BIRTH || sampler.exact
+				      ? os_now_ns()
+				      : os_coarse_ns();
 	if (sampler.record_size >= RECORD_ESCAPE)
 		r->escape = 0;
 	if (sampler.lifetimes)

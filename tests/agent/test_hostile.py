@@ -13,7 +13,7 @@ from asked import Asked, until
 SIGNAL = 57
 SI_QUEUE = -1
 MAGIC, VERSION = 0x746e6567617065, 1
-HEAP, SHOW, SET = 1, 5, 6
+HEAP, SHOW, SET, LEAK = 1, 5, 6, 7
 libc = ctypes.CDLL(None, use_errno=True)
 SYS_RT_SIGQUEUEINFO = 129
 
@@ -89,7 +89,7 @@ class Hostile(seeptest.TestCase):
     def test_malformed(self):
         good = request()
         for message in (b"x", good[:-1], good + b"\0", b"\0" * len(good), b"A" * 100000,
-                        request(magic=1), request(version=2), request(flags=2),
+                        request(magic=1), request(version=2), request(flags=32),
                         request(command=0), request(command=99),
                         request(command=2 ** 32 - 1)):
             self.assertIsNone(self.talk(message), message[:40])
@@ -107,9 +107,14 @@ class Hostile(seeptest.TestCase):
         r, w = os.pipe()
         reader = os.open("/proc/self/exe", os.O_RDONLY)
         directory = os.open(self.dir, os.O_RDONLY)
-        for fds in ((), (w,), (r,), (reader,), (directory,), (w, w)):
-            self.assertEqual(self.talk(request(HEAP), fds)[1],
-                             b"no regular file came with the request")
+        with open(os.path.join(self.dir, "good"), "wb") as good:
+            for command in (HEAP, LEAK):
+                for fds in ((), (w,), (r,), (reader,), (directory,), (w, w)):
+                    self.assertEqual(self.talk(request(command), fds)[1],
+                                     b"no regular file came with the request")
+            for bad in (w, reader, directory):
+                self.assertEqual(self.talk(request(LEAK), (good.fileno(), bad))[1],
+                                 b"no regular file came with the request")
         self.assertIsNone(self.talk(request(HEAP), (reader,) * 100))
         for fd in (r, w, reader, directory):
             os.close(fd)

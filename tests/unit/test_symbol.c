@@ -175,6 +175,7 @@ static void test_demangle(void **state)
 		assert_ptr_equal(symbol_demangle(mangled, buf, sizeof(buf)), mangled);
 	if (!dlopen("libstdc++.so.6", RTLD_NOW | RTLD_GLOBAL))
 		skip();
+	module_refresh();
 	assert_string_equal(symbol_demangle(mangled, buf, sizeof(buf)), "foo::bar(int)");
 	assert_ptr_equal(symbol_demangle(mangled, small, sizeof(small)), small);
 	assert_string_equal(small, "foo::");

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # Completion of seep for bash. A line for each command: its options. A value that an option
 # takes is completed where _seep_values knows it, else as a file.
-_seep_commands="run gate escape recover heap allocs peak lifetimes threads set symbolize diff report"
+_seep_commands="run gate check escape recover heap allocs peak lifetimes leak threads set symbolize diff report"
 
 _seep_options() {
 	case $1 in
 	run) echo "-o --out --mode --sample --seed --leak --suppressions --lifetimes --labels --no-escape --no-threads --no-follow --no-symbolize -O --option --lib -q --quiet -h --help" ;;
-	gate) echo "--suppressions --gen-suppressions --reachable --possible --exitcode --threads --strict -o --out --no-symbolize -O --option --lib -q --quiet -h --help" ;;
+	gate) echo "--suppressions --gen-suppressions --since --save --reachable --possible --exitcode --threads --strict -o --out --no-symbolize -O --option --lib -q --quiet -h --help" ;;
+	check) echo "--since --save --max-pause --stop --standing --possible --reachable --json --no-symbolize --signal --force -q --quiet -h --help" ;;
+	leak) echo "-o --out --since --save --max-pause --stop --standing --possible --reachable --json --no-symbolize --signal --force -q --quiet -h --help" ;;
 	escape) echo "-o --out --from --format --report --top --sample --bound --no-symbolize -O --option --lib -h --help" ;;
 	recover) echo "-o --out --lib -h --help" ;;
 	heap | allocs | peak | lifetimes) echo "-o --out --signal --force -q --quiet -h --help" ;;
@@ -37,6 +39,7 @@ _seep_takes_value() {
 	case $1 in
 	-o | --out | --mode | --labels | --sample | --seed | --suppressions | -O | --option | --lib) return 0 ;;
 	--exitcode | -d | --debug-dir | --demangle | --by | --sample-index) return 0 ;;
+	--save | --max-pause | --json) return 0 ;;
 	-n | --top | --format | --source-root | --gen-suppressions | --signal | --from | --report) return 0 ;;
 	*) return 1 ;;
 	esac
@@ -54,6 +57,7 @@ _seep() {
 		for ((i = 2; i < COMP_CWORD; i++)); do
 			case ${COMP_WORDS[i]} in
 			--) i=$((i + 1)) ;;
+			--since) i=$((i + 1)); continue ;;
 			-*) _seep_takes_value "${COMP_WORDS[i]}" && i=$((i + 1)); continue ;;
 			esac
 			if declare -F _command_offset >/dev/null; then
@@ -65,7 +69,7 @@ _seep() {
 		done
 		;;
 	esac
-	if _seep_takes_value "$previous"; then
+	if _seep_takes_value "$previous" || [ "$command $previous" = "gate --since" ]; then
 		if words=$(_seep_values "$command" "$previous"); then
 			mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
 		else

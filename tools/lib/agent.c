@@ -25,10 +25,12 @@
 #include "tools/lib/proc.h"
 #include "tools/lib/say.h"
 
-#define ASK_AGAIN_MS 100   /* the agent may be busy with somebody else */
-#define ASK_TIMES    150   /* so often */
-#define TRACE_EVERY  10	   /* calls without an answer, try another way */
-#define REPLY_MS     60000 /* of work, for a very large program */
+#define ASK_AGAIN_MS  100 /* the agent may be busy with somebody else */
+#define ASK_TIMES     150 /* so often */
+#define STOPPED_MS    5	  /* look again whether it is stopped */
+#define STOPPED_TIMES 40  /* so often */
+#define TRACE_EVERY   10  /* calls without an answer, try another way */
+#define REPLY_S	      60  /* of work, for a very large program */
 
 struct line {
 	const struct agent_target *target;
@@ -143,10 +145,24 @@ static void check_seccomp(const struct agent_target *t, const char *status)
 	free(own);
 }
 
+/* Under strace it stops at every call, for a moment. */
+static char *read_status_settled(int pid)
+{
+	const struct timespec moment = { 0, STOPPED_MS * 1000000L };
+	char *status = read_status(pid);
+
+	for (int i = 0; i < STOPPED_TIMES && strchr("Tt", proc_state(status)); i++) {
+		free(status);
+		nanosleep(&moment, NULL);
+		status = read_status(pid);
+	}
+	return status;
+}
+
 static void check(struct line *l)
 {
 	const int pid = l->target->pid;
-	char *status = read_status(pid);
+	char *status = read_status_settled(pid);
 
 	if (strchr("ZXx", proc_state(status)))
 		die(EXIT_INCOMPLETE, "process %d has ended", pid);
@@ -321,31 +337,33 @@ static int dial(struct line *l)
 	    l->target->pid);
 }
 
-static bool send_request(int s, const struct agent_request *q, int fd)
+static bool send_request(int s, const struct agent_request *q, const int *fds, int nfds)
 {
 	union {
 		struct cmsghdr head;
-		char bytes[CMSG_SPACE(sizeof(int))];
+		char bytes[CMSG_SPACE(AGENT_FILES * sizeof(int))];
 	} control = { .bytes = { 0 } };
+	const size_t bytes = (size_t)nfds * sizeof(int);
 	struct iovec v = { (void *)(uintptr_t)q, sizeof(*q) };
 	struct msghdr m = { .msg_iov = &v, .msg_iovlen = 1 };
 
-	if (fd >= 0) {
+	if (nfds > 0) {
 		m.msg_control = &control;
-		m.msg_controllen = sizeof(control);
+		m.msg_controllen = CMSG_SPACE(bytes);
 		control.head.cmsg_level = SOL_SOCKET;
 		control.head.cmsg_type = SCM_RIGHTS;
-		control.head.cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
+		control.head.cmsg_len = CMSG_LEN(bytes);
+		memcpy(CMSG_DATA(&control.head), fds, bytes);
 	}
 	return sendmsg(s, &m, MSG_NOSIGNAL) == (ssize_t)sizeof(*q);
 }
 
-static bool get_reply(int s, struct agent_reply *r)
+static bool get_reply(int s, int patience_s, struct agent_reply *r)
 {
 	struct pollfd p = { .fd = s, .events = POLLIN };
 
-	if (poll(&p, 1, REPLY_MS) <= 0 || recv(s, r, sizeof(*r), 0) != sizeof(*r))
+	if (poll(&p, 1, (patience_s ? patience_s : REPLY_S) * 1000) <= 0 ||
+	    recv(s, r, sizeof(*r), 0) != sizeof(*r))
 		return false;
 	r->text[sizeof(r->text) - 1] = '\0';
 	return r->magic == AGENT_MAGIC && r->version == AGENT_VERSION;
@@ -353,6 +371,12 @@ static bool get_reply(int s, struct agent_reply *r)
 
 void agent_ask(const struct agent_target *t, struct agent_request *q, int fd,
 	       struct agent_reply *r)
+{
+	agent_ask_files(t, q, &fd, fd >= 0, r);
+}
+
+void agent_ask_files(const struct agent_target *t, struct agent_request *q,
+		     const int *fds, int nfds, struct agent_reply *r)
 {
 	struct line l = { .target = t };
 	int s;
@@ -364,7 +388,7 @@ void agent_ask(const struct agent_target *t, struct agent_request *q, int fd,
 	open_line = NULL;
 	q->magic = AGENT_MAGIC;
 	q->version = AGENT_VERSION;
-	if (!send_request(s, q, fd) || !get_reply(s, r))
+	if (!send_request(s, q, fds, nfds) || !get_reply(s, t->patience_s, r))
 		die(EXIT_INCOMPLETE,
 		    "process %d hung up: it ended, or its libseep.so is of another "
 		    "version",

@@ -12,8 +12,9 @@
 
 struct agent_target {
 	int pid;
-	int signal; /* 0: found in the process's environment, or the default */
-	bool force; /* also where a seccomp filter might kill it for answering */
+	int signal;	/* 0: found in the process's environment, or the default */
+	bool force;	/* also where a seccomp filter might kill it for answering */
+	int patience_s; /* for the reply; 0: a minute */
 };
 
 /* The options of every command that asks a process: entries for getopt_long(), and what
@@ -31,6 +32,9 @@ void agent_option(struct agent_target *t, int option);
  * for the reply. Dies with 24 when there is none or it is a refusal. */
 void agent_ask(const struct agent_target *t, struct agent_request *q, int fd,
 	       struct agent_reply *r);
+/* The same with up to AGENT_FILES descriptors. */
+void agent_ask_files(const struct agent_target *t, struct agent_request *q,
+		     const int *fds, int nfds, struct agent_reply *r);
 /* "NAME" of the process's program, allocated. */
 char *agent_program(int pid);
 /* A process id, or dies of wrong usage. */

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "tools/lib/dwarf.h"
 #include "tools/lib/say.h"
@@ -384,6 +385,29 @@ static void rewrite_stack(const struct report *r, json_t *leak)
 	json_object_set_new(leak, "stack", stack);
 }
 
+static void do_report(const struct report *r)
+{
+	static const char *const lists[] = { "leaks", "possible", "suppressed",
+					     "reachable" };
+	const size_t n = sizeof(lists) / sizeof(lists[0]);
+
+	for (size_t i = 0; i < n; i++)
+		each_stack(r, lists[i], want_stack);
+	if (r->s->dwarf)
+		dwarf_resolve(r->s->dwarf);
+	for (size_t i = 0; i < n; i++)
+		each_stack(r, lists[i], rewrite_stack);
+}
+
+void symbolizer_report(struct symbolizer *s, json_t *report)
+{
+	struct symbolizer_counts counts = { 0 };
+	struct report r = { .s = s, .root = report, .counts = &counts };
+
+	r.not_after = (int64_t)time(NULL) * 1000000000;
+	do_report(&r);
+}
+
 static bool report_file(struct symbolizer *s, const char *bytes, const char *in,
 			const char *out, struct symbolizer_counts *out_counts)
 {
@@ -400,12 +424,7 @@ static bool report_file(struct symbolizer *s, const char *bytes, const char *in,
 		errno = EILSEQ;
 		return false;
 	}
-	each_stack(&r, "leaks", want_stack);
-	each_stack(&r, "suppressed", want_stack);
-	if (s->dwarf)
-		dwarf_resolve(s->dwarf);
-	each_stack(&r, "leaks", rewrite_stack);
-	each_stack(&r, "suppressed", rewrite_stack);
+	do_report(&r);
 	text = json_dumps(r.root, JSON_INDENT(1));
 	json_decref(r.root);
 	if (!text) {

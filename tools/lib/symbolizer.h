@@ -7,6 +7,7 @@
 #ifndef TOOLS_LIB_SYMBOLIZER_H
 #define TOOLS_LIB_SYMBOLIZER_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -27,6 +28,8 @@ void symbolizer_free(struct symbolizer *s);
 /* Reads in, writes out (may be the same). False: *out_why is a phrase, allocated. */
 bool symbolizer_file(struct symbolizer *s, const char *in, const char *out,
 		     struct symbolizer_counts *out_counts, char **out_why);
+/* A report in memory, of a process that runs now. */
+void symbolizer_report(struct symbolizer *s, json_t *report);
 void symbolizer_profile(struct symbolizer *s, struct pbfile *f,
 			struct symbolizer_counts *out_counts);
 

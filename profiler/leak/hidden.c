@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * hidden: see hidden.h.
+ *
+ * What the copy lacks: mappings of the program that are not in the copy's list. Those
+ * made since the copy are among them and do no harm: nothing that is lost can be found
+ * there. What the copy has empty: by the flag "wf" of its own mappings.
+ *
+ * The descriptors were opened by the program itself, so no permission is asked any more.
+ */
+#include "profiler/leak/hidden.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "preload/base/meta.h"
+#include "preload/base/os.h"
+
+#define CHUNK	   (256 * KIB)
+#define MAX_RANGES 4096
+
+struct search {
+	struct marker *m;
+	const struct roots *roots;
+	const struct origin *from;
+	struct root_range *list; /* found */
+	size_t count;
+	uintptr_t lo, hi; /* of the mapping whose lines are read */
+	char *buffer;	  /* CHUNK */
+	bool failed;
+};
+
+static uintptr_t parse_hex(const char **text)
+{
+	uintptr_t value = 0;
+
+	for (;; (*text)++) {
+		char c = **text;
+
+		if (c >= '0' && c <= '9')
+			value = value << 4 | (uintptr_t)(c - '0');
+		else if (c >= 'a' && c <= 'f')
+			value = value << 4 | (uintptr_t)(c - 'a' + 10);
+		else
+			return value;
+	}
+}
+
+/* "lo-hi rw.p ..." False: no such line, or not private, readable and writable. */
+static bool parse_mapping(const char *line, uintptr_t *lo, uintptr_t *hi)
+{
+	const char *at = line;
+
+	*lo = parse_hex(&at);
+	if (at == line || *at++ != '-')
+		return false;
+	*hi = parse_hex(&at);
+	return at[0] == ' ' && at[1] == 'r' && at[2] == 'w' && at[4] == 'p';
+}
+
+static void add(struct search *s, uintptr_t lo, uintptr_t hi)
+{
+	if (lo >= hi)
+		return;
+	if (s->count == MAX_RANGES)
+		s->failed = true;
+	else
+		s->list[s->count++] = (struct root_range){ lo, hi };
+}
+
+/* What of [lo, hi) none of the sorted ranges covers. */
+static void add_uncovered(struct search *s, const struct root_range *list, size_t n,
+			  uintptr_t lo, uintptr_t hi)
+{
+	size_t first = 0, end = n;
+
+	while (first < end) {
+		size_t middle = (first + end) / 2;
+
+		if (list[middle].lo <= lo)
+			first = middle + 1;
+		else
+			end = middle;
+	}
+	for (first = first ? first - 1 : 0; first < n && list[first].lo < hi; first++) {
+		if (list[first].hi <= lo)
+			continue;
+		if (list[first].lo > lo)
+			add(s, lo, list[first].lo);
+		lo = list[first].hi;
+	}
+	add(s, lo, hi);
+}
+
+/* The program's mappings, line by line from a descriptor. */
+static bool see_lacking(struct search *s)
+{
+	char *text = s->buffer;
+	size_t have = 0;
+	long n;
+
+	while ((n = os_read(s->from->maps, text + have, CHUNK - 1 - have)) > 0) {
+		char *line = text, *end;
+		uintptr_t lo, hi;
+
+		have += (size_t)n;
+		text[have] = '\0';
+		for (; (end = strchr(line, '\n')); line = end + 1) {
+			*end = '\0';
+			if (parse_mapping(line, &lo, &hi))
+				add_uncovered(s, s->roots->include, s->roots->ninclude,
+					      lo, hi);
+		}
+		have -= (size_t)(line - text);
+		memmove(text, line, have);
+	}
+	return n == 0;
+}
+
+static bool see_flags(char *line, void *arg)
+{
+	struct search *s = arg;
+	uintptr_t lo, hi;
+
+	if ((line[0] >= '0' && line[0] <= '9') || (line[0] >= 'a' && line[0] <= 'f')) {
+		s->lo = s->hi = 0;
+		if (parse_mapping(line, &lo, &hi)) {
+			s->lo = lo;
+			s->hi = hi;
+		}
+	} else if (strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " wf")) {
+		add(s, s->lo, s->hi);
+	}
+	return true;
+}
+
+static void read_range(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	struct search *s = arg;
+
+	while (lo < hi) {
+		size_t size = hi - lo < CHUNK ? hi - lo : CHUNK;
+		long n = os_call(SYS_pread64, s->from->memory, (long)s->buffer,
+				 (long)size, (long)lo, 0, 0);
+
+		if (n == -EIO || n == 0) { /* gone, or not to be read */
+			lo += OS_PAGE;
+			continue;
+		}
+		if (n < 0) {
+			s->failed = true;
+			return;
+		}
+		mark_range(s->m, (uintptr_t)s->buffer, (uintptr_t)s->buffer + (size_t)n);
+		mark_drain(s->m);
+		lo += (size_t)n;
+	}
+}
+
+static int compare(const struct root_range *a, const struct root_range *b)
+{
+	return a->lo < b->lo ? -1 : a->lo > b->lo;
+}
+
+static void sort(struct root_range *list, size_t n)
+{
+	for (size_t i = 1; i < n; i++)
+		for (size_t k = i; k > 0 && compare(&list[k - 1], &list[k]) > 0; k--) {
+			struct root_range x = list[k];
+
+			list[k] = list[k - 1];
+			list[k - 1] = x;
+		}
+}
+
+static bool find_and_read(struct search *s)
+{
+	struct roots found = *s->roots;
+
+	if (!see_lacking(s))
+		return false;
+	/* A kernel without it has no such flag to show. */
+	os_each_line("/proc/thread-self/smaps", see_flags, s);
+	sort(s->list, s->count);
+	found.include = s->list;
+	found.ninclude = s->count;
+	roots_each(&found, read_range, s);
+	return !s->failed;
+}
+
+bool hidden_mark(struct marker *m, const struct roots *roots, const struct origin *from)
+{
+	struct search s = { .m = m, .roots = roots, .from = from };
+	bool ok = false;
+
+	if (roots->no_maps) /* what was seen is known to be too little */
+		return true;
+	s.list = meta_map(MAX_RANGES * sizeof(*s.list), META_LEAK);
+	s.buffer = meta_map(CHUNK, META_LEAK);
+	if (s.list && s.buffer && from->maps >= 0 && from->memory >= 0)
+		ok = find_and_read(&s);
+	meta_unmap(s.list, MAX_RANGES * sizeof(*s.list), META_LEAK);
+	meta_unmap(s.buffer, CHUNK, META_LEAK);
+	return ok;
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * hidden: memory of the program that its copy lacks or has empty, because the program
+ * asked for that: MADV_DONTFORK, MADV_WIPEONFORK. It is read where it is.
+ */
+#ifndef PROFILER_LEAK_HIDDEN_H
+#define PROFILER_LEAK_HIDDEN_H
+
+#include "profiler/leak/leak_int.h"
+
+/* In a snapshot. Marks from every such range that is no excluded one. False: there is one
+ * that could not be read. */
+bool hidden_mark(struct marker *m, const struct roots *roots, const struct origin *from);
+
+#endif

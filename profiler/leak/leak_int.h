@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * leak_int: what the check at the end (leak.c) and the check of a running program
+ * (live.c) share.
+ */
+#ifndef PROFILER_LEAK_LEAK_INT_H
+#define PROFILER_LEAK_LEAK_INT_H
+
+#include "profiler/leak/leak.h"
+#include "profiler/leak/mark.h"
+#include "profiler/leak/roots.h"
+#include "profiler/leak/stop.h"
+
+/* A snapshot's way to the memory it was copied from: descriptors of the program's list of
+ * mappings and of its memory; -1: none. */
+struct origin {
+	int maps, memory;
+};
+
+struct cycle {
+	struct world world;
+	struct roots roots;
+	struct marker marker;
+	struct leak_result *out;
+	uintptr_t own_sp; /* from here up the calling thread's stack counts */
+	struct leak_exit exit;
+	bool alone;		     /* no other threads mark */
+	bool prepared;		     /* there is something to free */
+	const struct origin *origin; /* in a snapshot; else NULL */
+};
+
+/* The lock of all checks, and what they remember of each other. */
+void leak_enter(void);
+void leak_leave(void);
+/* Memory and canaries for a cycle, whose out is set; false: out of memory, and *out says
+ * so. cycle_free() in any case. */
+bool cycle_prepare(struct cycle *c);
+void cycle_free(struct cycle *c);
+/* STW, or in a snapshot. Finds what is white: the marker and the roots are filled in. */
+bool cycle_mark(struct cycle *c);
+/* The same, after cycle_mark(): the records. */
+void cycle_sweep(struct cycle *c);
+/* Applies the suppressions, adds up what is left, and gives the verdict. */
+void leak_judge(struct leak_result *out);
+void leak_incomplete(struct leak_result *out, const char *reason);
+
+#endif

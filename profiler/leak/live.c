@@ -1,0 +1,560 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * live: see live.h.
+ *
+ * All our locks are taken, in order of rank, before a copy is made, so that every
+ * structure is whole in it; the pause is the time from the first lock to the last. The
+ * copy is no child that the program could wait for: it has no exit signal; its
+ * descriptors are those of the agent.
+ *
+ * Where a thread's stack ends is known without stopping it if it waits in the same system
+ * call before and after the copy and has not run in between: then what lies below is no
+ * root. Other threads' stacks are roots as a whole, until they are stopped.
+ *
+ *   agent                          copy (screen)              copy (confirm)
+ *   depths of waiting threads
+ *   locks, clone, locks  --------> waits for the depths
+ *   depths again         --------> marks
+ *                        <-------- candidates, or a report
+ *   locks, stop, clone, resume  ----------------------------> marks, sweeps, reports
+ *                        <---------------------------------- what it remembers
+ */
+#include "profiler/leak/live.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/fmt.h"
+#include "preload/base/meta.h"
+#include "preload/base/os.h"
+#include "preload/heap/heap.h"
+#include "profiler/leak/collapse.h"
+#include "profiler/leak/growth.h"
+#include "profiler/leak/history.h"
+#include "profiler/leak/leak_int.h"
+#include "profiler/leak/sweep.h"
+#include "profiler/pprof/symbol.h"
+#include "profiler/sample/sample.h"
+#include "profiler/site/site.h"
+#include "profiler/stack/loader.h"
+#include "profiler/stack/module.h"
+#include "profiler/stack/thread.h"
+
+#define CANDIDATES   ((size_t)1 << 21) /* words of the table; half of it is used */
+#define MAX_HISTORY  ((size_t)1 << 20)
+#define MAX_SITES    ((size_t)1 << 20)
+#define NICE	     10
+#define FIRST	     (-20) /* nice */
+#define DEPTH_TEXT   256
+#define BRIEF_STACKS 100      /* more than anybody prints */
+#define SETTLE_NS    8000000u /* for running threads to wait again */
+
+enum outcome { OUTCOME_NONE, OUTCOME_CANDIDATES, OUTCOME_REPORTED, OUTCOME_FAILED };
+
+/* Memory of the agent and its copies. What is not touched costs nothing. */
+struct shared {
+	uint32_t go;	  /* atomic, futex: the agent has written what it knows */
+	uint32_t outcome; /* atomic: enum outcome */
+	int error;	  /* of writing the report */
+	uint64_t screen_ns, confirm_ns;
+	size_t ncandidates, nfresh, nhistory, nsites;
+	bool sp_valid[STOP_MAX_THREADS]; /* by place in world.threads */
+	uintptr_t candidates[CANDIDATES];
+	struct history_entry history[MAX_HISTORY];
+	struct seen_site sites[MAX_SITES];
+};
+
+/* How deep a waiting thread's stack is, with what shows that it has not run since. */
+struct depth {
+	uint32_t hash; /* 0: it runs, or nothing is known */
+	uintptr_t sp;
+};
+
+struct live {
+	const struct live_request *request;
+	struct live_answer *answer;
+	struct cycle cycle;
+	struct leak_result result;
+	struct origin origin;
+	struct shared *shared;
+	struct depth *depths; /* of cycle.world.threads */
+	int copy;
+	int nice; /* the agent's, before and after the pause */
+	bool confirm;
+	int error;
+};
+
+/* ---- how deep the stacks are ---- */
+
+static long read_small(int tid, const char *name, char *text)
+{
+	char path[64];
+	long n;
+	int fd;
+
+	fmt_string(path, sizeof(path), "/proc/self/task/%d/%s", tid, name);
+	fd = os_open(path, O_RDONLY, 0);
+	if (fd < 0)
+		return fd;
+	n = os_read(fd, text, DEPTH_TEXT - 1);
+	os_close(fd);
+	if (n > 0)
+		text[n] = '\0';
+	return n;
+}
+
+static uint32_t hash_text(const char *text, uint32_t hash)
+{
+	for (; *text; text++)
+		hash = (hash ^ (unsigned char)*text) * 0x01000193u;
+	return hash ? hash : 1;
+}
+
+/* "NR ARG... SP PC", all but the first in hexadecimal; "running". */
+static uintptr_t parse_sp(const char *text)
+{
+	const char *at = strrchr(text, ' ');
+	uintptr_t sp = 0;
+
+	while (at && at > text && at[-1] != ' ')
+		at--;
+	if (!at || at == text || at[0] != '0' || at[1] != 'x')
+		return 0;
+	for (at += 2; *at != ' '; at++) {
+		unsigned digit =
+			*at <= '9' ? (unsigned)(*at - '0') : (unsigned)(*at - 'a' + 10);
+
+		sp = sp << 4 | digit;
+	}
+	return sp;
+}
+
+static struct depth depth_of(int tid)
+{
+	char call[DEPTH_TEXT], ran[DEPTH_TEXT];
+	struct depth d = { 0, 0 };
+
+	/* Run time and number of turns: a thread that has run has others. */
+	if (read_small(tid, "schedstat", ran) <= 0 ||
+	    read_small(tid, "syscall", call) <= 0)
+		return d;
+	d.sp = parse_sp(call);
+	if (d.sp)
+		d.hash = hash_text(call, hash_text(ran, 0x811c9dc5u));
+	return d;
+}
+
+/* How many are not known yet. */
+static uint32_t read_unknown(struct live *l)
+{
+	const struct world *w = &l->cycle.world;
+	uint32_t unknown = 0;
+
+	for (uint32_t i = 0; i < w->nthreads; i++) {
+		if (!l->depths[i].hash)
+			l->depths[i] = depth_of(w->threads[i].tid);
+		unknown += !l->depths[i].hash;
+	}
+	return unknown;
+}
+
+/* The thread that took the agent's signal is on its way back to where it waited. */
+static void read_depths(struct live *l)
+{
+	const uint64_t until = os_now_ns() + SETTLE_NS;
+	const uint32_t never = 0;
+
+	world_list(&l->cycle.world);
+	memset(l->depths, 0, l->cycle.world.nthreads * sizeof(*l->depths));
+	while (read_unknown(l) > 0 && os_now_ns() < until)
+		os_futex_wait(&never, 0, SETTLE_NS / 16);
+}
+
+/* After the copy: who has not run meanwhile? */
+static void compare_depths(struct live *l)
+{
+	const struct world *w = &l->cycle.world;
+
+	for (uint32_t i = 0; i < w->nthreads; i++)
+		l->shared->sp_valid[i] =
+			l->depths[i].hash &&
+			depth_of(w->threads[i].tid).hash == l->depths[i].hash;
+}
+
+/* In the copy: the world is those threads whose stack pointer is known. */
+static void take_depths(struct live *l)
+{
+	struct world *w = &l->cycle.world;
+
+	for (uint32_t i = 0; i < w->nthreads; i++) {
+		struct stopped_thread *t = &w->threads[i];
+
+		t->captured = l->shared->sp_valid[i];
+		t->regs.sp = l->depths[i].sp;
+	}
+}
+
+/* ---- the copy ---- */
+
+static void wait_for_go(struct shared *s)
+{
+	while (atomic_load_acquire(&s->go) == 0)
+		os_call(SYS_futex, (long)&s->go, FUTEX_WAIT, 0, 0, 0, 0);
+}
+
+static void tell_go(struct shared *s)
+{
+	atomic_store_release(&s->go, 1u);
+	os_call(SYS_futex, (long)&s->go, FUTEX_WAKE, 1, 0, 0, 0);
+}
+
+/* When memory is short it is the copy that has to go; its end leaves no trace. */
+static void be_modest(void)
+{
+	static const char worst[] = "1000";
+	const uint64_t none[2] = { 0, 0 };
+	int fd;
+
+	os_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
+	os_call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0, 0);
+	os_call(SYS_prlimit64, 0, RLIMIT_CORE, (long)none, 0, 0, 0);
+	os_call(SYS_setpriority, PRIO_PROCESS, 0, NICE, 0, 0, 0);
+	fd = os_open("/proc/thread-self/oom_score_adj", O_WRONLY, 0);
+	if (fd >= 0) {
+		os_write_all(fd, worst, sizeof(worst) - 1);
+		os_close(fd);
+	}
+}
+
+static struct sweep_candidates candidates_of(struct shared *s)
+{
+	return (struct sweep_candidates){ .table = s->candidates,
+					  .size = CANDIDATES,
+					  .count = s->ncandidates,
+					  .fresh = s->nfresh };
+}
+
+static void report(struct live *l, bool marked)
+{
+	struct shared *s = l->shared;
+	struct leak_result *r = &l->result;
+	int error;
+
+	if (marked)
+		cycle_sweep(&l->cycle);
+	leak_judge(r);
+	r->screen_ns = s->screen_ns;
+	r->confirm_ns = s->confirm_ns;
+	r->candidates = s->nfresh;
+	r->mark_ns = os_now_ns() - r->checked_ns;
+	error = leak_write_json_fd(r, l->request->report);
+	if (error == 0 && l->request->profile >= 0)
+		error = leak_write_profile_fd(r, l->request->profile);
+	s->error = error;
+	s->nhistory = history_give(s->history, MAX_HISTORY);
+	s->nsites = growth_give(s->sites, MAX_SITES);
+	atomic_store_release(&s->outcome, (uint32_t)OUTCOME_REPORTED);
+}
+
+/* What is white now and was not, or is new since, has not been seen twice. */
+static void work_on_confirm(struct live *l)
+{
+	struct sweep_candidates set = candidates_of(l->shared);
+
+	if (!l->request->stop)
+		sweep_keep_candidates(&l->cycle.marker, &set);
+	report(l, true);
+}
+
+static void work_on_screen(struct live *l)
+{
+	struct shared *s = l->shared;
+	struct sweep_candidates set = candidates_of(s);
+
+	sweep_note_candidates(&l->cycle.marker, &set);
+	s->ncandidates = set.count;
+	s->nfresh = set.fresh;
+	if (set.fresh == 0)
+		report(l, true);
+	else
+		atomic_store_release(&s->outcome, (uint32_t)OUTCOME_CANDIDATES);
+}
+
+static __attribute__((noreturn)) void copy_main(struct live *l)
+{
+	struct world *w = &l->cycle.world;
+
+	be_modest();
+	symbol_copied();
+	wait_for_go(l->shared);
+	if (!l->confirm)
+		take_depths(l);
+	l->result.stopped_by = l->confirm ? w->how : "";
+	l->result.nthreads = l->confirm ? w->nthreads : 0;
+	if (w->nmissed)
+		leak_incomplete(&l->result, w->reason);
+	if (!cycle_mark(&l->cycle))
+		report(l, false);
+	else if (l->confirm)
+		work_on_confirm(l);
+	else
+		work_on_screen(l);
+	os_exit_group(0);
+}
+
+/* ---- making it ---- */
+
+static NO_LOCK_CHECK void take_locks(void)
+{
+	thread_fork_prepare();
+	module_fork_prepare();
+	sample_fork_prepare();
+	site_fork_prepare();
+	heap_fork_prepare();
+	sample_pool_fork_prepare();
+	meta_fork_prepare();
+}
+
+static NO_LOCK_CHECK void release_locks(void)
+{
+	meta_fork_done(false);
+	sample_pool_fork_done(false);
+	heap_fork_done(false);
+	site_fork_done(false);
+	sample_fork_done(false);
+	module_fork_done(false);
+	thread_fork_done(false);
+}
+
+/* The copy goes on from here as well, and ends in copy_main(). */
+static void clone_copy(struct live *l)
+{
+	l->copy = (int)os_call(SYS_clone, 0, 0, 0, 0, 0, 0);
+}
+
+/* So that nobody waits for the pause to go on; where it is not allowed, as it is. */
+static void hurry(struct live *l, bool on)
+{
+	if (on)
+		l->nice = 20 - (int)os_call(SYS_getpriority, PRIO_PROCESS, 0, 0, 0, 0, 0);
+	os_call(SYS_setpriority, PRIO_PROCESS, 0, on ? FIRST : l->nice, 0, 0, 0);
+}
+
+static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	struct live *l = arg;
+	struct world *w = &l->cycle.world;
+	uint64_t start, pause;
+
+	(void)info;
+	(void)size;
+	hurry(l, true);
+	start = os_now_ns();
+	take_locks();
+	if (l->confirm)
+		l->error = world_stop(w);
+	if (l->error == 0)
+		clone_copy(l);
+	if (l->copy == 0 && l->error == 0) {
+		release_locks();
+		copy_main(l);
+	}
+	if (l->confirm)
+		world_resume(w);
+	release_locks();
+	pause = os_now_ns() - start;
+	hurry(l, false);
+	if (l->confirm)
+		l->shared->confirm_ns = pause;
+	else
+		l->shared->screen_ns = pause;
+	return 1;
+}
+
+/* 0, or -errno: nothing was copied. */
+static int make_copy(struct live *l, bool confirm)
+{
+	l->confirm = confirm;
+	l->error = 0;
+	l->copy = -1;
+	atomic_store_release(&l->shared->go, 0u);
+	atomic_store_release(&l->shared->outcome, (uint32_t)OUTCOME_NONE);
+	if (!confirm)
+		read_depths(l);
+	symbol_prepare_copy(); /* asks the loader: before its lock is held */
+	loader_with_lock(with_loader_locked, l);
+	if (l->error == 0 && l->copy < 0)
+		l->error = l->copy;
+	if (l->error)
+		return l->error;
+	if (!confirm)
+		compare_depths(l);
+	tell_go(l->shared);
+	return 0;
+}
+
+/* Until the copy has ended. */
+static enum outcome hear(struct live *l)
+{
+	int status = 0;
+	long ret;
+
+	do {
+		ret = os_call(SYS_wait4, l->copy, (long)&status, __WALL, 0, 0, 0);
+	} while (ret == -EINTR);
+	if (!WIFEXITED(status))
+		return OUTCOME_FAILED;
+	return (enum outcome)atomic_load_acquire(&l->shared->outcome);
+}
+
+/* ---- the ways, in their order ---- */
+
+static uint64_t longest(const struct shared *s)
+{
+	return s->screen_ns > s->confirm_ns ? s->screen_ns : s->confirm_ns;
+}
+
+static int fail(struct live *l, int error, const char *why)
+{
+	fmt_string(l->answer->why, sizeof(l->answer->why), "%s", why);
+	return error;
+}
+
+/* 0; -errno; or 1: no copy could be made. */
+static int by_snapshots(struct live *l)
+{
+	struct shared *s = l->shared;
+	enum outcome outcome = OUTCOME_CANDIDATES;
+
+	l->result.way = "snapshot";
+	if (!l->request->stop) {
+		if (make_copy(l, false) != 0)
+			return 1;
+		outcome = hear(l);
+	}
+	if (outcome == OUTCOME_CANDIDATES) {
+		if (make_copy(l, true) != 0)
+			return l->cycle.world.reason[0]
+				       ? fail(l, l->error, l->cycle.world.reason)
+				       : 1;
+		outcome = hear(l);
+	}
+	l->answer->pause_ns = longest(s);
+	l->answer->nthreads = l->confirm ? l->cycle.world.nthreads : 0;
+	if (outcome != OUTCOME_REPORTED)
+		return fail(l, -ECHILD, "the snapshot was killed: is memory short?");
+	history_take(s->history, s->nhistory);
+	growth_take(s->sites, s->nsites);
+	return s->error ? fail(l, s->error, "the report could not be written") : 0;
+}
+
+static int by_standing_still(struct live *l)
+{
+	struct leak_result *r = &l->result;
+	int error;
+
+	if (!l->request->standing)
+		return fail(l, -EPERM,
+			    "no process can be cloned for a snapshot, and the program "
+			    "would stand still for the whole check: --standing allows "
+			    "it");
+	*r = (struct leak_result){ .way = "standing",
+				   .stopped_by = "",
+				   .with_reachable = true,
+				   .with_chains = l->request->reachable,
+				   .max_stacks = r->max_stacks };
+	leak_check_standing(r);
+	r->screen_ns = 0;
+	r->confirm_ns = l->answer->pause_ns = r->stop_ns;
+	l->answer->nthreads = r->nthreads;
+	error = leak_write_json_fd(r, l->request->report);
+	if (error == 0 && l->request->profile >= 0)
+		error = leak_write_profile_fd(r, l->request->profile);
+	leak_result_free(r);
+	return error ? fail(l, error, "the report could not be written") : 0;
+}
+
+static struct shared *map_shared(void)
+{
+	size_t size = align_up(sizeof(struct shared), OS_PAGE);
+	long p = os_call(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p < 0 && p > -4096)
+		return NULL;
+	meta_register_range((uintptr_t)p, size);
+	return (void *)p;
+}
+
+static void unmap_shared(struct shared *s)
+{
+	size_t size = align_up(sizeof(*s), OS_PAGE);
+
+	if (!s)
+		return;
+	meta_punch_range((uintptr_t)s, (uintptr_t)s + size);
+	os_unmap(s, size);
+}
+
+void live_finish(void)
+{
+	collapse_restore();
+}
+
+static int snapshots(struct live *l)
+{
+	int ret = 1;
+
+	leak_enter();
+	collapse_note();
+	l->result.checked_ns = os_now_ns();
+	l->cycle.out = &l->result;
+	l->cycle.alone = true;
+	l->cycle.origin = &l->origin;
+	l->origin.maps = os_open("/proc/self/maps", O_RDONLY, 0);
+	l->origin.memory = os_open("/proc/self/mem", O_RDONLY, 0);
+	l->shared = map_shared();
+	l->depths = meta_map(STOP_MAX_THREADS * sizeof(*l->depths), META_LEAK);
+	if (cycle_prepare(&l->cycle) && l->shared && l->depths)
+		ret = by_snapshots(l);
+	cycle_free(&l->cycle);
+	meta_unmap(l->depths, STOP_MAX_THREADS * sizeof(*l->depths), META_LEAK);
+	unmap_shared(l->shared);
+	if (l->origin.maps >= 0)
+		os_close(l->origin.maps);
+	if (l->origin.memory >= 0)
+		os_close(l->origin.memory);
+	leak_leave();
+	return ret;
+}
+
+int live_check(const struct live_request *q, struct live_answer *out)
+{
+	struct live *l = meta_map(sizeof(*l), META_LEAK);
+	int ret;
+
+	memset(out, 0, sizeof(*out));
+	if (!l) {
+		fmt_string(out->why, sizeof(out->why), "out of memory");
+		return -ENOMEM;
+	}
+	l->request = q;
+	l->answer = out;
+	l->result.stopped_by = "";
+	l->result.with_reachable = true;
+	l->result.with_chains = q->reachable;
+	l->result.max_stacks = q->brief ? BRIEF_STACKS : 0;
+	ret = sample_is_on() ? snapshots(l)
+			     : fail(l, -ENODATA, "profiling is off (mode=off)");
+	if (ret > 0)
+		ret = by_standing_still(l);
+	meta_unmap(l, sizeof(*l), META_LEAK);
+	return ret;
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * live: a leak check of a program that runs on.
+ *
+ *   screen:  copy the process -> the copy marks; nothing white that is new: it reports
+ *   confirm: stop the threads, copy again -> go on -> the copy marks, with registers, and
+ *            reports what is white in both
+ *
+ * The copy is made by clone() and has the memory as it was in one moment; no thread is
+ * stopped for the first one, so it lacks their registers: what it finds white are
+ * candidates. An object that a check has reported stays lost, so only new candidates are
+ * worth a stop.
+ *
+ * Where no process can be cloned, the threads stand still while the agent marks.
+ */
+#ifndef PROFILER_LEAK_LIVE_H
+#define PROFILER_LEAK_LIVE_H
+
+#include "profiler/leak/leak.h"
+
+struct live_request {
+	bool stop;	/* no screen: the threads are stopped at once */
+	bool reachable; /* what is held is reported, too, and by whom */
+	bool standing;	/* the program may stand still for as long as it takes */
+	bool brief;	/* the report has the stacks of the largest leaks only */
+	int report;	/* descriptor for the report in JSON */
+	int profile;	/* for the leak profile, -1: none */
+};
+
+struct live_answer {
+	uint64_t pause_ns; /* the longest */
+	uint32_t nthreads; /* stopped */
+	char why[160];	   /* of a failure */
+};
+
+/* DUMP. By a thread of our own that the program does not know. 0, or -errno with a
+ * reason. */
+int live_check(const struct live_request *q, struct live_answer *out);
+/* DUMP. What can wait until the answer is given: huge pages that were split meanwhile. */
+void live_finish(void);
+
+#endif

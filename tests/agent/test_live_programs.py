@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""seep check on real servers: redis under load, a backend of postgres; as they are, and
+with a library in them that loses memory."""
+import glob
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import unittest
+import seeptest
+from asked import until
+
+PLUGIN = seeptest.victim("agent/liblive_plugin.so")
+PG = sorted(glob.glob("/usr/lib/postgresql/*/bin/postgres"))
+
+
+class TestCase(seeptest.TestCase):
+    def check(self, pid, *args, status=(0,)):
+        path = os.path.join(self.dir, "check.json")
+        r = seeptest.seep("check", "--json", path, "--no-symbolize", *args, str(pid),
+                          cwd=self.dir)
+        self.assertIn(r.returncode, status, r.stderr.decode())
+        with open(path) as f:
+            return json.load(f)
+
+    def lost(self, report):
+        """Objects of the plugin's; and all others."""
+        mine = sum(leak["objects"] for leak in report["leaks"]
+                   if any(f["function"] == "plugin_loses" for f in leak["stack"]))
+        return mine, report["objects"] - mine
+
+    def start(self, argv, options, preload=(seeptest.LIB,), **kw):
+        env = seeptest.clean_env(LD_PRELOAD=":".join(preload),
+                                 SEEP_OPTIONS=options, **kw.pop("env", {}))
+        server = subprocess.Popen(argv, env=env, cwd=self.dir, stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                  **kw)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.terminate)
+        return server
+
+
+@unittest.skipUnless(shutil.which("redis-server"), "no redis")
+class Redis(TestCase):
+    def redis(self, options, *args, **kw):
+        self.socket = os.path.join(self.dir, "sock")
+        server = self.start(["redis-server", "--port", "0", "--unixsocket", self.socket,
+                             "--save", "", *args], options, **kw)
+        until(lambda: server.poll() is not None or self.cli("ping") == "PONG")
+        self.assertIsNone(server.poll())
+        return server.pid
+
+    def cli(self, *args):
+        r = subprocess.run(["redis-cli", "-s", self.socket, *args], env=seeptest.clean_env(),
+                           capture_output=True)
+        return r.stdout.decode().strip()
+
+    def load(self):
+        return subprocess.Popen(["redis-benchmark", "-s", self.socket, "-q", "-n", "4000",
+                                 "-c", "20", "-r", "10000", "-t", "set,get,lpush,hset"],
+                                env=seeptest.clean_env(), stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL)
+
+    def test_clean_under_load(self):
+        for options in ("", "mode=exact"):
+            pid = self.redis(options)
+            with self.load() as load:
+                checks = 0
+                while load.poll() is None or checks < 3:
+                    self.check(pid, *(["--stop"] if checks % 2 else []))
+                    checks += 1
+                self.assertEqual(load.returncode, 0)
+            self.assertEqual(self.cli("set", "a", "b"), "OK")
+            self.assertEqual(self.cli("get", "a"), "b")
+            self.cli("shutdown", "nosave")
+
+    def test_a_library_that_loses(self):
+        pid = self.redis("mode=exact", preload=(seeptest.LIB, PLUGIN), env={"SEEP_TEST_LOSE": "1"})
+        with self.load() as load:
+            found = 0
+            while load.poll() is None or found < 20:
+                mine, others = self.lost(self.check(pid, "--stop", status=(0, 23)))
+                self.assertGreaterEqual(mine, found)
+                self.assertEqual(others, 0)
+                found = mine
+            self.assertEqual(load.returncode, 0)
+
+    def test_a_module(self):
+        pid = self.redis("mode=exact", "--loadmodule", PLUGIN)
+        self.assertIn("leaky", self.cli("module", "list"))
+        self.assertEqual(self.lost(self.check(pid, "--stop", status=(23,))), (5, 0))
+        self.check(pid, "--stop", "--since")
+
+
+@unittest.skipUnless(PG, "no postgres")
+class Postgres(TestCase):
+    def setUp(self):
+        super().setUp()
+        self.user = {}
+        if os.geteuid() == 0:  # it does not run as root
+            nobody = pwd.getpwnam("nobody")
+            self.user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            os.chown(self.dir, nobody.pw_uid, nobody.pw_gid)
+        self.bin = os.path.dirname(PG[-1])
+        self.env = seeptest.clean_env(HOME=self.dir)
+
+    def run_tool(self, name, *args):
+        return subprocess.run([os.path.join(self.bin, name), *args], env=self.env,
+                              cwd=self.dir, capture_output=True, **self.user)
+
+    def session(self, options, **kw):
+        """A server and one open session: the backend's pid and psql."""
+        data = os.path.join(self.dir, "data")
+        if not os.path.exists(data):
+            r = self.run_tool("initdb", "-D", data, "--no-sync", "-A", "trust", "-U", "me",
+                              "--no-locale")
+            self.assertEqual(r.returncode, 0, r.stderr.decode())
+        server = self.start([PG[-1], "-D", data, "-k", self.dir, "-h", "", "-F"], options,
+                            **kw, **self.user)
+        until(lambda: server.poll() is not None or self.run_tool(
+            "pg_isready", "-h", self.dir).returncode == 0)
+        self.assertIsNone(server.poll())
+        psql = subprocess.Popen([os.path.join(self.bin, "psql"), "-h", self.dir, "-U", "me",
+                                 "-qAt", "postgres"], env=self.env, cwd=self.dir,
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                stderr=subprocess.DEVNULL, **self.user)
+        self.addCleanup(psql.wait)
+        self.addCleanup(psql.stdout.close)
+        self.addCleanup(psql.stdin.close)
+        return int(self.sql(psql, "select pg_backend_pid();")), psql
+
+    def sql(self, psql, text):
+        psql.stdin.write(text.encode() + b"\n")
+        psql.stdin.flush()
+        return psql.stdout.readline().decode().strip()
+
+    def library(self, path):
+        """Where the server's user can read it."""
+        copy = os.path.join(self.dir, os.path.basename(path))
+        shutil.copy(path, copy)
+        return copy
+
+    def test_backend(self):
+        backend, psql = self.session("mode=exact", preload=(self.library(seeptest.LIB),),
+                                     env={"SEEP_TEST_LOSE": "load"})
+        self.sql(psql, "create table t as select x, x*7 y from generate_series(1,20000) x;"
+                       "select count(*) from t;")
+        self.check(backend, "--stop")
+        # It is none of postgres's, which closes it again.
+        self.sql(psql, f"load '{self.library(PLUGIN)}';\nselect 1;")
+        self.assertEqual(self.lost(self.check(backend, "--stop", status=(23,))), (5, 0))
+        self.assertEqual(self.sql(psql, "select sum(y) from t;"), str(7 * 20001 * 10000))
+        self.check(backend, "--since")
+
+
+seeptest.main()
