@@ -339,7 +339,7 @@ static void test_large_model(void **state)
 	(void)state;
 	heap_trim();
 	heap_get_stats(&before);
-	for (unsigned n = 0; n < 20000; n++) {
+	for (unsigned n = 0; n < 4000; n++) {
 		step_large(&blocks[next(&seed) % 24], &seed);
 		if (n % 50 == 0) {
 			void **p = &small[next(&seed) % 64];
@@ -348,7 +348,7 @@ static void test_large_model(void **state)
 			*p = heap_malloc(next(&seed) % 32768);
 			pages_add_up();
 		}
-		if (n % 5000 == 0)
+		if (n % 1000 == 0)
 			heap_trim();
 	}
 	for (int i = 0; i < 24; i++)
