@@ -27,6 +27,8 @@
 
 #define ZLIB_MEMORY  (384 * KIB) /* deflate with the defaults below takes 268 KiB */
 #define OUT_BYTES    (32 * KIB)
+#define STAGED_BYTES (16 * KIB)
+#define LEVEL	     Z_BEST_SPEED /* a program waits for it at its end */
 #define MAX_FRAMES   65536
 #define MAX_LABELS   14
 #define PLACE_MAX    288	    /* a file's name, an address */
@@ -49,6 +51,8 @@ struct pprof {
 	char zlib_memory[ZLIB_MEMORY];
 	size_t zlib_used;
 	unsigned char out[OUT_BYTES];
+	size_t nstaged;
+	unsigned char staged[STAGED_BYTES]; /* not compressed yet */
 	Seep__Pprof__Label labels[MAX_LABELS]; /* of the sample being sent */
 };
 
@@ -64,17 +68,34 @@ static void drain(struct pprof *p)
 	p->z.avail_out = OUT_BYTES;
 }
 
-static void append(ProtobufCBuffer *buffer, size_t size, const uint8_t *bytes)
+static void compress_staged(struct pprof *p)
 {
-	struct pprof *p = (struct pprof *)buffer;
-
-	p->z.next_in = (z_const Bytef *)(uintptr_t)bytes;
-	p->z.avail_in = (uInt)size;
+	p->z.next_in = p->staged;
+	p->z.avail_in = (uInt)p->nstaged;
+	p->nstaged = 0;
 	while (p->z.avail_in > 0 && !p->failed) {
 		if (deflate(&p->z, Z_NO_FLUSH) != Z_OK)
 			p->failed = true;
 		if (p->z.avail_out == 0)
 			drain(p);
+	}
+}
+
+/* Most pieces are a few bytes: deflate would spend more on each call than on them. */
+static void append(ProtobufCBuffer *buffer, size_t size, const uint8_t *bytes)
+{
+	struct pprof *p = (struct pprof *)buffer;
+
+	while (size > 0) {
+		size_t n = STAGED_BYTES - p->nstaged;
+
+		n = size < n ? size : n;
+		memcpy(p->staged + p->nstaged, bytes, n);
+		p->nstaged += n;
+		bytes += n;
+		size -= n;
+		if (p->nstaged == STAGED_BYTES)
+			compress_staged(p);
 	}
 }
 
@@ -418,8 +439,8 @@ static int begin(struct pprof **out, struct pprof *p, const char *prefix, int fd
 	p->z.zfree = zlib_free;
 	p->z.opaque = p;
 	/* 15 + 16: the largest window, with gzip's header. */
-	if (error == 0 && deflateInit2(&p->z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, 15 + 16,
-				       8, Z_DEFAULT_STRATEGY) != Z_OK)
+	if (error == 0 && deflateInit2(&p->z, LEVEL, Z_DEFLATED, 15 + 16, 8,
+				       Z_DEFAULT_STRATEGY) != Z_OK)
 		error = -ENOMEM;
 	if (error) {
 		out_file_abandon(&p->file);
@@ -516,7 +537,7 @@ int pprof_finish(struct pprof *p)
 {
 	int ret, error;
 
-	p->z.avail_in = 0;
+	compress_staged(p);
 	do {
 		ret = p->failed ? Z_STREAM_END : deflate(&p->z, Z_FINISH);
 		drain(p);
