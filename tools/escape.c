@@ -9,9 +9,9 @@
  * matters: a buffer that each call of a function grows or replaces looks like one that
  * never leaves it. Of the objects that comparison took for such (one in about ten
  * followed, seed=5), the stubs confirmed 47 of 179 in python3, 391 of 3788 in g++, 21556
- * of 30309 in clang++ and 2 of 1507 in z3. It costs more (lua, python3 and z3 with all
- * objects followed: 1.3 to 2 times the CPU of comparison), which a run that asks this
- * question has.
+ * of 30309 in clang++ and 2 of 1507 in z3. It costs more (sqlite3, lua, python3, gs, z3
+ * with all objects followed: 1.3 to 2 times the CPU of comparison), which a run that asks
+ * this question has.
  */
 #include <getopt.h>
 #include <jansson.h>
