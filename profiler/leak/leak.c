@@ -126,13 +126,13 @@ static bool has_losses(const struct leak_result *out)
 
 bool cycle_mark(struct cycle *c)
 {
-	/* First: the marker's own memory may come to lie where a snapshot has a gap. */
+	heap_index_large(); /* objects are looked for by any address */
+	/* The marker's own memory may come to lie where a snapshot has a gap. */
 	if (!roots_collect(&c->roots, &c->world, c->own_sp)) {
 		roots_close(&c->roots);
 		leak_incomplete(c->out, "pages of the heap cannot be made readable");
 		return false;
 	}
-	heap_index_large();
 	if (!mark_init(&c->marker)) {
 		roots_close(&c->roots);
 		leak_incomplete(c->out, "out of memory for the mark bits");

@@ -344,7 +344,7 @@ ALWAYS_INLINE void count_free(uint32_t site, size_t size, uint64_t objects)
 	thread_add_two(&c->free_objects, objects, &c->free_bytes, bytes);
 }
 
-static bool capture(struct capture *out)
+ALWAYS_INLINE bool capture(struct capture *out)
 {
 	bool ok = capture_here(out);
 
@@ -420,7 +420,7 @@ void sample_on_malloc(void *p, size_t size)
 {
 	struct capture c;
 
-	if (UNLIKELY(seep_tls.hiding > 0) && !sample_is_exact()) {
+	if (UNLIKELY(seep_tls.hiding > 0) && !atomic_load_relaxed(&sampler.exact)) {
 		hide(p, size);
 		return;
 	}
@@ -436,7 +436,7 @@ void sample_on_malloc(void *p, size_t size)
 	seep_tls.internal++;
 	if (LIKELY(capture(&c)) && LIKELY(record(p, size, &c))) {
 		thread_add(&sampler.samples, 1);
-		if (!sample_is_exact())
+		if (!atomic_load_relaxed(&sampler.exact))
 			atomic_store_relaxed(&sampler.last, p);
 	} else {
 		forget_freed(p);
@@ -481,17 +481,14 @@ static void end_lifetime(const struct mspan *s, const struct sample_record *r,
 		     r->thread == thread_serial() ? LIFETIME_SAME : LIFETIME_OTHER, &one);
 }
 
-/* Where sampled objects are freed, and large ones, whose records go with them. In exact
- * mode a stack for each of the others would cost as much as that of its birth. An object
- * that goes before the next is sampled gets one frame: else a program that makes and
- * frees one at a time would pay for its samples twice. */
-static void note_end(const struct mspan *s, void *p, uint32_t site)
+/* Where an object is freed: with its stack, but only one frame of one that goes before
+ * the next is sampled, else a program that makes and frees one at a time would pay for
+ * its samples twice. */
+static NOINLINE void note_end(void *p, uint32_t site)
 {
 	struct capture c;
 
-	if (sample_is_exact() && s->slot_size != 0)
-		return;
-	if (LIKELY(p == atomic_load_relaxed(&sampler.last)) || seep_tls.internal > 0) {
+	if (p == atomic_load_relaxed(&sampler.last) || seep_tls.internal > 0) {
 		misuse_note_free((uintptr_t)p, site, SITE_NONE, unwind_caller());
 		return;
 	}
@@ -499,6 +496,15 @@ static void note_end(const struct mspan *s, void *p, uint32_t site)
 	if (capture_here(&c))
 		misuse_note_free((uintptr_t)p, site, c.site, 0);
 	seep_tls.internal--;
+}
+
+/* Large objects, whose records go with them, and sampled ones but for those small ones
+ * that go before the next is sampled. In exact mode a stack for each of the others would
+ * cost as much as that of its birth. */
+ALWAYS_INLINE bool has_noted_end(const struct mspan *s, const void *p)
+{
+	return UNLIKELY(s->slot_size == 0) || (!atomic_load_relaxed(&sampler.exact) &&
+					       p != atomic_load_relaxed(&sampler.last));
 }
 
 bool sample_on_free(struct mspan *s, uint32_t index, void *p)
@@ -520,7 +526,8 @@ bool sample_on_free(struct mspan *s, uint32_t index, void *p)
 	count_free(site, record_size(s, r), old_weight(s, b, r));
 	if (UNLIKELY(sampler.lifetimes))
 		end_lifetime(s, r, site);
-	note_end(s, p, site);
+	if (has_noted_end(s, p))
+		note_end(p, site);
 	end_escape(handle);
 	return true;
 }
