@@ -57,11 +57,16 @@ bool sample_has_hidden(void)
  * known to all. */
 static void install(bool exact)
 {
-	bool plain = exact && sampler.record_size == RECORD_SHORT && !sampler.clear &&
-		     !sampler.labels;
+	bool simple = !sampler.clear && !sampler.labels && !sampler.lifetimes;
+	bool plain = exact && simple && sampler.record_size == RECORD_SHORT;
+	bool lean = !exact && simple && sampler.record_size == RECORD_BIRTH;
 
-	heap_hooks.sample_malloc = plain ? plain_on_malloc : sample_on_malloc;
-	heap_hooks.sample_free = plain ? plain_on_free : sample_on_free;
+	heap_hooks.sample_malloc = plain  ? plain_on_malloc
+				   : lean ? sample_on_malloc_lean
+					  : sample_on_malloc;
+	heap_hooks.sample_free = plain	? plain_on_free
+				 : lean ? sample_on_free_lean
+					: sample_on_free;
 	heap_hooks.is_freed = sample_is_freed;
 	heap_hooks.misuse = misuse_describe;
 	heap_hooks.sample_resize = sample_on_resize;

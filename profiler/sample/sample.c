@@ -57,10 +57,24 @@ struct sampler sampler = { .stripes = { FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES
 
 struct sample_hooks sample_hooks;
 
+/* lean, here and below: sampled mode with nothing else asked for, whose hooks are made of
+ * the same text without the questions. */
+ALWAYS_INLINE struct sample_record *record_in(const struct block *b, uint32_t index,
+					      bool lean)
+{
+	const size_t size = lean ? RECORD_BIRTH : sampler.record_size;
+
+	return (struct sample_record *)((uintptr_t)b->records + (uintptr_t)index * size);
+}
+
 static struct sample_record *record_at(const struct block *b, uint32_t index)
 {
-	return (struct sample_record *)((uintptr_t)b->records +
-					(uintptr_t)index * sampler.record_size);
+	return record_in(b, index, false);
+}
+
+ALWAYS_INLINE bool is_exact(bool lean)
+{
+	return !lean && atomic_load_relaxed(&sampler.exact);
 }
 
 /* ---- when ---- */
@@ -317,7 +331,7 @@ ALWAYS_INLINE uint64_t old_weight(const struct mspan *s, const struct block *b,
 	return s->slot_size ? objects_then(r->size, r->period) : b->weight;
 }
 
-ALWAYS_INLINE void count_alloc(uint32_t site, size_t size, uint64_t objects)
+ALWAYS_INLINE void count_alloc(uint32_t site, size_t size, uint64_t objects, bool lean)
 {
 	struct site_counters *c = site_counters_if_any(site);
 	uint64_t bytes = scaled_bytes(size, objects);
@@ -329,7 +343,7 @@ ALWAYS_INLINE void count_alloc(uint32_t site, size_t size, uint64_t objects)
 	}
 	peak_grow(c, bytes);
 	thread_add_two(&c->alloc_objects, objects, &c->alloc_bytes, bytes);
-	if (!atomic_load_relaxed(&sampler.exact)) /* else they are the objects */
+	if (!is_exact(lean)) /* else they are the objects */
 		thread_add(&c->samples, 1);
 }
 
@@ -344,7 +358,7 @@ ALWAYS_INLINE void count_free(uint32_t site, size_t size, uint64_t objects)
 	thread_add_two(&c->free_objects, objects, &c->free_bytes, bytes);
 }
 
-ALWAYS_INLINE bool capture(struct capture *out)
+static NOINLINE bool capture_any(struct capture *out)
 {
 	bool ok = capture_here(out);
 
@@ -353,23 +367,36 @@ ALWAYS_INLINE bool capture(struct capture *out)
 	return ok;
 }
 
-ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t size)
+ALWAYS_INLINE bool capture(struct capture *out)
 {
+	const struct trail *t = trail_capture_from(__builtin_frame_address(0));
+
+	if (UNLIKELY(!t) || UNLIKELY(trail_is_cut(t)))
+		return capture_any(out);
+	out->trail = t;
+	out->site = t->frames[t->count - 1].node;
+	return LIKELY(out->site != SITE_NONE) || capture_any(out);
+}
+
+ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t size,
+			       bool lean)
+{
+	const uint32_t bytes = lean ? RECORD_BIRTH : sampler.record_size;
+
 	r->site = site;
 	r->size = (uint16_t)size;
 	r->epoch = sampler.epoch;
 	r->period = period_number();
-	if (sampler.record_size >= RECORD_BIRTH)
-		r->birth_ns = sampler.record_size > RECORD_BIRTH || sampler.exact
-				      ? os_now_ns()
-				      : os_coarse_ns();
-	if (sampler.record_size >= RECORD_ESCAPE)
+	if (bytes >= RECORD_BIRTH)
+		r->birth_ns = bytes > RECORD_BIRTH || is_exact(lean) ? os_now_ns()
+								     : os_coarse_ns();
+	if (bytes >= RECORD_ESCAPE)
 		r->escape = 0;
-	if (sampler.lifetimes)
+	if (!lean && sampler.lifetimes)
 		r->thread = thread_serial();
 }
 
-ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c)
+ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c, bool lean)
 {
 	struct mspan *s = arena_span_of(p);
 	struct block *b = atomic_load_acquire(&s->samples);
@@ -378,14 +405,14 @@ ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c)
 
 	if (UNLIKELY(!b) && !(b = make_block(s)))
 		return false;
-	if (UNLIKELY(sampler.labels))
+	if (!lean && UNLIKELY(sampler.labels))
 		site = label_site(site, mspan_slot_bytes(s));
-	r = record_at(b, mspan_index_of(s, (uintptr_t)p));
-	fill_record(r, site, size);
-	if (sampler.record_size >= RECORD_ESCAPE && sample_hooks.begin)
+	r = record_in(b, mspan_index_of(s, (uintptr_t)p), lean);
+	fill_record(r, site, size, lean);
+	if (!lean && sampler.record_size >= RECORD_ESCAPE && sample_hooks.begin)
 		r->escape = sample_hooks.begin(p, size, c->site, c->trail);
 	count_page(s, b, p, 1);
-	count_alloc(site, size, new_weight(s, b, size, r->period));
+	count_alloc(site, size, new_weight(s, b, size, r->period), lean);
 	return true;
 }
 
@@ -400,7 +427,7 @@ static void hide(void *p, size_t size)
 	heap_set_budget(-1); /* the next, too */
 	if (!s || (!b && !(b = make_block(s))))
 		return;
-	fill_record(record_at(b, index), HIDDEN_SITE, size);
+	fill_record(record_at(b, index), HIDDEN_SITE, size, false);
 	count_page(s, b, p, 1);
 	atomic_store_relaxed(&sampler.any_hidden, 1u);
 }
@@ -416,17 +443,17 @@ static COLD void forget_freed(void *p)
 		record_at(b, index)->site = SITE_NONE;
 }
 
-void sample_on_malloc(void *p, size_t size)
+ALWAYS_INLINE void on_malloc(void *p, size_t size, bool lean)
 {
 	struct capture c;
 
-	if (UNLIKELY(seep_tls.hiding > 0) && !atomic_load_relaxed(&sampler.exact)) {
+	if (UNLIKELY(seep_tls.hiding > 0) && !is_exact(lean)) {
 		hide(p, size);
 		return;
 	}
-	if (!atomic_load_relaxed(&sampler.exact) && LIKELY(seep_tls.state == TLS_LIVE))
+	if (!is_exact(lean) && LIKELY(seep_tls.state == TLS_LIVE))
 		mcache_self()->budget = sample_draw_budget();
-	if (sampler.clear)
+	if (!lean && sampler.clear)
 		clear_object(p, size);
 	if (seep_tls.internal > 0 || !atomic_load_relaxed(&sampler.on) ||
 	    !store_is_own()) {
@@ -434,15 +461,25 @@ void sample_on_malloc(void *p, size_t size)
 		return;
 	}
 	seep_tls.internal++;
-	if (LIKELY(capture(&c)) && LIKELY(record(p, size, &c))) {
+	if (LIKELY(capture(&c)) && LIKELY(record(p, size, &c, lean))) {
 		thread_add(&sampler.samples, 1);
-		if (!atomic_load_relaxed(&sampler.exact))
+		if (!is_exact(lean))
 			atomic_store_relaxed(&sampler.last, p);
 	} else {
 		forget_freed(p);
 		atomic_add_relaxed(&sampler.dropped, 1u);
 	}
 	seep_tls.internal--;
+}
+
+void sample_on_malloc(void *p, size_t size)
+{
+	on_malloc(p, size, false);
+}
+
+void sample_on_malloc_lean(void *p, size_t size)
+{
+	on_malloc(p, size, true);
 }
 
 static void end_escape(uint32_t handle)
@@ -501,22 +538,22 @@ static NOINLINE void note_end(void *p, uint32_t site)
 /* Large objects, whose records go with them, and sampled ones but for those small ones
  * that go before the next is sampled. In exact mode a stack for each of the others would
  * cost as much as that of its birth. */
-ALWAYS_INLINE bool has_noted_end(const struct mspan *s, const void *p)
+ALWAYS_INLINE bool has_noted_end(const struct mspan *s, const void *p, bool lean)
 {
-	return UNLIKELY(s->slot_size == 0) || (!atomic_load_relaxed(&sampler.exact) &&
-					       p != atomic_load_relaxed(&sampler.last));
+	return UNLIKELY(s->slot_size == 0) ||
+	       (!is_exact(lean) && p != atomic_load_relaxed(&sampler.last));
 }
 
-bool sample_on_free(struct mspan *s, uint32_t index, void *p)
+ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool lean)
 {
 	struct block *b = s->samples;
-	struct sample_record *r = record_at(b, index);
+	struct sample_record *r = record_in(b, index, lean);
 	uint32_t site = r->site, handle = 0;
 
 	if ((int32_t)site <= 0)
 		return site == SITE_NONE || !sample_is_freed(s, index);
 	r->site = site == HIDDEN_SITE ? SITE_NONE : site | SAMPLE_FREED;
-	if (sampler.record_size >= RECORD_ESCAPE) {
+	if (!lean && sampler.record_size >= RECORD_ESCAPE) {
 		handle = r->escape;
 		r->escape = 0;
 	}
@@ -524,12 +561,22 @@ bool sample_on_free(struct mspan *s, uint32_t index, void *p)
 	if (site == HIDDEN_SITE || !store_is_own())
 		return true;
 	count_free(site, record_size(s, r), old_weight(s, b, r));
-	if (UNLIKELY(sampler.lifetimes))
+	if (!lean && UNLIKELY(sampler.lifetimes))
 		end_lifetime(s, r, site);
-	if (has_noted_end(s, p))
+	if (has_noted_end(s, p, lean))
 		note_end(p, site);
 	end_escape(handle);
 	return true;
+}
+
+bool sample_on_free(struct mspan *s, uint32_t index, void *p)
+{
+	return on_free(s, index, p, false);
+}
+
+bool sample_on_free_lean(struct mspan *s, uint32_t index, void *p)
+{
+	return on_free(s, index, p, true);
 }
 
 /* Grown or shrunk in place: counts as a free of the old size and an allocation of the new
@@ -559,5 +606,5 @@ void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 		sample_hooks.resize(r->escape, size);
 	r->site = site;
 	r->size = (uint16_t)size;
-	count_alloc(site, size, new_weight(s, b, size, r->period));
+	count_alloc(site, size, new_weight(s, b, size, r->period), false);
 }

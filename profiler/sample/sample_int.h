@@ -71,6 +71,9 @@ extern struct sampler sampler HIDDEN;
 int64_t sample_draw_budget(void);
 void sample_on_malloc(void *p, size_t size);
 bool sample_on_free(struct mspan *s, uint32_t index, void *p);
+/* The same in sampled mode with records of RECORD_BIRTH and nothing else asked for. */
+void sample_on_malloc_lean(void *p, size_t size);
+bool sample_on_free_lean(struct mspan *s, uint32_t index, void *p);
 void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size);
 void sample_on_release(struct mspan *s);
 bool sample_is_freed(const struct mspan *s, uint32_t index);
