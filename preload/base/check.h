@@ -18,7 +18,7 @@
  * (double free and the like) and for broken invariants of ours. */
 void fatal(const char *format, ...) __attribute__((noreturn, cold)) PRINTF(1, 2);
 /* The line alone. SIGNAL. */
-void fatal_line(const char *format, va_list ap) __attribute__((cold));
+void fatal_line(const char *format, va_list ap) __attribute__((cold)) PRINTF(1, 0);
 
 #define CHECK(cond)                                                                      \
 	do {                                                                             \

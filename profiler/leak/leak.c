@@ -327,7 +327,7 @@ void leak_find_exit(struct leak_exit *out)
 	}
 }
 
-void leak_enter(void)
+NO_LOCK_CHECK void leak_enter(void)
 {
 	thread_internal_enter();
 	lock_acquire(&leak.lock);
@@ -340,7 +340,7 @@ void leak_enter(void)
 	inner_init();
 }
 
-void leak_leave(void)
+NO_LOCK_CHECK void leak_leave(void)
 {
 	lock_release(&leak.lock);
 	thread_internal_leave();

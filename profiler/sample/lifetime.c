@@ -34,9 +34,9 @@ struct sums {
 	size_t count, size;
 };
 
-#define SHARD                               \
-	{                                   \
-		LOCK_INIT(LOCK_RANK_SAMPLE) \
+#define SHARD                                       \
+	{                                           \
+		.lock = LOCK_INIT(LOCK_RANK_SAMPLE) \
 	}
 #define FOUR_SHARDS SHARD, SHARD, SHARD, SHARD
 

@@ -65,7 +65,7 @@ double estimate_variance(const struct estimate *e, const Seep__Pprof__Sample *s,
 
 const char *estimate_text(double value, double variance, char *buf, size_t size)
 {
-	double percent = value ? 100 * sqrt(variance) / fabs(value) : 0;
+	double percent = value != 0 ? 100 * sqrt(variance) / fabs(value) : 0;
 
 	if (variance == 0)
 		buf[0] = '\0';
