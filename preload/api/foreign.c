@@ -59,51 +59,33 @@ struct where {
 	bool readable;
 };
 
-static uintptr_t parse_hex(const char **text)
+static char kind_of(const struct os_mapping *m)
 {
-	uintptr_t value = 0;
-
-	for (;; (*text)++) {
-		char c = **text;
-
-		if (c >= '0' && c <= '9')
-			value = value << 4 | (uintptr_t)(c - '0');
-		else if (c >= 'a' && c <= 'f')
-			value = value << 4 | (uintptr_t)(c - 'a' + 10);
-		else
-			return value;
-	}
-}
-
-static char kind_of(const char *rest_of_line)
-{
-	if (strstr(rest_of_line, "[stack"))
+	if (m->path && strncmp(m->path, "[stack", 6) == 0)
 		return 's';
-	return strchr(rest_of_line, '/') ? 'f' : 'a';
+	return m->path && m->path[0] == '/' ? 'f' : 'a';
 }
 
 static bool look_at_line(char *line, void *arg)
 {
 	struct where *w = arg;
-	const char *at = line;
-	uintptr_t lo = parse_hex(&at);
-	uintptr_t hi;
+	struct os_mapping m;
 
-	at++;
-	hi = parse_hex(&at);
-	if (w->addr >= hi) {
-		w->before = kind_of(at);
-		w->hi = hi;
+	if (!os_parse_mapping(line, &m))
+		return true;
+	if (w->addr >= m.hi) {
+		w->before = kind_of(&m);
+		w->hi = m.hi;
 		return true;
 	}
-	if (w->addr < lo)
+	if (w->addr < m.lo)
 		return false;
-	if (w->hi != lo)
+	if (w->hi != m.lo)
 		w->before = 0;
-	w->lo = lo;
-	w->hi = hi;
-	w->readable = at[1] == 'r';
-	w->kind = kind_of(at);
+	w->lo = m.lo;
+	w->hi = m.hi;
+	w->readable = m.readable;
+	w->kind = kind_of(&m);
 	return false;
 }
 

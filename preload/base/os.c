@@ -376,3 +376,39 @@ int os_each_line(const char *path, bool (*fn)(char *line, void *arg), void *arg)
 	}
 }
 #pragma GCC diagnostic pop
+
+static uintptr_t parse_hex(const char **text)
+{
+	uintptr_t value = 0;
+
+	for (;; (*text)++) {
+		char c = **text;
+
+		if (c >= '0' && c <= '9')
+			value = value << 4 | (uintptr_t)(c - '0');
+		else if (c >= 'a' && c <= 'f')
+			value = value << 4 | (uintptr_t)(c - 'a' + 10);
+		else
+			return value;
+	}
+}
+
+bool os_parse_mapping(const char *line, struct os_mapping *out)
+{
+	const char *at = line;
+
+	out->lo = parse_hex(&at);
+	if (at == line || *at++ != '-')
+		return false;
+	out->hi = parse_hex(&at);
+	if (strlen(at) < 6 || at[0] != ' ')
+		return false;
+	out->readable = at[1] == 'r';
+	out->writable = at[2] == 'w';
+	out->executable = at[3] == 'x';
+	out->shared = at[4] == 's';
+	out->path = strchr(at, '/');
+	if (!out->path)
+		out->path = strchr(at, '[');
+	return true;
+}

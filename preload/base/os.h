@@ -99,4 +99,13 @@ void os_futex_wake(const uint32_t *word, int count);
  * cut. */
 int os_each_line(const char *path, bool (*fn)(char *line, void *arg), void *arg);
 
+/* A line of /proc/PID/maps: "lo-hi rwxp offset dev inode   path". False: it is none. */
+struct os_mapping {
+	uintptr_t lo, hi;
+	bool readable, writable, executable, shared;
+	const char
+		*path; /* a file's, or a name of the kernel's in brackets; NULL: none */
+};
+bool os_parse_mapping(const char *line, struct os_mapping *out);
+
 #endif

@@ -30,32 +30,11 @@ struct search {
 	bool failed;
 };
 
-static uintptr_t parse_hex(const char **text)
+/* Is it a line of a mapping that is private, readable and writable? */
+static bool parse_mapping(const char *line, struct os_mapping *out)
 {
-	uintptr_t value = 0;
-
-	for (;; (*text)++) {
-		char c = **text;
-
-		if (c >= '0' && c <= '9')
-			value = value << 4 | (uintptr_t)(c - '0');
-		else if (c >= 'a' && c <= 'f')
-			value = value << 4 | (uintptr_t)(c - 'a' + 10);
-		else
-			return value;
-	}
-}
-
-/* "lo-hi rw.p ..." False: no such line, or not private, readable and writable. */
-static bool parse_mapping(const char *line, uintptr_t *lo, uintptr_t *hi)
-{
-	const char *at = line;
-
-	*lo = parse_hex(&at);
-	if (at == line || *at++ != '-')
-		return false;
-	*hi = parse_hex(&at);
-	return at[0] == ' ' && at[1] == 'r' && at[2] == 'w' && at[4] == 'p';
+	return os_parse_mapping(line, out) && out->readable && out->writable &&
+	       !out->shared;
 }
 
 static void add(struct search *s, uintptr_t lo, uintptr_t hi)
@@ -101,15 +80,15 @@ static bool see_lacking(struct search *s)
 
 	while ((n = os_read(s->from->maps, text + have, CHUNK - 1 - have)) > 0) {
 		char *line = text, *end;
-		uintptr_t lo, hi;
+		struct os_mapping m;
 
 		have += (size_t)n;
 		text[have] = '\0';
 		for (; (end = strchr(line, '\n')); line = end + 1) {
 			*end = '\0';
-			if (parse_mapping(line, &lo, &hi))
+			if (parse_mapping(line, &m))
 				add_uncovered(s, s->roots->include, s->roots->ninclude,
-					      lo, hi);
+					      m.lo, m.hi);
 		}
 		have -= (size_t)(line - text);
 		memmove(text, line, have);
@@ -120,13 +99,13 @@ static bool see_lacking(struct search *s)
 static bool see_flags(char *line, void *arg)
 {
 	struct search *s = arg;
-	uintptr_t lo, hi;
+	struct os_mapping m;
 
 	if ((line[0] >= '0' && line[0] <= '9') || (line[0] >= 'a' && line[0] <= 'f')) {
 		s->lo = s->hi = 0;
-		if (parse_mapping(line, &lo, &hi)) {
-			s->lo = lo;
-			s->hi = hi;
+		if (parse_mapping(line, &m)) {
+			s->lo = m.lo;
+			s->hi = m.hi;
 		}
 	} else if (strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " wf")) {
 		add(s, s->lo, s->hi);

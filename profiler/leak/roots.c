@@ -77,22 +77,6 @@ void roots_exclude(struct roots *r, uintptr_t lo, uintptr_t hi)
 
 /* ---- mappings ---- */
 
-static uintptr_t parse_hex(const char **text)
-{
-	uintptr_t value = 0;
-
-	for (;; (*text)++) {
-		char c = **text;
-
-		if (c >= '0' && c <= '9')
-			value = value << 4 | (uintptr_t)(c - '0');
-		else if (c >= 'a' && c <= 'f')
-			value = value << 4 | (uintptr_t)(c - 'a' + 10);
-		else
-			return value;
-	}
-}
-
 static bool is_device(const char *path)
 {
 	return strncmp(path, "/dev/", 5) == 0 && strncmp(path, "/dev/shm", 8) != 0 &&
@@ -115,38 +99,14 @@ static void include_readable(struct roots *r, uintptr_t lo, uintptr_t hi)
 	include(r, start, hi);
 }
 
-/* Fields of a line of /proc/self/maps: "lo-hi rwxp offset dev inode   path" */
-struct mapping {
-	uintptr_t lo, hi;
-	bool readable, writable, executable, shared;
-	const char *path; /* NULL: none */
-};
-
-static bool parse_line(const char *at, struct mapping *out)
-{
-	out->lo = parse_hex(&at);
-	at++;
-	out->hi = parse_hex(&at);
-	if (strlen(at) < 6 || at[0] != ' ')
-		return false;
-	out->readable = at[1] == 'r';
-	out->writable = at[2] == 'w';
-	out->executable = at[3] == 'x';
-	out->shared = at[4] == 's';
-	out->path = strchr(at, '/');
-	if (!out->path)
-		out->path = strchr(at, '['); /* a name of the kernel's */
-	return true;
-}
-
 /* Included, too, is memory of no file that may only be read: tables that the program has
  * sealed. */
 static bool see_line(char *line, void *arg)
 {
 	struct roots *r = arg;
-	struct mapping m;
+	struct os_mapping m;
 
-	if (!parse_line(line, &m))
+	if (!os_parse_mapping(line, &m))
 		return true;
 	if (!m.readable && !m.writable)
 		unreadable_open(&r->unreadable, m.lo, m.hi,
