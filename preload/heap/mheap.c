@@ -13,7 +13,10 @@
  *
  * Large objects that come and go are cut off one run that is in no list, the victim (see
  * freelist.h), as long as no run of the lists would fit them better. Anything else that
- * wants pages enters it into the lists first.
+ * wants pages enters it into the lists first. Those of up to a megabyte are kept whole
+ * for a while, as quick runs, for the next object of about their length; they are entered
+ * into the lists at the scavenger's ticks, before clean pages are used, and when they are
+ * many.
  *
  * Concurrency: all state is guarded by mheap_lock.
  */
@@ -28,6 +31,9 @@
 #include "preload/heap/sizeclass.h"
 
 #define SCAVENGE_EVERY 16 /* frees of large objects between looks at the clock */
+#define QUICK_LEAST    64 /* pages of all quick runs, and a share of those in use */
+#define QUICK_SHARE    4
+#define QUICK_MOST     (8 * MIB >> PAGE_SHIFT)
 
 struct lock mheap_lock = LOCK_INIT(LOCK_RANK_MHEAP);
 
@@ -42,10 +48,10 @@ static struct {
 
 /* ---- free runs ---- */
 
-static struct mspan *neighbour(uintptr_t addr)
+/* The free run of the lists that addr, in a or just outside, lies in; NULL: none. */
+static inline struct mspan *neighbour(const struct arena *a, uintptr_t addr)
 {
-	struct arena *a = arena_of(addr);
-	struct mspan *s = a ? arena_span(a, addr) : NULL;
+	struct mspan *s = arena_span(a, addr);
 
 	if (!s || s->state != MSPAN_FREE)
 		return NULL;
@@ -73,19 +79,24 @@ static struct mspan *absorb(struct mspan *s, struct mspan *other)
 	return s;
 }
 
-/* Enters a run into the lists, merged with its neighbours. They must lie in the same
- * arena: arenas are never adjacent in their page tables, and a run never leaves its
- * arena. */
+/* Merges s with its neighbours in the lists, which lie in the same arena: before its
+ * first page are its tables, behind its last nothing is looked up. */
+static void merge_run(struct mspan *s)
+{
+	const struct arena *a = arena_of(s->base);
+	struct mspan *before = neighbour(a, s->base - 1);
+	struct mspan *after = neighbour(a, s->base + (s->npages << PAGE_SHIFT));
+
+	if (before)
+		absorb(s, before);
+	if (after)
+		absorb(s, after);
+}
+
+/* Enters a run into the lists, merged with its neighbours. */
 static void insert_run(struct mspan *s)
 {
-	struct arena *a = arena_of(s->base);
-	struct mspan *before = neighbour(s->base - 1);
-	struct mspan *after = neighbour(s->base + (s->npages << PAGE_SHIFT));
-
-	if (before && arena_of(before->base) == a)
-		absorb(s, before);
-	if (after && arena_of(after->base) == a)
-		absorb(s, after);
+	merge_run(s);
 	arena_set_span(s, s, false);
 	freelist_insert(s);
 }
@@ -106,32 +117,68 @@ static void retire_victim(void)
 		insert_run(freelist_take_victim());
 }
 
-/* s, which is in use no more, is merged with the victim, or takes its place and merges
- * with its neighbours in the lists. */
+/* The quick runs, too. False: there were none. */
+static bool retire_quick(void)
+{
+	struct mspan *s = freelist_take_oldest_quick();
+
+	if (!s)
+		return false;
+	for (; s; s = freelist_take_oldest_quick())
+		insert_run(s);
+	return true;
+}
+
+static bool joins_victim(const struct mspan *s)
+{
+	const struct mspan *v = freelist_victim();
+
+	return v && (v->base == s->base + (s->npages << PAGE_SHIFT) ||
+		     v->base + (v->npages << PAGE_SHIFT) == s->base);
+}
+
+static void join_victim(struct mspan *s)
+{
+	struct mspan *v = freelist_take_victim();
+
+	if (v->base < s->base)
+		s->base = v->base;
+	s->npages += v->npages;
+	s->ndirty += v->ndirty;
+	put_struct(v);
+	freelist_set_victim(s);
+}
+
+/* Takes the place of the victim. */
 static void make_victim(struct mspan *s)
 {
-	struct mspan *v = freelist_victim();
-	uintptr_t end = s->base + (s->npages << PAGE_SHIFT);
-
-	if (v && (v->base == end || v->base + (v->npages << PAGE_SHIFT) == s->base)) {
-		freelist_take_victim();
-		if (v->base < s->base)
-			s->base = v->base;
-		s->npages += v->npages;
-		s->ndirty += v->ndirty;
-		put_struct(v);
-	} else {
-		struct mspan *before, *after;
-
-		retire_victim();
-		before = neighbour(s->base - 1);
-		after = neighbour(end);
-		if (before)
-			absorb(s, before);
-		if (after)
-			absorb(s, after);
-	}
+	retire_victim();
+	merge_run(s);
 	freelist_set_victim(s);
+}
+
+/* Becomes a quick run. What they hold in all is bounded by what the program does. */
+static void make_quick(struct mspan *s)
+{
+	size_t inuse = mheap.stats.large_pages + mheap.stats.small_pages;
+	size_t most = QUICK_LEAST + inuse / QUICK_SHARE;
+
+	if (most > QUICK_MOST)
+		most = QUICK_MOST;
+	while (freelist_quick_pages() > 0 && freelist_quick_pages() + s->npages > most)
+		insert_run(freelist_take_oldest_quick());
+	freelist_put_quick(s);
+}
+
+/* A large object's pages, which are in use no more. */
+static void shelve(struct mspan *s)
+{
+	if (joins_victim(s))
+		join_victim(s);
+	else if (s->npages <= FREELIST_QUICK_PAGES)
+		make_quick(s);
+	else
+		make_victim(s);
 }
 
 /* npages off the front of the victim, for a large object; NULL: better look elsewhere. */
@@ -141,6 +188,8 @@ static struct mspan *cut_victim(size_t npages)
 
 	if (!freelist_prefers_victim(npages))
 		return NULL;
+	if (freelist_quick_pages() > 0 && freelist_victim()->ndirty < npages)
+		return NULL; /* dirty before clean */
 	if (freelist_victim()->npages == npages)
 		return freelist_take_victim();
 	s = get_struct();
@@ -188,7 +237,7 @@ static bool grow(size_t npages)
 static struct mspan *whole_run(const struct arena *a)
 {
 	uintptr_t start = a->base + (a->first_page << PAGE_SHIFT);
-	struct mspan *s = a->size > 0 ? neighbour(start) : NULL;
+	struct mspan *s = a->size > 0 ? neighbour(a, start) : NULL;
 
 	return s && s->base == start && s->npages == a->end_page - a->first_page ? s
 										 : NULL;
@@ -201,6 +250,7 @@ static bool release_arenas(void)
 	bool any = false;
 
 	retire_victim();
+	retire_quick();
 	for (size_t i = 0; i < arena_count(); i++) {
 		struct arena *a = arena_at(i);
 		struct mspan *s = arena_is_first(a) ? NULL : whole_run(a);
@@ -252,6 +302,8 @@ static struct mspan *take_run(size_t npages)
 
 	retire_victim();
 	s = freelist_find(npages);
+	if ((!s || s->ndirty < npages) && retire_quick()) /* dirty before clean */
+		s = freelist_find(npages);
 	if (!s && (grow(npages) || (release_arenas() && grow(npages))))
 		s = freelist_find(npages);
 	if (!s)
@@ -298,15 +350,14 @@ static void count_pages(const struct mspan *s, bool in)
 		mheap.stats.peak_pages = total;
 }
 
-/* Turns a run that is in no list into a span in use. */
-static void start_span(struct mspan *s, enum mspan_state state, bool all_pages)
+/* Turns a run that is in no list into a span in use. Its pages point to it already. */
+static void start_span(struct mspan *s, enum mspan_state state)
 {
 	s->needs_zero = s->ndirty > 0;
 	s->ndirty = 0;
 	s->samples = NULL;
 	s->next = s->prev = NULL;
 	s->listed = false;
-	arena_set_span(s, s, all_pages);
 	atomic_store_release(&s->state, (uint8_t)state);
 	enter_inuse(s);
 	count_pages(s, true);
@@ -335,7 +386,8 @@ struct mspan *mheap_alloc_small(unsigned c)
 	if (s) {
 		split(s, npages);
 		init_small(s, c);
-		start_span(s, MSPAN_SMALL, true);
+		arena_set_span(s, s, true);
+		start_span(s, MSPAN_SMALL);
 		arena_set_class(s, mheap.slow_frees ? 0 : (uint8_t)c);
 	}
 	scavenge_note_locked(npages);
@@ -398,12 +450,17 @@ struct mspan *mheap_alloc_large(size_t npages, size_t align)
 	if (npages == 0 || __builtin_add_overflow(npages, extra, &want))
 		return NULL;
 	lock_acquire(&mheap_lock);
-	s = extra == 0 ? cut_victim(npages) : NULL;
-	if (!s)
-		s = cut_run(npages, want, align);
+	s = extra == 0 ? freelist_take_quick(npages) : NULL;
+	if (!s) {
+		s = extra == 0 ? cut_victim(npages) : NULL;
+		if (!s)
+			s = cut_run(npages, want, align);
+		if (s)
+			arena_set_span(s, s, false);
+	}
 	if (s) {
 		init_large(s);
-		start_span(s, MSPAN_LARGE, false); /* free pages have class 0 already */
+		start_span(s, MSPAN_LARGE); /* free pages have class 0 already */
 	}
 	scavenge_note_locked(npages);
 	lock_release(&mheap_lock);
@@ -423,10 +480,20 @@ struct mspan *mheap_alloc_unseen(void)
 	if (s) {
 		split(s, 1);
 		init_large(s);
-		start_span(s, MSPAN_LARGE, false);
+		arena_set_span(s, s, false);
+		start_span(s, MSPAN_LARGE);
 	}
 	lock_release(&mheap_lock);
 	return s;
+}
+
+/* A tick of the scavenger, if it is time: it sees all free runs. */
+static void scavenge(void)
+{
+	if (!scavenge_is_due_locked())
+		return;
+	retire_quick();
+	scavenge_tick_locked();
 }
 
 static void free_large_locked(struct mspan *s)
@@ -435,9 +502,9 @@ static void free_large_locked(struct mspan *s)
 	leave_inuse(s);
 	s->ndirty = s->npages;
 	scavenge_note_locked(s->npages);
-	make_victim(s);
+	shelve(s);
 	if (++mheap.nlarge_frees % SCAVENGE_EVERY == 0)
-		scavenge_locked();
+		scavenge();
 }
 
 void mheap_free(struct mspan *s)
@@ -456,8 +523,28 @@ void mheap_free(struct mspan *s)
 	s->ndirty = s->npages;
 	scavenge_note_locked(s->npages);
 	insert_run(s);
-	scavenge_locked();
+	scavenge();
 	lock_release(&mheap_lock);
+}
+
+/* The free run at addr, in a, of at least npages, still in its list; NULL: none. Quick
+ * runs there are entered into the lists first. */
+static struct mspan *run_behind(const struct arena *a, uintptr_t addr, size_t npages)
+{
+	struct mspan *s, *quick;
+	size_t len;
+
+	do {
+		s = neighbour(a, addr);
+		len = s ? s->npages : 0;
+		if (len >= npages)
+			return s;
+		quick = freelist_take_quick_at(arena_span(a, addr + (len << PAGE_SHIFT)),
+					       addr + (len << PAGE_SHIFT));
+		if (quick)
+			insert_run(quick);
+	} while (quick);
+	return NULL;
 }
 
 /* Grows a large span into the free run behind it. */
@@ -480,8 +567,8 @@ static bool extend_locked(struct mspan *s, size_t npages)
 		return true;
 	}
 	retire_victim();
-	after = neighbour(end);
-	if (!after || arena_of(after->base) != arena_of(s->base) || after->npages < more)
+	after = run_behind(arena_of(s->base), end, more);
+	if (!after)
 		return false;
 	freelist_remove(after);
 	split(after, more);
@@ -506,7 +593,7 @@ static bool shrink_locked(struct mspan *s, size_t npages)
 	count_pages(s, true);
 	arena_set_span(s, s, false);
 	insert_run(rest);
-	scavenge_locked();
+	scavenge();
 	return true;
 }
 
@@ -529,6 +616,7 @@ size_t mheap_trim(void)
 
 	lock_acquire(&mheap_lock);
 	retire_victim();
+	retire_quick();
 	npages = scavenge_all_locked();
 	release_arenas();
 	lock_release(&mheap_lock);
@@ -539,7 +627,7 @@ NO_LOCK_CHECK void mheap_tick(void)
 {
 	if (!lock_try_acquire(&mheap_lock))
 		return;
-	scavenge_locked();
+	scavenge();
 	lock_release(&mheap_lock);
 }
 

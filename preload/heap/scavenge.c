@@ -70,9 +70,10 @@ static size_t purge(size_t npages)
 	return done;
 }
 
-static void tick(uint64_t now)
+void scavenge_tick_locked(void)
 {
 	size_t idle = scavenge.least_dirty;
+	uint64_t now = os_coarse_ns();
 	uint64_t elapsed = now - scavenge.last_tick_ns;
 	size_t share;
 
@@ -93,13 +94,11 @@ static bool is_busy(void)
 	       scavenge.traffic / 2 >= freelist_dirty_pages();
 }
 
-void scavenge_locked(void)
+bool scavenge_is_due_locked(void)
 {
-	uint64_t now = os_coarse_ns();
-	uint64_t elapsed = now - scavenge.last_tick_ns;
+	uint64_t elapsed = os_coarse_ns() - scavenge.last_tick_ns;
 
-	if (elapsed >= SLOW_TICK_NS || (elapsed >= TICK_NS && is_busy()))
-		tick(now);
+	return elapsed >= SLOW_TICK_NS || (elapsed >= TICK_NS && is_busy());
 }
 
 size_t scavenge_all_locked(void)

@@ -15,8 +15,9 @@
 #include "preload/base/base.h"
 
 void scavenge_note_locked(size_t npages); /* traffic: pages taken or given */
-void scavenge_locked(void);		  /* a tick, if it is time */
-size_t scavenge_all_locked(void);	  /* purges everything; pages given back */
+bool scavenge_is_due_locked(void);	  /* is it time for a tick? */
+void scavenge_tick_locked(void);
+size_t scavenge_all_locked(void); /* purges everything; pages given back */
 uint64_t scavenge_purged_pages(void);
 
 #endif

@@ -5,7 +5,7 @@
  * How a row comes about: a span holds at least 16 slots of up to 1 KiB, 8 of up to 8 KiB,
  * 4 of the largest, and 16 KiB; among span sizes up to twice that the shortest that
  * wastes at most 3 % is taken, or the least wasteful (all below 9 %). An mcache array
- * holds at most 64 KiB or 256 pointers, but 8 of up to 16 KiB and 4 of the largest.
+ * holds at most 64 KiB or 256 pointers, but at least 8.
  * tests/unit/test_sizeclass.c checks every rule for every class.
  */
 #include "preload/heap/sizeclass.h"
@@ -80,14 +80,14 @@ const struct sizeclass_info sizeclass_info[SIZECLASS_COUNT] = {
 	{ 14336, 7, 4, 2396746u, 8, 4 }, /* 62 */
 	{ 15360, 15, 8, 2236963u, 8, 4 }, /* 63 */
 	{ 16384, 8, 4, 2097152u, 8, 4 }, /* 64 */
-	{ 18432, 9, 4, 1864136u, 4, 2 }, /* 65 */
-	{ 20480, 10, 4, 1677722u, 4, 2 }, /* 66 */
-	{ 22528, 11, 4, 1525202u, 4, 2 }, /* 67 */
-	{ 24576, 12, 4, 1398102u, 4, 2 }, /* 68 */
-	{ 26624, 13, 4, 1290556u, 4, 2 }, /* 69 */
-	{ 28672, 14, 4, 1198373u, 4, 2 }, /* 70 */
-	{ 30720, 15, 4, 1118482u, 4, 2 }, /* 71 */
-	{ 32768, 16, 4, 1048576u, 4, 2 }, /* 72 */
+	{ 18432, 9, 4, 1864136u, 8, 4 }, /* 65 */
+	{ 20480, 10, 4, 1677722u, 8, 4 }, /* 66 */
+	{ 22528, 11, 4, 1525202u, 8, 4 }, /* 67 */
+	{ 24576, 12, 4, 1398102u, 8, 4 }, /* 68 */
+	{ 26624, 13, 4, 1290556u, 8, 4 }, /* 69 */
+	{ 28672, 14, 4, 1198373u, 8, 4 }, /* 70 */
+	{ 30720, 15, 4, 1118482u, 8, 4 }, /* 71 */
+	{ 32768, 16, 4, 1048576u, 8, 4 }, /* 72 */
 };
 
 /* By (size + 15) / 16. */

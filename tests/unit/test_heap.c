@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "preload/heap/freelist.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
 #include "preload/heap/mcentral.h"
@@ -380,6 +381,145 @@ static void test_large_again(void **state)
 	heap_free(p);
 }
 
+/* ---- quick runs ---- */
+
+#define QUICK_LIVE 48
+
+static size_t quick_pages_allowed(void)
+{
+	struct heap_stats s;
+
+	heap_get_stats(&s);
+	return FREELIST_QUICK_PAGES + ((s.inuse_small + s.inuse_large) >> PAGE_SHIFT) / 4;
+}
+
+static void replace_quick(struct block *b, unsigned *seed)
+{
+	size_t size = 33000 + next(seed) % (next(seed) % 2 ? 60000 : 1100000);
+	size_t usable;
+
+	if (b->p) {
+		assert_true(stamps_intact(b, b->size));
+		heap_free(b->p);
+		assert_null(heap_find((uintptr_t)b->p, NULL));
+		assert_null(heap_find((uintptr_t)b->p + b->size - 1, NULL));
+		assert_int_equal(heap_usable_size(b->p), 0);
+	}
+	b->p = heap_malloc(size);
+	usable = heap_usable_size(b->p);
+	assert_in_range(usable, size, size + PAGE_SIZE + size / 4 + PAGE_SIZE / 4);
+	b->size = usable;
+	b->stamp = (unsigned char)(1 + next(seed) % 255);
+	stamp_pages(b, 0);
+}
+
+/* Replaced at random, large objects never overlap, waste at most a quarter, and what is
+ * kept for the next ones stays within its bound. */
+static void test_quick_model(void **state)
+{
+	static struct block blocks[QUICK_LIVE];
+	unsigned seed = SEED;
+	size_t most = 0;
+
+	(void)state;
+	heap_trim();
+	assert_int_equal(freelist_quick_pages(), 0);
+	for (unsigned n = 0; n < 6000; n++) {
+		replace_quick(&blocks[next(&seed) % QUICK_LIVE], &seed);
+		assert_true(freelist_quick_pages() <= quick_pages_allowed());
+		if (freelist_quick_pages() > most)
+			most = freelist_quick_pages();
+		if (n % 50 == 0)
+			pages_add_up();
+	}
+	assert_true(most > 0);
+	for (int i = 0; i < QUICK_LIVE; i++)
+		heap_free(blocks[i].p);
+	pages_add_up();
+	heap_trim();
+	assert_int_equal(freelist_quick_pages(), 0);
+	pages_add_up();
+}
+
+/* Four neighbours of 64 KiB, each with pages that hold something. */
+static void four_neighbours(unsigned char *out[4])
+{
+	unsigned char *room;
+
+	heap_trim();
+	room = heap_malloc(4 << 20);
+	heap_free(room); /* the victim, which they are cut off */
+	for (int i = 0; i < 4; i++) {
+		out[i] = heap_malloc(1 << 16);
+		assert_ptr_equal(out[i], room + ((size_t)i << 16));
+		memset(out[i], 0xff, 1 << 16);
+	}
+}
+
+/* A freed one is found again by what needs as many pages or a little less, and by nothing
+ * else; calloc's is zero. */
+static void test_quick_again(void **state)
+{
+	unsigned char *p[4], *q, *small;
+
+	(void)state;
+	four_neighbours(p);
+	heap_free(p[1]);
+	assert_int_equal(freelist_quick_pages(), 8);
+	q = heap_malloc(9 * PAGE_SIZE);
+	assert_ptr_not_equal(q, p[1]);
+	small = heap_malloc(5 * PAGE_SIZE);
+	assert_ptr_not_equal(small, p[1]);
+	p[1] = heap_calloc(1, 7 * PAGE_SIZE);
+	assert_ptr_equal(p[1], p[0] + (1 << 16));
+	assert_int_equal(freelist_quick_pages(), 0);
+	for (size_t i = 0; i < 1 << 16; i++)
+		assert_int_equal(p[1][i], 0);
+	for (int i = 0; i < 4; i++)
+		heap_free(p[i]);
+	heap_free(q);
+	heap_free(small);
+}
+
+/* An object grows in place into those freed behind it. */
+static void test_quick_growth(void **state)
+{
+	unsigned char *p[4];
+
+	(void)state;
+	four_neighbours(p);
+	heap_free(p[1]);
+	heap_free(p[2]);
+	assert_int_equal(freelist_quick_pages(), 16);
+	assert_ptr_equal(heap_realloc(p[0], 3 << 16), p[0]);
+	assert_int_equal(freelist_quick_pages(), 0);
+	pages_add_up();
+	heap_free(p[0]);
+	heap_free(p[3]);
+}
+
+/* Freed neighbours that hold memory become one run before untouched pages are used. */
+static void test_quick_before_clean(void **state)
+{
+	struct heap_stats before, after;
+	unsigned char *p[4], *q;
+
+	(void)state;
+	four_neighbours(p);
+	heap_trim(); /* what is free besides is clean now */
+	for (int i = 0; i < 3; i++)
+		heap_free(p[i]);
+	assert_int_equal(freelist_quick_pages(), 24);
+	heap_get_stats(&before);
+	assert_int_equal(before.free_dirty, 3 << 16);
+	q = heap_malloc(3 << 16);
+	heap_get_stats(&after);
+	assert_ptr_equal(q, p[0]);
+	assert_int_equal(after.free_dirty, 0);
+	heap_free(q);
+	heap_free(p[3]);
+}
+
 /* Growth by small steps moves the object seldom, and it keeps what is in it. */
 static void test_growth_in_steps(void **state)
 {
@@ -415,6 +555,10 @@ int main(void)
 		cmocka_unit_test(test_growth_in_steps),
 		cmocka_unit_test(test_large_model),
 		cmocka_unit_test(test_large_again),
+		cmocka_unit_test(test_quick_model),
+		cmocka_unit_test(test_quick_again),
+		cmocka_unit_test(test_quick_growth),
+		cmocka_unit_test(test_quick_before_clean),
 		cmocka_unit_test(test_refill_at_a_tick),
 	};
 
