@@ -517,7 +517,7 @@ static NO_SANITIZE void scan(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
 		return;
 	}
 	make_room(w, MARK_SCAN_WORDS + 1);
-	if (w->m->pool)
+	if (w->logs)
 		scan_beside(w, lo, hi);
 	else
 		scan_alone(w, lo, hi);
@@ -574,7 +574,10 @@ INLINE void scan_next(struct mark_worker *w)
 /* Beside helpers, now and then. */
 static void share(struct mark_worker *w, unsigned turn)
 {
-	if ((w->used > 1 || w->nranges > 0) && mark_pool_is_hungry(w->m->pool))
+	unsigned idle = mark_pool_idle(w->m->pool);
+
+	mark_log_lonely(w, idle + 1 == w->m->nworkers ? SHARE_TURNS : 0);
+	if (idle > 0 && (w->used > 1 || w->nranges > 0))
 		mark_pool_donate(w);
 	if (turn % EXCHANGE_TURNS == 0 || w->logged - w->told >= EXCHANGE_LOGGED)
 		mark_log_exchange(w);

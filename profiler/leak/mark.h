@@ -50,6 +50,8 @@ struct mark_worker {
 	uint32_t *log;	    /* beside helpers, a ring: bits it made black; atomic */
 	size_t log_entries; /* a power of two */
 	size_t logged;	    /* so far */
+	bool logs;     /* beside helpers; not while none of them has had work for long */
+	size_t lonely; /* objects since another had work */
 	struct mark_heard {
 		size_t up_to, asked; /* cache lines in between are on their way */
 	} heard[MARK_WORKERS];	     /* of the logs of the others */
@@ -138,10 +140,12 @@ void mark_log_free(struct mark_worker *w);
 size_t mark_log_memory(const struct mark_worker *w);
 /* w tells what it has logged, and hears what the others told. */
 void mark_log_exchange(struct mark_worker *w);
+/* w has marked n more objects while all others were idle, or (0) while some were not. */
+void mark_log_lonely(struct mark_worker *w, size_t n);
 /* With all idle: what any worker has reached is not white, and counted once. */
 void mark_log_merge(struct marker *m);
-/* FAST. Is somebody waiting for work? */
-bool mark_pool_is_hungry(const struct mark_pool *pool);
+/* FAST. How many wait for work? */
+unsigned mark_pool_idle(const struct mark_pool *pool);
 /* Gives some of w's work away, if it can spare any. */
 void mark_pool_donate(struct mark_worker *w);
 /* The caller's: there is work again (true), or all are idle. */

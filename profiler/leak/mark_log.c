@@ -50,7 +50,8 @@ bool mark_log_init(struct mark_worker *w)
 		if (w->white)
 			memcpy(w->white, w->m->white, bytes);
 	}
-	return w->log && w->white;
+	w->logs = w->log && w->white;
+	return w->logs;
 }
 
 void mark_log_free(struct mark_worker *w)
@@ -58,6 +59,7 @@ void mark_log_free(struct mark_worker *w)
 	meta_unmap(w->log, w->log_entries * sizeof(*w->log), META_LEAK);
 	w->log = NULL;
 	w->log_entries = 0;
+	w->logs = false;
 	if (w->white == w->m->white)
 		return;
 	meta_unmap(w->white, mark_bitmap_bytes(w->m), META_LEAK);
@@ -149,6 +151,18 @@ void mark_log_exchange(struct mark_worker *w)
 	for (unsigned i = 0; i < m->nworkers; i++)
 		if (&m->workers[i] != w)
 			hear(w, &m->workers[i], &w->heard[i]);
+}
+
+/* Whoever does not log leaves more behind than a log holds. */
+void mark_log_lonely(struct mark_worker *w, size_t n)
+{
+	w->lonely = n > 0 ? w->lonely + n : 0;
+	if (w->logs && w->lonely > w->log_entries)
+		w->logs = false;
+	if (w->logs || n > 0)
+		return;
+	w->logged += w->log_entries;
+	w->logs = true;
 }
 
 /* What was scanned twice counts once. */

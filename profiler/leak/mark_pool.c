@@ -83,9 +83,9 @@ static void wait_for_change(struct mark_pool *pool, uint32_t seen)
 
 /* ---- giving and taking ---- */
 
-bool mark_pool_is_hungry(const struct mark_pool *pool)
+unsigned mark_pool_idle(const struct mark_pool *pool)
 {
-	return atomic_load_relaxed(&pool->idle) > atomic_load_relaxed(&pool->count);
+	return atomic_load_relaxed(&pool->idle);
 }
 
 /* Half of the stack, at most a chunk: the older one, since what hangs on those is larger,
@@ -132,7 +132,8 @@ void mark_pool_donate(struct mark_worker *w)
 	bool given = false;
 	uint32_t at;
 
-	if (w->used < OBJECTS_LEAST && w->nranges == 0)
+	if ((w->used < OBJECTS_LEAST && w->nranges == 0) ||
+	    atomic_load_relaxed(&pool->count) >= atomic_load_relaxed(&pool->idle))
 		return;
 	pool_lock(pool);
 	at = pool->count;
