@@ -19,16 +19,18 @@
 #include "preload/heap/heap.h"
 #include "profiler/leak/inner.h"
 
-#define STACK_FIRST    65536 /* of the sweep */
-#define STACK_LEAST    4096  /* of a worker, words */
-#define STACK_FRACTION 256   /* of the heap, in bytes */
-#define REFILL_PART    4     /* of a stack that spilled objects may take */
-#define SCAN_BYTES     (MARK_SCAN_WORDS * sizeof(uintptr_t))
-#define GATHERED_SOME  16 /* whose cache lines are on their way */
-#define LOW_BITS       8  /* an address with something in these is no inner pointer */
+#define STACK_FIRST	65536 /* of the sweep */
+#define STACK_LEAST	4096  /* of a worker, words */
+#define STACK_FRACTION	256   /* of the heap, in bytes */
+#define REFILL_PART	4     /* of a stack that spilled objects may take */
+#define SHARE_TURNS	8     /* between looks at whether somebody waits for work */
+#define EXCHANGE_TURNS	256   /* between looks at what others have reached */
+#define EXCHANGE_LOGGED 256
+#define SCAN_BYTES	(MARK_SCAN_WORDS * sizeof(uintptr_t))
+#define LOW_BITS	8 /* an address with something in these is no inner pointer */
 
-#define NO_SANITIZE    __attribute__((no_sanitize("address", "thread", "undefined")))
-#define INLINE	       static inline __attribute__((always_inline))
+#define NO_SANITIZE	__attribute__((no_sanitize("address", "thread", "undefined")))
+#define INLINE		static inline __attribute__((always_inline))
 
 size_t mark_bitmap_bytes(const struct marker *m)
 {
@@ -42,7 +44,8 @@ size_t mark_memory(const struct marker *m)
 	for (size_t i = 0; i < m->narenas; i++)
 		bytes += m->arenas[i].table_bytes;
 	for (unsigned i = 0; i < m->nworkers; i++)
-		bytes += m->workers[i].capacity * sizeof(uintptr_t);
+		bytes += m->workers[i].capacity * sizeof(uintptr_t) +
+			 mark_log_memory(&m->workers[i]);
 	return bytes;
 }
 
@@ -180,6 +183,7 @@ static bool init_memory(struct marker *m)
 	m->capacity = STACK_FIRST;
 	m->stack = meta_map(m->capacity * sizeof(*m->stack), META_LEAK);
 	m->nworkers = 1;
+	m->workers[0].white = m->white;
 	return m->live && m->white && m->pointed && m->inner && m->spans && m->stack &&
 	       mark_worker_init(m, &m->workers[0]);
 }
@@ -340,9 +344,12 @@ static bool begin_refill(struct marker *m)
 /* ---- scanning ---- */
 
 /* Of a pointer to the middle of an object. True: it does not count, but was noted. */
-static NO_SANITIZE COLD bool note_inner(struct marker *m, const struct place *p)
+static NO_SANITIZE COLD bool note_inner(const struct mark_worker *w,
+					const struct place *p)
 {
-	if (!mark_test(m->white, p->bit))
+	struct marker *m = w->m;
+
+	if (!mark_test(w->white, p->bit))
 		return true;
 	if (inner_is_as_good(p->base, p->inside, size_at(m, p->base)))
 		return false;
@@ -353,7 +360,7 @@ static NO_SANITIZE COLD bool note_inner(struct marker *m, const struct place *p)
 /* Makes the object there grey if it is white. */
 INLINE NO_SANITIZE void reach(struct mark_worker *w, const struct place *p)
 {
-	uint64_t *white = &w->m->white[p->bit / 64];
+	uint64_t *white = &w->white[p->bit / 64];
 	uint64_t mask = (uint64_t)1 << (p->bit % 64), old = *white;
 
 	*white = old & ~mask;
@@ -382,31 +389,9 @@ INLINE NO_SANITIZE void look(struct mark_worker *w, uintptr_t word)
 
 	if (!find_place(w->m, word, &p))
 		return;
-	if (p.inside >= LOW_BITS && w->m->strict && note_inner(w->m, &p))
+	if (p.inside >= LOW_BITS && w->m->strict && note_inner(w, &p))
 		return;
 	reach(w, &p);
-}
-
-/* Of the n objects gathered first, those that nobody else took become grey: an atomic
- * operation is dear, so only what seemed white has one, and not before its cache line had
- * time to come. */
-static NO_SANITIZE void take_gathered(struct mark_worker *w, size_t n)
-{
-	uintptr_t *top = w->stack + w->used;
-	uint64_t *white = w->m->white;
-
-	for (size_t i = 0; i < n; i++) {
-		const struct mark_found *f = &w->gathered[i];
-		uint64_t mask = (uint64_t)1 << (f->bit % 64);
-		uint64_t old =
-			__atomic_fetch_and(&white[f->bit / 64], ~mask, __ATOMIC_RELAXED);
-
-		*top = f->base;
-		top += (old & mask) != 0;
-	}
-	w->used = (size_t)(top - w->stack);
-	w->ngathered -= n;
-	memmove(w->gathered, w->gathered + n, w->ngathered * sizeof(*w->gathered));
 }
 
 /* Every disguise of a word; the word as it is, too. */
@@ -476,13 +461,16 @@ static NO_SANITIZE COLD void scan_decoded(struct mark_worker *w, uintptr_t lo,
 	}
 }
 
-/* scan() without helpers. All that does not change is in locals: the compiler must take
- * any word that is written for one of them. */
-static NO_SANITIZE void scan_alone(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+/* All that does not change is in locals: the compiler must take any word that is written
+ * for one of them. Only this worker writes its white, so a plain store will do. */
+INLINE NO_SANITIZE void scan_words(struct mark_worker *w, uintptr_t lo, uintptr_t hi,
+				   bool logs)
 {
 	const struct mark_arena a = w->m->arenas[0];
 	bool strict = w->m->strict, more = w->m->narenas > 1;
-	uint64_t *white = w->m->white;
+	uint64_t *white = w->white;
+	uint32_t *log = w->log;
+	size_t log_mask = w->log_entries - 1, logged = w->logged;
 	uintptr_t *top = w->stack + w->used;
 
 	for (; lo < hi; lo += sizeof(uintptr_t)) {
@@ -495,45 +483,30 @@ static NO_SANITIZE void scan_alone(struct mark_worker *w, uintptr_t lo, uintptr_
 			continue;
 		if (LIKELY(word - a.base < a.bytes))
 			p = place_of(&a, word);
-		if (UNLIKELY(p.inside >= LOW_BITS) && strict && note_inner(w->m, &p))
+		if (UNLIKELY(p.inside >= LOW_BITS) && strict && note_inner(w, &p))
 			continue;
 		mask = (uint64_t)1 << (p.bit % 64);
 		old = white[p.bit / 64];
-		white[p.bit / 64] = old & ~mask;
+		atomic_store_relaxed(&white[p.bit / 64], old & ~mask);
 		*top = p.base;
 		top += (old & mask) != 0;
+		if (logs) {
+			atomic_store_relaxed(&log[logged & log_mask], (uint32_t)p.bit);
+			logged += (old & mask) != 0;
+		}
 	}
 	w->used = (size_t)(top - w->stack);
+	w->logged = logged;
 }
 
-/* scan() beside helpers: what seems white is gathered, then taken by those who are first.
- */
-static NO_SANITIZE void scan_shared(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+static NO_SANITIZE void scan_alone(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
 {
-	const struct mark_arena a = w->m->arenas[0];
-	bool strict = w->m->strict, more = w->m->narenas > 1;
-	const uint64_t *white = w->m->white;
-	struct mark_found *top = w->gathered + w->ngathered;
+	scan_words(w, lo, hi, false);
+}
 
-	for (; lo < hi; lo += sizeof(uintptr_t)) {
-		uintptr_t word = *(const volatile uintptr_t *)lo;
-		struct place p;
-
-		if (LIKELY(word - a.base >= a.bytes) &&
-		    (LIKELY(!more) || !find_place(w->m, word, &p)))
-			continue;
-		if (LIKELY(word - a.base < a.bytes))
-			p = place_of(&a, word);
-		if (UNLIKELY(p.inside >= LOW_BITS) && strict && note_inner(w->m, &p))
-			continue;
-		*top = (struct mark_found){ p.base, p.bit };
-		top += mark_test(white, p.bit);
-	}
-	for (size_t i = w->ngathered; i < (size_t)(top - w->gathered); i++)
-		__builtin_prefetch(&white[w->gathered[i].bit / 64], 1);
-	w->ngathered = (size_t)(top - w->gathered);
-	if (w->ngathered >= 2 * GATHERED_SOME)
-		take_gathered(w, w->ngathered - GATHERED_SOME);
+static NO_SANITIZE void scan_beside(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+{
+	scan_words(w, lo, hi, true);
 }
 
 /* At most MARK_SCAN_WORDS words. */
@@ -543,9 +516,9 @@ static NO_SANITIZE void scan(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
 		scan_decoded(w, lo, hi);
 		return;
 	}
-	make_room(w, MARK_GATHERED);
-	if (w->m->pool)
-		scan_shared(w, lo, hi);
+	make_room(w, MARK_SCAN_WORDS + 1);
+	if (w->logs)
+		scan_beside(w, lo, hi);
 	else
 		scan_alone(w, lo, hi);
 }
@@ -598,24 +571,46 @@ INLINE void scan_next(struct mark_worker *w)
 	}
 }
 
-void mark_work(struct mark_worker *w)
+/* Beside helpers, now and then. */
+static void share(struct mark_worker *w, unsigned turn)
+{
+	unsigned idle = mark_pool_idle(w->m->pool);
+
+	mark_log_lonely(w, idle + 1 == w->m->nworkers ? SHARE_TURNS : 0);
+	if (idle > 0 && (w->used > 1 || w->nranges > 0))
+		mark_pool_donate(w);
+	if (turn % EXCHANGE_TURNS == 0 || w->logged - w->told >= EXCHANGE_LOGGED)
+		mark_log_exchange(w);
+}
+
+/* Until nothing is left. */
+static void work(struct mark_worker *w)
 {
 	const struct mark_pool *pool = w->m->pool;
 
-	for (;;) {
+	for (unsigned turn = 1;; turn++) {
 		while (w->used > 0 && w->tail - w->head < MARK_QUEUE)
 			fetch_next(w);
 		if (w->used == 0 && w->nranges > 0)
 			scan_some_of_range(w);
 		else if (w->head != w->tail)
 			scan_next(w);
-		else if (w->ngathered > 0)
-			take_gathered(w, w->ngathered);
 		else if (!refill(w))
 			return;
-		if (pool && UNLIKELY(mark_pool_is_hungry(pool)))
-			mark_pool_donate(w);
+		if (pool && UNLIKELY(turn % SHARE_TURNS == 0))
+			share(w, turn);
 	}
+}
+
+void mark_work(struct mark_worker *w)
+{
+	if (!w->m->pool) {
+		work(w);
+		return;
+	}
+	mark_log_exchange(w);
+	work(w);
+	mark_log_exchange(w);
 }
 
 /* ---- the caller's side ---- */
@@ -651,6 +646,8 @@ void mark_drain(struct marker *m)
 		if (!(m->pool && mark_pool_await(w)) && !begin_refill(m))
 			break;
 	}
+	if (m->pool)
+		mark_log_merge(m);
 	m->objects = m->bytes = 0;
 	for (unsigned i = 0; i < m->nworkers; i++) {
 		m->objects += m->workers[i].objects;

@@ -20,16 +20,8 @@
 #define MARK_RANGES	1024
 #define MARK_SCAN_WORDS 128 /* looked at in one go */
 
-#define MARK_GATHERED	(MARK_SCAN_WORDS + 32) /* and not taken yet */
-
 struct grey {
 	uintptr_t lo, hi; /* bytes still to be scanned */
-};
-
-/* What seems white, beside helpers. */
-struct mark_found {
-	uintptr_t base;
-	size_t bit;
 };
 
 /* Where a page's objects have their bits. All zero: no object lies there. */
@@ -47,15 +39,23 @@ struct mark_arena {
 	size_t table_bytes;
 };
 
-/* One thread's part of the work; touched by that thread only, others look at it when it
- * is done. */
+/* One thread's part of the work; written by that thread only. Others read the log and
+ * white, and the rest when it is done. */
 struct mark_worker {
 	struct marker *m;
 	uintptr_t *stack; /* objects' first bytes */
 	size_t used, capacity;
-	struct mark_found gathered[MARK_GATHERED]; /* beside helpers: seems white */
-	size_t ngathered;
-	struct grey *ranges; /* pieces longer than an object of a kilobyte */
+	uint64_t *white;    /* that no worker has reached, as far as this one has heard;
+			     * atomic. The caller's own: the marker's */
+	uint32_t *log;	    /* beside helpers, a ring: bits it made black; atomic */
+	size_t log_entries; /* a power of two */
+	size_t logged;	    /* so far */
+	bool logs;     /* beside helpers; not while none of them has had work for long */
+	size_t lonely; /* objects since another had work */
+	struct mark_heard {
+		size_t up_to, asked; /* cache lines in between are on their way */
+	} heard[MARK_WORKERS];	     /* of the logs of the others */
+	struct grey *ranges;	     /* pieces longer than an object of a kilobyte */
 	size_t nranges;
 	struct {
 		uintptr_t base;
@@ -65,6 +65,8 @@ struct mark_worker {
 	uint64_t objects, bytes; /* scanned or about to be */
 	char *thread_stack;	 /* of a helper */
 	uint32_t tid;		 /* of a helper; the kernel clears it at its end; futex */
+	size_t told __attribute__((
+		aligned(2 * CACHE_LINE)));  /* of logged, what others may read; atomic */
 } __attribute__((aligned(2 * CACHE_LINE))); /* nobody else's are beside it */
 
 struct mark_pool;
@@ -74,7 +76,7 @@ struct marker {
 	struct mark_arena arenas[ARENA_MAX];
 	size_t narenas;
 	uint64_t *live;	   /* given out and in no cache */
-	uint64_t *white;   /* live and not reached */
+	uint64_t *white;   /* live and not reached, as of the last mark_drain() */
 	uint64_t *pointed; /* mark: reached, but no stack had room for it (spilled).
 			    * sweep: another lost object points at it */
 	uint64_t *inner;   /* strict: a pointer into it was seen */
@@ -126,14 +128,24 @@ void mark_stop_helpers(struct marker *m);
 /* How many helpers are worth having for this heap on this machine. */
 unsigned mark_useful_helpers(const struct marker *m);
 
-/* ---- between mark.c and mark_pool.c ---- */
+/* ---- between mark.c, mark_log.c and mark_pool.c ---- */
 
 /* Works until nothing is left that w knows of. */
 void mark_work(struct mark_worker *w);
 bool mark_worker_init(struct marker *m, struct mark_worker *w);
 void mark_worker_free(struct mark_worker *w);
-/* FAST. Is somebody waiting for work? */
-bool mark_pool_is_hungry(const struct mark_pool *pool);
+/* Gives w a log, and a helper its own white. */
+bool mark_log_init(struct mark_worker *w);
+void mark_log_free(struct mark_worker *w);
+size_t mark_log_memory(const struct mark_worker *w);
+/* w tells what it has logged, and hears what the others told. */
+void mark_log_exchange(struct mark_worker *w);
+/* w has marked n more objects while all others were idle, or (0) while some were not. */
+void mark_log_lonely(struct mark_worker *w, size_t n);
+/* With all idle: what any worker has reached is not white, and counted once. */
+void mark_log_merge(struct marker *m);
+/* FAST. How many wait for work? */
+unsigned mark_pool_idle(const struct mark_pool *pool);
 /* Gives some of w's work away, if it can spare any. */
 void mark_pool_donate(struct mark_worker *w);
 /* The caller's: there is work again (true), or all are idle. */

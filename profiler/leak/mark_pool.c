@@ -12,6 +12,8 @@
  * All are done when the caller has nothing, every helper is idle and the pool is empty,
  * which is decided under that lock.
  *
+ * Who has marked what travels in logs, see mark_log.c.
+ *
  * Tried instead: each object belongs to one worker, and words travel to their owner. That
  * needs no atomic operations, but costs as much on two cores as they do, and on a busy
  * machine the workers wait for each other.
@@ -81,9 +83,9 @@ static void wait_for_change(struct mark_pool *pool, uint32_t seen)
 
 /* ---- giving and taking ---- */
 
-bool mark_pool_is_hungry(const struct mark_pool *pool)
+unsigned mark_pool_idle(const struct mark_pool *pool)
 {
-	return atomic_load_relaxed(&pool->idle) > atomic_load_relaxed(&pool->count);
+	return atomic_load_relaxed(&pool->idle);
 }
 
 /* Half of the stack, at most a chunk: the older one, since what hangs on those is larger,
@@ -130,7 +132,8 @@ void mark_pool_donate(struct mark_worker *w)
 	bool given = false;
 	uint32_t at;
 
-	if (w->used < OBJECTS_LEAST && w->nranges == 0)
+	if ((w->used < OBJECTS_LEAST && w->nranges == 0) ||
+	    atomic_load_relaxed(&pool->count) >= atomic_load_relaxed(&pool->idle))
 		return;
 	pool_lock(pool);
 	at = pool->count;
@@ -227,7 +230,7 @@ static bool start_one(struct marker *m)
 
 	w->thread_stack = meta_map(HELPER_STACK, META_LEAK);
 	w->tid = 1;
-	if (w->thread_stack && mark_worker_init(m, w)) {
+	if (w->thread_stack && mark_worker_init(m, w) && mark_log_init(w)) {
 		add_idle(m->pool, 1u);
 		m->nworkers++;
 		if (clone(helper_main, w->thread_stack + HELPER_STACK, flags, w, NULL,
@@ -236,10 +239,19 @@ static bool start_one(struct marker *m)
 		m->nworkers--;
 		add_idle(m->pool, UINT32_MAX);
 	}
+	if (w->m)
+		mark_log_free(w);
 	mark_worker_free(w);
 	meta_unmap(w->thread_stack, HELPER_STACK, META_LEAK);
 	memset(w, 0, sizeof(*w));
 	return false;
+}
+
+static void free_pool(struct marker *m)
+{
+	mark_log_free(&m->workers[0]);
+	meta_unmap(m->pool, sizeof(*m->pool), META_LEAK);
+	m->pool = NULL;
 }
 
 void mark_start_helpers(struct marker *m, unsigned n)
@@ -247,12 +259,11 @@ void mark_start_helpers(struct marker *m, unsigned n)
 	if (n == 0 || m->ndecodes > 0)
 		return;
 	m->pool = meta_map(sizeof(*m->pool), META_LEAK);
-	while (m->pool && m->nworkers <= n && m->nworkers < MARK_WORKERS && start_one(m))
-		;
-	if (m->nworkers > 1)
-		return;
-	meta_unmap(m->pool, sizeof(*m->pool), META_LEAK);
-	m->pool = NULL;
+	if (m->pool && mark_log_init(&m->workers[0]))
+		while (m->nworkers <= n && m->nworkers < MARK_WORKERS && start_one(m))
+			;
+	if (m->nworkers == 1)
+		free_pool(m);
 }
 
 /* The kernel wakes whoever waits for the address as any process might. */
@@ -276,12 +287,12 @@ void mark_stop_helpers(struct marker *m)
 		await_end(w);
 		m->workers[0].objects += w->objects;
 		m->workers[0].bytes += w->bytes;
+		mark_log_free(w);
 		mark_worker_free(w);
 		meta_unmap(w->thread_stack, HELPER_STACK, META_LEAK);
 		memset(w, 0, sizeof(*w));
 	}
-	meta_unmap(m->pool, sizeof(*m->pool), META_LEAK);
-	m->pool = NULL;
+	free_pool(m);
 }
 
 unsigned mark_useful_helpers(const struct marker *m)

@@ -277,6 +277,46 @@ static __attribute__((unused)) void test_helpers(void **state)
 	}
 }
 
+/* Many more objects than the logs between workers hold: each is counted once. */
+static __attribute__((unused)) void test_helpers_fall_behind(void **state)
+{
+	uintptr_t **table = heap_calloc(LIST, sizeof(*table));
+	uintptr_t *unreached = heap_calloc(1, 64);
+	struct marker m;
+	uint32_t index;
+	size_t bit;
+
+	(void)state;
+	seed = 1;
+	for (uint32_t i = 0; i < LIST; i++)
+		table[i] = heap_calloc(1, 16 + 32 * (i % 2));
+	for (uint32_t i = 0; i < LIST; i++) {
+		table[i][0] = (uintptr_t)table[draw(LIST)];
+		table[i][1] = (uintptr_t)table[i + 1 < LIST ? i + 1 : 0];
+	}
+	for (unsigned helpers = 1; helpers <= 3; helpers++) {
+		begin(&m);
+		mark_start_helpers(&m, helpers);
+		mark_word(&m, (uintptr_t)table[0]);
+		mark_drain(&m);
+		assert_int_equal(m.objects, LIST);
+		mark_stop_helpers(&m);
+		assert_int_equal(m.objects, LIST);
+		assert_int_equal(m.bytes, LIST / 2 * (16 + 48));
+		for (uint32_t i = 0; i < LIST; i++) {
+			assert_non_null(mark_find(&m, (uintptr_t)table[i], &index, &bit));
+			assert_false(mark_test(m.white, bit));
+		}
+		assert_non_null(mark_find(&m, (uintptr_t)unreached, &index, &bit));
+		assert_true(mark_test(m.white, bit));
+		end(&m);
+	}
+	for (uint32_t i = 0; i < LIST; i++)
+		heap_free(table[i]);
+	heap_free(table);
+	heap_free(unreached);
+}
+
 /* ---- what earlier checks found ---- */
 
 static void count_entry(const struct history_entry *e, void *arg)
@@ -427,6 +467,7 @@ int main(void)
 		cmocka_unit_test(test_history),
 #if !defined(__SANITIZE_THREAD__) /* helpers share the caller's thread pointer */
 		cmocka_unit_test(test_helpers),
+		cmocka_unit_test(test_helpers_fall_behind),
 #endif
 	};
 
