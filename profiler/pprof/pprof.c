@@ -52,7 +52,7 @@ struct pprof {
 	size_t zlib_used;
 	unsigned char out[OUT_BYTES];
 	size_t nstaged;
-	unsigned char staged[STAGED_BYTES]; /* not compressed yet */
+	unsigned char staged[STAGED_BYTES];    /* not compressed yet */
 	Seep__Pprof__Label labels[MAX_LABELS]; /* of the sample being sent */
 };
 
