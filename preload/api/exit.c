@@ -24,6 +24,7 @@
 #include "profiler/control/runtable.h"
 #include "profiler/escape/escape.h"
 #include "profiler/leak/leak.h"
+#include "profiler/pprof/pprof.h"
 #include "profiler/sample/rss.h"
 #include "profiler/sample/sample.h"
 #include "profiler/stack/module.h"
@@ -349,6 +350,7 @@ static int report_all(const char *prefix, const struct exit_cause *cause)
 
 	if (wants_profiles(cause) && (prefix[0] || row))
 		rss_measure();
+	pprof_keep_memory();
 	if (check) {
 		if (cause->way == EXIT_SIGNAL)
 			leak_check_above(&r, cause->sp);

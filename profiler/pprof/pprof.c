@@ -19,6 +19,7 @@
 #include <string.h>
 #include <zlib.h>
 
+#include "preload/base/atomic.h"
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
@@ -54,19 +55,26 @@ struct pprof {
 	uint64_t nstrings, nlocations, nfunctions, nmappings;
 	uint32_t nmodules; /* whose mappings have been sent */
 	uint8_t tail[2 + MAX_VALUES * 10 + MAX_LABELS * LABEL_BYTES]; /* of one sample */
-	uint8_t *stack;	       /* of one sample: location numbers as varints */
 	char place[PLACE_MAX]; /* name of one unnamed location */
-	char zlib_memory[ZLIB_MEMORY];
-	size_t zlib_used;
-	unsigned char out[OUT_BYTES];
-	size_t nstaged;
-	unsigned char staged[STAGED_BYTES]; /* not compressed yet */
+	size_t zlib_used, nstaged;
 	struct recent {
 		uintptr_t addr;
 		uint32_t size;
 		uint8_t id[ID_BYTES + 3];
 	} recent[RECENT]; /* in front of locations */
+	/* From here on nothing is cleared for the next file. */
+	unsigned char staged[STAGED_BYTES]; /* not compressed yet */
+	unsigned char out[OUT_BYTES];
+	char zlib_memory[ZLIB_MEMORY];
+	uint8_t stack[MAX_FRAMES * ID_BYTES]; /* of one sample: numbers as varints */
 };
+
+/* Memory for the next file: a process that ends writes up to seven of them, and pages
+ * that are mapped anew cost a fault each. */
+static struct {
+	struct pprof *spare; /* atomic */
+	bool keep;	     /* atomic */
+} memory;
 
 /* ---- bytes ---- */
 
@@ -122,10 +130,10 @@ static voidpf zlib_alloc(voidpf arg, uInt items, uInt size)
 	return p->zlib_memory + p->zlib_used - bytes;
 }
 
-static void zlib_free(voidpf arg, voidpf memory)
+static void zlib_free(voidpf arg, voidpf block)
 {
 	(void)arg; /* goes with the struct pprof */
-	(void)memory;
+	(void)block;
 }
 
 /* ---- wire format around the generated messages ---- */
@@ -427,8 +435,10 @@ static void release(struct pprof *p)
 
 	for (size_t i = 0; i < ARRAY_LEN(tables); i++)
 		table_free(tables[i]);
-	meta_unmap(p->stack, MAX_FRAMES * ID_BYTES, META_PPROF);
-	meta_unmap(p, sizeof(*p), META_PPROF);
+	if (atomic_load_relaxed(&memory.keep))
+		p = atomic_exchange_acq_rel(&memory.spare, p);
+	if (p)
+		meta_unmap(p, sizeof(*p), META_PPROF);
 }
 
 /* fd negative: PREFIX.KIND.pb.gz. */
@@ -448,9 +458,8 @@ static int begin(struct pprof **out, struct pprof *p, const char *prefix, int fd
 {
 	int error;
 
-	p->stack = meta_map(MAX_FRAMES * ID_BYTES, META_PPROF);
 	p->file.fd = -1;
-	error = p->stack ? open_file(p, prefix, fd) : -ENOMEM;
+	error = open_file(p, prefix, fd);
 	p->z.zalloc = zlib_alloc;
 	p->z.zfree = zlib_free;
 	p->z.opaque = p;
@@ -470,11 +479,25 @@ static int begin(struct pprof **out, struct pprof *p, const char *prefix, int fd
 	return 0;
 }
 
+static struct pprof *get_memory(void)
+{
+	struct pprof *p = atomic_exchange_acq_rel(&memory.spare, NULL);
+
+	if (p)
+		memset(p, 0, offsetof(struct pprof, staged));
+	return p ? p : meta_map(sizeof(*p), META_PPROF);
+}
+
+void pprof_keep_memory(void)
+{
+	atomic_store_relaxed(&memory.keep, true);
+}
+
 static int begin_profile(struct pprof **out, const struct pprof_kind *kind,
 			 const char *prefix, int fd, int64_t period,
 			 const char *const *comments)
 {
-	struct pprof *p = meta_map(sizeof(*p), META_PPROF);
+	struct pprof *p = get_memory();
 	int error;
 
 	*out = NULL;
