@@ -24,6 +24,7 @@
 #include "profiler/control/runtable.h"
 #include "profiler/escape/escape.h"
 #include "profiler/leak/leak.h"
+#include "profiler/pprof/pprof.h"
 #include "profiler/sample/rss.h"
 #include "profiler/sample/sample.h"
 #include "profiler/stack/module.h"
@@ -45,7 +46,7 @@ static struct {
 	int pid;		 /* of the process that will report */
 	bool off;		 /* forked child with follow=off */
 	bool passive;		 /* the program has a malloc of its own */
-	bool served;		 /* our malloc was called by the program */
+	bool served;		 /* the program's calls of malloc reach ours */
 	bool forked;		 /* not by exec */
 	uint64_t inherited;	 /* samples of the parent's */
 	uint32_t stage;		 /* enum stage; atomic, futex */
@@ -230,11 +231,14 @@ void exit_fill_row(struct runtable_row *row, const char *prefix)
 	fmt_string(row->prefix, sizeof(row->prefix), "%s", prefix);
 }
 
-/* Before we allocate anything ourselves. */
+/* Before we allocate anything ourselves. A program whose calls reach us may make none;
+ * /bin/true does not. */
 static bool was_served(void)
 {
 	struct heap_stats st;
 
+	if (!at_exit.passive)
+		return true;
 	heap_get_stats(&st);
 	return heap_was_used() && st.nrefill + st.nlarge > 0;
 }
@@ -349,6 +353,7 @@ static int report_all(const char *prefix, const struct exit_cause *cause)
 
 	if (wants_profiles(cause) && (prefix[0] || row))
 		rss_measure();
+	pprof_keep_memory();
 	if (check) {
 		if (cause->way == EXIT_SIGNAL)
 			leak_check_above(&r, cause->sp);

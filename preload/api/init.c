@@ -99,7 +99,7 @@ static void profiler_init(void)
 	thread_init();
 	if (o->mode == OPT_MODE_SAMPLED)
 		tables_be_thrifty();
-	unwind_init(o->mode == OPT_MODE_EXACT || o->out[0] != '\0');
+	unwind_init();
 	if (o->leak != OPT_LEAK_OFF || o->suppressions[0])
 		leak_init();
 	if (o->escape != OPT_ESCAPE_OFF)

@@ -38,7 +38,7 @@ struct runtable_row {
 		state; /* enum runtable_state; atomic, release when the rest is written */
 	int32_t pid, ppid;
 	uint32_t verdict;   /* enum runtable_verdict */
-	uint32_t served;    /* our malloc served at least one call */
+	uint32_t served;    /* the program's calls of malloc reach ours */
 	uint32_t forked;    /* made by fork, not by exec */
 	uint32_t end;	    /* enum runtable_end */
 	int32_t signal;	    /* that ended it, 0: none or unknown */

@@ -191,7 +191,7 @@ static int set(struct session *s)
 	if (mode > OPT_MODE_EXACT || sample > MAX_SAMPLE)
 		return fail(s, -EINVAL, "no such mode or sample");
 	module_refresh();
-	unwind_init(false);
+	unwind_init();
 	if (sample_change((enum opt_mode)mode, sample) != 0)
 		return fail(s, -ENOSPC, "the settings were changed too often");
 	return 0;

@@ -20,6 +20,7 @@
 struct dynamic {
 	const Elf64_Rela *lists[2];
 	size_t counts[2];
+	size_t nrelative; /* of lists[1], at its start: these have no symbol */
 	const Elf64_Sym *symbols;
 	const char *strings;
 	size_t strings_size;
@@ -72,6 +73,8 @@ static void read_dynamic(struct dynamic *out, const struct module *m)
 			out->lists[1] = at;
 		else if (d->d_tag == DT_RELASZ)
 			out->counts[1] = d->d_un.d_val / sizeof(Elf64_Rela);
+		else if (d->d_tag == DT_RELACOUNT)
+			out->nrelative = d->d_un.d_val;
 		else if (d->d_tag == DT_SYMTAB)
 			out->symbols = at;
 		else if (d->d_tag == DT_STRTAB)
@@ -93,7 +96,7 @@ static const char *bound_name(uintptr_t entry)
 	if (!d.symbols || !d.strings)
 		return NULL;
 	for (size_t i = 0; i < ARRAY_LEN(d.lists); i++)
-		for (size_t k = 0; d.lists[i] && k < d.counts[i]; k++) {
+		for (size_t k = i ? d.nrelative : 0; d.lists[i] && k < d.counts[i]; k++) {
 			const Elf64_Rela *r = &d.lists[i][k];
 			uint64_t symbol = ELF64_R_SYM(r->r_info);
 

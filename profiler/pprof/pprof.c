@@ -2,6 +2,9 @@
 /*
  * pprof: the streaming writer, see pprof.h.
  *
+ * Samples, which are nearly all of a file, are encoded here; other messages by their
+ * generated code.
+ *
  * Structure: one mapping holds everything: the state and deflate's memory; hash tables
  * (strings, locations, functions, modules) grow by mappings of their own. A message is
  * packed by its generated code through a ProtobufCBuffer whose append() feeds deflate;
@@ -16,6 +19,7 @@
 #include <string.h>
 #include <zlib.h>
 
+#include "preload/base/atomic.h"
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
@@ -30,7 +34,11 @@
 #define STAGED_BYTES (16 * KIB)
 #define LEVEL	     Z_BEST_SPEED /* a program waits for it at its end */
 #define MAX_FRAMES   65536
+#define ID_BYTES     5 /* of a location's number as a varint */
 #define MAX_LABELS   14
+#define LABEL_BYTES  64 /* of one label, with its tag and length */
+#define MAX_VALUES   8
+#define RECENT	     512
 #define PLACE_MAX    288	    /* a file's name, an address */
 #define UNSAMPLED_PC ((uintptr_t)3) /* pseudo pc of a sample without a stack */
 
@@ -45,16 +53,28 @@ struct pprof {
 	 * number of the module's first mapping as its value. */
 	struct table strings, locations, functions, modules;
 	uint64_t nstrings, nlocations, nfunctions, nmappings;
-	uint32_t nmodules;	/* whose mappings have been sent */
-	uint64_t *location_ids; /* of one sample */
-	char place[PLACE_MAX];	/* name of one unnamed location */
-	char zlib_memory[ZLIB_MEMORY];
-	size_t zlib_used;
+	uint32_t nmodules; /* whose mappings have been sent */
+	uint8_t tail[2 + MAX_VALUES * 10 + MAX_LABELS * LABEL_BYTES]; /* of one sample */
+	char place[PLACE_MAX]; /* name of one unnamed location */
+	size_t zlib_used, nstaged;
+	struct recent {
+		uintptr_t addr;
+		uint32_t size;
+		uint8_t id[ID_BYTES + 3];
+	} recent[RECENT]; /* in front of locations */
+	/* From here on nothing is cleared for the next file. */
+	unsigned char staged[STAGED_BYTES]; /* not compressed yet */
 	unsigned char out[OUT_BYTES];
-	size_t nstaged;
-	unsigned char staged[STAGED_BYTES];    /* not compressed yet */
-	Seep__Pprof__Label labels[MAX_LABELS]; /* of the sample being sent */
+	char zlib_memory[ZLIB_MEMORY];
+	uint8_t stack[MAX_FRAMES * ID_BYTES]; /* of one sample: numbers as varints */
 };
+
+/* Memory for the next file: a process that ends writes up to seven of them, and pages
+ * that are mapped anew cost a fault each. */
+static struct {
+	struct pprof *spare; /* atomic */
+	bool keep;	     /* atomic */
+} memory;
 
 /* ---- bytes ---- */
 
@@ -110,24 +130,28 @@ static voidpf zlib_alloc(voidpf arg, uInt items, uInt size)
 	return p->zlib_memory + p->zlib_used - bytes;
 }
 
-static void zlib_free(voidpf arg, voidpf memory)
+static void zlib_free(voidpf arg, voidpf block)
 {
 	(void)arg; /* goes with the struct pprof */
-	(void)memory;
+	(void)block;
 }
 
 /* ---- wire format around the generated messages ---- */
 
+/* Returns the end, at most ten bytes on. */
+static inline uint8_t *encode(uint8_t *to, uint64_t v)
+{
+	for (; v > 0x7f; v >>= 7)
+		*to++ = (uint8_t)v | 0x80;
+	*to++ = (uint8_t)v;
+	return to;
+}
+
 static void put_varint(struct pprof *p, uint64_t v)
 {
 	uint8_t bytes[10];
-	size_t n = 0;
 
-	do {
-		bytes[n++] = (uint8_t)(v & 0x7f) | (v > 0x7f ? 0x80 : 0);
-		v >>= 7;
-	} while (v);
-	append(&p->base, n, bytes);
+	append(&p->base, (size_t)(encode(bytes, v) - bytes), bytes);
 }
 
 static void put_number(struct pprof *p, unsigned field, uint64_t v)
@@ -411,8 +435,10 @@ static void release(struct pprof *p)
 
 	for (size_t i = 0; i < ARRAY_LEN(tables); i++)
 		table_free(tables[i]);
-	meta_unmap(p->location_ids, MAX_FRAMES * sizeof(*p->location_ids), META_PPROF);
-	meta_unmap(p, sizeof(*p), META_PPROF);
+	if (atomic_load_relaxed(&memory.keep))
+		p = atomic_exchange_acq_rel(&memory.spare, p);
+	if (p)
+		meta_unmap(p, sizeof(*p), META_PPROF);
 }
 
 /* fd negative: PREFIX.KIND.pb.gz. */
@@ -432,9 +458,8 @@ static int begin(struct pprof **out, struct pprof *p, const char *prefix, int fd
 {
 	int error;
 
-	p->location_ids = meta_map(MAX_FRAMES * sizeof(*p->location_ids), META_PPROF);
 	p->file.fd = -1;
-	error = p->location_ids ? open_file(p, prefix, fd) : -ENOMEM;
+	error = open_file(p, prefix, fd);
 	p->z.zalloc = zlib_alloc;
 	p->z.zfree = zlib_free;
 	p->z.opaque = p;
@@ -454,11 +479,25 @@ static int begin(struct pprof **out, struct pprof *p, const char *prefix, int fd
 	return 0;
 }
 
+static struct pprof *get_memory(void)
+{
+	struct pprof *p = atomic_exchange_acq_rel(&memory.spare, NULL);
+
+	if (p)
+		memset(p, 0, offsetof(struct pprof, staged));
+	return p ? p : meta_map(sizeof(*p), META_PPROF);
+}
+
+void pprof_keep_memory(void)
+{
+	atomic_store_relaxed(&memory.keep, true);
+}
+
 static int begin_profile(struct pprof **out, const struct pprof_kind *kind,
 			 const char *prefix, int fd, int64_t period,
 			 const char *const *comments)
 {
-	struct pprof *p = meta_map(sizeof(*p), META_PPROF);
+	struct pprof *p = get_memory();
 	int error;
 
 	*out = NULL;
@@ -488,49 +527,99 @@ void pprof_duration(struct pprof *p, uint64_t ns)
 	put_number(p, 10, ns);
 }
 
-static void fill_label(struct pprof *p, const struct pprof_label *in,
-		       Seep__Pprof__Label *out)
+/* A field that is 0 is left out, as proto3 has it. */
+static uint8_t *encode_field(uint8_t *to, unsigned field, int64_t v)
 {
-	seep__pprof__label__init(out);
-	out->key = string_id(p, in->key);
+	if (v == 0)
+		return to;
+	*to++ = (uint8_t)(field << 3);
+	return encode(to, (uint64_t)v);
+}
+
+static uint8_t *encode_label(struct pprof *p, uint8_t *to, const struct pprof_label *in)
+{
+	uint8_t *at = to + 2; /* a tag, and a length below 128 */
+
+	_Static_assert(LABEL_BYTES >= 2 + 4 * 11, "three or four fields");
+	at = encode_field(at, 1, string_id(p, in->key));
 	if (in->text) {
-		out->str = string_id(p, in->text);
+		at = encode_field(at, 2, string_id(p, in->text));
 	} else {
-		out->num = in->number;
-		out->num_unit = string_id(p, in->unit);
+		at = encode_field(at, 3, in->number);
+		at = encode_field(at, 4, string_id(p, in->unit));
 	}
+	to[0] = 3u << 3 | 2;
+	to[1] = (uint8_t)(at - to - 2);
+	return at;
+}
+
+static NOINLINE void find_recent(struct pprof *p, uintptr_t addr, struct recent *r)
+{
+	uint64_t id = location_id(p, addr);
+	uint8_t bytes[10];
+	size_t n = (size_t)(encode(bytes, id) - bytes);
+
+	if (n > ID_BYTES) { /* 2^35 locations */
+		p->failed = true;
+		n = ID_BYTES;
+	}
+	r->addr = addr;
+	r->size = (uint32_t)n;
+	memcpy(r->id, bytes, ID_BYTES);
+}
+
+static inline uint8_t *encode_location(struct pprof *p, uint8_t *to, uintptr_t addr)
+{
+	struct recent *r = &p->recent[(addr ^ addr >> 9) % RECENT];
+
+	if (UNLIKELY(r->addr != addr || r->size == 0))
+		find_recent(p, addr, r);
+	memcpy(to, r->id, ID_BYTES);
+	return to + r->size;
+}
+
+/* The locations of a stack, without tag and length. */
+static size_t encode_stack(struct pprof *p, const uintptr_t *pcs, int count,
+			   bool precise_leaf)
+{
+	uint8_t *at = p->stack;
+
+	if (count > MAX_FRAMES)
+		count = MAX_FRAMES;
+	if (count == 0)
+		at = encode_location(p, at, UNSAMPLED_PC);
+	for (int i = 0; i < count; i++) {
+		bool exact = pcs[i] <= FRAME_PSEUDO_MAX || (i == 0 && precise_leaf);
+
+		at = encode_location(p, at, exact ? pcs[i] : pcs[i] - 1);
+	}
+	return (size_t)(at - p->stack);
 }
 
 void pprof_sample(struct pprof *p, const uintptr_t *pcs, int count, bool precise_leaf,
 		  const int64_t *values, const struct pprof_label *labels, int nlabels)
 {
-	Seep__Pprof__Sample s = SEEP__PPROF__SAMPLE__INIT;
-	Seep__Pprof__Label *label_list[MAX_LABELS];
-	int64_t copy[8];
+	uint8_t head[11], *at, *out = p->tail;
+	size_t stack;
 
-	if (p->failed || p->file.error || p->kind->ntypes > (int)ARRAY_LEN(copy))
+	if (p->failed || p->file.error || p->kind->ntypes > MAX_VALUES)
 		return;
-	if (count > MAX_FRAMES)
-		count = MAX_FRAMES;
-	for (int i = 0; i < count; i++) {
-		bool exact = pcs[i] <= FRAME_PSEUDO_MAX || (i == 0 && precise_leaf);
-
-		p->location_ids[i] = location_id(p, exact ? pcs[i] : pcs[i] - 1);
-	}
-	if (count == 0)
-		p->location_ids[count++] = location_id(p, UNSAMPLED_PC);
-	s.location_id = p->location_ids;
-	s.n_location_id = (size_t)count;
-	memcpy(copy, values, (size_t)p->kind->ntypes * sizeof(*values));
-	s.value = copy;
-	s.n_value = (size_t)p->kind->ntypes;
-	for (int i = 0; i < nlabels && i < MAX_LABELS; i++) {
-		fill_label(p, &labels[i], &p->labels[i]);
-		label_list[i] = &p->labels[i];
-		s.n_label++;
-	}
-	s.label = label_list;
-	put_message(p, 2, &s.base);
+	stack = encode_stack(p, pcs, count, precise_leaf);
+	at = out + 2; /* a tag, and a length below 128 */
+	for (int i = 0; i < p->kind->ntypes; i++)
+		at = encode(at, (uint64_t)values[i]);
+	out[0] = 2u << 3 | 2;
+	out[1] = (uint8_t)(at - out - 2);
+	for (int i = 0; i < nlabels && i < MAX_LABELS; i++)
+		at = encode_label(p, at, &labels[i]);
+	out = head;
+	*out++ = 1u << 3 | 2;
+	out = encode(out, stack);
+	put_varint(p, 2u << 3 | 2);
+	put_varint(p, (size_t)(out - head) + stack + (size_t)(at - p->tail));
+	append(&p->base, (size_t)(out - head), head);
+	append(&p->base, stack, p->stack);
+	append(&p->base, (size_t)(at - p->tail), p->tail);
 }
 
 int pprof_finish(struct pprof *p)

@@ -62,5 +62,7 @@ void pprof_sample(struct pprof *p, const uintptr_t *pcs, int count, bool precise
 /* Completes and renames the file, frees *p. 0, or -errno with nothing left behind. */
 int pprof_finish(struct pprof *p);
 void pprof_abandon(struct pprof *p);
+/* The process ends: a file's memory is kept for the next file. */
+void pprof_keep_memory(void);
 
 #endif

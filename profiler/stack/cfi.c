@@ -11,6 +11,7 @@
 
 #include <string.h>
 
+#include "profiler/stack/cfi_int.h"
 #include "profiler/stack/module.h"
 
 /* Pointer encodings (LSB core, exception frames). */
@@ -18,9 +19,6 @@
 #define PE_PCREL    0x10
 #define PE_DATAREL  0x30
 #define PE_SDATA4   0x0b
-#define REG_RBP	    6
-#define REG_RSP	    7
-#define REG_RA	    16
 #define STATE_DEPTH 6 /* nested remember_state; gcc and clang use one */
 
 enum rule { RULE_SAME, RULE_OFFSET, RULE_RBP_OFFSET, RULE_UNDEFINED, RULE_OTHER };
@@ -32,12 +30,7 @@ struct state {
 	int32_t cfa_offset, rbp_offset, ra_offset;
 };
 
-struct reader {
-	const uint8_t *p, *end;
-	bool bad; /* ran over the end, or something unknown */
-};
-
-static uint8_t get_u8(struct reader *r)
+uint8_t cfi_u8(struct cfi_reader *r)
 {
 	if (r->p >= r->end) {
 		r->bad = true;
@@ -46,7 +39,7 @@ static uint8_t get_u8(struct reader *r)
 	return *r->p++;
 }
 
-static uint64_t get_fixed(struct reader *r, size_t size)
+uint64_t cfi_fixed(struct cfi_reader *r, size_t size)
 {
 	uint64_t v = 0;
 
@@ -59,14 +52,14 @@ static uint64_t get_fixed(struct reader *r, size_t size)
 	return v;
 }
 
-static uint64_t get_uleb(struct reader *r)
+uint64_t cfi_uleb(struct cfi_reader *r)
 {
 	uint64_t v = 0;
 	unsigned shift = 0;
 	uint8_t b;
 
 	do {
-		b = get_u8(r);
+		b = cfi_u8(r);
 		if (shift < 64)
 			v |= (uint64_t)(b & 0x7f) << shift;
 		shift += 7;
@@ -74,14 +67,14 @@ static uint64_t get_uleb(struct reader *r)
 	return v;
 }
 
-static int64_t get_sleb(struct reader *r)
+int64_t cfi_sleb(struct cfi_reader *r)
 {
 	uint64_t v = 0;
 	unsigned shift = 0;
 	uint8_t b;
 
 	do {
-		b = get_u8(r);
+		b = cfi_u8(r);
 		if (shift < 64)
 			v |= (uint64_t)(b & 0x7f) << shift;
 		shift += 7;
@@ -91,7 +84,7 @@ static int64_t get_sleb(struct reader *r)
 	return (int64_t)v;
 }
 
-static uintptr_t get_encoded(struct reader *r, uint8_t enc, uintptr_t data_base)
+uintptr_t cfi_encoded(struct cfi_reader *r, uint8_t enc, uintptr_t data_base)
 {
 	uintptr_t at = (uintptr_t)r->p;
 	uintptr_t v;
@@ -100,25 +93,25 @@ static uintptr_t get_encoded(struct reader *r, uint8_t enc, uintptr_t data_base)
 	case 0x00:
 	case 0x04:
 	case 0x0c:
-		v = get_fixed(r, 8);
+		v = cfi_fixed(r, 8);
 		break;
 	case 0x02:
-		v = get_fixed(r, 2);
+		v = cfi_fixed(r, 2);
 		break;
 	case 0x03:
-		v = get_fixed(r, 4);
+		v = cfi_fixed(r, 4);
 		break;
 	case 0x0a:
-		v = (uintptr_t)(int64_t)(int16_t)get_fixed(r, 2);
+		v = (uintptr_t)(int64_t)(int16_t)cfi_fixed(r, 2);
 		break;
 	case 0x0b:
-		v = (uintptr_t)(int64_t)(int32_t)get_fixed(r, 4);
+		v = (uintptr_t)(int64_t)(int32_t)cfi_fixed(r, 4);
 		break;
 	case 0x01:
-		v = get_uleb(r);
+		v = cfi_uleb(r);
 		break;
 	case 0x09:
-		v = (uintptr_t)get_sleb(r);
+		v = (uintptr_t)cfi_sleb(r);
 		break;
 	default:
 		r->bad = true;
@@ -133,38 +126,30 @@ static uintptr_t get_encoded(struct reader *r, uint8_t enc, uintptr_t data_base)
 
 /* ---- CIE and FDE ---- */
 
-struct cie {
-	uint64_t code_align;
-	int64_t data_align;
-	uint8_t fde_encoding;
-	bool signal, augmented;
-	struct reader program;
-};
-
 /* The entry at p as a reader over its body; false at the end of the section. */
-static bool open_entry(const uint8_t *p, struct reader *out)
+static bool open_entry(const uint8_t *p, struct cfi_reader *out)
 {
 	uint32_t length;
 
 	memcpy(&length, p, 4);
 	if (length == 0 || length == 0xffffffff) /* end; 64-bit DWARF is not used here */
 		return false;
-	*out = (struct reader){ .p = p + 4, .end = p + 4 + length };
+	*out = (struct cfi_reader){ .p = p + 4, .end = p + 4 + length };
 	return true;
 }
 
-static void read_augmentation(struct cie *c, const char *aug, struct reader *r)
+static void read_augmentation(struct cfi_cie *c, const char *aug, struct cfi_reader *r)
 {
 	for (; *aug; aug++) {
 		switch (*aug) {
 		case 'R':
-			c->fde_encoding = get_u8(r);
+			c->fde_encoding = cfi_u8(r);
 			break;
 		case 'P':
-			get_encoded(r, get_u8(r) & 0x7f, 0);
+			cfi_encoded(r, cfi_u8(r) & 0x7f, 0);
 			break;
 		case 'L':
-			get_u8(r);
+			cfi_u8(r);
 			break;
 		case 'S':
 			c->signal = true;
@@ -175,28 +160,28 @@ static void read_augmentation(struct cie *c, const char *aug, struct reader *r)
 	}
 }
 
-static bool read_cie(const uint8_t *p, struct cie *c)
+static bool read_cie(const uint8_t *p, struct cfi_cie *c)
 {
-	struct reader r;
+	struct cfi_reader r;
 	const char *aug;
 	uint8_t version;
 
 	memset(c, 0, sizeof(*c));
 	if (!open_entry(p, &r))
 		return false;
-	get_fixed(&r, 4); /* CIE id */
-	version = get_u8(&r);
+	cfi_fixed(&r, 4); /* CIE id */
+	version = cfi_u8(&r);
 	aug = (const char *)r.p;
-	while (get_u8(&r) != 0 && !r.bad)
+	while (cfi_u8(&r) != 0 && !r.bad)
 		;
-	c->code_align = get_uleb(&r);
-	c->data_align = get_sleb(&r);
+	c->code_align = cfi_uleb(&r);
+	c->data_align = cfi_sleb(&r);
 	if (version == 1)
-		get_u8(&r);
+		cfi_u8(&r);
 	else
-		get_uleb(&r);
+		cfi_uleb(&r);
 	if (aug[0] == 'z') {
-		uint64_t size = get_uleb(&r);
+		uint64_t size = cfi_uleb(&r);
 		const uint8_t *rest = r.p + size;
 
 		if (size > (uint64_t)(r.end - r.p))
@@ -211,28 +196,22 @@ static bool read_cie(const uint8_t *p, struct cie *c)
 	return !r.bad && (version == 1 || version == 3);
 }
 
-struct fde {
-	uintptr_t start, end;
-	struct cie cie;
-	struct reader program;
-};
-
-static bool read_fde(const uint8_t *p, struct fde *f)
+static bool read_fde(const uint8_t *p, struct cfi_fde *f)
 {
-	struct reader r;
+	struct cfi_reader r;
 	const uint8_t *id_at;
 	uint64_t id;
 
 	if (!open_entry(p, &r))
 		return false;
 	id_at = r.p;
-	id = get_fixed(&r, 4);
+	id = cfi_fixed(&r, 4);
 	if (id == 0 || !read_cie(id_at - id, &f->cie))
 		return false;
-	f->start = get_encoded(&r, f->cie.fde_encoding, 0);
-	f->end = f->start + get_encoded(&r, f->cie.fde_encoding & 0x0f, 0);
+	f->start = cfi_encoded(&r, f->cie.fde_encoding, 0);
+	f->end = f->start + cfi_encoded(&r, f->cie.fde_encoding & 0x0f, 0);
 	if (f->cie.augmented) {
-		uint64_t size = get_uleb(&r);
+		uint64_t size = cfi_uleb(&r);
 
 		if (size > (uint64_t)(r.end - r.p))
 			return false;
@@ -245,16 +224,17 @@ static bool read_fde(const uint8_t *p, struct fde *f)
 /* Binary search in the table of .eh_frame_hdr; NULL: none, or not in the usual form. */
 static const uint8_t *find_fde(uintptr_t hdr, uintptr_t pc)
 {
-	struct reader r = { .p = (const uint8_t *)hdr, .end = (const uint8_t *)hdr + 64 };
-	uint8_t version = get_u8(&r), frame_enc = get_u8(&r), count_enc = get_u8(&r),
-		table_enc = get_u8(&r);
+	struct cfi_reader r = { .p = (const uint8_t *)hdr,
+				.end = (const uint8_t *)hdr + 64 };
+	uint8_t version = cfi_u8(&r), frame_enc = cfi_u8(&r), count_enc = cfi_u8(&r),
+		table_enc = cfi_u8(&r);
 	uint64_t lo = 0, hi;
 	const uint8_t *table;
 
 	if (version != 1 || count_enc == PE_OMIT || table_enc != (PE_DATAREL | PE_SDATA4))
 		return NULL;
-	get_encoded(&r, frame_enc, hdr);
-	hi = get_encoded(&r, count_enc, hdr);
+	cfi_encoded(&r, frame_enc, hdr);
+	hi = cfi_encoded(&r, count_enc, hdr);
 	table = r.p;
 	if (hi == 0)
 		return NULL;
@@ -281,52 +261,52 @@ static const uint8_t *find_fde(uintptr_t hdr, uintptr_t pc)
 struct machine {
 	struct state now, initial, stack[STATE_DEPTH];
 	unsigned depth;
-	const struct cie *cie;
+	const struct cfi_cie *cie;
 	uintptr_t loc, pc;
 };
 
 /* DW_OP_breg6 N, DW_OP_deref; or gcc's PLT expression. */
-static void cfa_expression(struct state *s, struct reader e)
+static void cfa_expression(struct state *s, struct cfi_reader e)
 {
 	static const uint8_t plt_tail[] = { 0x80, 0x00, 0x3f, 0x1a };
-	uint8_t op = get_u8(&e);
-	int64_t offset = get_sleb(&e);
+	uint8_t op = cfi_u8(&e);
+	int64_t offset = cfi_sleb(&e);
 
 	s->cfa_kind = CFI_UNSUPPORTED;
 	s->cfa_offset = (int32_t)offset;
-	if (op == 0x70 + REG_RBP && e.end - e.p == 1 && *e.p == 0x06)
+	if (op == 0x70 + CFI_REG_RBP && e.end - e.p == 1 && *e.p == 0x06)
 		s->cfa_kind = CFI_RBP_DEREF;
-	else if (op == 0x70 + REG_RSP && e.end - e.p > (ptrdiff_t)sizeof(plt_tail) &&
+	else if (op == 0x70 + CFI_REG_RSP && e.end - e.p > (ptrdiff_t)sizeof(plt_tail) &&
 		 memcmp(e.p, plt_tail, sizeof(plt_tail)) == 0)
 		s->cfa_kind = CFI_PLT;
 }
 
 static void set_rule(struct state *s, uint64_t reg, enum rule rule, int64_t offset)
 {
-	if (reg == REG_RBP) {
+	if (reg == CFI_REG_RBP) {
 		s->rbp_rule = (uint8_t)rule;
 		s->rbp_offset = (int32_t)offset;
-	} else if (reg == REG_RA) {
+	} else if (reg == CFI_REG_RA) {
 		s->ra_rule = (uint8_t)rule;
 		s->ra_offset = (int32_t)offset;
 	}
 }
 
-static void reg_expression(struct state *s, uint64_t reg, struct reader e)
+static void reg_expression(struct state *s, uint64_t reg, struct cfi_reader e)
 {
-	uint8_t op = get_u8(&e);
-	int64_t offset = get_sleb(&e);
+	uint8_t op = cfi_u8(&e);
+	int64_t offset = cfi_sleb(&e);
 
-	if (reg == REG_RBP && op == 0x70 + REG_RBP && e.p == e.end)
+	if (reg == CFI_REG_RBP && op == 0x70 + CFI_REG_RBP && e.p == e.end)
 		set_rule(s, reg, RULE_RBP_OFFSET, offset);
 	else
 		set_rule(s, reg, RULE_OTHER, 0);
 }
 
-static struct reader get_block(struct reader *r)
+struct cfi_reader cfi_block(struct cfi_reader *r)
 {
-	uint64_t size = get_uleb(r);
-	struct reader block = { .p = r->p, .end = r->p };
+	uint64_t size = cfi_uleb(r);
+	struct cfi_reader block = { .p = r->p, .end = r->p };
 
 	if (size > (uint64_t)(r->end - r->p)) {
 		r->bad = true;
@@ -341,37 +321,37 @@ static void set_cfa(struct state *s, uint64_t reg, int64_t offset)
 {
 	s->cfa_reg = (uint8_t)reg;
 	s->cfa_offset = (int32_t)offset;
-	s->cfa_kind = reg == REG_RSP   ? CFI_RSP
-		      : reg == REG_RBP ? CFI_RBP
-				       : CFI_UNSUPPORTED;
+	s->cfa_kind = reg == CFI_REG_RSP   ? CFI_RSP
+		      : reg == CFI_REG_RBP ? CFI_RBP
+					   : CFI_UNSUPPORTED;
 }
 
 static void restore(struct machine *m, uint64_t reg)
 {
-	if (reg == REG_RBP) {
+	if (reg == CFI_REG_RBP) {
 		m->now.rbp_rule = m->initial.rbp_rule;
 		m->now.rbp_offset = m->initial.rbp_offset;
-	} else if (reg == REG_RA) {
+	} else if (reg == CFI_REG_RA) {
 		m->now.ra_rule = m->initial.ra_rule;
 		m->now.ra_offset = m->initial.ra_offset;
 	}
 }
 
 /* Register rules: DW_CFA_* with their operands. */
-static void run_register_op(struct machine *m, uint8_t op, struct reader *r)
+static void run_register_op(struct machine *m, uint8_t op, struct cfi_reader *r)
 {
 	int64_t da = m->cie->data_align;
-	uint64_t reg = op == 0x2e ? 0 : get_uleb(r);
+	uint64_t reg = op == 0x2e ? 0 : cfi_uleb(r);
 
 	switch (op) {
 	case 0x05: /* offset_extended */
-		set_rule(&m->now, reg, RULE_OFFSET, (int64_t)get_uleb(r) * da);
+		set_rule(&m->now, reg, RULE_OFFSET, (int64_t)cfi_uleb(r) * da);
 		break;
 	case 0x11: /* offset_extended_sf */
-		set_rule(&m->now, reg, RULE_OFFSET, get_sleb(r) * da);
+		set_rule(&m->now, reg, RULE_OFFSET, cfi_sleb(r) * da);
 		break;
 	case 0x2f: /* GNU_negative_offset_extended */
-		set_rule(&m->now, reg, RULE_OFFSET, -((int64_t)get_uleb(r) * da));
+		set_rule(&m->now, reg, RULE_OFFSET, -((int64_t)cfi_uleb(r) * da));
 		break;
 	case 0x06:
 		restore(m, reg);
@@ -383,14 +363,14 @@ static void run_register_op(struct machine *m, uint8_t op, struct reader *r)
 		set_rule(&m->now, reg, RULE_SAME, 0);
 		break;
 	case 0x09: /* register */
-		get_uleb(r);
+		cfi_uleb(r);
 		set_rule(&m->now, reg, RULE_OTHER, 0);
 		break;
 	case 0x0c: /* def_cfa */
-		set_cfa(&m->now, reg, (int64_t)get_uleb(r));
+		set_cfa(&m->now, reg, (int64_t)cfi_uleb(r));
 		break;
 	case 0x12: /* def_cfa_sf */
-		set_cfa(&m->now, reg, get_sleb(r) * da);
+		set_cfa(&m->now, reg, cfi_sleb(r) * da);
 		break;
 	case 0x0d: /* def_cfa_register */
 		set_cfa(&m->now, reg, m->now.cfa_offset);
@@ -399,18 +379,18 @@ static void run_register_op(struct machine *m, uint8_t op, struct reader *r)
 		m->now.cfa_offset = (int32_t)reg;
 		break;
 	case 0x10: /* expression */
-		reg_expression(&m->now, reg, get_block(r));
+		reg_expression(&m->now, reg, cfi_block(r));
 		break;
 	case 0x14: /* val_offset */
-		get_uleb(r);
+		cfi_uleb(r);
 		set_rule(&m->now, reg, RULE_OTHER, 0);
 		break;
 	case 0x15:
-		get_sleb(r);
+		cfi_sleb(r);
 		set_rule(&m->now, reg, RULE_OTHER, 0);
 		break;
 	case 0x16: /* val_expression */
-		get_block(r);
+		cfi_block(r);
 		set_rule(&m->now, reg, RULE_OTHER, 0);
 		break;
 	default:
@@ -419,22 +399,22 @@ static void run_register_op(struct machine *m, uint8_t op, struct reader *r)
 	}
 }
 
-static void run_op(struct machine *m, uint8_t op, struct reader *r)
+static void run_op(struct machine *m, uint8_t op, struct cfi_reader *r)
 {
 	switch (op) {
 	case 0x00: /* nop */
 		break;
 	case 0x01: /* set_loc */
-		m->loc = get_encoded(r, m->cie->fde_encoding, 0);
+		m->loc = cfi_encoded(r, m->cie->fde_encoding, 0);
 		break;
 	case 0x02:
-		m->loc += get_fixed(r, 1) * m->cie->code_align;
+		m->loc += cfi_fixed(r, 1) * m->cie->code_align;
 		break;
 	case 0x03:
-		m->loc += get_fixed(r, 2) * m->cie->code_align;
+		m->loc += cfi_fixed(r, 2) * m->cie->code_align;
 		break;
 	case 0x04:
-		m->loc += get_fixed(r, 4) * m->cie->code_align;
+		m->loc += cfi_fixed(r, 4) * m->cie->code_align;
 		break;
 	case 0x0a: /* remember_state */
 		if (m->depth == STATE_DEPTH)
@@ -449,13 +429,13 @@ static void run_op(struct machine *m, uint8_t op, struct reader *r)
 			m->now = m->stack[--m->depth];
 		break;
 	case 0x0f:
-		cfa_expression(&m->now, get_block(r));
+		cfa_expression(&m->now, cfi_block(r));
 		break;
 	case 0x13: /* def_cfa_offset_sf */
-		m->now.cfa_offset = (int32_t)(get_sleb(r) * m->cie->data_align);
+		m->now.cfa_offset = (int32_t)(cfi_sleb(r) * m->cie->data_align);
 		break;
 	case 0x2e: /* GNU_args_size */
-		get_uleb(r);
+		cfi_uleb(r);
 		break;
 	default:
 		run_register_op(m, op, r);
@@ -464,10 +444,10 @@ static void run_op(struct machine *m, uint8_t op, struct reader *r)
 }
 
 /* Runs a program while its location is not past pc. False: not understood. */
-static bool run(struct machine *m, struct reader r)
+static bool run(struct machine *m, struct cfi_reader r)
 {
 	while (r.p < r.end && !r.bad) {
-		uint8_t op = get_u8(&r);
+		uint8_t op = cfi_u8(&r);
 
 		switch (op & 0xc0) {
 		case 0x40: /* advance_loc */
@@ -475,7 +455,7 @@ static bool run(struct machine *m, struct reader r)
 			break;
 		case 0x80: /* offset */
 			set_rule(&m->now, op & 0x3f, RULE_OFFSET,
-				 (int64_t)get_uleb(&r) * m->cie->data_align);
+				 (int64_t)cfi_uleb(&r) * m->cie->data_align);
 			break;
 		case 0xc0:
 			restore(m, op & 0x3f);
@@ -509,18 +489,21 @@ static struct cfi_row row_of_state(const struct state *s)
 	return row;
 }
 
-struct cfi_row cfi_find_row(uintptr_t pc)
+bool cfi_find_fde(uintptr_t pc, struct cfi_fde *out)
 {
 	uintptr_t hdr = module_eh_frame_hdr(pc);
+	const uint8_t *p = hdr ? find_fde(hdr, pc) : NULL;
+
+	return p && read_fde(p, out) && pc >= out->start && pc < out->end;
+}
+
+struct cfi_row cfi_find_row(uintptr_t pc)
+{
 	const struct cfi_row missing = { .kind = CFI_MISSING };
 	struct machine m = { .pc = pc };
-	struct fde f;
-	const uint8_t *p;
+	struct cfi_fde f;
 
-	if (hdr == 0)
-		return missing;
-	p = find_fde(hdr, pc);
-	if (!p || !read_fde(p, &f) || pc < f.start || pc >= f.end)
+	if (!cfi_find_fde(pc, &f))
 		return missing;
 	if (f.cie.signal)
 		return (struct cfi_row){ .kind = CFI_SIGNAL };

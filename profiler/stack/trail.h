@@ -18,7 +18,7 @@
  * therefore be out of date, and a stack that has become a little shorter than max may be
  * cut still.
  *
- * Stacks with signal frames, code without CFI, or rows for libunwind are not remembered:
+ * Stacks with signal frames, code without CFI, or rows beyond cfi.h are not remembered:
  * trail_capture() returns NULL and the caller takes unwind_here().
  */
 #ifndef PROFILER_STACK_TRAIL_H

@@ -312,12 +312,17 @@ static int finish(struct frame *frames, int n, int max, uintptr_t pc, enum unwin
 int walk_run(struct walk *w, struct frame *frames, int n, int max,
 	     enum unwind_end *out_end)
 {
+	enum step result;
+
 	for (;;) {
 		if (n == max)
 			return finish(frames, n, max, FRAME_TRUNCATED_PC,
 				      UNWIND_TRUNCATED, out_end);
 		frames[n++] = (struct frame){ .pc = w->pc, .slot = w->slot };
-		switch (step(w)) {
+		result = step(w);
+		if (UNLIKELY(result == STEP_UNSUPPORTED))
+			result = unwind_full_step(w);
+		switch (result) {
 		case STEP_OK:
 			break;
 		case STEP_END:
@@ -328,15 +333,6 @@ int walk_run(struct walk *w, struct frame *frames, int n, int max,
 				      module_is_code(w->pc) ? FRAME_TRUNCATED_PC
 							    : FRAME_JIT_PC,
 				      UNWIND_NO_CFI, out_end);
-		case STEP_UNSUPPORTED:
-			n = unwind_lib_continue(frames, n, max);
-			if (n > 0) {
-				*out_end = UNWIND_COMPLETE;
-				return n;
-			}
-			n = -n;
-			return finish(frames, n, max, FRAME_TRUNCATED_PC,
-				      UNWIND_BAD_STACK, out_end);
 		default:
 			return finish(frames, n, max, FRAME_TRUNCATED_PC,
 				      UNWIND_BAD_STACK, out_end);
@@ -373,7 +369,7 @@ int unwind_here(struct frame *frames, int max, enum unwind_end *out_end)
 int unwind_regs(const struct unwind_regs *regs, uintptr_t lo, uintptr_t hi,
 		struct frame *frames, int max, enum unwind_end *out_end)
 {
-	struct walk w = { .pc = regs->ip, .bp = regs->bp, .precise = true };
+	struct walk w = { .pc = regs->ip, .bp = regs->bp, .precise = true, .regs = regs };
 
 	w.fixed_lo = lo;
 	w.fixed_hi = hi;
@@ -406,7 +402,7 @@ void unwind_set_stubs(uintptr_t start, size_t size, uintptr_t table)
 	return_stubs = (struct return_stubs){ start, size, table };
 }
 
-void unwind_init(bool want_libunwind)
+void unwind_init(void)
 {
 	if (!row_table()) {
 		struct row_table *t = meta_map(table_bytes(), META_STACK);
@@ -415,8 +411,6 @@ void unwind_init(bool want_libunwind)
 			t->lg = ROW_TABLE_LG_FIRST;
 		atomic_store_release(&row_table_made, t);
 	}
-	if (want_libunwind)
-		unwind_lib_open();
 }
 
 NO_SANITIZE uintptr_t unwind_caller(void)

@@ -2,9 +2,9 @@
 /*
  * unwind: whole stacks of native code without frame pointers.
  *
- * Frames are found by call frame information compiled from .eh_frame (unwind_cfi.c), by
- * frame pointers only where no CFI exists, and by libunwind (unwind_lib.c, opened
- * privately) where a row needs a DWARF expression. Nothing here allocates from the heap
+ * Frames are found by call frame information compiled from .eh_frame (cfi.c), by frame
+ * pointers only where no CFI exists, and by all registers and expressions of the CFI
+ * (unwind_full.c) where a row needs them. Nothing here allocates from the heap
  * or takes a lock while a stack is walked; every read is checked against the bounds of
  * the stack.
  */
@@ -47,9 +47,8 @@ struct unwind_regs {
 	uintptr_t ip, sp, bp, bx, r12, r13, r14, r15;
 };
 
-/* INIT. Prepares module tables; with want_libunwind also opens libunwind privately.
- * Called from the library's constructor, never later (it may call the loader). */
-void unwind_init(bool want_libunwind);
+/* INIT. Makes the table of rows, unless it is there. */
+void unwind_init(void);
 /* FAST. The return address in the program's innermost frame, from below which our own
  * code was called. */
 uintptr_t unwind_caller(void);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * unwind_int: what unwind.c, trail.c and unwind_lib.c share.
+ * unwind_int: what unwind.c, trail.c and unwind_full.c share.
  */
 #ifndef PROFILER_STACK_UNWIND_INT_H
 #define PROFILER_STACK_UNWIND_INT_H
@@ -22,6 +22,7 @@ struct walk {
 	uintptr_t lo, hi;	      /* words that may be read now */
 	uintptr_t window;	      /* unknown stack: [window, hi) was found readable */
 	uintptr_t fixed_lo, fixed_hi; /* the caller's bounds; 0: none given */
+	const struct unwind_regs *regs; /* where it began; NULL: in our own frame */
 	bool known;   /* hi is the stack's end; else it grows page by page */
 	bool precise; /* pc is exact, not a return address */
 };
@@ -124,10 +125,8 @@ ALWAYS_INLINE uint64_t row_for(struct row_table *t, uintptr_t pc)
 	return row_find(t, pc);
 }
 
-/* INIT. Opens libunwind privately; without it the functions below find nothing. */
-void unwind_lib_open(void);
-/* The walk got stuck in frames[n - 1] of the calling thread's own stack: appends what
- * libunwind finds beyond it. Returns the new count, or -n when it finds nothing. */
-int unwind_lib_continue(struct frame *frames, int n, int max);
+/* SIGNAL. From a frame whose row is CFI_UNSUPPORTED to its caller. Slow: walks the whole
+ * stack up to there again, with all registers. */
+enum step unwind_full_step(struct walk *w);
 
 #endif

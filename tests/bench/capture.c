@@ -143,7 +143,7 @@ int main(void)
 	opt_init("mode=exact");
 	module_refresh();
 	thread_init();
-	unwind_init(false);
+	unwind_init();
 	/* In the library, stacks begin with the program's frames: so here, without the
 	 * frame of capture_here(). */
 	unwind_set_own_text((uintptr_t)capture_here, (uintptr_t)capture_here + 256);

@@ -405,7 +405,7 @@ int main(int argc, char **argv)
 	opt_init("mode=exact:stack=150");
 	module_refresh();
 	thread_init();
-	unwind_init(false);
+	unwind_init();
 	make_routines(w.random);
 	use_alternate_stack();
 	sigaction(SIGUSR1, &act, NULL);

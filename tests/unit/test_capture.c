@@ -263,6 +263,6 @@ int main(void)
 	opt_init("mode=exact:stack=100");
 	module_refresh();
 	thread_init();
-	unwind_init(false);
+	unwind_init();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -192,7 +192,7 @@ int main(void)
 
 	opt_init("mode=sampled:seed=42");
 	module_refresh();
-	unwind_init(false);
+	unwind_init();
 	heap_thread_start();
 	sample_init();
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -140,6 +140,62 @@ static void test_signals(void **state)
 	assert_int_equal(nsignals, 2);
 }
 
+/* Call fn() with the CFA in rbx, which fn's callees save and use; and with the CFA behind
+ * an expression, as in assembly that realigns its frame. */
+void odd_in_rbx(void (*fn)(void));
+void odd_behind(void (*fn)(void));
+__asm__(".text\nodd_in_rbx:\n\t.cfi_startproc\n"
+	"\tpush %rbx\n\t.cfi_adjust_cfa_offset 8\n\t.cfi_rel_offset %rbx, 0\n"
+	"\tmov %rsp, %rbx\n\t.cfi_def_cfa_register %rbx\n"
+	"\tand $-64, %rsp\n\tcall *%rdi\n"
+	"\tmov %rbx, %rsp\n\t.cfi_def_cfa_register %rsp\n"
+	"\tpop %rbx\n\t.cfi_adjust_cfa_offset -8\n\t.cfi_restore %rbx\n"
+	"\tret\n\t.cfi_endproc\n"
+	"odd_behind:\n\t.cfi_startproc\n"
+	"\tmov %rsp, %rax\n\t.cfi_def_cfa_register %rax\n"
+	"\tsub $64, %rsp\n\tand $-64, %rsp\n\tmov %rax, 24(%rsp)\n"
+	"\t.cfi_escape 0x0f, 5, 0x77, 24, 0x06, 0x23, 8\n" /* *(rsp + 24) + 8 */
+	"\tcall *%rdi\n"
+	"\tmov 24(%rsp), %rsp\n\t.cfi_def_cfa %rsp, 8\n"
+	"\tret\n\t.cfi_endproc\n");
+
+static NOINLINE_FN void use_rbx(void)
+{
+	register long busy __asm__("rbx") = ncompared;
+
+	__asm__ volatile("" : "+r"(busy));
+	recurse(5);
+	__asm__ volatile("" : "+r"(busy));
+	sink += (int)busy;
+}
+
+static NOINLINE_FN void through_both(void)
+{
+	odd_behind(use_rbx);
+	sink++;
+}
+
+static NOINLINE_FN void raise_one(void)
+{
+	raise(SIGUSR1);
+	sink++;
+}
+
+/* Frames that only whole call frame information describes. */
+static void test_odd_frames(void **state)
+{
+	struct sigaction act = { .sa_handler = on_signal };
+	int before = ncompared;
+
+	(void)state;
+	odd_in_rbx(use_rbx);
+	odd_behind(use_rbx);
+	odd_in_rbx(through_both);
+	sigaction(SIGUSR1, &act, NULL);
+	odd_in_rbx(raise_one);
+	assert_int_equal(ncompared, before + 4);
+}
+
 static ucontext_t back, routine;
 
 static void in_coroutine(void)
@@ -228,13 +284,14 @@ static void test_garbage(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_shapes),	  cmocka_unit_test(test_signals),
-		cmocka_unit_test(test_coroutine), cmocka_unit_test(test_small_thread),
-		cmocka_unit_test(test_truncated), cmocka_unit_test(test_garbage),
+		cmocka_unit_test(test_shapes),	   cmocka_unit_test(test_signals),
+		cmocka_unit_test(test_coroutine),  cmocka_unit_test(test_small_thread),
+		cmocka_unit_test(test_truncated),  cmocka_unit_test(test_garbage),
+		cmocka_unit_test(test_odd_frames),
 	};
 
 	module_refresh();
 	thread_init();
-	unwind_init(true);
+	unwind_init();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
