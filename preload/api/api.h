@@ -113,4 +113,7 @@ void *signal_known(int sig);
 /* What the program sees in the place of handler, known being what was remembered. */
 void *signal_out(void *handler, void *known);
 
+/* seep_agent_call() can be called: the tool looks at it, before. */
+extern EXPORT uint64_t seep_agent_ready;
+
 #endif

@@ -19,6 +19,7 @@
 #include "preload/heap/tls.h"
 #if CONFIG_PROFILER
 #include "profiler/control/agent.h"
+#include "profiler/control/request.h"
 #include "profiler/control/runtable.h"
 #include "profiler/escape/escape.h"
 #include "profiler/leak/leak.h"
@@ -82,10 +83,8 @@ static void profiler_init(void)
 	if (!api_is_bound()) {
 		if (o->mode != OPT_MODE_OFF)
 			exit_set_passive();
-		agent_init("the program brings its own malloc: nothing was seen");
 		return;
 	}
-	agent_init(NULL);
 	blocked_hooks.is_own_handler = signal_is_own;
 	unwind_set_own_text((uintptr_t)__ehdr_start, (uintptr_t)etext);
 	if (o->mode == OPT_MODE_OFF) {
@@ -110,6 +109,15 @@ static void profiler_init(void)
 						      .resize = escape_resize,
 						      .drop = escape_drop };
 	sample_init();
+}
+
+/* Last: a request may come at once, and uses all the rest. */
+static void answer_from_now_on(void)
+{
+	agent_init(api_is_bound()
+			   ? NULL
+			   : "the program brings its own malloc: nothing was seen");
+	seep_agent_ready = AGENT_MAGIC;
 }
 #endif
 
@@ -136,6 +144,9 @@ __attribute__((constructor)) static void seep_init(void)
 	if (exit_is_wanted())
 		fatal_init();
 	meta_started();
+#if CONFIG_PROFILER
+	answer_from_now_on();
+#endif
 	seep_tls.internal--;
 }
 

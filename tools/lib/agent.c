@@ -16,11 +16,11 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "tools/lib/deliver.h"
 #include "tools/lib/inject.h"
 #include "tools/lib/proc.h"
 #include "tools/lib/say.h"
@@ -38,6 +38,8 @@ struct line {
 	uint64_t key;
 	int listener;
 	bool trace; /* the signal cannot be used */
+	bool early; /* the library has not begun yet */
+	struct delivery delivery;
 	char *path; /* of the socket, or NULL: abstract */
 };
 
@@ -181,7 +183,6 @@ static void check(struct line *l)
 		l->signal = AGENT_SIGNAL;
 	if (l->signal > 64)
 		die(EXIT_USAGE, "%d: no such signal", l->signal);
-	l->trace = !(proc_number(status, "SigCgt", 16, 0) >> (l->signal - 1) & 1);
 	check_seccomp(l->target, status);
 	free(status);
 }
@@ -242,13 +243,14 @@ static void hang_up(void)
 }
 
 /* By ptrace. why: the signal cannot be used. */
-static void ring_by_trace(const struct line *l, const char *why)
+static void ring_by_trace(struct line *l, const char *why)
 {
-	char *also = inject_call(l->target->pid, l->key);
+	char *also = inject_call(l->target->pid, l->key, &l->early);
 
-	if (also)
+	if (also && !l->early)
 		die(EXIT_INCOMPLETE, "process %d: signal %d cannot be used: %s; and %s",
 		    l->target->pid, l->signal, why, also);
+	free(also);
 }
 
 static bool is_pending(const struct line *l, int tid)
@@ -262,14 +264,18 @@ static bool is_pending(const struct line *l, int tid)
 	return is;
 }
 
-static void ring(const struct line *l)
+static void ring(struct line *l)
 {
 	siginfo_t info = { .si_signo = l->signal, .si_code = SI_QUEUE };
 	int pid = l->target->pid, tid;
 
 	if (!proc_is_alive(pid))
 		die(EXIT_INCOMPLETE, "process %d has ended", pid);
-	if (l->trace) {
+	if (l->delivery.tid) {
+		deliver_continue(&l->delivery);
+		return;
+	}
+	if (l->trace || !proc_handles(pid, l->signal)) {
 		ring_by_trace(l, "it does not handle it");
 		return;
 	}
@@ -283,8 +289,8 @@ static void ring(const struct line *l)
 	info.si_pid = getpid();
 	info.si_uid = getuid();
 	info.si_value.sival_ptr = (void *)(uintptr_t)l->key;
-	if (syscall(SYS_rt_tgsigqueueinfo, pid, tid, l->signal, &info) != 0 &&
-	    errno != ESRCH && errno != EAGAIN)
+	if (!deliver_begin(&l->delivery, pid, tid, &info) && errno != ESRCH &&
+	    errno != EAGAIN)
 		die(EXIT_INCOMPLETE, "process %d: cannot send a signal: %s", pid,
 		    strerror(errno));
 }
@@ -308,8 +314,10 @@ static int accept_target(const struct line *l)
 /* Perhaps the signal has another handler by now. */
 static void try_trace(struct line *l)
 {
-	char *why = inject_call(l->target->pid, l->key);
+	char *why;
 
+	deliver_give_up(&l->delivery);
+	why = inject_call(l->target->pid, l->key, &l->early);
 	l->trace = !why;
 	free(why);
 }
@@ -331,10 +339,9 @@ static int dial(struct line *l)
 		if (s >= 0)
 			return s;
 	}
-	die(EXIT_INCOMPLETE,
-	    "process %d did not answer: it is busy with another request, or hangs in "
-	    "the kernel",
-	    l->target->pid);
+	die(EXIT_INCOMPLETE, "process %d did not answer: it %s", l->target->pid,
+	    l->early ? "is still loading its libraries"
+		     : "is busy with another request, or hangs in the kernel");
 }
 
 static bool send_request(int s, const struct agent_request *q, const int *fds, int nfds)

@@ -26,10 +26,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "profiler/control/request.h"
 #include "tools/lib/proc.h"
 #include "tools/lib/say.h"
 
 #define FUNCTION	    "seep_agent_call"
+#define READY		    "seep_agent_ready" /* AGENT_MAGIC when it can be called */
 #define RED_ZONE	    128
 #define STATE_BYTES	    16384 /* of vector registers, more than any processor has */
 #define ERESTART_NO_HANDLER 514	  /* the kernel's ERESTARTNOHAND */
@@ -49,10 +51,16 @@ static bool inside(size_t size, uint64_t offset, uint64_t bytes)
 	return offset <= size && bytes <= size - offset;
 }
 
-/* Value of the function among the dynamic symbols; 0: not there. */
-static uint64_t find_symbol(const char *image, size_t size)
+/* The library's, in the process. */
+struct place {
+	uint64_t function, ready;
+};
+
+/* Value of a name among the dynamic symbols; 0: not there. */
+static uint64_t find_symbol(const char *image, size_t size, const char *name)
 {
 	const Elf64_Ehdr *h = (const void *)image;
+	const size_t bytes = strlen(name) + 1;
 	const Elf64_Shdr *sh;
 
 	if (size < sizeof(*h) || memcmp(image, ELFMAG, SELFMAG) != 0 ||
@@ -70,44 +78,45 @@ static uint64_t find_symbol(const char *image, size_t size)
 		if (!inside(size, str->sh_offset, str->sh_size))
 			continue;
 		for (size_t k = 0; k < sh[i].sh_size / sizeof(*sym); k++)
-			if (inside(str->sh_size, sym[k].st_name, sizeof(FUNCTION)) &&
-			    memcmp(image + str->sh_offset + sym[k].st_name, FUNCTION,
-				   sizeof(FUNCTION)) == 0)
+			if (inside(str->sh_size, sym[k].st_name, bytes) &&
+			    memcmp(image + str->sh_offset + sym[k].st_name, name,
+				   bytes) == 0)
 				return sym[k].st_value;
 	}
 	return 0;
 }
 
-static uint64_t symbol_of_file(const char *path)
+static struct place place_in_file(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	uint64_t value = 0;
+	struct place in = { 0, 0 };
 	struct stat st;
 	void *p;
 
 	if (fd < 0)
-		return 0;
+		return in;
 	if (fstat(fd, &st) == 0 && st.st_size > 0) {
 		p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
 		if (p != MAP_FAILED) {
-			value = find_symbol(p, (size_t)st.st_size);
+			in.function = find_symbol(p, (size_t)st.st_size, FUNCTION);
+			in.ready = find_symbol(p, (size_t)st.st_size, READY);
 			munmap(p, (size_t)st.st_size);
 		}
 	}
 	close(fd);
-	return value;
+	return in;
 }
 
-/* The function's address in the process: where the library's first byte is mapped, and
- * the value from the very file that is mapped there. */
-static uint64_t find_function(int pid)
+/* Addresses in the process: where the library's first byte is mapped, and the values from
+ * the very file that is mapped there. */
+static struct place find_place(int pid)
 {
 	char *path = format_string("/proc/%d/maps", pid), *maps = proc_read(path, NULL);
 	char *line, *rest = NULL;
-	uint64_t address = 0;
+	struct place at = { 0, 0 };
 
 	free(path);
-	for (line = maps ? strtok_r(maps, "\n", &rest) : NULL; line && !address;
+	for (line = maps ? strtok_r(maps, "\n", &rest) : NULL; line && !at.function;
 	     line = strtok_r(NULL, "\n", &rest)) {
 		unsigned long lo, hi, offset;
 		const char *file = strchr(line, '/');
@@ -118,16 +127,16 @@ static uint64_t find_function(int pid)
 			continue;
 		path = format_string("/proc/%d/map_files/%lx-%lx", pid, lo, hi);
 		in_root = format_string("/proc/%d/root%s", pid, file);
-		address = symbol_of_file(path);
-		if (!address)
-			address = symbol_of_file(in_root);
-		if (address)
-			address += lo;
+		at = place_in_file(path);
+		if (!at.function)
+			at = place_in_file(in_root);
+		at.function += at.function ? lo : 0;
+		at.ready += at.ready ? lo : 0;
 		free(path);
 		free(in_root);
 	}
 	free(maps);
-	return address;
+	return at;
 }
 
 /* ---- the thread ---- */
@@ -208,8 +217,10 @@ static bool call(struct victim *v, uint64_t function, uint64_t key)
 	return await(v->tid, &status) && WSTOPSIG(status) == SIGTRAP;
 }
 
-static char *call_in(struct victim *v, uint64_t function, uint64_t key)
+/* The place is looked up while the thread stands: it may just have made an exec. */
+static char *call_in(struct victim *v, int pid, uint64_t key, bool *out_early)
 {
+	struct place at;
 	int status = 0;
 	long deliver = 0;
 
@@ -217,23 +228,30 @@ static char *call_in(struct victim *v, uint64_t function, uint64_t key)
 		return format_string("the thread ended");
 	if (status >> 16 == 0) /* it was about to get a signal */
 		deliver = WSTOPSIG(status);
+	at = find_place(pid);
+	*out_early = at.ready != 0 && (uint64_t)ptrace(PTRACE_PEEKDATA, v->tid, at.ready,
+						       0) != AGENT_MAGIC;
+	if (*out_early || !at.function || !at.ready) {
+		ptrace(PTRACE_DETACH, v->tid, 0, deliver);
+		return *out_early ? format_string("it is still loading its libraries")
+				  : format_string(
+					    "it has no libseep.so, or another version");
+	}
 	if (!get_state(v))
 		return format_string("its registers cannot be read");
-	if (!call(v, function, key))
+	if (!call(v, at.function, key))
 		return format_string("the thread did not return from the call");
 	put_back(v);
 	ptrace(PTRACE_DETACH, v->tid, 0, deliver);
 	return NULL;
 }
 
-char *inject_call(int pid, uint64_t key)
+char *inject_call(int pid, uint64_t key, bool *out_early)
 {
-	uint64_t function = find_function(pid);
 	struct victim v = { .tid = proc_pick_thread(pid, 0) };
 	char *why;
 
-	if (!function)
-		return format_string("its libseep.so has no " FUNCTION);
+	*out_early = false;
 	if (v.tid == 0)
 		return format_string("it has ended");
 	if (ptrace(PTRACE_SEIZE, v.tid, 0, 0) != 0)
@@ -241,7 +259,7 @@ char *inject_call(int pid, uint64_t key)
 				     "the system forbids it; try as root",
 				     strerror(errno));
 	v.state = allocate(STATE_BYTES);
-	why = call_in(&v, function, key);
+	why = call_in(&v, pid, key, out_early);
 	if (why)
 		ptrace(PTRACE_DETACH, v.tid, 0, 0);
 	free(v.state);

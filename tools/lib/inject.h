@@ -7,9 +7,11 @@
 #ifndef TOOLS_LIB_INJECT_H
 #define TOOLS_LIB_INJECT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-/* NULL: done; else why not, allocated. */
-char *inject_call(int pid, uint64_t key);
+/* NULL: done; else why not, allocated. out_early: the library is there but has not begun.
+ */
+char *inject_call(int pid, uint64_t key, bool *out_early);
 
 #endif

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "tools/lib/agent.h"
+#include "tools/lib/pbfile.h"
 #include "tools/lib/say.h"
 
 #define DIRECTORY "seep.out"
@@ -47,7 +48,14 @@ static char *default_path(int pid, const char *kind)
 void output_open(struct output *o, const char *path, int pid, const char *kind)
 {
 	memset(o, 0, sizeof(*o));
+	o->to = -1;
 	if (path && strcmp(path, "-") == 0) {
+		o->to = STDOUT_FILENO;
+		o->fd = memfd_create("seep", MFD_CLOEXEC);
+	} else if (path && pbfile_is_special(path)) {
+		o->to = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+		if (o->to < 0)
+			die(EXIT_INCOMPLETE, "%s: %s", path, strerror(errno));
 		o->fd = memfd_create("seep", MFD_CLOEXEC);
 	} else {
 		o->path = path ? format_string("%s", path) : default_path(pid, kind);
@@ -62,7 +70,7 @@ void output_open(struct output *o, const char *path, int pid, const char *kind)
 	atexit(remove_unfinished);
 }
 
-static void copy_to_stdout(int fd)
+static void copy(int fd, int to)
 {
 	char buf[65536];
 	ssize_t n;
@@ -70,17 +78,16 @@ static void copy_to_stdout(int fd)
 	lseek(fd, 0, SEEK_SET);
 	while ((n = read(fd, buf, sizeof(buf))) > 0)
 		for (ssize_t at = 0, did; at < n; at += did) {
-			did = write(STDOUT_FILENO, buf + at, (size_t)(n - at));
+			did = write(to, buf + at, (size_t)(n - at));
 			if (did < 0)
-				die(EXIT_INCOMPLETE, "standard output: %s",
-				    strerror(errno));
+				die(EXIT_INCOMPLETE, "the output: %s", strerror(errno));
 		}
 }
 
 void output_finish(struct output *o)
 {
-	if (!o->path)
-		copy_to_stdout(o->fd);
+	if (o->to >= 0)
+		copy(o->fd, o->to);
 	else if (rename(o->temporary, o->path) != 0)
 		die(EXIT_INCOMPLETE, "%s: %s", o->path, strerror(errno));
 	close(o->fd);

@@ -8,7 +8,8 @@
 
 struct output {
 	int fd;
-	char *path;	 /* where it will be; NULL: standard output */
+	int to;		 /* where it is copied at the end; -1: nowhere */
+	char *path;	 /* where it will be; NULL: to is used */
 	char *temporary; /* its name until then; NULL: none */
 };
 

@@ -411,11 +411,20 @@ static bool commit(char *temporary, const char *path, bool written)
 	return ok;
 }
 
+bool pbfile_is_special(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+}
+
 bool pbfile_write_bytes(const void *bytes, size_t size, const char *path)
 {
 	const char *at = bytes;
-	char *temporary;
-	int fd = open_temporary(path, &temporary);
+	const bool special = pbfile_is_special(path);
+	char *temporary = NULL;
+	int fd = special ? open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY)
+			 : open_temporary(path, &temporary);
 	bool ok = fd >= 0;
 
 	if (!ok) {
@@ -431,6 +440,8 @@ bool pbfile_write_bytes(const void *bytes, size_t size, const char *path)
 		at += ok ? n : 0;
 		size -= ok ? (size_t)n : 0;
 	}
+	if (special)
+		return close(fd) == 0 && ok;
 	keep_owner(fd, path);
 	ok = close(fd) == 0 && ok;
 	return commit(temporary, path, ok);

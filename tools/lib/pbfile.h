@@ -55,5 +55,7 @@ Seep__Pprof__Function *pbfile_function_at(const struct pbfile *f, uint64_t id);
 bool pbfile_write(struct pbfile *f, const char *path);
 /* Any bytes, likewise; shared with other writers. */
 bool pbfile_write_bytes(const void *bytes, size_t size, const char *path);
+/* A device or a pipe: it is written to, and never replaced by a file. */
+bool pbfile_is_special(const char *path);
 
 #endif

@@ -178,6 +178,17 @@ bool proc_is_alive(int pid)
 	return alive;
 }
 
+bool proc_handles(int pid, int signal)
+{
+	char *path = format_string("/proc/%d/status", pid);
+	char *status = proc_read(path, NULL);
+	bool does = status && proc_number(status, "SigCgt", 16, 0) >> (signal - 1) & 1;
+
+	free(path);
+	free(status);
+	return does;
+}
+
 int proc_has_library(int pid)
 {
 	char *path = format_string("/proc/%d/maps", pid);

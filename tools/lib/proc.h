@@ -20,6 +20,8 @@ char proc_state(const char *status);
 int proc_pick_thread(int pid, int signal);
 /* There, and no zombie. */
 bool proc_is_alive(int pid);
+/* Has it a handler for the signal? */
+bool proc_handles(int pid, int signal);
 /* Is the library mapped? -1 with errno: cannot be seen. */
 int proc_has_library(int pid);
 /* Do both have the same name space ("net", "mnt")? Also true when it cannot be seen. */
