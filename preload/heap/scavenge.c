@@ -18,6 +18,7 @@ static struct {
 	size_t traffic;	    /* pages since the last tick */
 	uint64_t last_tick_ns;
 	uint64_t purged;
+	uint64_t nticks;
 } scavenge;
 
 void scavenge_note_locked(size_t npages)
@@ -77,6 +78,7 @@ void scavenge_tick_locked(void)
 	uint64_t elapsed = now - scavenge.last_tick_ns;
 	size_t share;
 
+	scavenge.nticks++;
 	scavenge.last_tick_ns = now;
 	scavenge.traffic = 0;
 	/* A quarter a tick; a long pause counts as the many ticks that it was. */
@@ -112,4 +114,9 @@ size_t scavenge_all_locked(void)
 uint64_t scavenge_purged_pages(void)
 {
 	return scavenge.purged;
+}
+
+uint64_t scavenge_ticks(void)
+{
+	return scavenge.nticks;
 }

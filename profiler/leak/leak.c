@@ -40,8 +40,9 @@
 #include "profiler/stack/unwind.h"
 
 #define CANARY_BYTES   48
-#define EXIT_BYTES     64 /* exit() is a call and little more */
-#define KEPT_REGISTERS 6  /* rbx, rbp, r12 to r15 */
+#define STACK_CLEARED  112 /* words */
+#define EXIT_BYTES     64  /* exit() is a call and little more */
+#define KEPT_REGISTERS 6   /* rbx, rbp, r12 to r15 */
 
 static struct {
 	struct lock lock; /* one check at a time */
@@ -245,6 +246,16 @@ void leak_judge(struct leak_result *out)
 		out->verdict = out->objects ? LEAK_FOUND : LEAK_CLEAN;
 }
 
+/* Clears what the calls before have left below: where the stack's lower end is not known,
+ * all of it is searched, and a canary's address lies there. */
+static NOINLINE void clear_stack_below(void)
+{
+	uintptr_t words[STACK_CLEARED];
+
+	memset(words, 0, sizeof(words));
+	__asm__ volatile("" : : "r"(words) : "memory");
+}
+
 static NOINLINE bool plant_canaries(void)
 {
 	if (!leak.page)
@@ -254,6 +265,7 @@ static NOINLINE bool plant_canaries(void)
 	leak.held_inverted = ~(uintptr_t)heap_calloc(1, CANARY_BYTES);
 	if (leak.page)
 		leak.page[0] = ~leak.held_inverted;
+	clear_stack_below();
 	return leak.page && ~leak.lost_inverted != 0 && ~leak.held_inverted != 0;
 }
 
