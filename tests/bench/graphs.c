@@ -27,7 +27,7 @@ struct node {
 static struct {
 	uint64_t seed;
 	size_t count;
-	double memory;	    /* of the marker, percent of the heap */
+	double memory;	    /* of two markers, percent of the heap */
 	struct node **node; /* not from the heap, and no root */
 } graph = { .seed = 88172645463325252u };
 
@@ -118,12 +118,12 @@ static void measure(unsigned markers, double *cpu, double *wall)
 
 	mark_word(&m, (uintptr_t)graph.node[0]);
 	mark_drain(&m);
+	graph.memory = 100.0 * (double)mark_memory(&m) / (double)m.heap_bytes;
 
 	mark_stop_helpers(&m);
 
 	c = now(CLOCK_PROCESS_CPUTIME_ID) - c;
 	w = now(CLOCK_MONOTONIC) - w;
-	graph.memory = 100.0 * (double)mark_memory(&m) / (double)m.heap_bytes;
 	if (c < *cpu)
 		*cpu = c;
 	if (w < *wall)
