@@ -53,6 +53,13 @@ bool sample_has_hidden(void)
 
 /* ---- life ---- */
 
+/* A thread may hide before it has allocated anything: then it is now getting its mcache.
+ */
+static int64_t first_budget(void)
+{
+	return seep_tls.hiding && seep_tls.in_start ? -1 : sample_draw_budget();
+}
+
 /* The hooks for what is recorded from now on. Objects recorded by others' rules are
  * known to all. */
 static void install(bool exact)
@@ -71,7 +78,7 @@ static void install(bool exact)
 	heap_hooks.misuse = misuse_describe;
 	heap_hooks.sample_resize = sample_on_resize;
 	heap_hooks.release_samples = sample_on_release;
-	heap_hooks.first_budget = sample_draw_budget;
+	heap_hooks.first_budget = first_budget;
 }
 
 static void redraw_budgets(void)
