@@ -33,6 +33,7 @@
 #include "preload/heap/heap.h"
 #include "preload/heap/tls.h"
 #include "profiler/control/agent_int.h"
+#include "profiler/control/request.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
@@ -141,6 +142,8 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 {
 	(void)sig;
 	thread_excuse_wait();
+	if (info->si_errno == AGENT_TRACED)
+		thread_excuse_wait();
 	if (is_request(info))
 		start((uint64_t)(uintptr_t)info->si_value.sival_ptr);
 	restart_call(context);

@@ -18,6 +18,7 @@
 
 #define AGENT_MAGIC   0x746e6567617065ull
 #define AGENT_VERSION 1
+#define AGENT_TRACED  1	 /* si_errno of the signal: its delivery is one more stop */
 #define AGENT_SIGNAL  57 /* unless the option signal= says otherwise */
 #define AGENT_NAME    "seep-%016lx"
 #define AGENT_PATH    "/tmp/.seep-%016lx"

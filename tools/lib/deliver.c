@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "profiler/control/request.h"
 #include "tools/lib/proc.h"
 
 #define LOOK_NS	   50000 /* between two looks whether it has stopped */
@@ -59,6 +60,7 @@ bool deliver_begin(struct delivery *d, int pid, int tid, siginfo_t *info)
 	d->signal = info->si_signo;
 	d->leaving = false;
 	d->tid = ptrace(PTRACE_SEIZE, tid, 0, 0) == 0 ? tid : 0;
+	info->si_errno = d->tid ? AGENT_TRACED : 0;
 	if (syscall(SYS_rt_tgsigqueueinfo, pid, tid, d->signal, info) != 0) {
 		const int error = errno;
 
