@@ -25,8 +25,11 @@ class Resident(seeptest.TestCase):
             said, process, text = self.run_one(what)
             rss = process["rss"]
             self.assertEqual(sum(rss[p] for p in PARTS), rss["total"])
-            # The kernel's own total is behind by up to some pages for each processor.
-            self.assertLess(abs(rss["total"] - said), 0.02 * said + MIB / 2, (what, rss))
+            # The kernel's own total is behind by up to some pages for each processor, and
+            # what the program does to say it may touch a huge page.
+            grown = rss["total"] - said
+            self.assertLess(grown, 0.02 * said + 2.5 * MIB, (what, rss))
+            self.assertGreater(grown, -0.02 * said - MIB / 2, (what, rss))
             self.assertGreaterEqual(rss[part], least * MIB, (what, rss))
             self.assertLessEqual(rss[part], most * MIB, (what, rss))
             self.assertIn("resident at the end", text)
