@@ -59,9 +59,8 @@ static void pass(long ms)
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	do
 		clock_gettime(CLOCK_MONOTONIC, &now);
-	while ((now.tv_sec - start.tv_sec) * 1000 +
-		       (now.tv_nsec - start.tv_nsec) / 1000000 <
-	       ms);
+	while ((now.tv_sec - start.tv_sec) * 1000000000 + now.tv_nsec - start.tv_nsec <
+	       ms * 1000000);
 }
 
 static void *consume(void *arg)
