@@ -21,11 +21,7 @@
 #define HUGE_PAGE	(2 * MIB)
 #define GROW_SMALL	(1 * MIB) /* while the heap is small */
 #define GROW_HUGE	(4 * MIB) /* whole huge pages, later */
-/* Heap size from which huge pages are advised: the last one is half empty on average. Of
- * one that is being filled by a single object it is sooner known that it will be full. */
-#define HUGE_AFTER	 (16 * MIB)
-#define HUGE_AFTER_LARGE (4 * MIB)
-#define LARGE		 (2 * MIB)
+#define HUGE_AFTER	(8 * MIB) /* heap size from which huge pages are advised */
 
 struct arena_fast arena_fast;
 struct arena arena_first;
@@ -222,17 +218,17 @@ static bool commit_tables(struct arena *a, size_t end_page)
 	return true;
 }
 
-static bool is_past(size_t bytes)
+static bool want_huge(void)
 {
 	if (arena.huge == ARENA_HUGE_AUTO)
-		return arena.npages << PAGE_SHIFT >= bytes;
+		return arena.npages << PAGE_SHIFT >= HUGE_AFTER;
 	return arena.huge == ARENA_HUGE_ALWAYS;
 }
 
 /* Bytes to grow by when npages are wanted: whole steps, to the step's boundary. */
 static size_t growth(const struct arena *a, size_t npages)
 {
-	size_t step = is_past(HUGE_AFTER) ? GROW_HUGE : GROW_SMALL;
+	size_t step = want_huge() ? GROW_HUGE : GROW_SMALL;
 	uintptr_t start = a->base + (a->end_page << PAGE_SHIFT);
 	uintptr_t end = align_up(start + (npages << PAGE_SHIFT), step);
 	uintptr_t most = a->base + a->size;
@@ -240,32 +236,21 @@ static size_t growth(const struct arena *a, size_t npages)
 	return (end < most ? end : most) - start;
 }
 
-/* Of the new bytes, those to advise huge pages for: all, or the object's that is to fill
- * them. */
-static size_t huge_part(size_t bytes, size_t npages)
-{
-	size_t object = npages << PAGE_SHIFT;
-
-	if (is_past(HUGE_AFTER))
-		return bytes;
-	return object >= LARGE && is_past(HUGE_AFTER_LARGE) ? object : 0;
-}
-
 static bool fits(const struct arena *a, size_t npages)
 {
 	return a->npages - a->end_page >= npages;
 }
 
-static uintptr_t extend(struct arena *a, size_t bytes, size_t huge)
+static uintptr_t extend(struct arena *a, size_t bytes)
 {
 	uintptr_t start = a->base + (a->end_page << PAGE_SHIFT);
 	size_t end_page = a->end_page + (bytes >> PAGE_SHIFT);
 
 	if (!commit_tables(a, end_page) || os_commit((void *)start, bytes) != 0)
 		return 0;
-	if (huge > 0) {
+	if (want_huge()) {
 		uintptr_t lo = align_up(start, HUGE_PAGE);
-		uintptr_t hi = align_down(start + huge, HUGE_PAGE);
+		uintptr_t hi = align_down(start + bytes, HUGE_PAGE);
 
 		if (lo < hi)
 			os_hugepage((void *)lo, hi - lo, true);
@@ -278,12 +263,11 @@ static uintptr_t extend(struct arena *a, size_t bytes, size_t huge)
 static uintptr_t grow_in(struct arena *a, size_t npages, size_t *out_npages)
 {
 	size_t bytes = growth(a, npages);
-	size_t huge = huge_part(bytes, npages);
-	uintptr_t start = extend(a, bytes, huge);
+	uintptr_t start = extend(a, bytes);
 
 	if (start == 0 && bytes > npages << PAGE_SHIFT) { /* memory is short */
 		bytes = npages << PAGE_SHIFT;
-		start = extend(a, bytes, huge < bytes ? huge : bytes);
+		start = extend(a, bytes);
 	}
 	*out_npages = start ? bytes >> PAGE_SHIFT : 0;
 	return start;

@@ -32,8 +32,8 @@
 
 #define SCAVENGE_EVERY 16 /* frees of large objects between looks at the clock */
 #define QUICK_LEAST    64 /* pages of all quick runs, and a share of those in use */
-#define QUICK_SHARE    4
-#define QUICK_MOST     (8 * MIB >> PAGE_SHIFT)
+#define QUICK_SHARE    16
+#define QUICK_MOST     (2 * MIB >> PAGE_SHIFT)
 
 struct lock mheap_lock = LOCK_INIT(LOCK_RANK_MHEAP);
 
