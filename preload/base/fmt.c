@@ -22,11 +22,6 @@ void out_init(struct out *o, char *buf, size_t size, out_sink sink, void *arg)
 	*o = (struct out){ .buf = buf, .size = size, .sink = sink, .arg = arg };
 }
 
-bool out_fd_sink(void *arg, const char *bytes, size_t size)
-{
-	return os_write_all((int)(intptr_t)arg, bytes, size) >= 0;
-}
-
 bool out_flush(struct out *o)
 {
 	if (o->sink && o->used > 0) {

@@ -23,8 +23,6 @@ struct out {
 
 /* SIGNAL. Text into buf alone. */
 void out_init(struct out *o, char *buf, size_t size, out_sink sink, void *arg);
-/* A sink that writes to a descriptor; arg is (void *)(intptr_t)fd. */
-bool out_fd_sink(void *arg, const char *bytes, size_t size);
 void out_bytes(struct out *o, const char *bytes, size_t size);
 void out_str(struct out *o, const char *text);
 /* A JSON string with its quotes; bytes that are no UTF-8 become U+FFFD. */

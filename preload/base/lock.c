@@ -79,12 +79,6 @@ static void note_release(const struct lock *l)
 }
 #endif
 
-void lock_init(struct lock *l, enum lock_rank rank)
-{
-	l->state = 0;
-	l->rank = rank;
-}
-
 static COLD void run_waiting(void)
 {
 	own.waits = false;

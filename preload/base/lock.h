@@ -61,7 +61,6 @@ struct CAPABILITY lock {
 		.state = 0, .rank = CONFIG_ASSERTIONS >= 1 ? (r) : 0u \
 	}
 
-void lock_init(struct lock *l, enum lock_rank rank);
 /* SLOW. Not recursive. lock_release() is called by the holder. */
 void lock_acquire(struct lock *l) ACQUIRES(l);
 void lock_acquire_nested(struct lock *l) ACQUIRES(l); /* same rank as one already held */

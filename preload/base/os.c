@@ -50,14 +50,6 @@ int os_commit(void *addr, size_t size)
 			    0, 0, 0);
 }
 
-int os_decommit(void *addr, size_t size)
-{
-	void *p = map(addr, size, PROT_NONE,
-		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1);
-
-	return p ? 0 : -ENOMEM;
-}
-
 void os_unmap(void *addr, size_t size)
 {
 	os_call(SYS_munmap, (long)addr, (long)size, 0, 0, 0, 0);
@@ -148,11 +140,6 @@ int os_rename(const char *from, const char *to)
 int os_unlink(const char *path)
 {
 	return (int)os_call(SYS_unlink, (long)path, 0, 0, 0, 0, 0);
-}
-
-int os_mkdir(const char *path, unsigned mode)
-{
-	return (int)os_call(SYS_mkdir, (long)path, (long)mode, 0, 0, 0, 0);
 }
 
 long os_file_size(int fd)

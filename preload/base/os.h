@@ -31,8 +31,7 @@ static inline long os_call(long nr, long a, long b, long c, long d, long e, long
 /* Memory. SIGNAL. Sizes are bytes and multiples of OS_PAGE. */
 void *os_map(size_t size);     /* private, readable, writable, zero */
 void *os_reserve(size_t size); /* address space only, PROT_NONE, no commit charge */
-int os_commit(void *addr, size_t size);	  /* make reserved pages usable */
-int os_decommit(void *addr, size_t size); /* back to PROT_NONE and no memory */
+int os_commit(void *addr, size_t size); /* make reserved pages usable */
 void os_unmap(void *addr, size_t size);
 bool os_purge(void *addr,
 	      size_t size); /* give the pages back; true: they read as zero now */
@@ -53,7 +52,6 @@ long os_read(int fd, void *buf, size_t size);		 /* restarts on EINTR */
 long os_write_all(int fd, const void *buf, size_t size); /* size, or -errno */
 int os_rename(const char *from, const char *to);
 int os_unlink(const char *path);
-int os_mkdir(const char *path, unsigned mode);
 long os_file_size(int fd);
 /* Maps size bytes of fd; NULL on failure. shared_rw: MAP_SHARED and writable, else a
  * private read-only view. */

@@ -35,7 +35,6 @@
 #define SAMPLED_LEVELS                                                  \
 	10 /* beyond, stacks are compared: each return costs about 1 us \
 	    */
-#define CALL_BYTES  5
 #define CPUID_XSAVE (1u << 27) /* leaf 1, ecx: OSXSAVE */
 
 struct stub_entry {

@@ -112,11 +112,6 @@ uint64_t peak_bytes(void)
 	return atomic_load_relaxed(&peak_totals.peak);
 }
 
-uint64_t peak_live_bytes(void)
-{
-	return atomic_load_relaxed(&peak_totals.live);
-}
-
 struct adoption {
 	uint64_t live, peak;
 };

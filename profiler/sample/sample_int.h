@@ -135,7 +135,6 @@ void peak_settle(void); /* DUMP: the present may be the peak */
 /* DUMP. What was live of a site at the peak; objects in fixed point. */
 void peak_read(const struct site_counters *c, uint64_t *out_objects, uint64_t *out_bytes);
 uint64_t peak_bytes(void);
-uint64_t peak_live_bytes(void);
 /* For sample_adopt(): from the sites. */
 void peak_adopt(void);
 /* sample.c: of a process that has ended. */

@@ -301,19 +301,6 @@ int site_stack(uint32_t site, uintptr_t *pcs, int max)
 	return n;
 }
 
-static bool reset_one(uint32_t site, struct site_counters *c, void *arg)
-{
-	(void)site;
-	(void)arg;
-	memset(c, 0, sizeof(*c));
-	return true;
-}
-
-void site_reset_counters(void)
-{
-	site_each(reset_one, NULL);
-}
-
 NO_LOCK_CHECK void site_fork_prepare(void)
 {
 	lock_acquire(&sites.lock);

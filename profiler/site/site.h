@@ -91,9 +91,6 @@ static inline struct site_counters *site_counters_if_any(uint32_t site)
 void site_each(bool (*fn)(uint32_t site, struct site_counters *c, void *arg), void *arg);
 /* DUMP. Leaf first: the pcs of a site into pcs[0..max), returns how many. */
 int site_stack(uint32_t site, uintptr_t *pcs, int max);
-/* In a forked child: counters of what the parent allocated are kept (the child holds
- * those objects too) unless reset. */
-void site_reset_counters(void);
 void site_fork_prepare(void);
 void site_fork_done(bool child);
 

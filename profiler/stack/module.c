@@ -455,13 +455,6 @@ const struct module *module_find(uintptr_t addr)
 	return gone;
 }
 
-bool module_is_seep(uintptr_t pc)
-{
-	const struct module *m = module_find_code(pc);
-
-	return m && m->is_seep;
-}
-
 void module_adopt(const struct module *m, const char *path)
 {
 	struct module copy = *m;

@@ -61,8 +61,6 @@ const struct module *module_find(uintptr_t addr);
 /* DUMP. All modules ever seen, by id, program first. */
 uint32_t module_count(void);
 const struct module *module_at(uint32_t id);
-/* SIGNAL. Is pc inside libseep's own text? */
-bool module_is_seep(uintptr_t pc);
 
 /* DUMP. Enters a module of a process that has ended, under the next id. */
 void module_adopt(const struct module *m, const char *path);

@@ -221,14 +221,6 @@ struct thread_info *thread_list(void)
 	return registry.list;
 }
 
-struct thread_info *thread_find_tid(int tid)
-{
-	for (struct thread_info *t = registry.list; t; t = t->next)
-		if (t->tid == tid && t->state == THREAD_RUNNING)
-			return t;
-	return NULL;
-}
-
 void thread_fork_prepare(void)
 {
 	thread_lock();
@@ -259,9 +251,4 @@ void thread_internal_enter(void)
 void thread_internal_leave(void)
 {
 	seep_tls.internal--;
-}
-
-bool thread_is_internal(void)
-{
-	return seep_tls.internal > 0;
 }

@@ -79,7 +79,6 @@ void thread_lock(void);
 void thread_unlock(void);
 bool thread_try_lock(void);
 struct thread_info *thread_list(void);
-struct thread_info *thread_find_tid(int tid); /* needs thread_lock() or a stopped world */
 
 void thread_fork_prepare(void);
 void thread_fork_done(bool child); /* child: only the calling thread remains */
@@ -116,6 +115,5 @@ uint32_t thread_serial(void);
  * sampled. FAST. Nestable. */
 void thread_internal_enter(void);
 void thread_internal_leave(void);
-bool thread_is_internal(void);
 
 #endif
