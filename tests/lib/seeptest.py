@@ -13,6 +13,7 @@ import unittest
 TOOL = os.environ.get("SEEP_TOOL", "")
 SOURCE = os.environ["SEEP_SOURCE"]
 TIMEOUT = 240
+os.environ["PATH"] += ":/usr/sbin:/sbin"  # where servers are
 # What somebody may have set for programs that the tests run, or for Seep.
 FOREIGN = re.compile("(SEEP|MALLOC|PYTHON|PERL|LUA|NODE|JAVA|_JAVA|JDK_JAVA|GIT|PG|PPROF|LSAN|"
                      "ASAN|TSAN|UBSAN|VALGRIND|G|LC|DEBUGINFOD|LD)_.*|"
