@@ -151,7 +151,7 @@ static void parse_since(struct check *c, const char *path)
 	baseline_free(c->baseline);
 	c->baseline = baseline_read(path, &why);
 	if (!c->baseline)
-		die(EXIT_INCOMPLETE, "%s: %s", path, why);
+		die(EXIT_INCOMPLETE, "--since %s", why);
 }
 
 static void parse_one(struct check *c, int option, const char *word)

@@ -114,7 +114,7 @@ static struct baseline *parse_baseline(const char *path)
 	struct baseline *b = baseline_read(path, &why);
 
 	if (!b)
-		die(EXIT_INCOMPLETE, "%s: %s", path, why);
+		die(EXIT_INCOMPLETE, "--since %s", why);
 	return b;
 }
 
@@ -525,7 +525,7 @@ int command_gate(int argc, char **argv)
 	if (status == 0)
 		status = found(&g) ? g.exitcode : g.incomplete ? EXIT_INCOMPLETE : 0;
 	verdict = found(&g) ? "leak" : g.incomplete ? "incomplete" : "clean";
-	if (g.launch.table)
+	if (g.launch.table && g.launch.out[0])
 		runjson_write(&g.launch, status, verdict);
 	print_verdict(&g);
 	return status;

@@ -52,6 +52,45 @@ class Tool(seeptest.TestCase):
             r = self.seep(*argv)
             self.assertEqual((r.returncode, r.stderr.decode()), (25, f"seep: {message}\n"))
 
+    def test_options_are_looked_at_before_the_start(self):
+        directory = os.path.join(self.dir, "directory")
+        os.mkdir(directory)
+        for argv, words in ((["--mode", "loud"], '"mode=loud" must be off, sampled or exact'),
+                            (["--sample=0"], '"sample=0" must be a size'),
+                            (["-O", "bogus=1"], '"bogus" is not an option'),
+                            (["--suppressions", "/none"],
+                             "suppressions /none: No such file or directory"),
+                            (["--suppressions", directory], "Is a directory"),
+                            (["-o", "/none/x/y"], "cannot write to /none/x: No such file"),
+                            (["-o", "/dev/null/y"], "cannot write to /dev/null: "),
+                            (["--quiet=x"], "--quiet=x: takes no value"),
+                            (["--sample"], "--sample: its value is missing"),
+                            (["--nonsense"], "--nonsense: unknown option")):
+            r = self.seep("run", *argv, *(["--", "echo", "hi"] if argv != ["--sample"] else []))
+            lines = r.stderr.decode().splitlines()
+            self.assertEqual((r.returncode, r.stdout, len(lines)), (25, b"", 1), (argv, lines))
+            self.assertIn(words, lines[0])
+
+    def test_a_gate_needs_no_files(self):
+        r = self.seep("gate", "-o", "/dev/null/y", "--", LEAKS, "direct")
+        self.assertEqual((r.returncode, self.last(r)),
+                         (23, "seep: LEAK objects=1 bytes=100 sites=1"))
+        self.assertEqual(r.stderr.count(b"/dev/null"), 1)
+        r = self.seep("gate", "-o", "/dev/null/y", "--", "true")
+        self.assertEqual((r.returncode, self.last(r)), (0, "seep: clean"))
+
+    def test_nobody_reads_the_lines(self):
+        """The status is the program's, and nothing is left behind."""
+        for command, status in (("run", 5), ("gate", 5)):
+            reader, writer = os.pipe()
+            os.close(reader)
+            p = subprocess.run([seeptest.TOOL, command, "--", "sh", "-c", "exit 5"],
+                               stderr=writer, cwd=self.dir,
+                               env=seeptest.clean_env(TMPDIR=self.dir))
+            os.close(writer)
+            self.assertEqual(p.returncode, status, command)
+            self.assertEqual(os.listdir(self.dir), ["seep.out"])
+
     def test_not_found(self):
         self.assertEqual(self.seep("run", "no-such-program").returncode, 127)
         path = os.path.join(self.dir, "plain")
@@ -89,7 +128,7 @@ class Tool(seeptest.TestCase):
         self.assertEqual(len([f for f in os.listdir(self.dir) if ".heap." in f]), 2)
 
     def test_preload_is_kept(self):
-        holder = os.environ["VICTIM_LIBRARY"]
+        holder = seeptest.preloadable(os.environ["VICTIM_LIBRARY"])
         r = self.seep("run", "-q", "--", "bash", "-c", "echo $LD_PRELOAD; cat /proc/$$/maps",
                       env={"LD_PRELOAD": holder})
         self.assertIn(holder, r.stdout.decode().splitlines()[0])

@@ -40,6 +40,7 @@ static struct {
 	volatile sig_atomic_t pid;   /* of the child, 0: not yet */
 	volatile sig_atomic_t asked; /* so often INT or TERM came */
 	struct sigaction old[NFORWARDED];
+	struct sigaction old_pipe;
 	char link_directory[64]; /* of a library whose path LD_PRELOAD cannot hold */
 } running;
 
@@ -238,21 +239,6 @@ static void remove_directory(char *path)
 	free(path);
 }
 
-/* The directory of the pattern, as far as it has no %, is made if it is missing. */
-static void make_out_directory(const char *pattern)
-{
-	char *copy = format_string("%s", pattern);
-	char *slash = strrchr(copy, '/');
-
-	if (slash && slash != copy) {
-		*slash = '\0';
-		if (!strchr(copy, '%') && mkdir(copy, 0700) != 0 && errno != EEXIST)
-			say("cannot make %s: %s; profiles will be missing", copy,
-			    strerror(errno));
-	}
-	free(copy);
-}
-
 /* ---- environment ---- */
 
 static void set_environment(const struct launch *l, const char *library,
@@ -300,12 +286,16 @@ static void catch_signals(void)
 		if (running.old[i].sa_handler != SIG_IGN)
 			sigaction(forwarded[i], &act, NULL);
 	}
+	/* Nobody may read our lines any more: the status is still the program's. */
+	act = (struct sigaction){ .sa_handler = SIG_IGN };
+	sigaction(SIGPIPE, &act, &running.old_pipe);
 }
 
 static void restore_signals(void)
 {
 	for (size_t i = 0; i < NFORWARDED; i++)
 		sigaction(forwarded[i], &running.old[i], NULL);
+	sigaction(SIGPIPE, &running.old_pipe, NULL);
 }
 
 /* ---- running ---- */
@@ -392,9 +382,10 @@ void launch_run(struct launch *l)
 	char *library, *directory, *table;
 	unsigned long long oom_kills = recover_oom_kills();
 
+	launch_check_options(l);
 	if (!inspect(l, program))
 		return;
-	make_out_directory(l->out);
+	launch_check_files(l);
 	library = launch_find_library(l->library);
 	directory = make_directory();
 	table = make_table(l, directory);

@@ -193,9 +193,11 @@ struct pbfile *pbfile_parse(uint8_t *bytes, size_t size, char **out_why)
 	ProtobufCAllocator allocator = { arena_hook, no_free, &f->arena };
 	const char *why = "it is not a profile";
 
-	f->p = seep__pprof__profile__unpack(&allocator, size, bytes);
+	f->p = size ? seep__pprof__profile__unpack(&allocator, size, bytes) : NULL;
+	if (size == 0)
+		why = "it is empty";
 	free(bytes);
-	if (f->p)
+	if (f->p && f->p->n_string_table > 0)
 		why = check(f->p);
 	if (!why)
 		return f;

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define FIRST_SIZE 256 /* elements of a list */
@@ -75,10 +76,16 @@ void die(int status, const char *format, ...)
 	exit(status);
 }
 
+/* After getopt_long() has returned '?' and set optopt. */
 void die_option(const char *option, const char *command)
 {
-	die(EXIT_USAGE, "%s: unknown option, or its value is missing; see seep %s --help",
-	    option, command);
+	const char *what = "unknown option, or its value is missing";
+
+	if (strncmp(option, "--", 2) == 0)
+		what = optopt == 0	     ? "unknown option"
+		       : strchr(option, '=') ? "takes no value"
+					     : "its value is missing";
+	die(EXIT_USAGE, "%s: %s; see seep %s --help", option, what, command);
 }
 
 long parse_number(const char *option, const char *value, long min, long max)
