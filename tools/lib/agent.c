@@ -25,12 +25,15 @@
 #include "tools/lib/proc.h"
 #include "tools/lib/say.h"
 
-#define ASK_AGAIN_MS  100 /* the agent may be busy with somebody else */
-#define ASK_TIMES     150 /* so often */
-#define STOPPED_MS    5	  /* look again whether it is stopped */
-#define STOPPED_TIMES 40  /* so often */
-#define TRACE_EVERY   10  /* calls without an answer, try another way */
-#define REPLY_S	      60  /* of work, for a very large program */
+#define ASK_AGAIN_MS  100  /* the agent may be busy with somebody else */
+#define ASK_TIMES     150  /* so often */
+#define STOPPED_MS    5	   /* look again whether it is stopped */
+#define STOPPED_TIMES 40   /* so often */
+#define YOUNG_MS      2000 /* a younger process may be about to exec its program */
+#define LOADING_MS    5	   /* look again whether the library is there */
+#define LOADING_TIMES 2000 /* so often */
+#define TRACE_EVERY   10   /* calls without an answer, try another way */
+#define REPLY_S	      60   /* of work, for a very large program */
 
 struct line {
 	const struct agent_target *target;
@@ -114,9 +117,27 @@ static int signal_of_environment(int pid)
 	return signal;
 }
 
+/* A process that has just been forked becomes its program soon, and the loader maps the
+ * library first of all: who asks at once waits for that. */
+static int find_library(int pid)
+{
+	const struct timespec moment = { 0, LOADING_MS * 1000000L };
+	int has = proc_has_library(pid);
+
+	for (int i = 0; i < LOADING_TIMES; i++) {
+		int64_t age = has == 0 ? proc_age_ms(pid) : 0;
+
+		if ((has != PROC_LOADING && has != 0) || age < 0 || age > YOUNG_MS)
+			break;
+		nanosleep(&moment, NULL);
+		has = proc_has_library(pid);
+	}
+	return has == PROC_LOADING ? 0 : has;
+}
+
 static void check_library(int pid)
 {
-	int has = proc_has_library(pid);
+	int has = find_library(pid);
 
 	if (has < 0)
 		die(EXIT_INCOMPLETE,

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tools/lib/say.h"
@@ -195,9 +196,35 @@ int proc_has_library(int pid)
 	char *maps = proc_read(path, NULL);
 	int has = maps ? strstr(maps, "/libseep.so") != NULL : -1;
 
+	if (has == 0 && strstr(maps, "/ld-linux") && !strstr(maps, "/libc.so") &&
+	    !strstr(maps, "/libc-"))
+		has = PROC_LOADING;
 	free(path);
 	free(maps);
 	return has;
+}
+
+/* Fields of /proc/PID/stat after the name, which may hold anything. */
+#define STAT_START 20
+
+int64_t proc_age_ms(int pid)
+{
+	char *path = format_string("/proc/%d/stat", pid);
+	char *stat = proc_read(path, NULL), *at = stat ? strrchr(stat, ')') : NULL;
+	int64_t hz = sysconf(_SC_CLK_TCK), age = -1;
+	struct timespec now;
+
+	for (int i = 0; at && i < STAT_START; i++)
+		at = strchr(at + 1, ' ');
+	if (at && hz > 0 && clock_gettime(CLOCK_BOOTTIME, &now) == 0) {
+		age = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 -
+		      (int64_t)strtoull(at + 1, NULL, 10) * 1000 / hz;
+		if (age < 0)
+			age = 0;
+	}
+	free(path);
+	free(stat);
+	return age;
 }
 
 bool proc_same_namespace(int pid, const char *kind)
