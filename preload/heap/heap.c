@@ -28,6 +28,7 @@
 
 struct heap_hooks heap_hooks;
 struct heap_foreign heap_foreign;
+__attribute__((weak)) bool (*heap_begin)(void); /* preload/api/init.c has it */
 
 static struct {
 	struct lock lock;
@@ -37,9 +38,15 @@ static struct {
 
 /* ---- threads ---- */
 
+static int64_t budget_without_hooks(void)
+{
+	return atomic_load_relaxed(&heap_begin) ? -1 : TICK_BYTES;
+}
+
 static void adopt(struct mcache *mc)
 {
-	mc->budget = heap_hooks.first_budget ? heap_hooks.first_budget() : TICK_BYTES;
+	mc->budget = heap_hooks.first_budget ? heap_hooks.first_budget()
+					     : budget_without_hooks();
 	seep_tls.cache_offset = (uintptr_t)mc - (uintptr_t)&mcache_empty;
 	seep_tls.state = TLS_LIVE;
 }
@@ -207,13 +214,33 @@ static inline bool charge_own(size_t size)
 	return mc && charge(mc, size);
 }
 
+/* The process has not begun to profile. If it does now, the object is what the fresh
+ * budget is charged with first. */
+static COLD void begin_with(bool (*begin)(void), void *p, size_t size)
+{
+	if (!begin())
+		return; /* it tries again with the next */
+	if (!heap_hooks.sample_malloc)
+		heap_set_budget(TICK_BYTES);
+	else if (seep_tls.state == TLS_LIVE && charge(mcache_self(), size))
+		heap_hooks.sample_malloc(p, size);
+}
+
 ALWAYS_INLINE void *sampled(void *p, size_t size, bool due)
 {
+	bool (*begin)(void);
+
 	if (due && LIKELY(p != NULL)) {
-		if (LIKELY(heap_hooks.sample_malloc != NULL))
+		if (LIKELY(heap_hooks.sample_malloc != NULL)) {
 			heap_hooks.sample_malloc(p, size);
-		else
+		} else {
+			begin = atomic_load_acquire(&heap_begin);
+			if (begin) {
+				begin_with(begin, p, size);
+				return p;
+			}
 			heap_set_budget(TICK_BYTES);
+		}
 		/* A program may need nothing but its mcache for a long time. */
 		if (mcache_self()->budget >= 0 && LIKELY(seep_tls.state == TLS_LIVE))
 			mcache_tick(mcache_self());

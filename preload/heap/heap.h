@@ -64,6 +64,11 @@ struct heap_hooks {
 };
 extern struct heap_hooks heap_hooks; /* filled once in preload/api/init.c */
 
+/* Called with every object that is made before the library's constructor: begins to
+ * profile, as that would, since constructors of other libraries come first and allocate.
+ * False: too early, or busy. NULL: it has begun, or never will. Atomic. SLOW. */
+extern bool (*heap_begin)(void);
+
 /* ---- the malloc family without errno and without C library semantics ---- */
 
 /* SLOW parts; the FAST part is inline in mcache.h. All return NULL when memory is out. */

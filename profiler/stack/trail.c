@@ -170,7 +170,7 @@ static COLD enum verdict step_missing(struct scan *s, struct walked *f)
 		if (cfi_unpack(row).kind != CFI_MISSING)
 			return ROOT; /* the code alone says so */
 		f->slot |= WALKED_USES_BP;
-		s->zero = bp + 8;
+		s->zero = bp ? bp + 8 : 0;
 		return ROOT;
 	}
 	if (step == STEP_NO_CFI)

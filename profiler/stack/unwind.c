@@ -229,11 +229,25 @@ NO_SANITIZE static bool follows_call(uintptr_t ra)
 	       p[-7] == 0xff || (p[-3] == 0x41 && p[-2] == 0xff) || p[-4] == 0xff;
 }
 
+/* The process's first code, the loader's _dl_start_user, has no CFI: it calls the
+ * constructors of libraries, with rbp 0 as the ABI marks the outermost frame. */
+static bool is_first_code(const struct walk *w)
+{
+	const struct module *m;
+
+	if (w->bp != 0 || w->precise)
+		return false;
+	m = module_find_code(w->pc - 1);
+	return m && m->is_loader;
+}
+
 /* Code without CFI: rbp, if it is a frame pointer. */
 static enum step step_by_rbp(struct walk *w)
 {
 	uintptr_t bp = w->bp, saved = 0, ra = 0;
 
+	if (is_first_code(w))
+		return STEP_END;
 	if (bp < w->sp || bp - w->sp > UNWIND_MAX_GAP || !walk_read(w, bp, &saved) ||
 	    !walk_read(w, bp + 8, &ra))
 		return STEP_NO_CFI;
