@@ -271,10 +271,10 @@ static int report_leaks(const struct leak_result *r, const char *prefix, bool fi
 	return error;
 }
 
-/* The status that the verdict forces on the process, or -1. */
+/* The status that the verdict forces on the process, or -1. exitcode=0: none. */
 static int forced_status(const struct leak_result *r)
 {
-	if (runtable_is_gate() || runtable_is_out_of_reach())
+	if (runtable_is_gate() || runtable_is_out_of_reach() || opt_get()->exitcode == 0)
 		return -1;
 	if (r->verdict == LEAK_FOUND)
 		return opt_get()->exitcode;
