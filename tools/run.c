@@ -262,9 +262,12 @@ static void print_killed(const struct launch *l, const struct runtable_row *r)
 	if (l->out_of_memory && r->signal == SIGKILL)
 		say_bad("%s was killed because memory ran out; what it held then:",
 			l->argv[0]);
-	else
+	else if (r->signal)
 		say_bad("%s was killed by signal %d (%s); what it held then:", l->argv[0],
 			r->signal, strsignal(r->signal));
+	else
+		say_bad("%s ended itself by a system call; what it held then:",
+			l->argv[0]);
 	if (r->lost)
 		say("warning: %u parts of the profile are missing: its store could not "
 		    "grow",
