@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "tools/commands.h"
 #include "tools/lib/launch.h"
@@ -200,6 +201,19 @@ static void print_file(const char *path, void *arg)
 	say("  %s", path);
 }
 
+/* None where they could not be written: that was said. */
+static void print_files(const struct runtable_row *r)
+{
+	char *heap = format_string("%s.heap.pb.gz", r->prefix);
+
+	if (access(heap, F_OK) == 0) {
+		say_title("files:");
+		runjson_each_file(r, print_file, NULL);
+		say("look closer: go tool pprof -top %s", heap);
+	}
+	free(heap);
+}
+
 static void print_totals(const struct runtable_row *r)
 {
 	char a[32], b[32], c[32];
@@ -296,9 +310,7 @@ static void summarize(const struct launch *l)
 	if (r->prefix[0]) {
 		print_sites(r->prefix, r->live_bytes > 0);
 		print_others(l, r);
-		say_title("files:");
-		runjson_each_file(r, print_file, NULL);
-		say("look closer: go tool pprof -top %s.heap.pb.gz", r->prefix);
+		print_files(r);
 	}
 }
 
