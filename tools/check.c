@@ -491,6 +491,8 @@ int command_check(int argc, char **argv)
 	int fd = open_memory(), status;
 
 	parse(&c, argc, argv);
+	say_verdict_when_incomplete();
+	agent_expect(&c.target);
 	predict(&c);
 	ask(&c, fd);
 	close(fd);

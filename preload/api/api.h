@@ -55,6 +55,9 @@ void exit_init(void);
 int exit_reports(const struct exit_cause *cause);
 /* The exec failed: the process goes on and will report again. */
 void exit_undo_exec(void);
+/* SIGNAL. Around an exec, see world_exec_begin(). */
+void exit_exec_begin(void);
+void exit_exec_failed(void);
 void exit_fork_child(void);
 /* SIGNAL. False in a child that shares our memory, or whose fork we did not see. */
 bool exit_is_own_process(void);

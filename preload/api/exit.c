@@ -24,6 +24,7 @@
 #include "profiler/control/runtable.h"
 #include "profiler/escape/escape.h"
 #include "profiler/leak/leak.h"
+#include "profiler/leak/stop.h"
 #include "profiler/pprof/pprof.h"
 #include "profiler/sample/rss.h"
 #include "profiler/sample/sample.h"
@@ -468,6 +469,16 @@ void exit_undo_exec(void)
 	atomic_store_release(&at_exit.stage, (uint32_t)STAGE_RUNS);
 }
 
+void exit_exec_begin(void)
+{
+	world_exec_begin();
+}
+
+void exit_exec_failed(void)
+{
+	world_exec_failed();
+}
+
 bool exit_is_wanted(void)
 {
 	return opt_get()->mode != OPT_MODE_OFF && !at_exit.passive &&
@@ -483,6 +494,14 @@ int exit_reports(const struct exit_cause *cause)
 }
 
 void exit_undo_exec(void)
+{
+}
+
+void exit_exec_begin(void)
+{
+}
+
+void exit_exec_failed(void)
 {
 }
 

@@ -116,22 +116,35 @@ static bool is_found(const char *name)
 	}
 }
 
-/* True: reports were made, and are to be forgotten should the exec fail. */
-static bool before_exec(bool exists)
+/* What is to be taken back should the exec fail. */
+struct attempt {
+	bool reported; /* reports were made, and are to be forgotten */
+	bool begun;    /* exit_exec_begin() */
+};
+
+static struct attempt before_exec(bool exists)
 {
 	const struct exit_cause cause = { .way = EXIT_EXEC };
+	struct attempt a = { false, false };
 
-	if (!exists || !exit_is_own_process() || exit_has_begun())
-		return false;
-	exit_reports(&cause);
-	return true;
+	if (!exit_is_own_process())
+		return a;
+	if (exists && !exit_has_begun()) {
+		exit_reports(&cause);
+		a.reported = true;
+	}
+	exit_exec_begin();
+	a.begun = true;
+	return a;
 }
 
-static int after_exec(bool reported, int ret)
+static int after_exec(struct attempt a, int ret)
 {
 	int saved = errno;
 
-	if (reported)
+	if (a.begun)
+		exit_exec_failed();
+	if (a.reported)
 		exit_undo_exec();
 	errno = saved;
 	return ret;
@@ -145,13 +158,13 @@ static int no_such_function(void)
 
 EXPORT int execve(const char *path, char *const argv[], char *const envp[])
 {
-	bool reported;
+	struct attempt a;
 
 	RESOLVE(execve);
 	if (!real.execve)
 		return no_such_function();
-	reported = before_exec(is_program(path));
-	return after_exec(reported, real.execve(path, argv, envp));
+	a = before_exec(is_program(path));
+	return after_exec(a, real.execve(path, argv, envp));
 }
 
 EXPORT int execv(const char *path, char *const argv[])
@@ -161,13 +174,13 @@ EXPORT int execv(const char *path, char *const argv[])
 
 EXPORT int execvpe(const char *name, char *const argv[], char *const envp[])
 {
-	bool reported;
+	struct attempt a;
 
 	RESOLVE(execvpe);
 	if (!real.execvpe)
 		return no_such_function();
-	reported = before_exec(is_found(name));
-	return after_exec(reported, real.execvpe(name, argv, envp));
+	a = before_exec(is_found(name));
+	return after_exec(a, real.execvpe(name, argv, envp));
 }
 
 EXPORT int execvp(const char *name, char *const argv[])
@@ -177,27 +190,28 @@ EXPORT int execvp(const char *name, char *const argv[])
 
 EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 {
-	bool reported;
+	struct attempt a;
 
 	RESOLVE(fexecve);
 	if (!real.fexecve)
 		return no_such_function();
-	reported = before_exec(os_call(SYS_fcntl, fd, F_GETFD, 0, 0, 0, 0) >= 0);
-	return after_exec(reported, real.fexecve(fd, argv, envp));
+	a = before_exec(os_call(SYS_fcntl, fd, F_GETFD, 0, 0, 0, 0) >= 0);
+	return after_exec(a, real.fexecve(fd, argv, envp));
 }
 
 EXPORT int execveat(int fd, const char *path, char *const argv[], char *const envp[],
 		    int flags)
 {
-	bool reported, exists;
+	struct attempt a;
+	bool exists;
 
 	RESOLVE(execveat);
 	if (!real.execveat)
 		return no_such_function();
 	exists = (flags & AT_EMPTY_PATH) ||
 		 os_call(SYS_faccessat, fd, (long)path, X_OK, 0, 0, 0) == 0;
-	reported = before_exec(exists);
-	return after_exec(reported, real.execveat(fd, path, argv, envp, flags));
+	a = before_exec(exists);
+	return after_exec(a, real.execveat(fd, path, argv, envp, flags));
 }
 
 /* The arguments of execl() and its like as an array, on the caller's stack: no malloc

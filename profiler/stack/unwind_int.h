@@ -57,6 +57,11 @@ ALWAYS_INLINE NO_SANITIZE const uintptr_t *walk_last_own_frame(const uintptr_t *
 {
 	const uintptr_t start = own_text.start, size = own_text.size;
 
+	if (LIKELY(return_stubs.size == 0)) {
+		while (fp[1] - start < size)
+			fp = (const uintptr_t *)fp[0];
+		return fp;
+	}
 	while (fp[1] - start < size) {
 		if (UNLIKELY(fp[1] - return_stubs.start < return_stubs.size) &&
 		    walk_true_return(fp[1]) - start >= size)

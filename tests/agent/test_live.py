@@ -20,6 +20,8 @@ class Live:
                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                      stderr=subprocess.PIPE)
         self.pid = self.proc.pid
+        if victim == "live":  # past the loader: the library is there
+            self.say("ready")
 
     def say(self, line):
         self.proc.stdin.write(line.encode() + b"\n")

@@ -146,7 +146,7 @@ class Tool(seeptest.TestCase):
 
     def test_gate_of_a_tree(self):
         r = self.seep("gate", "--", "bash", "-c",
-                      f"{LEAKS} direct && {LEAKS} thousand && echo fine")
+                      '"$0" direct && "$0" thousand && echo fine', LEAKS)
         self.assertEqual((r.returncode, r.stdout, self.last(r)),
                          (23, b"fine\n", "seep: LEAK objects=1001 bytes=16100 sites=2"))
         r = self.seep("gate", "--", "bash", "-c", "(kill -KILL $BASHPID); exit 0")
@@ -156,7 +156,7 @@ class Tool(seeptest.TestCase):
         self.assertEqual(r.returncode, 24)
 
     def test_gate_survives_closed_descriptors(self):
-        r = self.seep("gate", "--", "bash", "-c", f"exec 2>&- {LEAKS} direct")
+        r = self.seep("gate", "--", "bash", "-c", 'exec 2>&- "$0" direct', LEAKS)
         self.assertEqual(self.last(r), "seep: LEAK objects=1 bytes=100 sites=1")
 
     def test_suppressions(self):

@@ -1,22 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the program-level tests share: running programs under the library or the tool."""
+import atexit
 import glob
 import json
 import os
+import re
+import shutil
 import subprocess
 import tempfile
 import unittest
 
-LIB = os.environ["SEEP_LIB"]
 TOOL = os.environ.get("SEEP_TOOL", "")
 SOURCE = os.environ["SEEP_SOURCE"]
 TIMEOUT = 240
+os.environ["PATH"] += ":/usr/sbin:/sbin"  # where servers are
+# What somebody may have set for programs that the tests run, or for Seep.
+FOREIGN = re.compile("(SEEP|MALLOC|PYTHON|PERL|LUA|NODE|JAVA|_JAVA|JDK_JAVA|GIT|PG|PPROF|LSAN|"
+                     "ASAN|TSAN|UBSAN|VALGRIND|G|LC|DEBUGINFOD|LD)_.*|"
+                     "(PYTHON|PERL5|LUA|PG|PHP)[A-Z0-9_]+|GLIBC_TUNABLES|POSIXLY_CORRECT|"
+                     "LANG|LANGUAGE|NO_COLOR|COLUMNS|LINES|BASH_ENV|ENV|CDPATH|IFS")
+KEPT = ("LD_LIBRARY_PATH",)
+# Neither LD_PRELOAD nor every script and socket can do with any directory.
+TEMPORARY = tempfile.gettempdir()
+if re.search(r"[\s:'\"\\$%]", TEMPORARY) or len(TEMPORARY) > 50:
+    TEMPORARY = "/tmp"
+
+
+def preloadable(path):
+    """The library by a name that LD_PRELOAD can hold."""
+    if not re.search(r"[\s:]", path):
+        return path
+    place = tempfile.mkdtemp(prefix="seep-test-", dir="/tmp")
+    atexit.register(shutil.rmtree, place)
+    os.chmod(place, 0o755)
+    os.symlink(path, os.path.join(place, "libseep.so"))
+    return os.path.join(place, "libseep.so")
+
+
+LIB = preloadable(os.environ["SEEP_LIB"])
 
 
 def clean_env(**extra):
-    """The environment without anything of Seep's, plus extra."""
+    """The environment without anything of Seep's or for other programs, plus extra."""
     env = {k: v for k, v in os.environ.items()
-           if not k.startswith("SEEP_") and k not in ("LD_PRELOAD", "MALLOC_PERTURB_")}
+           if k in KEPT or not FOREIGN.fullmatch(k)}
     env["LC_ALL"] = "C.UTF-8"
     env.update(extra)
     return env
@@ -47,7 +74,7 @@ class TestCase(unittest.TestCase):
     maxDiff = None
 
     def setUp(self):
-        self._dir = tempfile.TemporaryDirectory(prefix="seep-test-")
+        self._dir = tempfile.TemporaryDirectory(prefix="seep-test-", dir=TEMPORARY)
         self.dir = self._dir.name
 
     def tearDown(self):

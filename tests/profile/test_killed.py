@@ -29,9 +29,11 @@ class Killed(seeptest.TestCase):
         p = subprocess.Popen(argv, cwd=self.dir, stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, **kw)
         last = [int(p.stdout.readline()) for _ in range(count)][-1]
-        pids = subprocess.run(["pgrep", "-P", str(p.pid), "-x", "grow"],
-                              capture_output=True).stdout.split() or [p.pid]
-        os.kill(int(pids[0]), 9)
+        with open(f"/proc/{p.pid}/task/{p.pid}/children") as f:
+            pid = int((f.read().split() or [p.pid])[0])
+        with open(f"/proc/{pid}/environ") as f:
+            self.table = re.search(r"[:=]run=([^:\0]*)", f.read() + ":run=")[1]
+        os.kill(pid, 9)
         rest = p.stdout.read().split(b"\n")
         text = p.stderr.read().decode()
         p.communicate()
@@ -80,14 +82,13 @@ class Killed(seeptest.TestCase):
         self.one("x*.heap.pb.gz")
 
     def test_nothing_is_left_behind(self):
-        places = ("/dev/shm", "/tmp")
-        before = {f for d in places for f in glob.glob(d + "/seep-run.*")}
-        self.kill_at(2, [seeptest.TOOL, "run", "-q", "--", GROW],
-                     env=seeptest.clean_env(TMPDIR=self.dir))
-        self.assertEqual(glob.glob(self.dir + "/seep-run.*"), [])
-        self.kill_at(2, [seeptest.TOOL, "run", "-q", "--", GROW], env=seeptest.clean_env())
-        after = {f for d in places for f in glob.glob(d + "/seep-run.*")}
-        self.assertEqual({f for f in after - before if not os.listdir(f)}, set())
+        for env in ({"TMPDIR": self.dir}, {"TMPDIR": ""}):
+            self.kill_at(2, [seeptest.TOOL, "run", "-q", "--", GROW],
+                         env=seeptest.clean_env(**env))
+            directory = os.path.dirname(self.table)
+            self.assertRegex(directory, r"/seep-run\.\w+$")
+            self.assertFalse(os.path.exists(directory), directory)
+            self.assertEqual(os.path.dirname(directory) == self.dir, bool(env["TMPDIR"]))
 
     def test_forked_child(self):
         seeptest.seep("run", "-q", "--", GROW, "fork", cwd=self.dir)

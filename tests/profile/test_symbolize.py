@@ -265,8 +265,8 @@ class Symbolize(seeptest.TestCase):
         r = seep("gate", "-o", f"{self.dir}/g", "--", self.exe)
         self.assertEqual(r.returncode, 23)
         text = r.stderr.decode()
-        self.assertRegex(text, rf"#0 innermost \S*lines\.cc:{line_of('at innermost')}\n")
-        self.assertRegex(text, rf"#1 lose \S*lines\.cc:{line_of('at lose')}\n")
+        self.assertRegex(text, rf"#0 innermost .*lines\.cc:{line_of('at innermost')}\n")
+        self.assertRegex(text, rf"#1 lose .*lines\.cc:{line_of('at lose')}\n")
         with open(self.one("g.*.report.json")) as f:
             stacks = [leak["stack"] for leak in json.load(f)["leaks"]]
         mine = [s for s in stacks if s[1]["function"] == "lose"]

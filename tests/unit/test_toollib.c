@@ -12,7 +12,6 @@
 #include "tools/lib/names.h"
 #include "tools/lib/pbfile.h"
 #include "tools/lib/pbmerge.h"
-#include "tools/lib/proc.h"
 #include "tools/lib/stacks.h"
 
 /* ---- arena, intern ---- */
@@ -315,22 +314,6 @@ static void stacks_have_readable_frames(void **state)
 	pbfile_free(f);
 }
 
-/* ---- proc ---- */
-
-static void processes_have_ages(void **state)
-{
-	int64_t own, parent;
-
-	(void)state;
-	own = proc_age_ms((int)getpid());
-	parent = proc_age_ms((int)getppid());
-	assert_in_range(own, 0, INT32_MAX);
-	assert_true(parent >= own);
-	assert_int_equal(proc_age_ms(0), -1);
-	assert_int_equal(proc_has_library((int)getpid()), 0); /* it has libc */
-	assert_int_equal(proc_has_library(0), -1);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -343,7 +326,6 @@ int main(void)
 		cmocka_unit_test(changes_survive_writing),
 		cmocka_unit_test(runs_cancel_whatever_their_addresses),
 		cmocka_unit_test(stacks_have_readable_frames),
-		cmocka_unit_test(processes_have_ages),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

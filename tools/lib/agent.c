@@ -29,8 +29,7 @@
 #define ASK_TIMES     150  /* so often */
 #define STOPPED_MS    5	   /* look again whether it is stopped */
 #define STOPPED_TIMES 40   /* so often */
-#define YOUNG_MS      2000 /* a younger process may be about to exec its program */
-#define LOADING_MS    5	   /* look again whether the library is there */
+#define LOADING_MS    5	   /* look again whether the library has come */
 #define LOADING_TIMES 2000 /* so often */
 #define TRACE_EVERY   10   /* calls without an answer, try another way */
 #define REPLY_S	      60   /* of work, for a very large program */
@@ -117,27 +116,23 @@ static int signal_of_environment(int pid)
 	return signal;
 }
 
-/* A process that has just been forked becomes its program soon, and the loader maps the
- * library first of all: who asks at once waits for that. */
-static int find_library(int pid)
+/* As proc_has_library(); waits for a process that has only just been started. */
+static int await_library(int pid)
 {
 	const struct timespec moment = { 0, LOADING_MS * 1000000L };
 	int has = proc_has_library(pid);
 
-	for (int i = 0; i < LOADING_TIMES; i++) {
-		int64_t age = has == 0 ? proc_age_ms(pid) : 0;
-
-		if ((has != PROC_LOADING && has != 0) || age < 0 || age > YOUNG_MS)
-			break;
+	for (int i = 0; has == 0 && i < LOADING_TIMES && proc_may_load_library(pid);
+	     i++) {
 		nanosleep(&moment, NULL);
 		has = proc_has_library(pid);
 	}
-	return has == PROC_LOADING ? 0 : has;
+	return has;
 }
 
 static void check_library(int pid)
 {
-	int has = find_library(pid);
+	int has = await_library(pid);
 
 	if (has < 0)
 		die(EXIT_INCOMPLETE,
@@ -182,9 +177,9 @@ static char *read_status_settled(int pid)
 	return status;
 }
 
-static void check(struct line *l)
+/* Its status, if it can be asked. */
+static char *check_process(int pid)
 {
-	const int pid = l->target->pid;
 	char *status = read_status_settled(pid);
 
 	if (strchr("ZXx", proc_state(status)))
@@ -194,6 +189,19 @@ static void check(struct line *l)
 		    "process %d is stopped (SIGSTOP, or a debugger): let it go on first",
 		    pid);
 	check_library(pid);
+	return status;
+}
+
+void agent_expect(const struct agent_target *t)
+{
+	free(check_process(t->pid));
+}
+
+static void check(struct line *l)
+{
+	const int pid = l->target->pid;
+	char *status = check_process(pid);
+
 	l->signal = l->target->signal ? l->target->signal : signal_of_environment(pid);
 	if (l->signal < 0)
 		die(EXIT_INCOMPLETE,

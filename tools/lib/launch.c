@@ -143,12 +143,14 @@ static char *safe_library_path(char *path)
 
 	if (!strpbrk(path, ": \t"))
 		return path;
-	if (!tmp || strpbrk(tmp, ": \t") || strlen(tmp) > 40)
+	if (!tmp || *tmp != '/' || strpbrk(tmp, ": \t") || strlen(tmp) > 40 ||
+	    access(tmp, W_OK | X_OK) != 0)
 		tmp = "/tmp";
 	snprintf(running.link_directory, sizeof(running.link_directory), "%s/seep.XXXXXX",
 		 tmp);
 	if (!mkdtemp(running.link_directory))
-		die(EXIT_INCOMPLETE, "cannot make a directory in %s: %s", tmp,
+		die(EXIT_INCOMPLETE,
+		    "cannot make a directory in %s: %s; name another by TMPDIR", tmp,
 		    strerror(errno));
 	link = format_string("%s/libseep.so", running.link_directory);
 	if (symlink(path, link) != 0)

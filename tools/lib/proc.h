@@ -22,12 +22,11 @@ int proc_pick_thread(int pid, int signal);
 bool proc_is_alive(int pid);
 /* Has it a handler for the signal? */
 bool proc_handles(int pid, int signal);
-/* Is the library mapped? PROC_LOADING: not yet, the loader has not even mapped libc. -1
- * with errno: cannot be seen. */
-enum { PROC_LOADING = 2 };
+/* Is the library mapped? -1 with errno: cannot be seen. */
 int proc_has_library(int pid);
-/* Milliseconds since the process began; -1: unknown. */
-int64_t proc_age_ms(int pid);
+/* Might the library still be coming? The loader is at work and has been told to load it,
+ * or the process is so young that it may be about to exec. */
+bool proc_may_load_library(int pid);
 /* Do both have the same name space ("net", "mnt")? Also true when it cannot be seen. */
 bool proc_same_namespace(int pid, const char *kind);
 

@@ -14,6 +14,8 @@
 
 #define FIRST_SIZE 256 /* elements of a list */
 
+static bool is_check; /* its last line is a verdict */
+
 static __attribute__((format(printf, 2, 0))) void print(const char *colour,
 							const char *format, va_list ap)
 {
@@ -53,13 +55,23 @@ void say_bad(const char *format, ...)
 	va_end(ap);
 }
 
+void say_verdict_when_incomplete(void)
+{
+	is_check = true;
+}
+
 void die(int status, const char *format, ...)
 {
+	char *reason;
 	va_list ap;
 
 	va_start(ap, format);
-	print("\033[31m", format, ap);
+	if (vasprintf(&reason, format, ap) < 0)
+		_exit(status);
 	va_end(ap);
+	say_bad("%s%s", status == EXIT_INCOMPLETE && is_check ? "INCOMPLETE: " : "",
+		reason);
+	free(reason);
 	exit(status);
 }
 
