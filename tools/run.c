@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "tools/commands.h"
 #include "tools/lib/launch.h"
@@ -200,6 +201,19 @@ static void print_file(const char *path, void *arg)
 	say("  %s", path);
 }
 
+/* None where they could not be written: that was said. */
+static void print_files(const struct runtable_row *r)
+{
+	char *heap = format_string("%s.heap.pb.gz", r->prefix);
+
+	if (access(heap, F_OK) == 0) {
+		say_title("files:");
+		runjson_each_file(r, print_file, NULL);
+		say("look closer: go tool pprof -top %s", heap);
+	}
+	free(heap);
+}
+
 static void print_totals(const struct runtable_row *r)
 {
 	char a[32], b[32], c[32];
@@ -262,9 +276,12 @@ static void print_killed(const struct launch *l, const struct runtable_row *r)
 	if (l->out_of_memory && r->signal == SIGKILL)
 		say_bad("%s was killed because memory ran out; what it held then:",
 			l->argv[0]);
-	else
+	else if (r->signal)
 		say_bad("%s was killed by signal %d (%s); what it held then:", l->argv[0],
 			r->signal, strsignal(r->signal));
+	else
+		say_bad("%s ended itself by a system call; what it held then:",
+			l->argv[0]);
 	if (r->lost)
 		say("warning: %u parts of the profile are missing: its store could not "
 		    "grow",
@@ -293,9 +310,7 @@ static void summarize(const struct launch *l)
 	if (r->prefix[0]) {
 		print_sites(r->prefix, r->live_bytes > 0);
 		print_others(l, r);
-		say_title("files:");
-		runjson_each_file(r, print_file, NULL);
-		say("look closer: go tool pprof -top %s.heap.pb.gz", r->prefix);
+		print_files(r);
 	}
 }
 

@@ -150,7 +150,7 @@ bool exit_make_prefix(const char *pattern, char *buf, size_t size)
 	return true;
 }
 
-static const char *error_text(int error)
+const char *exit_error_text(int error)
 {
 	switch (error) {
 	case -EACCES:
@@ -184,7 +184,7 @@ static void complain(const char *prefix, int error)
 	if (error == 0)
 		return;
 	fmt_string(text, sizeof(text), "cannot write %.80s.*: %s", prefix,
-		   error_text(error));
+		   exit_error_text(error));
 	if (row && row->reason[0] == '\0')
 		memcpy(row->reason, text, sizeof(row->reason));
 	if (!runtable_is_gate())

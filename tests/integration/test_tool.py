@@ -122,6 +122,13 @@ class Tool(seeptest.TestCase):
         for f in j["files"]:
             self.assertEqual(os.stat(f).st_mode & 0o777, 0o600)
 
+    def test_files_that_cannot_be_written_are_not_listed(self):
+        r = seep("run", "-o", "/proc/nowhere/%e", "--", "true")
+        self.assertEqual(r.returncode, 0)
+        self.assertIn(b"cannot write /proc/nowhere/true", r.stderr)
+        self.assertNotIn(b"seep: files:", r.stderr)
+        self.assertNotIn(b"look closer", r.stderr)
+
     def test_older_files_stay(self):
         for _ in range(2):
             self.seep("run", "-q", "-o", "same%%", "--", "true")
