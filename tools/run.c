@@ -292,8 +292,10 @@ static void summarize(const struct launch *l)
 {
 	const struct runtable_row *r = launch_main_row(l);
 
-	if (l->hopeless)
+	if (l->hopeless && !r) {
+		print_others(l, NULL);
 		return;
+	}
 	if (!r) {
 		say_bad("libseep.so was not loaded into %s: the loader or the program "
 			"dropped LD_PRELOAD",

@@ -469,6 +469,16 @@ void exit_undo_exec(void)
 	atomic_store_release(&at_exit.stage, (uint32_t)STAGE_RUNS);
 }
 
+void *exit_note_spawn(int pid, const char *program)
+{
+	return runtable_note_spawn(pid, program);
+}
+
+void exit_unnote_spawn(void *note)
+{
+	runtable_forget_spawn(note);
+}
+
 void exit_exec_begin(void)
 {
 	world_exec_begin();
@@ -495,6 +505,18 @@ int exit_reports(const struct exit_cause *cause)
 
 void exit_undo_exec(void)
 {
+}
+
+void *exit_note_spawn(int pid, const char *program)
+{
+	(void)pid;
+	(void)program;
+	return NULL;
+}
+
+void exit_unnote_spawn(void *note)
+{
+	(void)note;
 }
 
 void exit_exec_begin(void)
