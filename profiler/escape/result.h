@@ -48,6 +48,7 @@ struct result_key {
 /* One object that has ended. */
 struct ended {
 	size_t size;
+	size_t argument; /* calloc's count, an alignment; 0: none */
 	uint64_t weight; /* fixed point, SITE_SHIFT */
 	uint64_t lifetime_ns;
 	bool grown;   /* by realloc in place */
@@ -63,6 +64,7 @@ struct result {
 	uint64_t objects; /* fixed point */
 	uint64_t bytes, lifetime_ns;
 	size_t size_min, size_max;
+	size_t argument_min, argument_max;  /* 0: not all of them have one */
 	uint32_t lifetimes[RESULT_BUCKETS]; /* samples */
 };
 

@@ -395,6 +395,11 @@ static void add_line(struct escape_site *s, const struct line *l)
 
 	if (s->samples == 0 || low < s->size_min)
 		s->size_min = low;
+	low = label_number(l, "argument_min");
+	if (s->samples == 0 || low < s->argument_min)
+		s->argument_min = low;
+	if (label_number(l, "argument_max") > s->argument_max)
+		s->argument_max = label_number(l, "argument_max");
 	if (label_number(l, "size_max") > s->size_max)
 		s->size_max = label_number(l, "size_max");
 	s->samples += n;
