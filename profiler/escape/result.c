@@ -236,6 +236,10 @@ static void name_place(const struct result_key *k, char *buf, size_t size)
 	case PLACE_THREAD:
 		name_thread((uint32_t)k->detail, buf, size);
 		break;
+	case PLACE_MAYBE_RETURNED:
+		if (k->detail)
+			fmt_string(buf, size, "second word of a structure");
+		break;
 	case PLACE_CALLER:
 		fmt_string(buf, size, "frame +%u", (uint32_t)k->detail);
 		break;

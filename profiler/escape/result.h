@@ -41,7 +41,8 @@ struct result_key {
 	uint8_t place;	 /* enum place */
 	uint64_t detail; /* global: its address; tls: bytes below the thread pointer;
 			  * heap: site << 32 | offset; caller: which frame, counted from
-			  * the allocating function's; thread: site that made it */
+			  * the allocating function's; thread: site that made it;
+			  * maybe returned: 1 in the second register */
 	uintptr_t freed; /* pc that called free, 0: unknown */
 };
 

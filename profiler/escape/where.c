@@ -226,7 +226,7 @@ static void look_near(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_
 			      use == RETUSE_READ ? PLACE_RETURNED : PLACE_MAYBE_RETURNED,
 			      0);
 	} else if (rdx - f->p < size) {
-		found(f, PLACE_MAYBE_RETURNED, 0);
+		found(f, PLACE_MAYBE_RETURNED, 1);
 	}
 	if (count_words(f, f->level, &first) > f->seen_before)
 		found_in_frame(f, first);

@@ -5,8 +5,8 @@
  *
  * A place is a function and, where the profile has lines, a line of it. Functions that
  * only hand on what they allocate (xmalloc, strdup: nothing ever ends inside them, and
- * they are called from several places or named like it) are looked through: their callers
- * are the places, and depth counts from there.
+ * they are called from several functions or named like it) are looked through: their
+ * callers are the places, and depth counts from there.
  */
 #ifndef TOOLS_LIB_ESCAPES_H
 #define TOOLS_LIB_ESCAPES_H

@@ -164,7 +164,7 @@ static void print_arguments(FILE *f, const char *allocator, const struct escape_
 	bool counted = is_counted(allocator),
 	     last = strncmp(allocator, "operator", 8) == 0;
 
-	if (low == 0 || (counted && s->grown)) {
+	if (low == 0 || !s->allocator.text || (counted && s->grown)) {
 		print_range(f, s->size_min, s->size_max);
 	} else if (!counted && last) {
 		print_range(f, s->size_min, s->size_max);
