@@ -45,10 +45,13 @@ EXPORT void free(void *p)
 	heap_free(p);
 }
 
-static NOINLINE void *calloc_slow(size_t bytes)
+static NOINLINE void *calloc_slow(size_t bytes, size_t count)
 {
-	void *p = heap_calloc_slow(bytes);
+	void *p;
 
+	mcache_note_argument(count);
+	p = heap_calloc_slow(bytes);
+	mcache_note_argument(0);
 	return LIKELY(p != NULL) ? p : out_of_memory();
 }
 
@@ -76,7 +79,7 @@ EXPORT void *calloc(size_t count, size_t size)
 	if (UNLIKELY(__builtin_mul_overflow(count, size, &bytes)))
 		return out_of_memory();
 	p = heap_malloc_fast(bytes);
-	return LIKELY(p != NULL) ? zero_slot(p, bytes) : calloc_slow(bytes);
+	return LIKELY(p != NULL) ? zero_slot(p, bytes) : calloc_slow(bytes, count);
 }
 
 EXPORT void *realloc(void *p, size_t size)
@@ -101,7 +104,10 @@ EXPORT void *reallocarray(void *p, size_t count, size_t size)
 
 	if (__builtin_mul_overflow(count, size, &bytes))
 		return out_of_memory();
-	return realloc(p, bytes);
+	mcache_note_argument(count);
+	p = realloc(p, bytes);
+	mcache_note_argument(0);
+	return p;
 }
 
 /* align is rounded up to a power of two by glibc's memalign. */

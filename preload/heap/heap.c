@@ -331,7 +331,7 @@ void *heap_calloc(size_t count, size_t size)
 							   : heap_calloc_slow(bytes);
 }
 
-void *heap_memalign_slow(size_t align, size_t size)
+static void *memalign_slow(size_t align, size_t size)
 {
 	unsigned c;
 
@@ -343,6 +343,16 @@ void *heap_memalign_slow(size_t align, size_t size)
 	if (c != 0)
 		return malloc_class(c, size);
 	return malloc_large(size, align, NULL);
+}
+
+void *heap_memalign_slow(size_t align, size_t size)
+{
+	void *p;
+
+	mcache_note_argument(align);
+	p = memalign_slow(align, size);
+	mcache_note_argument(0);
+	return p;
 }
 
 /* ---- realloc ----

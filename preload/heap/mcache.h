@@ -40,6 +40,7 @@ struct mcache {
 	void **base[SIZECLASS_COUNT];
 	struct mcache *next, *prev; /* all mcaches in use; guarded by mcache_lock */
 	uint64_t nrefill, nflush;   /* owner only */
+	size_t argument;	    /* owner only: see mcache_note_argument() */
 	uint32_t tick;		    /* owner only: slow calls so far */
 	uint64_t tick_ns;	    /* owner only: time of the last look around */
 	uint32_t decay_class;	    /* owner only: looked at last by decay_bin() */
@@ -167,6 +168,20 @@ static inline void mcache_tick(struct mcache *mc)
 	if (UNLIKELY(++mc->tick % MCACHE_CLOCK_EVERY == 0))
 		mcache_look_around(mc);
 }
+/* SLOW. What the call that is being served was given beside the size: calloc's count, an
+ * alignment; 0 afterwards. For whoever records the object, see mcache_argument(). */
+static inline void mcache_note_argument(size_t argument)
+{
+	if (seep_tls.state == TLS_LIVE)
+		mcache_self()->argument = argument;
+}
+
+/* FAST. 0: there is none, or it is not known. */
+static inline size_t mcache_argument(void)
+{
+	return mcache_self()->argument;
+}
+
 /* SLOW. Everything back to mcentral. */
 void mcache_empty_out(struct mcache *mc);
 struct mcache *mcache_new(void);	/* NULL: memory is out */
