@@ -80,8 +80,8 @@ bool walk_can_read_up_to(struct walk *w, uintptr_t end);
 /* One step outwards from a frame whose row is CFI_MISSING. */
 enum step walk_step_missing(struct walk *w);
 
-/* The pseudo frame behind one that gave STEP_NO_CFI: FRAME_JIT_PC where code that is in no
- * module runs or has called it. */
+/* The pseudo frame behind one that gave STEP_NO_CFI: FRAME_JIT_PC where code that is in
+ * no module runs or has called it. */
 uintptr_t walk_end_mark(struct walk *w);
 
 /* FAST. Counts module changes; trails of another generation are void. */
