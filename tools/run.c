@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "tools/commands.h"
 #include "tools/lib/launch.h"
@@ -196,8 +197,23 @@ static void print_errors(const struct runtable_row *r)
 
 static void print_file(const char *path, void *arg)
 {
-	(void)arg;
+	bool *any = arg;
+
+	if (!*any)
+		say_title("files:");
+	*any = true;
 	say("  %s", path);
+}
+
+static void print_files(const struct runtable_row *r)
+{
+	char *heap = format_string("%s.heap.pb.gz", r->prefix);
+	bool any = false;
+
+	runjson_each_file(r, print_file, &any);
+	if (access(heap, F_OK) == 0)
+		say("look closer: go tool pprof -top %s", heap);
+	free(heap);
 }
 
 static void print_totals(const struct runtable_row *r)
@@ -284,7 +300,12 @@ static void summarize(const struct launch *l)
 		return;
 	}
 	if (r->state != RUNROW_DONE && !r->recovered) {
-		say_bad("%s ended without profiles: it was killed", l->argv[0]);
+		if (WIFSIGNALED(l->status))
+			say_bad("%s ended without profiles: it was killed", l->argv[0]);
+		else
+			say("%s has recorded nothing: mode=off, or it ended by a system "
+			    "call of its own",
+			    l->argv[0]);
 		print_others(l, r);
 		return;
 	}
@@ -293,9 +314,7 @@ static void summarize(const struct launch *l)
 	if (r->prefix[0]) {
 		print_sites(r->prefix, r->live_bytes > 0);
 		print_others(l, r);
-		say_title("files:");
-		runjson_each_file(r, print_file, NULL);
-		say("look closer: go tool pprof -top %s.heap.pb.gz", r->prefix);
+		print_files(r);
 	}
 }
 
