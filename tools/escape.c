@@ -171,6 +171,12 @@ static json_t *json_site(const struct escape_site *s)
 		"moved", (json_int_t)s->moved, "gain", s->gain);
 
 	json_object_set_new(o, "allocator", text_or_null(s->allocator.text));
+	if (s->argument_min) {
+		json_object_set_new(o, "argument_min",
+				    json_integer((json_int_t)s->argument_min));
+		json_object_set_new(o, "argument_max",
+				    json_integer((json_int_t)s->argument_max));
+	}
 	json_object_set_new(o, "inlined_in", text_or_null(s->inlined_in));
 	json_object_set_new(o, "to", text_or_null(s->to.text));
 	json_object_set_new(o, "freed_by", text_or_null(s->freed_by.text));

@@ -408,6 +408,11 @@ static bool became_unknown(const struct gate *g, const struct runtable_row *r)
 	return true;
 }
 
+#define WITHOUT_SEEP \
+	"without Seep (static, set-user-ID, in a sandbox, without the environment)"
+static const char became_without_seep[] = "became a program " WITHOUT_SEEP;
+static const char without_seep[] = "ran " WITHOUT_SEEP;
+
 static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main)
 {
 	const struct amounts a = amounts_of(g, r);
@@ -420,13 +425,14 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 				      "left by a system call of its own");
 		return;
 	}
+	if (r->state == RUNROW_SPAWNED) {
+		not_checked(g, r, is_main, without_seep);
+		return;
+	}
 	if (r->state != RUNROW_DONE)
 		return;
 	if (became_unknown(g, r))
-		not_checked(g, r, is_main,
-			    "became a program without Seep (static, set-user-ID, in a "
-			    "sandbox, "
-			    "without the environment)");
+		not_checked(g, r, is_main, became_without_seep);
 	if (g->reachable && !g->quiet)
 		print_reachable(r);
 	g->objects += a.objects;
@@ -455,12 +461,10 @@ static void judge(struct gate *g)
 	const struct launch *l = &g->launch;
 	const struct runtable_row *main_row;
 
-	if (l->hopeless) {
-		set_incomplete(g, format_string("%s %s", l->argv[0], l->why));
-		return;
-	}
 	main_row = launch_main_row(l);
-	if (!main_row) {
+	if (l->hopeless && !main_row) {
+		set_incomplete(g, format_string("%s %s", l->argv[0], l->why));
+	} else if (!main_row) {
 		set_incomplete(g, format_string("libseep.so was not loaded into %s",
 						l->argv[0]));
 		return;
@@ -506,8 +510,7 @@ int command_gate(int argc, char **argv)
 	static struct gate g = {
 		.launch = { .out = "seep.out/%e.%p",
 			    .defaults = "mode=exact:leak=exit",
-			    .is_gate = true,
-			    .refuse_hopeless = true },
+			    .is_gate = true },
 		.exitcode = EXIT_LEAK,
 	};
 	const char *verdict;
@@ -521,7 +524,7 @@ int command_gate(int argc, char **argv)
 		symbolizer_run(&g.launch, g.quiet);
 	judge(&g);
 	finish_suppressions(&g);
-	status = g.launch.started ? own_status(&g.launch) : 0;
+	status = own_status(&g.launch);
 	if (status == 0)
 		status = found(&g) ? g.exitcode : g.incomplete ? EXIT_INCOMPLETE : 0;
 	verdict = found(&g) ? "leak" : g.incomplete ? "incomplete" : "clean";

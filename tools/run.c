@@ -278,9 +278,12 @@ static void print_killed(const struct launch *l, const struct runtable_row *r)
 	if (l->out_of_memory && r->signal == SIGKILL)
 		say_bad("%s was killed because memory ran out; what it held then:",
 			l->argv[0]);
-	else
+	else if (r->signal)
 		say_bad("%s was killed by signal %d (%s); what it held then:", l->argv[0],
 			r->signal, strsignal(r->signal));
+	else
+		say_bad("%s ended itself by a system call; what it held then:",
+			l->argv[0]);
 	if (r->lost)
 		say("warning: %u parts of the profile are missing: its store could not "
 		    "grow",
@@ -291,8 +294,10 @@ static void summarize(const struct launch *l)
 {
 	const struct runtable_row *r = launch_main_row(l);
 
-	if (l->hopeless)
+	if (l->hopeless && !r) {
+		print_others(l, NULL);
 		return;
+	}
 	if (!r) {
 		say_bad("libseep.so was not loaded into %s: the loader or the program "
 			"dropped LD_PRELOAD",

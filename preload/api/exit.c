@@ -150,7 +150,7 @@ bool exit_make_prefix(const char *pattern, char *buf, size_t size)
 	return true;
 }
 
-static const char *error_text(int error)
+const char *exit_error_text(int error)
 {
 	switch (error) {
 	case -EACCES:
@@ -184,7 +184,7 @@ static void complain(const char *prefix, int error)
 	if (error == 0)
 		return;
 	fmt_string(text, sizeof(text), "cannot write %.80s.*: %s", prefix,
-		   error_text(error));
+		   exit_error_text(error));
 	if (row && row->reason[0] == '\0')
 		memcpy(row->reason, text, sizeof(row->reason));
 	if (!runtable_is_gate())
@@ -469,6 +469,16 @@ void exit_undo_exec(void)
 	atomic_store_release(&at_exit.stage, (uint32_t)STAGE_RUNS);
 }
 
+void *exit_note_spawn(int pid, const char *program)
+{
+	return runtable_note_spawn(pid, program);
+}
+
+void exit_unnote_spawn(void *note)
+{
+	runtable_forget_spawn(note);
+}
+
 void exit_exec_begin(void)
 {
 	world_exec_begin();
@@ -495,6 +505,18 @@ int exit_reports(const struct exit_cause *cause)
 
 void exit_undo_exec(void)
 {
+}
+
+void *exit_note_spawn(int pid, const char *program)
+{
+	(void)pid;
+	(void)program;
+	return NULL;
+}
+
+void exit_unnote_spawn(void *note)
+{
+	(void)note;
 }
 
 void exit_exec_begin(void)

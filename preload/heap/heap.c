@@ -274,17 +274,38 @@ ALWAYS_INLINE void *malloc_class(unsigned c, size_t size)
 	return sampled(p, size, due);
 }
 
-static void *malloc_large(size_t size, size_t align, bool *out_dirty)
+static NOINLINE void *malloc_large(size_t size, size_t align)
 {
 	bool due = charge_own(size);
 
-	return sampled(large_malloc(size, align, out_dirty), size, due);
+	return sampled(large_malloc(size, align), size, due);
+}
+
+void *heap_sample_large(void *p, size_t size)
+{
+	return sampled(p, size, true);
+}
+
+void *heap_malloc_large_slow(size_t size)
+{
+	size_t npages = (size + heap_padding + PAGE_SIZE - 1) >> PAGE_SHIFT;
+	struct mspan *s = NULL;
+
+	lock_assert_none();
+	if (size <= LCACHE_PAGES << PAGE_SHIFT)
+		s = lcache_take_slow(&mcache_self()->large, npages);
+	if (!s)
+		return malloc_large(size, 1);
+	s->size_asked = size;
+	s->needs_zero = true;
+	mspan_set_live(s, true);
+	return sampled((void *)s->base, size, charge_own(size));
 }
 
 static NOINLINE void *malloc_any(size_t size)
 {
 	if (size > SIZECLASS_MAX_SIZE - heap_padding)
-		return malloc_large(size, 1, NULL);
+		return heap_malloc_large(size);
 	return malloc_class(sizeclass_of(size + heap_padding), size);
 }
 
@@ -312,13 +333,22 @@ void *heap_malloc_slow(size_t size)
 	return p;
 }
 
+/* p is a fresh object of the calling thread. */
+static bool may_hold_something(const void *p, size_t size)
+{
+	const struct mspan *s;
+
+	if (size <= SIZECLASS_MAX_SIZE - heap_padding)
+		return true;
+	s = heap_find((uintptr_t)p, NULL);
+	return !s || s->slot_size > 0 || s->needs_zero;
+}
+
 void *heap_calloc_slow(size_t size)
 {
-	bool dirty = true;
-	void *p = size <= SIZECLASS_MAX_SIZE ? heap_malloc_slow(size)
-					     : malloc_large(size, 1, &dirty);
+	void *p = heap_malloc_slow(size);
 
-	if (p && dirty)
+	if (p && may_hold_something(p, size))
 		memset(p, 0, heap_usable_size(p));
 	return p;
 }
@@ -331,7 +361,7 @@ void *heap_calloc(size_t count, size_t size)
 							   : heap_calloc_slow(bytes);
 }
 
-void *heap_memalign_slow(size_t align, size_t size)
+static void *memalign_slow(size_t align, size_t size)
 {
 	unsigned c;
 
@@ -342,7 +372,17 @@ void *heap_memalign_slow(size_t align, size_t size)
 				       : 0;
 	if (c != 0)
 		return malloc_class(c, size);
-	return malloc_large(size, align, NULL);
+	return malloc_large(size, align);
+}
+
+void *heap_memalign_slow(size_t align, size_t size)
+{
+	void *p;
+
+	mcache_note_argument(align);
+	p = memalign_slow(align, size);
+	mcache_note_argument(0);
+	return p;
 }
 
 /* ---- realloc ----

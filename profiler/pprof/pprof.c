@@ -27,6 +27,7 @@
 #include "profiler/pprof/file.h"
 #include "profiler/pprof/symbol.h"
 #include "profiler/pprof/table.h"
+#include "profiler/stack/module.h"
 #include "profiler/stack/unwind.h"
 
 #define ZLIB_MEMORY  (384 * KIB) /* deflate with the defaults below takes 268 KiB */
@@ -35,7 +36,7 @@
 #define LEVEL	     Z_BEST_SPEED /* a program waits for it at its end */
 #define MAX_FRAMES   65536
 #define ID_BYTES     5 /* of a location's number as a varint */
-#define MAX_LABELS   14
+#define MAX_LABELS   16
 #define LABEL_BYTES  64 /* of one label, with its tag and length */
 #define MAX_VALUES   8
 #define RECENT	     512
@@ -363,6 +364,8 @@ static void send_location(struct pprof *p, uint64_t id, uintptr_t addr)
 		name = code_name(addr, &sym, p->place, sizeof(p->place));
 		if (sym.module)
 			l.mapping_id = mapping_id(p, sym.module, addr);
+		else
+			name = pseudo_name(FRAME_JIT_PC); /* pprof: "<unknown>" */
 	}
 	if (name) {
 		line.function_id = function_id(p, name);
@@ -578,6 +581,13 @@ static inline uint8_t *encode_location(struct pprof *p, uint8_t *to, uintptr_t a
 	return to + r->size;
 }
 
+/* The mark behind code that is in no module: that is called so itself. */
+static bool says_the_same(const uintptr_t *pcs, int i)
+{
+	return pcs[i] == FRAME_JIT_PC && i > 0 && pcs[i - 1] > FRAME_PSEUDO_MAX &&
+	       !module_find(pcs[i - 1] - 1);
+}
+
 /* The locations of a stack, without tag and length. */
 static size_t encode_stack(struct pprof *p, const uintptr_t *pcs, int count,
 			   bool precise_leaf)
@@ -591,6 +601,8 @@ static size_t encode_stack(struct pprof *p, const uintptr_t *pcs, int count,
 	for (int i = 0; i < count; i++) {
 		bool exact = pcs[i] <= FRAME_PSEUDO_MAX || (i == 0 && precise_leaf);
 
+		if (UNLIKELY(says_the_same(pcs, i)))
+			continue;
 		at = encode_location(p, at, exact ? pcs[i] : pcs[i] - 1);
 	}
 	return (size_t)(at - p->stack);

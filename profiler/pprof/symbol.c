@@ -33,8 +33,14 @@
 
 enum known { KNOWN_NOT, KNOWN_NO, KNOWN_YES };
 
+struct file {
+	char *bytes; /* NULL: not open */
+	size_t size;
+};
+
 struct names {
 	struct elf_symbols symbols;
+	struct file file; /* that the names are in */
 	bool made;
 	uint8_t has_names; /* enum known */
 };
@@ -56,11 +62,6 @@ static struct {
 	const struct plain *plain;
 	uint32_t nplain;
 } state = { .lock = LOCK_INIT(LOCK_RANK_PROFILE) };
-
-struct file {
-	char *bytes; /* NULL: not open */
-	size_t size;
-};
 
 /* ---- files ---- */
 
@@ -126,6 +127,7 @@ static void make(struct names *n, const struct module *m)
 	n->symbols.base = m->start - m->bias;
 	if (f.bytes && elf_read_image(&n->symbols, f.bytes, f.size) == 0)
 		file_unmap(&f);
+	n->file = f;
 	if (!f.bytes && !m->foreign)
 		elf_read_loaded(&n->symbols, m);
 	elf_sort(&n->symbols);
@@ -167,6 +169,20 @@ bool symbol_module_has_names(const struct module *m)
 	has = has_names(m);
 	lock_release(&state.lock);
 	return has;
+}
+
+void symbol_rest(void)
+{
+	lock_acquire(&state.lock);
+	for (size_t i = 0; i < CHUNKS; i++) {
+		const struct names *n = state.chunks[i];
+
+		for (size_t k = 0; n && k < CHUNK; k++)
+			if (n[k].file.bytes)
+				os_purge(n[k].file.bytes,
+					 align_up(n[k].file.size, OS_PAGE));
+	}
+	lock_release(&state.lock);
 }
 
 /* What another thread was changing at the fork is forgotten, not repaired. */

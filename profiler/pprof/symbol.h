@@ -27,6 +27,9 @@ const char *symbol_demangle(const char *name, char *buf, size_t size);
 void symbol_describe(uintptr_t pc, char *buf, size_t size);
 /* DUMP. A site's frames to stderr, one a line. */
 void symbol_log_stack(uint32_t site);
+/* SLOW. A request is answered: the pages of the files go, and come back where names are
+ * needed again. */
+void symbol_rest(void);
 /* In a forked child. */
 void symbol_fork_child(void);
 /* DUMP. Before the process is copied (not forked), and in the copy: from there on the

@@ -152,7 +152,7 @@ static enum verdict step_nowhere(struct scan *s, struct walked *f)
 		for (uintptr_t i = 0; i < 2; i++)
 			s->tried[i] = (struct trail_word){ bp + i * 8, words[i] };
 	f->slot |= WALKED_USES_BP;
-	s->pseudo = module_is_code(f->pc) ? FRAME_TRUNCATED_PC : FRAME_JIT_PC;
+	s->pseudo = walk_end_mark(&s->w);
 	return ROOT;
 }
 

@@ -265,6 +265,23 @@ static enum step step_by_rbp(struct walk *w)
 	return STEP_OK;
 }
 
+/* A language's builtins have no CFI, either, but frame pointers, by which the code that
+ * called them is found to be in no module. */
+uintptr_t walk_end_mark(struct walk *w)
+{
+	uintptr_t saved = 0, ra = 0;
+
+	if (!module_is_code(w->pc))
+		return FRAME_JIT_PC;
+	if (w->bp < w->sp || w->bp - w->sp > UNWIND_MAX_GAP ||
+	    !walk_read(w, w->bp, &saved) || !walk_read(w, w->bp + 8, &ra))
+		return FRAME_TRUNCATED_PC;
+	return saved > w->bp && saved - w->bp <= UNWIND_MAX_GAP && ra >= OS_PAGE &&
+			       !module_is_code(ra)
+		       ? FRAME_JIT_PC
+		       : FRAME_TRUNCATED_PC;
+}
+
 /* A return address that nobody called from: a signal trampoline, or where makecontext()
  * lets a coroutine end. pc - 1 is in no function then. Else frame pointers. */
 enum step walk_step_missing(struct walk *w)
@@ -343,10 +360,8 @@ int walk_run(struct walk *w, struct frame *frames, int n, int max,
 			*out_end = UNWIND_COMPLETE;
 			return n;
 		case STEP_NO_CFI:
-			return finish(frames, n, max,
-				      module_is_code(w->pc) ? FRAME_TRUNCATED_PC
-							    : FRAME_JIT_PC,
-				      UNWIND_NO_CFI, out_end);
+			return finish(frames, n, max, walk_end_mark(w), UNWIND_NO_CFI,
+				      out_end);
 		default:
 			return finish(frames, n, max, FRAME_TRUNCATED_PC,
 				      UNWIND_BAD_STACK, out_end);

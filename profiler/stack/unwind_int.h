@@ -80,6 +80,10 @@ bool walk_can_read_up_to(struct walk *w, uintptr_t end);
 /* One step outwards from a frame whose row is CFI_MISSING. */
 enum step walk_step_missing(struct walk *w);
 
+/* The pseudo frame behind one that gave STEP_NO_CFI: FRAME_JIT_PC where code that is in
+ * no module runs or has called it. */
+uintptr_t walk_end_mark(struct walk *w);
+
 /* FAST. Counts module changes; trails of another generation are void. */
 extern uint32_t unwind_changes HIDDEN; /* atomic, written by unwind.c */
 static inline uint32_t unwind_generation(void)

@@ -71,6 +71,16 @@ class Killed(seeptest.TestCase):
         self.assertGreaterEqual(process["live_bytes"], 5 * STEP * 100)
         self.assertEqual(len(process["files"]), 3)
 
+    def test_ends_by_a_system_call(self):
+        """No handler of anybody's runs at exit_group itself; it is no signal."""
+        r = seeptest.seep("run", "-o", f"{self.dir}/x", "--", "python3", "-c",
+                          "import ctypes; ctypes.CDLL(None).syscall(231, 9)")
+        self.assertEqual(r.returncode, 9)
+        self.assertIn(b"seep: python3 ended itself by a system call; what it held then:",
+                      r.stderr)
+        self.assertNotIn(b"signal", r.stderr)
+        self.one("x*.heap.pb.gz")
+
     def test_nothing_is_left_behind(self):
         for env in ({"TMPDIR": self.dir}, {"TMPDIR": ""}):
             self.kill_at(2, [seeptest.TOOL, "run", "-q", "--", GROW],

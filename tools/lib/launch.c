@@ -359,20 +359,20 @@ static char *find_program(const char *name)
 	die(127, "%s: not found", name);
 }
 
-/* Says what is wrong with the program. False: it is not to be started. */
-static bool inspect(struct launch *l, const char *program)
+/* Says what is wrong with the program. */
+static void inspect(struct launch *l, const char *program)
 {
 	char *file;
 	enum inspect_result r = inspect_program(program, &file, &l->why);
 
 	if (r == INSPECT_OWN_MALLOC)
 		say("warning: %s %s", file, l->why);
-	if (r == INSPECT_NO_HELP) {
+	if (r == INSPECT_NO_HELP || r == INSPECT_STATIC) {
 		say_bad("cannot profile %s: it %s", file, l->why);
 		l->hopeless = true;
+		l->is_static = r == INSPECT_STATIC;
 	}
 	free(file);
-	return !l->hopeless || !l->refuse_hopeless;
 }
 
 /* The library had no time to write down what killed the command. */
@@ -389,6 +389,29 @@ static void note_signal(struct launch *l)
 	}
 }
 
+static bool has_other_row(const struct launch *l, const struct runtable_row *row)
+{
+	for (unsigned i = 0; i < launch_rows(l); i++) {
+		const struct runtable_row *r = &l->table->rows[i];
+
+		if (r != row && r->pid == row->pid && r->state != RUNROW_FREE &&
+		    r->state != RUNROW_SPAWNED)
+			return true;
+	}
+	return false;
+}
+
+/* Programs that had a row before whoever started them came to write theirs. */
+static void settle_spawned(struct launch *l)
+{
+	for (unsigned i = 0; i < launch_rows(l); i++) {
+		struct runtable_row *r = &l->table->rows[i];
+
+		if (r->state == RUNROW_SPAWNED && has_other_row(l, r))
+			r->state = RUNROW_FREE;
+	}
+}
+
 void launch_run(struct launch *l)
 {
 	char *program = find_program(l->argv[0]);
@@ -396,20 +419,19 @@ void launch_run(struct launch *l)
 	unsigned long long oom_kills = recover_oom_kills();
 
 	launch_check_options(l);
-	if (!inspect(l, program))
-		return;
+	inspect(l, program);
 	ignore_signals();
 	launch_check_files(l);
 	library = launch_find_library(l->library);
 	directory = make_directory();
 	table = make_table(l, directory);
-	if (!l->hopeless)
+	if (!l->hopeless || l->is_static)
 		set_environment(l, library, table);
 	start(l, program);
-	l->started = true;
 	await(l);
 	l->out_of_memory = recover_oom_kills() != oom_kills;
 	note_signal(l);
+	settle_spawned(l);
 	recover_rows(l, library, table);
 	remove_directory(directory);
 	free(table);
@@ -441,7 +463,8 @@ bool launch_is_running(const struct runtable_row *r)
 const struct runtable_row *launch_main_row(const struct launch *l)
 {
 	for (unsigned i = launch_rows(l); i > 0; i--)
-		if (l->table->rows[i - 1].pid == l->pid)
+		if (l->table->rows[i - 1].pid == l->pid &&
+		    l->table->rows[i - 1].state != RUNROW_FREE)
 			return &l->table->rows[i - 1];
 	return NULL;
 }

@@ -19,15 +19,14 @@ struct launch {
 	const char *defaults; /* options of the subcommand, before the user's */
 	char *extra;	      /* options of the command line, after the user's; or NULL */
 	bool is_gate;
-	bool refuse_hopeless; /* do not start a program that cannot be helped */
 	/* found */
 	struct runtable *table;
 	int pid;
-	int status;	   /* of waitpid() */
-	bool asked_to_end; /* by INT or TERM that came through us or the terminal */
-	bool hopeless;	   /* it was started without the library */
-	char *why;	   /* what is wrong with the program, or NULL */
-	bool started;
+	int status;	    /* of waitpid() */
+	bool asked_to_end;  /* by INT or TERM that came through us or the terminal */
+	bool hopeless;	    /* the library cannot be in it */
+	bool is_static;	    /* hopeless, but what it starts may have the library */
+	char *why;	    /* what is wrong with the program, or NULL */
 	bool out_of_memory; /* the kernel killed somebody for memory meanwhile */
 };
 
