@@ -267,8 +267,10 @@ static bool report(struct escape *e)
 		fputc('\n', e->out);
 	}
 	json_decref(root);
-	if (fflush(e->out) != 0)
-		say_bad("the report could not be written");
+	if (fflush(e->out) != 0) {
+		say_bad("the report could not be written: %s", strerror(errno));
+		good = false;
+	}
 	if (e->report)
 		fclose(e->out);
 	return good;
