@@ -55,10 +55,11 @@ struct mcentral {
 static struct {
 	struct mcentral classes[SIZECLASS_COUNT];
 } central = {
-	/* nine times eight, and one: SIZECLASS_COUNT */
-	.classes = { EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, ONE },
+	/* nine times eight, and two: SIZECLASS_COUNT */
+	.classes = { EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, ONE,
+		     ONE },
 };
-_Static_assert(SIZECLASS_COUNT == 9 * 8 + 1, "central's initialiser");
+_Static_assert(SIZECLASS_COUNT == 9 * 8 + 2, "central's initialiser");
 
 NO_LOCK_CHECK void mcentral_lock(unsigned c)
 {
