@@ -13,12 +13,14 @@
  * with all objects followed: 1.3 to 2 times the CPU of comparison), which a run that asks
  * this question has.
  */
+#include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/commands.h"
 #include "tools/lib/escapes.h"
@@ -169,6 +171,12 @@ static json_t *json_site(const struct escape_site *s)
 		"moved", (json_int_t)s->moved, "gain", s->gain);
 
 	json_object_set_new(o, "allocator", text_or_null(s->allocator.text));
+	if (s->argument_min) {
+		json_object_set_new(o, "argument_min",
+				    json_integer((json_int_t)s->argument_min));
+		json_object_set_new(o, "argument_max",
+				    json_integer((json_int_t)s->argument_max));
+	}
 	json_object_set_new(o, "inlined_in", text_or_null(s->inlined_in));
 	json_object_set_new(o, "to", text_or_null(s->to.text));
 	json_object_set_new(o, "freed_by", text_or_null(s->freed_by.text));
@@ -206,7 +214,10 @@ static bool report_file(struct escape *e, const char *path, json_t *profiles)
 	size_t n;
 
 	if (!escapes_read(path, &r)) {
-		say_bad("%s: not an escape profile, or damaged", path);
+		if (access(path, R_OK) != 0)
+			say_bad("%s: %s", path, strerror(errno));
+		else
+			say_bad("%s: not an escape profile, or damaged", path);
 		return false;
 	}
 	n = e->top && e->top < r.nsites ? e->top : r.nsites;
@@ -256,8 +267,10 @@ static bool report(struct escape *e)
 		fputc('\n', e->out);
 	}
 	json_decref(root);
-	if (fflush(e->out) != 0)
-		say_bad("the report could not be written");
+	if (fflush(e->out) != 0) {
+		say_bad("the report could not be written: %s", strerror(errno));
+		good = false;
+	}
 	if (e->report)
 		fclose(e->out);
 	return good;

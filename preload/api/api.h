@@ -55,6 +55,10 @@ void exit_init(void);
 int exit_reports(const struct exit_cause *cause);
 /* The exec failed: the process goes on and will report again. */
 void exit_undo_exec(void);
+/* SIGNAL. A child that shares our memory becomes the program (pid 0), or process pid has.
+ * What exit_unnote_spawn() takes, or NULL. */
+void *exit_note_spawn(int pid, const char *program);
+void exit_unnote_spawn(void *note);
 /* SIGNAL. Around an exec, see world_exec_begin(). */
 void exit_exec_begin(void);
 void exit_exec_failed(void);
@@ -88,6 +92,7 @@ void survive_recover(void); /* INIT. With recover=: writes profiles and exits */
 
 /* leave.c: _exit and exec. INIT. */
 void leave_init(void);
+void spawn_init(void);
 
 /* fatal.c: signals whose default action ends the process. */
 struct sigaction;

@@ -272,10 +272,10 @@ static int report_leaks(const struct leak_result *r, const char *prefix, bool fi
 	return error;
 }
 
-/* The status that the verdict forces on the process, or -1. */
+/* The status that the verdict forces on the process, or -1. exitcode=0: none. */
 static int forced_status(const struct leak_result *r)
 {
-	if (runtable_is_gate() || runtable_is_out_of_reach())
+	if (runtable_is_gate() || runtable_is_out_of_reach() || opt_get()->exitcode == 0)
 		return -1;
 	if (r->verdict == LEAK_FOUND)
 		return opt_get()->exitcode;
@@ -469,6 +469,16 @@ void exit_undo_exec(void)
 	atomic_store_release(&at_exit.stage, (uint32_t)STAGE_RUNS);
 }
 
+void *exit_note_spawn(int pid, const char *program)
+{
+	return runtable_note_spawn(pid, program);
+}
+
+void exit_unnote_spawn(void *note)
+{
+	runtable_forget_spawn(note);
+}
+
 void exit_exec_begin(void)
 {
 	world_exec_begin();
@@ -495,6 +505,18 @@ int exit_reports(const struct exit_cause *cause)
 
 void exit_undo_exec(void)
 {
+}
+
+void *exit_note_spawn(int pid, const char *program)
+{
+	(void)pid;
+	(void)program;
+	return NULL;
+}
+
+void exit_unnote_spawn(void *note)
+{
+	(void)note;
 }
 
 void exit_exec_begin(void)

@@ -146,6 +146,7 @@ static void begin(void)
 #endif
 	fork_init();
 	leave_init();
+	spawn_init();
 	if (exit_is_wanted())
 		fatal_init();
 	meta_started();

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * leave: the ways out of a process that run no destructor: _exit and its like, and exec.
+ * leave: the ways out of a process that run no destructor: _exit and its like, daemon's
+ * parent, and exec.
  *
  * All of them are called in children that share our memory (vfork), in signal handlers
  * and in forked children of programs with threads; exit_reports() finds out and does
@@ -15,6 +16,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "preload/api/api.h"
@@ -83,6 +86,53 @@ EXPORT void quick_exit(int status)
 	os_exit_group(status);
 }
 
+/* ---- daemon ---- */
+
+static bool is_null_device(int fd)
+{
+	struct stat st;
+
+	return os_call(SYS_fstat, fd, (long)&st, 0, 0, 0, 0) == 0 &&
+	       S_ISCHR(st.st_mode) && st.st_rdev == makedev(1, 3);
+}
+
+static int close_standard_files(void)
+{
+	int fd = os_open("/dev/null", O_RDWR, 0);
+
+	if (fd >= 0 && is_null_device(fd)) {
+		for (int i = 0; i <= 2; i++)
+			os_call(SYS_dup2, fd, i, 0, 0, 0, 0);
+		if (fd > 2)
+			os_close(fd);
+		return 0;
+	}
+	if (fd >= 0)
+		os_close(fd);
+	errno = fd >= 0 ? ENODEV : -fd;
+	return -1;
+}
+
+/* As the C library's, whose parent leaves by a call of its own that nobody sees. */
+EXPORT int daemon(int nochdir, int noclose)
+{
+	pid_t pid = fork();
+	long error;
+
+	if (pid < 0)
+		return -1;
+	if (pid > 0)
+		_exit(0);
+	error = os_call(SYS_setsid, 0, 0, 0, 0, 0, 0);
+	if (error < 0) {
+		errno = (int)-error;
+		return -1;
+	}
+	if (!nochdir)
+		os_call(SYS_chdir, (long)"/", 0, 0, 0, 0, 0);
+	return noclose ? 0 : close_standard_files();
+}
+
 /* ---- exec ---- */
 
 static bool is_program(const char *path)
@@ -120,15 +170,19 @@ static bool is_found(const char *name)
 struct attempt {
 	bool reported; /* reports were made, and are to be forgotten */
 	bool begun;    /* exit_exec_begin() */
+	void *note;    /* of exit_note_spawn() */
 };
 
-static struct attempt before_exec(bool exists)
+static struct attempt before_exec(const char *program, bool exists)
 {
 	const struct exit_cause cause = { .way = EXIT_EXEC };
-	struct attempt a = { false, false };
+	struct attempt a = { false, false, NULL };
 
-	if (!exit_is_own_process())
+	if (!exit_is_own_process()) {
+		if (exists)
+			a.note = exit_note_spawn(0, program);
 		return a;
+	}
 	if (exists && !exit_has_begun()) {
 		exit_reports(&cause);
 		a.reported = true;
@@ -142,6 +196,7 @@ static int after_exec(struct attempt a, int ret)
 {
 	int saved = errno;
 
+	exit_unnote_spawn(a.note);
 	if (a.begun)
 		exit_exec_failed();
 	if (a.reported)
@@ -163,7 +218,7 @@ EXPORT int execve(const char *path, char *const argv[], char *const envp[])
 	RESOLVE(execve);
 	if (!real.execve)
 		return no_such_function();
-	a = before_exec(is_program(path));
+	a = before_exec(path, is_program(path));
 	return after_exec(a, real.execve(path, argv, envp));
 }
 
@@ -179,7 +234,7 @@ EXPORT int execvpe(const char *name, char *const argv[], char *const envp[])
 	RESOLVE(execvpe);
 	if (!real.execvpe)
 		return no_such_function();
-	a = before_exec(is_found(name));
+	a = before_exec(name, is_found(name));
 	return after_exec(a, real.execvpe(name, argv, envp));
 }
 
@@ -195,7 +250,8 @@ EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 	RESOLVE(fexecve);
 	if (!real.fexecve)
 		return no_such_function();
-	a = before_exec(os_call(SYS_fcntl, fd, F_GETFD, 0, 0, 0, 0) >= 0);
+	a = before_exec("(a descriptor)",
+			os_call(SYS_fcntl, fd, F_GETFD, 0, 0, 0, 0) >= 0);
 	return after_exec(a, real.fexecve(fd, argv, envp));
 }
 
@@ -210,7 +266,7 @@ EXPORT int execveat(int fd, const char *path, char *const argv[], char *const en
 		return no_such_function();
 	exists = (flags & AT_EMPTY_PATH) ||
 		 os_call(SYS_faccessat, fd, (long)path, X_OK, 0, 0, 0) == 0;
-	a = before_exec(exists);
+	a = before_exec(path, exists);
 	return after_exec(a, real.execveat(fd, path, argv, envp, flags));
 }
 

@@ -201,6 +201,16 @@ uint64_t os_coarse_ns(void)
 	return clock_ns(CLOCK_MONOTONIC_COARSE);
 }
 
+uint64_t os_process_ns(void)
+{
+	return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+}
+
+uint64_t os_thread_ns(void)
+{
+	return clock_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+
 uint64_t os_realtime_ns(void)
 {
 	return clock_ns(CLOCK_REALTIME);

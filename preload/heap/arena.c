@@ -180,6 +180,11 @@ void arena_set_limit(size_t limit)
 		shrink(arena_at(i), limit / 8 / arena.narenas);
 }
 
+size_t arena_limit(void)
+{
+	return arena.limit;
+}
+
 /* A further arena that holds npages. Each is half of all before it while that works, so
  * that ARENA_MAX of them are always enough. */
 static bool make_next(size_t npages)

@@ -219,6 +219,7 @@ void mcache_look_around(struct mcache *mc)
 		return;
 	mc->tick_ns = now;
 	mheap_tick();
+	lcache_look_around(&mc->large, now);
 	for (unsigned i = 0; i < DECAY_CLASSES; i++) {
 		mc->decay_class = mc->decay_class % (SIZECLASS_COUNT - 1) + 1;
 		decay_bin(mc, mc->decay_class);
@@ -266,6 +267,7 @@ void mcache_empty_out(struct mcache *mc)
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
 		if (mcache_count(mc, c) > 0)
 			give_oldest(mc, c, mcache_count(mc, c));
+	lcache_empty_out(&mc->large);
 }
 
 void mcache_reap_others(struct mcache *keep)

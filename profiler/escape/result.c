@@ -6,7 +6,8 @@
  * at most half full: going through them touches no more than what there is. Labels of a
  * sample: escape, depth, confidence; and, for the text report, what is known of it
  * beyond: `to` (name of the global or of the holder's site), `allocator` (the function
- * that was called: malloc, calloc), `freed_by` (the function that called free) and
+ * that was called: malloc, calloc), argument_min and argument_max (calloc's count, an
+ * alignment), `freed_by` (the function that called free) and
  * `freed_with` (what it called: free, realloc), size_min and size_max, the median of
  * lifetimes, how many objects were really seen (samples), looked for (scanned), and grown
  * in place.
@@ -106,6 +107,10 @@ void result_add(const struct result_key *key, const struct ended *e)
 		r->size_min = e->size;
 	if (e->size > r->size_max)
 		r->size_max = e->size;
+	if (r->samples == 0 || e->argument < r->argument_min)
+		r->argument_min = e->argument;
+	if (e->argument > r->argument_max)
+		r->argument_max = e->argument;
 	r->samples++;
 	r->scanned += e->scanned;
 	r->grown += e->grown;
@@ -231,6 +236,10 @@ static void name_place(const struct result_key *k, char *buf, size_t size)
 	case PLACE_THREAD:
 		name_thread((uint32_t)k->detail, buf, size);
 		break;
+	case PLACE_MAYBE_RETURNED:
+		if (k->detail)
+			fmt_string(buf, size, "second word of a structure");
+		break;
 	case PLACE_CALLER:
 		fmt_string(buf, size, "frame +%u", (uint32_t)k->detail);
 		break;
@@ -270,7 +279,7 @@ struct writing {
 	int max;
 };
 
-#define MAX_LABELS 14
+#define MAX_LABELS 16
 
 static bool write_result(const struct result *r, void *arg)
 {
@@ -306,6 +315,12 @@ static bool write_result(const struct result *r, void *arg)
 		labels[n++] = (struct pprof_label){ .key = "depth",
 						    .number = k->depth,
 						    .unit = "frames" };
+	if (r->argument_min) {
+		labels[n++] = (struct pprof_label){ .key = "argument_min",
+						    .number = (int64_t)r->argument_min };
+		labels[n++] = (struct pprof_label){ .key = "argument_max",
+						    .number = (int64_t)r->argument_max };
+	}
 	if (r->grown)
 		labels[n++] = (struct pprof_label){ .key = "grown",
 						    .number = r->grown,

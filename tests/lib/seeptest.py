@@ -27,14 +27,15 @@ if re.search(r"[\s:'\"\\$%]", TEMPORARY) or len(TEMPORARY) > 50:
 
 
 def preloadable(path):
-    """The library by a name that LD_PRELOAD can hold."""
+    """A library by a name that LD_PRELOAD can hold."""
     if not re.search(r"[\s:]", path):
         return path
     place = tempfile.mkdtemp(prefix="seep-test-", dir="/tmp")
     atexit.register(shutil.rmtree, place)
     os.chmod(place, 0o755)
-    os.symlink(path, os.path.join(place, "libseep.so"))
-    return os.path.join(place, "libseep.so")
+    link = os.path.join(place, os.path.basename(path))
+    os.symlink(path, link)
+    return link
 
 
 LIB = preloadable(os.environ["SEEP_LIB"])

@@ -105,6 +105,9 @@ class Killed(seeptest.TestCase):
         r = seeptest.seep("recover", store)
         self.assertEqual((r.returncode, r.stdout), (0, b""), r.stderr)
         self.assertGreaterEqual(self.objects(self.one("p.*.heap.pb.gz"), "grow"), said)
+        r = seeptest.seep("recover", "/none")
+        self.assertEqual((r.returncode, r.stderr),
+                         (1, b"seep: /none: No such file or directory\n"))
         r = seeptest.seep("recover", GROW)
         self.assertEqual(r.returncode, 1)
         self.assertIn(b"not a profile store", r.stderr)

@@ -231,6 +231,10 @@ class Report(seeptest.TestCase):
             r = seep("report", *argv)
             self.assertEqual((r.returncode, r.stdout), (status, b""), argv)
             self.assertEqual(len(r.stderr.decode().splitlines()), 1)
+        empty = os.path.join(self.dir, "empty")
+        open(empty, "w").close()
+        r = seep("report", empty)
+        self.assertEqual((r.returncode, r.stderr), (24, f"seep: {empty}: it is empty\n".encode()))
 
 
 seeptest.main()

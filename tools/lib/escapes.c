@@ -206,16 +206,33 @@ static bool has_depth(const struct line *l)
 
 /* ---- wrappers ---- */
 
+static uint64_t mix(uint64_t h, uint64_t value)
+{
+	h = (h ^ value) * 0x9e3779b97f4a7c15u;
+	return h ^ h >> 32;
+}
+
+/* Compilers make several calls of one, where they unroll a loop: the same function, line
+ * and column are the same place. Without lines, the address tells. */
+static uint64_t mix_frame(const struct line *l, uint64_t h, size_t frame)
+{
+	const Seep__Pprof__Location *x = location(l, frame);
+
+	if (!x || x->n_line == 0 || x->line[0]->line <= 0)
+		return mix(h, l->s->location_id[frame]);
+	for (size_t i = 0; i < x->n_line; i++) {
+		h = mix(h, x->line[i]->function_id);
+		h = mix(h,
+			(uint64_t)x->line[i]->line << 20 ^ (uint64_t)x->line[i]->column);
+	}
+	return h;
+}
+
 static void set_key(struct line *l)
 {
-	uint64_t h = l->level + 1;
-
-	for (size_t i = 0; i <= l->level && i < l->s->n_location_id; i++) {
-		h ^= l->s->location_id[i];
-		h *= 0x9e3779b97f4a7c15u;
-		h ^= h >> 32;
-	}
-	l->key = h;
+	l->key = l->level + 1;
+	for (size_t i = 0; i <= l->level && i < l->s->n_location_id; i++)
+		l->key = mix_frame(l, l->key, i);
 }
 
 static int by_key(const void *a, const void *b)
@@ -238,8 +255,18 @@ static bool is_named_like_one(const char *name)
 	return false;
 }
 
-/* How many different frames lines [from, to) have at depth frame, up to MANY_CALLERS. 0:
- * one has no such frame, or an object of it ended in a function further in. */
+/* The function of a frame, or its address where it has no name. */
+static uint64_t function_of(const struct line *l, size_t frame)
+{
+	const Seep__Pprof__Location *x = location(l, frame);
+
+	if (x && x->n_line)
+		return x->line[x->n_line - 1]->function_id | (uint64_t)1 << 63;
+	return l->s->location_id[frame];
+}
+
+/* How many different functions lines [from, to) have at depth frame, up to MANY_CALLERS.
+ * 0: one has no such frame, or an object of it ended in a function further in. */
 static unsigned callers_at(const struct line *lines, size_t from, size_t to, size_t frame)
 {
 	uint64_t callers[MANY_CALLERS] = { 0 };
@@ -252,10 +279,10 @@ static unsigned callers_at(const struct line *lines, size_t from, size_t to, siz
 		if (frame >= l->s->n_location_id ||
 		    (has_depth(l) && label_number(l, "depth") < frame))
 			return 0;
-		while (k < n && callers[k] != l->s->location_id[frame])
+		while (k < n && callers[k] != function_of(l, frame))
 			k++;
 		if (k == n && n < MANY_CALLERS)
-			callers[n++] = l->s->location_id[frame];
+			callers[n++] = function_of(l, frame);
 	}
 	return n;
 }
@@ -395,6 +422,11 @@ static void add_line(struct escape_site *s, const struct line *l)
 
 	if (s->samples == 0 || low < s->size_min)
 		s->size_min = low;
+	low = label_number(l, "argument_min");
+	if (s->samples == 0 || low < s->argument_min)
+		s->argument_min = low;
+	if (label_number(l, "argument_max") > s->argument_max)
+		s->argument_max = label_number(l, "argument_max");
 	if (label_number(l, "size_max") > s->size_max)
 		s->size_max = label_number(l, "size_max");
 	s->samples += n;
