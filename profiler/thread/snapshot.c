@@ -290,6 +290,7 @@ static void hear_judge(struct taking *t)
 	if (t->judge > 0)
 		while (os_call(SYS_wait4, t->judge, 0, __WALL, 0, 0, 0) == -EINTR)
 			;
+	t->s.only_cycles = t->how == THREAD_JUDGE_CYCLES;
 	t->s.judged = atomic_load_acquire(&t->verdicts->done) == 1;
 	for (uint32_t i = 0; i < t->world.nthreads; i++) {
 		struct blocked *b = &t->verdicts->list[i];
