@@ -7,6 +7,7 @@
  * threads hold another one. So a word that equals it, and lies in no descriptor but among
  * the values of pthread_setspecific(), is a handle of the program's.
  */
+#include <errno.h>
 #include <link.h>
 #include <string.h>
 #include <unistd.h>
@@ -35,6 +36,7 @@ enum { FOUND_FRAMES = 1, FOUND_STORAGE = 2 };
 static struct {
 	uintptr_t stack_end; /* where the main thread's first frame began */
 	uint32_t specific;   /* offset in the descriptor; 0: not known */
+	uintptr_t own_errno; /* where it is, as seen from the descriptor */
 } libc;
 
 static int see_module(struct dl_phdr_info *info, size_t size, void *arg)
@@ -56,6 +58,8 @@ static int see_module(struct dl_phdr_info *info, size_t size, void *arg)
 void reach_prepare(void)
 {
 	loader_each(see_module, NULL);
+	libc.own_errno =
+		(uintptr_t)__errno_location() - (uintptr_t)__builtin_thread_pointer();
 }
 
 static void mark_registers(struct finder *f, const struct stopped_thread *t)
@@ -223,6 +227,8 @@ static void see_pointer(struct finder *f, uintptr_t word, uintptr_t at)
 	/* libc notes in the descriptor where the thread's first frame is. */
 	if (place < 0 || at - t->self < DESCRIPTOR)
 		return;
+	if (word == t->self + libc.own_errno)
+		return; /* tells threads apart (Rust has a list of these) */
 	if (word >= storage_top(t) || word < f->w->threads[i].regs.sp - RED_ZONE)
 		return;
 	f->found[i] |= word < frames_top(t) ? FOUND_FRAMES : FOUND_STORAGE;

@@ -23,7 +23,7 @@ STUCK = {
         "semaphore": (1, LOST), "producer": (1, LOST), "own-stack": (1, LOST),
         "rwlock": (1, LOST), "rwlock-signals": (1, LOST), "barrier": (1, LOST),
         "deadlock2": (2, DEADLOCK), "deadlock3": (3, DEADLOCK), "self": (1, DEADLOCK),
-        "holder": (3, LOST, HELD), "join": (2, LOST, JOINED),
+        "known-by-errno": (1, LOST), "holder": (3, LOST, HELD), "join": (2, LOST, JOINED),
     },
     "odd": {"cancel-lost": (1, LOST), "cancel-mutex": (1, LOST)},
     "c++": {
@@ -33,7 +33,8 @@ STUCK = {
     },
     "rust": {
         "condvar": (1, LOST), "deadlock": (2, LOST), "rwlock": (1, LOST),
-        "barrier": (1, LOST), "join": (2, LOST, JOINED),
+        "barrier": (1, LOST), "join": (2, LOST, JOINED), "park": (1, LOST),
+        "channel": (1, LOST), "rendezvous": (1, LOST), "mutex": (1, LOST),
     },
     "glib": {"queue": (1, LOST), "condition": (1, LOST)},
 }[LANGUAGE]
