@@ -17,6 +17,7 @@
 #include "tools/lib/baseline.h"
 #include "tools/lib/launch.h"
 #include "tools/lib/leakprint.h"
+#include "tools/lib/reportjson.h"
 #include "tools/lib/runjson.h"
 #include "tools/lib/say.h"
 #include "tools/lib/suppressions.h"
@@ -193,7 +194,7 @@ static void print_report(const struct gate *g, const struct runtable_row *r)
 {
 	const struct amounts a = amounts_of(g, r);
 	char *path = format_string("%s.report.json", r->prefix);
-	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL, *leak;
+	json_t *report = r->prefix[0] ? reportjson_read(path, NULL) : NULL, *leak;
 	size_t i, printed = 0, left = 0;
 
 	say_title("%s (process %d): %llu bytes in %llu %sobjects lost", r->exe, r->pid,
@@ -224,7 +225,7 @@ static void print_report(const struct gate *g, const struct runtable_row *r)
 static void print_reachable(const struct runtable_row *r)
 {
 	char *path = format_string("%s.report.json", r->prefix);
-	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL;
+	json_t *report = r->prefix[0] ? reportjson_read(path, NULL) : NULL;
 	json_t *entry;
 	size_t i;
 
@@ -243,7 +244,7 @@ static void print_reachable(const struct runtable_row *r)
 static void add_report(struct gate *g, const struct runtable_row *r)
 {
 	char *path = format_string("%s.report.json", r->prefix);
-	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL;
+	json_t *report = r->prefix[0] ? reportjson_read(path, NULL) : NULL;
 
 	if (report)
 		suppressions_add(&g->supp, report);
@@ -292,7 +293,7 @@ static void find_fresh(struct gate *g, json_t *report, struct amounts *out)
 static void compare_report(struct gate *g, const struct runtable_row *r)
 {
 	char *path = format_string("%s.report.json", r->prefix);
-	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL;
+	json_t *report = r->prefix[0] ? reportjson_read(path, NULL) : NULL;
 	struct amounts *fresh = &g->fresh[r - g->launch.table->rows];
 
 	if (!report) /* nothing can be said to be old */

@@ -421,14 +421,34 @@ static void *malloc_to_grow(size_t old_bytes, size_t size)
 	return LIKELY(p != NULL) ? p : malloc_class(c, size);
 }
 
-static void *realloc_by_copy(struct mspan *s, uint32_t index, void *p, size_t size)
+/* Slots are multiples of 16 bytes, so that much may be copied more than is asked for. */
+#define COPY_INLINE 128 /* bytes; above, a call of memcpy is faster than a loop */
+
+static inline void copy_slot(void *to, const void *from, size_t bytes)
+{
+	typedef long long sixteen __attribute__((vector_size(16), may_alias));
+	const sixteen *in = from;
+	sixteen *out = to, *end = out + (bytes + 15) / 16;
+
+	if (bytes > COPY_INLINE) {
+		memcpy(to, from, bytes);
+		return;
+	}
+	do {
+		*out++ = *in++;
+		__asm__("" : "+r"(in)); /* or gcc makes it a call of memcpy */
+	} while (out < end);
+}
+
+static NOINLINE void *realloc_by_copy(struct mspan *s, uint32_t index, void *p,
+				      size_t size)
 {
 	size_t old_bytes = mspan_slot_bytes(s);
 	void *fresh = malloc_to_grow(old_bytes, size);
 
 	if (!fresh)
 		return size <= old_bytes ? resized(s, index, p, size) : NULL;
-	memcpy(fresh, p, old_bytes < size ? old_bytes : size);
+	copy_slot(fresh, p, old_bytes < size ? old_bytes : size);
 	heap_free(p);
 	return fresh;
 }
@@ -454,20 +474,23 @@ static struct mspan *plain_span(const void *p)
 }
 
 /* Names p when it is one of the two slots of its class that were freed last. */
-static void refuse_cached(const struct mspan *s, const void *p)
+static COLD NOINLINE void freed_block(const struct mspan *s, const void *p)
+{
+	heap_fatal(p, "realloc of freed block %p (size class %u)", p, s->sizeclass);
+}
+
+ALWAYS_INLINE void refuse_cached(const struct mspan *s, const void *p)
 {
 	void **top = mcache_self()->top[s->sizeclass];
 
 	if (UNLIKELY(top[-1] == p) || UNLIKELY(top[-2] == p))
-		heap_fatal(p, "realloc of freed block %p (size class %u)", p,
-			   s->sizeclass);
+		freed_block(s, p);
 }
 
 static void refuse_freed(const struct mspan *s, uint32_t index, const void *p)
 {
 	if (s->samples && heap_hooks.is_freed && heap_hooks.is_freed(s, index))
-		heap_fatal(p, "realloc of freed block %p (size class %u)", p,
-			   s->sizeclass);
+		freed_block(s, p);
 }
 
 static void *realloc_large(struct mspan *s, void *p, size_t size)
@@ -490,18 +513,11 @@ static void *realloc_large(struct mspan *s, void *p, size_t size)
 	return sampled(fresh, size, charge_own(size));
 }
 
-void *heap_realloc(void *p, size_t size)
+static NOINLINE void *realloc_any(void *p, size_t size)
 {
 	uint32_t index;
-	struct mspan *s = plain_span(p);
+	struct mspan *s = heap_find((uintptr_t)p, &index);
 
-	lock_assert_none();
-	if (LIKELY(s != NULL)) {
-		refuse_cached(s, p);
-		index = mspan_index_of(s, (uintptr_t)p);
-		return stays(s, size) ? p : realloc_by_copy(s, index, p, size);
-	}
-	s = heap_find((uintptr_t)p, &index);
 	if (!s) {
 		if (!arena_of((uintptr_t)p) && heap_foreign.realloc)
 			return heap_foreign.realloc(p, size);
@@ -515,6 +531,20 @@ void *heap_realloc(void *p, size_t size)
 	if (stays(s, size))
 		return resized(s, index, p, size);
 	return realloc_by_copy(s, index, p, size);
+}
+
+/* The quick way needs no frame of its own. */
+void *heap_realloc(void *p, size_t size)
+{
+	struct mspan *s = plain_span(p);
+
+	lock_assert_none();
+	if (UNLIKELY(!s))
+		return realloc_any(p, size);
+	refuse_cached(s, p);
+	if (stays(s, size))
+		return p;
+	return realloc_by_copy(s, mspan_index_of(s, (uintptr_t)p), p, size);
 }
 
 /* ---- all locks ---- */

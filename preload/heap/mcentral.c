@@ -114,6 +114,27 @@ static void unlist_span(struct mcentral *m, struct mspan *s)
 
 /* ---- taking ---- */
 
+/* Stores n addresses below end, from the end downwards: at, at + step, ... Two to a
+ * store, since fresh spans make up most of a growing program's slots. Returns the new
+ * end. */
+static void **store_run(void **end, uintptr_t at, uintptr_t step, uint32_t n)
+{
+	typedef uintptr_t two __attribute__((vector_size(16), aligned(8), may_alias));
+	two first = { at + step, at }, second = { at + 3 * step, at + 2 * step };
+	two four = { 4 * step, 4 * step };
+
+	for (; n >= 4; n -= 4) {
+		end -= 4;
+		*(two *)(void *)(end + 2) = first;
+		*(two *)(void *)end = second;
+		first += four;
+		second += four;
+	}
+	for (at = first[1]; n > 0; n--, at += step)
+		*--end = (void *)at;
+	return end;
+}
+
 /* Sets up to want free slots' bits and stores their addresses below end, ascending from
  * the end downwards. */
 static uint32_t carve(struct mspan *s, void **end, uint32_t want)
@@ -126,6 +147,17 @@ static uint32_t carve(struct mspan *s, void **end, uint32_t want)
 		uint64_t bits = ~used;
 		uintptr_t at = mspan_slot(s, w * 64);
 
+		if (bits && (used & (used + 1)) == 0) { /* free from one slot on */
+			uint32_t from = (uint32_t)__builtin_ctzl(bits);
+			uint32_t most = s->nslots - w * 64 - from;
+			uint32_t n = 64 - from < left ? 64 - from : left;
+
+			n = n < most ? n : most;
+			end = store_run(end, at + (uintptr_t)from * s->slot_size,
+					s->slot_size, n);
+			left -= n;
+			bits = n == 64 ? 0 : bits & ~((((uint64_t)1 << n) - 1) << from);
+		}
 		/* Bits past nslots are never reached: nfree slots lie below. */
 		for (; bits && left > 0; left--) {
 			*--end = (void *)(at +

@@ -119,17 +119,26 @@ static struct names *names_of(const struct module *m)
 	return *chunk ? &(*chunk)[m->id % CHUNK] : NULL;
 }
 
-static void make(struct names *n, const struct module *m)
+static void read_symbols(struct names *n, const struct module *m)
 {
 	struct file f = file_of(m);
 
-	n->made = true;
-	n->symbols.base = m->start - m->bias;
-	if (f.bytes && elf_read_image(&n->symbols, f.bytes, f.size) == 0)
+	if (f.bytes && (elf_read_packed(&n->symbols, f.bytes, f.size) ||
+			elf_read_image(&n->symbols, f.bytes, f.size) == 0)) {
 		file_unmap(&f);
+		if (n->symbols.count > 0)
+			return;
+	}
 	n->file = f;
 	if (!f.bytes && !m->foreign)
 		elf_read_loaded(&n->symbols, m);
+}
+
+static void make(struct names *n, const struct module *m)
+{
+	n->made = true;
+	n->symbols.base = m->start - m->bias;
+	read_symbols(n, m);
 	elf_sort(&n->symbols);
 	n->has_names = n->symbols.count > 0 ? KNOWN_YES : KNOWN_NO;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * symbol: names of code addresses from the ELF files' .symtab and .dynsym (no DWARF, no
- * .gnu_debugdata). Tables are built once per module from a private mapping of the file,
+ * symbol: names of code addresses from the ELF files' .symtab, .dynsym and .gnu_debugdata
+ * (no DWARF). Tables are built once per module from a private mapping of the file,
  * in metadata memory; where the file is gone, .dynsym is read from the loaded image.
  */
 #ifndef PROFILER_PPROF_SYMBOL_H

@@ -374,7 +374,7 @@ ALWAYS_INLINE bool capture(struct capture *out)
 	if (UNLIKELY(!t) || UNLIKELY(trail_is_cut(t)))
 		return capture_any(out);
 	out->trail = t;
-	out->site = t->nodes[t->count - 1];
+	out->site = t->nodes[t->count - 1].node;
 	return LIKELY(out->site != SITE_NONE) || capture_any(out);
 }
 

@@ -502,16 +502,18 @@ ALWAYS_INLINE uint32_t put_plain(struct trails *a, uint32_t count, uint32_t n)
 {
 	struct trail *t = &a->own;
 	struct trail_place *p = &t->places[count];
-	uint32_t *nodes = &t->nodes[count], node = nodes[-1];
+	struct trail_node *nodes = &t->nodes[count];
+	uint32_t node = nodes[-1].node, sum = nodes[-1].sum;
 	const struct trail_place *from = a->plain + n;
 
 	for (; from-- > a->plain; p++, nodes++) {
 		const uintptr_t pc = from->pc;
 
 		*p = *from;
+		sum = trail_sum(sum, pc);
 		if (LIKELY(node != 0))
-			node = trail_known_step(&a->steps, node, pc);
-		*nodes = node;
+			node = trail_known_step(&a->steps, node, pc, sum);
+		*nodes = (struct trail_node){ node, sum };
 	}
 	return node;
 }

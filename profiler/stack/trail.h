@@ -50,7 +50,9 @@ struct trail_word {
 };
 
 /* A cache for whoever sets the nodes: the child of parent for pc. What is in it is set
- * by trail_capture() already. It begins small: each further page costs a fault. */
+ * by trail_capture() already. It begins small: each further page costs a fault. A step
+ * is found by a sum of the return addresses so far, and not by the parent: else each step
+ * would wait for the load of the one before. */
 #define TRAIL_STEPS_FIRST 1024
 #define TRAIL_STEPS_MAX	  8192
 struct trail_steps {
@@ -61,17 +63,26 @@ struct trail_steps {
 	} list[TRAIL_STEPS_MAX];
 };
 
-/* FAST. A captured stack's nodes depend on each other: parent goes in last, and cheaply.
- */
-static inline struct trail_step *trail_step_at(struct trail_steps *t, uint32_t parent,
-					       uintptr_t pc)
+struct trail_node {
+	uint32_t node; /* the caller's: site of the stack that ends here; 0: none */
+	uint32_t sum;  /* of its return addresses */
+};
+
+/* FAST. The sum of the stack that goes on with pc. */
+static inline uint32_t trail_sum(uint32_t outer, uintptr_t pc)
 {
-	return &t->list[((uint32_t)pc * 0x9e3779b1u >> 16 ^ parent) & t->mask];
+	return (outer << 5 | outer >> 27) + (uint32_t)pc;
+}
+
+/* FAST. */
+static inline struct trail_step *trail_step_at(struct trail_steps *t, uint32_t sum)
+{
+	return &t->list[sum * 0x9e3779b1u >> 16 & t->mask];
 }
 
 struct trail {
 	struct trail_place *places; /* [0] is the outermost; [-1] is never reached */
-	uint32_t *nodes; /* the caller's: site of the stack that ends here; 0: none */
+	struct trail_node *nodes;   /* beside places */
 	/* Beside places. What the plain case puts on top has no flags and the words of
 	 * the last frame that is set; trail_set_frames() sets the rest. */
 	struct trail_frame *frames;

@@ -76,9 +76,9 @@ enum verdict { MATCHED, ROOT, CUT, REFUSED, ENDED };
 /* FAST. The site one step further in, if the thread has taken that step lately; else 0.
  */
 ALWAYS_INLINE uint32_t trail_known_step(struct trail_steps *steps, uint32_t parent,
-					uintptr_t pc)
+					uintptr_t pc, uint32_t sum)
 {
-	const struct trail_step *s = trail_step_at(steps, parent, pc);
+	const struct trail_step *s = trail_step_at(steps, sum);
 
 	return LIKELY(s->pc == pc) && LIKELY(s->parent == parent) ? s->node : 0;
 }

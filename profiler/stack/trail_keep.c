@@ -29,7 +29,7 @@ static size_t frames_bytes(uint32_t capacity)
 
 static size_t nodes_bytes(uint32_t capacity)
 {
-	return capacity * sizeof(uint32_t);
+	return capacity * sizeof(struct trail_node);
 }
 
 static size_t places_bytes(uint32_t capacity)
@@ -345,7 +345,7 @@ static void put_pseudo_root(struct scan *s, struct trail *t, uintptr_t pc)
 {
 	t->places[0] = (struct trail_place){ UINTPTR_MAX - 7, pc };
 	t->frames[0] = (struct trail_frame){ .serial = ++s->all->serial };
-	t->nodes[0] = 0;
+	t->nodes[0] = (struct trail_node){ 0, 0 };
 	t->count = 1;
 }
 
@@ -359,22 +359,23 @@ static void put_further(struct scan *s, struct trail *t, uint32_t i,
 	uint32_t base = f[-1].base, nwords = f[-1].nwords, flags = f[-1].flags;
 	uint32_t limit =
 		base + a->max - (base > 0); /* frames that the site has room for */
-	uint32_t node = t->nodes[i - 1];
+	uint32_t node = t->nodes[i - 1].node, sum = t->nodes[i - 1].sum;
 
 	for (; w >= a->walked; w--, i++, p++, f++) {
 		p->slot = slot_of(w);
 		p->pc = w->pc;
+		sum = trail_sum(sum, w->pc);
 		if (UNLIKELY(i >= limit)) {
 			base = i + 1 - a->max / 2;
 			limit = base + a->max - 1;
 			node = 0;
 		} else if (LIKELY(node != 0)) {
-			node = trail_known_step(&a->steps, node, w->pc);
+			node = trail_known_step(&a->steps, node, w->pc, sum);
 		}
 		*f = (struct trail_frame){
 			.bp = w->bp, .serial = ++a->serial, .base = base, .nwords = nwords
 		};
-		t->nodes[i] = node;
+		t->nodes[i] = (struct trail_node){ node, sum };
 		if (flags != 0 || (w->slot & WALKED_FLAGS)) {
 			note_dependence(t, i, w);
 			nwords = f->nwords;
@@ -393,7 +394,10 @@ static void put_frames(struct scan *s, struct trail *t)
 	if (UNLIKELY(i == 0 || t->places[i - 1].pc <= FRAME_PSEUDO_MAX)) {
 		t->places[i] = (struct trail_place){ slot_of(w), w->pc };
 		t->frames[i] = (struct trail_frame){ .bp = w->bp, .serial = ++a->serial };
-		t->nodes[i] = i == 0 ? trail_known_step(&a->steps, 0, w->pc) : 0;
+		t->nodes[i].sum = (uint32_t)w->pc;
+		t->nodes[i].node =
+			i == 0 ? trail_known_step(&a->steps, 0, w->pc, (uint32_t)w->pc)
+			       : 0;
 		put_outermost(s, t, i, w);
 		i++, w--;
 	}

@@ -446,7 +446,21 @@ class Ways(TestCase):
         with Live() as p:
             p.say("hide 5")
             self.check(p.pid, "--stop", status=23)
-            self.assertEqual(self.check(p.pid, "--stop", status=23)["retracted_objects"], 0)
+            child = p.say("fork")
+            self.assertIn(child, children(p.pid))
+            p.say("lose 3")
+            r = self.check(child, "--stop", "--since", status=23)
+            # Both are new to the child, which has not been asked before; only its own count.
+            self.assertEqual(self.amounts(r, "lose"), {"direct": 3})
+            self.assertEqual(self.amounts(r, "hide"), {})
+            r = self.check(child, "--stop", "--since", status=0)
+            self.assertEqual(self.amounts(r, "lose"), {"direct": 3})
+            p.say("show")  # the parent's objects, of the parent's report
+            self.assertEqual(self.check(child, "--stop", status=23)["retracted_objects"], 0)
+            # The parent remembers what it has said, and that the child freed nothing of it.
+            r = self.check(p.pid, "--stop", "--since", status=0)
+            self.assertEqual((self.amounts(r, "hide"), r["retracted_objects"]),
+                             ({"direct": 5}, 0))
 
 
 seeptest.main()
