@@ -27,8 +27,8 @@ if re.search(r"[\s:'\"\\$%]", TEMPORARY) or len(TEMPORARY) > 50:
 
 
 def preloadable(path):
-    """A library by a name that LD_PRELOAD can hold."""
-    if not re.search(r"[\s:]", path):
+    """A file or directory by a name without blanks, as LD_PRELOAD and scripts need it."""
+    if not re.search(r"[\s:'\"\\$]", path):
         return path
     place = tempfile.mkdtemp(prefix="seep-test-", dir="/tmp")
     atexit.register(shutil.rmtree, place)
@@ -39,6 +39,7 @@ def preloadable(path):
 
 
 LIB = preloadable(os.environ["SEEP_LIB"])
+VICTIMS = preloadable(os.environ["SEEP_VICTIMS"])
 
 
 def clean_env(**extra):
@@ -94,7 +95,7 @@ class TestCase(unittest.TestCase):
 
 def victim(name):
     """A program that meson built for the tests."""
-    return os.path.join(os.environ["SEEP_VICTIMS"], name)
+    return os.path.join(VICTIMS, name)
 
 
 main = unittest.main
