@@ -78,7 +78,6 @@ const char *exit_prefix(void);
 /* The expanded pattern, with room for our suffixes behind it; false: too
  * long. */
 bool exit_make_prefix(const char *pattern, char *buf, size_t size);
-const char *exit_error_text(int error); /* of a file that could not be written */
 const char *exit_program_name(void);
 void exit_set_program(const char *name, int pid); /* of a process that has ended */
 struct runtable_row;

@@ -83,6 +83,7 @@ class Blocked(seeptest.TestCase):
         self.assertEqual([name for name, _ in found], ["stuck"] * count, (case, text))
         self.assertEqual({why for _, why in found}, set(reasons), (case, text))
 
+    @seeptest.needs_ptrace
     def test_blocked_for_ever(self):
         for case, (count, *reasons) in STUCK.items():
             with self.subTest(case):
