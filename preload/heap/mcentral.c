@@ -252,29 +252,56 @@ static struct mspan *span_of(void *p, unsigned c)
 	return s;
 }
 
+/* Clears bit n % 64; was it set? Compilers need five instructions for it. */
+static inline bool clear_bit(uint64_t *word, uint64_t n)
+{
+	bool was;
+
+	__asm__("btr %2, %0" : "+r"(*word), "=@ccc"(was) : "r"(n));
+	return was;
+}
+
 /* Clears the bits of the slots at pointers, up to n of them, as far as they lie in s; how
  * many. Aborts at one that is no allocated slot. Bits past nslots are never set. */
 static uint32_t release_slots(struct mspan *s, void *const *pointers, uint32_t n)
 {
 	uintptr_t base = s->base, bytes = s->npages << PAGE_SHIFT;
 	uint64_t magic = s->magic, slot_size = s->slot_size;
-	uint32_t i;
+	uint64_t *bits = s->alloc_bits;
+	void *const *at = pointers, *const *end = pointers + n;
 
-	for (i = 0; i < n; i++) {
-		uintptr_t offset = (uintptr_t)pointers[i] - base;
+	do {
+		uintptr_t offset = (uintptr_t)*at - base;
 		uint64_t index = offset * magic >> MSPAN_MAGIC_SHIFT;
-		uint64_t mask = (uint64_t)1 << (index % 64);
 		uint64_t word;
 
 		if (offset >= bytes)
 			break;
-		word = s->alloc_bits[index / 64];
-		if (UNLIKELY(index * slot_size != offset) || UNLIKELY(!(word & mask)))
-			bad_pointer(pointers[i], s, s->sizeclass);
-		atomic_store_relaxed(&s->alloc_bits[index / 64], word ^ mask);
-	}
-	s->nfree += i;
-	return i;
+		word = bits[index / 64];
+		if (UNLIKELY(index * slot_size != offset) ||
+		    UNLIKELY(!clear_bit(&word, index)))
+			bad_pointer(*at, s, s->sizeclass);
+		atomic_store_relaxed(&bits[index / 64], word);
+	} while (++at != end);
+	n = (uint32_t)(at - pointers);
+	s->nfree += n;
+	return n;
+}
+
+#define LOOK_AHEAD 6 /* pointers; what lies there arrives from memory meanwhile */
+
+/* Objects freed in no order lie each in another span, which nobody has looked at of late.
+ */
+static inline void prefetch_span(const void *p)
+{
+	uintptr_t offset = (uintptr_t)p - arena_fast.base;
+	const struct mspan *s;
+
+	if (offset >= arena_fast.size)
+		return;
+	s = atomic_load_relaxed(&arena_first.spans[offset >> PAGE_SHIFT]);
+	__builtin_prefetch(s, 1);
+	__builtin_prefetch((const char *)s + 2 * CACHE_LINE, 1);
 }
 
 static void drop_span(struct mcentral *m, struct mspan *s)
@@ -305,9 +332,13 @@ static void give_all(struct mcentral *m, void *const *pointers, uint32_t n, unsi
 		     uint32_t keep_empty)
 {
 	while (n > 0) {
-		struct mspan *s = span_of(pointers[0], c);
-		uint32_t done = release_slots(s, pointers, n);
+		struct mspan *s;
+		uint32_t done;
 
+		if (n > LOOK_AHEAD)
+			prefetch_span(pointers[LOOK_AHEAD]);
+		s = span_of(pointers[0], c);
+		done = release_slots(s, pointers, n);
 		settle_span(m, s, done, keep_empty);
 		pointers += done;
 		n -= done;
