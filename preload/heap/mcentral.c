@@ -115,23 +115,21 @@ static void unlist_span(struct mcentral *m, struct mspan *s)
 
 /* ---- taking ---- */
 
-/* Stores n addresses below end, from the end downwards: at, at + step, ... Two to a
- * store, since fresh spans make up most of a growing program's slots. Returns the new
- * end. */
+/* Stores n addresses below end, from the end downwards: at, at + step, ... Returns the
+ * new end. No vectors: their registers would hold addresses of slots long afterwards, and
+ * a leak check takes those for pointers of the program. */
 static void **store_run(void **end, uintptr_t at, uintptr_t step, uint32_t n)
 {
-	typedef uintptr_t two __attribute__((vector_size(16), aligned(8), may_alias));
-	two first = { at + step, at }, second = { at + 3 * step, at + 2 * step };
-	two four = { 4 * step, 4 * step };
-
 	for (; n >= 4; n -= 4) {
 		end -= 4;
-		*(two *)(void *)(end + 2) = first;
-		*(two *)(void *)end = second;
-		first += four;
-		second += four;
+		end[3] = (void *)at;
+		end[2] = (void *)(at += step);
+		end[1] = (void *)(at += step);
+		end[0] = (void *)(at += step);
+		at += step;
+		__asm__("" : "+r"(at)); /* or gcc makes vectors of them */
 	}
-	for (at = first[1]; n > 0; n--, at += step)
+	for (; n > 0; n--, at += step)
 		*--end = (void *)at;
 	return end;
 }
