@@ -197,20 +197,22 @@ static void print_errors(const struct runtable_row *r)
 
 static void print_file(const char *path, void *arg)
 {
-	(void)arg;
+	bool *any = arg;
+
+	if (!*any)
+		say_title("files:");
+	*any = true;
 	say("  %s", path);
 }
 
-/* None where they could not be written: that was said. */
 static void print_files(const struct runtable_row *r)
 {
 	char *heap = format_string("%s.heap.pb.gz", r->prefix);
+	bool any = false;
 
-	if (access(heap, F_OK) == 0) {
-		say_title("files:");
-		runjson_each_file(r, print_file, NULL);
+	runjson_each_file(r, print_file, &any);
+	if (access(heap, F_OK) == 0)
 		say("look closer: go tool pprof -top %s", heap);
-	}
 	free(heap);
 }
 
@@ -303,7 +305,12 @@ static void summarize(const struct launch *l)
 		return;
 	}
 	if (r->state != RUNROW_DONE && !r->recovered) {
-		say_bad("%s ended without profiles: it was killed", l->argv[0]);
+		if (WIFSIGNALED(l->status))
+			say_bad("%s ended without profiles: it was killed", l->argv[0]);
+		else
+			say("%s has recorded nothing: mode=off, or it ended by a system "
+			    "call of its own",
+			    l->argv[0]);
 		print_others(l, r);
 		return;
 	}

@@ -150,31 +150,6 @@ bool exit_make_prefix(const char *pattern, char *buf, size_t size)
 	return true;
 }
 
-const char *exit_error_text(int error)
-{
-	switch (error) {
-	case -EACCES:
-	case -EPERM:
-		return "permission denied";
-	case -ENOENT:
-		return "no such directory";
-	case -ENOSPC:
-		return "no space left on device";
-	case -EROFS:
-		return "read-only file system";
-	case -EFBIG:
-		return "file too large (RLIMIT_FSIZE)";
-	case -ENOMEM:
-		return "out of memory";
-	case -ENOTDIR:
-		return "not a directory";
-	case -ELOOP:
-		return "a symbolic link is in the way";
-	default:
-		return "write failed";
-	}
-}
-
 /* One line for the first file that could not be written; into the table's row too. */
 static void complain(const char *prefix, int error)
 {
@@ -184,11 +159,11 @@ static void complain(const char *prefix, int error)
 	if (error == 0)
 		return;
 	fmt_string(text, sizeof(text), "cannot write %.80s.*: %s", prefix,
-		   exit_error_text(error));
+		   os_error_text(error));
 	if (row && row->reason[0] == '\0')
 		memcpy(row->reason, text, sizeof(row->reason));
 	if (!runtable_is_gate())
-		log_line("%s (error %d)", text, -error);
+		log_line("%s", text);
 }
 
 _Static_assert(RUNROW_RSS_PARTS == (int)RSS_PARTS, "the same parts");

@@ -367,29 +367,41 @@ static bool is_xz(const uint8_t *file, size_t size)
 	       memcmp(file + size - 2, "YZ", 2) == 0;
 }
 
-size_t xz_unpacked_size(const void *file, size_t size)
+/* The sum of what the blocks become, by the index at the file's end. */
+static size_t sum_index(struct decoder *d, const uint8_t *bytes, size_t size)
 {
-	const uint8_t *bytes = file;
-	struct decoder d = { .bad = false };
-	uint32_t words;
 	uint64_t total = 0, one;
+	uint32_t words;
 
-	if (!is_xz(bytes, size))
-		return 0;
 	memcpy(&words, bytes + size - 8, sizeof(words));
 	if (words >= (size - 2 * HEADER_BYTES) / 4)
 		return 0;
-	d.in_end = bytes + size - HEADER_BYTES;
-	d.in = d.in_end - ((size_t)words + 1) * 4;
-	d.bad = next_byte(&d) != 0;
-	for (uint64_t n = number(&d); n > 0 && !d.bad; n--) {
-		number(&d); /* packed */
-		one = number(&d);
+	d->in_end = bytes + size - HEADER_BYTES;
+	d->in = d->in_end - ((size_t)words + 1) * 4;
+	d->bad = next_byte(d) != 0;
+	for (uint64_t n = number(d); n > 0 && !d->bad; n--) {
+		number(d); /* packed */
+		one = number(d);
 		if (one > XZ_MAX || total + one > XZ_MAX)
 			return 0;
 		total += one;
 	}
-	return d.bad ? 0 : total;
+	return d->bad ? 0 : total;
+}
+
+size_t xz_unpacked_size(const void *file, size_t size)
+{
+	struct decoder *d; /* too large for the stack */
+	size_t total;
+
+	if (!is_xz(file, size))
+		return 0;
+	d = meta_map(sizeof(*d), META_PPROF);
+	if (!d)
+		return 0;
+	total = sum_index(d, file, size);
+	meta_unmap(d, sizeof(*d), META_PPROF);
+	return total;
 }
 
 /* The head of a block; false: it is the index, or nothing that we know. */

@@ -7,6 +7,7 @@ import seeptest
 ROUNDS = 1500
 
 
+@seeptest.needs_ptrace
 class Early(seeptest.TestCase):
     def start(self, name, *args, first=""):
         env = seeptest.clean_env()

@@ -2,6 +2,8 @@
 """The seep command: usage, programs it cannot help, environment, signals, verdicts."""
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -90,6 +92,44 @@ class Tool(seeptest.TestCase):
             os.close(writer)
             self.assertEqual(p.returncode, status, command)
             self.assertEqual(os.listdir(self.dir), ["seep.out"])
+
+    def test_standard_output_is_full(self):
+        seep("run", "-q", "-o", "x", "--no-follow", "--", "ls", cwd=self.dir)
+        for argv in (["--help"], ["gate", "--help"], ["--version"],
+                     ["report", self.one("x.*.heap.pb.gz")],
+                     ["escape", "--from", self.one("x.*.escape.pb.gz")]):
+            with open("/dev/full", "wb") as full:
+                r = subprocess.run([seeptest.TOOL, *argv], stdout=full,
+                                   stderr=subprocess.PIPE, env=seeptest.clean_env())
+            self.assertEqual((r.returncode, r.stderr.count(b"\n")), (24, 1), argv)
+            self.assertIn(b"No space left on device", r.stderr)
+
+    def test_colours(self):
+        """On a terminal that can, unless it is unwanted."""
+        for env, wanted in (({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False),
+                            ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+                            ({"TERM": "xterm", "NO_COLOR": ""}, True)):
+            master, slave = os.openpty()
+            subprocess.run([seeptest.TOOL, "frobnicate"], stderr=slave,
+                           env=seeptest.clean_env(**env))
+            os.close(slave)
+            self.assertEqual(b"\033[31m" in os.read(master, 1000), wanted, env)
+            os.close(master)
+
+    def test_summary_names_what_is_there(self):
+        """Each line of the top once; no file that could not be written."""
+        r = self.seep("run", "--", "perl", "-e", "1")
+        sites = re.findall(r"in +\d+  (.* < .*)", r.stderr.decode())
+        self.assertGreater(len(sites), 3)
+        self.assertEqual(len(sites), len(set(sites)))
+        r = self.seep("run", "--mode=off", "--no-threads", "--no-escape", "--", "true")
+        self.assertEqual((r.returncode, r.stderr),
+                         (0, b"seep: true has recorded nothing: mode=off, or it ended by a "
+                          b"system call of its own\n"))
+        r = seep("run", "--", "true", cwd=self.dir, preexec_fn=lambda:
+                 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)))
+        self.assertEqual((r.returncode, r.stderr.count(b"\n")), (24, 1))
+        self.assertIn(b"File too large (see ulimit -f)", r.stderr)
 
     def test_not_found(self):
         self.assertEqual(self.seep("run", "no-such-program").returncode, 127)

@@ -106,6 +106,16 @@ class Report(seeptest.TestCase):
         with open(os.path.join(seeptest.SOURCE, "tests/profile/lines.cc")) as f:
             return [i for i, l in enumerate(f, 1) if f"/* {word} */" in l][0]
 
+    def test_all_files_of_a_run(self):
+        """As the shell expands seep.out/*.json: run.json among them is no report."""
+        seep("gate", "-q", "-o", f"{self.dir}/%e", "--", seeptest.victim("leak/leaks"), "direct")
+        files = [self.one("*.report.json"), self.one("run.json")]
+        for given in (files, files[::-1]):
+            self.assertIn("verdict: leak", self.ok("report", *given))
+        r = seep("report", files[1])
+        self.assertEqual((r.returncode, r.stderr.decode()), (
+            24, f"seep: {files[1]}: it is the list of a run's files; give those\n"))
+
     def test_json_agrees_with_the_check(self):
         path = self.leaks()
         with open(path) as f:

@@ -40,7 +40,7 @@ static struct {
 	volatile sig_atomic_t pid;   /* of the child, 0: not yet */
 	volatile sig_atomic_t asked; /* so often INT or TERM came */
 	struct sigaction old[NFORWARDED];
-	struct sigaction old_pipe;
+	struct sigaction old_pipe, old_limit; /* of SIGPIPE and SIGXFSZ */
 	char link_directory[64]; /* of a library whose path LD_PRELOAD cannot hold */
 } running;
 
@@ -206,9 +206,14 @@ static char *make_table(struct launch *l, const char *directory)
 {
 	char *path = format_string("%s/table", directory);
 	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	int error = fd < 0 ? errno : posix_fallocate(fd, 0, sizeof(struct runtable));
 
-	if (fd < 0 || posix_fallocate(fd, 0, sizeof(struct runtable)) != 0)
-		die(EXIT_INCOMPLETE, "cannot make %s: %s", path, strerror(errno));
+	if (error) {
+		unlink(path);
+		rmdir(directory);
+		die(EXIT_INCOMPLETE, "cannot make %s: %s%s", path, strerror(error),
+		    error == EFBIG ? " (see ulimit -f)" : "");
+	}
 	l->table = mmap(NULL, sizeof(struct runtable), PROT_READ | PROT_WRITE, MAP_SHARED,
 			fd, 0);
 	close(fd);
@@ -286,9 +291,16 @@ static void catch_signals(void)
 		if (running.old[i].sa_handler != SIG_IGN)
 			sigaction(forwarded[i], &act, NULL);
 	}
-	/* Nobody may read our lines any more: the status is still the program's. */
-	act = (struct sigaction){ .sa_handler = SIG_IGN };
+}
+
+/* Nobody may read our lines any more, or no file may grow: we say so, and the status is
+ * still the program's. */
+static void ignore_signals(void)
+{
+	struct sigaction act = { .sa_handler = SIG_IGN };
+
 	sigaction(SIGPIPE, &act, &running.old_pipe);
+	sigaction(SIGXFSZ, &act, &running.old_limit);
 }
 
 static void restore_signals(void)
@@ -296,6 +308,7 @@ static void restore_signals(void)
 	for (size_t i = 0; i < NFORWARDED; i++)
 		sigaction(forwarded[i], &running.old[i], NULL);
 	sigaction(SIGPIPE, &running.old_pipe, NULL);
+	sigaction(SIGXFSZ, &running.old_limit, NULL);
 }
 
 /* ---- running ---- */
@@ -407,6 +420,7 @@ void launch_run(struct launch *l)
 
 	launch_check_options(l);
 	inspect(l, program);
+	ignore_signals();
 	launch_check_files(l);
 	library = launch_find_library(l->library);
 	directory = make_directory();

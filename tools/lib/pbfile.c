@@ -428,6 +428,7 @@ bool pbfile_write_bytes(const void *bytes, size_t size, const char *path)
 	int fd = special ? open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY)
 			 : open_temporary(path, &temporary);
 	bool ok = fd >= 0;
+	int error = 0;
 
 	if (!ok) {
 		free(temporary);
@@ -439,6 +440,7 @@ bool pbfile_write_bytes(const void *bytes, size_t size, const char *path)
 		if (n < 0 && errno == EINTR)
 			continue;
 		ok = n > 0;
+		error = ok ? 0 : errno;
 		at += ok ? n : 0;
 		size -= ok ? (size_t)n : 0;
 	}
@@ -446,7 +448,10 @@ bool pbfile_write_bytes(const void *bytes, size_t size, const char *path)
 		return close(fd) == 0 && ok;
 	keep_owner(fd, path);
 	ok = close(fd) == 0 && ok;
-	return commit(temporary, path, ok);
+	ok = commit(temporary, path, ok);
+	if (error)
+		errno = error;
+	return ok;
 }
 
 /* The gzip member of bytes, allocated. Level 4: half the time of the default for a tenth

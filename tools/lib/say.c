@@ -17,10 +17,17 @@
 
 static bool is_check; /* its last line is a verdict */
 
+static bool wants_colour(void)
+{
+	const char *no = getenv("NO_COLOR"), *terminal = getenv("TERM");
+
+	return isatty(2) && !(no && *no) && terminal && strcmp(terminal, "dumb") != 0;
+}
+
 static __attribute__((format(printf, 2, 0))) void print(const char *colour,
 							const char *format, va_list ap)
 {
-	bool on = colour && isatty(2) && !getenv("NO_COLOR");
+	bool on = colour && wants_colour();
 
 	fputs("seep: ", stderr);
 	if (on)

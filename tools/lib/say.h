@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * say: the tool's own messages: on stderr, each line with "seep: " in front, in colour
- * only on a terminal and without NO_COLOR.
+ * only on a terminal that can, and without NO_COLOR.
  */
 #ifndef TOOLS_LIB_SAY_H
 #define TOOLS_LIB_SAY_H
