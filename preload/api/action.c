@@ -10,6 +10,10 @@
 #include <string.h>
 
 #include "preload/api/api.h"
+#include "preload/base/os.h"
+#if CONFIG_PROFILER
+#include "profiler/stack/thread.h"
+#endif
 
 typedef void (*handler)(int);
 
@@ -88,6 +92,23 @@ static handler failed(void)
 {
 	errno = ENOSYS;
 	return SIG_ERR;
+}
+
+/* Only the kernel knows the stack from now on: the leak check is told. */
+EXPORT int sigaltstack(const stack_t *stack, stack_t *old)
+{
+	long error = os_call(SYS_sigaltstack, (long)stack, (long)old, 0, 0, 0, 0);
+
+	if (error < 0) {
+		errno = (int)-error;
+		return -1;
+	}
+#if CONFIG_PROFILER
+	if (stack && exit_is_own_process())
+		thread_set_signal_stack(
+			stack->ss_flags & SS_DISABLE ? 0 : (uintptr_t)stack->ss_sp);
+#endif
+	return 0;
 }
 
 EXPORT handler signal(int sig, handler fn)
