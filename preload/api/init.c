@@ -141,7 +141,6 @@ __attribute__((constructor)) static void seep_init(void)
 #endif
 	fork_init();
 	leave_init();
-	spawn_init();
 	if (exit_is_wanted())
 		fatal_init();
 	meta_started();
