@@ -91,7 +91,6 @@ void survive_recover(void); /* INIT. With recover=: writes profiles and exits */
 
 /* leave.c: _exit and exec. INIT. */
 void leave_init(void);
-void spawn_init(void);
 
 /* fatal.c: signals whose default action ends the process. */
 struct sigaction;

@@ -146,7 +146,6 @@ static void begin(void)
 #endif
 	fork_init();
 	leave_init();
-	spawn_init();
 	if (exit_is_wanted())
 		fatal_init();
 	meta_started();

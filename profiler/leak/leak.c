@@ -14,6 +14,7 @@
 #include <link.h>
 #include <string.h>
 
+#include "preload/base/atomic.h"
 #include "preload/base/fmt.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
@@ -67,6 +68,14 @@ static void mark_root(uintptr_t lo, uintptr_t hi, void *arg)
 	mark_range(arg, lo, hi);
 }
 
+/* Alternate signal stacks may be known to nobody but the kernel. */
+static void mark_signal_stacks(struct cycle *c)
+{
+	for (const struct thread_info *t = thread_list(); t; t = t->next)
+		if (t->state != THREAD_FINISHED)
+			mark_word(&c->marker, atomic_load_relaxed(&t->signal_stack));
+}
+
 static void mark_registers(struct cycle *c)
 {
 	for (uint32_t i = 0; i < c->world.nthreads; i++) {
@@ -102,6 +111,7 @@ static void mark_all(struct cycle *c)
 		mark_start_helpers(&c->marker, mark_useful_helpers(&c->marker));
 	roots_each(&c->roots, mark_root, &c->marker);
 	mark_registers(c);
+	mark_signal_stacks(c);
 	if (c->roots.no_maps)
 		mark_root((uintptr_t)leak.page, (uintptr_t)leak.page + OS_PAGE,
 			  &c->marker);

@@ -17,6 +17,7 @@
 
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
+#include "profiler/leak/pagemap.h"
 #include "profiler/stack/loader.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
@@ -24,9 +25,9 @@
 #define MAX_RANGES  65536
 #define RED_ZONE    128
 #define MAX_REGIONS 256
-/* Of glibc's thread descriptor, up to the end of what it points to the heap with: the
- * smallest among the versions from 2.31 on. */
-#define DESCRIPTOR_BYTES 2304
+#define DTV_AT	    8	      /* in libc's thread descriptor */
+#define LARGE	    (4 * MIB) /* a mapping with holes worth looking for */
+#define MAX_HOLES   16384     /* of one mapping */
 
 static struct {
 	struct root_range list[MAX_REGIONS]; /* of the LSan interface */
@@ -99,6 +100,48 @@ static void include_readable(struct roots *r, uintptr_t lo, uintptr_t hi)
 	include(r, start, hi);
 }
 
+/* Of a large mapping of no file: not the holes where the program never wrote. Reading
+ * them takes a fault a page. */
+struct filled {
+	struct roots *r;
+	uintptr_t lo, hi; /* the run so far */
+	uintptr_t gap;	  /* a smaller hole is none: the list has its limit */
+};
+
+static void add_filled(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	struct filled *f = arg;
+
+	if (f->hi != 0 && lo - f->hi >= f->gap) {
+		include(f->r, f->lo, f->hi);
+		f->hi = 0;
+	}
+	if (f->hi == 0)
+		f->lo = lo;
+	f->hi = hi;
+}
+
+static void include_filled(struct roots *r, uintptr_t lo, uintptr_t hi)
+{
+	struct filled f = { .r = r, .gap = LARGE / 4 + (hi - lo) / MAX_HOLES };
+	size_t before = r->ninclude;
+	int pagemap = hi - lo >= LARGE && !meta_is_ours(lo) && before < MAX_RANGES / 2
+			      ? pagemap_open()
+			      : -1;
+	bool told = pagemap >= 0 &&
+		    pagemap_each(pagemap, lo, hi, PAGEMAP_PRESENT | PAGEMAP_SWAPPED,
+				 add_filled, &f);
+
+	if (pagemap >= 0)
+		os_close(pagemap);
+	if (!told) {
+		r->ninclude = before;
+		include(r, lo, hi);
+	} else if (f.hi != 0) {
+		include(r, f.lo, f.hi);
+	}
+}
+
 /* Included, too, is memory of no file that may only be read: tables that the program has
  * sealed. */
 static bool see_line(char *line, void *arg)
@@ -117,8 +160,10 @@ static bool see_line(char *line, void *arg)
 		return true; /* the run table, the profile store: large */
 	if (m.path && m.path[0] == '/')
 		include_readable(r, m.lo, m.hi);
-	else
+	else if (m.shared)
 		include(r, m.lo, m.hi);
+	else
+		include_filled(r, m.lo, m.hi);
 	return true;
 }
 
@@ -162,7 +207,7 @@ static int see_own_tls(struct dl_phdr_info *info, size_t size, void *arg)
 			include(arg, align_down(data, 8),
 				data + info->dlpi_phdr[i].p_memsz);
 	if (data)
-		include(arg, self, self + DESCRIPTOR_BYTES);
+		include(arg, self, self + THREAD_DESCRIPTOR_BYTES);
 	return 0;
 }
 
@@ -190,6 +235,16 @@ static bool is_cached_stack(const struct thread_info *t)
 	return descriptor[0] == t->self && descriptor[2] == t->self;
 }
 
+/* But for the dtv, which the descriptor still owns, and the result of a thread that has
+ * not been joined yet. */
+static void exclude_finished(struct roots *r, const struct thread_info *t)
+{
+	exclude(r, t->stack_lo, t->self + DTV_AT);
+	if (thread_is_joined(t))
+		exclude(r, t->self + DTV_AT + sizeof(uintptr_t),
+			t->self + THREAD_DESCRIPTOR_BYTES);
+}
+
 static void see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp)
 {
 	for (const struct thread_info *t = thread_list(); t; t = t->next) {
@@ -198,7 +253,7 @@ static void see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp)
 		if (t->state == THREAD_FINISHED) {
 			/* The descriptor above still owns its dtv. */
 			if (!t->own_stack && is_cached_stack(t))
-				exclude(r, t->stack_lo, t->self);
+				exclude_finished(r, t);
 			continue;
 		}
 		/* A thread on another stack (coroutine) keeps its own one whole. */

@@ -97,6 +97,22 @@ static void *thread_loses(void *arg)
 	return arg;
 }
 
+static void *thread_returns(void *arg)
+{
+	(void)arg;
+	return make_block(90);
+}
+
+/* What a thread has returned, to nobody: and what it was given. */
+static APART void lose_result(void)
+{
+	pthread_t t;
+
+	if (pthread_create(&t, NULL, thread_returns, make_block(91)) == 0)
+		pthread_join(t, NULL);
+	scrub();
+}
+
 static APART void lose_in_thread(void)
 {
 	pthread_t t;
@@ -314,6 +330,7 @@ static const struct {
 	{ "cycle-tail", lose_cycle_with_tail },
 	{ "self", lose_self },
 	{ "thread", lose_in_thread },
+	{ "result", lose_result },
 	{ "small", lose_small },
 	{ "large", lose_large },
 	{ "realloc", lose_realloc },

@@ -12,8 +12,9 @@
 
 #include "tests/leak/lose.h"
 
-#define BLOCK	  112
-#define MAP_BYTES 65536
+#define BLOCK	     112
+#define MAP_BYTES    65536
+#define SPARSE_BYTES ((size_t)64 << 30)
 
 int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
 void __lsan_register_root_region(const void *p, size_t size) __attribute__((weak));
@@ -140,6 +141,23 @@ static APART void keep_region(void)
 	mprotect(p, MAP_BYTES / 2, PROT_NONE);
 }
 
+/* Pages here and there in a mapping that would take minutes to look at as a whole. */
+static APART void keep_sparse(void)
+{
+	void **p = mmap(NULL, SPARSE_BYTES, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	const size_t words = SPARSE_BYTES / sizeof(*p);
+
+	if (p == MAP_FAILED)
+		exit(77);
+	p[0] = make_block();
+	p[words - 1] = make_block();
+	for (size_t at = 1; at < words / 2; at *= 3)
+		p[at] = make_block();
+	for (size_t i = 0; i < 3000; i++) /* more runs than are told apart */
+		p[words / 2 + i * (words / 2 / 3000)] = make_block();
+}
+
 static APART void keep_brk(void)
 {
 	void **p = sbrk(8192);
@@ -173,6 +191,7 @@ static const struct {
 	{ "closed-no-proc", closed_no_proc },
 	{ "region", keep_region },
 	{ "brk", keep_brk },
+	{ "sparse", keep_sparse },
 };
 
 int main(int argc, char **argv)

@@ -42,6 +42,7 @@ LOST = {
                    indirect(1, 36, "lose_cycle_with_tail")],
     "self": [direct(1, 40, "lose_self")],
     "thread": [direct(1, 100, "thread_loses")],
+    "result": [direct(1, 90, "thread_returns"), direct(1, 91, "lose_result")],
     "small": [direct(1000, 24000, "lose_small")],
     "large": [direct(1, 1048676, "lose_large")],
     "realloc": [direct(1, 5000, "lose_realloc")],
@@ -70,10 +71,12 @@ KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "end-small
         "end-large", "end-aligned", "exit-register", "plugin-bss", "plugin-relro",
         "plugin-tls", "thread-plugin-tls", "key", "high-key", "thread-key",
         "thread-stack", "thread-register", "thread-xmm", "blocked-register",
-        "masked-register", "main-gone", "unjoined-result", "sigaltstack", "coroutine-mmap", "coroutine-heap", "exit-on-coroutine", "libc",
+        "masked-register", "main-gone", "unjoined-result", "sigaltstack", "signal-stack",
+        "thread-signal-stack", "argument", "coroutine-mmap", "coroutine-heap", "exit-on-coroutine", "libc",
         "caller-register"]
 
-MAPPED = ["mmap", "shared", "file", "beside-trap", "sealed", "closed", "region", "brk"]
+MAPPED = ["mmap", "shared", "file", "beside-trap", "sealed", "closed", "region", "brk",
+          "sparse"]
 
 OBJECTS = {
     "new": [direct(1, 40, "lose_new")],
