@@ -21,6 +21,7 @@
 #include "tools/lib/leakprint.h"
 #include "tools/lib/output.h"
 #include "tools/lib/pause.h"
+#include "tools/lib/reportjson.h"
 #include "tools/lib/say.h"
 #include "tools/lib/symbolizer.h"
 
@@ -151,7 +152,7 @@ static void parse_since(struct check *c, const char *path)
 	baseline_free(c->baseline);
 	c->baseline = baseline_read(path, &why);
 	if (!c->baseline)
-		die(EXIT_INCOMPLETE, "%s: %s", path, why);
+		die(EXIT_INCOMPLETE, "--since %s", why);
 }
 
 static void parse_one(struct check *c, int option, const char *word)
@@ -255,15 +256,10 @@ static void predict(struct check *c)
 static json_t *load(int fd)
 {
 	json_error_t why;
-	FILE *f;
-	json_t *root;
+	char path[32];
 
-	lseek(fd, 0, SEEK_SET);
-	f = fdopen(dup(fd), "r");
-	root = f ? json_loadf(f, 0, &why) : NULL;
-	if (f)
-		fclose(f);
-	return root;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return reportjson_read(path, &why);
 }
 
 static int open_memory(void)
@@ -344,12 +340,18 @@ static void save(const struct check *c, const char *path)
 
 static void write_json(const struct check *c)
 {
+	size_t size;
+	char *text;
+
 	if (strcmp(c->json, "-") != 0) {
 		save(c, c->json);
 		return;
 	}
-	json_dumpf(c->report, stdout, JSON_COMPACT);
-	putchar('\n');
+	text = reportjson_text(c->report, &size);
+	if (!text)
+		die(EXIT_INCOMPLETE, "out of memory");
+	fwrite(text, 1, size, stdout);
+	free(text);
 	if (fflush(stdout) != 0)
 		die(EXIT_INCOMPLETE, "standard output: %s", strerror(errno));
 }
@@ -491,6 +493,8 @@ int command_check(int argc, char **argv)
 	int fd = open_memory(), status;
 
 	parse(&c, argc, argv);
+	say_verdict_when_incomplete();
+	agent_expect(&c.target);
 	predict(&c);
 	ask(&c, fd);
 	close(fd);

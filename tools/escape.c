@@ -13,12 +13,14 @@
  * with all objects followed: 1.3 to 2 times the CPU of comparison), which a run that asks
  * this question has.
  */
+#include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/commands.h"
 #include "tools/lib/escapes.h"
@@ -230,7 +232,10 @@ static bool report_file(struct escape *e, const char *path, json_t *profiles)
 	size_t n;
 
 	if (!escapes_read(path, &r)) {
-		say_bad("%s: not an escape profile, or damaged", path);
+		if (access(path, R_OK) != 0)
+			say_bad("%s: %s", path, strerror(errno));
+		else
+			say_bad("%s: not an escape profile, or damaged", path);
 		return false;
 	}
 	n = e->top && e->top < r.nsites ? e->top : r.nsites;
@@ -280,8 +285,10 @@ static bool report(struct escape *e)
 		fputc('\n', e->out);
 	}
 	json_decref(root);
-	if (fflush(e->out) != 0)
-		say_bad("the report could not be written");
+	if (fflush(e->out) != 0) {
+		say_bad("the report could not be written: %s", strerror(errno));
+		good = false;
+	}
 	if (e->report)
 		fclose(e->out);
 	return good;

@@ -17,6 +17,7 @@
 #include "tools/lib/baseline.h"
 #include "tools/lib/launch.h"
 #include "tools/lib/leakprint.h"
+#include "tools/lib/reportjson.h"
 #include "tools/lib/runjson.h"
 #include "tools/lib/say.h"
 #include "tools/lib/suppressions.h"
@@ -114,7 +115,7 @@ static struct baseline *parse_baseline(const char *path)
 	struct baseline *b = baseline_read(path, &why);
 
 	if (!b)
-		die(EXIT_INCOMPLETE, "%s: %s", path, why);
+		die(EXIT_INCOMPLETE, "--since %s", why);
 	return b;
 }
 
@@ -193,7 +194,7 @@ static void print_report(const struct gate *g, const struct runtable_row *r)
 {
 	const struct amounts a = amounts_of(g, r);
 	char *path = format_string("%s.report.json", r->prefix);
-	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL, *leak;
+	json_t *report = r->prefix[0] ? reportjson_read(path, NULL) : NULL, *leak;
 	size_t i, printed = 0, left = 0;
 
 	say_title("%s (process %d): %llu bytes in %llu %sobjects lost", r->exe, r->pid,
@@ -224,7 +225,7 @@ static void print_report(const struct gate *g, const struct runtable_row *r)
 static void print_reachable(const struct runtable_row *r)
 {
 	char *path = format_string("%s.report.json", r->prefix);
-	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL;
+	json_t *report = r->prefix[0] ? reportjson_read(path, NULL) : NULL;
 	json_t *entry;
 	size_t i;
 
@@ -243,7 +244,7 @@ static void print_reachable(const struct runtable_row *r)
 static void add_report(struct gate *g, const struct runtable_row *r)
 {
 	char *path = format_string("%s.report.json", r->prefix);
-	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL;
+	json_t *report = r->prefix[0] ? reportjson_read(path, NULL) : NULL;
 
 	if (report)
 		suppressions_add(&g->supp, report);
@@ -292,7 +293,7 @@ static void find_fresh(struct gate *g, json_t *report, struct amounts *out)
 static void compare_report(struct gate *g, const struct runtable_row *r)
 {
 	char *path = format_string("%s.report.json", r->prefix);
-	json_t *report = r->prefix[0] ? json_load_file(path, 0, NULL) : NULL;
+	json_t *report = r->prefix[0] ? reportjson_read(path, NULL) : NULL;
 	struct amounts *fresh = &g->fresh[r - g->launch.table->rows];
 
 	if (!report) /* nothing can be said to be old */
@@ -351,15 +352,19 @@ static void print_threads(const struct runtable_row *r)
 		  r->exe, r->pid, r->threads_blocked, r->threads_ended);
 	for (size_t i = 0; i < n; i++) {
 		const struct thread_sample *s = threadfile_at(f, i);
-		int64_t count = s->count;
+		int64_t count = s->count, bytes = s->bytes;
+		char size[32];
 
 		if (!s->blocked[0] && strcmp(s->role, "ended") != 0)
 			continue;
 		if (threadfile_seen(f, i))
 			continue;
-		for (size_t k = i + 1; k < n; k++)
-			count +=
-				threadfile_same(f, i, k) ? threadfile_at(f, k)->count : 0;
+		for (size_t k = i + 1; k < n; k++) {
+			if (!threadfile_same(f, i, k))
+				continue;
+			count += threadfile_at(f, k)->count;
+			bytes += threadfile_at(f, k)->bytes;
+		}
 		if (s->blocked[0])
 			say_title("blocked for ever: %lld thread%s \"%s\": %s%s, at:",
 				  (long long)count, count == 1 ? "" : "s", s->name,
@@ -367,8 +372,9 @@ static void print_threads(const struct runtable_row *r)
 				  threadfile_wait(s->wait_ns, wait, sizeof(wait)));
 		else
 			say_title("thread leak: %lld thread%s ended and never joined nor "
-				  "detached, created by:",
-				  (long long)count, count == 1 ? "" : "s");
+				  "detached, %s of stack kept, created by:",
+				  (long long)count, count == 1 ? "" : "s",
+				  say_bytes((uint64_t)bytes, size, sizeof(size)));
 		for (size_t k = 0; k < s->nframes && k < MAX_FRAMES; k++)
 			say("    #%zu %s (%s)", k, s->frames[k].function,
 			    s->frames[k].file);
@@ -408,6 +414,11 @@ static bool became_unknown(const struct gate *g, const struct runtable_row *r)
 	return true;
 }
 
+#define WITHOUT_SEEP \
+	"without Seep (static, set-user-ID, in a sandbox, without the environment)"
+static const char became_without_seep[] = "became a program " WITHOUT_SEEP;
+static const char without_seep[] = "ran " WITHOUT_SEEP;
+
 static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main)
 {
 	const struct amounts a = amounts_of(g, r);
@@ -420,13 +431,14 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 				      "left by a system call of its own");
 		return;
 	}
+	if (r->state == RUNROW_SPAWNED) {
+		not_checked(g, r, is_main, without_seep);
+		return;
+	}
 	if (r->state != RUNROW_DONE)
 		return;
 	if (became_unknown(g, r))
-		not_checked(g, r, is_main,
-			    "became a program without Seep (static, set-user-ID, in a "
-			    "sandbox, "
-			    "without the environment)");
+		not_checked(g, r, is_main, became_without_seep);
 	if (g->reachable && !g->quiet)
 		print_reachable(r);
 	g->objects += a.objects;
@@ -455,12 +467,10 @@ static void judge(struct gate *g)
 	const struct launch *l = &g->launch;
 	const struct runtable_row *main_row;
 
-	if (l->hopeless) {
-		set_incomplete(g, format_string("%s %s", l->argv[0], l->why));
-		return;
-	}
 	main_row = launch_main_row(l);
-	if (!main_row) {
+	if (l->hopeless && !main_row) {
+		set_incomplete(g, format_string("%s %s", l->argv[0], l->why));
+	} else if (!main_row) {
 		set_incomplete(g, format_string("libseep.so was not loaded into %s",
 						l->argv[0]));
 		return;
@@ -506,8 +516,7 @@ int command_gate(int argc, char **argv)
 	static struct gate g = {
 		.launch = { .out = "seep.out/%e.%p",
 			    .defaults = "mode=exact:leak=exit",
-			    .is_gate = true,
-			    .refuse_hopeless = true },
+			    .is_gate = true },
 		.exitcode = EXIT_LEAK,
 	};
 	const char *verdict;
@@ -521,11 +530,11 @@ int command_gate(int argc, char **argv)
 		symbolizer_run(&g.launch, g.quiet);
 	judge(&g);
 	finish_suppressions(&g);
-	status = g.launch.started ? own_status(&g.launch) : 0;
+	status = own_status(&g.launch);
 	if (status == 0)
 		status = found(&g) ? g.exitcode : g.incomplete ? EXIT_INCOMPLETE : 0;
 	verdict = found(&g) ? "leak" : g.incomplete ? "incomplete" : "clean";
-	if (g.launch.table)
+	if (g.launch.table && g.launch.out[0])
 		runjson_write(&g.launch, status, verdict);
 	print_verdict(&g);
 	return status;

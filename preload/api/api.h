@@ -55,6 +55,13 @@ void exit_init(void);
 int exit_reports(const struct exit_cause *cause);
 /* The exec failed: the process goes on and will report again. */
 void exit_undo_exec(void);
+/* SIGNAL. A child that shares our memory becomes the program (pid 0), or process pid has.
+ * What exit_unnote_spawn() takes, or NULL. */
+void *exit_note_spawn(int pid, const char *program);
+void exit_unnote_spawn(void *note);
+/* SIGNAL. Around an exec, see world_exec_begin(). */
+void exit_exec_begin(void);
+void exit_exec_failed(void);
 void exit_fork_child(void);
 /* SIGNAL. False in a child that shares our memory, or whose fork we did not see. */
 bool exit_is_own_process(void);
@@ -84,6 +91,7 @@ void survive_recover(void); /* INIT. With recover=: writes profiles and exits */
 
 /* leave.c: _exit and exec. INIT. */
 void leave_init(void);
+void spawn_init(void);
 
 /* fatal.c: signals whose default action ends the process. */
 struct sigaction;
@@ -106,8 +114,9 @@ void action_again(int sig, int flags);
 /* signal.c: the program's handlers run through an entry of ours. SIGNAL. */
 /* What to give to libc in the place of handler, which is remembered. */
 void *signal_in(int sig, void *handler, int flags);
-/* Is it a handler of ours, and none that leads to the program's? */
-bool signal_is_own(const void *handler);
+/* The program's handler where the kernel has this one; NULL: it is one of ours that leads
+ * to none of the program's. */
+const void *signal_program_handler(int sig, const void *handler);
 /* The handler remembered for sig: ask before signal_in(). */
 void *signal_known(int sig);
 /* What the program sees in the place of handler, known being what was remembered. */

@@ -33,11 +33,20 @@ static NOINLINE void *malloc_slow(size_t size)
 	return LIKELY(p != NULL) ? p : out_of_memory();
 }
 
+static NOINLINE void *malloc_large(size_t size)
+{
+	void *p = heap_malloc_large(size);
+
+	return LIKELY(p != NULL) ? p : out_of_memory();
+}
+
 EXPORT void *malloc(size_t size)
 {
 	void *p = heap_malloc_fast(size);
 
-	return LIKELY(p != NULL) ? p : malloc_slow(size);
+	if (LIKELY(p != NULL))
+		return p;
+	return size > SIZECLASS_MAX_SIZE ? malloc_large(size) : malloc_slow(size);
 }
 
 EXPORT void free(void *p)

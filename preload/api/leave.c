@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * leave: the ways out of a process that run no destructor: _exit and its like, and exec.
+ * leave: the ways out of a process that run no destructor: _exit and its like, daemon's
+ * parent, and exec.
  *
  * All of them are called in children that share our memory (vfork), in signal handlers
  * and in forked children of programs with threads; exit_reports() finds out and does
@@ -15,6 +16,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "preload/api/api.h"
@@ -83,6 +86,53 @@ EXPORT void quick_exit(int status)
 	os_exit_group(status);
 }
 
+/* ---- daemon ---- */
+
+static bool is_null_device(int fd)
+{
+	struct stat st;
+
+	return os_call(SYS_fstat, fd, (long)&st, 0, 0, 0, 0) == 0 &&
+	       S_ISCHR(st.st_mode) && st.st_rdev == makedev(1, 3);
+}
+
+static int close_standard_files(void)
+{
+	int fd = os_open("/dev/null", O_RDWR, 0);
+
+	if (fd >= 0 && is_null_device(fd)) {
+		for (int i = 0; i <= 2; i++)
+			os_call(SYS_dup2, fd, i, 0, 0, 0, 0);
+		if (fd > 2)
+			os_close(fd);
+		return 0;
+	}
+	if (fd >= 0)
+		os_close(fd);
+	errno = fd >= 0 ? ENODEV : -fd;
+	return -1;
+}
+
+/* As the C library's, whose parent leaves by a call of its own that nobody sees. */
+EXPORT int daemon(int nochdir, int noclose)
+{
+	pid_t pid = fork();
+	long error;
+
+	if (pid < 0)
+		return -1;
+	if (pid > 0)
+		_exit(0);
+	error = os_call(SYS_setsid, 0, 0, 0, 0, 0, 0);
+	if (error < 0) {
+		errno = (int)-error;
+		return -1;
+	}
+	if (!nochdir)
+		os_call(SYS_chdir, (long)"/", 0, 0, 0, 0, 0);
+	return noclose ? 0 : close_standard_files();
+}
+
 /* ---- exec ---- */
 
 static bool is_program(const char *path)
@@ -116,22 +166,40 @@ static bool is_found(const char *name)
 	}
 }
 
-/* True: reports were made, and are to be forgotten should the exec fail. */
-static bool before_exec(bool exists)
+/* What is to be taken back should the exec fail. */
+struct attempt {
+	bool reported; /* reports were made, and are to be forgotten */
+	bool begun;    /* exit_exec_begin() */
+	void *note;    /* of exit_note_spawn() */
+};
+
+static struct attempt before_exec(const char *program, bool exists)
 {
 	const struct exit_cause cause = { .way = EXIT_EXEC };
+	struct attempt a = { false, false, NULL };
 
-	if (!exists || !exit_is_own_process() || exit_has_begun())
-		return false;
-	exit_reports(&cause);
-	return true;
+	if (!exit_is_own_process()) {
+		if (exists)
+			a.note = exit_note_spawn(0, program);
+		return a;
+	}
+	if (exists && !exit_has_begun()) {
+		exit_reports(&cause);
+		a.reported = true;
+	}
+	exit_exec_begin();
+	a.begun = true;
+	return a;
 }
 
-static int after_exec(bool reported, int ret)
+static int after_exec(struct attempt a, int ret)
 {
 	int saved = errno;
 
-	if (reported)
+	exit_unnote_spawn(a.note);
+	if (a.begun)
+		exit_exec_failed();
+	if (a.reported)
 		exit_undo_exec();
 	errno = saved;
 	return ret;
@@ -145,13 +213,13 @@ static int no_such_function(void)
 
 EXPORT int execve(const char *path, char *const argv[], char *const envp[])
 {
-	bool reported;
+	struct attempt a;
 
 	RESOLVE(execve);
 	if (!real.execve)
 		return no_such_function();
-	reported = before_exec(is_program(path));
-	return after_exec(reported, real.execve(path, argv, envp));
+	a = before_exec(path, is_program(path));
+	return after_exec(a, real.execve(path, argv, envp));
 }
 
 EXPORT int execv(const char *path, char *const argv[])
@@ -161,13 +229,13 @@ EXPORT int execv(const char *path, char *const argv[])
 
 EXPORT int execvpe(const char *name, char *const argv[], char *const envp[])
 {
-	bool reported;
+	struct attempt a;
 
 	RESOLVE(execvpe);
 	if (!real.execvpe)
 		return no_such_function();
-	reported = before_exec(is_found(name));
-	return after_exec(reported, real.execvpe(name, argv, envp));
+	a = before_exec(name, is_found(name));
+	return after_exec(a, real.execvpe(name, argv, envp));
 }
 
 EXPORT int execvp(const char *name, char *const argv[])
@@ -177,27 +245,29 @@ EXPORT int execvp(const char *name, char *const argv[])
 
 EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 {
-	bool reported;
+	struct attempt a;
 
 	RESOLVE(fexecve);
 	if (!real.fexecve)
 		return no_such_function();
-	reported = before_exec(os_call(SYS_fcntl, fd, F_GETFD, 0, 0, 0, 0) >= 0);
-	return after_exec(reported, real.fexecve(fd, argv, envp));
+	a = before_exec("(a descriptor)",
+			os_call(SYS_fcntl, fd, F_GETFD, 0, 0, 0, 0) >= 0);
+	return after_exec(a, real.fexecve(fd, argv, envp));
 }
 
 EXPORT int execveat(int fd, const char *path, char *const argv[], char *const envp[],
 		    int flags)
 {
-	bool reported, exists;
+	struct attempt a;
+	bool exists;
 
 	RESOLVE(execveat);
 	if (!real.execveat)
 		return no_such_function();
 	exists = (flags & AT_EMPTY_PATH) ||
 		 os_call(SYS_faccessat, fd, (long)path, X_OK, 0, 0, 0) == 0;
-	reported = before_exec(exists);
-	return after_exec(reported, real.execveat(fd, path, argv, envp, flags));
+	a = before_exec(path, exists);
+	return after_exec(a, real.execveat(fd, path, argv, envp, flags));
 }
 
 /* The arguments of execl() and its like as an array, on the caller's stack: no malloc

@@ -108,4 +108,7 @@ struct os_mapping {
 };
 bool os_parse_mapping(const char *line, struct os_mapping *out);
 
+/* FAST. What -errno of a file means, for people. */
+const char *os_error_text(int error);
+
 #endif

@@ -45,20 +45,41 @@ static void close_earlier_rows(struct runtable *t, uint32_t before, int pid)
 			atomic_store_release(&t->rows[i].state, (uint32_t)RUNROW_EXECED);
 }
 
+/* The next free one, or NULL. */
+static struct runtable_row *next_row(struct runtable *t)
+{
+	uint32_t i = atomic_fetch_add_acq_rel(&t->claimed, 1u);
+
+	return i < RUNTABLE_ROWS ? &t->rows[i] : NULL;
+}
+
+/* The one that whoever started this process has made for it. */
+static struct runtable_row *made_for(struct runtable *t, int pid)
+{
+	uint32_t n = atomic_load_acquire(&t->claimed);
+
+	for (uint32_t i = 0; i < n && i < RUNTABLE_ROWS; i++)
+		if (t->rows[i].pid == pid &&
+		    atomic_load_acquire(&t->rows[i].state) == RUNROW_SPAWNED)
+			return &t->rows[i];
+	return NULL;
+}
+
 static void claim(uint32_t forked)
 {
 	struct runtable *t = control.table;
-	struct runtable_row *row;
-	uint32_t i;
+	struct runtable_row *row = NULL;
 	long n;
 
 	control.row = NULL;
 	if (!t)
 		return;
-	i = atomic_fetch_add_acq_rel(&t->claimed, 1u);
-	if (i >= RUNTABLE_ROWS)
+	if (!forked)
+		row = made_for(t, os_getpid());
+	if (!row)
+		row = next_row(t);
+	if (!row)
 		return;
-	row = &t->rows[i];
 	row->pid = os_getpid();
 	row->ppid = os_getppid();
 	row->forked = forked;
@@ -66,7 +87,7 @@ static void claim(uint32_t forked)
 	row->exe[n > 0 ? n : 0] = '\0';
 	atomic_store_release(&row->state, (uint32_t)RUNROW_CLAIMED);
 	if (!forked)
-		close_earlier_rows(t, i, row->pid);
+		close_earlier_rows(t, (uint32_t)(row - t->rows), row->pid);
 	control.row = row;
 }
 
@@ -81,6 +102,30 @@ void runtable_attach(void)
 void runtable_fork_child(void)
 {
 	claim(1);
+}
+
+struct runtable_row *runtable_note_spawn(int pid, const char *program)
+{
+	struct runtable_row *row = control.table ? next_row(control.table) : NULL;
+	size_t n = 0;
+
+	if (!row)
+		return NULL;
+	row->pid = pid ? pid : os_getpid();
+	row->ppid = pid ? os_getpid() : os_getppid();
+	for (; program[n] && n < sizeof(row->exe) - 1; n++)
+		row->exe[n] = program[n];
+	row->exe[n] = '\0';
+	atomic_store_release(&row->state, (uint32_t)RUNROW_SPAWNED);
+	return row;
+}
+
+void runtable_forget_spawn(struct runtable_row *row)
+{
+	uint32_t spawned = RUNROW_SPAWNED;
+
+	if (row)
+		atomic_cas_acq_rel(&row->state, &spawned, (uint32_t)RUNROW_FREE);
 }
 
 struct runtable_row *runtable_row(void)

@@ -5,7 +5,7 @@
  * row and leaves its verdict there, where closed descriptors, chroot and dropped
  * privileges cannot take it away.
  *
- * Format (version 2): struct runtable, little endian, x86-64 layout; a row belongs to the
+ * Format (version 3): struct runtable, little endian, x86-64 layout; a row belongs to the
  * process that moved its state from FREE to CLAIMED. Everything is written by the library
  * and read by the tool, but for header fields, which the tool writes before it starts the
  * program.
@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define RUNTABLE_MAGIC	 0x31307065657367ull
-#define RUNTABLE_VERSION 2
+#define RUNTABLE_VERSION 3
 #define RUNTABLE_ROWS	 4096
 #define RUNROW_RSS_PARTS 6
 
@@ -26,6 +26,10 @@ enum runtable_state {
 			 */
 	RUNROW_DONE,	/* verdict is valid */
 	RUNROW_EXECED,	/* the process replaced itself by another program */
+	/* Written by the process that starts another by vfork or posix_spawn, which has
+	 * nothing of its own before its program begins: pid and exe only. The program
+	 * takes the row over; one without the library leaves it. */
+	RUNROW_SPAWNED,
 };
 
 /* How a process ended that got as far as its report. */
@@ -75,6 +79,10 @@ void runtable_attach(void);
 void runtable_fork_child(void);		 /* claims a row of its own */
 struct runtable_row *runtable_row(void); /* NULL: no table */
 int runtable_is_gate(void);
+/* SIGNAL. Process pid (0: the caller) is about to become the program, or just has. A row
+ * to give back if it does not, or NULL. */
+struct runtable_row *runtable_note_spawn(int pid, const char *program);
+void runtable_forget_spawn(struct runtable_row *row);
 /* There is a table, but this process cannot get at it, as in a sandbox or after chroot:
  * it reports by itself, and its status stays its own. */
 int runtable_is_out_of_reach(void);

@@ -142,7 +142,7 @@ static void put_entry(uint32_t handle)
  */
 static int frames_of(const struct trail *t, struct frame *frames, int max)
 {
-	int base = (int)t->frames[t->count - 1].base, n = 0;
+	int base = (int)trail_base(t), n = 0;
 
 	for (int i = (int)t->count - 1; i >= base && n < max; i--, n++)
 		frames[n] = (struct frame){ .pc = t->places[i].pc,

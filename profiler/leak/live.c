@@ -47,14 +47,15 @@
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 
-#define CANDIDATES   ((size_t)1 << 21) /* words of the table; half of it is used */
-#define MAX_HISTORY  ((size_t)1 << 20)
-#define MAX_SITES    ((size_t)1 << 20)
-#define NICE	     10
-#define FIRST	     (-20) /* nice */
-#define DEPTH_TEXT   256
-#define BRIEF_STACKS 100      /* more than anybody prints */
-#define SETTLE_NS    8000000u /* for running threads to wait again */
+#define CANDIDATES    ((size_t)1 << 21) /* words of the table; half of it is used */
+#define MAX_HISTORY   ((size_t)1 << 20)
+#define MAX_SITES     ((size_t)1 << 20)
+#define NICE	      10
+#define FIRST	      (-20) /* nice */
+#define DEPTH_TEXT    256
+#define BRIEF_STACKS  100	/* more than anybody prints */
+#define SETTLE_NS     8000000u	/* for running threads to wait again */
+#define LOOK_AGAIN_NS 200000000 /* is the agent still there? */
 
 enum outcome { OUTCOME_NONE, OUTCOME_CANDIDATES, OUTCOME_REPORTED, OUTCOME_FAILED };
 
@@ -85,6 +86,7 @@ struct live {
 	struct origin origin;
 	struct shared *shared;
 	struct depth *depths; /* of cycle.world.threads */
+	int pid, agent;	      /* of the program; the agent's thread */
 	int copy;
 	int nice; /* the agent's, before and after the pause */
 	bool confirm;
@@ -203,10 +205,22 @@ static void take_depths(struct live *l)
 
 /* ---- the copy ---- */
 
-static void wait_for_go(struct shared *s)
+/* An exec may have ended the agent before the copy asked to be told of it. */
+static bool agent_lives(const struct live *l)
 {
-	while (atomic_load_acquire(&s->go) == 0)
-		os_call(SYS_futex, (long)&s->go, FUTEX_WAIT, 0, 0, 0, 0);
+	return os_call(SYS_getppid, 0, 0, 0, 0, 0, 0) == l->pid &&
+	       os_call(SYS_tgkill, l->pid, l->agent, 0, 0, 0, 0) == 0;
+}
+
+static void wait_for_go(const struct live *l)
+{
+	struct shared *s = l->shared;
+	const struct timespec slice = { 0, LOOK_AGAIN_NS };
+
+	while (atomic_load_acquire(&s->go) == 0 && agent_lives(l))
+		os_call(SYS_futex, (long)&s->go, FUTEX_WAIT, 0, (long)&slice, 0, 0);
+	if (atomic_load_acquire(&s->go) == 0)
+		os_exit_group(1);
 }
 
 static void tell_go(struct shared *s)
@@ -293,7 +307,7 @@ static __attribute__((noreturn)) void copy_main(struct live *l)
 
 	be_modest();
 	symbol_copied();
-	wait_for_go(l->shared);
+	wait_for_go(l);
 	if (!l->confirm)
 		take_depths(l);
 	l->result.stopped_by = l->confirm ? w->how : "";
@@ -382,6 +396,8 @@ static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
 static int make_copy(struct live *l, bool confirm)
 {
 	l->confirm = confirm;
+	l->pid = os_getpid();
+	l->agent = os_gettid();
 	l->error = 0;
 	l->copy = -1;
 	atomic_store_release(&l->shared->go, 0u);

@@ -355,4 +355,5 @@ void world_fork_child(void)
 	lock_reset(&stop.lock);
 	stop.by = STOPPED_NOT;
 	stop.stack = NULL;
+	stop_signal_fork_child();
 }

@@ -58,6 +58,13 @@ void world_resume(struct world *w);
  */
 void world_hurry(void);
 void world_hurry_no_more(void);
+/*
+ * SIGNAL. Around an exec by a thread of this process, not of a child that shares its
+ * memory: it does not begin while threads are stopped by a signal, which would end the
+ * new program.
+ */
+void world_exec_begin(void);
+void world_exec_failed(void);
 /* In a forked child: a stop by another thread of the parent is none here. */
 void world_fork_child(void);
 

@@ -31,5 +31,6 @@ int stop_by_signal(struct world *w, int pid, int caller);
 /* False: the tracer was killed, so the threads ran on some time ago. */
 bool resume_by_trace(void);
 void resume_by_signal(void);
+void stop_signal_fork_child(void);
 
 #endif

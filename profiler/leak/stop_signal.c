@@ -41,6 +41,7 @@ static struct {
 	/* Handlers begun and done since the process started; atomic, left also futex.
 	 * While they are equal nobody looks at world. */
 	uint32_t entered, left;
+	uint32_t execs;	   /* threads that may be in an exec; atomic, futex */
 	struct action old; /* behind ours; no handler: none */
 } stopper;
 
@@ -205,6 +206,51 @@ static void set_epoch(void)
 	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with on_signal() */
 }
 
+/*
+ * An exec resets the handler and keeps the signal: it would end the new program. So no
+ * thread begins one while an epoch is odd, and no signal is sent before those that had
+ * begun have failed. One that succeeds ends all who wait here.
+ */
+static bool await_execs(void)
+{
+	for (unsigned i = 0; i < WAIT_SLICES; i++) {
+		uint32_t execs = atomic_load_acquire(&stopper.execs);
+
+		if (execs == 0)
+			return true;
+		os_futex_wait(&stopper.execs, execs, WAIT_SLICE_NS);
+	}
+	return false;
+}
+
+void world_exec_begin(void)
+{
+	uint32_t epoch;
+
+	for (;;) {
+		atomic_fetch_add_acq_rel(&stopper.execs, 1u);
+		__atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with set_epoch() */
+		epoch = atomic_load_acquire(&stopper.epoch);
+		if (!(epoch & 1))
+			return;
+		world_exec_failed();
+		os_futex_wait(&stopper.epoch, epoch, 0);
+	}
+}
+
+void world_exec_failed(void)
+{
+	atomic_fetch_add_acq_rel(&stopper.execs, (uint32_t)-1);
+	os_futex_wake(&stopper.execs, 1);
+}
+
+void stop_signal_fork_child(void)
+{
+	stopper.execs = 0;
+	stopper.epoch &= ~1u;
+	stopper.entered = stopper.left = 0;
+}
+
 int stop_by_signal(struct world *w, int pid, int caller)
 {
 	uint32_t sent = 0, first = 0;
@@ -215,6 +261,10 @@ int stop_by_signal(struct world *w, int pid, int caller)
 	stopper.world = w;
 	atomic_store_release(&stopper.arrived, 0u);
 	set_epoch();
+	if (!await_execs()) {
+		resume_by_signal();
+		return -EBUSY;
+	}
 	for (int round = 0; round < ROUNDS && all; round++) {
 		if (stop_list_threads(w, pid, caller) <= 0)
 			break;

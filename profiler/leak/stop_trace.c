@@ -35,7 +35,14 @@
 #define LOOK_AGAIN_NS	    50000000u /* is the other side still there? */
 #define ERESTART_NO_HANDLER 514 /* the kernel's ERESTARTNOHAND, seen by tracers only */
 
-enum phase { PHASE_START, PHASE_GO, PHASE_STOPPED, PHASE_FAILED, PHASE_RESUME };
+enum phase {
+	PHASE_START,
+	PHASE_READY, /* tracer: it will not outlive the caller's thread */
+	PHASE_GO,
+	PHASE_STOPPED,
+	PHASE_FAILED,
+	PHASE_RESUME
+};
 
 static struct {
 	uint32_t phase;	 /* enum phase; atomic, futex */
@@ -56,6 +63,17 @@ static void wait_while(enum phase phase)
 {
 	while (atomic_load_acquire(&tracer.phase) == (uint32_t)phase)
 		os_futex_wait(&tracer.phase, (uint32_t)phase, 0);
+}
+
+/* False: the phase lasts. */
+static bool wait_while_short(enum phase phase)
+{
+	for (uint64_t until = os_now_ns() + STOP_PATIENCE_NS; os_now_ns() < until;) {
+		if (atomic_load_acquire(&tracer.phase) != (uint32_t)phase)
+			return true;
+		os_futex_wait(&tracer.phase, (uint32_t)phase, LOOK_AGAIN_NS);
+	}
+	return false;
 }
 
 /* ---- the tracer ---- */
@@ -276,6 +294,12 @@ static void let_go_all(struct world *w)
 	}
 }
 
+static __attribute__((noreturn)) void leave(void)
+{
+	for (;;)
+		os_call(SYS_exit, 0, 0, 0, 0, 0, 0);
+}
+
 static __attribute__((noreturn)) int tracer_main(void *arg)
 {
 	struct {
@@ -290,7 +314,11 @@ static __attribute__((noreturn)) int tracer_main(void *arg)
 	os_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
 	/* Our own copy of the handlers: an ignored SIGCHLD would not be announced. */
 	os_call(SYS_rt_sigaction, SIGCHLD, (long)&plain, 0, sizeof(plain.mask), 0, 0);
-	wait_while(PHASE_START);
+	/* An exec may have ended the caller before; then what bears its process's number
+	 * now is another program. */
+	set_phase(PHASE_READY);
+	if (!wait_while_short(PHASE_READY))
+		leave();
 	ok = stop_all(w);
 	if (ok) {
 		set_phase(PHASE_STOPPED);
@@ -299,8 +327,7 @@ static __attribute__((noreturn)) int tracer_main(void *arg)
 	let_go_all(w);
 	if (!ok)
 		set_phase(PHASE_FAILED);
-	for (;;)
-		os_call(SYS_exit, 0, 0, 0, 0, 0, 0);
+	leave();
 }
 
 /* ---- the caller's side ---- */
@@ -318,13 +345,13 @@ static bool reap(void)
 	return ret > 0 && WIFEXITED(status);
 }
 
-/* Waits for the tracer's answer. False: it died without one. */
-static bool await_answer(void)
+/* Waits while the phase lies before next. False: the tracer died. */
+static bool await_phase(enum phase next)
 {
 	for (;;) {
 		uint32_t now = atomic_load_acquire(&tracer.phase);
 
-		if (now == PHASE_STOPPED || now == PHASE_FAILED)
+		if (now >= (uint32_t)next)
 			return true;
 		if (os_futex_wait(&tracer.phase, now, LOOK_AGAIN_NS) != -ETIMEDOUT)
 			continue;
@@ -361,8 +388,11 @@ int stop_by_trace(struct world *w, int pid, int caller, char *stack)
 	os_call(SYS_prctl, PR_SET_PTRACER, tracer.tracer, 0, 0, 0, 0); /* Yama */
 	if (dumpable != 1)
 		os_call(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0, 0);
-	set_phase(PHASE_GO);
-	answered = await_answer();
+	answered = await_phase(PHASE_READY);
+	if (answered) {
+		set_phase(PHASE_GO);
+		answered = await_phase(PHASE_STOPPED);
+	}
 	if (dumpable != 1) /* 2 cannot be set by a program; 0 allows less still */
 		os_call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0, 0);
 	os_call(SYS_prctl, PR_SET_PTRACER, 0, 0, 0, 0, 0);

@@ -9,6 +9,8 @@
  *   plugin PATH    opened, loses, closed    sleepers N  threads that wait for ever
  *   sites N        loses N objects from N places
  *   dontfork, wipe the only pointer is in memory that fork does not copy
+ *   fork           answers with the number of a child that obeys from now on; the parent
+ *                  ends as it does
  *   children       SIGCHLDs, and children that waitpid() has shown, so far
  *   pipes N        N times: does the end of a pipe come when its writer closes it?
  *   filter WHAT    refuses the calls: "clone" (of processes), "ptrace"
@@ -356,10 +358,25 @@ static int stay(void)
 	return damaged;
 }
 
+static int hand_over(void)
+{
+	pid_t pid = fork();
+	int status = 1;
+
+	if (pid > 0) {
+		while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+		}
+		_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+	}
+	return pid < 0 ? -1 : (int)getpid();
+}
+
 /* ---- */
 
 static int obey(const char *word, long n, const char *text)
 {
+	if (strcmp(word, "fork") == 0)
+		return hand_over();
 	if (strcmp(word, "lose") == 0)
 		lose(n);
 	else if (strcmp(word, "list") == 0)
@@ -403,7 +420,7 @@ static int obey(const char *word, long n, const char *text)
 
 int main(void)
 {
-	char line[256], word[32], text[200], answer[32];
+	char line[4200], word[32], text[4200], answer[32];
 
 	for (;;) {
 		size_t used = 0;
@@ -419,7 +436,7 @@ int main(void)
 			return 0;
 		line[used] = text[0] = '\0';
 		if (sscanf(line, "%31s %ld", word, &n) < 2)
-			sscanf(line, "%31s %199s", word, text);
+			sscanf(line, "%31s %4199[^\n]", word, text);
 		snprintf(answer, sizeof(answer), "%d\n", obey(word, n, text));
 		scrub();
 		if (write(1, answer, strlen(answer)) < 0)

@@ -20,6 +20,8 @@ class Live:
                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                      stderr=subprocess.PIPE)
         self.pid = self.proc.pid
+        if victim == "live":  # past the loader: the library is there
+            self.say("ready")
 
     def say(self, line):
         self.proc.stdin.write(line.encode() + b"\n")
@@ -81,6 +83,7 @@ class TestCase(seeptest.TestCase):
         return found
 
 
+@seeptest.needs_ptrace
 class Verdicts(TestCase):
     def test_clean(self):
         with Live() as p:
@@ -201,6 +204,7 @@ class Verdicts(TestCase):
                              [f"live.{p.pid}.leak.pb.gz"])
 
 
+@seeptest.needs_ptrace
 class Since(TestCase):
     def test_since_the_check_before(self):
         with Live() as p:
@@ -297,6 +301,7 @@ class Since(TestCase):
             self.assertIn("held by kept+0x0", r["text"])
 
 
+@seeptest.needs_ptrace
 class Unnoticed(TestCase):
     def test_moving_pointers(self):
         """The only pointers to live objects are in registers most of the time."""
@@ -391,6 +396,7 @@ class Unnoticed(TestCase):
             self.assertEqual(children(p.pid), [])
 
 
+@seeptest.needs_ptrace
 class Ways(TestCase):
     """The fallbacks, in their order."""
 
@@ -444,7 +450,21 @@ class Ways(TestCase):
         with Live() as p:
             p.say("hide 5")
             self.check(p.pid, "--stop", status=23)
-            self.assertEqual(self.check(p.pid, "--stop", status=23)["retracted_objects"], 0)
+            child = p.say("fork")
+            self.assertIn(child, children(p.pid))
+            p.say("lose 3")
+            r = self.check(child, "--stop", "--since", status=23)
+            # Both are new to the child, which has not been asked before; only its own count.
+            self.assertEqual(self.amounts(r, "lose"), {"direct": 3})
+            self.assertEqual(self.amounts(r, "hide"), {})
+            r = self.check(child, "--stop", "--since", status=0)
+            self.assertEqual(self.amounts(r, "lose"), {"direct": 3})
+            p.say("show")  # the parent's objects, of the parent's report
+            self.assertEqual(self.check(child, "--stop", status=23)["retracted_objects"], 0)
+            # The parent remembers what it has said, and that the child freed nothing of it.
+            r = self.check(p.pid, "--stop", "--since", status=0)
+            self.assertEqual((self.amounts(r, "hide"), r["retracted_objects"]),
+                             ({"direct": 5}, 0))
 
 
 seeptest.main()

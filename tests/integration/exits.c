@@ -112,6 +112,21 @@ static int children(const char *how)
 	return wait_for(pid);
 }
 
+/* Its parent ends at once; the pipe that is its standard output goes with it. */
+static int become_daemon(void)
+{
+	lose();
+	scrub();
+	if (daemon(0, 1) != 0)
+		return 1;
+	lose();
+	scrub();
+	puts("daemon");
+	fflush(stdout);
+	close(2);
+	return 0;
+}
+
 static int restored(void)
 {
 	struct sigaction act;
@@ -191,6 +206,10 @@ int main(int argc, char **argv)
 		ready();
 		stay(NULL);
 	}
+	if (strcmp(how, "return") == 0)
+		return 0;
+	if (strcmp(how, "daemon") == 0)
+		return become_daemon();
 	if (strstr(how, "fork"))
 		return children(how);
 	return by_signal(how);

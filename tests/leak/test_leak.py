@@ -97,6 +97,12 @@ class Leaks(seeptest.TestCase):
         self.assertEqual((r.returncode, self.verdict(r)),
                          (23, "seep: LEAK objects=1 bytes=60 sites=1"), r.stderr)
 
+    def test_exec_beside_a_check(self):
+        r = seeptest.run([seeptest.victim("leak/stopped_exec"), "300"], options="mode=exact")
+        if r.returncode == 77:
+            self.skipTest("no seccomp")
+        self.assertEqual(r.returncode, 0, r.stderr[-2000:])
+
     def test_reachable(self):
         """What is held is listed with the way to it, and is no leak."""
         r = self.check([seeptest.victim("leak/held")])
@@ -149,6 +155,11 @@ class Leaks(seeptest.TestCase):
         r = seeptest.run([seeptest.victim("leak/leaks"), "direct"],
                          options="mode=exact:leak=exit:exitcode=77")
         self.assertEqual(r.returncode, 77)
+        # 0: the report is wanted, and the status stays.
+        r = seeptest.run(["perl", "-e", "@a = (1 .. 3); exit 6"],
+                         options="mode=exact:leak=exit:exitcode=0")
+        self.assertRegex(self.verdict(r), "^seep: LEAK objects=")
+        self.assertEqual(r.returncode, 6)
 
     def test_sampled_mode_finds_leaks_without_stacks(self):
         r = seeptest.run([seeptest.victim("leak/leaks"), "thousand"],

@@ -12,6 +12,7 @@
 #include "tools/lib/names.h"
 #include "tools/lib/pbfile.h"
 #include "tools/lib/pbmerge.h"
+#include "tools/lib/reportjson.h"
 #include "tools/lib/stacks.h"
 
 /* ---- arena, intern ---- */
@@ -55,6 +56,71 @@ static void intern_numbers_in_order(void **state)
 	assert_int_equal(intern_bytes(&t, "", 0), 50002);
 	assert_int_equal(intern_bytes(&t, "\0\0\0", 3), 50000);
 	intern_free(&t);
+}
+
+/* ---- reports ---- */
+
+static json_t *parse_report(const char *text)
+{
+	return reportjson_parse(text, strlen(text), NULL);
+}
+
+/* What it is without our reader. */
+static void assert_read_as_it_is(const char *text)
+{
+	json_t *plain = json_loads(text, 0, NULL), *ours = parse_report(text), *again;
+	size_t size;
+	char *written;
+
+	assert_non_null(plain);
+	assert_true(json_equal(plain, ours));
+	written = reportjson_text(ours, &size);
+	assert_int_equal(strlen(written), size);
+	again = parse_report(written);
+	assert_true(json_equal(plain, again));
+	json_decref(plain);
+	json_decref(ours);
+	json_decref(again);
+	free(written);
+}
+
+static void report_frames_are_shared(void **state)
+{
+	static const char text[] =
+		"{\"leaks\":[{\"stack\":[{\"function\":\"a\"},{\"function\":\"b\"}]},"
+		"{\"stack\" : [ {\"function\":\"b\"} , {\"function\":\"a\"}\n]}]}";
+	json_t *root = parse_report(text), *leaks = json_object_get(root, "leaks");
+	json_t *first = json_object_get(json_array_get(leaks, 0), "stack");
+	json_t *second = json_object_get(json_array_get(leaks, 1), "stack");
+
+	(void)state;
+	assert_ptr_equal(json_array_get(first, 0), json_array_get(second, 1));
+	assert_ptr_equal(json_array_get(first, 1), json_array_get(second, 0));
+	json_decref(root);
+	assert_read_as_it_is(text);
+}
+
+static void report_of_any_text(void **state)
+{
+	static const char *const good[] = {
+		"{}",
+		"[]",
+		"{\"leaks\":[]}",
+		"{\"leaks\":[1,{\"stack\":[]},{\"stack\":null},{\"stack\":7}]}",
+		"{\"leaks\":[{\"stack\":[{\"function\":\"{[\\\"]}\\\\\"}]}],"
+		"\"x\":\"\\\"stack\\\":[{\"}",
+		"{\"leaks\":[{\"stack\":[{\"a\":{\"b\":[1]}},2,\"s\"]}]}",
+		"{\"stack\":[{\"function\":\"f\"}],\"possible\":[{\"stack\":[{}]}]}",
+		"{\"reachable\":[{\"chain\":[{\"from\":{\"stack\":[{\"z\":1}]}}]}]}",
+	};
+	static const char *const bad[] = { "", "{", "{\"leaks\":[{\"stack\":[{\"a\":1}",
+					   "{\"stack\":[{\"a\"", "\"stack\":[}" };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+		assert_read_as_it_is(good[i]);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		assert_null(parse_report(bad[i]));
 }
 
 /* ---- names ---- */
@@ -319,6 +385,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(arena_gives_aligned_memory),
 		cmocka_unit_test(intern_numbers_in_order),
+		cmocka_unit_test(report_frames_are_shared),
+		cmocka_unit_test(report_of_any_text),
 		cmocka_unit_test(names_are_readable),
 		cmocka_unit_test(places_are_told_from_names),
 		cmocka_unit_test(references_are_renumbered),

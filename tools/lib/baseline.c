@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "tools/lib/pbfile.h"
+#include "tools/lib/reportjson.h"
 #include "tools/lib/say.h"
 
 struct baseline {
@@ -74,13 +75,15 @@ static void add(struct baseline *b, json_t *leak)
 struct baseline *baseline_read(const char *path, char **out_why)
 {
 	json_error_t error;
-	json_t *root = json_load_file(path, 0, &error), *leak;
+	json_t *root = reportjson_read(path, &error), *leak;
 	struct baseline *b;
 	size_t i;
 
 	if (!root || !json_is_array(json_object_get(root, "leaks"))) {
-		*out_why =
-			format_string("%s", root ? "it is no leak report" : error.text);
+		/* jansson names the file itself where it cannot be opened */
+		*out_why = !root && error.line < 0
+				   ? format_string("%s", error.text)
+				   : format_string("%s: it is no leak report", path);
 		json_decref(root);
 		return NULL;
 	}
@@ -150,13 +153,14 @@ void baseline_apply(struct baseline *b, json_t *report)
 
 int baseline_write(json_t *report, const char *path)
 {
-	char *text = json_dumps(report, JSON_COMPACT);
+	size_t size;
+	char *text = reportjson_text(report, &size);
 	int error = 0;
 
 	if (!text)
 		return ENOMEM;
 	errno = 0;
-	if (!pbfile_write_bytes(text, strlen(text), path))
+	if (!pbfile_write_bytes(text, size, path))
 		error = errno ? errno : EIO;
 	free(text);
 	return error;

@@ -158,7 +158,7 @@ static enum inspect_result look_at_elf(const struct image *im, char **out_why)
 		*out_why =
 			format_string("is statically linked: nothing can be preloaded; "
 				      "link it dynamically");
-		return INSPECT_NO_HELP;
+		return INSPECT_STATIC;
 	}
 	if (memmem(im->bytes + interp->p_offset, interp->p_filesz, "ld-musl", 7)) {
 		*out_why = format_string("uses musl: Seep needs glibc");

@@ -11,7 +11,8 @@
 enum inspect_result {
 	INSPECT_OK,
 	INSPECT_OWN_MALLOC, /* works, but its calls may not reach us */
-	INSPECT_NO_HELP,    /* static, 32-bit, musl, set-user-ID, sanitizer */
+	INSPECT_STATIC,	    /* not the program, but perhaps those that it starts */
+	INSPECT_NO_HELP,    /* 32-bit, musl, set-user-ID, sanitizer */
 };
 
 /* The file that execvp(name) would run, allocated; NULL with errno ENOENT or EACCES. */

@@ -40,6 +40,7 @@ static struct {
 	volatile sig_atomic_t pid;   /* of the child, 0: not yet */
 	volatile sig_atomic_t asked; /* so often INT or TERM came */
 	struct sigaction old[NFORWARDED];
+	struct sigaction old_pipe, old_limit; /* of SIGPIPE and SIGXFSZ */
 	char link_directory[64]; /* of a library whose path LD_PRELOAD cannot hold */
 } running;
 
@@ -143,12 +144,14 @@ static char *safe_library_path(char *path)
 
 	if (!strpbrk(path, ": \t"))
 		return path;
-	if (!tmp || strpbrk(tmp, ": \t") || strlen(tmp) > 40)
+	if (!tmp || *tmp != '/' || strpbrk(tmp, ": \t") || strlen(tmp) > 40 ||
+	    access(tmp, W_OK | X_OK) != 0)
 		tmp = "/tmp";
 	snprintf(running.link_directory, sizeof(running.link_directory), "%s/seep.XXXXXX",
 		 tmp);
 	if (!mkdtemp(running.link_directory))
-		die(EXIT_INCOMPLETE, "cannot make a directory in %s: %s", tmp,
+		die(EXIT_INCOMPLETE,
+		    "cannot make a directory in %s: %s; name another by TMPDIR", tmp,
 		    strerror(errno));
 	link = format_string("%s/libseep.so", running.link_directory);
 	if (symlink(path, link) != 0)
@@ -203,9 +206,14 @@ static char *make_table(struct launch *l, const char *directory)
 {
 	char *path = format_string("%s/table", directory);
 	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	int error = fd < 0 ? errno : posix_fallocate(fd, 0, sizeof(struct runtable));
 
-	if (fd < 0 || posix_fallocate(fd, 0, sizeof(struct runtable)) != 0)
-		die(EXIT_INCOMPLETE, "cannot make %s: %s", path, strerror(errno));
+	if (error) {
+		unlink(path);
+		rmdir(directory);
+		die(EXIT_INCOMPLETE, "cannot make %s: %s%s", path, strerror(error),
+		    error == EFBIG ? " (see ulimit -f)" : "");
+	}
 	l->table = mmap(NULL, sizeof(struct runtable), PROT_READ | PROT_WRITE, MAP_SHARED,
 			fd, 0);
 	close(fd);
@@ -234,21 +242,6 @@ static void remove_directory(char *path)
 		closedir(d);
 	rmdir(path);
 	free(path);
-}
-
-/* The directory of the pattern, as far as it has no %, is made if it is missing. */
-static void make_out_directory(const char *pattern)
-{
-	char *copy = format_string("%s", pattern);
-	char *slash = strrchr(copy, '/');
-
-	if (slash && slash != copy) {
-		*slash = '\0';
-		if (!strchr(copy, '%') && mkdir(copy, 0700) != 0 && errno != EEXIST)
-			say("cannot make %s: %s; profiles will be missing", copy,
-			    strerror(errno));
-	}
-	free(copy);
 }
 
 /* ---- environment ---- */
@@ -300,10 +293,22 @@ static void catch_signals(void)
 	}
 }
 
+/* Nobody may read our lines any more, or no file may grow: we say so, and the status is
+ * still the program's. */
+static void ignore_signals(void)
+{
+	struct sigaction act = { .sa_handler = SIG_IGN };
+
+	sigaction(SIGPIPE, &act, &running.old_pipe);
+	sigaction(SIGXFSZ, &act, &running.old_limit);
+}
+
 static void restore_signals(void)
 {
 	for (size_t i = 0; i < NFORWARDED; i++)
 		sigaction(forwarded[i], &running.old[i], NULL);
+	sigaction(SIGPIPE, &running.old_pipe, NULL);
+	sigaction(SIGXFSZ, &running.old_limit, NULL);
 }
 
 /* ---- running ---- */
@@ -354,20 +359,20 @@ static char *find_program(const char *name)
 	die(127, "%s: not found", name);
 }
 
-/* Says what is wrong with the program. False: it is not to be started. */
-static bool inspect(struct launch *l, const char *program)
+/* Says what is wrong with the program. */
+static void inspect(struct launch *l, const char *program)
 {
 	char *file;
 	enum inspect_result r = inspect_program(program, &file, &l->why);
 
 	if (r == INSPECT_OWN_MALLOC)
 		say("warning: %s %s", file, l->why);
-	if (r == INSPECT_NO_HELP) {
+	if (r == INSPECT_NO_HELP || r == INSPECT_STATIC) {
 		say_bad("cannot profile %s: it %s", file, l->why);
 		l->hopeless = true;
+		l->is_static = r == INSPECT_STATIC;
 	}
 	free(file);
-	return !l->hopeless || !l->refuse_hopeless;
 }
 
 /* The library had no time to write down what killed the command. */
@@ -384,25 +389,49 @@ static void note_signal(struct launch *l)
 	}
 }
 
+static bool has_other_row(const struct launch *l, const struct runtable_row *row)
+{
+	for (unsigned i = 0; i < launch_rows(l); i++) {
+		const struct runtable_row *r = &l->table->rows[i];
+
+		if (r != row && r->pid == row->pid && r->state != RUNROW_FREE &&
+		    r->state != RUNROW_SPAWNED)
+			return true;
+	}
+	return false;
+}
+
+/* Programs that had a row before whoever started them came to write theirs. */
+static void settle_spawned(struct launch *l)
+{
+	for (unsigned i = 0; i < launch_rows(l); i++) {
+		struct runtable_row *r = &l->table->rows[i];
+
+		if (r->state == RUNROW_SPAWNED && has_other_row(l, r))
+			r->state = RUNROW_FREE;
+	}
+}
+
 void launch_run(struct launch *l)
 {
 	char *program = find_program(l->argv[0]);
 	char *library, *directory, *table;
 	unsigned long long oom_kills = recover_oom_kills();
 
-	if (!inspect(l, program))
-		return;
-	make_out_directory(l->out);
+	launch_check_options(l);
+	inspect(l, program);
+	ignore_signals();
+	launch_check_files(l);
 	library = launch_find_library(l->library);
 	directory = make_directory();
 	table = make_table(l, directory);
-	if (!l->hopeless)
+	if (!l->hopeless || l->is_static)
 		set_environment(l, library, table);
 	start(l, program);
-	l->started = true;
 	await(l);
 	l->out_of_memory = recover_oom_kills() != oom_kills;
 	note_signal(l);
+	settle_spawned(l);
 	recover_rows(l, library, table);
 	remove_directory(directory);
 	free(table);
@@ -434,7 +463,8 @@ bool launch_is_running(const struct runtable_row *r)
 const struct runtable_row *launch_main_row(const struct launch *l)
 {
 	for (unsigned i = launch_rows(l); i > 0; i--)
-		if (l->table->rows[i - 1].pid == l->pid)
+		if (l->table->rows[i - 1].pid == l->pid &&
+		    l->table->rows[i - 1].state != RUNROW_FREE)
 			return &l->table->rows[i - 1];
 	return NULL;
 }

@@ -56,8 +56,9 @@ static json_t *rss_parts(const struct runtable_row *r)
 
 static json_t *process(const struct runtable_row *r)
 {
-	static const char *const states[] = { "free", "uncovered", "done", "replaced" };
-	const char *state = r->recovered ? "recovered" : states[r->state & 3];
+	static const char *const states[] = { "free", "uncovered", "done", "replaced",
+					      "uncovered" };
+	const char *state = r->recovered ? "recovered" : states[r->state % 5];
 	static const char *const verdicts[] = { "none", "clean", "leak", "incomplete" };
 	json_t *files = json_array();
 
@@ -88,6 +89,8 @@ static json_t *build(const struct launch *l, int status, const char *verdict)
 	for (char **a = l->argv; *a; a++)
 		json_array_append_new(command, text_or_mark(*a));
 	for (unsigned i = 0; i < launch_rows(l); i++) {
+		if (l->table->rows[i].state == RUNROW_FREE)
+			continue;
 		json_array_append_new(processes, process(&l->table->rows[i]));
 		runjson_each_file(&l->table->rows[i], add_file, files);
 	}

@@ -16,6 +16,8 @@
 #include <time.h>
 
 #include "tools/lib/dwarf.h"
+#include "tools/lib/intern.h"
+#include "tools/lib/reportjson.h"
 #include "tools/lib/say.h"
 
 struct symbolizer {
@@ -308,6 +310,14 @@ struct report {
 	json_t *root;
 	int64_t not_after;
 	struct symbolizer_counts *counts;
+	struct intern wanted, old; /* addresses of frames, of which a report has few */
+	struct stand_in *in;	   /* by their numbers: what each stands for */
+	size_t in_size;
+};
+
+struct stand_in {
+	json_t *frames;		       /* a list */
+	uint64_t places, lined, named; /* to count each time */
 };
 
 static const char *build_id_of(const struct report *r, const char *path)
@@ -355,33 +365,66 @@ static json_t *new_frame(const struct report *r, json_t *old,
 	return frame;
 }
 
-/* Appends what the frame stands for to the new stack. */
-static void add_frames(const struct report *r, json_t *old, json_t *stack)
+/* What the frame stands for. */
+static void find_frames(const struct report *r, json_t *old, struct stand_in *in)
 {
 	struct dwarf_module *m = frame_module(r, old);
 	const struct dwarf_address *a = m ? dwarf_lookup(m, frame_offset(old)) : NULL;
 	const char *name = text_in(old, "function");
 
 	if (*text_in(old, "module"))
-		r->counts->places++;
+		in->places++;
 	if (*text_in(old, "file") || json_is_true(json_object_get(old, "inlined")))
 		a = NULL; /* done before */
 	if (a && a->frames && (a->has_lines || !*name)) {
-		r->counts->lined += a->has_lines;
-		r->counts->named++;
+		in->lined += a->has_lines;
+		in->named++;
 		for (int i = 0; i < a->nframes; i++)
-			json_array_append_new(stack, new_frame(r, old, &a->frames[i],
-							       i + 1 < a->nframes));
+			json_array_append_new(in->frames, new_frame(r, old, &a->frames[i],
+								    i + 1 < a->nframes));
 		return;
 	}
-	r->counts->named += *name != '\0';
+	in->named += *name != '\0';
 	if (*name)
 		json_object_set_new(old, "function", json_string(human(r->s, name)));
-	json_array_append(stack, old);
+	json_array_append(in->frames, old);
 }
 
-static void each_stack(const struct report *r, const char *list,
-		       void (*fn)(const struct report *, json_t *leak))
+static void add_frames(struct report *r, json_t *old, json_t *stack)
+{
+	size_t before = r->old.count;
+	size_t number = intern_bytes(&r->old, &old, sizeof(old));
+	struct stand_in *in;
+
+	if (number == before) {
+		r->in = grown(r->in, number, &r->in_size, sizeof(*r->in));
+		r->in[number] = (struct stand_in){ .frames = json_array() };
+		json_incref(old); /* its address is not to be another's */
+		find_frames(r, old, &r->in[number]);
+	}
+	in = &r->in[number];
+	r->counts->places += in->places;
+	r->counts->lined += in->lined;
+	r->counts->named += in->named;
+	json_array_extend(stack, in->frames);
+}
+
+static void free_stand_ins(struct report *r)
+{
+	for (size_t i = 0; i < r->old.count; i++) {
+		json_t *old;
+
+		memcpy(&old, intern_key(&r->old, i), sizeof(old));
+		json_decref(old);
+		json_decref(r->in[i].frames);
+	}
+	free(r->in);
+	intern_free(&r->old);
+	intern_free(&r->wanted);
+}
+
+static void each_stack(struct report *r, const char *list,
+		       void (*fn)(struct report *, json_t *leak))
 {
 	json_t *leak;
 	size_t i;
@@ -392,21 +435,25 @@ static void each_stack(const struct report *r, const char *list,
 	}
 }
 
-static void want_stack(const struct report *r, json_t *leak)
+static void want_stack(struct report *r, json_t *leak)
 {
 	json_t *frame;
 	size_t i;
 
 	json_array_foreach(json_object_get(leak, "stack"), i, frame)
 	{
-		struct dwarf_module *m = frame_module(r, frame);
+		size_t before = r->wanted.count;
+		struct dwarf_module *m;
 
+		if (intern_bytes(&r->wanted, &frame, sizeof(frame)) < before)
+			continue;
+		m = frame_module(r, frame);
 		if (m)
 			dwarf_want(m, frame_offset(frame));
 	}
 }
 
-static void rewrite_stack(const struct report *r, json_t *leak)
+static void rewrite_stack(struct report *r, json_t *leak)
 {
 	json_t *frame, *stack = json_array();
 	size_t i;
@@ -418,7 +465,7 @@ static void rewrite_stack(const struct report *r, json_t *leak)
 	json_object_set_new(leak, "stack", stack);
 }
 
-static void do_report(const struct report *r)
+static void do_report(struct report *r)
 {
 	static const char *const lists[] = { "leaks", "possible", "suppressed",
 					     "reachable" };
@@ -430,6 +477,7 @@ static void do_report(const struct report *r)
 		dwarf_resolve(r->s->dwarf);
 	for (size_t i = 0; i < n; i++)
 		each_stack(r, lists[i], rewrite_stack);
+	free_stand_ins(r);
 }
 
 void symbolizer_report(struct symbolizer *s, json_t *report)
@@ -446,25 +494,26 @@ static bool report_file(struct symbolizer *s, const char *bytes, const char *in,
 {
 	struct report r = { .s = s, .counts = out_counts };
 	struct stat st;
+	size_t size;
 	char *text;
 	bool ok;
 
 	if (stat(in, &st) == 0)
 		r.not_after = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
-	r.root = json_loads(bytes, 0, NULL);
+	r.root = reportjson_parse(bytes, strlen(bytes), NULL);
 	if (!json_is_array(json_object_get(r.root, "leaks"))) {
 		json_decref(r.root);
 		errno = EILSEQ;
 		return false;
 	}
 	do_report(&r);
-	text = json_dumps(r.root, JSON_INDENT(1));
+	text = reportjson_text(r.root, &size);
 	json_decref(r.root);
 	if (!text) {
 		errno = ENOMEM;
 		return false;
 	}
-	ok = pbfile_write_bytes(text, strlen(text), out);
+	ok = pbfile_write_bytes(text, size, out);
 	free(text);
 	return ok;
 }

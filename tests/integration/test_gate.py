@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate of whole trees: what is not covered is listed, statuses stay, daemons and servers
+are checked before they end."""
+import fcntl
+import json
+import os
+import pty
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import termios
+import time
+import unittest
+import seeptest
+
+EXITS = seeptest.victim("integration/exits")
+STATIC = seeptest.victim("integration/static_victim")
+PYTHON = "/usr/bin/python3"
+PG = sorted(os.listdir("/usr/lib/postgresql")) if os.path.isdir("/usr/lib/postgresql") else []
+DEADLINE = 60
+HOWS = ["_exit", "handler-exit", "exec", "abort", "segv", "raise-2", "raise-13", "fork-raise",
+        "thread-fork-exit", "vfork-exec"]
+MAKEFILE = "check: %s\n" % " ".join(f"{h}.log" for h in HOWS) + """
+%.log:
+\t@s=0; $(EXITS) $* > $@ || s=$$?; echo "status $$s" >> $@; exit $$s
+recurse:
+\t@$(MAKE) -s -f $(firstword $(MAKEFILE_LIST)) check || echo "make $$?"
+"""
+NGINX = """daemon off; worker_processes 1; pid DIR/pid; error_log DIR/log; user root;
+events { worker_connections 64; }
+http { access_log off; client_body_temp_path DIR/1; proxy_temp_path DIR/2;
+fastcgi_temp_path DIR/3; uwsgi_temp_path DIR/4; scgi_temp_path DIR/5;
+server { listen unix:DIR/sock; return 204; } }
+"""
+
+
+def answers(path):
+    """A server is there, and has closed the connection or answered."""
+    with socket.socket(socket.AF_UNIX) as s:
+        try:
+            s.connect(path)
+            s.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return bool(s.recv(1))
+        except OSError:
+            return False
+
+
+class Gate(seeptest.TestCase):
+    def gate(self, *argv, options=("-q",), **kw):
+        return seeptest.seep("gate", *options, "--", *argv, cwd=self.dir, **kw)
+
+    def last(self, r):
+        return r.stderr.decode().splitlines()[-1]
+
+    def processes(self):
+        with open(self.dir + "/seep.out/run.json") as f:
+            return json.load(f)["processes"]
+
+    def test_static_command_runs(self):
+        for strict in ([], ["--strict"]):
+            r = self.gate(STATIC, "0", options=strict)
+            self.assertEqual((r.returncode, r.stdout), (24, b"static\n"))
+            self.assertIn("statically linked", self.last(r))
+        r = self.gate(STATIC, "5")
+        self.assertEqual((r.returncode, r.stdout), (5, b"static\n"))
+
+    def test_children_of_a_static_command(self):
+        """They are covered."""
+        r = self.gate(STATIC, "0", EXITS, "return")
+        self.assertEqual((r.returncode, self.last(r)),
+                         (23, "seep: LEAK objects=1 bytes=100 sites=1"))
+
+    def test_uncovered_are_listed(self):
+        """However they were started."""
+        with open(self.dir + "/m", "w") as f:
+            f.write(f"all:\n\t@{STATIC} 0\n")
+        spawn = f"import os; os.posix_spawn('{STATIC}', ['s', '0'], os.environ); os.wait()"
+        call = f"import subprocess; subprocess.call(['{STATIC}', '0'])"
+        for argv in (["sh", "-c", f"{STATIC} 0; true"], ["bash", "-c", f"{STATIC} 0; true"],
+                     ["make", "-f", "m"], ["env", "-i", "true"],
+                     ["sh", "-c", "env -i true; true"], ["perl", "-e", f"system('{STATIC} 0')"],
+                     [PYTHON, "-c", spawn], [PYTHON, "-c", call]):
+            r = self.gate(*argv, options=())
+            self.assertRegex(r.stderr.decode(), r"(?m)^seep: not checked: .* without Seep \(",
+                             argv)
+            r = self.gate(*argv, options=("-q", "--strict"))
+            self.assertEqual((argv, r.returncode),
+                             (argv, 23 if b"LEAK" in r.stderr else 24))
+            self.assertRegex(self.last(r), "LEAK|without Seep")
+
+    def test_covered_are_not(self):
+        """Of programs that there are not nothing is said either."""
+        for argv in (["sh", "-c", "nosuch; true; ls / >/dev/null"],
+                     ["sh", "-c", "env -u HOME true; (exec true); true | cat"],
+                     ["make", "-f", "/dev/null", "-v"]):
+            r = self.gate(*argv, options=("--strict",))
+            self.assertEqual((r.returncode, self.last(r)), (0, "seep: clean"), r.stderr)
+            self.assertEqual({p["state"] for p in self.processes()} - {"replaced"}, {"done"})
+
+    def test_make_check(self):
+        """Four at a time, some fail, some are killed: as without the gate."""
+        with open(self.dir + "/m", "w") as f:
+            f.write(MAKEFILE)
+        seen = []
+        for gate in ([], [seeptest.TOOL, "gate", "-q", "--"]):
+            r = subprocess.run([*gate, "make", "-s", "-k", "-j4", "-f", "m", "EXITS=" + EXITS,
+                                "check"], cwd=self.dir, env=seeptest.clean_env(),
+                               capture_output=True, timeout=seeptest.TIMEOUT)
+            logs = {}
+            for how in HOWS:
+                with open(f"{self.dir}/{how}.log") as f:
+                    logs[how] = f.read()
+                os.unlink(f"{self.dir}/{how}.log")
+            seen.append((r.returncode, r.stdout, logs))
+        self.assertEqual(seen[0], seen[1])
+        self.assertEqual(seen[0][0], 2)
+        self.assertIn("status 134\n", seen[0][2]["abort"])
+        # Each lost its 100 bytes, the forked children theirs too, wherever they had ended.
+        self.assertRegex(self.last(r), r"^seep: LEAK objects=12 bytes=1200 ")
+        exits = [p for p in self.processes() if p["exe"].endswith("/exits")]
+        self.assertEqual(sum(p["verdict"] == "leak" for p in exits), 12)
+
+    def test_make_in_make(self):
+        with open(self.dir + "/m", "w") as f:
+            f.write(MAKEFILE)
+        r = self.gate("make", "-s", "-j4", "-f", "m", "EXITS=true", "recurse")
+        self.assertEqual((r.returncode, r.stdout, self.last(r)), (0, b"", "seep: clean"))
+
+    def test_daemon(self):
+        """Its parent is gone, its descriptors are closed; cat ends with it."""
+        r = self.gate("sh", "-c", f"{EXITS} daemon | cat")
+        self.assertEqual((r.returncode, r.stdout), (23, b"daemon\n"))
+        self.assertEqual(self.last(r), "seep: LEAK objects=3 bytes=300 sites=3")
+        self.assertEqual({p["state"] for p in self.processes()} - {"replaced"}, {"done"})
+
+    # ---- servers that are told to stop ----
+
+    def stop(self, argv, how, ready, **kw):
+        """From a terminal of its own; how is a signal, or None: Ctrl-C."""
+        tool, lib = seeptest.TOOL, seeptest.LIB
+        if "user" in kw:
+            tool, lib = shutil.copy(tool, self.dir), shutil.copy(lib, self.dir)
+        master, slave = pty.openpty()
+        p = subprocess.Popen([tool, "gate", "--lib", lib, "-q", "--", *argv],
+                             cwd=self.dir, env=seeptest.clean_env(HOME=self.dir), stdin=slave,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                             start_new_session=True,
+                             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0), **kw)
+        os.close(slave)
+        end = time.monotonic() + DEADLINE
+        while not ready():
+            self.assertIsNone(p.poll())
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.01)
+        if how is None:
+            os.write(master, b"\x03")
+        else:
+            p.send_signal(how)
+        text = p.communicate(timeout=seeptest.TIMEOUT)[1].decode()
+        os.close(master)
+        return p.returncode, text.splitlines()[-1]
+
+    def hows(self, argv, ready, status, **kw):
+        for how in (signal.SIGTERM, signal.SIGINT, None):
+            code, last = self.stop(argv, how, ready, **kw)
+            self.assertEqual((how, code), (how, status), last)
+            self.assertRegex(last, "^seep: (clean$|LEAK )")
+            for p in self.processes():
+                self.assertIn(p["state"], ("done", "replaced"))
+                self.assertIn(p["verdict"], ("clean", "leak"))
+
+    @unittest.skipUnless(shutil.which("redis-server"), "no redis")
+    def test_redis(self):
+        sock = self.dir + "/sock"
+        self.hows(["redis-server", "--port", "0", "--unixsocket", sock, "--save", ""],
+                  lambda: answers(sock), 0)
+
+    @unittest.skipUnless(shutil.which("nginx"), "no nginx")
+    def test_nginx(self):
+        """A worker does lose the table of its connections."""
+        with open(self.dir + "/conf", "w") as f:
+            f.write(NGINX.replace("DIR", self.dir))
+        self.hows(["nginx", "-c", self.dir + "/conf"], lambda: answers(self.dir + "/sock"), 23)
+
+    @unittest.skipUnless(PG, "no postgres")
+    def test_postgres(self):
+        """It does lose a copy of its environment."""
+        user = {}
+        if os.geteuid() == 0:  # it does not run as root
+            who = pwd.getpwnam("nobody")
+            os.chown(self.dir, who.pw_uid, who.pw_gid)
+            user = {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
+        programs = f"/usr/lib/postgresql/{PG[-1]}/bin/"
+        data = self.dir + "/data"
+        subprocess.run([programs + "initdb", "-D", data, "--no-sync", "-A", "trust", "-U", "me",
+                        "--no-locale"], cwd=self.dir, env=seeptest.clean_env(HOME=self.dir),
+                       check=True, capture_output=True, **user)
+
+        def ready():
+            return subprocess.run([programs + "pg_isready", "-h", self.dir],
+                                  capture_output=True).returncode == 0
+        self.hows([programs + "postgres", "-D", data, "-k", self.dir, "-h", "", "-F"], ready, 23,
+                  **user)
+
+
+seeptest.main()

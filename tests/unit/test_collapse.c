@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Huge pages of the heap that a copy of the process has split are whole again afterwards;
+ * pages that were given back meanwhile stay away.
+ */
+#include "tests/unit/cm.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "preload/heap/heap.h"
+#include "preload/heap/mcache.h"
+#include "profiler/leak/collapse.h"
+
+#define HUGE   ((size_t)2 << 20)
+#define OBJECT ((size_t)24 << 20)
+#define PAGE   4096
+
+/* The sum of a field of smaps over the mappings that [lo, hi) touches, in bytes. */
+static size_t smaps(const char *field, uintptr_t lo, uintptr_t hi)
+{
+	FILE *f = fopen("/proc/self/smaps", "re");
+	char line[512];
+	size_t sum = 0, kib, length = strlen(field);
+	bool inside = false;
+	uintptr_t from, to;
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+			inside = from < hi && lo < to;
+		else if (inside && strncmp(line, field, length) == 0 &&
+			 sscanf(line + length, ": %zu kB", &kib) == 1)
+			sum += kib << 10;
+	}
+	fclose(f);
+	return sum;
+}
+
+static size_t huge_bytes(const char *object)
+{
+	return smaps("AnonHugePages", (uintptr_t)object, (uintptr_t)object + OBJECT);
+}
+
+/* Can the kernel tell which pages are huge? */
+static bool can_scan(void)
+{
+	uint64_t args[12] = { sizeof(args) };
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	bool can;
+
+	if (fd < 0)
+		return false;
+	can = syscall(SYS_ioctl, fd, 0xc0606610u, args) >= 0;
+	close(fd);
+	return can;
+}
+
+/* Writes to each huge page while a child has them too: the kernel splits them. */
+static void split_all(char *object)
+{
+	int ends[2];
+	char c;
+	pid_t pid;
+
+	assert_int_equal(pipe(ends), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		close(ends[1]);
+		_exit(read(ends[0], &c, 1) == 0 ? 0 : 1);
+	}
+	for (size_t at = 0; at < OBJECT; at += HUGE / 2)
+		object[at]++;
+	close(ends[0]);
+	close(ends[1]);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+static void split_pages_are_made_whole(void **state)
+{
+	char *object = heap_calloc(1, OBJECT);
+	char *block;
+	size_t before, split, after;
+
+	(void)state;
+	assert_non_null(object);
+	madvise((void *)(((uintptr_t)object + HUGE - 1) & ~(HUGE - 1)), OBJECT - HUGE,
+		MADV_HUGEPAGE);
+	memset(object, 1, OBJECT);
+	before = huge_bytes(object);
+	if (before < OBJECT / 2 || !can_scan())
+		skip(); /* there are none to have, or the kernel is too old */
+	collapse_note();
+	split_all(object);
+	split = huge_bytes(object);
+	assert_true(split + OBJECT / 2 < before);
+	/* Of one block a page goes: it must not be filled again. */
+	block = (char *)(((uintptr_t)object + 4 * HUGE) & ~(HUGE - 1));
+	assert_int_equal(madvise(block + PAGE, PAGE, MADV_DONTNEED), 0);
+	collapse_restore();
+	after = huge_bytes(object);
+	/* Not all where memory is scattered; most. */
+	assert_true(after >= split + (before - split) / 2);
+	assert_true(after < before);
+	assert_int_equal(block[PAGE], 0);
+	assert_int_equal(block[0] == 1 || block[0] == 2, 1);
+	heap_free(object);
+}
+
+static void nothing_noted_is_nothing_done(void **state)
+{
+	(void)state;
+	collapse_restore();
+	collapse_note();
+	collapse_restore();
+	collapse_restore();
+	collapse_fork_child();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(split_pages_are_made_whole),
+		cmocka_unit_test(nothing_noted_is_nothing_done),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
