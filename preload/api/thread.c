@@ -20,6 +20,7 @@
 #if CONFIG_PROFILER
 #include "profiler/escape/escape.h"
 #include "profiler/sample/sample.h"
+#include "profiler/site/share.h"
 #include "profiler/site/capture.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/thread.h"
@@ -53,6 +54,7 @@ static void thread_end(void *value)
 #if CONFIG_PROFILER
 	escape_thread_end((uintptr_t)__builtin_frame_address(0));
 	sample_thread_end();
+	share_thread_end();
 	thread_finished();
 #endif
 	heap_thread_exit();

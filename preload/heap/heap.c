@@ -288,18 +288,8 @@ void *heap_sample_large(void *p, size_t size)
 
 void *heap_malloc_large_slow(size_t size)
 {
-	size_t npages = (size + heap_padding + PAGE_SIZE - 1) >> PAGE_SHIFT;
-	struct mspan *s = NULL;
-
 	lock_assert_none();
-	if (size <= LCACHE_PAGES << PAGE_SHIFT)
-		s = lcache_take_slow(&mcache_self()->large, npages);
-	if (!s)
-		return malloc_large(size, 1);
-	s->size_asked = size;
-	s->needs_zero = true;
-	mspan_set_live(s, true);
-	return sampled((void *)s->base, size, charge_own(size));
+	return malloc_large(size, 1);
 }
 
 static NOINLINE void *malloc_any(size_t size)

@@ -33,17 +33,32 @@ static size_t pages_of(size_t size)
 	return (size + heap_padding + PAGE_SIZE - 1) >> PAGE_SHIFT;
 }
 
+/* From the thread's lcache; NULL: there is none. */
+static struct mspan *take_own(size_t npages, size_t align)
+{
+	struct mspan *s = NULL;
+
+	if (npages <= LCACHE_PAGES && align <= PAGE_SIZE)
+		s = lcache_take_slow(&mcache_self()->large, npages);
+	if (!s)
+		return NULL;
+	s->needs_zero = true;
+	mspan_set_live(s, true);
+	return s;
+}
+
 void *large_malloc(size_t size, size_t align)
 {
+	size_t npages = size ? pages_of(size) : 1;
 	struct mspan *s;
 
 	if (size > PTRDIFF_MAX || align > PTRDIFF_MAX)
 		return NULL;
-	s = NULL;
+	s = take_own(npages, align);
 	if (size >= MOVE_LEAST && align < HUGE_PAGE) /* so that huge pages move whole */
-		s = mheap_alloc_large(pages_of(size), HUGE_PAGE);
+		s = mheap_alloc_large(npages, HUGE_PAGE);
 	if (!s)
-		s = mheap_alloc_large(size ? pages_of(size) : 1, align);
+		s = mheap_alloc_large(npages, align);
 	if (!s)
 		return NULL;
 	s->size_asked = size;

@@ -10,7 +10,7 @@
 #include "preload/heap/mcache.h"
 #include "preload/heap/mheap.h"
 
-#define ALL_LEAST   (8 * MIB >> PAGE_SHIFT) /* pages in all threads' caches, */
+#define ALL_LEAST   (6 * MIB >> PAGE_SHIFT) /* pages in all threads' caches, */
 #define ALL_MOST    (32 * MIB >> PAGE_SHIFT)
 #define ALL_SHARE   16			      /* and of those in use */
 #define LIMIT_SHARE 64			      /* of a limited address space */
@@ -23,6 +23,14 @@ static struct {
 	size_t reserved; /* pages, sum of all limits; guarded by mheap_lock */
 	size_t nholders; /* caches with a limit; guarded by mheap_lock */
 } lcaches;
+
+/* A span may be as much longer than asked for. */
+static size_t waste(size_t npages)
+{
+	size_t few = npages / 4, many = 4 + npages / 32;
+
+	return few < many ? few : many;
+}
 
 /* ---- the rest ---- */
 
@@ -142,7 +150,7 @@ static struct mspan *cut(struct lcache *lc, size_t npages)
 	rest = lc->rest;
 	if (!rest || rest->npages < npages)
 		return NULL;
-	if (rest->npages - npages <= npages / LCACHE_WASTE) {
+	if (rest->npages - npages <= waste(npages)) {
 		atomic_store_release(&lc->rest, (struct mspan *)NULL);
 		count_out(lc, rest->npages + LCACHE_SPAN);
 		return rest;
@@ -181,7 +189,7 @@ static struct mspan *take_among(struct lcache *lc, unsigned bin, size_t npages)
 
 struct mspan *lcache_take_slow(struct lcache *lc, size_t npages)
 {
-	size_t most = npages + npages / LCACHE_WASTE;
+	size_t most = npages + waste(npages);
 	unsigned bin = lcache_bin(npages);
 	struct mspan *s;
 
@@ -272,16 +280,18 @@ static size_t most_locked(void)
 	return most < space ? most : space;
 }
 
-/* Reserves room for more pages. No one gets more than half of what is left, so that there
- * is always something for a thread that comes later. */
+/* Reserves room for more pages: most of what is left for the only thread that needs some,
+ * else half of it, so that there is always something for one that comes later. */
 static void grow_locked(struct lcache *lc, size_t more)
 {
 	size_t most = most_locked();
 	size_t left = most > lcaches.reserved ? most - lcaches.reserved : 0;
+	bool alone = lcaches.reserved == lc->limit;
 
+	left = alone ? left - left / 8 : (left + 1) / 2;
 	more = more < GRAIN ? GRAIN : more;
-	if (more > (left + 1) / 2)
-		more = (left + 1) / 2;
+	if (more > left)
+		more = left;
 	if (more > 0)
 		set_limit_locked(lc, lc->limit + more);
 }
@@ -338,12 +348,15 @@ void lcache_empty_out(struct lcache *lc)
 	lock_release(&mheap_lock);
 }
 
+bool lcache_has_own(size_t keep)
+{
+	return lcache_pages(&mcache_self()->large) > keep;
+}
+
 bool lcache_drain_own_locked(size_t keep)
 {
-	struct lcache *lc = &mcache_self()->large;
-
-	if (lcache_pages(lc) <= keep)
+	if (!lcache_has_own(keep))
 		return false;
-	release_all_locked(lc);
+	release_all_locked(&mcache_self()->large);
 	return true;
 }

@@ -32,7 +32,6 @@
 
 #define LCACHE_PAGES ((size_t)512) /* of the longest span kept: 4 MiB */
 #define LCACHE_BINS  57		   /* lcache_bin(LCACHE_PAGES) + 1 */
-#define LCACHE_WASTE 4		   /* a span may be longer than asked for by 1/4 */
 
 struct lcache {
 	/* Pages of all spans, and in the upper half how many those are, blank ones too;
@@ -133,5 +132,7 @@ void lcache_empty_out(struct lcache *lc);
  * what lies behind some object: the calling thread's spans are entered into the lists,
  * when they are more than keep. False: nothing was. */
 bool lcache_drain_own_locked(size_t keep);
+/* Would anything be? */
+bool lcache_has_own(size_t keep);
 
 #endif

@@ -115,39 +115,20 @@ static void unlist_span(struct mcentral *m, struct mspan *s)
 
 /* ---- taking ---- */
 
-#define CLEAR(n) "pxor %%xmm" #n ", %%xmm" #n "\n\t"
-
-/* What is in registers is held, for a leak check: no address stays in those that nobody
- * else may come to write for long. */
-static void forget_vectors(void)
-{
-	__asm__ volatile(CLEAR(0) CLEAR(1) CLEAR(2) CLEAR(3) CLEAR(4) CLEAR(5) CLEAR(6)
-				 CLEAR(7) CLEAR(8) CLEAR(9) CLEAR(10) CLEAR(11) CLEAR(12)
-					 CLEAR(13) CLEAR(14) CLEAR(15)
-			 :
-			 :
-			 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
-			   "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14",
-			   "xmm15");
-}
-
-/* Stores n addresses below end, from the end downwards: at, at + step, ... Two to a
- * store, since fresh spans make up most of a growing program's slots. Returns the new
- * end. */
+/* Stores n addresses below end, from the end downwards: at, at + step, ... Returns the
+ * new end. No vectors: their registers would hold addresses of slots long afterwards, and
+ * a leak check takes those for pointers of the program. */
 static void **store_run(void **end, uintptr_t at, uintptr_t step, uint32_t n)
 {
-	typedef uintptr_t two __attribute__((vector_size(16), aligned(8), may_alias));
-	two first = { at + step, at }, second = { at + 3 * step, at + 2 * step };
-	two four = { 4 * step, 4 * step };
-
-	for (; n >= 4; n -= 4, at += 4 * step) {
+	for (; n >= 4; n -= 4) {
 		end -= 4;
-		*(two *)(void *)(end + 2) = first;
-		*(two *)(void *)end = second;
-		first += four;
-		second += four;
+		end[3] = (void *)at;
+		end[2] = (void *)(at += step);
+		end[1] = (void *)(at += step);
+		end[0] = (void *)(at += step);
+		at += step;
+		__asm__("" : "+r"(at)); /* or gcc makes vectors of them */
 	}
-	forget_vectors();
 	for (; n > 0; n--, at += step)
 		*--end = (void *)at;
 	return end;
@@ -269,29 +250,56 @@ static struct mspan *span_of(void *p, unsigned c)
 	return s;
 }
 
+/* Clears bit n % 64; was it set? Compilers need five instructions for it. */
+static inline bool clear_bit(uint64_t *word, uint64_t n)
+{
+	bool was;
+
+	__asm__("btr %2, %0" : "+r"(*word), "=@ccc"(was) : "r"(n));
+	return was;
+}
+
 /* Clears the bits of the slots at pointers, up to n of them, as far as they lie in s; how
  * many. Aborts at one that is no allocated slot. Bits past nslots are never set. */
 static uint32_t release_slots(struct mspan *s, void *const *pointers, uint32_t n)
 {
 	uintptr_t base = s->base, bytes = s->npages << PAGE_SHIFT;
 	uint64_t magic = s->magic, slot_size = s->slot_size;
-	uint32_t i;
+	uint64_t *bits = s->alloc_bits;
+	void *const *at = pointers, *const *end = pointers + n;
 
-	for (i = 0; i < n; i++) {
-		uintptr_t offset = (uintptr_t)pointers[i] - base;
+	do {
+		uintptr_t offset = (uintptr_t)*at - base;
 		uint64_t index = offset * magic >> MSPAN_MAGIC_SHIFT;
-		uint64_t mask = (uint64_t)1 << (index % 64);
 		uint64_t word;
 
 		if (offset >= bytes)
 			break;
-		word = s->alloc_bits[index / 64];
-		if (UNLIKELY(index * slot_size != offset) || UNLIKELY(!(word & mask)))
-			bad_pointer(pointers[i], s, s->sizeclass);
-		atomic_store_relaxed(&s->alloc_bits[index / 64], word ^ mask);
-	}
-	s->nfree += i;
-	return i;
+		word = bits[index / 64];
+		if (UNLIKELY(index * slot_size != offset) ||
+		    UNLIKELY(!clear_bit(&word, index)))
+			bad_pointer(*at, s, s->sizeclass);
+		atomic_store_relaxed(&bits[index / 64], word);
+	} while (++at != end);
+	n = (uint32_t)(at - pointers);
+	s->nfree += n;
+	return n;
+}
+
+#define LOOK_AHEAD 6 /* pointers; what lies there arrives from memory meanwhile */
+
+/* Objects freed in no order lie each in another span, which nobody has looked at of late.
+ */
+static inline void prefetch_span(const void *p)
+{
+	uintptr_t offset = (uintptr_t)p - arena_fast.base;
+	const struct mspan *s;
+
+	if (offset >= arena_fast.size)
+		return;
+	s = atomic_load_relaxed(&arena_first.spans[offset >> PAGE_SHIFT]);
+	__builtin_prefetch(s, 1);
+	__builtin_prefetch((const char *)s + 2 * CACHE_LINE, 1);
 }
 
 static void drop_span(struct mcentral *m, struct mspan *s)
@@ -322,9 +330,13 @@ static void give_all(struct mcentral *m, void *const *pointers, uint32_t n, unsi
 		     uint32_t keep_empty)
 {
 	while (n > 0) {
-		struct mspan *s = span_of(pointers[0], c);
-		uint32_t done = release_slots(s, pointers, n);
+		struct mspan *s;
+		uint32_t done;
 
+		if (n > LOOK_AHEAD)
+			prefetch_span(pointers[LOOK_AHEAD]);
+		s = span_of(pointers[0], c);
+		done = release_slots(s, pointers, n);
 		settle_span(m, s, done, keep_empty);
 		pointers += done;
 		n -= done;

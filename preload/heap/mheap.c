@@ -31,10 +31,9 @@
 #include "preload/heap/sizeclass.h"
 
 #define SCAVENGE_EVERY 16 /* frees of large objects between looks at the clock */
-#define CACHED_LEAST                                                       \
-	(1 * MIB >> PAGE_SHIFT) /* may be cached while clean ones are used \
-				 */
-#define CACHED_SHARE 16
+/* Pages that may be cached while clean ones are used, and a share of those in use. */
+#define CACHED_LEAST (256 * KIB >> PAGE_SHIFT)
+#define CACHED_SHARE 32
 
 struct lock mheap_lock = LOCK_INIT(LOCK_RANK_MHEAP);
 
@@ -155,6 +154,12 @@ static void shelve(struct mspan *s)
 		make_victim(s);
 }
 
+/* Pages that a thread may keep cached while its next large object takes clean ones. */
+static size_t cached_pages(void)
+{
+	return CACHED_LEAST + mheap_inuse_pages() / CACHED_SHARE;
+}
+
 /* npages off the front of the victim, for a large object; NULL: better look elsewhere. */
 static struct mspan *cut_victim(size_t npages)
 {
@@ -162,6 +167,8 @@ static struct mspan *cut_victim(size_t npages)
 
 	if (!freelist_prefers_victim(npages))
 		return NULL;
+	if (freelist_victim()->ndirty < npages && lcache_has_own(cached_pages()))
+		return NULL; /* dirty before clean */
 	if (freelist_victim()->npages == npages)
 		return freelist_take_victim();
 	s = get_struct();
@@ -263,12 +270,6 @@ static void donate_page(struct mspan *s)
 		s->ndirty = s->npages;
 	fixalloc_feed(&mheap.spans, (void *)(s->base + (s->npages << PAGE_SHIFT)),
 		      PAGE_SIZE);
-}
-
-/* Pages that a thread may keep cached while its next large object takes clean ones. */
-static size_t cached_pages(void)
-{
-	return CACHED_LEAST + mheap_inuse_pages() / CACHED_SHARE;
 }
 
 /* Takes a run of at least npages out of the lists, growing the arena if there is none;

@@ -14,6 +14,7 @@
 #include "preload/heap/mcache.h"
 #include "preload/heap/tls.h"
 #include "profiler/sample/sample_int.h"
+#include "profiler/site/share.h"
 
 #define WAIT_NS 10000000u
 #define ODDS	64 /* no budget is larger than so many periods: e^-64 */
@@ -138,7 +139,7 @@ void sample_init(void)
 
 uint64_t sample_count(void)
 {
-	return atomic_load_relaxed(&sampler.samples);
+	return atomic_load_relaxed(&sampler.samples) + share_recorded();
 }
 
 void sample_set_origin(uint64_t period, uint64_t samples)
@@ -216,7 +217,7 @@ size_t sample_period(void)
 
 void sample_add_counts(struct sample_total *out)
 {
-	out->samples = atomic_load_relaxed(&sampler.samples);
+	out->samples = sample_count();
 	out->dropped = atomic_load_relaxed(&sampler.dropped);
 	out->truncated = atomic_load_relaxed(&sampler.truncated);
 }

@@ -18,33 +18,32 @@
 #include "profiler/site/site.h"
 #include "profiler/stack/thread.h"
 
-#define STEP ((int64_t)8 * 1024) /* see peak_add_shared() */
-
 struct peak_totals peak_totals;
 
-/* A counter of frees is read before the one of allocations: never negative, but for torn
- * pairs of a running program. */
-static void read_live(const struct site_counters *c, uint64_t *objects, uint64_t *bytes)
+/* A counter of frees is read before the one of allocations. Negative in a share of which
+ * another one freed, and in torn pairs of a running program. */
+static void read_live(const struct site_counters *c, int64_t *objects, int64_t *bytes)
 {
 	uint64_t freed = atomic_load_relaxed(&c->free_objects);
 	uint64_t freed_bytes = atomic_load_relaxed(&c->free_bytes);
 	uint64_t made = atomic_load_relaxed(&c->alloc_objects);
 	uint64_t made_bytes = atomic_load_relaxed(&c->alloc_bytes);
 
-	*objects = made > freed ? made - freed : 0;
-	*bytes = made_bytes > freed_bytes ? made_bytes - freed_bytes : 0;
+	*objects = (int64_t)(made - freed);
+	*bytes = (int64_t)(made_bytes - freed_bytes);
 }
 
 void peak_keep(struct site_counters *c)
 {
 	uint64_t number = atomic_load_relaxed(&peak_totals.number);
-	uint64_t old = atomic_load_relaxed(&c->peak_number), objects, bytes;
+	uint64_t old = atomic_load_relaxed(&c->peak_number);
+	int64_t objects, bytes;
 
 	if (old == number || !atomic_cas_relaxed(&c->peak_number, &old, number))
 		return; /* another thread does it */
 	read_live(c, &objects, &bytes);
-	atomic_store_relaxed(&c->peak_objects, objects);
-	atomic_store_relaxed(&c->peak_bytes, bytes);
+	atomic_store_relaxed(&c->peak_objects, (uint64_t)objects);
+	atomic_store_relaxed(&c->peak_bytes, (uint64_t)bytes);
 }
 
 void peak_end(void)
@@ -55,13 +54,17 @@ void peak_end(void)
 
 void peak_read(const struct site_counters *c, uint64_t *out_objects, uint64_t *out_bytes)
 {
+	int64_t objects, bytes;
+
 	if (atomic_load_relaxed(&c->peak_number) ==
 	    atomic_load_relaxed(&peak_totals.number)) {
-		*out_objects = atomic_load_relaxed(&c->peak_objects);
-		*out_bytes = atomic_load_relaxed(&c->peak_bytes);
+		objects = (int64_t)atomic_load_relaxed(&c->peak_objects);
+		bytes = (int64_t)atomic_load_relaxed(&c->peak_bytes);
 	} else {
-		read_live(c, out_objects, out_bytes);
+		read_live(c, &objects, &bytes);
 	}
+	*out_objects = objects > 0 ? (uint64_t)objects : 0;
+	*out_bytes = bytes > 0 ? (uint64_t)bytes : 0;
 }
 
 static void raise_peak(void)
@@ -76,12 +79,10 @@ static void raise_peak(void)
 	atomic_store_relaxed(&peak_totals.fresh, true);
 }
 
-/* Threads beside each other do not share the total at every event: what each adds is
- * kept back until it is worth a step. */
 void peak_add_shared(int64_t bytes)
 {
 	bytes += seep_tls.live_delta;
-	if (bytes < STEP && bytes > -STEP) {
+	if (bytes < PEAK_STEP && bytes > -PEAK_STEP) {
 		seep_tls.live_delta = (int32_t)bytes;
 		return;
 	}
@@ -128,11 +129,12 @@ static bool find_number(uint32_t site, struct site_counters *c, void *arg)
 static bool add_up(uint32_t site, struct site_counters *c, void *arg)
 {
 	struct adoption *a = arg;
+	int64_t live_objects, live;
 	uint64_t objects, bytes;
 
 	(void)site;
-	read_live(c, &objects, &bytes);
-	a->live += bytes;
+	read_live(c, &live_objects, &live);
+	a->live += live > 0 ? (uint64_t)live : 0;
 	peak_read(c, &objects, &bytes);
 	a->peak += bytes;
 	return true;

@@ -9,9 +9,18 @@
 #include "preload/heap/arena.h"
 #include "preload/heap/tls.h"
 #include "profiler/sample/sample_int.h"
+#include "profiler/site/share.h"
 #include "profiler/site/site.h"
 #include "profiler/site/store.h"
 #include "profiler/stack/trail.h"
+
+#define ONE ((uint64_t)1 << SITE_SHIFT)
+
+/* A counter that nobody else writes to. */
+static inline void add_alone(uint64_t *counter, uint64_t value)
+{
+	__asm__("addq %1, %0" : "+m"(*counter) : "er"(value)); /* whole for signals */
+}
 
 /* One store. */
 static inline void put_short_record(struct sample_record *r, uint32_t site, size_t size)
@@ -27,9 +36,42 @@ static inline void put_short_record(struct sample_record *r, uint32_t site, size
 	memcpy(r, &word, sizeof(word));
 }
 
+/* Beside other threads: in the thread's share of the counters of that number. */
+static NOINLINE void count_alloc_beside(uint32_t number, size_t size)
+{
+	struct site_counters *c = share_counters(number);
+
+	if (UNLIKELY(!c)) {
+		c = site_counters_at(number);
+		peak_grow(c, size);
+		thread_add_two(&c->alloc_objects, ONE, &c->alloc_bytes, size);
+		thread_add(&sampler.samples, 1);
+		return;
+	}
+	peak_grow_beside(c, size);
+	add_alone(&c->alloc_objects, ONE);
+	add_alone(&c->alloc_bytes, size);
+	add_alone(&((struct thread_info *)seep_tls.thread)->share->recorded, 1);
+}
+
+static NOINLINE void count_free_beside(uint32_t number, size_t size)
+{
+	struct site_counters *c = share_counters(number);
+
+	if (UNLIKELY(!c)) {
+		c = site_counters_at(number);
+		peak_shrink(c, size);
+		thread_add_two(&c->free_objects, ONE, &c->free_bytes, size);
+		return;
+	}
+	peak_shrink_beside(c, size);
+	add_alone(&c->free_objects, ONE);
+	add_alone(&c->free_bytes, size);
+}
+
 void plain_on_malloc(void *p, size_t size)
 {
-	uint32_t site;
+	uint32_t site, number;
 	struct mspan *s = arena_span_of(p);
 	struct block *b = atomic_load_acquire(&s->samples);
 	struct site_counters *c;
@@ -41,8 +83,8 @@ void plain_on_malloc(void *p, size_t size)
 	}
 	seep_tls.internal = 1;
 	site = trail_capture_node(__builtin_frame_address(0));
-	c = site_counters_if_any(site);
-	if (UNLIKELY(!c)) {
+	number = site_number(site);
+	if (UNLIKELY(number == 0)) {
 		seep_tls.internal = 0;
 		sample_on_malloc(p, size);
 		return;
@@ -50,10 +92,15 @@ void plain_on_malloc(void *p, size_t size)
 	put_short_record((void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) *
 					     RECORD_SHORT],
 			 site, size);
-	peak_grow(c, size);
-	thread_add_two(&c->alloc_objects, (uint64_t)1 << SITE_SHIFT, &c->alloc_bytes,
-		       size);
-	thread_add(&sampler.samples, 1);
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
+		count_alloc_beside(number, size);
+	} else {
+		c = site_counters_at(number);
+		peak_grow_alone(c, size);
+		add_alone(&c->alloc_objects, ONE);
+		add_alone(&c->alloc_bytes, size);
+		add_alone(&sampler.samples, 1);
+	}
 	seep_tls.internal = 0;
 }
 
@@ -62,7 +109,7 @@ bool plain_on_free(struct mspan *s, uint32_t index, void *p)
 {
 	struct block *b = s->samples;
 	struct sample_record *r = (void *)&b->records[(size_t)index * RECORD_SHORT];
-	uint32_t site = r->site;
+	uint32_t site = r->site, number;
 	struct site_counters *c;
 	size_t size;
 
@@ -72,11 +119,17 @@ bool plain_on_free(struct mspan *s, uint32_t index, void *p)
 	    UNLIKELY(!s->slot_size) || UNLIKELY(!store_is_own()))
 		return sample_on_free(s, index, p);
 	r->site = site | SAMPLE_FREED;
-	c = site_counters_if_any(site);
-	if (UNLIKELY(!c))
+	number = site_number(site);
+	if (UNLIKELY(number == 0))
 		return true;
 	size = r->size;
-	peak_shrink(c, size);
-	thread_add_two(&c->free_objects, (uint64_t)1 << SITE_SHIFT, &c->free_bytes, size);
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
+		count_free_beside(number, size);
+	} else {
+		c = site_counters_at(number);
+		peak_shrink_alone(c, size);
+		add_alone(&c->free_objects, ONE);
+		add_alone(&c->free_bytes, size);
+	}
 	return true;
 }

@@ -11,6 +11,7 @@
 #include "preload/base/meta.h"
 #include "preload/heap/mspan.h"
 #include "preload/heap/sizeclass.h"
+#include "preload/heap/tls.h"
 #include "profiler/sample/lifetime.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/label.h"
@@ -96,6 +97,19 @@ void peak_keep(struct site_counters *c); /* what is live of it */
 void peak_end(void);			 /* the first free after a new maximum */
 void peak_add_shared(int64_t bytes);	 /* beside other threads */
 
+/* FAST. The same: threads beside each other do not share the total at every event. What
+ * each adds is kept back until it is worth a step. */
+#define PEAK_STEP 8192
+ALWAYS_INLINE void peak_add_beside(int64_t bytes)
+{
+	int64_t sum = seep_tls.live_delta + bytes;
+
+	if (LIKELY(sum < PEAK_STEP) && LIKELY(sum > -PEAK_STEP))
+		seep_tls.live_delta = (int32_t)sum;
+	else
+		peak_add_shared(bytes);
+}
+
 ALWAYS_INLINE void peak_touch(struct site_counters *c)
 {
 	if (UNLIKELY(atomic_load_relaxed(&c->peak_number) !=
@@ -103,16 +117,12 @@ ALWAYS_INLINE void peak_touch(struct site_counters *c)
 		peak_keep(c);
 }
 
-/* FAST. Before the site's counters change. */
-ALWAYS_INLINE void peak_grow(struct site_counters *c, uint64_t bytes)
+/* FAST. Before the counters of a site change, with one thread. */
+ALWAYS_INLINE void peak_grow_alone(struct site_counters *c, uint64_t bytes)
 {
 	uint64_t live;
 
 	peak_touch(c);
-	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
-		peak_add_shared((int64_t)bytes);
-		return;
-	}
 	live = atomic_load_relaxed(&peak_totals.live) + bytes;
 	atomic_store_relaxed(&peak_totals.live, live);
 	if (live > atomic_load_relaxed(&peak_totals.peak)) {
@@ -121,17 +131,45 @@ ALWAYS_INLINE void peak_grow(struct site_counters *c, uint64_t bytes)
 	}
 }
 
-/* FAST. Before the site's counters change. */
-ALWAYS_INLINE void peak_shrink(struct site_counters *c, uint64_t bytes)
+ALWAYS_INLINE void peak_shrink_alone(struct site_counters *c, uint64_t bytes)
 {
 	if (UNLIKELY(atomic_load_relaxed(&peak_totals.fresh)))
 		peak_end();
 	peak_touch(c);
+	atomic_store_relaxed(&peak_totals.live,
+			     atomic_load_relaxed(&peak_totals.live) - bytes);
+}
+
+/* FAST. The same beside other threads. */
+ALWAYS_INLINE void peak_grow_beside(struct site_counters *c, uint64_t bytes)
+{
+	peak_touch(c);
+	peak_add_beside((int64_t)bytes);
+}
+
+ALWAYS_INLINE void peak_shrink_beside(struct site_counters *c, uint64_t bytes)
+{
+	if (UNLIKELY(atomic_load_relaxed(&peak_totals.fresh)))
+		peak_end();
+	peak_touch(c);
+	peak_add_beside(-(int64_t)bytes);
+}
+
+/* FAST. Either. */
+ALWAYS_INLINE void peak_grow(struct site_counters *c, uint64_t bytes)
+{
 	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
-		peak_add_shared(-(int64_t)bytes);
+		peak_grow_beside(c, bytes);
 	else
-		atomic_store_relaxed(&peak_totals.live,
-				     atomic_load_relaxed(&peak_totals.live) - bytes);
+		peak_grow_alone(c, bytes);
+}
+
+ALWAYS_INLINE void peak_shrink(struct site_counters *c, uint64_t bytes)
+{
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
+		peak_shrink_beside(c, bytes);
+	else
+		peak_shrink_alone(c, bytes);
 }
 
 void peak_settle(void); /* DUMP: the present may be the peak */

@@ -23,6 +23,7 @@
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
+#include "profiler/site/share.h"
 #include "profiler/site/store.h"
 
 #define LG_FIRST	 10		    /* of the first table: 8 KiB */
@@ -285,8 +286,15 @@ void site_each(bool (*fn)(uint32_t site, struct site_counters *c, void *arg), vo
 	uint32_t n = site_count();
 
 	for (uint32_t site = 1; site <= n; site++) {
-		struct site_counters *c = site_counters_if_any(site);
+		struct site_counters *c = site_counters_if_any(site), sum;
 
+		if (c && share_is_used()) {
+			memset(&sum, 0, sizeof(sum));
+			share_add(&sum, c);
+			share_add_up(atomic_load_relaxed(&site_node(site)->counters),
+				     &sum);
+			c = &sum;
+		}
 		if (c && !fn(site, c, arg))
 			return;
 	}
@@ -301,16 +309,28 @@ int site_stack(uint32_t site, uintptr_t *pcs, int max)
 	return n;
 }
 
+/* Into the copy of all counters that the child will go on with. */
+static void fold_shares(struct site_counters *copy)
+{
+	if (!copy || !share_is_used())
+		return;
+	for (uint32_t number = 1; number <= sites.ncounters; number++)
+		share_add_up(number, &copy[number]);
+}
+
 NO_LOCK_CHECK void site_fork_prepare(void)
 {
 	lock_acquire(&sites.lock);
 	lock_acquire(&sites.chunk_lock);
+	share_fork_prepare();
 	store_fork_prepare(sites.ncounters);
+	fold_shares(store_fork_counters());
 }
 
 NO_LOCK_CHECK void site_fork_done(bool child)
 {
 	store_fork_done(child);
+	share_fork_done(child);
 	if (child) {
 		lock_reset(&sites.chunk_lock);
 		lock_reset(&sites.lock);
@@ -325,7 +345,8 @@ NO_LOCK_CHECK void site_fork_done(bool child)
 bool site_store(const struct store_owner *owner, uint64_t period)
 {
 	return store_open(owner, period, sizeof(struct site_node), CHUNK,
-			  sizeof(struct site_counters), COUNTER_CHUNK);
+			  sizeof(struct site_counters), COUNTER_CHUNK,
+			  sizeof(struct share_block));
 }
 
 /* What the parent has given counters since, the child has not. */
@@ -344,6 +365,7 @@ void site_store_move(const struct store_owner *owner)
 	if (!store_is_open())
 		return;
 	store_fork_move(owner, sites.count, sites.ncounters);
+	share_forget();
 	forget_later_counters();
 }
 
@@ -366,6 +388,19 @@ static void repair(struct site_node *n, uint32_t site)
 	n->counters = 0;
 }
 
+/* Of one block: what its chunks hold goes to the counters. */
+static void adopt_shares(const struct share_block *b)
+{
+	for (uint32_t i = 0; i < b->nused && i < SHARE_BLOCK_CHUNKS; i++)
+		for (uint32_t k = 0; k < SHARE_CHUNK; k++) {
+			uint64_t number = (uint64_t)b->chunks[i].first + k;
+
+			if (number > 0 && number <= sites.ncounters)
+				share_add(site_counters_at((uint32_t)number),
+					  &b->chunks[i].list[k]);
+		}
+}
+
 bool site_adopt(const struct store_header *h)
 {
 	char *base;
@@ -373,7 +408,8 @@ bool site_adopt(const struct store_header *h)
 	memcpy(&base, &h, sizeof(base)); /* the mapping is ours to write */
 	if (h->node_bytes != sizeof(struct site_node) || h->node_chunk != CHUNK ||
 	    h->counter_bytes != sizeof(struct site_counters) ||
-	    h->counter_chunk != COUNTER_CHUNK || sites.count != 0)
+	    h->counter_chunk != COUNTER_CHUNK ||
+	    h->share_bytes != sizeof(struct share_block) || sites.count != 0)
 		return false;
 	sites.count = stored(h->node_chunks, CHUNKS, h->nnodes, CHUNK);
 	sites.ncounters =
@@ -384,5 +420,11 @@ bool site_adopt(const struct store_header *h)
 		site_chunks.counters[i] = (void *)(base + h->counter_chunks[i]);
 	for (uint32_t site = 1; site <= sites.count; site++)
 		repair(site_node(site), site);
+	for (uint64_t at = h->share_blocks; at;) {
+		const struct share_block *b = (void *)(base + at);
+
+		adopt_shares(b);
+		at = b->next;
+	}
 	return true;
 }

@@ -80,14 +80,21 @@ static inline struct site_counters *site_counters_at(uint32_t number)
 		[number & ((1u << SITE_LG_COUNTER_CHUNK) - 1)];
 }
 
+/* FAST. Of the site's counters; 0: there are none. */
+static inline uint32_t site_number(uint32_t site)
+{
+	return site ? atomic_load_acquire(&site_node(site)->counters) : 0;
+}
+
 /* FAST. Counters if there are any, else NULL. */
 static inline struct site_counters *site_counters_if_any(uint32_t site)
 {
-	uint32_t number = site ? atomic_load_acquire(&site_node(site)->counters) : 0;
+	uint32_t number = site_number(site);
 
 	return number ? site_counters_at(number) : NULL;
 }
-/* DUMP. Every site that has counters. fn false stops. */
+/* DUMP. Every site that has counters, with all shares of them (share.h). fn false stops.
+ */
 void site_each(bool (*fn)(uint32_t site, struct site_counters *c, void *arg), void *arg);
 /* DUMP. Leaf first: the pcs of a site into pcs[0..max), returns how many. */
 int site_stack(uint32_t site, uintptr_t *pcs, int max);

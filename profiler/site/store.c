@@ -251,6 +251,24 @@ void *store_chunk(enum store_kind kind, uint32_t index, size_t size)
 	return p;
 }
 
+void *store_share_block(size_t size)
+{
+	uint64_t offset, *p = NULL;
+
+	if (!store.header)
+		return NULL;
+	lock_acquire(&store.lock);
+	p = cut(size, &offset);
+	if (p) {
+		*p = store.header->share_blocks;
+		atomic_store_release(&store.header->share_blocks, offset);
+	} else {
+		atomic_add_relaxed(&store.header->lost, 1u);
+	}
+	lock_release(&store.lock);
+	return p;
+}
+
 void store_set_counts(uint32_t nnodes, uint32_t ncounters)
 {
 	struct store_header *h = store.header;
@@ -338,7 +356,8 @@ static void set_owner(struct store_header *h, const struct store_owner *owner)
 }
 
 bool store_open(const struct store_owner *owner, uint64_t period, uint32_t node_bytes,
-		uint32_t node_chunk, uint32_t counter_bytes, uint32_t counter_chunk)
+		uint32_t node_chunk, uint32_t counter_bytes, uint32_t counter_chunk,
+		uint32_t share_bytes)
 {
 	int fd = owner->path ? create(owner->path) : -ENOENT;
 	struct store_header *h;
@@ -358,6 +377,7 @@ bool store_open(const struct store_owner *owner, uint64_t period, uint32_t node_
 	h->node_chunk = node_chunk;
 	h->counter_bytes = counter_bytes;
 	h->counter_chunk = counter_chunk;
+	h->share_bytes = share_bytes;
 	h->module_bytes = sizeof(struct store_module);
 	h->module_chunk = MODULE_CHUNK;
 	h->period = period;
@@ -429,6 +449,11 @@ NO_LOCK_CHECK void store_fork_prepare(uint32_t ncounters)
 		copy_counters(h, ncounters);
 }
 
+void *store_fork_counters(void)
+{
+	return store.header ? store.counters : NULL;
+}
+
 NO_LOCK_CHECK void store_fork_done(bool child)
 {
 	if (child)
@@ -454,6 +479,7 @@ static void copy_header(struct store_header *to, const struct store_header *from
 	memcpy(to->counter_chunks, from->counter_chunks,
 	       (ncounters / from->counter_chunk + 1) * sizeof(uint64_t));
 	memcpy(to->module_chunks, from->module_chunks, sizeof(to->module_chunks));
+	to->share_bytes = from->share_bytes; /* shares are in the counters now */
 	to->nnodes = nnodes;
 	to->ncounters = ncounters;
 }
@@ -546,12 +572,27 @@ static bool chunks_lie_inside(const struct store_header *h, size_t size)
 	return true;
 }
 
+/* Each block was put before those that are older: no list is endless. */
+static bool shares_lie_inside(const struct store_header *h, size_t size)
+{
+	uint64_t n = 0, bytes = h->share_bytes;
+
+	if (bytes < sizeof(uint64_t) || bytes > size)
+		return h->share_blocks == 0;
+	for (uint64_t at = h->share_blocks; at; n++) {
+		if (at % 8 || at > size - bytes || n > size / bytes)
+			return false;
+		memcpy(&at, (const char *)h + at, sizeof(at));
+	}
+	return true;
+}
+
 static bool is_sound(const struct store_header *h, size_t size)
 {
 	return h->magic == STORE_MAGIC && h->version == STORE_VERSION &&
 	       h->header_bytes == sizeof(*h) && h->module_chunk == MODULE_CHUNK &&
 	       h->module_bytes == sizeof(struct store_module) &&
-	       chunks_lie_inside(h, size);
+	       chunks_lie_inside(h, size) && shares_lie_inside(h, size);
 }
 
 struct store_header *store_load(const char *path, size_t *out_size)

@@ -4,10 +4,12 @@
  * of modules lie in a shared mapping of it, so that the kernel keeps them when the
  * process is killed, and profiles can be made of them afterwards.
  *
- * Format (version 2): struct store_header at offset 0, which says where the chunks lie:
+ * Format (version 3): struct store_header at offset 0, which says where the chunks lie:
  * arrays of struct node and struct site_counters (site.c, site.h) and of struct
  * store_module. Numbers count from 1; a chunk holds those with the same number / chunk.
- * Everything is x86-64 layout. Offsets of 0 are chunks that found no room in the file.
+ * share_blocks leads to a list of struct share_block (share.h), each of which begins with
+ * the offset of the next. Everything is x86-64 layout. Offsets of 0 are chunks that found
+ * no room in the file.
  *
  * The file is allocated in full before it is mapped: no write can fail with SIGBUS. Where
  * it cannot be made or cannot grow, memory is anonymous, and `lost` counts.
@@ -20,7 +22,7 @@
 #include "profiler/stack/module.h"
 
 #define STORE_MAGIC	     0x3165726f74736873ull
-#define STORE_VERSION	     2
+#define STORE_VERSION	     3
 #define STORE_NODE_CHUNKS    4096
 #define STORE_COUNTER_CHUNKS 16384
 #define STORE_MODULE_CHUNKS  64
@@ -57,6 +59,8 @@ struct store_header {
 	uint64_t node_chunks[STORE_NODE_CHUNKS]; /* offsets; atomic */
 	uint64_t counter_chunks[STORE_COUNTER_CHUNKS];
 	uint64_t module_chunks[STORE_MODULE_CHUNKS];
+	uint64_t share_blocks; /* offset of the latest; atomic */
+	uint64_t share_bytes;  /* size of one */
 };
 
 /* Whose file it is. */
@@ -69,7 +73,8 @@ struct store_owner {
 
 /* INIT, before the first site. Makes the file. False: sites will be anonymous. */
 bool store_open(const struct store_owner *owner, uint64_t period, uint32_t node_bytes,
-		uint32_t node_chunk, uint32_t counter_bytes, uint32_t counter_chunk);
+		uint32_t node_chunk, uint32_t counter_bytes, uint32_t counter_chunk,
+		uint32_t share_bytes);
 bool store_is_open(void);
 /* The word that the kernel clears in every kind of forked child, 1 before. */
 HIDDEN extern const uint8_t *store_own_mark;
@@ -81,6 +86,8 @@ static inline bool store_is_own(void)
 }
 /* SLOW. Zeroed memory of one chunk in the file; NULL: no file, or no room. */
 void *store_chunk(enum store_kind kind, uint32_t index, size_t size);
+/* The same for a block of shares, which goes on the list. */
+void *store_share_block(size_t size);
 /* FAST. After the things themselves. */
 void store_set_counts(uint32_t nnodes, uint32_t ncounters);
 /* SLOW. Enters a module, or what is new of it. For module_hook. */
@@ -91,6 +98,7 @@ void store_remove(void);
 /* fork: prepare copies the counters, which the parent's other threads go on to change;
  * the child then moves to a file of its own, with the counts that it has. */
 void store_fork_prepare(uint32_t ncounters);
+void *store_fork_counters(void); /* that copy, by number; NULL: none */
 void store_fork_done(bool child);
 void store_fork_move(const struct store_owner *owner, uint32_t nnodes,
 		     uint32_t ncounters);

@@ -18,6 +18,7 @@ enum thread_state {
 };
 
 struct creator;
+struct share;
 
 /* What a thread waited in when it was last made to stand still. */
 struct thread_wait {
@@ -43,6 +44,7 @@ struct thread_info {
 	/* Of profiler/site/label.c, the thread's own: its name when last asked for. */
 	char name[16];
 	uint32_t name_uses;
+	struct share *share; /* of profiler/site/share.c, the thread's own; NULL: none */
 	struct thread_wait wait; /* profiler/thread's, in a stopped world; its excused
 				    also the thread's own, in a signal handler */
 };

@@ -423,7 +423,7 @@ static void test_own_model(void **state)
 	assert_int_equal(own_pages(), 0);
 	for (unsigned n = 0; n < 6000; n++) {
 		replace_large(&blocks[next(&seed) % OWN_LIVE], &seed);
-		assert_true(own_pages() <= 1024); /* 8 MiB: a small heap */
+		assert_true(own_pages() <= 768); /* 6 MiB: a small heap */
 		if (own_pages() > most)
 			most = own_pages();
 		if (n % 50 == 0)
@@ -613,7 +613,7 @@ static void test_own_of_threads(void **state)
 	for (int i = 0; i < 8; i++)
 		sum += k[i].npages;
 	heap_get_stats(&s);
-	assert_in_range(sum, 1, 1024 + (s.peak_inuse >> PAGE_SHIFT) / 16);
+	assert_in_range(sum, 1, 768 + (s.peak_inuse >> PAGE_SHIFT) / 16);
 	pthread_barrier_wait(&step);
 	for (int i = 0; i < 8; i++)
 		pthread_join(t[i], NULL);

@@ -4,6 +4,7 @@
 #include "tests/unit/cm.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,12 +16,17 @@
 #include <unistd.h>
 
 #include "preload/base/lock.h"
+#include "profiler/site/share.h"
 #include "profiler/site/site.h"
 #include "profiler/site/store.h"
+#include "profiler/stack/thread.h"
 
 #define DEPTH	6
 #define STACKS	60000 /* more than the first region holds */
 #define MUTANTS 300
+#define SHARED	200 /* sites that several threads count at */
+#define ROUNDS	50
+#define BESIDE	4 /* threads */
 
 static char path[512], child_path[512];
 
@@ -172,6 +178,210 @@ static void test_forked(void **state)
 	unlink(child_path);
 }
 
+/* ---- shares ---- */
+
+/* Each of them frees more at the site than it makes but for the first. */
+static void *count_beside(void *arg)
+{
+	bool makes = *(const int *)arg == 0;
+
+	thread_register(0, true);
+	for (uint32_t i = 0; i < SHARED * ROUNDS; i++) {
+		uint32_t site = site_of(i % SHARED);
+		struct site_counters *c = share_counters(site_number(site));
+
+		require(c && c != site_counters(site));
+		c->samples++;
+		c->alloc_bytes += makes ? 10 : 1;
+		c->free_bytes += 2;
+	}
+	share_thread_end();
+	thread_finished();
+	return NULL;
+}
+
+static void run_beside(void)
+{
+	pthread_t threads[BESIDE];
+	int numbers[BESIDE];
+
+	for (int i = 0; i < BESIDE; i++) {
+		numbers[i] = i;
+		require(pthread_create(&threads[i], NULL, count_beside, &numbers[i]) ==
+			0);
+	}
+	for (int i = 0; i < BESIDE; i++)
+		pthread_join(threads[i], NULL);
+}
+
+static bool add_live(uint32_t site, struct site_counters *c, void *arg)
+{
+	uint64_t *sums = arg;
+
+	(void)site;
+	sums[0] += c->samples;
+	sums[1] += c->alloc_bytes - c->free_bytes;
+	return true;
+}
+
+/* Times that all threads ran. The first makes 8 more than it frees, the others 1 less. */
+static void require_beside(uint64_t times, uint64_t alone)
+{
+	const uint64_t each = SHARED * ROUNDS;
+	uint64_t sums[2] = { 0 };
+
+	site_each(add_live, sums);
+	require(sums[0] == times * BESIDE * each + alone);
+	require(sums[1] == times * (8 - (BESIDE - 1)) * each + sum_below(alone));
+}
+
+static void share_and_die(void)
+{
+	struct store_owner own = owner_of(path);
+	pid_t pid;
+
+	require(site_store(&own, 1));
+	count(0, SHARED);
+	run_beside();
+	run_beside(); /* in the shares of those before */
+	require_beside(2, SHARED);
+	site_fork_prepare();
+	pid = fork();
+	if (pid == 0) {
+		own = owner_of(child_path);
+		site_fork_done(true);
+		lock_forget_held();
+		site_store_move(&own);
+		require_beside(2, SHARED);
+		run_beside();
+		require_beside(3, SHARED);
+		raise(9);
+	}
+	site_fork_done(false);
+	run_beside();
+	run_beside();
+	require_beside(4, SHARED);
+	waitpid(pid, NULL, 0);
+	raise(9);
+}
+
+static void adopt(const char *file)
+{
+	size_t size;
+	struct store_header *h = store_load(file, &size);
+
+	require(h && site_adopt(h));
+}
+
+static void check_shares(void)
+{
+	adopt(path);
+	require_beside(4, SHARED);
+}
+
+static void check_child_shares(void)
+{
+	adopt(child_path);
+	require_beside(3, SHARED);
+}
+
+/* The same where there is no file. */
+static void share_in_memory(void)
+{
+	pid_t pid;
+	int status;
+
+	count(0, SHARED);
+	run_beside();
+	site_fork_prepare();
+	pid = fork();
+	site_fork_done(pid == 0);
+	if (pid == 0)
+		lock_forget_held();
+	run_beside();
+	require_beside(2, SHARED);
+	if (pid == 0)
+		_exit(0);
+	waitpid(pid, &status, 0);
+	require(status == 0);
+}
+
+static void test_shares(void **state)
+{
+	(void)state;
+	assert_int_equal(in_child(share_and_die), 9);
+	assert_int_equal(in_child(check_shares), 0);
+	assert_int_equal(in_child(check_child_shares), 0);
+	assert_int_equal(in_child(share_in_memory), 0);
+	unlink(path);
+	unlink(child_path);
+}
+
+/* A list of blocks that leads out of the file, or round, is refused. */
+static void refuse_lists(void)
+{
+	size_t size;
+	struct store_header *h;
+	uint64_t block;
+
+	require((h = store_load(path, &size)) != NULL);
+	require(h->share_blocks != 0);
+	block = h->share_blocks;
+	for (int i = 0; i < 3; i++) {
+		int fd = open(path, O_RDWR);
+		const uint64_t wrong[] = { size - 8, block + 1, block };
+
+		require(fd >= 0);
+		require(pwrite(fd, &wrong[i], 8, (off_t)block) == 8);
+		close(fd);
+		require(store_load(path, &size) == NULL);
+	}
+}
+
+static void share_a_little(void)
+{
+	struct store_owner own = owner_of(path);
+
+	require(site_store(&own, 1));
+	count(0, SHARED);
+	count_beside(&(int){ 0 });
+	raise(9);
+}
+
+static void test_damaged_shares(void **state)
+{
+	(void)state;
+	assert_int_equal(in_child(share_a_little), 9);
+	assert_int_equal(in_child(refuse_lists), 0);
+	unlink(path);
+}
+
+static struct site_counters part(uint64_t live, uint64_t peak, uint64_t number)
+{
+	return (struct site_counters){ .alloc_bytes = live + 100,
+				       .free_bytes = 100,
+				       .peak_bytes = peak,
+				       .peak_number = number };
+}
+
+/* What a part that has not met the latest peak held then is what it holds now. */
+static void test_peaks_of_parts(void **state)
+{
+	struct site_counters sum = part(7, 3, 4), other = part(20, 11, 9);
+	struct site_counters behind = part(5, 1000, 8);
+
+	(void)state;
+	share_add(&sum, &other);
+	assert_int_equal(sum.peak_number, 9);
+	assert_int_equal(sum.peak_bytes, 7 + 11);
+	share_add(&sum, &behind);
+	assert_int_equal(sum.peak_bytes, 7 + 11 + 5);
+	assert_int_equal(sum.alloc_bytes - sum.free_bytes, 7 + 20 + 5);
+	other = part((uint64_t)-4, (uint64_t)-3, 9);
+	share_add(&sum, &other);
+	assert_int_equal(sum.peak_bytes, 7 + 11 + 5 - 3);
+}
+
 /* Without room for the file, sites work as before. */
 static void limited(void)
 {
@@ -279,6 +489,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_killed),
 		cmocka_unit_test(test_forked),
+		cmocka_unit_test(test_shares),
+		cmocka_unit_test(test_damaged_shares),
+		cmocka_unit_test(test_peaks_of_parts),
 		cmocka_unit_test(test_no_room),
 		cmocka_unit_test(test_damaged),
 	};
