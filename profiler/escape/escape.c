@@ -260,6 +260,7 @@ static void add_result(const struct followed *f, enum end_kind end, uint32_t dep
 		.weight = f->weight << f->lg_weight,
 		.lifetime_ns = now - f->birth_ns,
 		.grown = f->grown,
+		.several = f->several,
 		.scanned = f->scanned,
 	};
 
