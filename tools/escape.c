@@ -155,6 +155,21 @@ static json_t *json_places(const struct escape_site *s)
 	return o;
 }
 
+/* How long they lived, in steps of a factor of two. The last is open. */
+static json_t *json_lives(const struct escape_site *s)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < ESCAPE_LIVES; i++)
+		if (s->lives[i])
+			json_array_append_new(
+				list, json_pack("{s:I,s:I,s:I}", "from_ns",
+						(json_int_t)(i ? 1ull << i : 0),
+						"below_ns", (json_int_t)(2ull << i),
+						"samples", (json_int_t)s->lives[i]));
+	return list;
+}
+
 static json_t *json_site(const struct escape_site *s)
 {
 	enum escape_place place = escapes_verdict(s);
@@ -177,6 +192,7 @@ static json_t *json_site(const struct escape_site *s)
 		json_object_set_new(o, "argument_max",
 				    json_integer((json_int_t)s->argument_max));
 	}
+	json_object_set_new(o, "lifetimes", json_lives(s));
 	json_object_set_new(o, "inlined_in", text_or_null(s->inlined_in));
 	json_object_set_new(o, "to", text_or_null(s->to.text));
 	json_object_set_new(o, "freed_by", text_or_null(s->freed_by.text));

@@ -34,7 +34,7 @@
 #include "profiler/stack/tables.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
-#include "profiler/thread/blocked.h"
+#include "profiler/thread/wakers.h"
 #endif
 
 /* The compiler's start files call these three where they exist, and look for them by name
@@ -90,7 +90,7 @@ static void profiler_init(void)
 			exit_set_passive();
 		return;
 	}
-	blocked_hooks.is_own_handler = signal_is_own;
+	wakers_hooks.program_handler = signal_program_handler;
 	unwind_set_own_text((uintptr_t)__ehdr_start, (uintptr_t)etext);
 	if (o->mode == OPT_MODE_OFF) {
 		sample_init(); /* the agent may turn it on */

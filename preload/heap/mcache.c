@@ -33,8 +33,9 @@ __thread struct seep_tls seep_tls
 static void *const nothing[MCACHE_BELOW];
 #define NOWHERE ((void **)(uintptr_t)&nothing[MCACHE_BELOW])
 #define EIGHT	NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE
-#define ALL	EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, NOWHERE
-_Static_assert(SIZECLASS_COUNT == 9 * 8 + 1, "ALL");
+#define ALL \
+	EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, NOWHERE, NOWHERE
+_Static_assert(SIZECLASS_COUNT == 9 * 8 + 2, "ALL");
 struct mcache mcache_empty = { .top = { ALL }, .limit = { ALL } };
 struct lock mcache_lock = LOCK_INIT(LOCK_RANK_MCACHE);
 

@@ -38,6 +38,10 @@ struct mcache {
 	uint8_t fine[SIZECLASS_FINE_MAX / 16 + 1];
 	uint8_t coarse[SIZECLASS_MAX_SIZE / 128 + 1];
 	struct lcache large; /* owner only */
+	/* Of profiler/sample, owner only: random numbers, 0: none yet; the next budget.
+	 */
+	uint64_t random;
+	double variate;
 	/* What follows is for slow paths. */
 	void **base[SIZECLASS_COUNT];
 	struct mcache *next, *prev; /* all mcaches in use; guarded by mcache_lock */

@@ -9,8 +9,8 @@
  * that was called: malloc, calloc), argument_min and argument_max (calloc's count, an
  * alignment), `freed_by` (the function that called free) and
  * `freed_with` (what it called: free, realloc), size_min and size_max, the median of
- * lifetimes, how many objects were really seen (samples), looked for (scanned), and grown
- * in place.
+ * lifetimes and their distribution (lives, see describe_lives()), how many objects were
+ * really seen (samples), looked for (scanned), and grown in place.
  */
 #include "profiler/escape/result.h"
 
@@ -28,8 +28,9 @@
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
 
-#define SLOTS	   (2 * RESULT_MAX)
-#define TEXT_BYTES 256
+#define SLOTS	    (2 * RESULT_MAX)
+#define TEXT_BYTES  256
+#define LIVES_BYTES (RESULT_BUCKETS * 14) /* "35:4294967295 " */
 
 static struct {
 	uint16_t *table;     /* 1 + index in list; 0: empty */
@@ -38,7 +39,7 @@ static struct {
 	uint64_t lost;
 	/* scratch of the report, one at a time */
 	char to[TEXT_BYTES], by[TEXT_BYTES], holder[TEXT_BYTES];
-	char allocator[TEXT_BYTES], with[TEXT_BYTES];
+	char allocator[TEXT_BYTES], with[TEXT_BYTES], lives[LIVES_BYTES];
 } results;
 
 bool result_init(void)
@@ -194,6 +195,19 @@ static int64_t median(const struct result *r)
 	return 0;
 }
 
+/* "8:12 9:40": 12 samples lived for 2^8 ns and less than twice that, and so on. */
+static const char *describe_lives(const struct result *r, char *buf, size_t size)
+{
+	size_t n = 0;
+
+	buf[0] = '\0';
+	for (unsigned i = 0; i < RESULT_BUCKETS; i++)
+		if (r->lifetimes[i] && n < size)
+			n += fmt_string(buf + n, size - n, "%s%u:%u", n ? " " : "", i,
+					r->lifetimes[i]);
+	return buf;
+}
+
 /* By the function that made it: the caller of pthread_create. */
 static void name_thread(uint32_t site, char *buf, size_t size)
 {
@@ -279,7 +293,7 @@ struct writing {
 	int max;
 };
 
-#define MAX_LABELS 16
+#define MAX_LABELS 17
 
 static bool write_result(const struct result *r, void *arg)
 {
@@ -298,8 +312,10 @@ static bool write_result(const struct result *r, void *arg)
 		{ .key = "size_min", .number = (int64_t)r->size_min, .unit = "bytes" },
 		{ .key = "size_max", .number = (int64_t)r->size_max, .unit = "bytes" },
 		{ .key = "median", .number = median(r), .unit = "nanoseconds" },
+		{ .key = "lives",
+		  .text = describe_lives(r, results.lives, sizeof(results.lives)) },
 	};
-	int n = 7;
+	int n = 8;
 
 	name_place(k, results.to, TEXT_BYTES);
 	if (results.to[0])

@@ -32,8 +32,8 @@
  * everything is recorded, the program is slowed down anyway; in sampled mode nobody may
  * notice. */
 #define SHARE_EXACT   50
-#define START_EXACT   ((uint64_t)20000000)
-#define FIRST_EXACT   ((uint64_t)100000000)
+#define START_EXACT   ((uint64_t)10000000)
+#define FIRST_EXACT   ((uint64_t)40000000)
 #define SHARE_SAMPLED 500
 #define START_SAMPLED ((uint64_t)100000)
 #define LEAST	      ((uint64_t)20000) /* a shorter look sees too little */

@@ -35,6 +35,15 @@ class Arguments(seeptest.TestCase):
         for name in ("make_conf", "make_pages", "make_page", "make_plain"):
             self.assertIn(f": {CALLS[name]} in {name} ", text)
 
+    def test_lifetimes(self):
+        """Their distribution, in steps of a factor of two, holds all samples."""
+        for s in json.loads(self.escape("--format", "json"))["profiles"][0]["sites"]:
+            self.assertEqual(sum(l["samples"] for l in s["lifetimes"]), s["samples"])
+            self.assertEqual([l["below_ns"] for l in s["lifetimes"]],
+                             sorted({l["below_ns"] for l in s["lifetimes"]}))
+            self.assertTrue(any(l["from_ns"] <= s["median_ns"] < l["below_ns"]
+                                for l in s["lifetimes"]))
+
     def test_json(self):
         sites = json.loads(self.escape("--format", "json"))["profiles"][0]["sites"]
         conf, plain = [next(s for s in sites if s["function"] == f"make_{n}")

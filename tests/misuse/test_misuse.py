@@ -40,7 +40,7 @@ FOUND = {
     "behind_block": GONE + rf"|invalid free of {ADDRESS}: no object is there",
     "stack_pointer": STACK,
     "stack_pointer_thread": STACK,
-    "thread_local_pointer": f"{NO_BLOCK}|{OWN}",
+    "thread_local_pointer": NO_BLOCK,
     "global_pointer": OWN,
     "code_pointer": OWN,
     "constant_pointer": OWN,
@@ -50,8 +50,7 @@ FOUND = {
     "wild_pointer": NOTHING,
     "noncanonical_pointer": NOTHING,
     "mapped_pointer": NO_BLOCK,
-    # Where it happens to lie right behind a library's data it looks like its .bss.
-    "mapped_pointer_start": f"{NO_BLOCK}|{OWN}",
+    "mapped_pointer_start": NO_BLOCK,
     "mapped_unreadable": NO_BLOCK,
     "break_pointer": NO_BLOCK,
     "realloc_freed": rf"realloc of freed block {ADDRESS}",

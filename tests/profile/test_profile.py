@@ -58,6 +58,28 @@ class Profile(seeptest.TestCase):
         self.assertEqual(allocs["exported_churn"], (500000, 500000))
         self.assertEqual(allocs["big_peak"], (8 << 20, 8 << 20))
 
+    def test_heap_and_allocs_are_one_work(self):
+        """The same bytes but for the default type at the end, and each a sound file."""
+        self.make("mode=exact", "x")
+        heap, allocs = self.one("x.*.heap.pb.gz"), self.one("x.*.allocs.pb.gz")
+        texts = []
+        for path, kind in ((heap, "inuse_space"), (allocs, "alloc_space")):
+            subprocess.run(["gzip", "-t", path], check=True)
+            text = self.pprof("-raw", path)
+            self.assertIn(f"{kind}/bytes[dflt]", text)
+            texts.append(text.replace("[dflt]", ""))
+        self.assertEqual(*texts)
+
+    def test_one_of_two_files_cannot_be_written(self):
+        r = seeptest.run(f"ln -s /nowhere {self.dir}/x.$$.allocs.pb.gz; "
+                         f"LD_PRELOAD={seeptest.LIB} SEEP_OPTIONS=mode=exact:out={self.dir}/x "
+                         f"exec {self.exe} 1", preload=False)
+        self.assertEqual(r.returncode, 0)
+        self.assertIn(b"a symbolic link is in the way", r.stderr)
+        self.assertEqual(self.totals("heap", "x", "inuse_space")["leaf_small"], (20000, 20000))
+        link = [f for f in os.listdir(self.dir) if f.endswith(".allocs.pb.gz")]
+        self.assertEqual(os.readlink(os.path.join(self.dir, link[0])), "/nowhere")
+
     def test_peak(self):
         self.make("mode=exact", "x")
         peak = self.totals("peak", "x", "peak_space")

@@ -442,35 +442,31 @@ static void add_line(struct escape_site *s, const struct line *l)
 	add_confidence(s, label_text(l, "confidence"), n);
 }
 
-struct life {
-	uint64_t ns, samples;
-};
-
-static int by_life(const void *a, const void *b)
+/* "8:12 9:40", see the label's writer in profiler/escape/result.c. */
+static void add_lives(struct escape_site *s, const char *text)
 {
-	const struct life *x = a, *y = b;
+	unsigned i;
+	unsigned long long n;
+	int used;
 
-	return x->ns < y->ns ? -1 : x->ns > y->ns;
+	for (; sscanf(text, "%u:%llu%n", &i, &n, &used) == 2; text += used)
+		if (i < ESCAPE_LIVES)
+			s->lives[i] += n;
 }
 
-/* The middle one of the groups' medians, by samples. */
-static uint64_t median_of(const struct line *lines, size_t n)
+/* The middle lifetime, to a factor of two. */
+static uint64_t median_of(const struct escape_site *s)
 {
-	struct life *lives = allocate(n * sizeof(*lives));
-	uint64_t all = 0, below = 0, found = 0;
+	uint64_t all = 0, below = 0;
 
-	for (size_t i = 0; i < n; i++) {
-		lives[i] = (struct life){ label_number(&lines[i], "median"),
-					  label_number(&lines[i], "samples") };
-		all += lives[i].samples;
+	for (unsigned i = 0; i < ESCAPE_LIVES; i++)
+		all += s->lives[i];
+	for (unsigned i = 0; i < ESCAPE_LIVES && all; i++) {
+		below += s->lives[i];
+		if (2 * below >= all)
+			return ((uint64_t)3 << i) / 2;
 	}
-	qsort(lives, n, sizeof(*lives), by_life);
-	for (size_t i = 0; i < n && 2 * below < all; i++) {
-		below += lives[i].samples;
-		found = lives[i].ns;
-	}
-	free(lives);
-	return found;
+	return 0;
 }
 
 /* What a change could save, in allocations that need not be made: certain for objects
@@ -531,6 +527,7 @@ static void gather(struct escape_site *s, const struct line *lines, size_t n)
 		uint64_t count = label_number(&lines[i], "samples");
 
 		add_line(s, &lines[i]);
+		add_lives(s, label_text(&lines[i], "lives"));
 		add_depth(s, &lines[i], &ancestors);
 		if (*text)
 			count_name(&to, place_name(&lines[i], text), count);
@@ -542,7 +539,7 @@ static void gather(struct escape_site *s, const struct line *lines, size_t n)
 			count_name(&allocators, format_string("%s", text), count);
 	}
 	name_site(s, &lines[0], level);
-	s->median_ns = median_of(lines, n);
+	s->median_ns = median_of(s);
 	s->to = best_name(&to);
 	s->freed_by = best_name(&freed);
 	s->ancestor = best_name(&ancestors);

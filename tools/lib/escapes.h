@@ -29,6 +29,8 @@ enum escape_place {
 	ESCAPE_PLACES
 };
 
+#define ESCAPE_LIVES 36 /* the last: a minute and more */
+
 /* The name that most objects of a place have in common, with their number. */
 struct escape_name {
 	char *text; /* allocated, NULL: none */
@@ -50,7 +52,8 @@ struct escape_site {
 	uint64_t depth_min, depth_max; /* of ended objects of this thread */
 	uint64_t depth_known;	       /* samples with a depth */
 	uint64_t median_ns;
-	uint64_t handed; /* samples freed by another thread */
+	uint64_t lives[ESCAPE_LIVES]; /* samples by lifetime: [2^i, 2^(i+1)) ns */
+	uint64_t handed;	      /* samples freed by another thread */
 	struct escape_name to, freed_by, ancestor;
 	struct escape_name allocator; /* "malloc", "operator new" */
 	double gain;
