@@ -54,10 +54,13 @@ void action_again(int sig, int flags)
 }
 
 /* The agent's handler, like those of fatal.c, stands for the default action. */
-static void hide_own(struct sigaction *old)
+static void hide_own(int sig, struct sigaction *old)
 {
+	const void *seen;
+
 	fatal_action_out(old);
-	if (signal_is_own((const void *)(uintptr_t)old->sa_handler))
+	seen = (const void *)(uintptr_t)old->sa_handler;
+	if (seen && !signal_program_handler(sig, seen))
 		memset(old, 0, sizeof(*old));
 }
 
@@ -76,7 +79,7 @@ EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old
 	}
 	ret = action_set(sig, act, old);
 	if (ret == 0 && old) {
-		hide_own(old);
+		hide_own(sig, old);
 		old->sa_handler = (handler)(uintptr_t)signal_out(
 			(void *)(uintptr_t)old->sa_handler, known);
 	}
@@ -92,7 +95,7 @@ static handler set_old(int sig, handler fn, int flags, handler (*real_fn)(int, h
 
 	if (fn == SIG_DFL && seen.sa_handler != SIG_ERR)
 		fatal_was_defaulted(sig);
-	hide_own(&seen);
+	hide_own(sig, &seen);
 	return (handler)(uintptr_t)signal_out((void *)(uintptr_t)seen.sa_handler, known);
 }
 
