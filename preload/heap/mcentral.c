@@ -245,7 +245,8 @@ static struct mspan *span_of(void *p, unsigned c)
 	struct arena *a = arena_of((uintptr_t)p);
 	struct mspan *s = a ? arena_span(a, (uintptr_t)p) : NULL;
 
-	if (UNLIKELY(!s || s->sizeclass != c || s->state != MSPAN_SMALL))
+	if (UNLIKELY(!s || s->sizeclass != c || s->state != MSPAN_SMALL) ||
+	    UNLIKELY((uintptr_t)p - s->base >= s->npages << PAGE_SHIFT))
 		bad_pointer(p, s, c);
 	return s;
 }
@@ -260,27 +261,38 @@ static inline bool clear_bit(uint64_t *word, uint64_t n)
 }
 
 /* Clears the bits of the slots at pointers, up to n of them, as far as they lie in s; how
- * many. Aborts at one that is no allocated slot. Bits past nslots are never set. */
+ * many. The first does. Aborts at one that is no allocated slot. Bits past nslots are
+ * never set.
+ *
+ * With the magic number as a fraction of 2^64, the upper half of its product with an
+ * offset is the slot's index, and the lower one is below the magic number exactly where
+ * a slot begins. Offsets outside the span give indexes outside it, whose bits, if in the
+ * same word, are clear. Neighbours mostly have their bits in one word, which is kept in a
+ * register as long as that lasts. */
 static uint32_t release_slots(struct mspan *s, void *const *pointers, uint32_t n)
 {
 	uintptr_t base = s->base, bytes = s->npages << PAGE_SHIFT;
-	uint64_t magic = s->magic, slot_size = s->slot_size;
-	uint64_t *bits = s->alloc_bits;
+	uint64_t magic = (uint64_t)s->magic << (64 - MSPAN_MAGIC_SHIFT);
 	void *const *at = pointers, *const *end = pointers + n;
+	uint128 product = (uint128)((uintptr_t)*at - base) * magic;
 
 	do {
-		uintptr_t offset = (uintptr_t)*at - base;
-		uint64_t index = offset * magic >> MSPAN_MAGIC_SHIFT;
-		uint64_t word;
+		uint64_t w = (uint64_t)(product >> 64) / 64;
+		uint64_t word = s->alloc_bits[w];
 
-		if (offset >= bytes)
-			break;
-		word = bits[index / 64];
-		if (UNLIKELY(index * slot_size != offset) ||
-		    UNLIKELY(!clear_bit(&word, index)))
-			bad_pointer(*at, s, s->sizeclass);
-		atomic_store_relaxed(&bits[index / 64], word);
-	} while (++at != end);
+		do {
+			if (UNLIKELY((uint64_t)product >= magic) ||
+			    UNLIKELY(!clear_bit(&word, (uint64_t)(product >> 64)))) {
+				if ((uintptr_t)*at - base < bytes)
+					bad_pointer(*at, s, s->sizeclass);
+				break;
+			}
+			if (++at == end)
+				break;
+			product = (uint128)((uintptr_t)*at - base) * magic;
+		} while ((uint64_t)(product >> 64) / 64 == w);
+		atomic_store_relaxed(&s->alloc_bits[w], word);
+	} while (at != end && (uintptr_t)*at - base < bytes);
 	n = (uint32_t)(at - pointers);
 	s->nfree += n;
 	return n;
