@@ -152,7 +152,7 @@ static void parse_since(struct check *c, const char *path)
 	baseline_free(c->baseline);
 	c->baseline = baseline_read(path, &why);
 	if (!c->baseline)
-		die(EXIT_INCOMPLETE, "%s: %s", path, why);
+		die(EXIT_INCOMPLETE, "--since %s", why);
 }
 
 static void parse_one(struct check *c, int option, const char *word)
@@ -493,6 +493,8 @@ int command_check(int argc, char **argv)
 	int fd = open_memory(), status;
 
 	parse(&c, argc, argv);
+	say_verdict_when_incomplete();
+	agent_expect(&c.target);
 	predict(&c);
 	ask(&c, fd);
 	close(fd);

@@ -13,12 +13,14 @@
  * with all objects followed: 1.3 to 2 times the CPU of comparison), which a run that asks
  * this question has.
  */
+#include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/commands.h"
 #include "tools/lib/escapes.h"
@@ -153,6 +155,21 @@ static json_t *json_places(const struct escape_site *s)
 	return o;
 }
 
+/* How long they lived, in steps of a factor of two. The last is open. */
+static json_t *json_lives(const struct escape_site *s)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < ESCAPE_LIVES; i++)
+		if (s->lives[i])
+			json_array_append_new(
+				list, json_pack("{s:I,s:I,s:I}", "from_ns",
+						(json_int_t)(i ? 1ull << i : 0),
+						"below_ns", (json_int_t)(2ull << i),
+						"samples", (json_int_t)s->lives[i]));
+	return list;
+}
+
 static json_t *json_site(const struct escape_site *s)
 {
 	enum escape_place place = escapes_verdict(s);
@@ -169,6 +186,13 @@ static json_t *json_site(const struct escape_site *s)
 		"moved", (json_int_t)s->moved, "gain", s->gain);
 
 	json_object_set_new(o, "allocator", text_or_null(s->allocator.text));
+	if (s->argument_min) {
+		json_object_set_new(o, "argument_min",
+				    json_integer((json_int_t)s->argument_min));
+		json_object_set_new(o, "argument_max",
+				    json_integer((json_int_t)s->argument_max));
+	}
+	json_object_set_new(o, "lifetimes", json_lives(s));
 	json_object_set_new(o, "inlined_in", text_or_null(s->inlined_in));
 	json_object_set_new(o, "to", text_or_null(s->to.text));
 	json_object_set_new(o, "freed_by", text_or_null(s->freed_by.text));
@@ -206,7 +230,10 @@ static bool report_file(struct escape *e, const char *path, json_t *profiles)
 	size_t n;
 
 	if (!escapes_read(path, &r)) {
-		say_bad("%s: not an escape profile, or damaged", path);
+		if (access(path, R_OK) != 0)
+			say_bad("%s: %s", path, strerror(errno));
+		else
+			say_bad("%s: not an escape profile, or damaged", path);
 		return false;
 	}
 	n = e->top && e->top < r.nsites ? e->top : r.nsites;
@@ -256,8 +283,10 @@ static bool report(struct escape *e)
 		fputc('\n', e->out);
 	}
 	json_decref(root);
-	if (fflush(e->out) != 0)
-		say_bad("the report could not be written");
+	if (fflush(e->out) != 0) {
+		say_bad("the report could not be written: %s", strerror(errno));
+		good = false;
+	}
 	if (e->report)
 		fclose(e->out);
 	return good;

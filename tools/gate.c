@@ -115,7 +115,7 @@ static struct baseline *parse_baseline(const char *path)
 	struct baseline *b = baseline_read(path, &why);
 
 	if (!b)
-		die(EXIT_INCOMPLETE, "%s: %s", path, why);
+		die(EXIT_INCOMPLETE, "--since %s", why);
 	return b;
 }
 
@@ -352,15 +352,19 @@ static void print_threads(const struct runtable_row *r)
 		  r->exe, r->pid, r->threads_blocked, r->threads_ended);
 	for (size_t i = 0; i < n; i++) {
 		const struct thread_sample *s = threadfile_at(f, i);
-		int64_t count = s->count;
+		int64_t count = s->count, bytes = s->bytes;
+		char size[32];
 
 		if (!s->blocked[0] && strcmp(s->role, "ended") != 0)
 			continue;
 		if (threadfile_seen(f, i))
 			continue;
-		for (size_t k = i + 1; k < n; k++)
-			count +=
-				threadfile_same(f, i, k) ? threadfile_at(f, k)->count : 0;
+		for (size_t k = i + 1; k < n; k++) {
+			if (!threadfile_same(f, i, k))
+				continue;
+			count += threadfile_at(f, k)->count;
+			bytes += threadfile_at(f, k)->bytes;
+		}
 		if (s->blocked[0])
 			say_title("blocked for ever: %lld thread%s \"%s\": %s%s, at:",
 				  (long long)count, count == 1 ? "" : "s", s->name,
@@ -368,8 +372,9 @@ static void print_threads(const struct runtable_row *r)
 				  threadfile_wait(s->wait_ns, wait, sizeof(wait)));
 		else
 			say_title("thread leak: %lld thread%s ended and never joined nor "
-				  "detached, created by:",
-				  (long long)count, count == 1 ? "" : "s");
+				  "detached, %s of stack kept, created by:",
+				  (long long)count, count == 1 ? "" : "s",
+				  say_bytes((uint64_t)bytes, size, sizeof(size)));
 		for (size_t k = 0; k < s->nframes && k < MAX_FRAMES; k++)
 			say("    #%zu %s (%s)", k, s->frames[k].function,
 			    s->frames[k].file);
@@ -529,7 +534,7 @@ int command_gate(int argc, char **argv)
 	if (status == 0)
 		status = found(&g) ? g.exitcode : g.incomplete ? EXIT_INCOMPLETE : 0;
 	verdict = found(&g) ? "leak" : g.incomplete ? "incomplete" : "clean";
-	if (g.launch.table)
+	if (g.launch.table && g.launch.out[0])
 		runjson_write(&g.launch, status, verdict);
 	print_verdict(&g);
 	return status;

@@ -2,8 +2,11 @@
 /*
  * main: the seep command. Each subcommand has a file of its own; shared code is in lib/.
  */
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/commands.h"
 #include "tools/lib/say.h"
@@ -46,10 +49,21 @@ static void help(void)
 	     "24 could not be checked; 25 usage.");
 }
 
+/* What was to be read and could not be written is no success. */
+static void check_output(int status, void *arg)
+{
+	(void)arg;
+	if ((fflush(stdout) == 0 && !ferror(stdout)) || status != 0)
+		return;
+	say_bad("standard output: %s", strerror(errno));
+	_exit(EXIT_INCOMPLETE);
+}
+
 int main(int argc, char **argv)
 {
 	const char *name = argc > 1 ? argv[1] : "";
 
+	on_exit(check_output, NULL);
 	if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 ||
 	    strcmp(name, "help") == 0) {
 		help();

@@ -3,10 +3,12 @@
  * recover: `seep recover`: profiles from the store of a process that was killed outside
  * `seep run` (which recovers by itself).
  */
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/commands.h"
 #include "tools/lib/launch.h"
@@ -64,8 +66,13 @@ int command_recover(int argc, char **argv)
 	if (!argv[optind])
 		die(EXIT_USAGE, "no file; see seep recover --help");
 	library = launch_find_library(library);
-	for (; argv[optind]; optind++)
-		if (!recover_store(library, argv[optind], out, NULL))
-			status = 1;
+	for (; argv[optind]; optind++) {
+		if (access(argv[optind], R_OK) == 0) {
+			status |= !recover_store(library, argv[optind], out, NULL);
+			continue;
+		}
+		say_bad("%s: %s", argv[optind], strerror(errno));
+		status = 1;
+	}
 	return status;
 }

@@ -145,6 +145,14 @@ static void write_out(const struct report *r, const struct reports *all)
 	free(bytes);
 }
 
+/* The list of a run's files, which a shell's *.json brings along. */
+static bool is_list(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return strcmp(slash ? slash + 1 : path, "run.json") == 0;
+}
+
 int command_report(int argc, char **argv)
 {
 	struct report r = { .format = &formats[0], .top = -1 };
@@ -159,8 +167,11 @@ int command_report(int argc, char **argv)
 	all.list = allocate((size_t)argc * sizeof(struct findings *));
 	for (char **file = r.files; *file; file++) {
 		char *why = NULL;
-		struct findings *f = findings_read(*file, r.index, &why);
+		struct findings *f;
 
+		if (is_list(*file) && (r.files[1] || file > r.files))
+			continue;
+		f = findings_read(*file, r.index, &why);
 		if (f) {
 			all.list[all.count++] = f;
 			continue;

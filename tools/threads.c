@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * threads: `seep threads PID`: what the threads of a live process are doing, which of
- * them can never run again, and which have ended without being joined.
+ * them can never run again, and which have ended without being joined. `seep threads
+ * FILE` shows the same of a profile that was written before.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -18,13 +19,17 @@
 #include "tools/lib/threadfile.h"
 
 static const char usage[] =
-	"usage: seep threads [OPTIONS] PID\n\n"
+	"usage: seep threads [OPTIONS] PID\n"
+	"       seep threads [--created] [--full] FILE\n\n"
 	"Shows the threads of a running process that has libseep.so loaded: grouped by\n"
 	"stack, with their states; those that are blocked for ever, since nobody who "
 	"could\n"
 	"wake them can run or find what they wait for; those that have ended and were "
 	"never\n"
-	"joined. The process stands still for as long as the first line says.\n\n"
+	"joined. The process stands still for as long as the first line says.\n"
+	"With FILE: what a profile shows that was written by -o, or at the end of a "
+	"process\n"
+	"(.threads.pb.gz, and .threadcreate.pb.gz with --created).\n\n"
 	"  --created          instead, the sites that create threads: how many, how many "
 	"of\n"
 	"                     them live, and whether these become more and more; nothing "
@@ -57,10 +62,16 @@ struct threads {
 	struct agent_target target;
 	const char *out;
 	bool full, quick, created;
+	const char *path; /* of a written profile; NULL: a process is asked */
 	struct threadfile *file;
 	size_t n;   /* samples */
 	bool *done; /* samples that were printed in a group */
 };
+
+static bool is_number(const char *text)
+{
+	return text[0] && text[strspn(text, "0123456789")] == '\0';
+}
 
 static void parse(struct threads *t, int argc, char **argv)
 {
@@ -93,8 +104,15 @@ static void parse(struct threads *t, int argc, char **argv)
 		}
 	}
 	if (optind + 1 != argc)
-		die(EXIT_USAGE, "one process id is needed; see seep threads --help");
-	t->target.pid = agent_parse_pid(argv[optind]);
+		die(EXIT_USAGE, "one process id or file is needed; see seep threads "
+				"--help");
+	if (access(argv[optind], R_OK) != 0 || is_number(argv[optind])) {
+		t->target.pid = agent_parse_pid(argv[optind]);
+		return;
+	}
+	t->path = argv[optind];
+	if (t->out || t->quick)
+		die(EXIT_USAGE, "a file is only shown; see seep threads --help");
 }
 
 /* ---- text ---- */
@@ -145,11 +163,16 @@ static void print_each(const struct threads *t)
 
 		if (s->role[0])
 			continue;
-		printf("\nthread %lld \"%s\" [%s%s]:\n", (long long)s->tid, s->name,
-		       s->state, threadfile_wait(s->wait_ns, wait, sizeof(wait)));
+		threadfile_wait(s->wait_ns, wait, sizeof(wait));
+		if (s->tid)
+			printf("\nthread %lld \"%s\" [%s%s]:\n", (long long)s->tid,
+			       s->name, s->state, wait);
+		else /* of a written profile, one for all alike */
+			printf("\n%lld thread%s \"%s\" [%s%s]:\n", (long long)s->count,
+			       s->count == 1 ? "" : "s", s->name, s->state, wait);
 		print_blocked(s);
 		print_stack(s);
-		c = creator(t, s->tid);
+		c = s->tid ? creator(t, s->tid) : NULL;
 		if (c) {
 			printf("  created by:\n");
 			print_stack(c);
@@ -213,7 +236,7 @@ static size_t take_group(struct threads *t, size_t first, int64_t *out_bytes)
 			continue;
 		t->done[i] = true;
 		*out_bytes += at(t, i)->bytes;
-		count++;
+		count += (size_t)at(t, i)->count;
 	}
 	return count;
 }
@@ -297,7 +320,7 @@ static int most_live_first(const void *x, const void *y)
 static void print_sites(const struct threads *t)
 {
 	const struct thread_sample **s = allocate((t->n + 1) * sizeof(*s));
-	char *program = agent_program(t->target.pid);
+	char *program = t->path ? NULL : agent_program(t->target.pid);
 	int64_t created = 0, live = 0;
 
 	for (size_t i = 0; i < t->n; i++) {
@@ -306,9 +329,12 @@ static void print_sites(const struct threads *t)
 		live += s[i]->live;
 	}
 	qsort(s, t->n, sizeof(*s), most_live_first);
-	printf("%s (process %d): %lld threads created at %zu site%s, %lld live\n",
-	       program, t->target.pid, (long long)created, t->n, t->n == 1 ? "" : "s",
-	       (long long)live);
+	if (t->path)
+		printf("%s: ", t->path);
+	else
+		printf("%s (process %d): ", program, t->target.pid);
+	printf("%lld threads created at %zu site%s, %lld live\n", (long long)created,
+	       t->n, t->n == 1 ? "" : "s", (long long)live);
 	for (size_t i = 0; i < t->n; i++) {
 		printf("\n%lld live of %lld created, at most %lld at once%s "
 		       "(at least, over time: %s):\n",
@@ -378,31 +404,49 @@ static void print_deadlocks(const struct threads *t)
 	bool *seen = allocate(t->n + 1);
 
 	for (size_t i = 0; i < t->n; i++)
-		if (!at(t, i)->role[0] && !seen[i] &&
+		if (!at(t, i)->role[0] && !seen[i] && at(t, i)->tid &&
 		    strcmp(at(t, i)->blocked, "deadlock") == 0)
 			print_cycle(t, i, seen);
 	free(seen);
 }
 
+/* How far it was looked for the blocked. */
+static const char *how_judged(const struct threads *t)
+{
+	if (t->quick || threadfile_has_comment(t->file, "blocked: only deadlocks"))
+		return " (only deadlocks looked for)";
+	return threadfile_has_comment(t->file, "blocked: judged")
+		       ? ""
+		       : " (could not be judged)";
+}
+
+/* r NULL: of a written profile. */
 static void print_head(const struct threads *t, const struct agent_reply *r)
 {
-	char *program = agent_program(t->target.pid);
-	size_t blocked = 0, ended = 0;
+	int64_t threads = 0, blocked = 0, ended = 0;
 
 	for (size_t i = 0; i < t->n; i++) {
-		blocked += at(t, i)->blocked[0] != '\0';
-		ended += strcmp(at(t, i)->role, "ended") == 0;
+		const struct thread_sample *s = at(t, i);
+
+		threads += s->role[0] ? 0 : s->count;
+		blocked += s->blocked[0] ? s->count : 0;
+		ended += strcmp(s->role, "ended") == 0 ? s->count : 0;
 	}
-	printf("%s (process %d): %u thread%s, stopped for %.1f ms\n", program,
-	       t->target.pid, r->count, r->count == 1 ? "" : "s",
-	       (double)r->pause_ns / 1e6);
-	printf("%zu blocked for ever%s, %zu ended and never joined\n", blocked,
-	       t->quick ? " (only deadlocks looked for)"
-	       : threadfile_has_comment(t->file, "blocked: judged")
-		       ? ""
-		       : " (could not be judged)",
-	       ended);
-	free(program);
+	if (r) {
+		char *program = agent_program(t->target.pid);
+
+		printf("%s (process %d): %u thread%s, stopped for %.1f ms\n", program,
+		       t->target.pid, r->count, r->count == 1 ? "" : "s",
+		       (double)r->pause_ns / 1e6);
+		free(program);
+	} else {
+		printf("%s: %lld thread%s\n", t->path, (long long)threads,
+		       threads == 1 ? "" : "s");
+	}
+	printf("%lld blocked for ever%s", (long long)blocked, how_judged(t));
+	if (r || ended) /* written by -o it has none of these */
+		printf(", %lld ended and never joined", (long long)ended);
+	printf("\n");
 }
 
 static void print_text(struct threads *t, const struct agent_reply *r)
@@ -426,6 +470,20 @@ static void print_text(struct threads *t, const struct agent_reply *r)
 	free(t->done);
 }
 
+static int show_file(struct threads *t)
+{
+	t->file = threadfile_read(t->path);
+	if (!t->file || !threadfile_is(t->file, t->created ? "threadcreate" : "threads"))
+		die(EXIT_USAGE, "%s: no %s profile", t->path,
+		    t->created ? "threadcreate" : "threads");
+	t->n = threadfile_count(t->file);
+	if (t->created)
+		print_sites(t);
+	else
+		print_text(t, NULL);
+	return 0;
+}
+
 int command_threads(int argc, char **argv)
 {
 	struct threads t = { .quick = false };
@@ -436,6 +494,8 @@ int command_threads(int argc, char **argv)
 	int fd = memfd_create("seep", MFD_CLOEXEC);
 
 	parse(&t, argc, argv);
+	if (t.path)
+		return show_file(&t);
 	if (fd < 0)
 		die(EXIT_INCOMPLETE, "memory: %s", strerror(errno));
 	if (t.out)

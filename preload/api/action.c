@@ -54,10 +54,11 @@ void action_again(int sig, int flags)
 }
 
 /* The agent's handler, like those of fatal.c, stands for the default action. */
-static void hide_own(struct sigaction *old)
+static void hide_own(int sig, struct sigaction *old)
 {
 	fatal_action_out(old);
-	if (signal_is_own((const void *)(uintptr_t)old->sa_handler))
+	if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN &&
+	    !signal_program_handler(sig, (const void *)(uintptr_t)old->sa_handler))
 		memset(old, 0, sizeof(*old));
 }
 
@@ -76,7 +77,7 @@ EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old
 	}
 	ret = action_set(sig, act, old);
 	if (ret == 0 && old) {
-		hide_own(old);
+		hide_own(sig, old);
 		old->sa_handler = (handler)(uintptr_t)signal_out(
 			(void *)(uintptr_t)old->sa_handler, known);
 	}
@@ -92,7 +93,7 @@ static handler set_old(int sig, handler fn, int flags, handler (*real_fn)(int, h
 
 	if (fn == SIG_DFL && seen.sa_handler != SIG_ERR)
 		fatal_was_defaulted(sig);
-	hide_own(&seen);
+	hide_own(sig, &seen);
 	return (handler)(uintptr_t)signal_out((void *)(uintptr_t)seen.sa_handler, known);
 }
 

@@ -113,8 +113,9 @@ void action_again(int sig, int flags);
 /* signal.c: the program's handlers run through an entry of ours. SIGNAL. */
 /* What to give to libc in the place of handler, which is remembered. */
 void *signal_in(int sig, void *handler, int flags);
-/* Is it a handler of ours, and none that leads to the program's? */
-bool signal_is_own(const void *handler);
+/* The program's handler where the kernel has this one; NULL: it is one of ours that leads
+ * to none of the program's. */
+const void *signal_program_handler(int sig, const void *handler);
 /* The handler remembered for sig: ask before signal_in(). */
 void *signal_known(int sig);
 /* What the program sees in the place of handler, known being what was remembered. */

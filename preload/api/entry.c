@@ -33,11 +33,20 @@ static NOINLINE void *malloc_slow(size_t size)
 	return LIKELY(p != NULL) ? p : out_of_memory();
 }
 
+static NOINLINE void *malloc_large(size_t size)
+{
+	void *p = heap_malloc_large(size);
+
+	return LIKELY(p != NULL) ? p : out_of_memory();
+}
+
 EXPORT void *malloc(size_t size)
 {
 	void *p = heap_malloc_fast(size);
 
-	return LIKELY(p != NULL) ? p : malloc_slow(size);
+	if (LIKELY(p != NULL))
+		return p;
+	return size > SIZECLASS_MAX_SIZE ? malloc_large(size) : malloc_slow(size);
 }
 
 EXPORT void free(void *p)
@@ -45,10 +54,13 @@ EXPORT void free(void *p)
 	heap_free(p);
 }
 
-static NOINLINE void *calloc_slow(size_t bytes)
+static NOINLINE void *calloc_slow(size_t bytes, size_t count)
 {
-	void *p = heap_calloc_slow(bytes);
+	void *p;
 
+	mcache_note_argument(count);
+	p = heap_calloc_slow(bytes);
+	mcache_note_argument(0);
 	return LIKELY(p != NULL) ? p : out_of_memory();
 }
 
@@ -76,7 +88,7 @@ EXPORT void *calloc(size_t count, size_t size)
 	if (UNLIKELY(__builtin_mul_overflow(count, size, &bytes)))
 		return out_of_memory();
 	p = heap_malloc_fast(bytes);
-	return LIKELY(p != NULL) ? zero_slot(p, bytes) : calloc_slow(bytes);
+	return LIKELY(p != NULL) ? zero_slot(p, bytes) : calloc_slow(bytes, count);
 }
 
 EXPORT void *realloc(void *p, size_t size)
@@ -101,7 +113,10 @@ EXPORT void *reallocarray(void *p, size_t count, size_t size)
 
 	if (__builtin_mul_overflow(count, size, &bytes))
 		return out_of_memory();
-	return realloc(p, bytes);
+	mcache_note_argument(count);
+	p = realloc(p, bytes);
+	mcache_note_argument(0);
+	return p;
 }
 
 /* align is rounded up to a power of two by glibc's memalign. */

@@ -150,31 +150,6 @@ bool exit_make_prefix(const char *pattern, char *buf, size_t size)
 	return true;
 }
 
-static const char *error_text(int error)
-{
-	switch (error) {
-	case -EACCES:
-	case -EPERM:
-		return "permission denied";
-	case -ENOENT:
-		return "no such directory";
-	case -ENOSPC:
-		return "no space left on device";
-	case -EROFS:
-		return "read-only file system";
-	case -EFBIG:
-		return "file too large (RLIMIT_FSIZE)";
-	case -ENOMEM:
-		return "out of memory";
-	case -ENOTDIR:
-		return "not a directory";
-	case -ELOOP:
-		return "a symbolic link is in the way";
-	default:
-		return "write failed";
-	}
-}
-
 /* One line for the first file that could not be written; into the table's row too. */
 static void complain(const char *prefix, int error)
 {
@@ -184,11 +159,11 @@ static void complain(const char *prefix, int error)
 	if (error == 0)
 		return;
 	fmt_string(text, sizeof(text), "cannot write %.80s.*: %s", prefix,
-		   error_text(error));
+		   os_error_text(error));
 	if (row && row->reason[0] == '\0')
 		memcpy(row->reason, text, sizeof(row->reason));
 	if (!runtable_is_gate())
-		log_line("%s (error %d)", text, -error);
+		log_line("%s", text);
 }
 
 _Static_assert(RUNROW_RSS_PARTS == (int)RSS_PARTS, "the same parts");
@@ -272,10 +247,10 @@ static int report_leaks(const struct leak_result *r, const char *prefix, bool fi
 	return error;
 }
 
-/* The status that the verdict forces on the process, or -1. */
+/* The status that the verdict forces on the process, or -1. exitcode=0: none. */
 static int forced_status(const struct leak_result *r)
 {
-	if (runtable_is_gate() || runtable_is_out_of_reach())
+	if (runtable_is_gate() || runtable_is_out_of_reach() || opt_get()->exitcode == 0)
 		return -1;
 	if (r->verdict == LEAK_FOUND)
 		return opt_get()->exitcode;

@@ -14,6 +14,8 @@
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
 
+#pragma weak _dl_find_object
+
 static struct {
 	void (*free)(void *p); /* libc's; NULL: not found */
 	size_t (*usable_size)(void *p);
@@ -54,8 +56,7 @@ bool api_is_bound(void)
 struct where {
 	uintptr_t addr;
 	uintptr_t lo, hi; /* of the mapping */
-	char kind;   /* 0 unmapped, 's' stack, 'f' file (code, data), 'a' anonymous */
-	char before; /* kind of the mapping that ends at lo */
+	char kind; /* 0 unmapped, 's' stack, 'f' file (code, data), 'a' anonymous */
 	bool readable;
 };
 
@@ -73,15 +74,10 @@ static bool look_at_line(char *line, void *arg)
 
 	if (!os_parse_mapping(line, &m))
 		return true;
-	if (w->addr >= m.hi) {
-		w->before = kind_of(&m);
-		w->hi = m.hi;
+	if (w->addr >= m.hi)
 		return true;
-	}
 	if (w->addr < m.lo)
 		return false;
-	if (w->hi != m.lo)
-		w->before = 0;
 	w->lo = m.lo;
 	w->hi = m.hi;
 	w->readable = m.readable;
@@ -123,6 +119,14 @@ static bool is_chunk(const struct where *w)
 	       ((const struct chunk *)end)->size_and_flags & CHUNK_PREVIOUS_INUSE;
 }
 
+/* In what the loader has mapped, also for what is zero at start (glibc 2.35 tells). */
+static bool is_in_module(const void *p)
+{
+	struct dl_find_object found;
+
+	return _dl_find_object && _dl_find_object((void *)(uintptr_t)p, &found) == 0;
+}
+
 /* Dies unless p may be a block of libc's: aligned, in anonymous memory, and with a header
  * that looks like libc's. */
 static void require_plausible(const void *p, const char *what)
@@ -140,7 +144,7 @@ static void require_plausible(const void *p, const char *what)
 		fatal("invalid %s of %p: on the stack", what, p);
 	if (w.kind == 'a' && is_chunk(&w))
 		return;
-	if (w.kind == 'f' || w.before == 'f') /* data, or what is zero at start */
+	if (w.kind == 'f' || is_in_module(p))
 		fatal("invalid %s of %p: in a program's or library's own memory", what,
 		      p);
 	fatal("invalid %s of %p: no block of any malloc", what, p);

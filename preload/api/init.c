@@ -3,13 +3,18 @@
  * init: the constructor. Reads the options, finds libc's own functions, plugs the
  * profiler into the heap, and registers what runs at fork and at the end.
  *
- * malloc is called before this by the loader, by IFUNC resolvers and by the constructors
- * of libraries; the heap works without it, unprofiled.
+ * The constructors of the program's libraries run before ours and allocate, libstdc++'s
+ * 72 KiB for one. So the first call of malloc after libc's own constructor does the work,
+ * and the constructor finds it done. What is allocated even earlier, by IFUNC resolvers
+ * and the program's preinit_array, is served unprofiled.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "preload/api/api.h"
+#include "preload/base/atomic.h"
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
@@ -29,7 +34,7 @@
 #include "profiler/stack/tables.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
-#include "profiler/thread/blocked.h"
+#include "profiler/thread/wakers.h"
 #endif
 
 /* The compiler's start files call these three where they exist, and look for them by name
@@ -85,7 +90,7 @@ static void profiler_init(void)
 			exit_set_passive();
 		return;
 	}
-	blocked_hooks.is_own_handler = signal_is_own;
+	wakers_hooks.program_handler = signal_program_handler;
 	unwind_set_own_text((uintptr_t)__ehdr_start, (uintptr_t)etext);
 	if (o->mode == OPT_MODE_OFF) {
 		sample_init(); /* the agent may turn it on */
@@ -121,7 +126,7 @@ static void answer_from_now_on(void)
 }
 #endif
 
-__attribute__((constructor)) static void seep_init(void)
+static void begin(void)
 {
 	const char *text = os_is_secure() ? NULL : getenv("SEEP_OPTIONS");
 
@@ -148,6 +153,51 @@ __attribute__((constructor)) static void seep_init(void)
 	answer_from_now_on();
 #endif
 	seep_tls.internal--;
+}
+
+#define WAIT_SLICE_NS 10000000u
+
+enum stage { STAGE_NONE, STAGE_BUSY, STAGE_DONE };
+
+static uint32_t stage; /* enum stage; atomic, futex */
+
+/* Has libc's constructor run? Then all that we need of it works. Its main thread is known
+ * to nobody else, so the others leave this to it. */
+static bool libc_is_ready(void)
+{
+	return environ && os_gettid() == os_getpid();
+}
+
+/* False: somebody is at it. */
+static bool begin_once(void)
+{
+	uint32_t none = STAGE_NONE;
+
+	if (!atomic_cas_acq_rel(&stage, &none, (uint32_t)STAGE_BUSY))
+		return none == STAGE_DONE;
+	begin();
+	atomic_store_release(&heap_begin, (bool (*)(void))NULL);
+	atomic_store_release(&stage, (uint32_t)STAGE_DONE);
+	os_futex_wake(&stage, INT32_MAX);
+	return true;
+}
+
+static bool begin_early(void)
+{
+	int saved = errno;
+	bool done = seep_tls.internal == 0 && libc_is_ready() && begin_once();
+
+	errno = saved;
+	return done;
+}
+
+/* heap.c's own is NULL, and weak. */
+bool (*heap_begin)(void) = begin_early;
+
+__attribute__((constructor)) static void seep_init(void)
+{
+	while (!begin_once())
+		os_futex_wait(&stage, STAGE_BUSY, WAIT_SLICE_NS); /* another thread is */
 }
 
 __attribute__((destructor)) static void seep_exit(void)

@@ -77,7 +77,7 @@ EXPORT void __lsan_do_leak_check(void)
 {
 	const struct exit_cause cause = { .way = EXIT_AT_ONCE };
 
-	if (finds_leaks(opt_get()->leak == OPT_LEAK_OFF)) {
+	if (finds_leaks(opt_get()->leak == OPT_LEAK_OFF) && opt_get()->exitcode != 0) {
 		fflush(NULL);
 		exit_reports(&cause);
 		os_exit_group(opt_get()->exitcode);

@@ -161,18 +161,20 @@ void *signal_in(int sig, void *handler, int flags)
 	return (void *)(uintptr_t)on_program_signal;
 }
 
-bool signal_is_own(const void *handler)
-{
-	uintptr_t at = (uintptr_t)handler, text = (uintptr_t)__ehdr_start;
-
-	return at - text < (uintptr_t)etext - text && at != (uintptr_t)on_program_signal;
-}
-
 void *signal_known(int sig)
 {
 	return sig > 0 && sig < SIGNALS
 		       ? (void *)(uintptr_t)atomic_load_acquire(&signals.set[sig].handler)
 		       : NULL;
+}
+
+const void *signal_program_handler(int sig, const void *handler)
+{
+	uintptr_t at = (uintptr_t)handler, text = (uintptr_t)__ehdr_start;
+
+	if (at == (uintptr_t)on_program_signal)
+		return signal_known(sig);
+	return at - text < (uintptr_t)etext - text ? NULL : handler;
 }
 
 void *signal_out(void *handler, void *known)

@@ -146,7 +146,7 @@ static int write_recovered(const struct store_header *h)
 		return 1;
 	error = sample_write_profiles(prefix);
 	if (error)
-		log_line("cannot write %.200s.*: error %d", prefix, -error);
+		log_line("cannot write %.200s.*: %s", prefix, os_error_text(error));
 	else if (!row)
 		log_line("wrote %s.{heap,allocs,peak}.pb.gz", prefix);
 	if (row && !error) {

@@ -43,7 +43,7 @@ struct start {
 	start_routine routine;
 	void *arg;
 	uint32_t creator_site;
-	bool detached;
+	bool detached, own_stack;
 };
 
 /* libc's descriptor keeps the argument for the life of the stack, though nobody reads it
@@ -137,8 +137,10 @@ static void *thread_begin(void *block)
 #if CONFIG_PROFILER
 	thread_internal_enter();
 	t = thread_register(s.creator_site, s.detached);
-	if (t) /* the routine takes our place on the stack: below two words */
+	if (t) { /* the routine takes our place on the stack: below two words */
 		t->frames_hi = (uintptr_t)__builtin_frame_address(0) + 16;
+		t->own_stack = s.own_stack;
+	}
 	thread_internal_leave();
 #endif
 	return s.routine(s.arg);
@@ -150,6 +152,16 @@ static bool is_detached(const pthread_attr_t *attr)
 
 	return attr && pthread_attr_getdetachstate(attr, &state) == 0 &&
 	       state == PTHREAD_CREATE_DETACHED;
+}
+
+/* Memory of the program's. libc counts an address that was not set from 0 down. */
+static bool has_own_stack(const pthread_attr_t *attr)
+{
+	void *lo;
+	size_t size;
+
+	return attr && pthread_attr_getstack(attr, &lo, &size) == 0 &&
+	       (uintptr_t)lo + size != 0;
 }
 
 /* glibc's first pthread_create() copies a struct that it has not filled through vector
@@ -182,9 +194,11 @@ EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 #if CONFIG_PROFILER
 	thread_become_many();
 #endif
-	*s = (struct start){ routine, arg, creator_site(), is_detached(attr) };
+	*s = (struct start){ routine, arg, creator_site(), is_detached(attr),
+			     has_own_stack(attr) };
 	clear_stack_below();
 	ret = threads.create(thread, attr, thread_begin, s);
+	clear_stack_below(); /* of the thread's handle */
 	if (ret != 0)
 		heap_free(s);
 	return ret;

@@ -201,6 +201,16 @@ uint64_t os_coarse_ns(void)
 	return clock_ns(CLOCK_MONOTONIC_COARSE);
 }
 
+uint64_t os_process_ns(void)
+{
+	return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+}
+
+uint64_t os_thread_ns(void)
+{
+	return clock_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+
 uint64_t os_realtime_ns(void)
 {
 	return clock_ns(CLOCK_REALTIME);
@@ -398,4 +408,36 @@ bool os_parse_mapping(const char *line, struct os_mapping *out)
 	if (!out->path)
 		out->path = strchr(at, '[');
 	return true;
+}
+
+const char *os_error_text(int error)
+{
+	switch (error) {
+	case -EACCES:
+	case -EPERM:
+		return "permission denied";
+	case -ENOENT:
+		return "no such file or directory";
+	case -ENOSPC:
+		return "no space left on device";
+	case -EDQUOT:
+		return "the disk quota is used up";
+	case -EROFS:
+		return "read-only file system";
+	case -EFBIG:
+		return "file too large (RLIMIT_FSIZE)";
+	case -ENOMEM:
+		return "out of memory";
+	case -EMFILE:
+	case -ENFILE:
+		return "too many open files";
+	case -ENOTDIR:
+		return "not a directory";
+	case -EISDIR:
+		return "is a directory";
+	case -ELOOP:
+		return "a symbolic link is in the way";
+	default:
+		return "it failed";
+	}
 }

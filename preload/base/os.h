@@ -69,6 +69,8 @@ int os_gettid(void);
 uint64_t os_now_ns(void);      /* CLOCK_MONOTONIC */
 uint64_t os_coarse_ns(void);   /* the same by a few ms: cheaper */
 uint64_t os_realtime_ns(void); /* CLOCK_REALTIME */
+uint64_t os_process_ns(void);  /* CPU time used; a system call */
+uint64_t os_thread_ns(void);
 void os_random(void *buf,
 	       size_t size);	     /* from the kernel, else from clock and addresses */
 size_t os_address_space_limit(void); /* RLIMIT_AS in bytes, SIZE_MAX when unlimited */
@@ -105,5 +107,8 @@ struct os_mapping {
 		*path; /* a file's, or a name of the kernel's in brackets; NULL: none */
 };
 bool os_parse_mapping(const char *line, struct os_mapping *out);
+
+/* FAST. What -errno of a file means, for people. */
+const char *os_error_text(int error);
 
 #endif

@@ -19,9 +19,10 @@
 #define RESERVE_LEAST	(1 * MIB)
 #define RESERVE_LIMITED (32 * MIB) /* under RLIMIT_AS: leave room for the program */
 #define HUGE_PAGE	(2 * MIB)
-#define GROW_SMALL	(1 * MIB) /* while the heap is small */
-#define GROW_HUGE	(4 * MIB) /* whole huge pages, later */
-#define HUGE_AFTER	(8 * MIB) /* heap size from which huge pages are advised */
+#define GROW_SMALL	(1 * MIB)  /* while the heap is small */
+#define GROW_HUGE	(4 * MIB)  /* whole huge pages, later */
+#define HUGE_AFTER	(8 * MIB)  /* heap size from which huge pages are advised */
+#define HUGE_FIRST	(16 * MIB) /* most that a heap below that grows by with them */
 
 struct arena_fast arena_fast;
 struct arena arena_first;
@@ -180,6 +181,11 @@ void arena_set_limit(size_t limit)
 		shrink(arena_at(i), limit / 8 / arena.narenas);
 }
 
+size_t arena_limit(void)
+{
+	return arena.limit;
+}
+
 /* A further arena that holds npages. Each is half of all before it while that works, so
  * that ARENA_MAX of them are always enough. */
 static bool make_next(size_t npages)
@@ -218,17 +224,22 @@ static bool commit_tables(struct arena *a, size_t end_page)
 	return true;
 }
 
-static bool want_huge(void)
+/* Does growth by npages get them? An object that makes the heap large, too: it fills its
+ * huge pages itself, unless it is so large that it may be a table with little in it. */
+static bool want_huge(size_t npages)
 {
-	if (arena.huge == ARENA_HUGE_AUTO)
-		return arena.npages << PAGE_SHIFT >= HUGE_AFTER;
+	if (arena.huge == ARENA_HUGE_AUTO) {
+		if (npages > HUGE_FIRST >> PAGE_SHIFT)
+			npages = 0;
+		return (arena.npages + npages) << PAGE_SHIFT >= HUGE_AFTER;
+	}
 	return arena.huge == ARENA_HUGE_ALWAYS;
 }
 
 /* Bytes to grow by when npages are wanted: whole steps, to the step's boundary. */
 static size_t growth(const struct arena *a, size_t npages)
 {
-	size_t step = want_huge() ? GROW_HUGE : GROW_SMALL;
+	size_t step = want_huge(npages) ? GROW_HUGE : GROW_SMALL;
 	uintptr_t start = a->base + (a->end_page << PAGE_SHIFT);
 	uintptr_t end = align_up(start + (npages << PAGE_SHIFT), step);
 	uintptr_t most = a->base + a->size;
@@ -248,7 +259,7 @@ static uintptr_t extend(struct arena *a, size_t bytes)
 
 	if (!commit_tables(a, end_page) || os_commit((void *)start, bytes) != 0)
 		return 0;
-	if (want_huge()) {
+	if (want_huge(bytes >> PAGE_SHIFT)) {
 		uintptr_t lo = align_up(start, HUGE_PAGE);
 		uintptr_t hi = align_down(start + bytes, HUGE_PAGE);
 

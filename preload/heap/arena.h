@@ -7,7 +7,8 @@
  * where RLIMIT_AS keeps it small, further arenas of the same layout follow, which only
  * the slow path knows.
  *
- * Concurrency: everything is written under mheap's lock. Class bytes and span pointers
+ * Concurrency: everything is written under mheap's lock, but for the span pointers of
+ * pages that a thread keeps in its lcache: the thread's. Class bytes and span pointers
  * are read without it: the page of a live object has a stable entry, and a span's fields
  * are set before its pointers are published (release).
  */
@@ -111,7 +112,8 @@ static inline void arena_set_page(const void *p, uint8_t sizeclass)
 	atomic_store_release(where, sizeclass);
 }
 
-/* SLOW, needs mheap's lock. Points the first and last page (all: every page) to s. */
+/* SLOW, needs mheap's lock, or for a large span its owner. Points the first and last page
+ * (all: every page) to s. */
 void arena_set_span(const struct mspan *where, struct mspan *s, bool all);
 /* Sets the class bytes of all pages of s. */
 void arena_set_class(const struct mspan *s, uint8_t sizeclass);
@@ -124,5 +126,8 @@ void arena_set_huge(enum arena_huge mode);
 /* SLOW, needs mheap's lock. The program limits its address space (RLIMIT_AS) to limit
  * bytes: gives back most of what is reserved and not in use, which counts against it. */
 void arena_set_limit(size_t limit);
+
+/* Needs mheap's lock. The limit when last seen, bytes; SIZE_MAX: none. */
+size_t arena_limit(void);
 
 #endif

@@ -8,17 +8,11 @@
 
 #include "preload/base/check.h"
 
-#define EXACT	     64
-#define STEPS	     8
-#define LISTS	     (EXACT + STEPS * 40)
-#define WORDS	     ((LISTS + 63) / 64)
-#define PROBES	     24
-
-#define QUICK_EXACT  16 /* quick list i < QUICK_EXACT holds runs of i + 1 pages */
-#define QUICK_LISTS  (QUICK_EXACT + STEPS * 3 + 1)
-#define QUICK_WASTE  4 /* a quick run may be longer than asked for by 1/4 */
-#define QUICK_PROBES 4
-_Static_assert(QUICK_LISTS <= 64, "one word has a bit for each");
+#define EXACT  64
+#define STEPS  8
+#define LISTS  (EXACT + STEPS * 40)
+#define WORDS  ((LISTS + 63) / 64)
+#define PROBES 24
 
 struct set {
 	struct mspan *heads[LISTS];
@@ -30,15 +24,6 @@ static struct {
 	size_t total_pages, dirty_pages; /* with the victim */
 	size_t nruns;			 /* without */
 	struct mspan *victim;
-
-	/* Lists by length through next and prev; by age, oldest first, through inuse_next
-	 * and inuse_prev. */
-	struct {
-		struct mspan *heads[QUICK_LISTS];
-		uint64_t nonempty;
-		struct mspan *oldest, *newest;
-		size_t npages, nruns;
-	} quick;
 } freelist;
 
 /* The list for runs of npages: lists are in ascending order of length. */
@@ -196,117 +181,6 @@ bool freelist_prefers_victim(size_t npages)
 	return true;
 }
 
-size_t freelist_quick_pages(void)
-{
-	return freelist.quick.npages;
-}
-
-/* Eight lists to a power of two above QUICK_EXACT. */
-static unsigned quick_list_of(size_t npages)
-{
-	unsigned lg;
-
-	if (npages <= QUICK_EXACT)
-		return (unsigned)npages - 1;
-	lg = 63u - (unsigned)__builtin_clzl(npages);
-	return QUICK_EXACT - 1 + (lg - 4) * STEPS +
-	       ((unsigned)(npages >> (lg - 3)) & (STEPS - 1));
-}
-
-static void enter_age(struct mspan *s)
-{
-	s->inuse_next = NULL;
-	s->inuse_prev = freelist.quick.newest;
-	if (s->inuse_prev)
-		s->inuse_prev->inuse_next = s;
-	else
-		freelist.quick.oldest = s;
-	freelist.quick.newest = s;
-}
-
-static void leave_age(const struct mspan *s)
-{
-	if (s->inuse_prev)
-		s->inuse_prev->inuse_next = s->inuse_next;
-	else
-		freelist.quick.oldest = s->inuse_next;
-	if (s->inuse_next)
-		s->inuse_next->inuse_prev = s->inuse_prev;
-	else
-		freelist.quick.newest = s->inuse_prev;
-}
-
-void freelist_put_quick(struct mspan *s)
-{
-	unsigned i = quick_list_of(s->npages);
-
-	s->state = MSPAN_VICTIM;
-	s->prev = NULL;
-	s->next = freelist.quick.heads[i];
-	if (s->next)
-		s->next->prev = s;
-	freelist.quick.heads[i] = s;
-	freelist.quick.nonempty |= (uint64_t)1 << i;
-	enter_age(s);
-	freelist.quick.nruns++;
-	freelist.quick.npages += s->npages;
-	freelist.total_pages += s->npages;
-	freelist.dirty_pages += s->ndirty;
-}
-
-static struct mspan *take_quick(struct mspan *s)
-{
-	unsigned i = quick_list_of(s->npages);
-
-	if (s->prev)
-		s->prev->next = s->next;
-	else
-		freelist.quick.heads[i] = s->next;
-	if (s->next)
-		s->next->prev = s->prev;
-	if (!freelist.quick.heads[i])
-		freelist.quick.nonempty &= ~((uint64_t)1 << i);
-	leave_age(s);
-	freelist.quick.nruns--;
-	freelist.quick.npages -= s->npages;
-	freelist.total_pages -= s->npages;
-	freelist.dirty_pages -= s->ndirty;
-	s->state = MSPAN_DEAD;
-	return s;
-}
-
-struct mspan *freelist_take_quick(size_t npages)
-{
-	struct mspan *s;
-	uint64_t longer;
-	unsigned i;
-
-	if (freelist.quick.nonempty == 0 || npages > FREELIST_QUICK_PAGES)
-		return NULL;
-	i = quick_list_of(npages);
-	s = freelist.quick.heads[i];
-	for (int n = 0; s && n < QUICK_PROBES; s = s->next, n++)
-		if (s->npages >= npages)
-			return take_quick(s);
-	longer = freelist.quick.nonempty & ~(((uint64_t)2 << i) - 1);
-	if (longer == 0)
-		return NULL;
-	s = freelist.quick.heads[__builtin_ctzl(longer)];
-	return s->npages - npages <= npages / QUICK_WASTE ? take_quick(s) : NULL;
-}
-
-struct mspan *freelist_take_oldest_quick(void)
-{
-	return freelist.quick.oldest ? take_quick(freelist.quick.oldest) : NULL;
-}
-
-struct mspan *freelist_take_quick_at(struct mspan *s, uintptr_t base)
-{
-	if (!s || s->state != MSPAN_VICTIM || s == freelist.victim || s->base != base)
-		return NULL;
-	return take_quick(s);
-}
-
 struct mspan *freelist_longest_dirty(void)
 {
 	const struct set *set = &freelist.sets[1];
@@ -333,5 +207,5 @@ size_t freelist_total_pages(void)
 
 size_t freelist_count(void)
 {
-	return freelist.nruns + (freelist.victim != NULL) + freelist.quick.nruns;
+	return freelist.nruns + (freelist.victim != NULL);
 }

@@ -7,11 +7,6 @@
  * objects that come and go are cut off it and merged with it again, which is a tenth of
  * the work. Its neighbours do not merge with it, and nothing points to it, until it is
  * entered into the lists.
- *
- * Runs of large objects freed of late are kept out of the lists, too, whole, for the next
- * object that needs about as many pages: the quick runs (Weinstock's quick fit). They are
- * in state VICTIM as well, their first and last page point to them, and they count among
- * the totals.
  */
 #ifndef PRELOAD_HEAP_FREELIST_H
 #define PRELOAD_HEAP_FREELIST_H
@@ -30,16 +25,6 @@ void freelist_set_victim(struct mspan *s);
 struct mspan *freelist_take_victim(void);
 /* Would freelist_find() choose the victim, were it in a list? */
 bool freelist_prefers_victim(size_t npages);
-/* Quick runs are of at most FREELIST_QUICK_PAGES. */
-#define FREELIST_QUICK_PAGES 128
-size_t freelist_quick_pages(void); /* of all quick runs */
-void freelist_put_quick(struct mspan *s);
-/* One of npages, or up to a quarter more; NULL: none. */
-struct mspan *freelist_take_quick(size_t npages);
-/* The one freed first; NULL: none is there. */
-struct mspan *freelist_take_oldest_quick(void);
-/* The one that begins at base; NULL: none does. s is what base's page points to. */
-struct mspan *freelist_take_quick_at(struct mspan *s, uintptr_t base);
 size_t freelist_dirty_pages(void);
 size_t freelist_total_pages(void);
 size_t freelist_count(void); /* of runs */

@@ -28,6 +28,7 @@
 
 struct heap_hooks heap_hooks;
 struct heap_foreign heap_foreign;
+__attribute__((weak)) bool (*heap_begin)(void); /* preload/api/init.c has it */
 
 static struct {
 	struct lock lock;
@@ -37,9 +38,15 @@ static struct {
 
 /* ---- threads ---- */
 
+static int64_t budget_without_hooks(void)
+{
+	return atomic_load_relaxed(&heap_begin) ? -1 : TICK_BYTES;
+}
+
 static void adopt(struct mcache *mc)
 {
-	mc->budget = heap_hooks.first_budget ? heap_hooks.first_budget() : TICK_BYTES;
+	mc->budget = heap_hooks.first_budget ? heap_hooks.first_budget()
+					     : budget_without_hooks();
 	seep_tls.cache_offset = (uintptr_t)mc - (uintptr_t)&mcache_empty;
 	seep_tls.state = TLS_LIVE;
 }
@@ -207,13 +214,33 @@ static inline bool charge_own(size_t size)
 	return mc && charge(mc, size);
 }
 
+/* The process has not begun to profile. If it does now, the object is what the fresh
+ * budget is charged with first. */
+static COLD void begin_with(bool (*begin)(void), void *p, size_t size)
+{
+	if (!begin())
+		return; /* it tries again with the next */
+	if (!heap_hooks.sample_malloc)
+		heap_set_budget(TICK_BYTES);
+	else if (seep_tls.state == TLS_LIVE && charge(mcache_self(), size))
+		heap_hooks.sample_malloc(p, size);
+}
+
 ALWAYS_INLINE void *sampled(void *p, size_t size, bool due)
 {
+	bool (*begin)(void);
+
 	if (due && LIKELY(p != NULL)) {
-		if (LIKELY(heap_hooks.sample_malloc != NULL))
+		if (LIKELY(heap_hooks.sample_malloc != NULL)) {
 			heap_hooks.sample_malloc(p, size);
-		else
+		} else {
+			begin = atomic_load_acquire(&heap_begin);
+			if (begin) {
+				begin_with(begin, p, size);
+				return p;
+			}
 			heap_set_budget(TICK_BYTES);
+		}
 		/* A program may need nothing but its mcache for a long time. */
 		if (mcache_self()->budget >= 0 && LIKELY(seep_tls.state == TLS_LIVE))
 			mcache_tick(mcache_self());
@@ -247,17 +274,38 @@ ALWAYS_INLINE void *malloc_class(unsigned c, size_t size)
 	return sampled(p, size, due);
 }
 
-static void *malloc_large(size_t size, size_t align, bool *out_dirty)
+static NOINLINE void *malloc_large(size_t size, size_t align)
 {
 	bool due = charge_own(size);
 
-	return sampled(large_malloc(size, align, out_dirty), size, due);
+	return sampled(large_malloc(size, align), size, due);
+}
+
+void *heap_sample_large(void *p, size_t size)
+{
+	return sampled(p, size, true);
+}
+
+void *heap_malloc_large_slow(size_t size)
+{
+	size_t npages = (size + heap_padding + PAGE_SIZE - 1) >> PAGE_SHIFT;
+	struct mspan *s = NULL;
+
+	lock_assert_none();
+	if (size <= LCACHE_PAGES << PAGE_SHIFT)
+		s = lcache_take_slow(&mcache_self()->large, npages);
+	if (!s)
+		return malloc_large(size, 1);
+	s->size_asked = size;
+	s->needs_zero = true;
+	mspan_set_live(s, true);
+	return sampled((void *)s->base, size, charge_own(size));
 }
 
 static NOINLINE void *malloc_any(size_t size)
 {
 	if (size > SIZECLASS_MAX_SIZE - heap_padding)
-		return malloc_large(size, 1, NULL);
+		return heap_malloc_large(size);
 	return malloc_class(sizeclass_of(size + heap_padding), size);
 }
 
@@ -285,13 +333,22 @@ void *heap_malloc_slow(size_t size)
 	return p;
 }
 
+/* p is a fresh object of the calling thread. */
+static bool may_hold_something(const void *p, size_t size)
+{
+	const struct mspan *s;
+
+	if (size <= SIZECLASS_MAX_SIZE - heap_padding)
+		return true;
+	s = heap_find((uintptr_t)p, NULL);
+	return !s || s->slot_size > 0 || s->needs_zero;
+}
+
 void *heap_calloc_slow(size_t size)
 {
-	bool dirty = true;
-	void *p = size <= SIZECLASS_MAX_SIZE ? heap_malloc_slow(size)
-					     : malloc_large(size, 1, &dirty);
+	void *p = heap_malloc_slow(size);
 
-	if (p && dirty)
+	if (p && may_hold_something(p, size))
 		memset(p, 0, heap_usable_size(p));
 	return p;
 }
@@ -304,7 +361,7 @@ void *heap_calloc(size_t count, size_t size)
 							   : heap_calloc_slow(bytes);
 }
 
-void *heap_memalign_slow(size_t align, size_t size)
+static void *memalign_slow(size_t align, size_t size)
 {
 	unsigned c;
 
@@ -315,7 +372,17 @@ void *heap_memalign_slow(size_t align, size_t size)
 				       : 0;
 	if (c != 0)
 		return malloc_class(c, size);
-	return malloc_large(size, align, NULL);
+	return malloc_large(size, align);
+}
+
+void *heap_memalign_slow(size_t align, size_t size)
+{
+	void *p;
+
+	mcache_note_argument(align);
+	p = memalign_slow(align, size);
+	mcache_note_argument(0);
+	return p;
 }
 
 /* ---- realloc ----
@@ -354,14 +421,34 @@ static void *malloc_to_grow(size_t old_bytes, size_t size)
 	return LIKELY(p != NULL) ? p : malloc_class(c, size);
 }
 
-static void *realloc_by_copy(struct mspan *s, uint32_t index, void *p, size_t size)
+/* Slots are multiples of 16 bytes, so that much may be copied more than is asked for. */
+#define COPY_INLINE 128 /* bytes; above, a call of memcpy is faster than a loop */
+
+static inline void copy_slot(void *to, const void *from, size_t bytes)
+{
+	typedef long long sixteen __attribute__((vector_size(16), may_alias));
+	const sixteen *in = from;
+	sixteen *out = to, *end = out + (bytes + 15) / 16;
+
+	if (bytes > COPY_INLINE) {
+		memcpy(to, from, bytes);
+		return;
+	}
+	do {
+		*out++ = *in++;
+		__asm__("" : "+r"(in)); /* or gcc makes it a call of memcpy */
+	} while (out < end);
+}
+
+static NOINLINE void *realloc_by_copy(struct mspan *s, uint32_t index, void *p,
+				      size_t size)
 {
 	size_t old_bytes = mspan_slot_bytes(s);
 	void *fresh = malloc_to_grow(old_bytes, size);
 
 	if (!fresh)
 		return size <= old_bytes ? resized(s, index, p, size) : NULL;
-	memcpy(fresh, p, old_bytes < size ? old_bytes : size);
+	copy_slot(fresh, p, old_bytes < size ? old_bytes : size);
 	heap_free(p);
 	return fresh;
 }
@@ -387,20 +474,23 @@ static struct mspan *plain_span(const void *p)
 }
 
 /* Names p when it is one of the two slots of its class that were freed last. */
-static void refuse_cached(const struct mspan *s, const void *p)
+static COLD NOINLINE void freed_block(const struct mspan *s, const void *p)
+{
+	heap_fatal(p, "realloc of freed block %p (size class %u)", p, s->sizeclass);
+}
+
+ALWAYS_INLINE void refuse_cached(const struct mspan *s, const void *p)
 {
 	void **top = mcache_self()->top[s->sizeclass];
 
 	if (UNLIKELY(top[-1] == p) || UNLIKELY(top[-2] == p))
-		heap_fatal(p, "realloc of freed block %p (size class %u)", p,
-			   s->sizeclass);
+		freed_block(s, p);
 }
 
 static void refuse_freed(const struct mspan *s, uint32_t index, const void *p)
 {
 	if (s->samples && heap_hooks.is_freed && heap_hooks.is_freed(s, index))
-		heap_fatal(p, "realloc of freed block %p (size class %u)", p,
-			   s->sizeclass);
+		freed_block(s, p);
 }
 
 static void *realloc_large(struct mspan *s, void *p, size_t size)
@@ -423,18 +513,11 @@ static void *realloc_large(struct mspan *s, void *p, size_t size)
 	return sampled(fresh, size, charge_own(size));
 }
 
-void *heap_realloc(void *p, size_t size)
+static NOINLINE void *realloc_any(void *p, size_t size)
 {
 	uint32_t index;
-	struct mspan *s = plain_span(p);
+	struct mspan *s = heap_find((uintptr_t)p, &index);
 
-	lock_assert_none();
-	if (LIKELY(s != NULL)) {
-		refuse_cached(s, p);
-		index = mspan_index_of(s, (uintptr_t)p);
-		return stays(s, size) ? p : realloc_by_copy(s, index, p, size);
-	}
-	s = heap_find((uintptr_t)p, &index);
 	if (!s) {
 		if (!arena_of((uintptr_t)p) && heap_foreign.realloc)
 			return heap_foreign.realloc(p, size);
@@ -448,6 +531,20 @@ void *heap_realloc(void *p, size_t size)
 	if (stays(s, size))
 		return resized(s, index, p, size);
 	return realloc_by_copy(s, index, p, size);
+}
+
+/* The quick way needs no frame of its own. */
+void *heap_realloc(void *p, size_t size)
+{
+	struct mspan *s = plain_span(p);
+
+	lock_assert_none();
+	if (UNLIKELY(!s))
+		return realloc_any(p, size);
+	refuse_cached(s, p);
+	if (stays(s, size))
+		return p;
+	return realloc_by_copy(s, mspan_index_of(s, (uintptr_t)p), p, size);
 }
 
 /* ---- all locks ---- */

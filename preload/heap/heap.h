@@ -64,10 +64,19 @@ struct heap_hooks {
 };
 extern struct heap_hooks heap_hooks; /* filled once in preload/api/init.c */
 
+/* Called with every object that is made before the library's constructor: begins to
+ * profile, as that would, since constructors of other libraries come first and allocate.
+ * False: too early, or busy. NULL: it has begun, or never will. Atomic. SLOW. */
+extern bool (*heap_begin)(void);
+
 /* ---- the malloc family without errno and without C library semantics ---- */
 
 /* SLOW parts; the FAST part is inline in mcache.h. All return NULL when memory is out. */
 void *heap_malloc_slow(size_t size);
+/* size is over SIZECLASS_MAX_SIZE - heap_padding. */
+void *heap_malloc_large_slow(size_t size);
+/* p, which is just made, spent the thread's byte budget; returns p. */
+void *heap_sample_large(void *p, size_t size);
 void *heap_calloc_slow(size_t size);	      /* zeroed */
 void *heap_calloc(size_t count, size_t size); /* overflow: NULL */
 void *heap_realloc(void *p, size_t size);     /* p not NULL, ours; NULL: p stands */
@@ -141,7 +150,8 @@ void heap_fork_prepare(void);
 void heap_fork_done(bool child);
 /* With heap_lock_all() held: points every page of large spans to them. */
 void heap_index_large(void);
-/* With heap_lock_all() held and the world stopped. fn false stops the walk. */
+/* With heap_lock_all() held and the world stopped. Not those in lcaches. fn false stops
+ * the walk. */
 void heap_each_span(bool (*fn)(struct mspan *s, void *arg), void *arg);
 /* Every free slot that alloc_bits shows as given out: mcache arrays, transfer caches. */
 void heap_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg);

@@ -10,7 +10,7 @@
 #include "preload/base/lock.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/heap_int.h"
-#include "preload/heap/large.h"
+#include "preload/heap/lcache.h"
 #include "preload/heap/mcache.h"
 #include "preload/heap/mcentral.h"
 
@@ -103,20 +103,41 @@ static void free_small(struct mspan *s, uint32_t index, void *p)
 	free_slot(s, index, p);
 }
 
-static void free_large(struct mspan *s, void *p)
+static NOINLINE void keep_large_slow(struct mspan *s)
 {
-	if ((uintptr_t)p != s->base)
-		heap_fatal(p, "invalid free of %p: inside a large object", p);
-	if (s->samples && heap_hooks.sample_free)
-		heap_hooks.sample_free(s, 0, p);
-	large_free(s);
+	lcache_free(&mcache_self()->large, s);
+}
+
+ALWAYS_INLINE void keep_large(struct mspan *s)
+{
+	if (UNLIKELY(!lcache_put(&mcache_self()->large, s)))
+		keep_large_slow(s);
+}
+
+static NOINLINE void free_sampled_large(struct mspan *s)
+{
+	if (heap_hooks.sample_free)
+		heap_hooks.sample_free(s, 0, (void *)s->base);
+	if (heap_hooks.release_samples)
+		heap_hooks.release_samples(s);
+	keep_large(s);
+}
+
+/* The live object of s. */
+ALWAYS_INLINE void free_large(struct mspan *s)
+{
+	if (s->samples)
+		free_sampled_large(s);
+	else
+		keep_large(s);
 }
 
 static COLD void free_unknown(const struct arena *a, void *p)
 {
 	const struct mspan *s = arena_span(a, (uintptr_t)p);
 
-	if (s && (s->state == MSPAN_FREE || s->state == MSPAN_VICTIM))
+	if (s && (s->state == MSPAN_FREE || s->state == MSPAN_VICTIM ||
+		  s->state == MSPAN_LARGE))
 		heap_fatal(p, "double free of %p (its pages are free)", p);
 	heap_fatal(p, "invalid free of %p: no object is there", p);
 }
@@ -137,50 +158,65 @@ static NOINLINE void free_odd(const struct arena *a, void *p)
 	if (!s)
 		free_unknown(a, p);
 	else if (s->state == MSPAN_LARGE)
-		free_large(s, p);
+		heap_fatal(p, "invalid free of %p: inside a large object", p);
 	else
 		free_small(s, index, p);
 }
 
-void heap_free_slow(void *p)
+/* p is no large object's beginning; s is what its page points to. */
+ALWAYS_INLINE void free_in_span(const struct arena *a, struct mspan *s, void *p)
 {
-	const struct arena *a;
-	struct mspan *s;
-	uintptr_t offset;
-	uint64_t index;
-	unsigned c;
+	uintptr_t offset = (uintptr_t)p - s->base;
+	uint64_t index = offset * s->magic >> MSPAN_MAGIC_SHIFT;
 
-	if (!p)
-		return;
-	lock_assert_none();
-	a = arena_of((uintptr_t)p);
-	if (UNLIKELY(!a)) {
-		free_foreign(p);
-		return;
-	}
-	c = atomic_load_relaxed(arena_class(a, (uintptr_t)p));
-	/* A full array, no mcache yet, or not the first arena. */
-	if (c != 0 && LIKELY((uintptr_t)p % 16 == 0)) {
-		push(c, p);
-		return;
-	}
-	/* Mostly a small object beside a sampled one, or in exact mode. */
-	s = arena_span(a, (uintptr_t)p);
-	if (UNLIKELY(!s) || s->state != MSPAN_SMALL) {
-		if (LIKELY(s && s->state == MSPAN_LARGE) &&
-		    LIKELY(s->base == (uintptr_t)p))
-			free_large(s, p);
-		else
-			free_odd(a, p);
-		return;
-	}
-	offset = (uintptr_t)p - s->base;
-	index = offset * s->magic >> MSPAN_MAGIC_SHIFT;
-	if (UNLIKELY(offset >= s->npages << PAGE_SHIFT) ||
+	if (UNLIKELY(s->state != MSPAN_SMALL) ||
+	    UNLIKELY(offset >= s->npages << PAGE_SHIFT) ||
 	    UNLIKELY(index * s->slot_size != offset) || UNLIKELY(index >= s->nslots))
 		free_odd(a, p);
 	else
 		free_slot(s, (uint32_t)index, p);
+}
+
+/* c is the class byte of p's page, in a, which points to s. */
+ALWAYS_INLINE void free_in_page(const struct arena *a, unsigned c, struct mspan *s,
+				void *p)
+{
+	if (c != 0 && LIKELY((uintptr_t)p % 16 == 0)) /* a full array, or no mcache */
+		push(c, p);
+	else if (UNLIKELY(!s))
+		free_odd(a, p);
+	else if (s->state == MSPAN_LARGE && LIKELY(s->base == (uintptr_t)p) &&
+		 LIKELY(mspan_is_live(s)))
+		free_large(s);
+	else /* mostly a small object beside a sampled one, or in exact mode */
+		free_in_span(a, s, p);
+}
+
+static NOINLINE void free_elsewhere(void *p)
+{
+	const struct arena *a = arena_of((uintptr_t)p);
+
+	if (UNLIKELY(!a))
+		free_foreign(p);
+	else
+		free_in_page(a, atomic_load_relaxed(arena_class(a, (uintptr_t)p)),
+			     arena_span(a, (uintptr_t)p), p);
+}
+
+void heap_free_slow(void *p)
+{
+	size_t page = ((uintptr_t)p - arena_fast.base) >> PAGE_SHIFT;
+	const struct arena *a = &arena_first;
+
+	if (!p)
+		return;
+	lock_assert_none();
+	if (LIKELY(page < atomic_load_relaxed(&a->end_page)) &&
+	    LIKELY(page >= a->first_page))
+		free_in_page(a, atomic_load_relaxed((uint8_t *)arena_fast.base + page),
+			     atomic_load_acquire(&a->spans[page]), p);
+	else
+		free_elsewhere(p);
 }
 
 size_t heap_usable_size(const void *p)

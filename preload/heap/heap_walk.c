@@ -28,6 +28,8 @@ struct mspan *heap_find(uintptr_t addr, uint32_t *out_index)
 		return NULL;
 	if (addr - s->base >= s->npages << PAGE_SHIFT)
 		return NULL; /* a stale entry */
+	if (state == MSPAN_LARGE && !mspan_is_live(s))
+		return NULL;
 	index = mspan_index_of(s, addr);
 	if (index >= s->nslots)
 		return NULL; /* the unused tail */
@@ -60,7 +62,7 @@ void heap_bounds(uintptr_t *out_lo, uintptr_t *out_hi)
 void heap_index_large(void)
 {
 	for (struct mspan *s = mheap_inuse(); s; s = s->inuse_next)
-		if (s->state == MSPAN_LARGE)
+		if (s->state == MSPAN_LARGE && mspan_is_live(s))
 			arena_set_span(s, s, true);
 }
 
@@ -68,7 +70,7 @@ void heap_each_span(bool (*fn)(struct mspan *s, void *arg), void *arg)
 {
 	for (struct mspan *s = mheap_inuse(), *next; s; s = next) {
 		next = s->inuse_next;
-		if (!fn(s, arg))
+		if ((s->state != MSPAN_LARGE || mspan_is_live(s)) && !fn(s, arg))
 			return;
 	}
 }
@@ -95,11 +97,14 @@ static size_t count_cached(const struct mcache *mc, unsigned c)
 	return n > 0 && n <= (ptrdiff_t)sizeclass_info[c].cache_max ? (size_t)n : 0;
 }
 
+/* Of all threads' lcaches: out->nlarge and inuse_large are theirs, so far. */
 static void count_caches(struct heap_stats *out)
 {
 	lock_acquire(&mcache_lock);
 	for (const struct mcache *mc = mcache_list(); mc; mc = mc->next) {
 		out->nmcaches++;
+		out->nlarge += lcache_spans(&mc->large);
+		out->inuse_large += (size_t)lcache_pages(&mc->large) << PAGE_SHIFT;
 		out->nrefill += atomic_load_relaxed(&mc->nrefill);
 		out->nflush += atomic_load_relaxed(&mc->nflush);
 		for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
@@ -117,9 +122,15 @@ static size_t minus(size_t a, size_t b)
 	return a > b ? a - b : 0;
 }
 
+static size_t least(size_t a, size_t b)
+{
+	return a < b ? a : b;
+}
+
 void heap_get_stats(struct heap_stats *out)
 {
 	struct mheap_stats m;
+	size_t kept;
 
 	memset(out, 0, sizeof(*out));
 	count_caches(out);
@@ -133,13 +144,14 @@ void heap_get_stats(struct heap_stats *out)
 				  << PAGE_SHIFT;
 	}
 	out->inuse_small = m.small_pages << PAGE_SHIFT;
-	out->inuse_large = m.large_pages << PAGE_SHIFT;
-	out->free_dirty = m.dirty_pages << PAGE_SHIFT;
+	kept = least(out->inuse_large, m.large_pages << PAGE_SHIFT);
+	out->inuse_large = (m.large_pages << PAGE_SHIFT) - kept;
+	out->free_dirty = (m.dirty_pages << PAGE_SHIFT) + kept;
 	out->free_clean = m.clean_pages << PAGE_SHIFT;
 	out->peak_inuse = m.peak_pages << PAGE_SHIFT;
 	out->npurged_bytes = m.purged_pages << PAGE_SHIFT;
 	out->nspans = m.nspans;
-	out->nlarge = m.nlarge;
+	out->nlarge = minus(m.nlarge, out->nlarge);
 	out->nfree_runs = m.nfree_runs;
 	out->nforeign = heap_foreign_count();
 	out->live_bytes = minus(out->inuse_small + out->inuse_large,

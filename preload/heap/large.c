@@ -17,6 +17,7 @@
 #include "preload/base/atomic.h"
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
+#include "preload/heap/mcache.h"
 #include "preload/heap/mheap.h"
 
 #define MOVE_LEAST (32 * MIB) /* below, copying is cheaper */
@@ -32,7 +33,7 @@ static size_t pages_of(size_t size)
 	return (size + heap_padding + PAGE_SIZE - 1) >> PAGE_SHIFT;
 }
 
-void *large_malloc(size_t size, size_t align, bool *out_dirty)
+void *large_malloc(size_t size, size_t align)
 {
 	struct mspan *s;
 
@@ -46,16 +47,7 @@ void *large_malloc(size_t size, size_t align, bool *out_dirty)
 	if (!s)
 		return NULL;
 	s->size_asked = size;
-	if (out_dirty)
-		*out_dirty = s->needs_zero;
 	return (void *)s->base;
-}
-
-void large_free(struct mspan *s)
-{
-	if (s->samples && heap_hooks.release_samples)
-		heap_hooks.release_samples(s);
-	mheap_free(s);
 }
 
 /* Moves or copies the bytes of from, size of them, to the fresh pages at to. */
@@ -78,11 +70,11 @@ static void *move_larger(struct mspan *s, size_t size)
 {
 	size_t old_bytes = s->npages << PAGE_SHIFT;
 	size_t slack = pages_of(size) / 8;
-	void *p = large_malloc(size + (slack << PAGE_SHIFT), PAGE_SIZE, NULL);
+	void *p = large_malloc(size + (slack << PAGE_SHIFT), PAGE_SIZE);
 	struct mspan *to;
 
 	if (!p)
-		p = large_malloc(size, PAGE_SIZE, NULL);
+		p = large_malloc(size, PAGE_SIZE);
 	if (!p)
 		return NULL;
 	to = heap_find((uintptr_t)p, NULL);
@@ -104,7 +96,8 @@ void *large_realloc(struct mspan *s, size_t size)
 		s->size_asked = size;
 		return (void *)s->base;
 	}
-	if (mheap_resize_large(s, npages)) {
+	if ((npages > s->npages && lcache_extend(&mcache_self()->large, s, npages)) ||
+	    mheap_resize_large(s, npages)) {
 		s->size_asked = size;
 		return (void *)s->base;
 	}

@@ -9,11 +9,8 @@
 #include "preload/base/base.h"
 #include "preload/heap/mspan.h"
 
-/* SLOW. NULL: out of memory or size over PTRDIFF_MAX. out_dirty (or NULL): the memory may
- * hold old bytes. */
-void *large_malloc(size_t size, size_t align, bool *out_dirty);
-/* SLOW. The program is done with s, whose samples are released already or here. */
-void large_free(struct mspan *s);
+/* SLOW. NULL: out of memory or size over PTRDIFF_MAX. */
+void *large_malloc(size_t size, size_t align);
 /* SLOW. In place if possible, else moved, by pages when it is big. NULL: s stands. size
  * is over SIZECLASS_MAX_SIZE. */
 void *large_realloc(struct mspan *s, size_t size);

@@ -33,8 +33,9 @@ __thread struct seep_tls seep_tls
 static void *const nothing[MCACHE_BELOW];
 #define NOWHERE ((void **)(uintptr_t)&nothing[MCACHE_BELOW])
 #define EIGHT	NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE, NOWHERE
-#define ALL	EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, NOWHERE
-_Static_assert(SIZECLASS_COUNT == 9 * 8 + 1, "ALL");
+#define ALL \
+	EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, NOWHERE, NOWHERE
+_Static_assert(SIZECLASS_COUNT == 9 * 8 + 2, "ALL");
 struct mcache mcache_empty = { .top = { ALL }, .limit = { ALL } };
 struct lock mcache_lock = LOCK_INIT(LOCK_RANK_MCACHE);
 
@@ -219,6 +220,7 @@ void mcache_look_around(struct mcache *mc)
 		return;
 	mc->tick_ns = now;
 	mheap_tick();
+	lcache_look_around(&mc->large, now);
 	for (unsigned i = 0; i < DECAY_CLASSES; i++) {
 		mc->decay_class = mc->decay_class % (SIZECLASS_COUNT - 1) + 1;
 		decay_bin(mc, mc->decay_class);
@@ -266,6 +268,7 @@ void mcache_empty_out(struct mcache *mc)
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
 		if (mcache_count(mc, c) > 0)
 			give_oldest(mc, c, mcache_count(mc, c));
+	lcache_empty_out(&mc->large);
 }
 
 void mcache_reap_others(struct mcache *keep)

@@ -24,6 +24,7 @@
 #include "preload/base/base.h"
 #include "preload/heap/arena.h"
 #include "preload/heap/heap.h"
+#include "preload/heap/lcache.h"
 #include "preload/heap/sizeclass.h"
 #include "preload/heap/tls.h"
 
@@ -36,10 +37,16 @@ struct mcache {
 	/* Copies of sizeclass_fine and sizeclass_coarse: one address less to form. */
 	uint8_t fine[SIZECLASS_FINE_MAX / 16 + 1];
 	uint8_t coarse[SIZECLASS_MAX_SIZE / 128 + 1];
+	struct lcache large; /* owner only */
+	/* Of profiler/sample, owner only: random numbers, 0: none yet; the next budget.
+	 */
+	uint64_t random;
+	double variate;
 	/* What follows is for slow paths. */
 	void **base[SIZECLASS_COUNT];
 	struct mcache *next, *prev; /* all mcaches in use; guarded by mcache_lock */
 	uint64_t nrefill, nflush;   /* owner only */
+	size_t argument;	    /* owner only: see mcache_note_argument() */
 	uint32_t tick;		    /* owner only: slow calls so far */
 	uint64_t tick_ns;	    /* owner only: time of the last look around */
 	uint32_t decay_class;	    /* owner only: looked at last by decay_bin() */
@@ -82,6 +89,40 @@ ALWAYS_INLINE void *heap_malloc_fast(size_t size)
 	return NULL;
 }
 
+/* The compiler must not know that i is what it was: else it forms the address of an
+ * array's element apart, an instruction more, instead of using the addressing mode each
+ * time. */
+#define FORGET(i) __asm__("" : "+r"(i))
+
+/* FAST. The same of a size above SIZECLASS_MAX_SIZE, from the thread's lcache. */
+ALWAYS_INLINE void *heap_malloc_large_fast(size_t size)
+{
+	struct mcache *mc = mcache_self();
+	struct mspan *s;
+	void *p;
+
+	if (UNLIKELY(size > LCACHE_PAGES << PAGE_SHIFT))
+		return NULL;
+	/* One page more than LCACHE_PAGES, with the padding, is found nowhere. */
+	s = lcache_take(&mc->large, (size + heap_padding + PAGE_SIZE - 1) >> PAGE_SHIFT);
+	if (UNLIKELY(!s))
+		return NULL;
+	p = (void *)s->base;
+	s->size_asked = size;
+	FORGET(p); /* where a leak check finds it from now on */
+	mspan_set_live(s, true);
+	mc->budget -= (int64_t)size;
+	return LIKELY(mc->budget >= 0) ? p : heap_sample_large(p, size);
+}
+
+/* FAST. The same, from wherever; NULL when memory is out. */
+ALWAYS_INLINE void *heap_malloc_large(size_t size)
+{
+	void *p = heap_malloc_large_fast(size);
+
+	return LIKELY(p != NULL) ? p : heap_malloc_large_slow(size);
+}
+
 /* FAST. The same on a multiple of align, a power of two; NULL: heap_memalign_slow(). */
 ALWAYS_INLINE void *heap_memalign_fast(size_t align, size_t size)
 {
@@ -111,11 +152,6 @@ ALWAYS_INLINE void *heap_memalign(size_t align, size_t size)
 
 	return LIKELY(p != NULL) ? p : heap_memalign_slow(align, size);
 }
-
-/* The compiler must not know that i is what it was: else it forms the address of an
- * array's element apart, an instruction more, instead of using the addressing mode each
- * time. */
-#define FORGET(i) __asm__("" : "+r"(i))
 
 /* FAST. heap_free: any p, also NULL and foreign. A pointer that is no multiple of 16
  * fails the range check, since its low bits are rotated to the top. */
@@ -167,6 +203,20 @@ static inline void mcache_tick(struct mcache *mc)
 	if (UNLIKELY(++mc->tick % MCACHE_CLOCK_EVERY == 0))
 		mcache_look_around(mc);
 }
+/* SLOW. What the call that is being served was given beside the size: calloc's count, an
+ * alignment; 0 afterwards. For whoever records the object, see mcache_argument(). */
+static inline void mcache_note_argument(size_t argument)
+{
+	if (seep_tls.state == TLS_LIVE)
+		mcache_self()->argument = argument;
+}
+
+/* FAST. 0: there is none, or it is not known. */
+static inline size_t mcache_argument(void)
+{
+	return mcache_self()->argument;
+}
+
 /* SLOW. Everything back to mcentral. */
 void mcache_empty_out(struct mcache *mc);
 struct mcache *mcache_new(void);	/* NULL: memory is out */

@@ -13,10 +13,9 @@
  *
  * Large objects that come and go are cut off one run that is in no list, the victim (see
  * freelist.h), as long as no run of the lists would fit them better. Anything else that
- * wants pages enters it into the lists first. Those of up to a megabyte are kept whole
- * for a while, as quick runs, for the next object of about their length; they are entered
- * into the lists at the scavenger's ticks, before clean pages are used, and when they are
- * many.
+ * wants pages enters it into the lists first. Most large objects do not come back at all,
+ * but stay with the thread that freed them: see lcache.h. Before pages are used that hold
+ * nothing the calling thread's are entered into the lists.
  *
  * Concurrency: all state is guarded by mheap_lock.
  */
@@ -27,13 +26,15 @@
 #include "preload/base/os.h"
 #include "preload/heap/arena.h"
 #include "preload/heap/freelist.h"
+#include "preload/heap/lcache.h"
 #include "preload/heap/scavenge.h"
 #include "preload/heap/sizeclass.h"
 
 #define SCAVENGE_EVERY 16 /* frees of large objects between looks at the clock */
-#define QUICK_LEAST    64 /* pages of all quick runs, and a share of those in use */
-#define QUICK_SHARE    16
-#define QUICK_MOST     (2 * MIB >> PAGE_SHIFT)
+#define CACHED_LEAST                                                       \
+	(1 * MIB >> PAGE_SHIFT) /* may be cached while clean ones are used \
+				 */
+#define CACHED_SHARE 16
 
 struct lock mheap_lock = LOCK_INIT(LOCK_RANK_MHEAP);
 
@@ -117,18 +118,6 @@ static void retire_victim(void)
 		insert_run(freelist_take_victim());
 }
 
-/* The quick runs, too. False: there were none. */
-static bool retire_quick(void)
-{
-	struct mspan *s = freelist_take_oldest_quick();
-
-	if (!s)
-		return false;
-	for (; s; s = freelist_take_oldest_quick())
-		insert_run(s);
-	return true;
-}
-
 static bool joins_victim(const struct mspan *s)
 {
 	const struct mspan *v = freelist_victim();
@@ -157,26 +146,11 @@ static void make_victim(struct mspan *s)
 	freelist_set_victim(s);
 }
 
-/* Becomes a quick run. What they hold in all is bounded by what the program does. */
-static void make_quick(struct mspan *s)
-{
-	size_t inuse = mheap.stats.large_pages + mheap.stats.small_pages;
-	size_t most = QUICK_LEAST + inuse / QUICK_SHARE;
-
-	if (most > QUICK_MOST)
-		most = QUICK_MOST;
-	while (freelist_quick_pages() > 0 && freelist_quick_pages() + s->npages > most)
-		insert_run(freelist_take_oldest_quick());
-	freelist_put_quick(s);
-}
-
 /* A large object's pages, which are in use no more. */
 static void shelve(struct mspan *s)
 {
 	if (joins_victim(s))
 		join_victim(s);
-	else if (s->npages <= FREELIST_QUICK_PAGES)
-		make_quick(s);
 	else
 		make_victim(s);
 }
@@ -188,8 +162,6 @@ static struct mspan *cut_victim(size_t npages)
 
 	if (!freelist_prefers_victim(npages))
 		return NULL;
-	if (freelist_quick_pages() > 0 && freelist_victim()->ndirty < npages)
-		return NULL; /* dirty before clean */
 	if (freelist_victim()->npages == npages)
 		return freelist_take_victim();
 	s = get_struct();
@@ -250,7 +222,6 @@ static bool release_arenas(void)
 	bool any = false;
 
 	retire_victim();
-	retire_quick();
 	for (size_t i = 0; i < arena_count(); i++) {
 		struct arena *a = arena_at(i);
 		struct mspan *s = arena_is_first(a) ? NULL : whole_run(a);
@@ -294,17 +265,26 @@ static void donate_page(struct mspan *s)
 		      PAGE_SIZE);
 }
 
-/* Takes a run of at least npages out of the lists, growing the arena if there is none.
- * Structs for the parts that it may be cut into, before and behind, are there. */
-static struct mspan *take_run(size_t npages)
+/* Pages that a thread may keep cached while its next large object takes clean ones. */
+static size_t cached_pages(void)
+{
+	return CACHED_LEAST + mheap_inuse_pages() / CACHED_SHARE;
+}
+
+/* Takes a run of at least npages out of the lists, growing the arena if there is none;
+ * the thread keeps cached pages at most, if clean ones are needed. Structs for the parts
+ * that it may be cut into, before and behind, are there. */
+static struct mspan *take_run(size_t npages, size_t cached)
 {
 	struct mspan *s;
 
 	retire_victim();
 	s = freelist_find(npages);
-	if ((!s || s->ndirty < npages) && retire_quick()) /* dirty before clean */
+	if ((!s || s->ndirty < npages) && lcache_drain_own_locked(cached))
 		s = freelist_find(npages);
-	if (!s && (grow(npages) || (release_arenas() && grow(npages))))
+	if (!s &&
+	    (grow(npages) || (lcache_drain_own_locked(0) && freelist_find(npages)) ||
+	     (release_arenas() && grow(npages))))
 		s = freelist_find(npages);
 	if (!s)
 		return NULL;
@@ -382,7 +362,7 @@ struct mspan *mheap_alloc_small(unsigned c)
 	struct mspan *s;
 
 	lock_acquire(&mheap_lock);
-	s = take_run(npages);
+	s = take_run(npages, 0);
 	if (s) {
 		split(s, npages);
 		init_small(s, c);
@@ -427,7 +407,7 @@ static void init_large(struct mspan *s)
  */
 static struct mspan *cut_run(size_t npages, size_t want, size_t align)
 {
-	struct mspan *s = take_run(want);
+	struct mspan *s = take_run(want, cached_pages());
 
 	if (!s)
 		return NULL;
@@ -450,15 +430,11 @@ struct mspan *mheap_alloc_large(size_t npages, size_t align)
 	if (npages == 0 || __builtin_add_overflow(npages, extra, &want))
 		return NULL;
 	lock_acquire(&mheap_lock);
-	s = extra == 0 ? freelist_take_quick(npages) : NULL;
-	if (!s) {
-		s = extra == 0 ? cut_victim(npages) : NULL;
-		if (!s)
-			s = cut_run(npages, want, align);
-		if (s)
-			arena_set_span(s, s, false);
-	}
+	s = extra == 0 ? cut_victim(npages) : NULL;
+	if (!s)
+		s = cut_run(npages, want, align);
 	if (s) {
+		arena_set_span(s, s, false);
 		init_large(s);
 		start_span(s, MSPAN_LARGE); /* free pages have class 0 already */
 	}
@@ -487,16 +463,44 @@ struct mspan *mheap_alloc_unseen(void)
 	return s;
 }
 
-/* A tick of the scavenger, if it is time: it sees all free runs. */
 static void scavenge(void)
 {
-	if (!scavenge_is_due_locked())
-		return;
-	retire_quick();
-	scavenge_tick_locked();
+	if (scavenge_is_due_locked())
+		scavenge_tick_locked();
 }
 
-static void free_large_locked(struct mspan *s)
+struct mspan *mheap_new_blank_locked(void)
+{
+	struct mspan *s = get_struct();
+
+	if (!s)
+		return NULL;
+	s->base = arena_first.start;
+	s->npages = s->ndirty = 0;
+	init_large(s);
+	mspan_set_live(s, false);
+	start_span(s, MSPAN_LARGE);
+	return s;
+}
+
+void mheap_drop_blank_locked(struct mspan *s)
+{
+	count_pages(s, false);
+	leave_inuse(s);
+	s->state = MSPAN_DEAD;
+	put_struct(s);
+}
+
+void mheap_take_back_locked(struct mspan *s)
+{
+	count_pages(s, false);
+	leave_inuse(s);
+	s->ndirty = s->npages;
+	scavenge_note_locked(s->npages);
+	insert_run(s);
+}
+
+void mheap_free_large_locked(struct mspan *s)
 {
 	count_pages(s, false);
 	leave_inuse(s);
@@ -511,7 +515,7 @@ void mheap_free(struct mspan *s)
 {
 	lock_acquire(&mheap_lock);
 	if (s->state == MSPAN_LARGE) {
-		free_large_locked(s);
+		mheap_free_large_locked(s);
 		lock_release(&mheap_lock);
 		return;
 	}
@@ -527,24 +531,24 @@ void mheap_free(struct mspan *s)
 	lock_release(&mheap_lock);
 }
 
-/* The free run at addr, in a, of at least npages, still in its list; NULL: none. Quick
- * runs there are entered into the lists first. */
+/* Does a large span that some thread keeps begin at addr, in a? */
+static bool is_cached(const struct arena *a, uintptr_t addr)
+{
+	const struct mspan *s = arena_span(a, addr);
+
+	return s && s->state == MSPAN_LARGE && s->base == addr && !mspan_is_live(s);
+}
+
+/* The free run at addr, in a, of at least npages, still in its list; NULL: none. */
 static struct mspan *run_behind(const struct arena *a, uintptr_t addr, size_t npages)
 {
-	struct mspan *s, *quick;
-	size_t len;
+	struct mspan *s = neighbour(a, addr);
+	size_t len = s ? s->npages : 0;
 
-	do {
+	if (len < npages && is_cached(a, addr + (len << PAGE_SHIFT)) &&
+	    lcache_drain_own_locked(0))
 		s = neighbour(a, addr);
-		len = s ? s->npages : 0;
-		if (len >= npages)
-			return s;
-		quick = freelist_take_quick_at(arena_span(a, addr + (len << PAGE_SHIFT)),
-					       addr + (len << PAGE_SHIFT));
-		if (quick)
-			insert_run(quick);
-	} while (quick);
-	return NULL;
+	return s && s->npages >= npages ? s : NULL;
 }
 
 /* Grows a large span into the free run behind it. */
@@ -616,7 +620,6 @@ size_t mheap_trim(void)
 
 	lock_acquire(&mheap_lock);
 	retire_victim();
-	retire_quick();
 	npages = scavenge_all_locked();
 	release_arenas();
 	lock_release(&mheap_lock);
@@ -629,6 +632,11 @@ NO_LOCK_CHECK void mheap_tick(void)
 		return;
 	scavenge();
 	lock_release(&mheap_lock);
+}
+
+size_t mheap_inuse_pages(void)
+{
+	return mheap.stats.large_pages + mheap.stats.small_pages;
 }
 
 struct mspan *mheap_inuse(void)

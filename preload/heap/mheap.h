@@ -24,6 +24,13 @@ struct mspan *mheap_alloc_large(size_t npages, size_t align);
 struct mspan *mheap_alloc_unseen(void);
 /* Takes a span back, whatever it was. samples were released by the caller. */
 void mheap_free(struct mspan *s);
+/* Needs the lock. The same for a large span, and for one of an lcache. */
+void mheap_free_large_locked(struct mspan *s);
+void mheap_take_back_locked(struct mspan *s);
+/* Needs the lock. A large span in use that has no pages yet and is no object; NULL: no
+ * memory. */
+struct mspan *mheap_new_blank_locked(void);
+void mheap_drop_blank_locked(struct mspan *s);
 /* Large object: makes it npages long in place. False: nothing changed (no room). */
 bool mheap_resize_large(struct mspan *s, size_t npages);
 
@@ -32,6 +39,8 @@ size_t mheap_trim(void);
 /* Called now and then from slow paths: lets old dirty pages go, see scavenge.c. */
 void mheap_tick(void);
 
+/* Needs the lock. Of all spans in use. */
+size_t mheap_inuse_pages(void);
 /* Needs the lock. All spans in use, newest first, linked by inuse_next. */
 struct mspan *mheap_inuse(void);
 /* A change that covers spans to come (exact mode): class bytes of new spans stay 0. */

@@ -12,13 +12,14 @@
  *
  * Invariants
  *   nfree == nslots - popcount(alloc_bits); bits past nslots are 0;
- *   live objects = alloc_bits - cached pointers.
- *   spans[] of the arena's first and last page of a span point to it, in between too when
- *   the span is small (class != 0).
+ *   live objects = alloc_bits - cached pointers. A large span in a thread's lcache has
+ * its bit clear. spans[] of the arena's first and last page of a span point to it, in
+ * between too when the span is small (class != 0).
  */
 #ifndef PRELOAD_HEAP_MSPAN_H
 #define PRELOAD_HEAP_MSPAN_H
 
+#include "preload/base/atomic.h"
 #include "preload/base/base.h"
 
 #define PAGE_SHIFT	  13 /* the heap's page: 8 KiB. "OS page" is the kernel's */
@@ -31,7 +32,7 @@ enum mspan_state {
 	MSPAN_FREE,   /* in mheap's free lists */
 	MSPAN_VICTIM, /* free, kept out of the lists: see freelist.h */
 	MSPAN_SMALL,  /* class != 0: owned by mcentral */
-	MSPAN_LARGE   /* one object, owned by the program */
+	MSPAN_LARGE   /* one object, owned by the program, or free in an lcache */
 };
 
 struct mspan {
@@ -76,6 +77,17 @@ struct mspan {
 static inline void *mspan_room(struct mspan *s)
 {
 	return &s->alloc_bits[1];
+}
+
+/* FAST. Is the large span s an object of the program, or one that a thread keeps? */
+static inline bool mspan_is_live(const struct mspan *s)
+{
+	return atomic_load_acquire(&s->alloc_bits[0]) & 1;
+}
+
+static inline void mspan_set_live(struct mspan *s, bool live)
+{
+	atomic_store_release(&s->alloc_bits[0], (uint64_t)live);
 }
 
 /* FAST. Bytes of one slot. */

@@ -3,15 +3,15 @@
  * sizeclass: the map from a size in bytes to a size class.
  *
  * Classes are 16 bytes apart up to 256 bytes; above, each power of two is cut into eight
- * equal steps, so at most 1/9 of a slot is lost to rounding. Class 0 is no class: its
- * byte in the page map means "take the slow path".
+ * equal steps, one of them in two, so at most 1/9 of a slot is lost to rounding. Class 0
+ * is no class: its byte in the page map means "take the slow path".
  */
 #ifndef PRELOAD_HEAP_SIZECLASS_H
 #define PRELOAD_HEAP_SIZECLASS_H
 
 #include "preload/base/base.h"
 
-#define SIZECLASS_COUNT	   73	 /* classes 0 to 72 */
+#define SIZECLASS_COUNT	   74	 /* classes 0 to 73 */
 #define SIZECLASS_MAX_SIZE 32768 /* largest small object, bytes */
 #define SIZECLASS_FINE_MAX 1024	 /* sizes up to this use the 16-byte table */
 

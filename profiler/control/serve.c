@@ -18,6 +18,7 @@
 #include "profiler/control/request.h"
 #include "profiler/leak/live.h"
 #include "profiler/pprof/pprof.h"
+#include "profiler/pprof/symbol.h"
 #include "profiler/sample/rss.h"
 #include "profiler/sample/sample.h"
 #include "profiler/stack/module.h"
@@ -223,5 +224,6 @@ void serve(uint64_t key, const char *refusal)
 	    hear(&s)) {
 		work(&s);
 		live_finish();
+		symbol_rest();
 	}
 }

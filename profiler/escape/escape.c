@@ -19,6 +19,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
+#include "preload/heap/mcache.h"
 #include "preload/heap/tls.h"
 #include "profiler/escape/escape_int.h"
 #include "profiler/escape/hijack.h"
@@ -35,7 +36,7 @@
 #define MAX_THIN      16
 #define COUNTS	      65536
 #define SITE_ALL      512
-#define COMMENT_BYTES 256
+#define COMMENT_BYTES 320
 
 static struct {
 	struct lock lock;
@@ -141,7 +142,7 @@ static void put_entry(uint32_t handle)
  */
 static int frames_of(const struct trail *t, struct frame *frames, int max)
 {
-	int base = (int)t->frames[t->count - 1].base, n = 0;
+	int base = (int)trail_base(t), n = 0;
 
 	for (int i = (int)t->count - 1; i >= base && n < max; i--, n++)
 		frames[n] = (struct frame){ .pc = t->places[i].pc,
@@ -190,6 +191,7 @@ static uint32_t follow(struct followed *fresh, size_t size, uint32_t lg)
 
 	fresh->thread = thread_serial();
 	fresh->size = size;
+	fresh->argument = mcache_argument();
 	fresh->weight = sample_weight(size);
 	fresh->birth_ns = os_now_ns();
 	escape_lock();
@@ -254,6 +256,7 @@ static void add_result(const struct followed *f, enum end_kind end, uint32_t dep
 	};
 	const struct ended e = {
 		.size = f->size,
+		.argument = f->argument,
 		.weight = f->weight << f->lg_weight,
 		.lifetime_ns = now - f->birth_ns,
 		.grown = f->grown,
@@ -364,6 +367,7 @@ void escape_resize(uint32_t handle, size_t size)
 
 	f->grown |= size > f->size;
 	f->size = size;
+	f->argument = mcache_argument(); /* of reallocarray */
 }
 
 /* Comes from a signal handler that may have interrupted a holder of the lock: then the
@@ -401,18 +405,26 @@ static void count_live(void)
 static const char *describe(char *buf, size_t size)
 {
 	struct hijack_stats st;
+	struct where_stats looks;
 
 	if (!escape.exact)
 		return "escape=bound: depth is a lower bound; frames are compared at "
 		       "malloc and free";
 	hijack_get_stats(&st);
+	escape_lock();
+	where_get_stats(&looks);
+	escape_unlock();
 	fmt_string(buf, size,
 		   "escape=exact: stubs put %llu, shared %llu, returned %llu, unwound "
-		   "%llu, left by longjmp %llu, refused %llu, none free %llu, in use %u",
+		   "%llu, left by longjmp %llu, refused %llu, none free %llu, in use %u; "
+		   "looks %llu, %llu of %llu us of CPU time",
 		   (unsigned long long)st.armed, (unsigned long long)st.shared,
 		   (unsigned long long)st.returned, (unsigned long long)st.unwound,
 		   (unsigned long long)st.left, (unsigned long long)st.refused,
-		   (unsigned long long)st.full, st.in_use);
+		   (unsigned long long)st.full, st.in_use,
+		   (unsigned long long)looks.looks,
+		   (unsigned long long)looks.spent_ns / 1000,
+		   (unsigned long long)looks.process_ns / 1000);
 	return buf;
 }
 
@@ -451,6 +463,8 @@ NO_LOCK_CHECK void escape_fork_done(bool child)
 			escape.pool[i].inherited = true;
 		result_clear();
 		escape.start_ns = os_now_ns();
+		if (escape.exact)
+			where_start();
 	}
 	lock_reset(&escape.lock);
 }

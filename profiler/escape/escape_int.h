@@ -31,6 +31,7 @@ struct followed {
 	uint16_t seen_before; /* words of outer frames that looked like it at malloc */
 	uintptr_t p;
 	size_t size;
+	size_t argument; /* mcache_argument() at birth */
 	uint64_t detail; /* of place */
 	uint64_t weight; /* of the sampler, fixed point */
 	uint64_t birth_ns;

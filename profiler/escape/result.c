@@ -6,10 +6,11 @@
  * at most half full: going through them touches no more than what there is. Labels of a
  * sample: escape, depth, confidence; and, for the text report, what is known of it
  * beyond: `to` (name of the global or of the holder's site), `allocator` (the function
- * that was called: malloc, calloc), `freed_by` (the function that called free) and
+ * that was called: malloc, calloc), argument_min and argument_max (calloc's count, an
+ * alignment), `freed_by` (the function that called free) and
  * `freed_with` (what it called: free, realloc), size_min and size_max, the median of
- * lifetimes, how many objects were really seen (samples), looked for (scanned), and grown
- * in place.
+ * lifetimes and their distribution (lives, see describe_lives()), how many objects were
+ * really seen (samples), looked for (scanned), and grown in place.
  */
 #include "profiler/escape/result.h"
 
@@ -27,8 +28,9 @@
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
 
-#define SLOTS	   (2 * RESULT_MAX)
-#define TEXT_BYTES 256
+#define SLOTS	    (2 * RESULT_MAX)
+#define TEXT_BYTES  256
+#define LIVES_BYTES (RESULT_BUCKETS * 14) /* "35:4294967295 " */
 
 static struct {
 	uint16_t *table;     /* 1 + index in list; 0: empty */
@@ -37,7 +39,7 @@ static struct {
 	uint64_t lost;
 	/* scratch of the report, one at a time */
 	char to[TEXT_BYTES], by[TEXT_BYTES], holder[TEXT_BYTES];
-	char allocator[TEXT_BYTES], with[TEXT_BYTES];
+	char allocator[TEXT_BYTES], with[TEXT_BYTES], lives[LIVES_BYTES];
 } results;
 
 bool result_init(void)
@@ -106,6 +108,10 @@ void result_add(const struct result_key *key, const struct ended *e)
 		r->size_min = e->size;
 	if (e->size > r->size_max)
 		r->size_max = e->size;
+	if (r->samples == 0 || e->argument < r->argument_min)
+		r->argument_min = e->argument;
+	if (e->argument > r->argument_max)
+		r->argument_max = e->argument;
 	r->samples++;
 	r->scanned += e->scanned;
 	r->grown += e->grown;
@@ -189,6 +195,19 @@ static int64_t median(const struct result *r)
 	return 0;
 }
 
+/* "8:12 9:40": 12 samples lived for 2^8 ns and less than twice that, and so on. */
+static const char *describe_lives(const struct result *r, char *buf, size_t size)
+{
+	size_t n = 0;
+
+	buf[0] = '\0';
+	for (unsigned i = 0; i < RESULT_BUCKETS; i++)
+		if (r->lifetimes[i] && n < size)
+			n += fmt_string(buf + n, size - n, "%s%u:%u", n ? " " : "", i,
+					r->lifetimes[i]);
+	return buf;
+}
+
 /* By the function that made it: the caller of pthread_create. */
 static void name_thread(uint32_t site, char *buf, size_t size)
 {
@@ -231,6 +250,10 @@ static void name_place(const struct result_key *k, char *buf, size_t size)
 	case PLACE_THREAD:
 		name_thread((uint32_t)k->detail, buf, size);
 		break;
+	case PLACE_MAYBE_RETURNED:
+		if (k->detail)
+			fmt_string(buf, size, "second word of a structure");
+		break;
 	case PLACE_CALLER:
 		fmt_string(buf, size, "frame +%u", (uint32_t)k->detail);
 		break;
@@ -270,7 +293,7 @@ struct writing {
 	int max;
 };
 
-#define MAX_LABELS 14
+#define MAX_LABELS 17
 
 static bool write_result(const struct result *r, void *arg)
 {
@@ -289,8 +312,10 @@ static bool write_result(const struct result *r, void *arg)
 		{ .key = "size_min", .number = (int64_t)r->size_min, .unit = "bytes" },
 		{ .key = "size_max", .number = (int64_t)r->size_max, .unit = "bytes" },
 		{ .key = "median", .number = median(r), .unit = "nanoseconds" },
+		{ .key = "lives",
+		  .text = describe_lives(r, results.lives, sizeof(results.lives)) },
 	};
-	int n = 7;
+	int n = 8;
 
 	name_place(k, results.to, TEXT_BYTES);
 	if (results.to[0])
@@ -306,6 +331,12 @@ static bool write_result(const struct result *r, void *arg)
 		labels[n++] = (struct pprof_label){ .key = "depth",
 						    .number = k->depth,
 						    .unit = "frames" };
+	if (r->argument_min) {
+		labels[n++] = (struct pprof_label){ .key = "argument_min",
+						    .number = (int64_t)r->argument_min };
+		labels[n++] = (struct pprof_label){ .key = "argument_max",
+						    .number = (int64_t)r->argument_max };
+	}
 	if (r->grown)
 		labels[n++] = (struct pprof_label){ .key = "grown",
 						    .number = r->grown,

@@ -41,13 +41,15 @@ struct result_key {
 	uint8_t place;	 /* enum place */
 	uint64_t detail; /* global: its address; tls: bytes below the thread pointer;
 			  * heap: site << 32 | offset; caller: which frame, counted from
-			  * the allocating function's; thread: site that made it */
+			  * the allocating function's; thread: site that made it;
+			  * maybe returned: 1 in the second register */
 	uintptr_t freed; /* pc that called free, 0: unknown */
 };
 
 /* One object that has ended. */
 struct ended {
 	size_t size;
+	size_t argument; /* calloc's count, an alignment; 0: none */
 	uint64_t weight; /* fixed point, SITE_SHIFT */
 	uint64_t lifetime_ns;
 	bool grown;   /* by realloc in place */
@@ -63,6 +65,7 @@ struct result {
 	uint64_t objects; /* fixed point */
 	uint64_t bytes, lifetime_ns;
 	size_t size_min, size_max;
+	size_t argument_min, argument_max;  /* 0: not all of them have one */
 	uint32_t lifetimes[RESULT_BUCKETS]; /* samples */
 };
 

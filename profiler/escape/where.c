@@ -6,7 +6,8 @@
  * budget of time, and for the first objects of a site and then ever fewer: thread-local
  * variables, the writable segments of all modules but libc's and ours, and the heap,
  * whose live-object map tells which object a word belongs to; and where none of these has
- * it, the stacks of other threads. Interior pointers count.
+ * it, the stacks of other threads; of one that runs, what is found there once is believed
+ * where it appears again while an object lives. Interior pointers count.
  *
  * Reading is safe: pages of the heap are never unmapped, segments only by dlclose(),
  * which waits (where_pause()), and frames lie between slots of one stack.
@@ -26,15 +27,17 @@
 #include "profiler/stack/thread.h"
 
 #define FRAME_BYTES 4096 /* of outer frames that are looked through */
-/* Time for looking, ns: one part in SHARE of the time since the start, and what there is
- * to begin with; for the first looks of a site more. While everything is recorded, the
- * program is slowed down anyway; in sampled mode nobody may notice. */
+/* CPU time for looking, ns: one part in SHARE of what the process has used since the
+ * start, and what there is to begin with; for the first looks of a site more. While
+ * everything is recorded, the program is slowed down anyway; in sampled mode nobody may
+ * notice. */
 #define SHARE_EXACT   50
-#define START_EXACT   ((uint64_t)20000000)
-#define FIRST_EXACT   ((uint64_t)100000000)
-#define SHARE_SAMPLED 400
-#define START_SAMPLED ((uint64_t)300000)
-#define BYTES_A_NS    4 /* read while looking, at least about */
+#define START_EXACT   ((uint64_t)10000000)
+#define FIRST_EXACT   ((uint64_t)40000000)
+#define SHARE_SAMPLED 500
+#define START_SAMPLED ((uint64_t)100000)
+#define LEAST	      ((uint64_t)20000) /* a shorter look sees too little */
+#define BYTES_A_NS    4			/* read while looking, at least about */
 #define SEGMENT_MAX   (16 * MIB)
 #define HEAP_MAX      (16 * MIB) /* bytes of heap in one look */
 #define TRIES	      4096	 /* counters of looks, by site and level */
@@ -53,8 +56,11 @@ struct hint {
 _Static_assert(STALE_LEVELS <= 8, "bits of followed.stale");
 
 static struct {
-	uint64_t start_ns, spent_ns;
-	size_t left; /* bytes that this look may still read */
+	uint64_t start_ns, spent_ns; /* CPU time: of the process, of looks */
+	uint64_t nlooks;
+	uint64_t dry_ns[2]; /* when nothing was left, os_coarse_ns(); [1]: of first looks
+			     */
+	size_t left;	    /* bytes that this look may still read */
 	uint16_t tries[TRIES];
 	struct hint hints[TRIES]; /* by site and level */
 	/* dlclose(): atomic, sequentially consistent */
@@ -65,11 +71,19 @@ static struct {
 
 enum { SKIP_UNKNOWN, SKIP_YES, SKIP_NO };
 
+void where_start(void)
+{
+	where.start_ns = os_process_ns() | 1;
+	where.spent_ns = 0;
+	where.nlooks = 0;
+}
+
 void where_init(void)
 {
-	where.start_ns = os_now_ns();
+	where_start();
 	tls_block_init();
 	words_init();
+	other_init();
 }
 
 void where_pause(void)
@@ -150,6 +164,16 @@ static struct hint *hint_of(const struct followed *f, uint32_t level)
 	return &where.hints[(f->site * 31u + level) % TRIES];
 }
 
+static bool refers_now(const struct followed *f, const struct hint *h)
+{
+	uintptr_t at = hint_word(h);
+	struct other_word w;
+
+	if (h->place == PLACE_THREAD)
+		return other_refers(at, f->p, f->size ? f->size : 1, &w);
+	return find_word(at, at + 8, f) != 0;
+}
+
 void where_begin(struct followed *f)
 {
 	uintptr_t first;
@@ -160,9 +184,8 @@ void where_begin(struct followed *f)
 		return;
 	for (uint32_t i = 0; i < STALE_LEVELS; i++) {
 		const struct hint *h = hint_of(f, i);
-		uintptr_t at = hint_word(h);
 
-		if (h->site == f->site && find_word(at, at + 8, f))
+		if (h->site == f->site && refers_now(f, h))
 			f->stale |= (uint8_t)(1u << i);
 	}
 	__atomic_store_n(&where.reading, 0, __ATOMIC_SEQ_CST);
@@ -203,7 +226,7 @@ static void look_near(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_
 			      use == RETUSE_READ ? PLACE_RETURNED : PLACE_MAYBE_RETURNED,
 			      0);
 	} else if (rdx - f->p < size) {
-		found(f, PLACE_MAYBE_RETURNED, 0);
+		found(f, PLACE_MAYBE_RETURNED, 1);
 	}
 	if (count_words(f, f->level, &first) > f->seen_before)
 		found_in_frame(f, first);
@@ -244,26 +267,42 @@ static bool is_skipped(const struct module *m)
 	return *skip == SKIP_YES;
 }
 
+/* As much of [lo, hi) as this look may still read. */
+static bool look_range(struct followed *f, uintptr_t lo, uintptr_t hi, struct hint *h)
+{
+	uintptr_t at;
+
+	if (lo >= hi)
+		return false;
+	hi = hi - lo > where.left ? lo + align_down(where.left, 8) : hi;
+	where.left -= hi - lo;
+	at = find_word(lo, hi, f);
+	if (at && is_stale(f, h) && at == h->at)
+		at = find_word(at + 8, hi, f);
+	if (!at)
+		return false;
+	found(f, PLACE_GLOBAL, at);
+	*h = (struct hint){ f->site, PLACE_GLOBAL, at };
+	return true;
+}
+
+/* Without what was made read-only before the program began, in large C++ libraries most
+ * of it. */
 static bool look_segments(struct followed *f, const struct module *m, struct hint *h)
 {
 	for (uint32_t i = 0; i < m->nsegments; i++) {
 		const struct module_segment *s = &m->segments[i];
-		size_t bytes = s->end - s->start;
-		uintptr_t at;
+		uintptr_t end = s->end, again = s->end;
 
-		if (!s->writable || bytes > SEGMENT_MAX)
+		if (!s->writable || s->end - s->start > SEGMENT_MAX)
 			continue;
-		if (bytes > where.left)
-			return false;
-		where.left -= bytes;
-		at = find_word(s->start, s->end, f);
-		if (at && is_stale(f, h) && at == h->at)
-			at = find_word(at + 8, s->end, f);
-		if (at) {
-			found(f, PLACE_GLOBAL, at);
-			*h = (struct hint){ f->site, PLACE_GLOBAL, at };
-			return true;
+		if (m->relro_start < m->relro_end && m->relro_start >= s->start &&
+		    m->relro_end <= s->end) {
+			end = m->relro_start;
+			again = m->relro_end;
 		}
+		if (look_range(f, s->start, end, h) || look_range(f, again, s->end, h))
+			return true;
 	}
 	return false;
 }
@@ -335,13 +374,26 @@ static bool look_heap(struct followed *f, struct hint *h)
 
 /* ---- other threads ---- */
 
-static void look_threads(struct followed *f)
+static void look_threads(struct followed *f, struct hint *h)
 {
-	uint32_t site = 0;
+	struct other_word w;
 
-	if (atomic_load_relaxed(&thread_are_many) &&
-	    other_has(f->p, f->size ? f->size : 1, &where.left, &site))
-		found(f, PLACE_THREAD, site);
+	if (!atomic_load_relaxed(&thread_are_many) ||
+	    !other_has(f->p, f->size ? f->size : 1, &where.left, &w))
+		return;
+	*h = (struct hint){ f->site, PLACE_THREAD, w.at };
+	if (w.waits)
+		found(f, PLACE_THREAD, w.site);
+}
+
+static bool look_at_stack_hint(struct followed *f, const struct hint *h)
+{
+	struct other_word w;
+
+	if (!other_refers(h->at, f->p, f->size ? f->size : 1, &w))
+		return false;
+	found(f, PLACE_THREAD, w.site);
+	return true;
 }
 
 /* ---- under the budget ---- */
@@ -353,7 +405,11 @@ static bool look_at_hint(struct followed *f, struct hint *h, bool stale)
 	const struct mspan *s;
 	bool seen = false;
 
-	if (h->site != f->site || is_stale(f, h) != stale || !start_reading())
+	if (h->site != f->site || is_stale(f, h) != stale)
+		return false;
+	if (h->place == PLACE_THREAD) /* stale: it may have been left there */
+		return !stale && look_at_stack_hint(f, h);
+	if (!start_reading())
 		return false;
 	/* The next word as well: arrays are filled. Not beyond the page. */
 	word = find_word(at, at % OS_PAGE <= OS_PAGE - 16 ? at + 16 : at + 8, f);
@@ -369,33 +425,36 @@ static bool look_at_hint(struct followed *f, struct hint *h, bool stale)
 }
 
 /* What the budget has left, ns. */
-static uint64_t allowance(bool first, uint64_t now)
+static uint64_t allowance(bool first)
 {
-	uint64_t age = now - where.start_ns, all;
+	uint64_t age = os_process_ns() - where.start_ns, all;
 
 	if (sample_is_exact())
 		all = (first ? FIRST_EXACT : START_EXACT) + age / SHARE_EXACT;
 	else
 		all = START_SAMPLED + age / SHARE_SAMPLED;
-	return all > where.spent_ns ? all - where.spent_ns : 0;
+	return all > where.spent_ns + LEAST ? all - where.spent_ns : 0;
 }
 
-/* The clock is read only where a look may follow. */
-static bool is_due(uint32_t i, uint64_t *out_now)
+/* The clock, which costs a system call, is read only where a look may follow, and once in
+ * a few milliseconds where none may. */
+static bool is_due(uint32_t i)
 {
 	uint16_t *tries = &where.tries[i];
 	uint32_t next = *tries + 1u;
-	uint64_t ns;
+	uint64_t ns, now, *dry = &where.dry_ns[*tries < FIRST];
 
 	if (next > ALWAYS && !is_pow2(next)) {
 		if (next <= UINT16_MAX)
 			*tries = (uint16_t)next;
 		return false;
 	}
-	*out_now = os_now_ns();
-	ns = allowance(*tries < FIRST, *out_now);
-	if (ns == 0)
+	now = os_coarse_ns();
+	ns = now == *dry ? 0 : allowance(*tries < FIRST);
+	if (ns == 0) {
+		*dry = now;
 		return false; /* the same try again, later */
+	}
 	where.left = ns * BYTES_A_NS;
 	if (next <= UINT16_MAX)
 		*tries = (uint16_t)next;
@@ -416,10 +475,27 @@ static void conclude(struct followed *f, struct hint *h)
 		found_in_frame(f, first);
 }
 
+static void look_far(struct followed *f, struct hint *h)
+{
+	uint64_t before = os_thread_ns();
+
+	f->scanned = true;
+	if (!look_globals(f, h) && !look_tls(f, h) && !look_heap(f, h))
+		look_threads(f, h);
+	where.spent_ns += os_thread_ns() - before;
+	where.nlooks++;
+}
+
+void where_get_stats(struct where_stats *out)
+{
+	out->looks = where.nlooks;
+	out->spent_ns = where.spent_ns;
+	out->process_ns = where.start_ns ? os_process_ns() - where.start_ns : 0;
+}
+
 void where_look(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_t ret)
 {
 	struct hint *h = hint_of(f, f->level);
-	uint64_t now;
 
 	if (f->inherited || f->place >= PLACE_TLS)
 		return;
@@ -430,12 +506,8 @@ void where_look(struct followed *f, uintptr_t rax, uintptr_t rdx, uintptr_t ret)
 		f->scanned = true;
 		return;
 	}
-	if (is_due((uint32_t)(h - where.hints), &now)) {
-		f->scanned = true;
-		if (!look_globals(f, h) && !look_tls(f, h) && !look_heap(f, h))
-			look_threads(f);
-		where.spent_ns += os_now_ns() - now;
-	}
+	if (is_due((uint32_t)(h - where.hints)))
+		look_far(f, h);
 	if (f->place < PLACE_TLS)
 		conclude(f, h);
 }

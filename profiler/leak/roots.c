@@ -7,7 +7,7 @@
  * memory that may only be read by now, and the RELRO parts of modules. Excluded: our own
  * memory and module, the dead part of each thread's stack below its stack pointer, and
  * whole stacks of finished threads, which glibc keeps for the next thread, with all that
- * their last owner left there.
+ * their last owner left there; the program may use one that it has given itself again.
  */
 #include "profiler/leak/roots.h"
 
@@ -251,7 +251,7 @@ static void see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp)
 		uintptr_t sp = sp_of(w, t->tid, own_sp);
 
 		if (t->state == THREAD_FINISHED) {
-			if (is_cached_stack(t))
+			if (!t->own_stack && is_cached_stack(t))
 				exclude_finished(r, t);
 			continue;
 		}

@@ -133,8 +133,8 @@ void suppress_load(void)
 		return;
 	fd = os_open(path, O_RDONLY, 0);
 	if (fd < 0) {
-		log_line("cannot read suppressions %.400s (error %d); none are used",
-			 path, -fd);
+		log_line("cannot read suppressions %.400s: %s; none are used", path,
+			 os_error_text(fd));
 		return;
 	}
 	size = os_file_size(fd);

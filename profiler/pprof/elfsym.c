@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "preload/base/meta.h"
+#include "profiler/pprof/xz.h"
 
 /* Bits of rank, worst first. GUESSED is about the size, not the name. */
 #define RANK_LOCAL	8u
@@ -100,6 +101,32 @@ static bool table_at(const struct image *im, size_t i, unsigned *seen, struct ta
 	out->strings = im->bytes + str.sh_offset;
 	out->strings_size = str.sh_size;
 	return str.sh_size > 0 && out->strings[str.sh_size - 1] == '\0';
+}
+
+/* The packed symbol table that a stripped file may have, the functions that .dynsym
+ * lacks: its section's bytes; NULL: there is none, or .symtab is there. */
+static const char *find_packed(const struct image *im, size_t *out_size)
+{
+	static const char name[] = ".gnu_debugdata";
+	const char *found = NULL;
+	Elf64_Shdr names, sh;
+
+	if (!section_at(im, im->header.e_shstrndx, &names) || names.sh_type != SHT_STRTAB)
+		return NULL;
+	for (size_t i = 0; i < im->header.e_shnum; i++) {
+		if (!section_at(im, i, &sh))
+			continue;
+		if (sh.sh_type == SHT_SYMTAB)
+			return NULL;
+		if (sh.sh_type != SHT_PROGBITS ||
+		    !inside(names.sh_size, sh.sh_name, sizeof(name)) ||
+		    memcmp(im->bytes + names.sh_offset + sh.sh_name, name,
+			   sizeof(name)) != 0)
+			continue;
+		found = im->bytes + sh.sh_offset;
+		*out_size = sh.sh_size;
+	}
+	return found;
 }
 
 /* ---- symbols ---- */
@@ -193,20 +220,76 @@ static size_t add_table(struct elf_symbols *s, const struct image *im,
 
 /* ---- files ---- */
 
-size_t elf_read_image(struct elf_symbols *out, const char *image, size_t size)
+/* Of all tables in im. room: where names are copied to, or NULL: they stay. */
+static size_t add_tables(struct elf_symbols *out, const struct image *im, char *room,
+			 size_t room_size)
 {
-	struct image im;
 	struct table t;
 	size_t found = 0;
 	unsigned seen = 0;
 
+	for (size_t i = 0; i < im->header.e_shnum; i++) {
+		if (!table_at(im, i, &seen, &t))
+			continue;
+		if (room && t.strings_size > room_size)
+			continue;
+		if (room) {
+			memcpy(room, t.strings, t.strings_size);
+			room[t.strings_size - 1] = '\0';
+			t.strings = room;
+			room += t.strings_size;
+			room_size -= t.strings_size;
+		}
+		found += add_table(out, im, &t);
+	}
+	return found;
+}
+
+size_t elf_read_image(struct elf_symbols *out, const char *image, size_t size)
+{
+	struct image im;
+
 	if (!image_open(&im, image, size))
 		return 0;
 	out->names = image;
-	for (size_t i = 0; i < im.header.e_shnum; i++)
-		if (table_at(&im, i, &seen, &t))
-			found += add_table(out, &im, &t);
-	return found;
+	return add_tables(out, &im, NULL, 0);
+}
+
+static size_t strings_of(const struct image *im)
+{
+	struct table t;
+	size_t size = 0;
+	unsigned seen = 0;
+
+	for (size_t i = 0; i < im->header.e_shnum; i++)
+		if (table_at(im, i, &seen, &t))
+			size += t.strings_size;
+	return size;
+}
+
+size_t elf_read_packed(struct elf_symbols *out, const char *image, size_t size)
+{
+	struct image im, inner;
+	size_t packed_size, plain, extra, found = 0;
+	const char *packed;
+	char *bytes;
+
+	if (!image_open(&im, image, size) || !(packed = find_packed(&im, &packed_size)))
+		return 0;
+	plain = xz_unpacked_size(packed, packed_size);
+	extra = strings_of(&im);
+	bytes = plain ? meta_map(plain + extra, META_PPROF) : NULL;
+	if (!bytes)
+		return 0;
+	out->names = bytes;
+	if (xz_unpack(packed, packed_size, bytes, plain) &&
+	    image_open(&inner, bytes, plain))
+		found = add_tables(out, &inner, NULL, 0);
+	if (found == 0) {
+		meta_unmap(bytes, plain + extra, META_PPROF);
+		return 0;
+	}
+	return found + add_tables(out, &im, bytes + plain, extra);
 }
 
 bool elf_has_functions(const char *image, size_t size)
@@ -214,10 +297,13 @@ bool elf_has_functions(const char *image, size_t size)
 	struct image im;
 	struct table t;
 	Elf64_Sym sym;
+	size_t packed;
 	unsigned seen = 0;
 
 	if (!image_open(&im, image, size))
 		return false;
+	if (find_packed(&im, &packed))
+		return true;
 	for (size_t i = 0; i < im.header.e_shnum; i++)
 		if (table_at(&im, i, &seen, &t))
 			for (size_t k = 0; k < t.count; k++)

@@ -28,6 +28,10 @@ struct elf_symbols {
 /* DUMP. Appends the functions of .symtab and .dynsym of a file's bytes, which must stay
  * mapped as long as the table is used. Returns how many; not yet sorted. */
 size_t elf_read_image(struct elf_symbols *out, const char *image, size_t size);
+/* DUMP. The same for a file whose .symtab is packed in .gnu_debugdata, with what .dynsym
+ * has beside it. The names are in memory of ours, for good. 0: nothing is packed there.
+ */
+size_t elf_read_packed(struct elf_symbols *out, const char *image, size_t size);
 /* DUMP. Would elf_read_image() find any? Stops at the first. */
 bool elf_has_functions(const char *image, size_t size);
 /* DUMP. Is this the file that m was loaded from? Compares build-ids or, where m has none,

@@ -27,6 +27,8 @@
 #include "profiler/pprof/file.h"
 #include "profiler/pprof/symbol.h"
 #include "profiler/pprof/table.h"
+#include "profiler/pprof/text.h"
+#include "profiler/stack/module.h"
 #include "profiler/stack/unwind.h"
 
 #define ZLIB_MEMORY  (384 * KIB) /* deflate with the defaults below takes 268 KiB */
@@ -35,19 +37,20 @@
 #define LEVEL	     Z_BEST_SPEED /* a program waits for it at its end */
 #define MAX_FRAMES   65536
 #define ID_BYTES     5 /* of a location's number as a varint */
-#define MAX_LABELS   14
+#define MAX_LABELS   17
 #define LABEL_BYTES  64 /* of one label, with its tag and length */
 #define MAX_VALUES   8
 #define RECENT	     512
 #define PLACE_MAX    288	    /* a file's name, an address */
+#define DEFAULT_TYPE 14		    /* number of the field default_sample_type */
 #define UNSAMPLED_PC ((uintptr_t)3) /* pseudo pc of a sample without a stack */
 
 struct pprof {
-	ProtobufCBuffer base; /* first: protobuf-c hands us a pointer to it */
-	struct out_file file;
+	ProtobufCBuffer base;	    /* first: protobuf-c hands us a pointer to it */
+	struct out_file file, twin; /* twin: of a pair's second kind */
 	z_stream z;
 	bool failed; /* memory or zlib; file.error has the file's */
-	const struct pprof_kind *kind;
+	const struct pprof_kind *kind, *twin_kind; /* NULL: no pair */
 	/* Keys: hash of the text (with 64 bits a collision among a million strings is a
 	 * matter of 1 in 10^7); address; string number + 1; module id + 1, with the
 	 * number of the module's first mapping as its value. */
@@ -84,6 +87,8 @@ static void drain(struct pprof *p)
 
 	if (n > 0)
 		out_file_write(&p->file, (const char *)p->out, n);
+	if (n > 0 && p->twin_kind)
+		out_file_write(&p->twin, (const char *)p->out, n);
 	p->z.next_out = p->out;
 	p->z.avail_out = OUT_BYTES;
 }
@@ -179,36 +184,6 @@ static struct slot *slot_of(struct pprof *p, struct table *t, uint64_t key)
 	return s;
 }
 
-static uint64_t hash_text(const char *text)
-{
-	uint64_t h = 0xcbf29ce484222325u;
-
-	for (; *text; text++)
-		h = (h ^ (unsigned char)*text) * 0x100000001b3u;
-	h = (h ^ h >> 29) * 0xbf58476d1ce4e5b9u;
-	return (h ^ h >> 32) | 1;
-}
-
-/* Bytes of the UTF-8 character at s, 0 when it is none. */
-static size_t utf8_size(const unsigned char *s)
-{
-	size_t n = s[0] < 0x80	 ? 1
-		   : s[0] < 0xc2 ? 0
-		   : s[0] < 0xe0 ? 2
-		   : s[0] < 0xf0 ? 3
-				 : 4;
-
-	if (s[0] > 0xf4)
-		return 0;
-	for (size_t i = 1; i < n; i++)
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
-	    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
-		return 0;
-	return n;
-}
-
 /* A path or a command line may hold any bytes, a string of proto3 only UTF-8: others are
  * sent as question marks. */
 static void send_string(struct pprof *p, const char *text)
@@ -219,7 +194,7 @@ static void send_string(struct pprof *p, const char *text)
 	put_varint(p, 6u << 3 | 2);
 	put_varint(p, strlen(text));
 	for (; *s; s += n ? n : 1) {
-		n = utf8_size(s);
+		n = text_utf8_size(s);
 		if (n)
 			continue;
 		append(&p->base, (size_t)(s - run), run);
@@ -235,7 +210,7 @@ static int64_t string_id(struct pprof *p, const char *text)
 
 	if (!text || !*text)
 		return 0;
-	s = slot_of(p, &p->strings, hash_text(text));
+	s = slot_of(p, &p->strings, text_hash(text));
 	if (!s)
 		return 0;
 	if (s->value == 0) {
@@ -363,6 +338,8 @@ static void send_location(struct pprof *p, uint64_t id, uintptr_t addr)
 		name = code_name(addr, &sym, p->place, sizeof(p->place));
 		if (sym.module)
 			l.mapping_id = mapping_id(p, sym.module, addr);
+		else
+			name = pseudo_name(FRAME_JIT_PC); /* pprof: "<unknown>" */
 	}
 	if (name) {
 		line.function_id = function_id(p, name);
@@ -397,21 +374,6 @@ static void send_value_type(struct pprof *p, unsigned field, const struct pprof_
 	put_message(p, field, &v.base);
 }
 
-/* Frames of allocation functions, so that what they allocate counts as their caller's.
- * C++ and Rust names in all the spellings that pprof may have made of them: as in the
- * file, demangled with template arguments, and without. pprof adds ^( and )$. */
-static const char drop_frames[] =
-	"(__libc_)?(malloc|calloc|realloc|reallocarray|memalign|valloc|pvalloc)|"
-	"posix_memalign|aligned_alloc|"
-	"operator new(\\[\\])?|_Zn[wa]m.*|"
-	"(std::__new_allocator|__gnu_cxx::new_allocator|std::allocator|"
-	"std::allocator_traits)(<.*>)?::allocate|"
-	"_ZNS(t15__new_allocator|aI|t16allocator_traits).*8allocateE.*|"
-	"_ZN9__gnu_cxx13new_allocatorI.*8allocateE.*|"
-	"<?alloc::(alloc|raw_vec)::.*|__rust_(alloc|alloc_zeroed|realloc)|"
-	"__rdl_(alloc|alloc_zeroed|realloc)|"
-	"_ZN5alloc(5alloc|7raw_vec).*|_ZN63_\\$LT\\$alloc\\.\\.alloc\\.\\.Global.*";
-
 static void send_head(struct pprof *p, int64_t period, const char *const *comments)
 {
 	p->nstrings = 1;
@@ -421,8 +383,10 @@ static void send_head(struct pprof *p, int64_t period, const char *const *commen
 	send_value_type(p, 11, &p->kind->period_type);
 	put_number(p, 12, (uint64_t)period);
 	put_number(p, 9, os_realtime_ns());
-	put_number(p, 7, (uint64_t)string_id(p, drop_frames));
-	put_number(p, 14, (uint64_t)string_id(p, p->kind->default_type));
+	put_number(p, 7, (uint64_t)string_id(p, pprof_drop_frames));
+	if (!p->twin_kind)
+		put_number(p, DEFAULT_TYPE,
+			   (uint64_t)string_id(p, p->kind->default_type));
 	for (; comments && *comments; comments++)
 		put_number(p, 13, (uint64_t)string_id(p, *comments));
 	send_mappings(p);
@@ -441,17 +405,32 @@ static void release(struct pprof *p)
 		meta_unmap(p, sizeof(*p), META_PPROF);
 }
 
-/* fd negative: PREFIX.KIND.pb.gz. */
-static int open_file(struct pprof *p, const char *prefix, int fd)
+static int open_kind(struct out_file *f, const char *prefix,
+		     const struct pprof_kind *kind)
 {
 	char suffix[32];
 
+	fmt_string(suffix, sizeof(suffix), "%s.pb.gz", kind->name);
+	return out_file_open(f, prefix, suffix);
+}
+
+/* fd negative: PREFIX.KIND.pb.gz. */
+static int open_file(struct pprof *p, const char *prefix, int fd)
+{
 	if (fd >= 0) {
 		out_file_adopt(&p->file, fd);
 		return 0;
 	}
-	fmt_string(suffix, sizeof(suffix), "%s.pb.gz", p->kind->name);
-	return out_file_open(&p->file, prefix, suffix);
+	if (p->twin_kind)
+		p->twin.error = open_kind(&p->twin, prefix, p->twin_kind);
+	return open_kind(&p->file, prefix, p->kind);
+}
+
+static void abandon_files(struct pprof *p)
+{
+	out_file_abandon(&p->file);
+	if (p->twin_kind)
+		out_file_abandon(&p->twin);
 }
 
 static int begin(struct pprof **out, struct pprof *p, const char *prefix, int fd)
@@ -468,7 +447,7 @@ static int begin(struct pprof **out, struct pprof *p, const char *prefix, int fd
 				       Z_DEFAULT_STRATEGY) != Z_OK)
 		error = -ENOMEM;
 	if (error) {
-		out_file_abandon(&p->file);
+		abandon_files(p);
 		release(p);
 		return error;
 	}
@@ -494,8 +473,8 @@ void pprof_keep_memory(void)
 }
 
 static int begin_profile(struct pprof **out, const struct pprof_kind *kind,
-			 const char *prefix, int fd, int64_t period,
-			 const char *const *comments)
+			 const struct pprof_kind *twin_kind, const char *prefix, int fd,
+			 int64_t period, const char *const *comments)
 {
 	struct pprof *p = get_memory();
 	int error;
@@ -504,6 +483,7 @@ static int begin_profile(struct pprof **out, const struct pprof_kind *kind,
 	if (!p)
 		return -ENOMEM;
 	p->kind = kind;
+	p->twin_kind = twin_kind;
 	error = begin(out, p, prefix, fd);
 	if (error == 0)
 		send_head(p, period, comments);
@@ -513,13 +493,19 @@ static int begin_profile(struct pprof **out, const struct pprof_kind *kind,
 int pprof_begin(struct pprof **out, const struct pprof_kind *kind, const char *prefix,
 		int64_t period, const char *const *comments)
 {
-	return begin_profile(out, kind, prefix, -1, period, comments);
+	return begin_profile(out, kind, NULL, prefix, -1, period, comments);
+}
+
+int pprof_begin_pair(struct pprof **out, const struct pprof_kind *const kinds[2],
+		     const char *prefix, int64_t period, const char *const *comments)
+{
+	return begin_profile(out, kinds[0], kinds[1], prefix, -1, period, comments);
 }
 
 int pprof_begin_fd(struct pprof **out, const struct pprof_kind *kind, int fd,
 		   int64_t period, const char *const *comments)
 {
-	return begin_profile(out, kind, NULL, fd, period, comments);
+	return begin_profile(out, kind, NULL, NULL, fd, period, comments);
 }
 
 void pprof_duration(struct pprof *p, uint64_t ns)
@@ -578,6 +564,13 @@ static inline uint8_t *encode_location(struct pprof *p, uint8_t *to, uintptr_t a
 	return to + r->size;
 }
 
+/* The mark behind code that is in no module: that is called so itself. */
+static bool says_the_same(const uintptr_t *pcs, int i)
+{
+	return pcs[i] == FRAME_JIT_PC && i > 0 && pcs[i - 1] > FRAME_PSEUDO_MAX &&
+	       !module_find(pcs[i - 1] - 1);
+}
+
 /* The locations of a stack, without tag and length. */
 static size_t encode_stack(struct pprof *p, const uintptr_t *pcs, int count,
 			   bool precise_leaf)
@@ -591,6 +584,8 @@ static size_t encode_stack(struct pprof *p, const uintptr_t *pcs, int count,
 	for (int i = 0; i < count; i++) {
 		bool exact = pcs[i] <= FRAME_PSEUDO_MAX || (i == 0 && precise_leaf);
 
+		if (UNLIKELY(says_the_same(pcs, i)))
+			continue;
 		at = encode_location(p, at, exact ? pcs[i] : pcs[i] - 1);
 	}
 	return (size_t)(at - p->stack);
@@ -622,15 +617,72 @@ void pprof_sample(struct pprof *p, const uintptr_t *pcs, int count, bool precise
 	append(&p->base, (size_t)(at - p->tail), p->tail);
 }
 
-int pprof_finish(struct pprof *p)
+/* What is not compressed yet, and the mark that how stands for. */
+static void flush(struct pprof *p, int how)
 {
-	int ret, error;
+	bool more;
+	int ret;
 
 	compress_staged(p);
 	do {
-		ret = p->failed ? Z_STREAM_END : deflate(&p->z, Z_FINISH);
+		ret = p->failed ? Z_STREAM_END : deflate(&p->z, how);
+		more = how == Z_FINISH ? ret == Z_OK || ret == Z_BUF_ERROR
+				       : !p->failed && p->z.avail_out == 0;
 		drain(p);
-	} while (ret == Z_OK || ret == Z_BUF_ERROR);
+	} while (more);
+}
+
+static uint8_t *put_word(uint8_t *to, uint32_t v)
+{
+	memcpy(to, &v, sizeof(v));
+	return to + sizeof(v);
+}
+
+/* The end of one of a pair, of which all before is the same: its default type, in a block
+ * that is stored, and gzip's trailer. */
+static void end_twin(struct pprof *p, struct out_file *f, const struct pprof_kind *kind)
+{
+	uint8_t bytes[48], *at = bytes + 5, *field = at;
+	uint32_t size, crc;
+
+	*at++ = DEFAULT_TYPE << 3;
+	at = encode(at, (uint64_t)string_id(p, kind->default_type));
+	size = (uint32_t)(at - field);
+	bytes[0] = 1; /* the last block, stored */
+	bytes[1] = (uint8_t)size;
+	bytes[2] = 0;
+	bytes[3] = (uint8_t)~size;
+	bytes[4] = 0xff;
+	crc = (uint32_t)crc32(p->z.adler, field, size);
+	at = put_word(at, crc);
+	at = put_word(at, (uint32_t)p->z.total_in + size);
+	out_file_write(f, (const char *)bytes, (size_t)(at - bytes));
+}
+
+static int finish_pair(struct pprof *p)
+{
+	int error, twin_error;
+
+	flush(p, Z_FULL_FLUSH);
+	end_twin(p, &p->file, p->kind);
+	end_twin(p, &p->twin, p->twin_kind);
+	if (p->twin.error == 0) /* nothing more was sent since */
+		p->twin.error = p->file.error;
+	if (p->failed && p->file.error == 0)
+		p->file.error = p->twin.error = -ENOMEM;
+	error = out_file_close(&p->file);
+	twin_error = out_file_close(&p->twin);
+	release(p);
+	return error ? error : twin_error;
+}
+
+int pprof_finish(struct pprof *p)
+{
+	int error;
+
+	if (p->twin_kind)
+		return finish_pair(p);
+	flush(p, Z_FINISH);
 	if (p->failed && p->file.error == 0)
 		p->file.error = -ENOMEM;
 	error = out_file_close(&p->file);
@@ -640,6 +692,6 @@ int pprof_finish(struct pprof *p)
 
 void pprof_abandon(struct pprof *p)
 {
-	out_file_abandon(&p->file);
+	abandon_files(p);
 	release(p);
 }

@@ -46,6 +46,11 @@ struct pprof; /* a file being written */
  */
 int pprof_begin(struct pprof **out, const struct pprof_kind *kind, const char *prefix,
 		int64_t period, const char *const *comments);
+/* DUMP. The same for two files of the same contents but for their default types: kinds
+ * with the same list of types. *out is both. What fails for one of them is told at the
+ * end. */
+int pprof_begin_pair(struct pprof **out, const struct pprof_kind *const kinds[2],
+		     const char *prefix, int64_t period, const char *const *comments);
 /* DUMP. The same into a descriptor of the caller's, see out_file_adopt(). */
 int pprof_begin_fd(struct pprof **out, const struct pprof_kind *kind, int fd,
 		   int64_t period, const char *const *comments);

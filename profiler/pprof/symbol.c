@@ -33,8 +33,14 @@
 
 enum known { KNOWN_NOT, KNOWN_NO, KNOWN_YES };
 
+struct file {
+	char *bytes; /* NULL: not open */
+	size_t size;
+};
+
 struct names {
 	struct elf_symbols symbols;
+	struct file file; /* that the names are in */
 	bool made;
 	uint8_t has_names; /* enum known */
 };
@@ -56,11 +62,6 @@ static struct {
 	const struct plain *plain;
 	uint32_t nplain;
 } state = { .lock = LOCK_INIT(LOCK_RANK_PROFILE) };
-
-struct file {
-	char *bytes; /* NULL: not open */
-	size_t size;
-};
 
 /* ---- files ---- */
 
@@ -118,16 +119,26 @@ static struct names *names_of(const struct module *m)
 	return *chunk ? &(*chunk)[m->id % CHUNK] : NULL;
 }
 
-static void make(struct names *n, const struct module *m)
+static void read_symbols(struct names *n, const struct module *m)
 {
 	struct file f = file_of(m);
 
-	n->made = true;
-	n->symbols.base = m->start - m->bias;
-	if (f.bytes && elf_read_image(&n->symbols, f.bytes, f.size) == 0)
+	if (f.bytes && (elf_read_packed(&n->symbols, f.bytes, f.size) ||
+			elf_read_image(&n->symbols, f.bytes, f.size) == 0)) {
 		file_unmap(&f);
+		if (n->symbols.count > 0)
+			return;
+	}
+	n->file = f;
 	if (!f.bytes && !m->foreign)
 		elf_read_loaded(&n->symbols, m);
+}
+
+static void make(struct names *n, const struct module *m)
+{
+	n->made = true;
+	n->symbols.base = m->start - m->bias;
+	read_symbols(n, m);
 	elf_sort(&n->symbols);
 	n->has_names = n->symbols.count > 0 ? KNOWN_YES : KNOWN_NO;
 }
@@ -167,6 +178,20 @@ bool symbol_module_has_names(const struct module *m)
 	has = has_names(m);
 	lock_release(&state.lock);
 	return has;
+}
+
+void symbol_rest(void)
+{
+	lock_acquire(&state.lock);
+	for (size_t i = 0; i < CHUNKS; i++) {
+		const struct names *n = state.chunks[i];
+
+		for (size_t k = 0; n && k < CHUNK; k++)
+			if (n[k].file.bytes)
+				os_purge(n[k].file.bytes,
+					 align_up(n[k].file.size, OS_PAGE));
+	}
+	lock_release(&state.lock);
 }
 
 /* What another thread was changing at the fork is forgotten, not repaired. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * symbol: names of code addresses from the ELF files' .symtab and .dynsym (no DWARF, no
- * .gnu_debugdata). Tables are built once per module from a private mapping of the file,
+ * symbol: names of code addresses from the ELF files' .symtab, .dynsym and .gnu_debugdata
+ * (no DWARF). Tables are built once per module from a private mapping of the file,
  * in metadata memory; where the file is gone, .dynsym is read from the loaded image.
  */
 #ifndef PROFILER_PPROF_SYMBOL_H
@@ -27,6 +27,9 @@ const char *symbol_demangle(const char *name, char *buf, size_t size);
 void symbol_describe(uintptr_t pc, char *buf, size_t size);
 /* DUMP. A site's frames to stderr, one a line. */
 void symbol_log_stack(uint32_t site);
+/* SLOW. A request is answered: the pages of the files go, and come back where names are
+ * needed again. */
+void symbol_rest(void);
 /* In a forked child. */
 void symbol_fork_child(void);
 /* DUMP. Before the process is copied (not forked), and in the copy: from there on the

@@ -34,14 +34,14 @@ static inline double maths_exponential(uint64_t random)
 	double x = maths_from_bits((bits << zeroes << 1) >> (64 - MATHS_MANTISSA) |
 				   (uint64_t)MATHS_BIAS << MATHS_MANTISSA) -
 		   1;
-	double sum = 0.010484160909908738;
+	double x2 = x * x;
+	/* in short chains that run side by side */
+	double low = 0.99999571125463693 - x * 0.49968323605382881;
+	double middle = 0.32914972484604221 - x * 0.22742681758993175;
+	double high = 0.13552377572702323 - x * 0.054896138533905216 +
+		      x2 * 0.010484160909908738;
+	double sum = low + x2 * (middle + x2 * high);
 
-	sum = sum * x - 0.054896138533905216;
-	sum = sum * x + 0.13552377572702323;
-	sum = sum * x - 0.22742681758993175;
-	sum = sum * x + 0.32914972484604221;
-	sum = sum * x - 0.49968323605382881;
-	sum = sum * x + 0.99999571125463693;
 	return (double)(int)(zeroes + 1) * MATHS_LN2 - x * sum;
 }
 

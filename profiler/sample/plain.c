@@ -29,11 +29,10 @@ static inline void put_short_record(struct sample_record *r, uint32_t site, size
 
 void plain_on_malloc(void *p, size_t size)
 {
-	const struct trail *t;
-	const struct trail_frame *f;
+	uint32_t site;
 	struct mspan *s = arena_span_of(p);
 	struct block *b = atomic_load_acquire(&s->samples);
-	struct site_counters *c = NULL;
+	struct site_counters *c;
 
 	if (UNLIKELY(seep_tls.internal > 0) || UNLIKELY(!b) ||
 	    UNLIKELY(!store_is_own())) {
@@ -41,12 +40,8 @@ void plain_on_malloc(void *p, size_t size)
 		return;
 	}
 	seep_tls.internal = 1;
-	t = trail_capture_from(__builtin_frame_address(0));
-	if (LIKELY(t != NULL)) {
-		f = &t->frames[t->count - 1];
-		if (LIKELY(!trail_is_cut(t)))
-			c = site_counters_if_any(f->node);
-	}
+	site = trail_capture_node(__builtin_frame_address(0));
+	c = site_counters_if_any(site);
 	if (UNLIKELY(!c)) {
 		seep_tls.internal = 0;
 		sample_on_malloc(p, size);
@@ -54,7 +49,7 @@ void plain_on_malloc(void *p, size_t size)
 	}
 	put_short_record((void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) *
 					     RECORD_SHORT],
-			 f->node, size);
+			 site, size);
 	peak_grow(c, size);
 	thread_add_two(&c->alloc_objects, (uint64_t)1 << SITE_SHIFT, &c->alloc_bytes,
 		       size);

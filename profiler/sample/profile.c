@@ -173,13 +173,25 @@ static void make_comments(struct comments *c)
 	c->list[n] = NULL;
 }
 
-static int write_one(const struct pprof_kind *kind, const char *prefix, int fd,
-		     const struct comments *c, struct writer *w)
+/* heap and allocs hold the same. How many of the kinds are written by one of these. */
+static size_t pair_at(const struct pprof_kind *const *kinds, size_t n)
+{
+	return n > 1 && kinds[0] == &pprof_kind_heap && kinds[1] == &pprof_kind_allocs
+		       ? 2
+		       : 1;
+}
+
+/* The first of the kinds, or a pair. */
+static int write_one(const struct pprof_kind *const *kinds, size_t n, const char *prefix,
+		     int fd, const struct comments *c, struct writer *w)
 {
 	int64_t period = sample_is_exact() ? 1 : (int64_t)sample_period();
+	const struct pprof_kind *kind = kinds[0];
 	int error;
 
-	if (prefix)
+	if (n == 2)
+		error = pprof_begin_pair(&w->file, kinds, prefix, period, c->list);
+	else if (prefix)
 		error = pprof_begin(&w->file, kind, prefix, period, c->list);
 	else
 		error = pprof_begin_fd(&w->file, kind, fd, period, c->list);
@@ -212,9 +224,11 @@ static int write_kinds(const struct pprof_kind *const *kinds, size_t n,
 		peak_settle();
 		make_comments(c);
 	}
-	for (size_t i = 0; i < n; i++) {
-		int e = write_one(kinds[i], prefix, fd, c, &w);
+	for (size_t i = 0; i < n;) {
+		size_t both = pair_at(kinds + i, n - i);
+		int e = write_one(kinds + i, both, prefix, fd, c, &w);
 
+		i += both;
 		if (error == 0)
 			error = e;
 	}

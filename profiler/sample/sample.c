@@ -79,13 +79,37 @@ ALWAYS_INLINE bool is_exact(bool lean)
 
 /* ---- when ---- */
 
-static uint64_t next_random(void)
+static uint64_t mix(uint64_t z) /* splitmix64's */
 {
-	uint64_t z = atomic_add_relaxed(&sampler.random, 0x9e3779b97f4a7c15u);
-
 	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
 	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
 	return z ^ z >> 31;
+}
+
+#define GOLDEN 0x9e3779b97f4a7c15u
+
+static NOINLINE uint64_t shared_random(void)
+{
+	return mix(atomic_add_relaxed(&sampler.random, GOLDEN));
+}
+
+/* Threads count for themselves, each from a place of its own: a counter of all would be
+ * fought for. What is used was made the last time, for malloc waits for it. */
+static double next_variate(void)
+{
+	struct mcache *mc = mcache_self();
+	double variate;
+
+	if (UNLIKELY(seep_tls.state != TLS_LIVE))
+		return maths_exponential(shared_random());
+	if (UNLIKELY(mc->random == 0)) {
+		mc->random = shared_random();
+		mc->variate = maths_exponential(shared_random());
+	}
+	variate = mc->variate;
+	mc->random += GOLDEN;
+	mc->variate = maths_exponential(mix(mc->random));
+	return variate;
 }
 
 /* Bytes to the next sample: exponential with the period as mean. */
@@ -95,7 +119,7 @@ int64_t sample_draw_budget(void)
 		return NEVER;
 	if (atomic_load_relaxed(&sampler.exact))
 		return -1;
-	return (int64_t)(maths_exponential(next_random()) *
+	return (int64_t)(next_variate() *
 			 (double)(int64_t)atomic_load_relaxed(&sampler.period));
 }
 
@@ -124,6 +148,22 @@ ALWAYS_INLINE uint64_t weight_then(size_t size, uint8_t number)
 	if (key <= WEIGHT_KEY && fresh >> (64 - WEIGHT_SHIFT) == 0)
 		atomic_store_relaxed(entry, fresh << WEIGHT_SHIFT | key);
 	return fresh;
+}
+
+/* The same for sizes that need more bits: an entry is two words, which one thread's may
+ * be torn by another's, but then they do not fit each other. */
+ALWAYS_INLINE uint64_t large_weight(size_t size, uint8_t number)
+{
+	uint64_t key = ((uint64_t)size << 8 | number) + 1;
+	size_t i = (size >> 12 ^ size >> 18 ^ size) % SAMPLE_WEIGHTS;
+	uint64_t value = atomic_load_relaxed(&sampler.large_weights[i].value);
+
+	if (LIKELY((atomic_load_relaxed(&sampler.large_weights[i].check) ^ value) == key))
+		return value;
+	value = weight(size, period_nth(number));
+	atomic_store_relaxed(&sampler.large_weights[i].value, value);
+	atomic_store_relaxed(&sampler.large_weights[i].check, value ^ key);
+	return value;
 }
 
 uint64_t sample_weight(size_t size)
@@ -321,7 +361,8 @@ ALWAYS_INLINE uint64_t new_weight(const struct mspan *s, struct block *b, size_t
 {
 	if (s->slot_size)
 		return objects_then(size, period);
-	b->weight = weight(size, period_nth(period));
+	b->weight = LIKELY(period_nth(period)->exact) ? (uint64_t)1 << SITE_SHIFT
+						      : large_weight(size, period);
 	return b->weight;
 }
 
@@ -374,7 +415,7 @@ ALWAYS_INLINE bool capture(struct capture *out)
 	if (UNLIKELY(!t) || UNLIKELY(trail_is_cut(t)))
 		return capture_any(out);
 	out->trail = t;
-	out->site = t->frames[t->count - 1].node;
+	out->site = t->nodes[t->count - 1].node;
 	return LIKELY(out->site != SITE_NONE) || capture_any(out);
 }
 

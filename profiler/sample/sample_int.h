@@ -49,12 +49,15 @@ struct sampler {
 	bool slow_frees; /* no count of pages is needed any more; atomic, one way */
 	bool clear;	 /* new objects: no stale pointer may hide a leak */
 	bool whole;	 /* every object since the start has a record; atomic */
-	bool lifetimes, labels;		  /* asked for */
-	uint32_t record_size;		  /* frozen by sample_init(): RECORD_* */
-	size_t period;			  /* atomic, as on */
-	void *last;			  /* sampled, by any thread; atomic */
-	uint64_t random;		  /* atomic: splitmix64's counter */
+	bool lifetimes, labels; /* asked for */
+	uint32_t record_size;	/* frozen by sample_init(): RECORD_* */
+	size_t period;		/* atomic, as on */
+	void *last;		/* sampled, by any thread; atomic */
+	uint64_t random;	/* atomic: splitmix64's counter, see next_variate() */
 	uint64_t weights[SAMPLE_WEIGHTS]; /* atomic: see weight_then() */
+	struct {
+		uint64_t value, check;
+	} large_weights[SAMPLE_WEIGHTS]; /* atomic: see large_weight() */
 	struct {
 		struct lock lock;
 	} stripes[SAMPLE_STRIPES];

@@ -9,9 +9,10 @@
 #include "profiler/stack/unwind.h"
 
 /* site_child(), and the next capture knows. */
-static uint32_t child(struct trail_steps *steps, uint32_t parent, uintptr_t pc)
+static uint32_t child(struct trail_steps *steps, uint32_t parent, uintptr_t pc,
+		      uint32_t sum)
 {
-	struct trail_step *s = trail_step_at(steps, parent, pc);
+	struct trail_step *s = trail_step_at(steps, sum);
 	uint32_t node = site_child(parent, pc);
 
 	if (node == SITE_NONE)
@@ -27,25 +28,27 @@ static uint32_t child(struct trail_steps *steps, uint32_t parent, uintptr_t pc)
 /* The node of the trail's innermost frame; sets those it needs on the way. */
 static NOINLINE uint32_t site_of(const struct trail *t)
 {
-	struct trail_frame *f = t->frames;
-	uint32_t last = t->count - 1, base = f[last].base;
+	const struct trail_frame *f = t->frames;
+	struct trail_node *nodes = t->nodes;
+	uint32_t last = t->count - 1, base = trail_base(t);
 	uint32_t i = last, node;
 
-	while (i > base && (f[i].node == 0 || f[i].base != base))
+	trail_set_frames(t);
+	while (i > base && (nodes[i].node == 0 || f[i].base != base))
 		i--;
 	/* i is known, or the outermost frame of this site. */
-	node = f[i].base == base ? f[i].node : 0;
+	node = f[i].base == base ? nodes[i].node : 0;
 	if (node == 0 || f[i].base != base) {
 		node = base > 0 ? site_child(SITE_NONE, FRAME_TRUNCATED_PC) : SITE_NONE;
-		node = child(t->steps, node, t->places[i].pc);
+		node = child(t->steps, node, t->places[i].pc, nodes[i].sum);
 		if (f[i].base == base)
-			f[i].node = node;
+			nodes[i].node = node;
 	}
 	while (i < last && node) {
 		i++;
-		node = child(t->steps, node, t->places[i].pc);
+		node = child(t->steps, node, t->places[i].pc, nodes[i].sum);
 		if (f[i].base == base)
-			f[i].node = node;
+			nodes[i].node = node;
 	}
 	return node;
 }
@@ -72,7 +75,7 @@ bool capture_here(struct capture *out)
 	if (UNLIKELY(!t))
 		return capture_whole(out);
 	out->truncated = trail_is_cut(t);
-	out->site = t->frames[t->count - 1].node;
+	out->site = t->nodes[t->count - 1].node;
 	if (out->site == SITE_NONE)
 		out->site = site_of(t);
 	return out->site != SITE_NONE;

@@ -56,6 +56,7 @@ static struct {
 	bool changed;		       /* guarded by lock: map is out of date */
 	uintptr_t own;		       /* an address inside this library */
 	uintptr_t vdso;		       /* where the kernel's own object is */
+	uintptr_t loader;	       /* where the dynamic loader is; 0: none */
 } modules = { .lock = LOCK_INIT(LOCK_RANK_MODULE) };
 
 void (*module_hook)(const struct module *m);
@@ -152,6 +153,7 @@ static void read_headers(struct module *m, const struct dl_phdr_info *info)
 		}
 	}
 	m->is_seep = modules.own >= m->start && modules.own < m->end;
+	m->is_loader = modules.loader != 0 && m->bias == modules.loader;
 }
 
 /* ---- the table ---- */
@@ -320,7 +322,7 @@ static void publish_map(void)
 void module_refresh(void)
 {
 	/* Not from inside the walk: who interposes it may call the loader. */
-	uintptr_t vdso = getauxval(AT_SYSINFO_EHDR);
+	uintptr_t vdso = getauxval(AT_SYSINFO_EHDR), loader = getauxval(AT_BASE);
 	uint64_t mine;
 
 	if (!loader_is_usable())
@@ -328,6 +330,7 @@ void module_refresh(void)
 	lock_acquire(&modules.lock);
 	modules.own = (uintptr_t)&module_refresh;
 	modules.vdso = vdso;
+	modules.loader = loader;
 	mine = ++modules.generation;
 	lock_release(&modules.lock);
 	dl_iterate_phdr(see, NULL);

@@ -33,6 +33,7 @@ struct module {
 	uint64_t generation;		  /* refresh in which it was last seen */
 	bool unloaded;			  /* atomic: written by module_refresh() */
 	bool is_seep;			  /* this library */
+	bool is_loader;			  /* the dynamic loader */
 	bool foreign; /* of another process: only its file can be read */
 };
 

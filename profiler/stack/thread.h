@@ -41,6 +41,7 @@ struct thread_info {
 	struct creator *creator; /* while it runs; NULL: the main thread's */
 	uint32_t creator_site;	 /* site of the pthread_create call, 0: not captured */
 	uint8_t state;		 /* enum thread_state */
+	bool own_stack;		 /* the program's memory, not libc's */
 	bool released;		 /* detached or joined: libc frees it at its end */
 	uint64_t started_ns;
 	uintptr_t

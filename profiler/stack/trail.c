@@ -50,8 +50,6 @@ changed_place(const struct trail_place *lo, const struct trail_place *hi)
 		}
 	}
 }
-#undef DIFF4
-#undef DIFF
 
 NO_SANITIZE static uint32_t changed_word(const struct trail_word *words, uint32_t lo,
 					 uint32_t hi)
@@ -154,7 +152,7 @@ static enum verdict step_nowhere(struct scan *s, struct walked *f)
 		for (uintptr_t i = 0; i < 2; i++)
 			s->tried[i] = (struct trail_word){ bp + i * 8, words[i] };
 	f->slot |= WALKED_USES_BP;
-	s->pseudo = module_is_code(f->pc) ? FRAME_TRUNCATED_PC : FRAME_JIT_PC;
+	s->pseudo = walk_end_mark(&s->w);
 	return ROOT;
 }
 
@@ -170,7 +168,7 @@ static COLD enum verdict step_missing(struct scan *s, struct walked *f)
 		if (cfi_unpack(row).kind != CFI_MISSING)
 			return ROOT; /* the code alone says so */
 		f->slot |= WALKED_USES_BP;
-		s->zero = bp + 8;
+		s->zero = bp ? bp + 8 : 0;
 		return ROOT;
 	}
 	if (step == STEP_NO_CFI)
@@ -223,7 +221,7 @@ static NOINLINE enum verdict step_odd(struct scan *s, struct walked *f)
 /* What a row comes to, if it is one of the simple ones: they keep inside the frame. */
 static void simplify_row(struct known_row *r, struct cfi_row row, uintptr_t pc)
 {
-	*r = (struct known_row){ .kind = ROW_ODD };
+	*r = (struct known_row){ .distance = ROW_FAR, .kind = ROW_ODD };
 	if (row.kind != CFI_MISSING) /* else code may be loaded there later */
 		r->pc = pc;
 	if (row.cfa_offset <= 0 || row.cfa_offset % 8 != 0)
@@ -232,7 +230,8 @@ static void simplify_row(struct known_row *r, struct cfi_row row, uintptr_t pc)
 		if (row.cfa_offset != 16 || row.rbp != CFI_RBP_AT_CFA ||
 		    row.rbp_offset != -16)
 			return;
-		*r = (struct known_row){ .pc = pc, .save = -8, .kind = ROW_FRAME };
+		r->save = -8;
+		r->kind = ROW_FRAME;
 		return;
 	}
 	if (row.kind != CFI_RSP)
@@ -249,11 +248,13 @@ static void simplify_row(struct known_row *r, struct cfi_row row, uintptr_t pc)
 	r->distance = (uint32_t)row.cfa_offset;
 }
 
-/* Where the row of pc is remembered now. */
+/* Where the row of pc is remembered now. That of a stub is not. */
 static NOINLINE struct known_row *learn_row(struct trails *a, uintptr_t pc)
 {
 	struct known_row *r;
 
+	if (UNLIKELY(walk_true_return(pc) != pc))
+		return &a->stub_row;
 	if (UNLIKELY(++a->nlearned > a->row_mask) && a->row_mask < ROWS_MAX - 1) {
 		a->row_mask = a->row_mask * 2 + 1;
 		a->nlearned = 0;
@@ -398,6 +399,7 @@ ALWAYS_INLINE NO_SANITIZE enum verdict walk_from(struct scan *s, const uintptr_t
 	s->trail = t;
 	if (UNLIKELY(!t->places) && !trail_grow(t, FRAMES_FIRST))
 		return REFUSED;
+	trail_set_frames(t);
 	s->whole = s->w.known && !t->rootless && t->places[0].pc > FRAME_PSEUDO_MAX;
 	s->at = (int)t->count - 1;
 	return walk(s);
@@ -406,7 +408,7 @@ ALWAYS_INLINE NO_SANITIZE enum verdict walk_from(struct scan *s, const uintptr_t
 static bool keep_all(struct scan *s, enum verdict v)
 {
 	if (LIKELY(v == MATCHED) && s->n == 0) {
-		s->trail->count = (uint32_t)(s->at + 1);
+		s->trail->count = s->trail->nset = (uint32_t)(s->at + 1);
 	} else if (UNLIKELY(v == REFUSED) || !trail_keep(s, v)) {
 		s->all->stats.refused++;
 		return false;
@@ -420,7 +422,7 @@ static bool keep_retained(struct scan *s, enum verdict v)
 {
 	if (UNLIKELY(v != MATCHED))
 		return keep_all(s, v);
-	s->trail->count = (uint32_t)(s->at + 1);
+	s->trail->count = s->trail->nset = (uint32_t)(s->at + 1);
 	return true;
 }
 
@@ -441,6 +443,7 @@ static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp,
 		s.all = a;
 		if (keep_fn(&s, walk_from(&s, fp)))
 			t = s.trail;
+		trails_set_plain(a);
 		if (UNLIKELY(++a->stats.captures >= STATS_INTERVAL))
 			trails_add_stats(a);
 	}
@@ -453,119 +456,148 @@ static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp,
  *
  * Nearly every capture is of the thread's own stack, meets what is remembered, and on the
  * way only frames that are left by a constant distance. Where nobody further out needs
- * rbp it is not followed, nor set in the frames: it is read only of those with flags. */
+ * rbp it is not followed; nor are frames set, which only that would be for.
+ *
+ * A stub is no return address that a row is known of: it is looked through where a step
+ * fails, so that nobody pays for it where there are none. */
 
-/* Is there something that such a capture can meet? */
-ALWAYS_INLINE bool is_plain(const struct trails *a, uintptr_t slot)
+/* Is none of [lo, hi] changed? There may be stubs: then it is not known. */
+ALWAYS_INLINE NO_SANITIZE bool is_unchanged(const struct trail_place *lo,
+					    const struct trail_place *hi)
 {
-	const struct thread_info *thread = seep_tls.thread;
-	const struct trail *t = &a->own;
+	const struct trail_place *four = lo + 3;
+	uintptr_t diff = 0;
 
-	return LIKELY(t->count > 0) && LIKELY(a->generation == unwind_generation()) &&
-	       LIKELY(!t->rootless) && LIKELY(t->places[0].pc > FRAME_PSEUDO_MAX) &&
-	       LIKELY(thread != NULL) && LIKELY(slot >= thread->stack_lo);
+	if (UNLIKELY(hi < four))
+		return false;
+	for (; hi > four; hi -= 4)
+		diff |= DIFF4(hi);
+	return (diff | DIFF4(four)) == 0; /* some of these for the second time */
 }
 
-/* Walks from slot to the remembered frame that matches, which is returned. NULL: it is
- * not a plain case. */
-ALWAYS_INLINE NO_SANITIZE const struct trail_place *
-walk_plain(struct trails *a, uintptr_t slot, uintptr_t pc, uint32_t *out_n)
+/* The trail's frame at this place is met. What is further out has not changed, or else
+ * *at is where a match may be yet; NULL: it is not a plain case. */
+ALWAYS_INLINE NO_SANITIZE bool is_proved(struct trail *t, const struct trail_place **at)
 {
-	const struct trail *t = &a->own;
-	const struct trail_place *places = t->places, *at = places + t->count - 1;
-	const struct return_stubs stubs = return_stubs;
-	const uintptr_t root = places->slot;
-	struct trail_place *f = a->plain;
+	const struct trail_place *places = t->places, *changed;
+	uint32_t i = (uint32_t)(*at - places), set = t->nset - 1;
+	const struct trail_frame *f = &t->frames[i < set ? i : set];
 
-	for (;; f++) {
-		struct known_row *r;
+	if (UNLIKELY((f->flags | f->base) != 0) ||
+	    (UNLIKELY(f->nwords != 0) && changed_word(t->words, 0, f->nwords) != 0)) {
+		*at = NULL;
+		return false;
+	}
+	if (LIKELY(is_unchanged(places, *at - 1)))
+		return true;
+	changed = changed_place(places - 1, *at - 1);
+	if (changed < places)
+		return true;
+	*at = changed - 1;
+	return false;
+}
+
+/* Puts the n frames that were walked on top of the trail's; the innermost node. */
+ALWAYS_INLINE uint32_t put_plain(struct trails *a, uint32_t count, uint32_t n)
+{
+	struct trail *t = &a->own;
+	struct trail_place *p = &t->places[count];
+	struct trail_node *nodes = &t->nodes[count];
+	uint32_t node = nodes[-1].node, sum = nodes[-1].sum;
+	const struct trail_place *from = a->plain + n;
+
+	for (; from-- > a->plain; p++, nodes++) {
+		const uintptr_t pc = from->pc;
+
+		*p = *from;
+		sum = trail_sum(sum, pc);
+		if (LIKELY(node != 0))
+			node = trail_known_step(&a->steps, node, pc, sum);
+		*nodes = (struct trail_node){ node, sum };
+	}
+	return node;
+}
+
+/* The caller of fp's frame is our own outermost. False: it is not a plain case. */
+ALWAYS_INLINE NO_SANITIZE bool capture_plain(struct trails *a, const uintptr_t *fp,
+					     uint32_t *out_node)
+{
+	struct trail *t = &a->own;
+	const struct trail_place *at = t->places + t->count - 1;
+	uintptr_t slot = (uintptr_t)(fp + 1), pc = fp[1], next;
+	const uintptr_t root = t->root;
+	struct trail_place *f = a->plain;
+	uint32_t n, count;
+
+	if (UNLIKELY(slot < a->plain_lo) ||
+	    UNLIKELY(a->generation != unwind_generation()))
+		return false;
+	for (;;) {
+		const struct known_row *r;
 
 		while (at->slot < slot)
 			at--;
 		if (at->slot == slot && at->pc == pc) {
-			const struct trail_frame *frame = &t->frames[at - places];
-			const struct trail_place *changed;
-
-			if (UNLIKELY((frame->flags | frame->base) != 0) ||
-			    UNLIKELY(changed_word(t->words, 0, frame->nwords) != 0))
-				return NULL;
-			a->stats.compared += (uint64_t)(at - places);
-			changed = changed_place(places - 1, at - 1);
-			if (LIKELY(changed < places))
+			if (LIKELY(is_proved(t, &at)))
 				break;
-			at = changed - 1;
+			if (!at)
+				return false;
 		}
 		if (UNLIKELY(f == a->plain + PLAIN_MAX))
-			return NULL;
+			return false;
 		f->slot = slot;
 		f->pc = pc;
 		r = &a->rows[pc & a->row_mask]; /* the slowest chain is through here */
 		if (UNLIKELY(r->pc != pc))
 			r = learn_row(a, pc);
-		slot += r->distance;
-		if (UNLIKELY(r->distance == 0) || UNLIKELY(slot > root))
-			return NULL;
-		pc = *(const volatile uintptr_t *)slot;
-		if (UNLIKELY(pc - stubs.start < stubs.size))
+		next = slot + r->distance;
+		if (UNLIKELY(next > root)) {
+			if (walk_true_return(pc) == pc)
+				return false;
 			pc = walk_true_return(pc);
+			continue;
+		}
+		slot = next;
+		pc = *(const volatile uintptr_t *)slot;
+		f++;
 	}
-	*out_n = (uint32_t)(f - a->plain);
-	a->stats.walked += *out_n;
-	return at;
-}
-
-/* Puts the n frames that were walked on top of the trail's. */
-ALWAYS_INLINE void put_plain(struct trails *a, uint32_t n)
-{
-	struct trail *t = &a->own;
-	struct trail_place *p = &t->places[t->count];
-	struct trail_frame *f = &t->frames[t->count];
-	const struct trail_place *from = a->plain + n;
-	const uint32_t nwords = f[-1].nwords;
-	uint32_t node = f[-1].node;
-	uint64_t serial = a->serial;
-
-	for (; from-- > a->plain; p++, f++) {
-		p->slot = from->slot;
-		p->pc = from->pc;
-		if (LIKELY(node != 0))
-			node = trail_known_step(&a->steps, node, from->pc);
-		f->serial = ++serial;
-		f->node = node;
-		f->base = 0;
-		f->nwords = nwords;
-		f->flags = 0;
-	}
-	a->serial = serial;
-	t->count += n;
-}
-
-ALWAYS_INLINE bool capture_plain(struct trails *a, const uintptr_t *fp, bool retained)
-{
-	const struct trail_place *at;
-	uint32_t count, n = 0;
-
-	if (!is_plain(a, (uintptr_t)(fp + 1)))
-		return false;
-	at = walk_plain(a, (uintptr_t)(fp + 1), walk_true_return(fp[1]), &n);
-	if (UNLIKELY(!at))
-		return false;
-	if (retained)
-		n = 0;
-	count = (uint32_t)(at - a->own.places) + 1;
-	if (UNLIKELY(count + n > a->own.capacity) || UNLIKELY(count + n >= a->max))
+	n = (uint32_t)(f - a->plain);
+	count = (uint32_t)(at - t->places) + 1;
+	if (UNLIKELY(count + n > a->plain_max))
 		return false; /* it has to grow, or to be cut */
-	a->own.count = count;
-	if (n > 0)
-		put_plain(a, n);
-	if (UNLIKELY(++a->stats.captures >= STATS_INTERVAL))
-		trails_add_stats(a);
+	a->stats.captures++;
+	a->stats.walked += n;
+	a->stats.compared += count - 1;
+	if (t->nset > count)
+		t->nset = count;
+	t->count = count + n;
+	*out_node = put_plain(a, count, n);
 	return true;
 }
+#undef DIFF4
+#undef DIFF
 
-ALWAYS_INLINE struct trail *capture_any(const uintptr_t *fp, bool retained)
+uint32_t trail_capture_node(const uintptr_t *fp)
 {
 	struct trails *a = seep_tls.trails;
+	uint32_t node = 0;
+
+	fp = walk_last_own_frame((const uintptr_t *)fp[0]);
+	if (UNLIKELY(!a) || UNLIKELY(seep_tls.unwinding))
+		return 0;
+	seep_tls.unwinding = true;
+	atomic_signal_barrier();
+	if (UNLIKELY(!capture_plain(a, fp, &node)))
+		node = 0;
+	atomic_signal_barrier();
+	seep_tls.unwinding = false;
+	return node;
+}
+
+struct trail *trail_capture_from(const uintptr_t *fp)
+{
+	struct trails *a = seep_tls.trails;
+	uint32_t node;
 
 	fp = walk_last_own_frame(fp);
 	if (LIKELY(a != NULL) && LIKELY(!seep_tls.unwinding)) {
@@ -573,18 +605,13 @@ ALWAYS_INLINE struct trail *capture_any(const uintptr_t *fp, bool retained)
 
 		seep_tls.unwinding = true;
 		atomic_signal_barrier();
-		done = capture_plain(a, fp, retained);
+		done = capture_plain(a, fp, &node);
 		atomic_signal_barrier();
 		seep_tls.unwinding = false;
 		if (LIKELY(done))
 			return &a->own;
 	}
-	return capture(a, fp, retained ? keep_retained : keep_all);
-}
-
-struct trail *trail_capture_from(const uintptr_t *fp)
-{
-	return capture_any(fp, false);
+	return capture(a, fp, keep_all);
 }
 
 struct trail *trail_capture(void)
@@ -594,5 +621,6 @@ struct trail *trail_capture(void)
 
 const struct trail *trail_retained(void)
 {
-	return capture_any(__builtin_frame_address(0), true);
+	return capture(seep_tls.trails, walk_last_own_frame(__builtin_frame_address(0)),
+		       keep_retained);
 }

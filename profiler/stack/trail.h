@@ -39,8 +39,7 @@ enum trail_flag {
 struct trail_frame {
 	uintptr_t bp;	 /* rbp in this frame */
 	uint64_t serial; /* ascending; a frame keeps it while it is retained */
-	uint32_t node;	 /* the caller's: site of the stack that ends here; 0: none */
-	uint32_t base;	 /* frame where that site's stack begins; > 0: truncated */
+	uint32_t base;	 /* frame where its site's stack begins; > 0: truncated */
 	uint32_t nwords; /* see trail.words: of this frame and those further out */
 	uint32_t flags;	 /* enum trail_flag */
 };
@@ -51,7 +50,9 @@ struct trail_word {
 };
 
 /* A cache for whoever sets the nodes: the child of parent for pc. What is in it is set
- * by trail_capture() already. It begins small: each further page costs a fault. */
+ * by trail_capture() already. It begins small: each further page costs a fault. A step
+ * is found by a sum of the return addresses so far, and not by the parent: else each step
+ * would wait for the load of the one before. */
 #define TRAIL_STEPS_FIRST 1024
 #define TRAIL_STEPS_MAX	  8192
 struct trail_steps {
@@ -62,23 +63,36 @@ struct trail_steps {
 	} list[TRAIL_STEPS_MAX];
 };
 
-/* FAST. A captured stack's nodes depend on each other: parent goes in last, and cheaply.
- */
-static inline struct trail_step *trail_step_at(struct trail_steps *t, uint32_t parent,
-					       uintptr_t pc)
+struct trail_node {
+	uint32_t node; /* the caller's: site of the stack that ends here; 0: none */
+	uint32_t sum;  /* of its return addresses */
+};
+
+/* FAST. The sum of the stack that goes on with pc. */
+static inline uint32_t trail_sum(uint32_t outer, uintptr_t pc)
 {
-	return &t->list[((uint32_t)pc * 0x9e3779b1u >> 16 ^ parent) & t->mask];
+	return (outer << 5 | outer >> 27) + (uint32_t)pc;
+}
+
+/* FAST. */
+static inline struct trail_step *trail_step_at(struct trail_steps *t, uint32_t sum)
+{
+	return &t->list[sum * 0x9e3779b1u >> 16 & t->mask];
 }
 
 struct trail {
 	struct trail_place *places; /* [0] is the outermost; [-1] is never reached */
-	struct trail_frame *frames; /* beside places */
-	struct trail_steps *steps;  /* of the thread */
-	struct trail_word *words;   /* saved registers and the like */
-	uint32_t count;		    /* frames; the calling function's is the last */
-	uint32_t capacity;	    /* frames that there is room for */
-	bool rootless;		    /* what is further out than frames[0] was dropped */
-	uintptr_t top;		    /* end of what was read */
+	struct trail_node *nodes;   /* beside places */
+	/* Beside places. What the plain case puts on top has no flags and the words of
+	 * the last frame that is set; trail_set_frames() sets the rest. */
+	struct trail_frame *frames;
+	uint32_t nset;		   /* frames that are set, 1 to count */
+	struct trail_steps *steps; /* of the thread */
+	struct trail_word *words;  /* saved registers and the like */
+	uint32_t count;		   /* frames; the calling function's is the last */
+	uint32_t capacity;	   /* frames that there is room for */
+	bool rootless;		   /* what is further out than frames[0] was dropped */
+	uintptr_t top;		   /* end of what was read */
 	uintptr_t root; /* slot of the outermost true frame: tells stacks apart */
 	uint64_t born;	/* serial when the trail was last empty */
 	uint64_t used;	/* when, for the choice of which to give up */
@@ -115,11 +129,27 @@ void trail_mark(struct trail_mark *m, const struct trail *t);
 bool trail_gone(const struct trail_mark *m, const struct trail *t, uint32_t max,
 		uint32_t *out_gone);
 
+/* FAST. The frame where the innermost one's site begins. */
+static inline uint32_t trail_base(const struct trail *t)
+{
+	return t->nset == t->count ? t->frames[t->count - 1].base : 0;
+}
+
 /* FAST. Is the stack of the innermost frame cut? */
 static inline bool trail_is_cut(const struct trail *t)
 {
-	return t->rootless || t->frames[t->count - 1].base > 0;
+	return t->rootless || trail_base(t) > 0;
 }
+
+/* Sets all frames of a trail of the calling thread. */
+void trail_set_frames(const struct trail *t);
+
+/*
+ * trail_capture_from() for who wants no more than the node of the whole stack, where that
+ * is known and nothing is out of the ordinary; else 0. fp is the frame of one of our
+ * functions, whose caller is ours, too. SIGNAL.
+ */
+uint32_t trail_capture_node(const uintptr_t *fp);
 
 /* The calling thread's next capture finds nothing to reuse. */
 void trail_forget(void);

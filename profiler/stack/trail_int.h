@@ -10,11 +10,12 @@
 
 #define OTHERS	       8 /* stacks besides the thread's own */
 #define FRAMES_FIRST   512
-#define FRAMES_MAX     65536u /* beyond, the outer half is dropped */
-#define WORDS_A_FRAME  2      /* at most: saved rbp, CFA */
-#define STATS_INTERVAL 1024   /* captures between additions to the totals */
-#define PLAIN_MAX      128    /* frames that a plain capture may walk */
-#define ROWS_FIRST     512    /* 8 KiB, which should stay in the first cache */
+#define FRAMES_MAX     65536u	/* beyond, the outer half is dropped */
+#define WORDS_A_FRAME  2	/* at most: saved rbp, CFA */
+#define STATS_INTERVAL 1024	/* captures between additions to the totals */
+#define PLAIN_MAX      128	/* frames that a plain capture may walk */
+#define ROW_FAR	       (0u - 8) /* a distance that ends in no stack of less than 4 GiB */
+#define ROWS_FIRST     512	/* 8 KiB, which should stay in the first cache */
 #define ROWS_MAX       4096
 
 /* The thread's own cache of rows, in front of the large one of all threads. */
@@ -27,7 +28,8 @@ enum row_kind {
 
 struct known_row {
 	uintptr_t pc;
-	uint32_t distance; /* from the slot of this frame to its caller's; 0: not fixed */
+	uint32_t distance; /* from the slot of this frame to its caller's; ROW_FAR: not
+			      fixed */
 	int16_t save;	   /* from there to where rbp was saved */
 	uint16_t kind;	   /* enum row_kind */
 };
@@ -49,6 +51,11 @@ struct walked {
 };
 
 struct trails {
+	/* Slots below are no plain case: end of the thread's stack; all, where the trail
+	 * has something out of the ordinary. Set whenever own is, but for its frames on
+	 * top. */
+	uintptr_t plain_lo;
+	uint32_t plain_max;		     /* frames that it can have */
 	uint32_t generation;		     /* of the modules */
 	uint32_t max;			     /* frames of one site */
 	uint32_t capacity;		     /* of walked */
@@ -60,6 +67,7 @@ struct trails {
 	struct trail own, others[OTHERS];
 	struct trail_stats stats;
 	struct trail_steps steps;
+	struct known_row stub_row; /* leads nowhere */
 	struct known_row rows[ROWS_MAX];
 };
 
@@ -68,9 +76,9 @@ enum verdict { MATCHED, ROOT, CUT, REFUSED, ENDED };
 /* FAST. The site one step further in, if the thread has taken that step lately; else 0.
  */
 ALWAYS_INLINE uint32_t trail_known_step(struct trail_steps *steps, uint32_t parent,
-					uintptr_t pc)
+					uintptr_t pc, uint32_t sum)
 {
-	const struct trail_step *s = trail_step_at(steps, parent, pc);
+	const struct trail_step *s = trail_step_at(steps, sum);
 
 	return LIKELY(s->pc == pc) && LIKELY(s->parent == parent) ? s->node : 0;
 }
@@ -97,6 +105,8 @@ bool trails_grow_walked(struct trails *a);
 bool trail_grow(struct trail *t, uint32_t count);
 /* All trails are empty from now on. */
 void trails_forget(struct trails *a);
+/* Whether what is on the thread's own stack now is a plain case: sets plain_lo. */
+void trails_set_plain(struct trails *a);
 /* The trail that a stack which is not the thread's own, with this sp, may have. */
 struct trail *trails_guess_other(struct trails *a, uintptr_t sp);
 /* Adds the thread's figures to the totals. */

@@ -8,6 +8,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/heap/tls.h"
+#include "profiler/stack/thread.h"
 #include "profiler/stack/trail_int.h"
 
 #define SPARES 4 /* threads come and go mostly one by one */
@@ -24,6 +25,11 @@ static struct {
 static size_t frames_bytes(uint32_t capacity)
 {
 	return capacity * sizeof(struct trail_frame);
+}
+
+static size_t nodes_bytes(uint32_t capacity)
+{
+	return capacity * sizeof(struct trail_node);
 }
 
 static size_t places_bytes(uint32_t capacity)
@@ -88,6 +94,8 @@ struct trails *trails_make(void)
 	a->generation = unwind_generation();
 	a->row_mask = ROWS_FIRST - 1;
 	a->steps.mask = TRAIL_STEPS_FIRST - 1;
+	a->plain_lo = UINTPTR_MAX;
+	a->stub_row.distance = ROW_FAR;
 	a->own.steps = &a->steps;
 	for (int i = 0; i < OTHERS; i++)
 		a->others[i].steps = &a->steps;
@@ -99,6 +107,8 @@ static void unmap_arrays(struct trail *t)
 {
 	if (t->frames)
 		meta_unmap(t->frames, frames_bytes(t->capacity), META_STACK);
+	if (t->nodes)
+		meta_unmap(t->nodes, nodes_bytes(t->capacity), META_STACK);
 	if (t->words)
 		meta_unmap(t->words, words_bytes(t->capacity), META_STACK);
 	if (t->places)
@@ -168,16 +178,18 @@ bool trail_grow(struct trail *t, uint32_t count)
 	while (fresh.capacity < count)
 		fresh.capacity *= 2;
 	fresh.frames = meta_map(frames_bytes(fresh.capacity), META_STACK);
+	fresh.nodes = meta_map(nodes_bytes(fresh.capacity), META_STACK);
 	fresh.words = meta_map(words_bytes(fresh.capacity), META_STACK);
 	places = meta_map(places_bytes(fresh.capacity), META_STACK);
 	fresh.places = places ? places + 1 : NULL;
-	if (!fresh.frames || !fresh.words || !places) {
+	if (!fresh.frames || !fresh.nodes || !fresh.words || !places) {
 		unmap_arrays(&fresh);
 		return false;
 	}
 	places[0].slot = UINTPTR_MAX;
 	if (t->count > 0) {
 		memcpy(fresh.frames, t->frames, frames_bytes(t->count));
+		memcpy(fresh.nodes, t->nodes, nodes_bytes(t->count));
 		memcpy(fresh.places, t->places, t->count * sizeof(*places));
 		memcpy(fresh.words, t->words,
 		       t->frames[t->count - 1].nwords * sizeof(*t->words));
@@ -191,7 +203,8 @@ bool trail_grow(struct trail *t, uint32_t count)
 
 static void forget(struct trails *a, struct trail *t)
 {
-	t->count = 0;
+	t->count = t->nset = 0;
+	a->plain_lo = UINTPTR_MAX;
 	t->born = a->serial;
 	t->rootless = false;
 }
@@ -252,6 +265,7 @@ static void drop_outer(struct trails *a, struct trail *t, uint32_t n)
 		(t->frames[t->count - 1].nwords - words) * sizeof(*t->words));
 	t->count -= n;
 	memmove(t->frames, t->frames + n, frames_bytes(t->count));
+	memmove(t->nodes, t->nodes + n, nodes_bytes(t->count));
 	memmove(t->places, t->places + n, t->count * sizeof(*t->places));
 	for (uint32_t i = 0; i < t->count; i++) {
 		struct trail_frame *f = &t->frames[i];
@@ -331,6 +345,7 @@ static void put_pseudo_root(struct scan *s, struct trail *t, uintptr_t pc)
 {
 	t->places[0] = (struct trail_place){ UINTPTR_MAX - 7, pc };
 	t->frames[0] = (struct trail_frame){ .serial = ++s->all->serial };
+	t->nodes[0] = (struct trail_node){ 0, 0 };
 	t->count = 1;
 }
 
@@ -344,23 +359,23 @@ static void put_further(struct scan *s, struct trail *t, uint32_t i,
 	uint32_t base = f[-1].base, nwords = f[-1].nwords, flags = f[-1].flags;
 	uint32_t limit =
 		base + a->max - (base > 0); /* frames that the site has room for */
-	uint32_t node = f[-1].node;
+	uint32_t node = t->nodes[i - 1].node, sum = t->nodes[i - 1].sum;
 
 	for (; w >= a->walked; w--, i++, p++, f++) {
 		p->slot = slot_of(w);
 		p->pc = w->pc;
+		sum = trail_sum(sum, w->pc);
 		if (UNLIKELY(i >= limit)) {
 			base = i + 1 - a->max / 2;
 			limit = base + a->max - 1;
 			node = 0;
 		} else if (LIKELY(node != 0)) {
-			node = trail_known_step(&a->steps, node, w->pc);
+			node = trail_known_step(&a->steps, node, w->pc, sum);
 		}
-		*f = (struct trail_frame){ .bp = w->bp,
-					   .serial = ++a->serial,
-					   .node = node,
-					   .base = base,
-					   .nwords = nwords };
+		*f = (struct trail_frame){
+			.bp = w->bp, .serial = ++a->serial, .base = base, .nwords = nwords
+		};
+		t->nodes[i] = (struct trail_node){ node, sum };
 		if (flags != 0 || (w->slot & WALKED_FLAGS)) {
 			note_dependence(t, i, w);
 			nwords = f->nwords;
@@ -379,8 +394,10 @@ static void put_frames(struct scan *s, struct trail *t)
 	if (UNLIKELY(i == 0 || t->places[i - 1].pc <= FRAME_PSEUDO_MAX)) {
 		t->places[i] = (struct trail_place){ slot_of(w), w->pc };
 		t->frames[i] = (struct trail_frame){ .bp = w->bp, .serial = ++a->serial };
-		if (i == 0)
-			t->frames[i].node = trail_known_step(&a->steps, 0, w->pc);
+		t->nodes[i].sum = (uint32_t)w->pc;
+		t->nodes[i].node =
+			i == 0 ? trail_known_step(&a->steps, 0, w->pc, (uint32_t)w->pc)
+			       : 0;
 		put_outermost(s, t, i, w);
 		i++, w--;
 	}
@@ -399,7 +416,7 @@ bool trail_keep(struct scan *s, enum verdict v)
 		forget(s->all, t);
 		t->root = slot_of(&s->all->walked[s->n - 1]);
 	}
-	t->count = (uint32_t)(s->at + 1);
+	t->count = t->nset = (uint32_t)(s->at + 1);
 	if (s->n == 0)
 		return true;
 	if (UNLIKELY(t->count + s->n + 1 > t->capacity) &&
@@ -416,12 +433,40 @@ bool trail_keep(struct scan *s, enum verdict v)
 		put_pseudo_root(s, t, s->pseudo);
 	}
 	put_frames(s, t);
+	t->nset = t->count;
 	s->trail = t;
 	return true;
 }
 
+void trails_set_plain(struct trails *a)
+{
+	const struct thread_info *thread = seep_tls.thread;
+	const struct trail *t = &a->own;
+
+	a->plain_lo = thread && t->count > 0 && !t->rootless &&
+				      t->places[0].pc > FRAME_PSEUDO_MAX
+			      ? thread->stack_lo
+			      : UINTPTR_MAX;
+	a->plain_max = t->capacity < a->max ? t->capacity : a->max - 1;
+}
+
+void trail_set_frames(const struct trail *t)
+{
+	struct trails *a = seep_tls.trails;
+	struct trail_frame *f;
+
+	if (t->nset == t->count || t != &a->own) /* others are always set */
+		return;
+	f = &t->frames[t->nset];
+	for (uint32_t i = t->nset; i < t->count; i++, f++)
+		*f = (struct trail_frame){ .serial = ++a->serial,
+					   .nwords = f[-1].nwords };
+	a->own.nset = t->count;
+}
+
 void trail_mark(struct trail_mark *m, const struct trail *t)
 {
+	trail_set_frames(t);
 	m->root = t->root;
 	m->serial = t->frames[t->count - 1].serial;
 	m->count = t->count;
@@ -432,6 +477,7 @@ bool trail_gone(const struct trail_mark *m, const struct trail *t, uint32_t max,
 {
 	uint32_t alive = m->count - 1, gone = 0;
 
+	trail_set_frames(t);
 	if (t->root != m->root) { /* none of this stack's */
 		*out_gone = alive < max ? alive : max;
 		return true;

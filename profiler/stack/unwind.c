@@ -229,11 +229,25 @@ NO_SANITIZE static bool follows_call(uintptr_t ra)
 	       p[-7] == 0xff || (p[-3] == 0x41 && p[-2] == 0xff) || p[-4] == 0xff;
 }
 
+/* The process's first code, the loader's _dl_start_user, has no CFI: it calls the
+ * constructors of libraries, with rbp 0 as the ABI marks the outermost frame. */
+static bool is_first_code(const struct walk *w)
+{
+	const struct module *m;
+
+	if (w->bp != 0 || w->precise)
+		return false;
+	m = module_find_code(w->pc - 1);
+	return m && m->is_loader;
+}
+
 /* Code without CFI: rbp, if it is a frame pointer. */
 static enum step step_by_rbp(struct walk *w)
 {
 	uintptr_t bp = w->bp, saved = 0, ra = 0;
 
+	if (is_first_code(w))
+		return STEP_END;
 	if (bp < w->sp || bp - w->sp > UNWIND_MAX_GAP || !walk_read(w, bp, &saved) ||
 	    !walk_read(w, bp + 8, &ra))
 		return STEP_NO_CFI;
@@ -249,6 +263,23 @@ static enum step step_by_rbp(struct walk *w)
 	w->pc = ra;
 	w->precise = false;
 	return STEP_OK;
+}
+
+/* A language's builtins have no CFI, either, but frame pointers, by which the code that
+ * called them is found to be in no module. */
+uintptr_t walk_end_mark(struct walk *w)
+{
+	uintptr_t saved = 0, ra = 0;
+
+	if (!module_is_code(w->pc))
+		return FRAME_JIT_PC;
+	if (w->bp < w->sp || w->bp - w->sp > UNWIND_MAX_GAP ||
+	    !walk_read(w, w->bp, &saved) || !walk_read(w, w->bp + 8, &ra))
+		return FRAME_TRUNCATED_PC;
+	return saved > w->bp && saved - w->bp <= UNWIND_MAX_GAP && ra >= OS_PAGE &&
+			       !module_is_code(ra)
+		       ? FRAME_JIT_PC
+		       : FRAME_TRUNCATED_PC;
 }
 
 /* A return address that nobody called from: a signal trampoline, or where makecontext()
@@ -329,10 +360,8 @@ int walk_run(struct walk *w, struct frame *frames, int n, int max,
 			*out_end = UNWIND_COMPLETE;
 			return n;
 		case STEP_NO_CFI:
-			return finish(frames, n, max,
-				      module_is_code(w->pc) ? FRAME_TRUNCATED_PC
-							    : FRAME_JIT_PC,
-				      UNWIND_NO_CFI, out_end);
+			return finish(frames, n, max, walk_end_mark(w), UNWIND_NO_CFI,
+				      out_end);
 		default:
 			return finish(frames, n, max, FRAME_TRUNCATED_PC,
 				      UNWIND_BAD_STACK, out_end);

@@ -57,6 +57,11 @@ ALWAYS_INLINE NO_SANITIZE const uintptr_t *walk_last_own_frame(const uintptr_t *
 {
 	const uintptr_t start = own_text.start, size = own_text.size;
 
+	if (LIKELY(return_stubs.size == 0)) {
+		while (fp[1] - start < size)
+			fp = (const uintptr_t *)fp[0];
+		return fp;
+	}
 	while (fp[1] - start < size) {
 		if (UNLIKELY(fp[1] - return_stubs.start < return_stubs.size) &&
 		    walk_true_return(fp[1]) - start >= size)
@@ -74,6 +79,10 @@ bool walk_read(struct walk *w, uintptr_t addr, uintptr_t *out);
 bool walk_can_read_up_to(struct walk *w, uintptr_t end);
 /* One step outwards from a frame whose row is CFI_MISSING. */
 enum step walk_step_missing(struct walk *w);
+
+/* The pseudo frame behind one that gave STEP_NO_CFI: FRAME_JIT_PC where code that is in
+ * no module runs or has called it. */
+uintptr_t walk_end_mark(struct walk *w);
 
 /* FAST. Counts module changes; trails of another generation are void. */
 extern uint32_t unwind_changes HIDDEN; /* atomic, written by unwind.c */

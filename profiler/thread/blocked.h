@@ -15,7 +15,7 @@
 #define PROFILER_THREAD_BLOCKED_H
 
 #include "preload/base/base.h"
-#include "profiler/leak/leak.h"
+#include "profiler/leak/leak_int.h"
 #include "profiler/leak/stop.h"
 
 enum blocked_why {
@@ -35,6 +35,7 @@ struct blocked {
 };
 
 struct thread_info;
+struct inflight;
 
 /* What the caller has found out about each thread of the world. */
 struct blocked_stack {
@@ -43,22 +44,26 @@ struct blocked_stack {
 	uint32_t n;
 };
 
-/* Filled once in preload/api/init.c; may be empty. */
-struct blocked_hooks {
-	/* Is it a signal handler of Seep's own, which ends no wait of the program's? */
-	bool (*is_own_handler)(const void *handler);
-};
-extern struct blocked_hooks blocked_hooks;
-
 /* DUMP. Finds functions of libc; before the world is stopped. */
 void blocked_prepare(void);
+/* What is looked at. */
+struct blocked_world {
+	const struct world *w;
+	const struct blocked_stack *stacks; /* of w's threads */
+	const struct leak_exit *own;	    /* the calling thread's stack */
+	const struct inflight *inflight;    /* NULL: none taken */
+	/* Of a snapshot process: where it is from, and the mappings that it began with.
+	 */
+	struct origin origin;
+	struct root_range *mappings;
+	size_t nmappings;
+	int pid;     /* of the program */
+	bool memory; /* false: only cycles, without marking */
+};
 /*
  * STW, or in a snapshot process of the stopped world; heap locks held. One entry of out
- * and stacks for each thread of w. own: the calling thread's stack. memory false: only
- * cycles, without marking. pid: of the program. False: could not be judged (memory is
- * out).
+ * for each thread of w. False: could not be judged (memory is out).
  */
-bool blocked_find(const struct world *w, const struct blocked_stack *stacks,
-		  const struct leak_exit *own, int pid, bool memory, struct blocked *out);
+bool blocked_find(const struct blocked_world *in, struct blocked *out);
 
 #endif

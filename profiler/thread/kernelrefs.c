@@ -1,16 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kernelrefs: see kernelrefs.h. The kernel shows the data in the fdinfo of an epoll
- * descriptor, one line for each watched file: "tfd: 5 events: 19 data: 7f00c0de ...".
+ * kernelrefs: see kernelrefs.h. What the kernel shows, in hexadecimal:
+ *
+ *   /proc/PID/fdinfo/N  "tfd: 5 events: 19 data: 7f00c0de ..." of an epoll descriptor,
+ *                       one line for each watched file
+ *                       "eventfd-count: 7f00c0de"
+ *   /proc/PID/timers    "signal: 60/00007f00c0de"
+ *
+ * It shows nothing of what is given to asynchronous input and output, nor to mq_notify().
  */
 #include "profiler/thread/kernelrefs.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/vfs.h>
 
 #include "preload/base/fmt.h"
 #include "preload/base/os.h"
+
+#define MESSAGE_QUEUES 0x19800202 /* file system of mq_open() */
 
 struct dirent64 {
 	uint64_t ino;
@@ -21,19 +30,17 @@ struct dirent64 {
 };
 
 struct visit {
+	int pid;
 	void (*fn)(uintptr_t word, void *arg);
 	void *arg;
+	bool incomplete;
 };
 
-static bool see_line(char *line, void *arg)
+static void see_word(const struct visit *v, const char *p)
 {
-	const struct visit *v = arg;
-	const char *p = strstr(line, "data:");
 	uintptr_t word = 0;
 
-	if (strncmp(line, "tfd:", 4) != 0 || !p)
-		return true;
-	for (p += 5; *p == ' '; p++)
+	for (; *p == ' '; p++)
 		;
 	for (;; p++) {
 		if (*p >= '0' && *p <= '9')
@@ -44,38 +51,83 @@ static bool see_line(char *line, void *arg)
 			break;
 	}
 	v->fn(word, v->arg);
+}
+
+static bool see_info(char *line, void *arg)
+{
+	const char *data = strstr(line, "data:");
+
+	if (strncmp(line, "tfd:", 4) == 0 && data)
+		see_word(arg, data + 5);
+	else if (strncmp(line, "eventfd-count:", 14) == 0)
+		see_word(arg, line + 14);
 	return true;
 }
 
-static bool is_epoll(int pid, const char *fd)
+static bool see_timer(char *line, void *arg)
 {
-	static const char name[] = "anon_inode:[eventpoll]";
-	char path[64], link[sizeof(name)];
+	const char *value = strchr(line, '/');
+
+	if (strncmp(line, "signal:", 7) == 0 && value)
+		see_word(arg, value + 1);
+	return true;
+}
+
+static bool see_mapping(char *line, void *arg)
+{
+	struct visit *v = arg;
+
+	v->incomplete |= strstr(line, "/[aio]") || strstr(line, "anon_inode:[io_uring]");
+	return true;
+}
+
+/* Who is notified of a message is kept by the kernel. */
+static bool is_message_queue(int pid, const char *fd)
+{
+	struct statfs s;
+	char path[64];
+
+	fmt_string(path, sizeof(path), "/proc/%d/fd/%s", pid, fd);
+	return os_call(SYS_statfs, (long)path, (long)&s, 0, 0, 0, 0) == 0 &&
+	       s.f_type == MESSAGE_QUEUES;
+}
+
+/* The kernel's name for what the descriptor is; "" for a file and the like. */
+static void read_kind(int pid, const char *fd, char *kind, size_t size)
+{
+	static const char prefix[] = "anon_inode:";
+	char path[64];
 	long n;
 
 	fmt_string(path, sizeof(path), "/proc/%d/fd/%s", pid, fd);
-	n = os_readlink(path, link, sizeof(link));
-	return n == (long)sizeof(name) - 1 && memcmp(link, name, sizeof(name) - 1) == 0;
+	n = os_readlink(path, kind, size - 1);
+	kind[n > 0 ? n : 0] = '\0';
+	if (strncmp(kind, prefix, sizeof(prefix) - 1) == 0)
+		memmove(kind, kind + sizeof(prefix) - 1, size - sizeof(prefix) + 1);
+	else
+		kind[0] = '\0';
 }
 
-static bool see_descriptor(int pid, const char *fd, struct visit *v)
+static void see_descriptor(const char *fd, void *arg)
 {
-	char path[64];
+	struct visit *v = arg;
+	char path[64], kind[64];
 	int error;
 
-	if (fd[0] == '.' || !is_epoll(pid, fd))
-		return true;
-	fmt_string(path, sizeof(path), "/proc/%d/fdinfo/%s", pid, fd);
-	error = os_each_line(path, see_line, v);
-	return error == 0 || error == -ENOENT;
+	read_kind(v->pid, fd, kind, sizeof(kind));
+	if (strcmp(kind, "[io_uring]") == 0 || (!kind[0] && is_message_queue(v->pid, fd)))
+		v->incomplete = true;
+	if (strcmp(kind, "[eventpoll]") != 0 && strcmp(kind, "[eventfd]") != 0)
+		return;
+	fmt_string(path, sizeof(path), "/proc/%d/fdinfo/%s", v->pid, fd);
+	error = os_each_line(path, see_info, v);
+	v->incomplete |= error != 0 && error != -ENOENT;
 }
 
-bool kernelrefs_each(int pid, void (*fn)(uintptr_t word, void *arg), void *arg)
+bool kernelrefs_descriptors(int pid, void (*fn)(const char *fd, void *arg), void *arg)
 {
-	struct visit v = { fn, arg };
 	uint64_t buf[64];
 	char path[32];
-	bool ok = true;
 	long n;
 	int dir;
 
@@ -87,9 +139,26 @@ bool kernelrefs_each(int pid, void (*fn)(uintptr_t word, void *arg), void *arg)
 		for (long at = 0; at < n;) {
 			const struct dirent64 *d = (void *)((char *)buf + at);
 
-			ok &= see_descriptor(pid, d->name, &v);
+			if (d->name[0] != '.')
+				fn(d->name, arg);
 			at += d->reclen;
 		}
 	os_close(dir);
-	return ok && n == 0;
+	return n == 0;
+}
+
+bool kernelrefs_each(int pid, void (*fn)(uintptr_t word, void *arg), void *arg)
+{
+	struct visit v = { .pid = pid, .fn = fn, .arg = arg };
+	char path[32];
+
+	if (!kernelrefs_descriptors(pid, see_descriptor, &v))
+		v.incomplete = true;
+	fmt_string(path, sizeof(path), "/proc/%d/timers", pid);
+	if (os_each_line(path, see_timer, &v) != 0)
+		v.incomplete = true;
+	fmt_string(path, sizeof(path), "/proc/%d/maps", pid);
+	if (os_each_line(path, see_mapping, &v) != 0)
+		v.incomplete = true;
+	return !v.incomplete;
 }

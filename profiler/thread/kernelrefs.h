@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kernelrefs: pointers that the program has given to the kernel and may get back: the
- * user data of what its epoll sets watch.
+ * user data of what its epoll sets watch, values of its timers, counts of its eventfds.
  */
 #ifndef PROFILER_THREAD_KERNELREFS_H
 #define PROFILER_THREAD_KERNELREFS_H
 
 #include "preload/base/base.h"
 
-/* DUMP. Calls fn for each, of process pid. False: they cannot be seen. */
+/* DUMP. Calls fn for each, of process pid. False: they cannot all be seen. */
 bool kernelrefs_each(int pid, void (*fn)(uintptr_t word, void *arg), void *arg);
+/* DUMP. Calls fn with the name of each descriptor of pid. False: they are not shown. */
+bool kernelrefs_descriptors(int pid, void (*fn)(const char *fd, void *arg), void *arg);
 
 #endif

@@ -5,6 +5,7 @@
 #include "profiler/thread/snapshot.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <link.h>
 #include <signal.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #include <sys/wait.h>
 
 #include "preload/base/atomic.h"
+#include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
@@ -24,13 +26,17 @@
 #include "profiler/stack/loader.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
+#include "profiler/thread/inflight.h"
 
 #define MAX_THREADS	   (STOP_MAX_THREADS + 1)
 #define LG_TIDS		   16
 #define TIDS		   (1u << LG_TIDS)
 #define MAX_ENDED	   4096
 #define POOL_PCS	   ((size_t)1 << 20) /* of all stacks together; touched as needed */
-#define SWITCHES_OF_A_STOP 2		     /* into it, and back to wait */
+#define MAX_MAPPINGS	   65536	     /* of the process */
+#define MAPPINGS_BYTES	   (MAX_MAPPINGS * sizeof(struct root_range))
+#define PATIENCE_NS	   2000000000u
+#define SWITCHES_OF_A_STOP 2 /* into it, and back to wait */
 #define POOL_BYTES	   (POOL_PCS * sizeof(uintptr_t))
 
 struct clock {
@@ -59,6 +65,10 @@ struct taking {
 	int pid, judge; /* the program; the snapshot process, 0: none */
 	enum thread_judge how;
 	struct leak_exit own; /* of the calling thread */
+	struct inflight *inflight;
+	struct origin origin;
+	struct root_range *mappings; /* the judge's, as it begins */
+	size_t nmappings;
 	int error;
 };
 
@@ -175,6 +185,31 @@ static void note_ended(struct taking *t)
 
 /* ---- verdicts ---- */
 
+static bool judge(struct taking *t, bool memory)
+{
+	const struct blocked_world in = { .w = &t->world,
+					  .stacks = t->stacks,
+					  .own = &t->own,
+					  .inflight = t->inflight,
+					  .origin = t->origin,
+					  .mappings = t->mappings,
+					  .nmappings = t->nmappings,
+					  .pid = t->pid,
+					  .memory = memory };
+
+	return blocked_find(&in, t->verdicts->list);
+}
+
+static bool see_mapping(char *line, void *arg)
+{
+	struct taking *t = arg;
+	struct os_mapping m;
+
+	if (os_parse_mapping(line, &m) && t->nmappings < MAX_MAPPINGS)
+		t->mappings[t->nmappings++] = (struct root_range){ m.lo, m.hi };
+	return true;
+}
+
 static __attribute__((noreturn)) void judge_main(struct taking *t)
 {
 	bool ok;
@@ -182,7 +217,8 @@ static __attribute__((noreturn)) void judge_main(struct taking *t)
 	world_hurry_no_more();
 	os_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
 	os_call(SYS_setpriority, PRIO_PROCESS, 0, 10, 0, 0, 0);
-	ok = blocked_find(&t->world, t->stacks, &t->own, t->pid, true, t->verdicts->list);
+	ok = os_each_line("/proc/thread-self/maps", see_mapping, t) == 0 &&
+	     judge(t, true);
 	atomic_store_release(&t->verdicts->done, (uint32_t)ok);
 	os_exit_group(0);
 }
@@ -191,7 +227,7 @@ static __attribute__((noreturn)) void judge_main(struct taking *t)
 static void judge_here(struct taking *t)
 {
 	t->judge = 0;
-	blocked_find(&t->world, t->stacks, &t->own, t->pid, false, t->verdicts->list);
+	judge(t, false);
 	atomic_store_release(&t->verdicts->done,
 			     (uint32_t)(t->how != THREAD_JUDGE_MEMORY));
 }
@@ -202,12 +238,49 @@ static void start_judge(struct taking *t)
 		judge_here(t);
 		return;
 	}
+	inflight_take(t->inflight);
 	/* No exit signal: the program cannot wait for it and hears nothing of its end. */
 	t->judge = (int)os_call(SYS_clone, 0, 0, 0, 0, 0, 0);
 	if (t->judge == 0)
 		judge_main(t);
 	if (t->judge < 0)
 		judge_here(t);
+}
+
+/* Reads what the thread waits in: "202 0x7f..", or "running". False: it has ended. */
+static bool read_call(const struct taking *t, int tid, char *text, size_t size)
+{
+	char path[64];
+	long n;
+	int fd;
+
+	fmt_string(path, sizeof(path), "/proc/%d/task/%d/syscall", t->pid, tid);
+	fd = os_open(path, O_RDONLY, 0);
+	n = fd;
+	if (fd >= 0) {
+		n = os_read(fd, text, size - 1);
+		os_close(fd);
+	}
+	text[n > 0 ? n : 0] = '\0';
+	return n != -ENOENT && n != -ESRCH;
+}
+
+/* The program has run on meanwhile: does the thread still wait where it did? The stop has
+ * made it run, too, until it comes to wait again. */
+static bool waits_still(const struct taking *t, const struct stopped_thread *st)
+{
+	const uint64_t deadline = os_now_ns() + PATIENCE_NS;
+	char text[256], same[64];
+
+	fmt_string(same, sizeof(same), "%d 0x%lx ", st->call, (unsigned long)st->args[0]);
+	do {
+		if (!read_call(t, st->tid, text, sizeof(text)))
+			return false;
+		if (strncmp(text, "running", 7) != 0)
+			break;
+		os_yield();
+	} while (os_now_ns() < deadline);
+	return !text[0] || strncmp(text, same, strlen(same)) == 0;
 }
 
 static void hear_judge(struct taking *t)
@@ -217,11 +290,16 @@ static void hear_judge(struct taking *t)
 	if (t->judge > 0)
 		while (os_call(SYS_wait4, t->judge, 0, __WALL, 0, 0, 0) == -EINTR)
 			;
+	t->s.only_cycles = t->how == THREAD_JUDGE_CYCLES;
 	t->s.judged = atomic_load_acquire(&t->verdicts->done) == 1;
 	for (uint32_t i = 0; i < t->world.nthreads; i++) {
+		struct blocked *b = &t->verdicts->list[i];
+
 		if (!t->world.threads[i].captured)
 			continue;
-		t->s.threads[at].blocked = t->verdicts->list[i];
+		if (b->why && !waits_still(t, &t->world.threads[i]))
+			b->why = BLOCKED_NOT;
+		t->s.threads[at].blocked = *b;
 		at++;
 	}
 }
@@ -343,7 +421,23 @@ void thread_snapshot_free(struct thread_snapshot *s)
 	meta_unmap(t->pool, POOL_BYTES, META_THREAD);
 	if (t->verdicts)
 		os_unmap(t->verdicts, align_up(sizeof(*t->verdicts), OS_PAGE));
+	inflight_free(t->inflight);
+	meta_unmap(t->mappings, MAPPINGS_BYTES, META_THREAD);
+	if (t->origin.maps >= 0)
+		os_close(t->origin.maps);
+	if (t->origin.memory >= 0)
+		os_close(t->origin.memory);
 	meta_unmap(t, sizeof(*t), META_THREAD);
+}
+
+/* What a copy of the process could not ask for any more. */
+static bool prepare_judge(struct taking *t)
+{
+	t->inflight = inflight_new(t->pid);
+	t->mappings = meta_map(MAPPINGS_BYTES, META_THREAD);
+	t->origin.maps = os_open("/proc/thread-self/maps", O_RDONLY, 0);
+	t->origin.memory = os_open("/proc/thread-self/mem", O_RDONLY, 0);
+	return t->inflight && t->mappings;
 }
 
 int thread_snapshot_take(struct thread_snapshot **out, bool own,
@@ -357,7 +451,9 @@ int thread_snapshot_take(struct thread_snapshot **out, bool own,
 		return -ENOMEM;
 	t->pid = os_getpid();
 	t->how = how;
-	if (!make_room(t) || world_prepare(&t->world) != 0) {
+	t->origin = (struct origin){ -1, -1 };
+	if (!make_room(t) || (how == THREAD_JUDGE_MEMORY && !prepare_judge(t)) ||
+	    world_prepare(&t->world) != 0) {
 		thread_snapshot_free(&t->s);
 		return -ENOMEM;
 	}

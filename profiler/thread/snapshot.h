@@ -45,7 +45,8 @@ struct thread_snapshot {
 	struct ended_thread *ended;
 	uint32_t nended;
 	uint64_t pause_ns;
-	bool judged; /* blocked is known of every thread */
+	bool judged;	  /* blocked is known of every thread */
+	bool only_cycles; /* of deadlocks, that is */
 };
 
 enum thread_judge {

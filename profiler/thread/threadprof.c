@@ -211,9 +211,10 @@ int threadprof_write_creators_fd(int fd)
 
 static bool same(const struct thread_record *a, const struct thread_record *b)
 {
-	return a->hash == b->hash && a->nframes == b->nframes &&
-	       a->precise == b->precise && a->call == b->call &&
-	       a->blocked.why == b->blocked.why && strcmp(a->name, b->name) == 0 &&
+	return a->blocked.why != BLOCKED_DEADLOCK && a->hash == b->hash &&
+	       a->nframes == b->nframes && a->precise == b->precise &&
+	       a->call == b->call && a->blocked.why == b->blocked.why &&
+	       strcmp(a->name, b->name) == 0 &&
 	       memcmp(a->pcs, b->pcs, a->nframes * sizeof(*a->pcs)) == 0;
 }
 
@@ -236,7 +237,7 @@ static void write_groups(struct pprof *p, const struct thread_snapshot *s)
 			if (s->threads[k].wait_ns > wait_ns)
 				wait_ns = s->threads[k].wait_ns;
 		}
-		write_one(p, r, count, wait_ns, false);
+		write_one(p, r, count, wait_ns, r->blocked.why == BLOCKED_DEADLOCK);
 	}
 }
 
@@ -290,7 +291,9 @@ static int write_file(const struct thread_snapshot *s, const char *prefix, int f
 	const char *comments[] = { "seep " SEEP_VERSION,
 				   prefix ? "threads at the end of the process"
 					  : "threads of a running process",
-				   s->judged ? "blocked: judged" : "blocked: not judged",
+				   !s->judged	    ? "blocked: not judged"
+				   : s->only_cycles ? "blocked: only deadlocks"
+						    : "blocked: judged",
 				   NULL, NULL };
 	struct pprof *p;
 	int error;

@@ -4,11 +4,12 @@
  * threads grouped by their current stack, name and state.
  *
  * Labels: thread (its name), state, wait (the longest of the group), blocked (why it can
- * never run again). In the form for the tool each thread is a sample of its own, with tid
- * and, where it is blocked for ever, the address of what it waits for and other, the
- * thread that holds it or ends with it; followed by samples with the label role:
- * created, the stack that made the thread tid; and ended, the stack that made a thread
- * which has ended and was never joined, with the bytes of its stack.
+ * never run again). A thread of a deadlock is a group of its own, with the labels tid,
+ * other and address, as follows. In the form for the tool each thread is a sample of its
+ * own, with tid and, where it is blocked for ever, the address of what it waits for and
+ * other, the thread that holds it or ends with it; followed by samples with the label
+ * role: created, the stack that made the thread tid; and ended, the stack that made a
+ * thread which has ended and was never joined, with the bytes of its stack.
  *
  * Second, as Go's threadcreate, how many threads each stack has made, and how many of
  * them live. Labels: peak (most that lived at once), over_time (least that lived in each

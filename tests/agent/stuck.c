@@ -43,6 +43,7 @@ static struct queue *known;
 static pthread_cond_t *known_condition;
 static struct node *volatile known_node;
 static __thread struct node own_node;
+static int *volatile known_errno;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t locks[3] = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER,
 				    PTHREAD_MUTEX_INITIALIZER };
@@ -147,6 +148,14 @@ static void *listed_storage(void *q)
 	own_node.of = q;
 	known_node = &own_node;
 	return fine_semaphore(q);
+}
+
+/* As runtimes tell threads apart: nobody gets from there to what the thread has. */
+static void *known_by_errno(void *q)
+{
+	own_node.of = q;
+	known_errno = &errno;
+	return stuck_semaphore(q);
 }
 
 static void never_done(void)
@@ -445,6 +454,8 @@ static APART void make(const char *what)
 		start(listed, make_queue());
 	else if (strcmp(what, "listed-storage") == 0)
 		start(listed_storage, make_queue());
+	else if (strcmp(what, "known-by-errno") == 0)
+		start(known_by_errno, make_queue());
 	else if (strcmp(what, "robust") == 0)
 		odd_mutex(PTHREAD_MUTEX_ROBUST, PTHREAD_PRIO_NONE);
 	else if (strcmp(what, "inherits") == 0)

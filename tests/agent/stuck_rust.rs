@@ -73,6 +73,24 @@ fn start(case: &str) -> Kept {
             let other = other.spawn(move || drop(both.wait())).unwrap();
             named("stuck", move || other.join().unwrap());
         }
+        "park" => named("stuck", || loop {
+            thread::park()
+        }),
+        "channel" => {
+            let (send, receive) = mpsc::channel::<i32>();
+            std::mem::forget(send);
+            named("stuck", move || drop(receive.recv()));
+        }
+        "rendezvous" => {
+            let (send, receive) = mpsc::sync_channel::<i32>(0);
+            std::mem::forget(receive);
+            named("stuck", move || drop(send.send(1)));
+        }
+        "mutex" => {
+            let lock = Arc::new(Mutex::new(0));
+            std::mem::forget(lock.lock().unwrap());
+            named("stuck", move || drop(lock.lock()));
+        }
         "channel-known" => {
             let (send, receive) = mpsc::channel::<i32>();
             kept.push(Box::new(send));

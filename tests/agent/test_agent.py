@@ -46,6 +46,31 @@ class Agent(seeptest.TestCase):
                          ["allocs.pb.gz", "heap.pb.gz", "peak.pb.gz"])
         self.assertEqual(p.end(), 0)
 
+    def test_files_with_names_take_no_memory_afterwards(self):
+        """libc's, with all its symbols, and the program's, which were mapped to be read."""
+        def mapped():
+            found, name = {}, None
+            with open(f"/proc/{p.pid}/smaps") as f:
+                for line in f:
+                    words = line.split()
+                    if not words[0].endswith(":"):
+                        name = words[0] if len(words) == 6 else None
+                    elif words[0] == "Rss:" and name:
+                        found[name] = int(words[1])
+            return found
+
+        p = Asked("mode=exact")
+        p.say(f"alloc {COUNT} {SIZE}")
+        before = mapped()
+        self.heap(p.pid)
+        until(lambda: p.threads() == [str(p.pid)])
+        fresh = {k: v for k, v in mapped().items() if k not in before}
+        self.assertGreater(len(fresh), 0)
+        self.assertEqual(sum(fresh.values()), 0, fresh)
+        again = total(self.heap(p.pid), "inuse_space")
+        self.assertEqual(again, COUNT * SIZE)
+        self.assertEqual(p.end(), 0)
+
     def test_default_file_and_summary(self):
         p = Asked("mode=exact")
         p.say(f"alloc {COUNT} {SIZE}")

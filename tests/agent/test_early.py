@@ -7,10 +7,11 @@ import seeptest
 ROUNDS = 1500
 
 
+@seeptest.needs_ptrace
 class Early(seeptest.TestCase):
-    def start(self, name, *args):
+    def start(self, name, *args, first=""):
         env = seeptest.clean_env()
-        env["LD_PRELOAD"] = seeptest.LIB
+        env["LD_PRELOAD"] = first + seeptest.LIB
         p = subprocess.Popen([seeptest.victim("agent/" + name), *args], env=env,
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.addCleanup(p.kill)
@@ -29,6 +30,23 @@ class Early(seeptest.TestCase):
         self.assertEqual(p.stdout.readline(), b"runs\n")
         text = tool.communicate(timeout=60)[1].decode()
         self.assertEqual(tool.returncode, 0, text)
+        p.stdin.close()
+        self.assertEqual(p.wait(60), 0)
+        p.stdout.close()
+
+    def test_before_the_library_is_loaded(self):
+        """The loader waits at a pipe that it is to load first."""
+        pipe = os.path.join(self.dir, "pipe")
+        os.mkfifo(pipe)
+        p = self.start("live", first=pipe + ":")
+        tool = subprocess.Popen([seeptest.TOOL, "check", str(p.pid)], cwd=self.dir,
+                                stderr=subprocess.PIPE)
+        # Longer than for any young process.
+        with self.assertRaises(subprocess.TimeoutExpired):
+            tool.wait(2)
+        os.close(os.open(pipe, os.O_WRONLY))
+        text = tool.communicate(timeout=60)[1].decode()
+        self.assertEqual((tool.returncode, text.splitlines()[-1]), (0, "seep: clean"), text)
         p.stdin.close()
         self.assertEqual(p.wait(60), 0)
         p.stdout.close()

@@ -20,6 +20,8 @@ class Live:
                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                      stderr=subprocess.PIPE)
         self.pid = self.proc.pid
+        if victim == "live":  # past the loader: the library is there
+            self.say("ready")
 
     def say(self, line):
         self.proc.stdin.write(line.encode() + b"\n")
@@ -81,6 +83,7 @@ class TestCase(seeptest.TestCase):
         return found
 
 
+@seeptest.needs_ptrace
 class Verdicts(TestCase):
     def test_clean(self):
         with Live() as p:
@@ -201,6 +204,7 @@ class Verdicts(TestCase):
                              [f"live.{p.pid}.leak.pb.gz"])
 
 
+@seeptest.needs_ptrace
 class Since(TestCase):
     def test_since_the_check_before(self):
         with Live() as p:
@@ -297,6 +301,7 @@ class Since(TestCase):
             self.assertIn("held by kept+0x0", r["text"])
 
 
+@seeptest.needs_ptrace
 class Unnoticed(TestCase):
     def test_moving_pointers(self):
         """The only pointers to live objects are in registers most of the time."""
@@ -391,6 +396,7 @@ class Unnoticed(TestCase):
             self.assertEqual(children(p.pid), [])
 
 
+@seeptest.needs_ptrace
 class Ways(TestCase):
     """The fallbacks, in their order."""
 

@@ -42,12 +42,14 @@ class Gate(seeptest.TestCase):
                           seeptest.victim("agent/stuck"), case, "exit", cwd=self.dir)
         return r.returncode, r.stderr.decode()
 
+    @seeptest.needs_ptrace
     def test_threads_are_leaks(self):
         for case, blocked, ended, line in (
                 ("lost", 3, 0, 'blocked for ever: 3 threads "stuck": ' + LOST),
                 ("deadlock2", 2, 0, 'blocked for ever: 2 threads "stuck": deadlock'),
                 ("ended", 0, 100, "thread leak: 100 threads ended and never joined nor "
-                                  "detached, created by:\nseep:     #0 start (")):
+                                  "detached, 800.0 MiB of stack kept, created by:\n"
+                                  "seep:     #0 start (")):
             status, text = self.gate(case, "--threads")
             self.assertEqual(status, 23, text)
             self.assertIn(f"\nseep: THREADS blocked={blocked} ended={ended}\n", text)
@@ -106,6 +108,7 @@ class Threads(seeptest.TestCase):
         self.assertRegex(text, r"3 threads \[futex.*\]: stuck")
         self.check("lost", 3, LOST, options="mode=exact")
 
+    @seeptest.needs_ptrace
     def test_deadlocks(self):
         for case, count in (("deadlock2", 2), ("deadlock3", 3), ("self", 1)):
             text = self.check(case, count, DEADLOCK)
@@ -203,6 +206,50 @@ class Threads(seeptest.TestCase):
             self.assertRegex(tags, r"3\.0 \(  100%\): " + LOST)
             self.assertNotIn("tid", tags)
 
+    def test_written_file(self):
+        """What a profile shows that was written before: both forms."""
+        def show(*args):
+            r = seeptest.seep("threads", *args, cwd=self.dir)
+            self.assertEqual((r.returncode, r.stderr), (0, b""))
+            return r.stdout.decode()
+        with Stuck("stuck", "lost") as p:
+            live = self.ask(p.pid, "-o", "x.pb.gz")
+            self.ask(p.pid, "--created", "-o", "c.pb.gz")
+        text = show("x.pb.gz")
+        self.assertTrue(text.startswith("x.pb.gz: 4 threads\n3 blocked for ever\n"), text)
+
+        def groups(t):
+            return [(g[0], g[1], g[2], g[3], g[4]) for g in self.groups(t)]
+        self.assertEqual(groups(text), groups(live))
+        full = show("--full", "x.pb.gz")
+        self.assertRegex(full, r'\n3 threads "stuck" \[futex[^\]]*\]:\n    blocked for '
+                               "ever: " + LOST + "\n    #0 ")
+        self.assertRegex(full, r'\n1 thread "main" \[read')
+        self.assertRegex(show("--created", "c.pb.gz"),
+                         r"^c\.pb\.gz: 4 threads created at 2 sites, 3 live\n")
+        with Stuck("stuck", "deadlock3") as p:
+            self.ask(p.pid, "-o", "d.pb.gz")
+        m = re.search(r"\ndeadlock of 3 threads:\n((  .*\n)+)", show("d.pb.gz"))
+        self.assertEqual(m[1].count(" locks_two ("), 3)
+        for argv in (["--created", "x.pb.gz"], ["c.pb.gz"], ["--quick", "x.pb.gz"],
+                     ["-o", "y", "x.pb.gz"], ["/etc/passwd"]):
+            self.assertEqual(seeptest.seep("threads", *argv, cwd=self.dir).returncode, 25,
+                             argv)
+
+    def test_file_of_the_end(self):
+        for case, options in (("global", "threads=on"), ("deadlock2", "threads=on")):
+            subprocess.run([seeptest.victim("agent/stuck"), case, "exit"], check=True,
+                           env=seeptest.clean_env(
+                               LD_PRELOAD=seeptest.LIB, SEEP_OPTIONS=options + ":out=" +
+                               self.dir + "/" + case), stderr=subprocess.DEVNULL)
+            files = [f for f in os.listdir(self.dir)
+                     if f.startswith(case) and f.endswith(".threads.pb.gz")]
+            text = seeptest.seep("threads", files[0], cwd=self.dir).stdout.decode()
+            blocked = 2 if case == "deadlock2" else 0
+            self.assertIn(f"\n{blocked} blocked for ever (only deadlocks looked for)\n",
+                          text)
+            self.assertEqual("\ndeadlock of 2 threads:\n" in text, blocked == 2, text)
+
     def test_waits_on_over_requests(self):
         """To be asked does not end a wait. On one processor: each has a clock of its own,
         which leaves out what other machines were given of it."""
@@ -220,6 +267,7 @@ class Threads(seeptest.TestCase):
         self.assertGreaterEqual(waits[0], 50)
         self.assertGreaterEqual(min(waits), waits[0] // 2)
 
+    @seeptest.needs_ptrace
     def test_full(self):
         with Stuck("stuck", "global") as p:
             text = self.ask(p.pid, "--full")

@@ -145,6 +145,9 @@ class Tool(seeptest.TestCase):
         for args in ([], ["--format", "xml", "true"], ["--from", "a", "true"],
                      ["--top", "x", "true"]):
             self.assertEqual(seeptest.seep("escape", *args).returncode, 25, args)
+        r = seeptest.seep("escape", "--from", "/none")
+        self.assertEqual((r.returncode, r.stderr),
+                         (24, b"seep: /none: No such file or directory\n"))
         r = seeptest.seep("escape", "--from", "/etc/passwd")
         self.assertIn(b"not an escape profile", r.stderr)
         self.assertEqual(r.returncode, 24)

@@ -37,8 +37,10 @@ class Instructions(unittest.TestCase):
             with self.subTest(name):
                 got = icount.count(name)
                 print(f"instructions {name} {got} golden {want}", file=sys.stderr)
-                self.assertLessEqual(abs(got - want), max(1, want * 0.02))
                 self.assertLessEqual(want, icount.BUDGETS[name], "over its budget")
+                if name.startswith("/") and not icount.is_reference():
+                    self.skipTest("another processor or glibc than the table's")
+                self.assertLessEqual(abs(got - want), max(1, want * 0.02))
 
 
 if __name__ == "__main__":

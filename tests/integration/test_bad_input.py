@@ -33,12 +33,13 @@ class BadInput(seeptest.TestCase):
         self.check("mode=exact:out=/proc/nowhere/x", ["/proc/nowhere/x", "cannot write"])
 
     def test_missing_directory(self):
-        self.check(f"mode=exact:out={self.dir}/none/x", ["none/x", "no such directory"])
+        self.check(f"mode=exact:out={self.dir}/none/x", ["none/x", "no such file or directory"])
 
     def test_missing_suppressions(self):
         r = seeptest.run(ECHO, options="mode=exact:leak=exit:suppressions=/nonexistent")
         self.assertEqual((r.returncode, r.stdout), (0, b"hello"))
-        self.assertIn(b"cannot read suppressions /nonexistent", r.stderr)
+        self.assertIn(b"cannot read suppressions /nonexistent: no such file or directory; none",
+                      r.stderr)
 
     def test_garbage_suppressions(self):
         path = os.path.join(self.dir, "garbage")
@@ -47,6 +48,12 @@ class BadInput(seeptest.TestCase):
         r = seeptest.run(ECHO, options=f"mode=exact:leak=exit:suppressions={path}")
         self.assertEqual((r.returncode, r.stdout), (0, b"hello"))
         self.assertEqual(r.stderr.count(b"not a suppression"), 1)
+
+    def test_no_descriptor_is_left(self):
+        r = seeptest.run(["sh", "-c", "ulimit -n 3; printf hello; exit 5"],
+                         options=f"mode=exact:out={self.dir}/x")
+        self.assertEqual((r.returncode, r.stdout), (5, b"hello"))
+        self.assertRegex(r.stderr, rb"^seep: cannot write \S+: too many open files\n$")
 
     def test_file_size_limit(self):
         def limit():

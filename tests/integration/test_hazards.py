@@ -18,7 +18,7 @@ CASES = {
                      "daemon", "no_proc", "no_arguments", "break", "sandbox_refuses",
                      "sandbox_kills"],
 }
-HOOK = seeptest.victim("integration/libhazard_hook.so")
+HOOK = seeptest.preloadable(seeptest.victim("integration/libhazard_hook.so"))
 PLUGINS = {"PLUGINS": seeptest.victim("integration"), "LATE": seeptest.LIB}
 
 

@@ -58,7 +58,7 @@ class Purging(seeptest.TestCase):
         rounds = 20000 if FULL else 3000
         for option in ("hugepage=auto", "hugepage=off"):
             f, _ = figures("faults", rounds, options=option)
-            self.assertLess(f["faults"], f["pages"] / 40, option)
+            self.assertLess(f["faults"], f["pages"] / 20, option)
             self.assertLess(f["freed_kib"], 160 * MIB, option)
             show(option + " faults", f["faults"])
 

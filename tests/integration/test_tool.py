@@ -2,6 +2,8 @@
 """The seep command: usage, programs it cannot help, environment, signals, verdicts."""
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -52,6 +54,83 @@ class Tool(seeptest.TestCase):
             r = self.seep(*argv)
             self.assertEqual((r.returncode, r.stderr.decode()), (25, f"seep: {message}\n"))
 
+    def test_options_are_looked_at_before_the_start(self):
+        directory = os.path.join(self.dir, "directory")
+        os.mkdir(directory)
+        for argv, words in ((["--mode", "loud"], '"mode=loud" must be off, sampled or exact'),
+                            (["--sample=0"], '"sample=0" must be a size'),
+                            (["-O", "bogus=1"], '"bogus" is not an option'),
+                            (["--suppressions", "/none"],
+                             "suppressions /none: No such file or directory"),
+                            (["--suppressions", directory], "Is a directory"),
+                            (["-o", "/none/x/y"], "cannot write to /none/x: No such file"),
+                            (["-o", "/dev/null/y"], "cannot write to /dev/null: "),
+                            (["--quiet=x"], "--quiet=x: takes no value"),
+                            (["--sample"], "--sample: its value is missing"),
+                            (["--nonsense"], "--nonsense: unknown option")):
+            r = self.seep("run", *argv, *(["--", "echo", "hi"] if argv != ["--sample"] else []))
+            lines = r.stderr.decode().splitlines()
+            self.assertEqual((r.returncode, r.stdout, len(lines)), (25, b"", 1), (argv, lines))
+            self.assertIn(words, lines[0])
+
+    def test_a_gate_needs_no_files(self):
+        r = self.seep("gate", "-o", "/dev/null/y", "--", LEAKS, "direct")
+        self.assertEqual((r.returncode, self.last(r)),
+                         (23, "seep: LEAK objects=1 bytes=100 sites=1"))
+        self.assertEqual(r.stderr.count(b"/dev/null"), 1)
+        r = self.seep("gate", "-o", "/dev/null/y", "--", "true")
+        self.assertEqual((r.returncode, self.last(r)), (0, "seep: clean"))
+
+    def test_nobody_reads_the_lines(self):
+        """The status is the program's, and nothing is left behind."""
+        for command, status in (("run", 5), ("gate", 5)):
+            reader, writer = os.pipe()
+            os.close(reader)
+            p = subprocess.run([seeptest.TOOL, command, "--", "sh", "-c", "exit 5"],
+                               stderr=writer, cwd=self.dir,
+                               env=seeptest.clean_env(TMPDIR=self.dir))
+            os.close(writer)
+            self.assertEqual(p.returncode, status, command)
+            self.assertEqual(os.listdir(self.dir), ["seep.out"])
+
+    def test_standard_output_is_full(self):
+        seep("run", "-q", "-o", "x", "--no-follow", "--", "ls", cwd=self.dir)
+        for argv in (["--help"], ["gate", "--help"], ["--version"],
+                     ["report", self.one("x.*.heap.pb.gz")],
+                     ["escape", "--from", self.one("x.*.escape.pb.gz")]):
+            with open("/dev/full", "wb") as full:
+                r = subprocess.run([seeptest.TOOL, *argv], stdout=full,
+                                   stderr=subprocess.PIPE, env=seeptest.clean_env())
+            self.assertEqual((r.returncode, r.stderr.count(b"\n")), (24, 1), argv)
+            self.assertIn(b"No space left on device", r.stderr)
+
+    def test_colours(self):
+        """On a terminal that can, unless it is unwanted."""
+        for env, wanted in (({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False),
+                            ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+                            ({"TERM": "xterm", "NO_COLOR": ""}, True)):
+            master, slave = os.openpty()
+            subprocess.run([seeptest.TOOL, "frobnicate"], stderr=slave,
+                           env=seeptest.clean_env(**env))
+            os.close(slave)
+            self.assertEqual(b"\033[31m" in os.read(master, 1000), wanted, env)
+            os.close(master)
+
+    def test_summary_names_what_is_there(self):
+        """Each line of the top once; no file that could not be written."""
+        r = self.seep("run", "--", "perl", "-e", "1")
+        sites = re.findall(r"in +\d+  (.* < .*)", r.stderr.decode())
+        self.assertGreater(len(sites), 3)
+        self.assertEqual(len(sites), len(set(sites)))
+        r = self.seep("run", "--mode=off", "--no-threads", "--no-escape", "--", "true")
+        self.assertEqual((r.returncode, r.stderr),
+                         (0, b"seep: true has recorded nothing: mode=off, or it ended by a "
+                          b"system call of its own\n"))
+        r = seep("run", "--", "true", cwd=self.dir, preexec_fn=lambda:
+                 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)))
+        self.assertEqual((r.returncode, r.stderr.count(b"\n")), (24, 1))
+        self.assertIn(b"File too large (see ulimit -f)", r.stderr)
+
     def test_not_found(self):
         self.assertEqual(self.seep("run", "no-such-program").returncode, 127)
         path = os.path.join(self.dir, "plain")
@@ -83,13 +162,21 @@ class Tool(seeptest.TestCase):
         for f in j["files"]:
             self.assertEqual(os.stat(f).st_mode & 0o777, 0o600)
 
+    def test_files_that_cannot_be_written_are_not_listed(self):
+        """The program puts a file where the directory was."""
+        r = self.seep("run", "-o", "gone/%e", "--", "bash", "-c", "rm -r gone; : >gone")
+        self.assertEqual(r.returncode, 0)
+        self.assertRegex(r.stderr, b"cannot write .*/gone/bash")
+        self.assertNotIn(b"seep: files:", r.stderr)
+        self.assertNotIn(b"look closer", r.stderr)
+
     def test_older_files_stay(self):
         for _ in range(2):
             self.seep("run", "-q", "-o", "same%%", "--", "true")
         self.assertEqual(len([f for f in os.listdir(self.dir) if ".heap." in f]), 2)
 
     def test_preload_is_kept(self):
-        holder = os.environ["VICTIM_LIBRARY"]
+        holder = seeptest.preloadable(os.environ["VICTIM_LIBRARY"])
         r = self.seep("run", "-q", "--", "bash", "-c", "echo $LD_PRELOAD; cat /proc/$$/maps",
                       env={"LD_PRELOAD": holder})
         self.assertIn(holder, r.stdout.decode().splitlines()[0])
@@ -135,7 +222,7 @@ class Tool(seeptest.TestCase):
 
     def test_gate_of_a_tree(self):
         r = self.seep("gate", "--", "bash", "-c",
-                      f"{LEAKS} direct && {LEAKS} thousand && echo fine")
+                      '"$0" direct && "$0" thousand && echo fine', LEAKS)
         self.assertEqual((r.returncode, r.stdout, self.last(r)),
                          (23, b"fine\n", "seep: LEAK objects=1001 bytes=16100 sites=2"))
         r = self.seep("gate", "--", "bash", "-c", "(kill -KILL $BASHPID); exit 0")
@@ -145,7 +232,7 @@ class Tool(seeptest.TestCase):
         self.assertEqual(r.returncode, 24)
 
     def test_gate_survives_closed_descriptors(self):
-        r = self.seep("gate", "--", "bash", "-c", f"exec 2>&- {LEAKS} direct")
+        r = self.seep("gate", "--", "bash", "-c", 'exec 2>&- "$0" direct', LEAKS)
         self.assertEqual(self.last(r), "seep: LEAK objects=1 bytes=100 sites=1")
 
     def test_suppressions(self):

@@ -155,6 +155,11 @@ class Leaks(seeptest.TestCase):
         r = seeptest.run([seeptest.victim("leak/leaks"), "direct"],
                          options="mode=exact:leak=exit:exitcode=77")
         self.assertEqual(r.returncode, 77)
+        # 0: the report is wanted, and the status stays.
+        r = seeptest.run(["perl", "-e", "@a = (1 .. 3); exit 6"],
+                         options="mode=exact:leak=exit:exitcode=0")
+        self.assertRegex(self.verdict(r), "^seep: LEAK objects=")
+        self.assertEqual(r.returncode, 6)
 
     def test_sampled_mode_finds_leaks_without_stacks(self):
         r = seeptest.run([seeptest.victim("leak/leaks"), "thousand"],

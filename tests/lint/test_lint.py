@@ -9,7 +9,8 @@ import seeptest
 ORDER = ["preload/base", "preload/heap", "profiler/stack", "profiler/site", "profiler/pprof",
          "profiler/sample", "profiler/leak", "profiler/thread", "profiler/escape",
          "profiler/control", "preload/api"]
-TOOLS_MAY = ["profiler/control/runtable.h", "profiler/control/request.h"]
+TOOLS_MAY = ["profiler/control/runtable.h", "profiler/control/request.h",
+             "preload/base/opt.h"]
 MAX_LINES = 700
 HERE = os.path.join(seeptest.SOURCE, "tests", "lint")
 GENERATED = os.path.join(os.path.dirname(seeptest.TOOL), "..", "profiler", "pprof")

@@ -145,6 +145,37 @@ static void double_free_two_threads(void)
 	in_thread(free_it, p);
 }
 
+/* Others of its size come and go in between. */
+static void double_free_large_between(void)
+{
+	void *p[8];
+
+	for (int i = 0; i < 8; i++)
+		p[i] = malloc(100000);
+	for (int i = 0; i < 8; i++)
+		free(p[i]);
+	free(malloc(100000));
+	free(p[2]);
+}
+
+static void double_free_large_thread(void)
+{
+	void *p = malloc(100000);
+
+	in_thread(free_it, p);
+	free(p);
+}
+
+/* A longer one was cut in two: the second part is no object. */
+static void double_free_large_part(void)
+{
+	char *p = malloc(400000), *q;
+
+	free(p);
+	q = malloc(100000);
+	free(q == p ? p + 131072 : p);
+}
+
 /* Both are in the thread's array when it ends. */
 static void double_free_ending_thread(void)
 {
@@ -336,6 +367,15 @@ static void realloc_freed(void)
 	free(realloc(p, 1 << 21));
 }
 
+static void realloc_freed_large(void)
+{
+	void *p = malloc(100000), *q = malloc(100000);
+
+	free(p);
+	free(q);
+	free(realloc(p, 90000));
+}
+
 static void realloc_freed_small(void)
 {
 	void *p = malloc(100);
@@ -472,6 +512,9 @@ static const struct {
 	CASE(double_free_aligned),
 	CASE(double_free_thread),
 	CASE(double_free_two_threads),
+	CASE(double_free_large_between),
+	CASE(double_free_large_thread),
+	CASE(double_free_large_part),
 	CASE(double_free_ending_thread),
 	CASE(double_free_after_realloc),
 	CASE(double_free_at_exit),
@@ -497,6 +540,7 @@ static const struct {
 	CASE(mapped_unreadable),
 	CASE(break_pointer),
 	CASE(realloc_freed),
+	CASE(realloc_freed_large),
 	CASE(realloc_freed_small),
 	CASE(realloc_freed_small_later),
 	CASE(realloc_interior),

@@ -29,9 +29,11 @@ class Killed(seeptest.TestCase):
         p = subprocess.Popen(argv, cwd=self.dir, stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, **kw)
         last = [int(p.stdout.readline()) for _ in range(count)][-1]
-        pids = subprocess.run(["pgrep", "-P", str(p.pid), "-x", "grow"],
-                              capture_output=True).stdout.split() or [p.pid]
-        os.kill(int(pids[0]), 9)
+        with open(f"/proc/{p.pid}/task/{p.pid}/children") as f:
+            pid = int((f.read().split() or [p.pid])[0])
+        with open(f"/proc/{pid}/environ") as f:
+            self.table = re.search(r"[:=]run=([^:\0]*)", f.read() + ":run=")[1]
+        os.kill(pid, 9)
         rest = p.stdout.read().split(b"\n")
         text = p.stderr.read().decode()
         p.communicate()
@@ -69,15 +71,24 @@ class Killed(seeptest.TestCase):
         self.assertGreaterEqual(process["live_bytes"], 5 * STEP * 100)
         self.assertEqual(len(process["files"]), 3)
 
+    def test_ends_by_a_system_call(self):
+        """No handler of anybody's runs at exit_group itself; it is no signal."""
+        r = seeptest.seep("run", "-o", f"{self.dir}/x", "--", "python3", "-c",
+                          "import ctypes; ctypes.CDLL(None).syscall(231, 9)")
+        self.assertEqual(r.returncode, 9)
+        self.assertIn(b"seep: python3 ended itself by a system call; what it held then:",
+                      r.stderr)
+        self.assertNotIn(b"signal", r.stderr)
+        self.one("x*.heap.pb.gz")
+
     def test_nothing_is_left_behind(self):
-        places = ("/dev/shm", "/tmp")
-        before = {f for d in places for f in glob.glob(d + "/seep-run.*")}
-        self.kill_at(2, [seeptest.TOOL, "run", "-q", "--", GROW],
-                     env=seeptest.clean_env(TMPDIR=self.dir))
-        self.assertEqual(glob.glob(self.dir + "/seep-run.*"), [])
-        self.kill_at(2, [seeptest.TOOL, "run", "-q", "--", GROW], env=seeptest.clean_env())
-        after = {f for d in places for f in glob.glob(d + "/seep-run.*")}
-        self.assertEqual({f for f in after - before if not os.listdir(f)}, set())
+        for env in ({"TMPDIR": self.dir}, {"TMPDIR": ""}):
+            self.kill_at(2, [seeptest.TOOL, "run", "-q", "--", GROW],
+                         env=seeptest.clean_env(**env))
+            directory = os.path.dirname(self.table)
+            self.assertRegex(directory, r"/seep-run\.\w+$")
+            self.assertFalse(os.path.exists(directory), directory)
+            self.assertEqual(os.path.dirname(directory) == self.dir, bool(env["TMPDIR"]))
 
     def test_forked_child(self):
         seeptest.seep("run", "-q", "--", GROW, "fork", cwd=self.dir)
@@ -94,6 +105,9 @@ class Killed(seeptest.TestCase):
         r = seeptest.seep("recover", store)
         self.assertEqual((r.returncode, r.stdout), (0, b""), r.stderr)
         self.assertGreaterEqual(self.objects(self.one("p.*.heap.pb.gz"), "grow"), said)
+        r = seeptest.seep("recover", "/none")
+        self.assertEqual((r.returncode, r.stderr),
+                         (1, b"seep: /none: No such file or directory\n"))
         r = seeptest.seep("recover", GROW)
         self.assertEqual(r.returncode, 1)
         self.assertIn(b"not a profile store", r.stderr)

@@ -120,7 +120,7 @@ class Lifetimes(seeptest.TestCase):
     def test_killed(self):
         """Labels are in the store."""
         r = seeptest.seep("run", "-q", "--labels", "thread,size", "-o", f"{self.dir}/x",
-                          "--", "sh", "-c", f"{LIVES}; kill -9 $$")
+                          "--", "sh", "-c", '"$0"; kill -9 $$', LIVES)
         self.assertEqual(r.returncode, 137)
         found = [s for p in glob.glob(f"{self.dir}/x.*.heap.pb.gz") for s in pbgz.read(p)
                  if s.get("thread") == "sh" and s.get("bytes")]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our files as go tool pprof sees them, with the program's binary moved away."""
+import lzma
 import math
 import os
 import re
@@ -57,6 +58,28 @@ class Profile(seeptest.TestCase):
         self.assertEqual(allocs["exported_churn"], (500000, 500000))
         self.assertEqual(allocs["big_peak"], (8 << 20, 8 << 20))
 
+    def test_heap_and_allocs_are_one_work(self):
+        """The same bytes but for the default type at the end, and each a sound file."""
+        self.make("mode=exact", "x")
+        heap, allocs = self.one("x.*.heap.pb.gz"), self.one("x.*.allocs.pb.gz")
+        texts = []
+        for path, kind in ((heap, "inuse_space"), (allocs, "alloc_space")):
+            subprocess.run(["gzip", "-t", path], check=True)
+            text = self.pprof("-raw", path)
+            self.assertIn(f"{kind}/bytes[dflt]", text)
+            texts.append(text.replace("[dflt]", ""))
+        self.assertEqual(*texts)
+
+    def test_one_of_two_files_cannot_be_written(self):
+        r = seeptest.run(f"ln -s /nowhere {self.dir}/x.$$.allocs.pb.gz; "
+                         f"LD_PRELOAD={seeptest.LIB} SEEP_OPTIONS=mode=exact:out={self.dir}/x "
+                         f"exec {self.exe} 1", preload=False)
+        self.assertEqual(r.returncode, 0)
+        self.assertIn(b"a symbolic link is in the way", r.stderr)
+        self.assertEqual(self.totals("heap", "x", "inuse_space")["leaf_small"], (20000, 20000))
+        link = [f for f in os.listdir(self.dir) if f.endswith(".allocs.pb.gz")]
+        self.assertEqual(os.readlink(os.path.join(self.dir, link[0])), "/nowhere")
+
     def test_peak(self):
         self.make("mode=exact", "x")
         peak = self.totals("peak", "x", "peak_space")
@@ -100,6 +123,38 @@ class Profile(seeptest.TestCase):
             parts = line.split()
             if len(parts) > 2 and parts[2] == "M=" + first:
                 self.assertGreater(len(parts), 3, line)
+
+    def pack_symbols(self):
+        """Strips the program; .symtab goes to .gnu_debugdata, as distributions do it."""
+        symbols, packed = self.exe + ".symbols", self.exe + ".xz"
+        subprocess.run(["objcopy", "--only-keep-debug", self.exe, symbols], check=True)
+        with open(symbols, "rb") as f:
+            data = lzma.compress(f.read())
+        with open(packed, "wb") as f:
+            f.write(data)
+        subprocess.run(["objcopy", "--strip-all", self.exe], check=True)
+        subprocess.run(["objcopy", "--add-section", f".gnu_debugdata={packed}", self.exe],
+                       check=True)
+        return data
+
+    def test_packed_symbols(self):
+        """Without the tool, whose libdw would find them afterwards."""
+        data = self.pack_symbols()
+        self.make("mode=exact", "x")
+        raw = self.pprof("-raw", self.one("x.*.heap.pb.gz"))
+        for name in NAMED:
+            self.assertRegex(raw, rf"\b{name}\b")
+        # damaged: no names, no harm
+        with open(self.exe, "rb") as f:
+            program = bytearray(f.read())
+        at = program.index(data)
+        for i in range(at + 40, at + len(data) - 40, 7):
+            program[i] ^= 0x55
+        with open(self.exe, "wb") as f:
+            f.write(program)
+        self.make("mode=exact", "y")
+        raw = self.pprof("-raw", self.one("y.*.heap.pb.gz"))
+        self.assertNotRegex(raw, r"\bleaf_small\b")
 
     def test_two_runs_cancel(self):
         self.make("mode=exact", "a")

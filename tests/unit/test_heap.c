@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "preload/heap/freelist.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
 #include "preload/heap/mcentral.h"
@@ -382,19 +381,16 @@ static void test_large_again(void **state)
 	heap_free(p);
 }
 
-/* ---- quick runs ---- */
+/* ---- a thread's own large objects ---- */
 
-#define QUICK_LIVE 48
+#define OWN_LIVE 48
 
-static size_t quick_pages_allowed(void)
+static size_t own_pages(void)
 {
-	struct heap_stats s;
-
-	heap_get_stats(&s);
-	return FREELIST_QUICK_PAGES + (s.peak_inuse >> PAGE_SHIFT) / 4;
+	return lcache_pages(&mcache_self()->large);
 }
 
-static void replace_quick(struct block *b, unsigned *seed)
+static void replace_large(struct block *b, unsigned *seed)
 {
 	size_t size = 33000 + next(seed) % (next(seed) % 2 ? 60000 : 1100000);
 	size_t usable;
@@ -406,7 +402,7 @@ static void replace_quick(struct block *b, unsigned *seed)
 		assert_null(heap_find((uintptr_t)b->p + b->size - 1, NULL));
 		assert_int_equal(heap_usable_size(b->p), 0);
 	}
-	b->p = heap_malloc(size);
+	b->p = heap_malloc_large(size);
 	usable = heap_usable_size(b->p);
 	assert_in_range(usable, size, size + PAGE_SIZE + size / 4 + PAGE_SIZE / 4);
 	b->size = usable;
@@ -416,43 +412,43 @@ static void replace_quick(struct block *b, unsigned *seed)
 
 /* Replaced at random, large objects never overlap, waste at most a quarter, and what is
  * kept for the next ones stays within its bound. */
-static void test_quick_model(void **state)
+static void test_own_model(void **state)
 {
-	static struct block blocks[QUICK_LIVE];
+	static struct block blocks[OWN_LIVE];
 	unsigned seed = SEED;
 	size_t most = 0;
 
 	(void)state;
 	heap_trim();
-	assert_int_equal(freelist_quick_pages(), 0);
+	assert_int_equal(own_pages(), 0);
 	for (unsigned n = 0; n < 6000; n++) {
-		replace_quick(&blocks[next(&seed) % QUICK_LIVE], &seed);
-		assert_true(freelist_quick_pages() <= quick_pages_allowed());
-		if (freelist_quick_pages() > most)
-			most = freelist_quick_pages();
+		replace_large(&blocks[next(&seed) % OWN_LIVE], &seed);
+		assert_true(own_pages() <= 1024); /* 8 MiB: a small heap */
+		if (own_pages() > most)
+			most = own_pages();
 		if (n % 50 == 0)
 			pages_add_up();
 	}
 	assert_true(most > 0);
-	for (int i = 0; i < QUICK_LIVE; i++)
+	for (int i = 0; i < OWN_LIVE; i++)
 		heap_free(blocks[i].p);
 	pages_add_up();
 	heap_trim();
-	assert_int_equal(freelist_quick_pages(), 0);
+	assert_int_equal(own_pages(), 0);
 	pages_add_up();
 }
 
-/* A tick of the scavenger enters quick runs into the lists: what went wrong with one in
- * between is tried again. A scenario returns what it has found to be untrue. */
+/* A look around may give back what is kept: what went wrong with one in between is tried
+ * again. A scenario returns what it has found to be untrue. */
 static void undisturbed(const char *(*scenario)(void))
 {
 	const char *untrue;
-	uint64_t ticks;
+	uint64_t look;
 
 	do {
-		ticks = scavenge_ticks();
+		look = mcache_self()->tick_ns;
 		untrue = scenario();
-	} while (untrue && scavenge_ticks() != ticks);
+	} while (untrue && mcache_self()->tick_ns != look);
 	if (untrue)
 		fail_msg("%s", untrue);
 }
@@ -463,96 +459,103 @@ static void undisturbed(const char *(*scenario)(void))
 			return #x; \
 	} while (0)
 
-/* Four neighbours of 64 KiB, each with pages that hold something. */
-static const char *four_neighbours(unsigned char *out[4])
+/* Four neighbours of size bytes, each with pages that hold something. */
+static const char *four_neighbours(size_t size, unsigned char *out[4])
 {
 	unsigned char *room;
 
 	heap_trim();
-	room = heap_malloc(4 << 20);
-	heap_free(room); /* the victim, which they are cut off */
+	room = heap_malloc_large(4 * size);
+	heap_free(room);
+	lcache_empty_out(&mcache_self()->large); /* the only run that is dirty */
 	for (int i = 0; i < 4; i++) {
-		out[i] = heap_malloc(1 << 16);
-		EXPECT(out[i] == room + ((size_t)i << 16));
-		memset(out[i], 0xff, 1 << 16);
+		out[i] = heap_malloc_large(size);
+		EXPECT(out[i] == room + (size_t)i * size);
+		memset(out[i], 0xff, size);
 	}
 	return NULL;
 }
 
-/* A freed one is found again by what needs as many pages or a little less, and by nothing
- * else; calloc's is zero. */
-static const char *quick_again(void)
+/* A freed one is found again by what needs as many pages or a little less; what needs
+ * still less is cut off it, and is one with it again when it is freed. calloc's is zero.
+ */
+static const char *own_again(void)
 {
 	unsigned char *p[4], *q, *small;
-	const char *untrue = four_neighbours(p);
+	const char *untrue = four_neighbours(1 << 16, p);
 
 	if (untrue)
 		return untrue;
 	heap_free(p[1]);
-	EXPECT(freelist_quick_pages() == 8);
-	q = heap_malloc(9 * PAGE_SIZE);
+	EXPECT(own_pages() == 8);
+	q = heap_malloc_large(9 * PAGE_SIZE);
 	EXPECT(q != p[1]);
-	small = heap_malloc(5 * PAGE_SIZE);
-	EXPECT(small != p[1]);
+	small = heap_malloc_large(5 * PAGE_SIZE);
+	EXPECT(small == p[1]);
+	EXPECT(own_pages() == 3);
+	heap_free(small);
+	EXPECT(own_pages() == 8);
+	small = heap_malloc_large(4 * PAGE_SIZE + 1);
+	EXPECT(small == p[1]);
+	heap_free(small);
 	p[1] = heap_calloc(1, 7 * PAGE_SIZE);
 	EXPECT(p[1] == p[0] + (1 << 16));
-	EXPECT(freelist_quick_pages() == 0);
+	EXPECT(own_pages() == 0);
 	for (size_t i = 0; i < 1 << 16; i++)
 		assert_int_equal(p[1][i], 0);
 	for (int i = 0; i < 4; i++)
 		heap_free(p[i]);
 	heap_free(q);
-	heap_free(small);
 	return NULL;
 }
 
-static void test_quick_again(void **state)
+static void test_own_again(void **state)
 {
 	(void)state;
-	undisturbed(quick_again);
+	undisturbed(own_again);
 }
 
 /* An object grows in place into those freed behind it. */
-static const char *quick_growth(void)
+static const char *own_growth(void)
 {
 	unsigned char *p[4];
-	const char *untrue = four_neighbours(p);
+	const char *untrue = four_neighbours(1 << 16, p);
 
 	if (untrue)
 		return untrue;
 	heap_free(p[1]);
 	heap_free(p[2]);
-	EXPECT(freelist_quick_pages() == 16);
+	EXPECT(own_pages() == 16);
 	EXPECT(heap_realloc(p[0], 3 << 16) == p[0]);
-	EXPECT(freelist_quick_pages() == 0);
+	EXPECT(own_pages() == 0);
 	pages_add_up();
 	heap_free(p[0]);
 	heap_free(p[3]);
 	return NULL;
 }
 
-static void test_quick_growth(void **state)
+static void test_own_growth(void **state)
 {
 	(void)state;
-	undisturbed(quick_growth);
+	undisturbed(own_growth);
 }
 
 /* Freed neighbours that hold memory become one run before untouched pages are used. */
-static const char *quick_before_clean(void)
+static const char *own_before_clean(void)
 {
 	struct heap_stats before, after;
 	unsigned char *p[4], *q;
-	const char *untrue = four_neighbours(p);
+	const char *untrue = four_neighbours(1 << 20, p);
 
 	if (untrue)
 		return untrue;
 	heap_trim(); /* what is free besides is clean now */
 	for (int i = 0; i < 3; i++)
 		heap_free(p[i]);
-	EXPECT(freelist_quick_pages() == 24);
+	EXPECT(own_pages() == 3 << 7);
 	heap_get_stats(&before);
-	EXPECT(before.free_dirty == 3 << 16);
-	q = heap_malloc(3 << 16);
+	EXPECT(before.free_dirty == 3 << 20);
+	q = heap_malloc_large(3 << 20);
 	heap_get_stats(&after);
 	EXPECT(q == p[0]);
 	EXPECT(after.free_dirty == 0);
@@ -561,10 +564,62 @@ static const char *quick_before_clean(void)
 	return NULL;
 }
 
-static void test_quick_before_clean(void **state)
+static void test_own_before_clean(void **state)
 {
 	(void)state;
-	undisturbed(quick_before_clean);
+	undisturbed(own_before_clean);
+}
+
+struct keeper {
+	pthread_barrier_t *step;
+	size_t npages;
+};
+
+static void *keep_some(void *arg)
+{
+	struct keeper *k = arg;
+	void *p[16];
+
+	for (int i = 0; i < 16; i++)
+		p[i] = heap_malloc_large(1 << 20);
+	for (int i = 0; i < 16; i++)
+		heap_free(p[i]);
+	k->npages = own_pages();
+	pthread_barrier_wait(k->step);
+	pthread_barrier_wait(k->step);
+	heap_thread_exit();
+	return NULL;
+}
+
+/* Threads that freed much and do nothing since hold little in all; when they end,
+ * nothing.
+ */
+static void test_own_of_threads(void **state)
+{
+	struct keeper k[8];
+	pthread_barrier_t step;
+	pthread_t t[8];
+	struct heap_stats s;
+	size_t sum = 0;
+
+	(void)state;
+	heap_trim();
+	pthread_barrier_init(&step, NULL, 9);
+	for (int i = 0; i < 8; i++) {
+		k[i] = (struct keeper){ .step = &step };
+		pthread_create(&t[i], NULL, keep_some, &k[i]);
+	}
+	pthread_barrier_wait(&step);
+	for (int i = 0; i < 8; i++)
+		sum += k[i].npages;
+	heap_get_stats(&s);
+	assert_in_range(sum, 1, 1024 + (s.peak_inuse >> PAGE_SHIFT) / 16);
+	pthread_barrier_wait(&step);
+	for (int i = 0; i < 8; i++)
+		pthread_join(t[i], NULL);
+	heap_trim();
+	heap_get_stats(&s);
+	assert_int_equal(s.free_dirty, 0);
 }
 
 /* Growth by small steps moves the object seldom, and it keeps what is in it. */
@@ -602,10 +657,11 @@ int main(void)
 		cmocka_unit_test(test_growth_in_steps),
 		cmocka_unit_test(test_large_model),
 		cmocka_unit_test(test_large_again),
-		cmocka_unit_test(test_quick_model),
-		cmocka_unit_test(test_quick_again),
-		cmocka_unit_test(test_quick_growth),
-		cmocka_unit_test(test_quick_before_clean),
+		cmocka_unit_test(test_own_model),
+		cmocka_unit_test(test_own_again),
+		cmocka_unit_test(test_own_growth),
+		cmocka_unit_test(test_own_before_clean),
+		cmocka_unit_test(test_own_of_threads),
 		cmocka_unit_test(test_refill_at_a_tick),
 	};
 

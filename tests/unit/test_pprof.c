@@ -297,6 +297,7 @@ static void test_frames(void **state)
 	const uintptr_t here = (uintptr_t)known_function, libc = libc_function("qsort");
 	const uintptr_t pcs[] = { here + 1, libc + 5, FRAME_JIT_PC, FRAME_TRUNCATED_PC };
 	const uintptr_t zero[] = { 0, here + 1, 4097 };
+	const uintptr_t jit[] = { here + 1, 4097, FRAME_JIT_PC };
 	const int64_t values[] = { 1, 2, 3, 4 };
 	struct pprof *w = begin(&pprof_kind_heap);
 	profile *p;
@@ -307,9 +308,12 @@ static void test_frames(void **state)
 	pprof_sample(w, NULL, 0, false, values, NULL, 0);
 	pprof_sample(w, zero, 3, false, values, NULL, 0);
 	pprof_sample(w, zero, 3, false, values, NULL, 0);
+	pprof_sample(w, jit, 3, false, values, NULL, 0);
 	assert_int_equal(pprof_finish(w), 0);
 	p = decode_and_check(&pprof_kind_heap);
-	assert_int_equal(p->n_sample, 5);
+	assert_int_equal(p->n_sample, 6);
+	assert_int_equal(p->sample[5]->n_location_id, 2); /* once is enough */
+	assert_string_equal(name_of(p, 5, 1), "[jit]");
 	/* One is taken from return addresses, and nothing from an exact leaf. */
 	assert_int_equal(frame_of(p, 0, 0)->address, here);
 	assert_int_equal(frame_of(p, 0, 1)->address, libc + 4);
@@ -325,7 +329,7 @@ static void test_frames(void **state)
 	for (size_t i = 3; i < 5; i++) {
 		assert_string_equal(name_of(p, i, 0), "[truncated]");
 		assert_string_equal(name_of(p, i, 1), "known_function");
-		assert_null(name_of(p, i, 2)); /* no module there: no name, no mapping */
+		assert_string_equal(name_of(p, i, 2), "[jit]"); /* no module there */
 		assert_int_equal(frame_of(p, i, 2)->address, 4096);
 		assert_int_equal(frame_of(p, i, 2)->mapping_id, 0);
 	}

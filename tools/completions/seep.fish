@@ -75,6 +75,7 @@ complete -c seep -n '__seep_in check leak' -l max-pause -x -d 'do nothing if it 
 complete -c seep -n '__seep_in check leak' -l stop -d 'stop the threads at once'
 complete -c seep -n '__seep_in check leak' -l standing -d 'stand still where no snapshot can be made'
 complete -c seep -n '__seep_in check leak' -l json -r -d 'the whole report'
+complete -c seep -n '__seep_in threads' -a '(__fish_complete_suffix .pb.gz)'
 complete -c seep -n '__seep_in threads' -l created -d 'the sites that create threads'
 complete -c seep -n '__seep_in threads' -l full -d 'each thread by itself'
 complete -c seep -n '__seep_in threads' -l quick -d 'only deadlocks, a short pause'

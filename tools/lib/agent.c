@@ -25,12 +25,14 @@
 #include "tools/lib/proc.h"
 #include "tools/lib/say.h"
 
-#define ASK_AGAIN_MS  100 /* the agent may be busy with somebody else */
-#define ASK_TIMES     150 /* so often */
-#define STOPPED_MS    5	  /* look again whether it is stopped */
-#define STOPPED_TIMES 40  /* so often */
-#define TRACE_EVERY   10  /* calls without an answer, try another way */
-#define REPLY_S	      60  /* of work, for a very large program */
+#define ASK_AGAIN_MS  100  /* the agent may be busy with somebody else */
+#define ASK_TIMES     150  /* so often */
+#define STOPPED_MS    5	   /* look again whether it is stopped */
+#define STOPPED_TIMES 40   /* so often */
+#define LOADING_MS    5	   /* look again whether the library has come */
+#define LOADING_TIMES 2000 /* so often */
+#define TRACE_EVERY   10   /* calls without an answer, try another way */
+#define REPLY_S	      60   /* of work, for a very large program */
 
 struct line {
 	const struct agent_target *target;
@@ -114,9 +116,23 @@ static int signal_of_environment(int pid)
 	return signal;
 }
 
+/* As proc_has_library(); waits for a process that has only just been started. */
+static int await_library(int pid)
+{
+	const struct timespec moment = { 0, LOADING_MS * 1000000L };
+	int has = proc_has_library(pid);
+
+	for (int i = 0; has == 0 && i < LOADING_TIMES && proc_may_load_library(pid);
+	     i++) {
+		nanosleep(&moment, NULL);
+		has = proc_has_library(pid);
+	}
+	return has;
+}
+
 static void check_library(int pid)
 {
-	int has = proc_has_library(pid);
+	int has = await_library(pid);
 
 	if (has < 0)
 		die(EXIT_INCOMPLETE,
@@ -161,9 +177,9 @@ static char *read_status_settled(int pid)
 	return status;
 }
 
-static void check(struct line *l)
+/* Its status, if it can be asked. */
+static char *check_process(int pid)
 {
-	const int pid = l->target->pid;
 	char *status = read_status_settled(pid);
 
 	if (strchr("ZXx", proc_state(status)))
@@ -173,6 +189,19 @@ static void check(struct line *l)
 		    "process %d is stopped (SIGSTOP, or a debugger): let it go on first",
 		    pid);
 	check_library(pid);
+	return status;
+}
+
+void agent_expect(const struct agent_target *t)
+{
+	free(check_process(t->pid));
+}
+
+static void check(struct line *l)
+{
+	const int pid = l->target->pid;
+	char *status = check_process(pid);
+
 	l->signal = l->target->signal ? l->target->signal : signal_of_environment(pid);
 	if (l->signal < 0)
 		die(EXIT_INCOMPLETE,

@@ -28,6 +28,8 @@ struct agent_target {
 	}
 void agent_option(struct agent_target *t, int option);
 
+/* Dies with 24 unless the process is there and has the library. */
+void agent_expect(const struct agent_target *t);
 /* Sends *q, which needs its command only, with the descriptor fd (-1: none), and waits
  * for the reply. Dies with 24 when there is none or it is a refusal. */
 void agent_ask(const struct agent_target *t, struct agent_request *q, int fd,

@@ -80,8 +80,10 @@ struct baseline *baseline_read(const char *path, char **out_why)
 	size_t i;
 
 	if (!root || !json_is_array(json_object_get(root, "leaks"))) {
-		*out_why =
-			format_string("%s", root ? "it is no leak report" : error.text);
+		/* jansson names the file itself where it cannot be opened */
+		*out_why = !root && error.line < 0
+				   ? format_string("%s", error.text)
+				   : format_string("%s: it is no leak report", path);
 		json_decref(root);
 		return NULL;
 	}

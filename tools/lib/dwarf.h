@@ -24,7 +24,9 @@
 enum dwarf_returns {
 	RETURNS_UNKNOWN, /* no debug information, or something that may hold one */
 	RETURNS_NOTHING, /* nothing, or what is too small for a pointer */
-	RETURNS_POINTER
+	RETURNS_POINTER, /* in the first register, also as a structure's first word */
+	RETURNS_SECOND,	 /* as the second word of a structure in registers */
+	RETURNS_PAIR	 /* both words are pointers */
 };
 
 struct dwarf_frame {

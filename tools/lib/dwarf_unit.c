@@ -232,6 +232,56 @@ static Dwarf_Die bare_type(Dwarf_Die type)
 	return type;
 }
 
+static bool is_pointer(Dwarf_Die *type)
+{
+	int tag = dwarf_tag(type);
+
+	return tag == DW_TAG_pointer_type || tag == DW_TAG_reference_type ||
+	       tag == DW_TAG_rvalue_reference_type;
+}
+
+/* Is there a pointer at that offset of a structure, by its own members? */
+static bool has_pointer_at(Dwarf_Die *structure, Dwarf_Word offset)
+{
+	Dwarf_Die member, type;
+	Dwarf_Attribute attr;
+	Dwarf_Word at;
+
+	if (dwarf_child(structure, &member) != 0)
+		return false;
+	do {
+		if (dwarf_tag(&member) != DW_TAG_member ||
+		    !dwarf_attr(&member, DW_AT_data_member_location, &attr) ||
+		    dwarf_formudata(&attr, &at) != 0 || at != offset)
+			continue;
+		if (!dwarf_attr(&member, DW_AT_type, &attr) ||
+		    !dwarf_formref_die(&attr, &type))
+			return false;
+		type = bare_type(type);
+		return is_pointer(&type);
+	} while (dwarf_siblingof(&member, &member) == 0);
+	return false;
+}
+
+/* One that is handed back in registers: of at most two words, and for C++ without a
+ * destructor and the like. */
+static enum dwarf_returns returns_structure(Dwarf_Die *type)
+{
+	int size = dwarf_bytesize(type), word = (int)sizeof(void *);
+	bool first = has_pointer_at(type, 0);
+	bool second = has_pointer_at(type, sizeof(void *));
+	Dwarf_Attribute attr;
+	Dwarf_Word convention;
+
+	if (size > 2 * word || (dwarf_attr(type, DW_AT_calling_convention, &attr) &&
+				dwarf_formudata(&attr, &convention) == 0 &&
+				convention == DW_CC_pass_by_reference))
+		return RETURNS_UNKNOWN;
+	if (first)
+		return second ? RETURNS_PAIR : RETURNS_POINTER;
+	return second ? RETURNS_SECOND : RETURNS_UNKNOWN;
+}
+
 /* Structures may hold a pointer, and so may integers of its size. */
 static enum dwarf_returns returns_of(Dwarf_Die *function)
 {
@@ -243,11 +293,12 @@ static enum dwarf_returns returns_of(Dwarf_Die *function)
 	if (!dwarf_formref_die(&attr, &type))
 		return RETURNS_UNKNOWN;
 	type = bare_type(type);
-	switch (dwarf_tag(&type)) {
-	case DW_TAG_pointer_type:
-	case DW_TAG_reference_type:
-	case DW_TAG_rvalue_reference_type:
+	if (is_pointer(&type))
 		return RETURNS_POINTER;
+	switch (dwarf_tag(&type)) {
+	case DW_TAG_structure_type:
+	case DW_TAG_class_type:
+		return returns_structure(&type);
 	case DW_TAG_base_type:
 	case DW_TAG_enumeration_type:
 		return dwarf_bytesize(&type) < (int)sizeof(void *) ? RETURNS_NOTHING

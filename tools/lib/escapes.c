@@ -206,16 +206,33 @@ static bool has_depth(const struct line *l)
 
 /* ---- wrappers ---- */
 
+static uint64_t mix(uint64_t h, uint64_t value)
+{
+	h = (h ^ value) * 0x9e3779b97f4a7c15u;
+	return h ^ h >> 32;
+}
+
+/* Compilers make several calls of one, where they unroll a loop: the same function, line
+ * and column are the same place. Without lines, the address tells. */
+static uint64_t mix_frame(const struct line *l, uint64_t h, size_t frame)
+{
+	const Seep__Pprof__Location *x = location(l, frame);
+
+	if (!x || x->n_line == 0 || x->line[0]->line <= 0)
+		return mix(h, l->s->location_id[frame]);
+	for (size_t i = 0; i < x->n_line; i++) {
+		h = mix(h, x->line[i]->function_id);
+		h = mix(h,
+			(uint64_t)x->line[i]->line << 20 ^ (uint64_t)x->line[i]->column);
+	}
+	return h;
+}
+
 static void set_key(struct line *l)
 {
-	uint64_t h = l->level + 1;
-
-	for (size_t i = 0; i <= l->level && i < l->s->n_location_id; i++) {
-		h ^= l->s->location_id[i];
-		h *= 0x9e3779b97f4a7c15u;
-		h ^= h >> 32;
-	}
-	l->key = h;
+	l->key = l->level + 1;
+	for (size_t i = 0; i <= l->level && i < l->s->n_location_id; i++)
+		l->key = mix_frame(l, l->key, i);
 }
 
 static int by_key(const void *a, const void *b)
@@ -238,8 +255,18 @@ static bool is_named_like_one(const char *name)
 	return false;
 }
 
-/* How many different frames lines [from, to) have at depth frame, up to MANY_CALLERS. 0:
- * one has no such frame, or an object of it ended in a function further in. */
+/* The function of a frame, or its address where it has no name. */
+static uint64_t function_of(const struct line *l, size_t frame)
+{
+	const Seep__Pprof__Location *x = location(l, frame);
+
+	if (x && x->n_line)
+		return x->line[x->n_line - 1]->function_id | (uint64_t)1 << 63;
+	return l->s->location_id[frame];
+}
+
+/* How many different functions lines [from, to) have at depth frame, up to MANY_CALLERS.
+ * 0: one has no such frame, or an object of it ended in a function further in. */
 static unsigned callers_at(const struct line *lines, size_t from, size_t to, size_t frame)
 {
 	uint64_t callers[MANY_CALLERS] = { 0 };
@@ -252,10 +279,10 @@ static unsigned callers_at(const struct line *lines, size_t from, size_t to, siz
 		if (frame >= l->s->n_location_id ||
 		    (has_depth(l) && label_number(l, "depth") < frame))
 			return 0;
-		while (k < n && callers[k] != l->s->location_id[frame])
+		while (k < n && callers[k] != function_of(l, frame))
 			k++;
 		if (k == n && n < MANY_CALLERS)
-			callers[n++] = l->s->location_id[frame];
+			callers[n++] = function_of(l, frame);
 	}
 	return n;
 }
@@ -395,6 +422,11 @@ static void add_line(struct escape_site *s, const struct line *l)
 
 	if (s->samples == 0 || low < s->size_min)
 		s->size_min = low;
+	low = label_number(l, "argument_min");
+	if (s->samples == 0 || low < s->argument_min)
+		s->argument_min = low;
+	if (label_number(l, "argument_max") > s->argument_max)
+		s->argument_max = label_number(l, "argument_max");
 	if (label_number(l, "size_max") > s->size_max)
 		s->size_max = label_number(l, "size_max");
 	s->samples += n;
@@ -410,35 +442,31 @@ static void add_line(struct escape_site *s, const struct line *l)
 	add_confidence(s, label_text(l, "confidence"), n);
 }
 
-struct life {
-	uint64_t ns, samples;
-};
-
-static int by_life(const void *a, const void *b)
+/* "8:12 9:40", see the label's writer in profiler/escape/result.c. */
+static void add_lives(struct escape_site *s, const char *text)
 {
-	const struct life *x = a, *y = b;
+	unsigned i;
+	unsigned long long n;
+	int used;
 
-	return x->ns < y->ns ? -1 : x->ns > y->ns;
+	for (; sscanf(text, "%u:%llu%n", &i, &n, &used) == 2; text += used)
+		if (i < ESCAPE_LIVES)
+			s->lives[i] += n;
 }
 
-/* The middle one of the groups' medians, by samples. */
-static uint64_t median_of(const struct line *lines, size_t n)
+/* The middle lifetime, to a factor of two. */
+static uint64_t median_of(const struct escape_site *s)
 {
-	struct life *lives = allocate(n * sizeof(*lives));
-	uint64_t all = 0, below = 0, found = 0;
+	uint64_t all = 0, below = 0;
 
-	for (size_t i = 0; i < n; i++) {
-		lives[i] = (struct life){ label_number(&lines[i], "median"),
-					  label_number(&lines[i], "samples") };
-		all += lives[i].samples;
+	for (unsigned i = 0; i < ESCAPE_LIVES; i++)
+		all += s->lives[i];
+	for (unsigned i = 0; i < ESCAPE_LIVES && all; i++) {
+		below += s->lives[i];
+		if (2 * below >= all)
+			return ((uint64_t)3 << i) / 2;
 	}
-	qsort(lives, n, sizeof(*lives), by_life);
-	for (size_t i = 0; i < n && 2 * below < all; i++) {
-		below += lives[i].samples;
-		found = lives[i].ns;
-	}
-	free(lives);
-	return found;
+	return 0;
 }
 
 /* What a change could save, in allocations that need not be made: certain for objects
@@ -499,6 +527,7 @@ static void gather(struct escape_site *s, const struct line *lines, size_t n)
 		uint64_t count = label_number(&lines[i], "samples");
 
 		add_line(s, &lines[i]);
+		add_lives(s, label_text(&lines[i], "lives"));
 		add_depth(s, &lines[i], &ancestors);
 		if (*text)
 			count_name(&to, place_name(&lines[i], text), count);
@@ -510,7 +539,7 @@ static void gather(struct escape_site *s, const struct line *lines, size_t n)
 			count_name(&allocators, format_string("%s", text), count);
 	}
 	name_site(s, &lines[0], level);
-	s->median_ns = median_of(lines, n);
+	s->median_ns = median_of(s);
 	s->to = best_name(&to);
 	s->freed_by = best_name(&freed);
 	s->ancestor = best_name(&ancestors);

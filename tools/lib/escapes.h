@@ -5,8 +5,8 @@
  *
  * A place is a function and, where the profile has lines, a line of it. Functions that
  * only hand on what they allocate (xmalloc, strdup: nothing ever ends inside them, and
- * they are called from several places or named like it) are looked through: their callers
- * are the places, and depth counts from there.
+ * they are called from several functions or named like it) are looked through: their
+ * callers are the places, and depth counts from there.
  */
 #ifndef TOOLS_LIB_ESCAPES_H
 #define TOOLS_LIB_ESCAPES_H
@@ -29,6 +29,8 @@ enum escape_place {
 	ESCAPE_PLACES
 };
 
+#define ESCAPE_LIVES 36 /* the last: a minute and more */
+
 /* The name that most objects of a place have in common, with their number. */
 struct escape_name {
 	char *text; /* allocated, NULL: none */
@@ -45,11 +47,13 @@ struct escape_site {
 	uint64_t places[ESCAPE_PLACES]; /* samples; by the farthest place seen */
 	uint64_t exact, unwound, bound, refused, live, looked; /* samples */
 	uint64_t size_min, size_max;
+	uint64_t argument_min, argument_max; /* calloc's count, an alignment; 0: none */
 	uint64_t grown, moved; /* samples: by realloc, in place or to another place */
 	uint64_t depth_min, depth_max; /* of ended objects of this thread */
 	uint64_t depth_known;	       /* samples with a depth */
 	uint64_t median_ns;
-	uint64_t handed; /* samples freed by another thread */
+	uint64_t lives[ESCAPE_LIVES]; /* samples by lifetime: [2^i, 2^(i+1)) ns */
+	uint64_t handed;	      /* samples freed by another thread */
 	struct escape_name to, freed_by, ancestor;
 	struct escape_name allocator; /* "malloc", "operator new" */
 	double gain;

@@ -143,12 +143,47 @@ static void print_rate(FILE *f, uint64_t bytes, uint64_t ns)
 	fprintf(f, "%.*f %s", unit > 0 && rate < 9.95 ? 1 : 0, rate, units[unit]);
 }
 
+static void print_range(FILE *f, uint64_t low, uint64_t high)
+{
+	fprintf(f, "%llu", (unsigned long long)low);
+	if (low != high)
+		fprintf(f, "..%llu", (unsigned long long)high);
+}
+
+/* Functions that are given a count and the size of one. */
+static bool is_counted(const char *allocator)
+{
+	return strcmp(allocator, "calloc") == 0 || strcmp(allocator, "reallocarray") == 0;
+}
+
+/* The arguments as they are written in the source. Of a count that varies, the size of
+ * one is the same when it is so for the smallest and the largest. */
+static void print_arguments(FILE *f, const char *allocator, const struct escape_site *s)
+{
+	uint64_t low = s->argument_min, high = s->argument_max;
+	bool counted = is_counted(allocator),
+	     last = strncmp(allocator, "operator", 8) == 0;
+
+	if (low == 0 || !s->allocator.text || (counted && s->grown)) {
+		print_range(f, s->size_min, s->size_max);
+	} else if (!counted && last) {
+		print_range(f, s->size_min, s->size_max);
+		fputs(", ", f);
+		print_range(f, low, high);
+	} else {
+		print_range(f, low, high);
+		fputc(',', f);
+		print_range(f, counted ? s->size_min / low : s->size_min,
+			    counted ? s->size_max / high : s->size_max);
+	}
+}
+
 static void print_call(FILE *f, const struct escape_site *s)
 {
-	fprintf(f, "%s(%llu", s->allocator.text ? s->allocator.text : "heap",
-		(unsigned long long)s->size_min);
-	if (s->size_min != s->size_max)
-		fprintf(f, "..%llu", (unsigned long long)s->size_max);
+	const char *allocator = s->allocator.text ? s->allocator.text : "heap";
+
+	fprintf(f, "%s(", allocator);
+	print_arguments(f, allocator, s);
 	fprintf(f, ") in %s", s->function);
 	if (s->inlined_in)
 		fprintf(f, " (inlined in %s)", s->inlined_in);

@@ -251,7 +251,10 @@ static bool read_report(struct findings *f, const char *bytes, char **out_why)
 	size_t i;
 
 	if (!json_is_array(leaks) || !*text_in(root, "verdict")) {
-		*out_why = format_string("it is not a leak report");
+		*out_why = format_string(
+			json_object_get(root, "processes")
+				? "it is the list of a run's files; give those"
+				: "it is not a leak report");
 		json_decref(root);
 		return false;
 	}

@@ -40,6 +40,7 @@ static struct {
 	volatile sig_atomic_t pid;   /* of the child, 0: not yet */
 	volatile sig_atomic_t asked; /* so often INT or TERM came */
 	struct sigaction old[NFORWARDED];
+	struct sigaction old_pipe, old_limit; /* of SIGPIPE and SIGXFSZ */
 	char link_directory[64]; /* of a library whose path LD_PRELOAD cannot hold */
 } running;
 
@@ -143,12 +144,14 @@ static char *safe_library_path(char *path)
 
 	if (!strpbrk(path, ": \t"))
 		return path;
-	if (!tmp || strpbrk(tmp, ": \t") || strlen(tmp) > 40)
+	if (!tmp || *tmp != '/' || strpbrk(tmp, ": \t") || strlen(tmp) > 40 ||
+	    access(tmp, W_OK | X_OK) != 0)
 		tmp = "/tmp";
 	snprintf(running.link_directory, sizeof(running.link_directory), "%s/seep.XXXXXX",
 		 tmp);
 	if (!mkdtemp(running.link_directory))
-		die(EXIT_INCOMPLETE, "cannot make a directory in %s: %s", tmp,
+		die(EXIT_INCOMPLETE,
+		    "cannot make a directory in %s: %s; name another by TMPDIR", tmp,
 		    strerror(errno));
 	link = format_string("%s/libseep.so", running.link_directory);
 	if (symlink(path, link) != 0)
@@ -203,9 +206,14 @@ static char *make_table(struct launch *l, const char *directory)
 {
 	char *path = format_string("%s/table", directory);
 	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	int error = fd < 0 ? errno : posix_fallocate(fd, 0, sizeof(struct runtable));
 
-	if (fd < 0 || posix_fallocate(fd, 0, sizeof(struct runtable)) != 0)
-		die(EXIT_INCOMPLETE, "cannot make %s: %s", path, strerror(errno));
+	if (error) {
+		unlink(path);
+		rmdir(directory);
+		die(EXIT_INCOMPLETE, "cannot make %s: %s%s", path, strerror(error),
+		    error == EFBIG ? " (see ulimit -f)" : "");
+	}
 	l->table = mmap(NULL, sizeof(struct runtable), PROT_READ | PROT_WRITE, MAP_SHARED,
 			fd, 0);
 	close(fd);
@@ -234,21 +242,6 @@ static void remove_directory(char *path)
 		closedir(d);
 	rmdir(path);
 	free(path);
-}
-
-/* The directory of the pattern, as far as it has no %, is made if it is missing. */
-static void make_out_directory(const char *pattern)
-{
-	char *copy = format_string("%s", pattern);
-	char *slash = strrchr(copy, '/');
-
-	if (slash && slash != copy) {
-		*slash = '\0';
-		if (!strchr(copy, '%') && mkdir(copy, 0700) != 0 && errno != EEXIST)
-			say("cannot make %s: %s; profiles will be missing", copy,
-			    strerror(errno));
-	}
-	free(copy);
 }
 
 /* ---- environment ---- */
@@ -300,10 +293,22 @@ static void catch_signals(void)
 	}
 }
 
+/* Nobody may read our lines any more, or no file may grow: we say so, and the status is
+ * still the program's. */
+static void ignore_signals(void)
+{
+	struct sigaction act = { .sa_handler = SIG_IGN };
+
+	sigaction(SIGPIPE, &act, &running.old_pipe);
+	sigaction(SIGXFSZ, &act, &running.old_limit);
+}
+
 static void restore_signals(void)
 {
 	for (size_t i = 0; i < NFORWARDED; i++)
 		sigaction(forwarded[i], &running.old[i], NULL);
+	sigaction(SIGPIPE, &running.old_pipe, NULL);
+	sigaction(SIGXFSZ, &running.old_limit, NULL);
 }
 
 /* ---- running ---- */
@@ -413,8 +418,10 @@ void launch_run(struct launch *l)
 	char *library, *directory, *table;
 	unsigned long long oom_kills = recover_oom_kills();
 
+	launch_check_options(l);
 	inspect(l, program);
-	make_out_directory(l->out);
+	ignore_signals();
+	launch_check_files(l);
 	library = launch_find_library(l->library);
 	directory = make_directory();
 	table = make_table(l, directory);

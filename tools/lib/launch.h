@@ -49,6 +49,11 @@ char *launch_add_option(char *options, const char *key, const char *value);
 bool launch_option(struct launch *l, int option, const char *value);
 /* Sets a key of the options of the command line. */
 void launch_set(struct launch *l, const char *key, const char *value);
+/* Dies of wrong usage when an option of the command line has a bad value. */
+void launch_check_options(const struct launch *l);
+/* Makes the directory of the files; where none can be written dies, or gives up the files
+ * of a gate (out is empty then). */
+void launch_check_files(struct launch *l);
 /* Runs the program to its end. Dies with 126 or 127 when it cannot be started. */
 void launch_run(struct launch *l);
 /* How often INT or TERM came, also after the program's end. */

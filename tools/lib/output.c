@@ -33,8 +33,9 @@ static char *default_path(int pid, const char *kind)
 {
 	char *program = agent_program(pid), *path;
 
-	if (mkdir(DIRECTORY, 0777) != 0 && errno != EEXIST)
-		die(EXIT_INCOMPLETE, "%s: %s", DIRECTORY, strerror(errno));
+	if (mkdir(DIRECTORY, 0700) != 0 && errno != EEXIST)
+		die(EXIT_INCOMPLETE, "cannot make %s: %s; name a file with -o", DIRECTORY,
+		    strerror(errno));
 	path = format_string(DIRECTORY "/%s.%d.%s.pb.gz", program, pid, kind);
 	for (int i = 2; access(path, F_OK) == 0; i++) {
 		free(path);
@@ -64,7 +65,7 @@ void output_open(struct output *o, const char *path, int pid, const char *kind)
 			     O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 	}
 	if (o->fd < 0)
-		die(EXIT_INCOMPLETE, "%s: %s", o->temporary ? o->temporary : "memory",
+		die(EXIT_INCOMPLETE, "cannot write %s: %s", o->path ? o->path : "memory",
 		    strerror(errno));
 	unfinished = o->temporary;
 	atexit(remove_unfinished);

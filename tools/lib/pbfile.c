@@ -193,9 +193,11 @@ struct pbfile *pbfile_parse(uint8_t *bytes, size_t size, char **out_why)
 	ProtobufCAllocator allocator = { arena_hook, no_free, &f->arena };
 	const char *why = "it is not a profile";
 
-	f->p = seep__pprof__profile__unpack(&allocator, size, bytes);
+	f->p = size ? seep__pprof__profile__unpack(&allocator, size, bytes) : NULL;
+	if (size == 0)
+		why = "it is empty";
 	free(bytes);
-	if (f->p)
+	if (f->p && f->p->n_string_table > 0)
 		why = check(f->p);
 	if (!why)
 		return f;
@@ -426,6 +428,7 @@ bool pbfile_write_bytes(const void *bytes, size_t size, const char *path)
 	int fd = special ? open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY)
 			 : open_temporary(path, &temporary);
 	bool ok = fd >= 0;
+	int error = 0;
 
 	if (!ok) {
 		free(temporary);
@@ -437,6 +440,7 @@ bool pbfile_write_bytes(const void *bytes, size_t size, const char *path)
 		if (n < 0 && errno == EINTR)
 			continue;
 		ok = n > 0;
+		error = ok ? 0 : errno;
 		at += ok ? n : 0;
 		size -= ok ? (size_t)n : 0;
 	}
@@ -444,7 +448,10 @@ bool pbfile_write_bytes(const void *bytes, size_t size, const char *path)
 		return close(fd) == 0 && ok;
 	keep_owner(fd, path);
 	ok = close(fd) == 0 && ok;
-	return commit(temporary, path, ok);
+	ok = commit(temporary, path, ok);
+	if (error)
+		errno = error;
+	return ok;
 }
 
 /* The gzip member of bytes, allocated. Level 4: half the time of the default for a tenth

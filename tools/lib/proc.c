@@ -13,11 +13,13 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tools/lib/say.h"
 
-#define CHUNK 65536
+#define CHUNK	65536
+#define YOUNG_S 1 /* a shell has surely become the program by then */
 
 char *proc_read(const char *path, long *out_size)
 {
@@ -198,6 +200,62 @@ int proc_has_library(int pid)
 	free(path);
 	free(maps);
 	return has;
+}
+
+/* LD_PRELOAD of the environment that the program was started with names it. */
+static bool preloads_library(int pid)
+{
+	char *path = format_string("/proc/%d/environ", pid);
+	long size = 0;
+	char *all = proc_read(path, &size);
+	bool does = false;
+
+	free(path);
+	for (const char *at = all; at && at < all + size; at += strlen(at) + 1)
+		if (strncmp(at, "LD_PRELOAD=", 11) == 0 && strstr(at, "libseep.so"))
+			does = true;
+	free(all);
+	return does;
+}
+
+/* The loader is there, and has not come to libc yet, which it maps after what is
+ * preloaded. */
+static bool is_loading(int pid)
+{
+	char *path = format_string("/proc/%d/maps", pid);
+	char *maps = proc_read(path, NULL);
+	bool is = maps && strstr(maps, "/ld-linux") && !strstr(maps, "/libc.so");
+
+	free(path);
+	free(maps);
+	return is;
+}
+
+static bool is_young(int pid)
+{
+	char *path = format_string("/proc/%d/stat", pid);
+	char *stat = proc_read(path, NULL);
+	const char *fields = stat ? strrchr(stat, ')') : NULL;
+	unsigned long long began = 0;
+	struct timespec now;
+	double age;
+
+	if (fields)
+		sscanf(fields,
+		       ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d "
+		       "%*d %*d %*d %*d %llu",
+		       &began);
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	age = (double)now.tv_sec + (double)now.tv_nsec / 1e9 -
+	      (double)began / (double)sysconf(_SC_CLK_TCK);
+	free(stat);
+	free(path);
+	return fields && age < YOUNG_S;
+}
+
+bool proc_may_load_library(int pid)
+{
+	return (preloads_library(pid) && is_loading(pid)) || is_young(pid);
 }
 
 bool proc_same_namespace(int pid, const char *kind)

@@ -24,6 +24,9 @@ bool proc_is_alive(int pid);
 bool proc_handles(int pid, int signal);
 /* Is the library mapped? -1 with errno: cannot be seen. */
 int proc_has_library(int pid);
+/* Might the library still be coming? The loader is at work and has been told to load it,
+ * or the process is so young that it may be about to exec. */
+bool proc_may_load_library(int pid);
 /* Do both have the same name space ("net", "mnt")? Also true when it cannot be seen. */
 bool proc_same_namespace(int pid, const char *kind);
 

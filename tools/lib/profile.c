@@ -52,43 +52,84 @@ static char *describe(struct stacks *s, const Seep__Pprof__Sample *sample)
 	return text;
 }
 
-struct ranked {
-	const Seep__Pprof__Sample *sample;
-	int64_t bytes;
+/* What would print the same line. */
+struct line {
+	char *text;
+	int64_t objects, bytes;
+	double variance;
 };
+
+static int by_text(const void *a, const void *b)
+{
+	const struct line *x = a, *y = b;
+
+	return strcmp(x->text, y->text);
+}
 
 static int larger_first(const void *a, const void *b)
 {
-	const struct ranked *x = a, *y = b;
+	const struct line *x = a, *y = b;
 
-	return x->bytes < y->bytes ? 1 : x->bytes > y->bytes ? -1 : 0;
+	return x->bytes != y->bytes ? (x->bytes < y->bytes ? 1 : -1) : by_text(a, b);
+}
+
+/* Adds up lines of the same text, in place. How many are left. */
+static size_t merge_lines(struct line *lines, size_t n)
+{
+	size_t kept = 0;
+
+	qsort(lines, n, sizeof(*lines), by_text);
+	for (size_t i = 0; i < n; i++) {
+		if (kept && strcmp(lines[kept - 1].text, lines[i].text) == 0) {
+			lines[kept - 1].objects += lines[i].objects;
+			lines[kept - 1].bytes += lines[i].bytes;
+			lines[kept - 1].variance += lines[i].variance;
+			free(lines[i].text);
+		} else {
+			lines[kept++] = lines[i];
+		}
+	}
+	return kept;
 }
 
 static int pick(struct pbfile *f, int objects, int space, struct profile_site *sites,
 		int n)
 {
 	const Seep__Pprof__Profile *p = f->p;
-	struct ranked *order = allocate((p->n_sample + 1) * sizeof(*order));
+	struct line *lines = allocate((p->n_sample + 1) * sizeof(*lines));
 	struct estimate estimate = estimate_of(f, space);
+	size_t count = 0;
 	struct stacks s;
 	int found = 0;
 
 	stacks_init(&s, f);
-	for (size_t i = 0; i < p->n_sample; i++)
-		order[i] = (struct ranked){ p->sample[i], p->sample[i]->value[space] };
-	qsort(order, p->n_sample, sizeof(*order), larger_first);
-	for (size_t i = 0; i < p->n_sample && found < n && order[i].bytes > 0; i++) {
-		struct profile_site *to = &sites[found++];
-		double variance =
-			estimate_variance(&estimate, order[i].sample, order[i].bytes);
+	for (size_t i = 0; i < p->n_sample; i++) {
+		const Seep__Pprof__Sample *one = p->sample[i];
 
-		*to = (struct profile_site){ .objects = order[i].sample->value[objects],
-					     .bytes = order[i].bytes,
-					     .stack = describe(&s, order[i].sample) };
-		estimate_text((double)to->bytes, variance, to->error, sizeof(to->error));
+		if (one->value[space] > 0)
+			lines[count++] = (struct line){
+				describe(&s, one), one->value[objects], one->value[space],
+				estimate_variance(&estimate, one, one->value[space])
+			};
 	}
 	stacks_free(&s);
-	free(order);
+	count = merge_lines(lines, count);
+	qsort(lines, count, sizeof(*lines), larger_first);
+	for (size_t i = 0; i < count; i++) {
+		struct profile_site *to = &sites[found];
+
+		if (found == n) {
+			free(lines[i].text);
+			continue;
+		}
+		*to = (struct profile_site){ .objects = lines[i].objects,
+					     .bytes = lines[i].bytes,
+					     .stack = lines[i].text };
+		estimate_text((double)to->bytes, lines[i].variance, to->error,
+			      sizeof(to->error));
+		found++;
+	}
+	free(lines);
 	return found;
 }
 

@@ -15,7 +15,8 @@ struct profile_site {
 	char *stack;	/* "leaf < caller < ...", demangled; allocated */
 };
 
-/* The n sites with the largest value of sample type "space" (by name), largest first.
+/* The n sites with the largest value of sample type "space" (by name), largest first;
+ * those that would read the same are one.
  * Returns how many, -1 when the file cannot be read. Free with profile_free(). */
 int profile_top(const char *path, const char *objects_type, const char *space_type,
 		struct profile_site *sites, int n);

@@ -10,14 +10,24 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define FIRST_SIZE 256 /* elements of a list */
 
+static bool is_check; /* its last line is a verdict */
+
+static bool wants_colour(void)
+{
+	const char *no = getenv("NO_COLOR"), *terminal = getenv("TERM");
+
+	return isatty(2) && !(no && *no) && terminal && strcmp(terminal, "dumb") != 0;
+}
+
 static __attribute__((format(printf, 2, 0))) void print(const char *colour,
 							const char *format, va_list ap)
 {
-	bool on = colour && isatty(2) && !getenv("NO_COLOR");
+	bool on = colour && wants_colour();
 
 	fputs("seep: ", stderr);
 	if (on)
@@ -53,20 +63,36 @@ void say_bad(const char *format, ...)
 	va_end(ap);
 }
 
+void say_verdict_when_incomplete(void)
+{
+	is_check = true;
+}
+
 void die(int status, const char *format, ...)
 {
+	char *reason;
 	va_list ap;
 
 	va_start(ap, format);
-	print("\033[31m", format, ap);
+	if (vasprintf(&reason, format, ap) < 0)
+		_exit(status);
 	va_end(ap);
+	say_bad("%s%s", status == EXIT_INCOMPLETE && is_check ? "INCOMPLETE: " : "",
+		reason);
+	free(reason);
 	exit(status);
 }
 
+/* After getopt_long() has returned '?' and set optopt. */
 void die_option(const char *option, const char *command)
 {
-	die(EXIT_USAGE, "%s: unknown option, or its value is missing; see seep %s --help",
-	    option, command);
+	const char *what = "unknown option, or its value is missing";
+
+	if (strncmp(option, "--", 2) == 0)
+		what = optopt == 0	     ? "unknown option"
+		       : strchr(option, '=') ? "takes no value"
+					     : "its value is missing";
+	die(EXIT_USAGE, "%s: %s; see seep %s --help", option, what, command);
 }
 
 long parse_number(const char *option, const char *value, long min, long max)

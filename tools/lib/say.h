@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * say: the tool's own messages: on stderr, each line with "seep: " in front, in colour
- * only on a terminal and without NO_COLOR.
+ * only on a terminal that can, and without NO_COLOR.
  */
 #ifndef TOOLS_LIB_SAY_H
 #define TOOLS_LIB_SAY_H
@@ -20,6 +20,8 @@ void say_bad(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Prints the message and exits with status. */
 void die(int status, const char *format, ...)
 	__attribute__((format(printf, 2, 3), noreturn));
+/* From now on a death by EXIT_INCOMPLETE is the verdict of a check. */
+void say_verdict_when_incomplete(void);
 /* What getopt did not take, with the command whose help tells more. */
 void die_option(const char *option, const char *command) __attribute__((noreturn));
 /* The number that an option's value says; dies when it is none from min to max. */

@@ -205,6 +205,33 @@ static Seep__Pprof__Label *label_of(const struct pbfile *f,
 	return NULL;
 }
 
+/* Was it seen in the second return register? Then the profile says so in label `to`. */
+static bool in_second(const struct job *j, const Seep__Pprof__Sample *sample)
+{
+	const Seep__Pprof__Label *to = label_of(j->f, sample, "to");
+
+	return to && pbfile_text(j->f, to->str)[0] != '\0';
+}
+
+enum holds { HOLDS_MAYBE, HOLDS_YES, HOLDS_NO };
+
+/* Does a function of that type hand back a pointer in that register? */
+static enum holds holds(enum dwarf_returns returns, bool second)
+{
+	switch (returns) {
+	case RETURNS_PAIR:
+		return HOLDS_YES;
+	case RETURNS_POINTER:
+		return second ? HOLDS_MAYBE : HOLDS_YES;
+	case RETURNS_SECOND:
+		return second ? HOLDS_YES : HOLDS_MAYBE;
+	case RETURNS_NOTHING:
+		return HOLDS_NO;
+	default:
+		return HOLDS_MAYBE;
+	}
+}
+
 /* An object of an escape profile that was seen in the return register when an activation
  * ended: the type of that function says whether it was handed on there. */
 static void settle_returned(struct job *j, const Seep__Pprof__Sample *sample)
@@ -224,10 +251,16 @@ static void settle_returned(struct job *j, const Seep__Pprof__Sample *sample)
 	id = sample->location_id[depth->num - 1];
 	m = module_of(j, j->f->p->location[id - 1], &address);
 	a = m ? dwarf_lookup(m, address) : NULL;
-	if (a && a->returns == RETURNS_POINTER)
+	switch (a ? holds(a->returns, in_second(j, sample)) : HOLDS_MAYBE) {
+	case HOLDS_YES:
 		escape->str = pbfile_string(j->f, "returned");
-	else if (a && a->returns == RETURNS_NOTHING)
+		break;
+	case HOLDS_NO:
 		escape->str = pbfile_string(j->f, "unknown");
+		break;
+	default:
+		break;
+	}
 }
 
 void symbolizer_profile(struct symbolizer *s, struct pbfile *f,

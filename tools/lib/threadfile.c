@@ -156,6 +156,12 @@ struct threadfile *threadfile_read(const char *path)
 	return f;
 }
 
+bool threadfile_is(const struct threadfile *f, const char *kind)
+{
+	return f->p->n_sample_type > 0 &&
+	       strcmp(text_of(f->p, f->p->sample_type[0]->type), kind) == 0;
+}
+
 size_t threadfile_count(const struct threadfile *f)
 {
 	return f->p->n_sample;
@@ -214,9 +220,10 @@ bool threadfile_seen(const struct threadfile *f, size_t i)
 	return false;
 }
 
-/* Labels of one thread are dropped; the longest wait of the group stays. */
+/* Labels of one thread are dropped, unless it is alone; the longest wait of the group
+ * stays. */
 static void make_group(const Seep__Pprof__Profile *p, Seep__Pprof__Sample *s, int64_t n,
-		       int64_t wait_ns)
+		       int64_t wait_ns, bool alone)
 {
 	size_t kept = 0;
 
@@ -224,14 +231,20 @@ static void make_group(const Seep__Pprof__Profile *p, Seep__Pprof__Sample *s, in
 	for (size_t i = 0; i < s->n_label; i++) {
 		const char *key = text_of(p, s->label[i]->key);
 
-		if (strcmp(key, "tid") == 0 || strcmp(key, "other") == 0 ||
-		    strcmp(key, "address") == 0)
+		if (!alone && (strcmp(key, "tid") == 0 || strcmp(key, "other") == 0 ||
+			       strcmp(key, "address") == 0))
 			continue;
 		if (strcmp(key, "wait") == 0)
 			s->label[i]->num = wait_ns;
 		s->label[kept++] = s->label[i];
 	}
 	s->n_label = kept;
+}
+
+/* Such threads stay apart, with their labels: they tell who waits for whom. */
+static bool is_deadlocked(const struct thread_sample *s)
+{
+	return strcmp(s->blocked, "deadlock") == 0;
 }
 
 static size_t group(struct threadfile *f, Seep__Pprof__Sample **out)
@@ -246,14 +259,16 @@ static size_t group(struct threadfile *f, Seep__Pprof__Sample **out)
 			continue;
 		for (size_t k = i; k < n; k++) {
 			if (f->samples[k].role[0] ||
-			    !same(&f->samples[i], &f->samples[k]))
+			    (k != i && (is_deadlocked(&f->samples[i]) ||
+					!same(&f->samples[i], &f->samples[k]))))
 				continue;
 			done[k] = true;
 			count++;
 			if (f->samples[k].wait_ns > wait_ns)
 				wait_ns = f->samples[k].wait_ns;
 		}
-		make_group(f->p, f->p->sample[i], count, wait_ns);
+		make_group(f->p, f->p->sample[i], count, wait_ns,
+			   is_deadlocked(&f->samples[i]));
 		out[groups++] = f->p->sample[i];
 	}
 	free(done);

@@ -33,6 +33,8 @@ struct thread_sample {
 
 /* NULL: not readable. */
 struct threadfile *threadfile_read(const char *path);
+/* Is it a profile of the kind whose first values are called so? */
+bool threadfile_is(const struct threadfile *f, const char *kind);
 size_t threadfile_count(const struct threadfile *f);
 /* ", 12 s", or nothing when it is not known. */
 const char *threadfile_wait(int64_t wait_ns, char *buf, size_t size);

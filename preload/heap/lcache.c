@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * lcache: the slow paths, see lcache.h.
+ */
+#include "preload/heap/lcache.h"
+
+#include "preload/base/lock.h"
+#include "preload/base/os.h"
+#include "preload/heap/arena.h"
+#include "preload/heap/mcache.h"
+#include "preload/heap/mheap.h"
+
+#define ALL_LEAST   (8 * MIB >> PAGE_SHIFT) /* pages in all threads' caches, */
+#define ALL_MOST    (32 * MIB >> PAGE_SHIFT)
+#define ALL_SHARE   16			      /* and of those in use */
+#define LIMIT_SHARE 64			      /* of a limited address space */
+#define GRAIN	    (512 * KIB >> PAGE_SHIFT) /* reserved at once, at least */
+#define PROBES	    4
+#define BLANKS	    4 /* got at once */
+#define LOOK_NS	    200000000u
+
+static struct {
+	size_t reserved; /* pages, sum of all limits; guarded by mheap_lock */
+	size_t nholders; /* caches with a limit; guarded by mheap_lock */
+} lcaches;
+
+/* ---- the rest ---- */
+
+static void count_in(struct lcache *lc, uint64_t held)
+{
+	atomic_store_relaxed(&lc->held, lc->held + held);
+}
+
+static void count_out(struct lcache *lc, uint64_t held)
+{
+	atomic_store_relaxed(&lc->held, lc->held - held);
+	if (lcache_pages(lc) < lc->least)
+		lc->least = lcache_pages(lc);
+}
+
+static uintptr_t end_of(const struct mspan *s)
+{
+	return s->base + (s->npages << PAGE_SHIFT);
+}
+
+static void push(struct mspan **list, struct mspan *s)
+{
+	s->next = *list;
+	atomic_store_release(list, s);
+}
+
+/* s is not linked and has given its pages away. */
+static void keep_blank(struct lcache *lc, struct mspan *s)
+{
+	atomic_store_relaxed(&s->npages, (size_t)0);
+	push(&lc->blanks, s);
+}
+
+/* The rest loses its first npages, or all. Its length first: it never covers others'. */
+static void shrink_rest(struct lcache *lc, size_t npages)
+{
+	struct mspan *rest = lc->rest;
+
+	if (npages == rest->npages) {
+		atomic_store_release(&lc->rest, (struct mspan *)NULL);
+		keep_blank(lc, rest);
+		return;
+	}
+	atomic_store_release(&rest->npages, rest->npages - npages);
+	atomic_store_release(&rest->base, rest->base + (npages << PAGE_SHIFT));
+	arena_set_span(rest, rest, false);
+}
+
+bool lcache_join(struct lcache *lc, struct mspan *s)
+{
+	struct mspan *rest = lc->rest;
+	size_t npages = s->npages;
+	bool before = end_of(s) == rest->base;
+
+	if ((!before && end_of(rest) != s->base) || rest->npages + npages > LCACHE_PAGES)
+		return false;
+	if (before) /* the length last: as above */
+		atomic_store_release(&rest->base, s->base);
+	keep_blank(lc, s);
+	atomic_store_release(&rest->npages, rest->npages + npages);
+	arena_set_span(rest, rest, false);
+	count_in(lc, npages + LCACHE_SPAN);
+	return true;
+}
+
+bool lcache_extend(struct lcache *lc, struct mspan *s, size_t npages)
+{
+	struct mspan *rest = lc->rest;
+	size_t more = npages - s->npages;
+
+	if (!rest || rest->base != end_of(s) || rest->npages < more)
+		return false;
+	count_out(lc, more);
+	shrink_rest(lc, more);
+	atomic_store_release(&s->npages, npages);
+	arena_set_span(s, s, false);
+	return true;
+}
+
+static void get_blanks(struct lcache *lc)
+{
+	lock_acquire(&mheap_lock);
+	for (int i = 0; i < BLANKS; i++) {
+		struct mspan *s = mheap_new_blank_locked();
+
+		if (!s)
+			break;
+		push(&lc->blanks, s);
+		count_in(lc, LCACHE_SPAN);
+	}
+	lock_release(&mheap_lock);
+}
+
+/* The shortest span of the bins that is longer than npages becomes the rest. */
+static void change_rest(struct lcache *lc, size_t npages)
+{
+	struct mspan *old = lc->rest, *s = NULL;
+
+	for (unsigned bin = lcache_bin(npages) + 1; bin < LCACHE_BINS && !s; bin++) {
+		s = lc->bins[bin];
+		if (s)
+			atomic_store_release(&lc->bins[bin], s->next);
+	}
+	if (!s)
+		return;
+	atomic_store_release(&lc->rest, s);
+	if (old)
+		push(&lc->bins[lcache_bin(old->npages)], old);
+}
+
+static struct mspan *cut(struct lcache *lc, size_t npages)
+{
+	struct mspan *rest, *s;
+
+	if (!lc->rest || lc->rest->npages < npages)
+		change_rest(lc, npages);
+	rest = lc->rest;
+	if (!rest || rest->npages < npages)
+		return NULL;
+	if (rest->npages - npages <= npages / LCACHE_WASTE) {
+		atomic_store_release(&lc->rest, (struct mspan *)NULL);
+		count_out(lc, rest->npages + LCACHE_SPAN);
+		return rest;
+	}
+	if (!lc->blanks)
+		get_blanks(lc);
+	s = lc->blanks;
+	if (!s)
+		return NULL;
+	atomic_store_release(&lc->blanks, s->next);
+	count_out(lc, npages + LCACHE_SPAN);
+	atomic_store_release(&s->base, rest->base);
+	atomic_store_release(&s->npages, npages);
+	shrink_rest(lc, npages);
+	arena_set_span(s, s, false);
+	return s;
+}
+
+/* ---- taking ---- */
+
+/* One of the bin that is long enough, among those behind the first. */
+static struct mspan *take_among(struct lcache *lc, unsigned bin, size_t npages)
+{
+	struct mspan *before = lc->bins[bin], *s = NULL;
+
+	for (int i = 0; before && i < PROBES; i++, before = s) {
+		s = before->next;
+		if (!s || s->npages >= npages)
+			break;
+	}
+	if (!s || s->npages < npages)
+		return NULL;
+	lcache_unlink(lc, &before->next, s);
+	return s;
+}
+
+struct mspan *lcache_take_slow(struct lcache *lc, size_t npages)
+{
+	size_t most = npages + npages / LCACHE_WASTE;
+	unsigned bin = lcache_bin(npages);
+	struct mspan *s;
+
+	if (lcache_pages(lc) < npages)
+		return NULL;
+	s = take_among(lc, bin, npages);
+	while (!s && ++bin < LCACHE_BINS && bin <= lcache_bin(most)) {
+		s = lc->bins[bin];
+		if (s && s->npages <= most)
+			lcache_unlink(lc, &lc->bins[bin], s);
+		else
+			s = NULL;
+	}
+	return s ? s : cut(lc, npages);
+}
+
+/* ---- giving back ---- */
+
+static void release_rest_locked(struct lcache *lc)
+{
+	struct mspan *s = lc->rest;
+
+	if (!s)
+		return;
+	lc->rest = NULL;
+	count_out(lc, s->npages + LCACHE_SPAN);
+	mheap_take_back_locked(s);
+}
+
+/* The rest goes, and bins are emptied in turn, until at most keep pages are left. */
+static void release_locked(struct lcache *lc, size_t keep)
+{
+	if (lcache_pages(lc) > keep)
+		release_rest_locked(lc);
+	for (unsigned n = 0; n < LCACHE_BINS && lcache_pages(lc) > keep; n++) {
+		struct mspan **bin;
+
+		lc->hand = (lc->hand + 1) % LCACHE_BINS;
+		bin = &lc->bins[lc->hand];
+		while (*bin && lcache_pages(lc) > keep) {
+			struct mspan *s = *bin;
+
+			lcache_unlink(lc, bin, s);
+			mheap_take_back_locked(s);
+		}
+	}
+}
+
+/* Whatever the counts say: see lcache.h about a forked child. */
+static void release_all_locked(struct lcache *lc)
+{
+	release_rest_locked(lc);
+	while (lc->blanks) {
+		struct mspan *s = lc->blanks;
+
+		lc->blanks = s->next;
+		mheap_drop_blank_locked(s);
+	}
+	for (unsigned bin = 0; bin < LCACHE_BINS; bin++) {
+		while (lc->bins[bin]) {
+			struct mspan *s = lc->bins[bin];
+
+			lc->bins[bin] = s->next;
+			mheap_take_back_locked(s);
+		}
+	}
+	lc->held = 0;
+	lc->least = 0;
+}
+
+static void set_limit_locked(struct lcache *lc, size_t limit)
+{
+	lcaches.reserved += limit - lc->limit;
+	lcaches.nholders += (size_t)(limit > 0) - (size_t)(lc->limit > 0);
+	lc->limit = (uint32_t)limit;
+}
+
+/* Pages that all threads together may keep. */
+static size_t most_locked(void)
+{
+	size_t most = mheap_inuse_pages() / ALL_SHARE;
+	size_t space = (arena_limit() >> PAGE_SHIFT) / LIMIT_SHARE;
+
+	if (most < ALL_LEAST)
+		most = ALL_LEAST;
+	if (most > ALL_MOST)
+		most = ALL_MOST;
+	return most < space ? most : space;
+}
+
+/* Reserves room for more pages. No one gets more than half of what is left, so that there
+ * is always something for a thread that comes later. */
+static void grow_locked(struct lcache *lc, size_t more)
+{
+	size_t most = most_locked();
+	size_t left = most > lcaches.reserved ? most - lcaches.reserved : 0;
+
+	more = more < GRAIN ? GRAIN : more;
+	if (more > (left + 1) / 2)
+		more = (left + 1) / 2;
+	if (more > 0)
+		set_limit_locked(lc, lc->limit + more);
+}
+
+/* Room for npages is made, if there may be as much. */
+static void make_room_locked(struct lcache *lc, size_t npages)
+{
+	size_t need = lcache_pages(lc) + npages;
+
+	if (need > lc->limit)
+		grow_locked(lc, need - lc->limit);
+	if (need > lc->limit && npages <= lc->limit)
+		release_locked(lc, (lc->limit - npages) / 2);
+}
+
+void lcache_free(struct lcache *lc, struct mspan *s)
+{
+	lock_acquire(&mheap_lock);
+	if (s->npages <= LCACHE_PAGES && lc != &mcache_empty.large)
+		make_room_locked(lc, s->npages);
+	if (!lcache_put(lc, s))
+		mheap_free_large_locked(s);
+	lock_release(&mheap_lock);
+}
+
+void lcache_look_around(struct lcache *lc, uint64_t now)
+{
+	size_t share;
+
+	if (lc->limit == 0 || now - lc->look_ns < LOOK_NS)
+		return;
+	lc->look_ns = now;
+	lock_acquire(&mheap_lock);
+	if (lc->least > 0)
+		release_locked(lc, lcache_pages(lc) - lc->least);
+	share = most_locked() / lcaches.nholders;
+	if (lcaches.nholders > 1 && lc->limit > share) {
+		release_locked(lc, share);
+		set_limit_locked(lc, share);
+	}
+	if (lcache_pages(lc) == 0)
+		set_limit_locked(lc, 0);
+	lock_release(&mheap_lock);
+	lc->least = lcache_pages(lc);
+}
+
+void lcache_empty_out(struct lcache *lc)
+{
+	if (lc->limit == 0)
+		return;
+	lock_acquire(&mheap_lock);
+	release_all_locked(lc);
+	set_limit_locked(lc, 0);
+	lock_release(&mheap_lock);
+}
+
+bool lcache_drain_own_locked(size_t keep)
+{
+	struct lcache *lc = &mcache_self()->large;
+
+	if (lcache_pages(lc) <= keep)
+		return false;
+	release_all_locked(lc);
+	return true;
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * lcache: a thread's own free large objects, kept whole: the next object of about the
+ * same length is had without the page heap's lock, and without a fault where it was
+ * touched.
+ *
+ * Structure: spans of up to LCACHE_PAGES lie in bins by length, eight to a power of two,
+ * linked by next, the newest first. One more, the rest, is what objects are cut off for
+ * whose bins hold nothing near; a freed neighbour joins it again, and what has no pages
+ * any more is a blank span, kept for the next cut.
+ *
+ * A span in here stays in state LARGE and on the page heap's list of spans in use; what
+ * tells it from an object is its bit in alloc_bits, which is clear. So whoever looks at
+ * the heap sees at once that it is free, and freeing it again is noticed. Its pages are
+ * its own at any moment, also in the middle of a cut.
+ *
+ * What all threads may hold is bounded by a share of the heap, of which each thread
+ * reserves its part: see grow_locked(). The thread's own are entered into the lists
+ * before the page heap takes pages that hold nothing, but for a small part, and when they
+ * lay idle between two ticks of the thread.
+ *
+ * Concurrency: owner only. The list is whole after every store, so that a forked child
+ * may give back what the threads of its parent had. Reservations are guarded by mheap's
+ * lock.
+ */
+#ifndef PRELOAD_HEAP_LCACHE_H
+#define PRELOAD_HEAP_LCACHE_H
+
+#include "preload/base/atomic.h"
+#include "preload/base/base.h"
+#include "preload/heap/mspan.h"
+
+#define LCACHE_PAGES ((size_t)512) /* of the longest span kept: 4 MiB */
+#define LCACHE_BINS  57		   /* lcache_bin(LCACHE_PAGES) + 1 */
+#define LCACHE_WASTE 4		   /* a span may be longer than asked for by 1/4 */
+
+struct lcache {
+	/* Pages of all spans, and in the upper half how many those are, blank ones too;
+	 * one word, so that both are counted at once. */
+	uint64_t held;
+	uint32_t limit;	    /* pages; what is reserved for it */
+	uint32_t least;	    /* pages, the fewest since the last look */
+	struct mspan *rest; /* NULL: none */
+	struct mspan *bins[LCACHE_BINS];
+	struct mspan *blanks;
+	uint64_t look_ns; /* time of the last look */
+	unsigned hand;	  /* bin to be emptied next */
+};
+#define LCACHE_SPAN ((uint64_t)1 << 32) /* one span, in held */
+
+/* FAST. The bin of spans of npages, 1 to LCACHE_PAGES: each below 16, then eight steps to
+ * a power of two. */
+static inline unsigned lcache_bin(size_t npages)
+{
+	unsigned shift = 60u - (unsigned)__builtin_clzl(npages | 8);
+
+	return shift * 8 + (unsigned)(npages >> shift);
+}
+
+/* FAST. Pages and spans held; for others than the owner a guess. */
+static inline uint32_t lcache_pages(const struct lcache *lc)
+{
+	return (uint32_t)atomic_load_relaxed(&lc->held);
+}
+
+static inline uint32_t lcache_spans(const struct lcache *lc)
+{
+	return (uint32_t)(atomic_load_relaxed(&lc->held) >> 32);
+}
+
+/* FAST. Takes s out, which *link points to. */
+static inline void lcache_unlink(struct lcache *lc, struct mspan **link, struct mspan *s)
+{
+	uint64_t held = lc->held - s->npages - LCACHE_SPAN;
+
+	atomic_store_relaxed(link, s->next);
+	atomic_store_relaxed(&lc->held, held);
+	if ((uint32_t)held < lc->least)
+		lc->least = (uint32_t)held;
+}
+
+/* FAST. A span of npages, up to LCACHE_PAGES, or a little more; NULL: none, but perhaps
+ * lcache_take_slow() has one. It may hold old bytes. The caller says when it is
+ * an object: mspan_set_live(). */
+static inline struct mspan *lcache_take(struct lcache *lc, size_t npages)
+{
+	struct mspan **bin = &lc->bins[lcache_bin(npages)];
+	struct mspan *s = *bin;
+
+	if (UNLIKELY(!s) || UNLIKELY(s->npages < npages))
+		return NULL;
+	lcache_unlink(lc, bin, s);
+	return s;
+}
+
+/* SLOW. The same of a span that is not the first of its bin, or cut off a longer one. */
+struct mspan *lcache_take_slow(struct lcache *lc, size_t npages);
+
+/* SLOW. s, which is no object any more, joins the rest if the two are neighbours. */
+bool lcache_join(struct lcache *lc, struct mspan *s);
+
+/* FAST. Keeps s, a large object that the program is done with; false: it is too long, or
+ * there is no room. */
+static inline bool lcache_put(struct lcache *lc, struct mspan *s)
+{
+	uint64_t held = lc->held + s->npages;
+	struct mspan **bin;
+
+	if (UNLIKELY((uint32_t)held > lc->limit) || UNLIKELY(s->npages > LCACHE_PAGES))
+		return false;
+	s->needs_zero = true;
+	mspan_set_live(s, false);
+	if (lc->rest && lcache_join(lc, s))
+		return true;
+	bin = &lc->bins[lcache_bin(s->npages)];
+	s->next = *bin;
+	atomic_store_release(bin, s);
+	atomic_store_relaxed(&lc->held, held + LCACHE_SPAN);
+	return true;
+}
+
+/* SLOW. The same, after room was made; else s goes back to the page heap. */
+void lcache_free(struct lcache *lc, struct mspan *s);
+/* SLOW. The object s becomes npages long, more than now, if what lies behind it is the
+ * rest of lc. */
+bool lcache_extend(struct lcache *lc, struct mspan *s, size_t npages);
+/* SLOW. What lay idle since the last look goes back to the page heap. */
+void lcache_look_around(struct lcache *lc, uint64_t now);
+/* SLOW. Everything goes back, and so does the reservation. */
+void lcache_empty_out(struct lcache *lc);
+
+/* Needs mheap's lock. The page heap is about to use pages that hold nothing, or wants
+ * what lies behind some object: the calling thread's spans are entered into the lists,
+ * when they are more than keep. False: nothing was. */
+bool lcache_drain_own_locked(size_t keep);
+
+#endif
