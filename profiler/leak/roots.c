@@ -251,7 +251,6 @@ static void see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp)
 		uintptr_t sp = sp_of(w, t->tid, own_sp);
 
 		if (t->state == THREAD_FINISHED) {
-			/* The descriptor above still owns its dtv. */
 			if (!t->own_stack && is_cached_stack(t))
 				exclude_finished(r, t);
 			continue;
