@@ -35,8 +35,6 @@
 		     */
 #define MAX_THIN      16
 #define COUNTS	      65536
-#define LG_ALL	      9 /* of each site so many are followed for certain */
-#define LG_ALL_BOUND  5 /* in exact mode with escape=bound, which may run always */
 #define COMMENT_BYTES 320
 
 static struct {
@@ -99,18 +97,13 @@ static bool toss(uint32_t lg)
 	return (z >> 20 & ((1u << lg) - 1)) == 0;
 }
 
-uint32_t escape_lg_all(void)
-{
-	return !escape.exact && opt_get()->mode == OPT_MODE_EXACT ? LG_ALL_BOUND : LG_ALL;
-}
-
-/* Of a site that makes many objects, the first 2^LG_ALL are followed, and of each further
- * doubling about half as many. */
+/* Of a site that makes many objects, the first 2^ESCAPE_LG_ALL are followed, and of each
+ * further doubling about half as many. */
 static uint32_t site_thinning(uint32_t site)
 {
 	uint32_t n = atomic_add_relaxed(&escape.counts[site % COUNTS], 1u);
 
-	n >>= LG_ALL;
+	n >>= ESCAPE_LG_ALL;
 	return n == 0 ? 0 : 32 - (uint32_t)__builtin_clz(n);
 }
 

@@ -25,8 +25,7 @@ uint32_t escape_begin(const void *p, size_t size, uint32_t site,
 /* SLOW. The same of one that was chosen among 2^lg of its site. */
 uint32_t escape_begin_one(const void *p, size_t size, uint32_t site,
 			  const struct trail *stack, uint32_t lg);
-/* Of each site the first 2^this are to be followed. */
-uint32_t escape_lg_all(void);
+#define ESCAPE_LG_ALL 9 /* of each site the first 2^this are to be followed */
 /* SLOW. The object dies on the calling thread. */
 void escape_end(uint32_t handle);
 /* The same two with the stacks given as frames; count 0: unknown. */
