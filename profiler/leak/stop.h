@@ -21,6 +21,7 @@ struct stopped_thread {
 	int call;	   /* system call it waits in, -1: none, it runs */
 	uintptr_t args[6]; /* of the call */
 	bool captured;	   /* false: could not be stopped; registers unknown */
+	bool signalled;	   /* a signal that may carry a pointer is on its way to it */
 };
 
 struct world {

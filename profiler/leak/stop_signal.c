@@ -101,7 +101,12 @@ static STOP_NO_SANITIZE void take_registers(struct stopped_thread *t,
 static STOP_NO_SANITIZE void stand(struct stopped_thread *t, uint32_t epoch,
 				   const ucontext_t *uc)
 {
+	uint64_t waiting = 0;
+
 	take_registers(t, uc);
+	t->signalled = os_call(SYS_rt_sigpending, (long)&waiting, sizeof(waiting), 0, 0,
+			       0, 0) != 0 ||
+		       waiting != 0;
 	atomic_store_release(&t->captured, true);
 	atomic_fetch_add_acq_rel(&stopper.arrived, 1u);
 	os_futex_wake(&stopper.arrived, 1);

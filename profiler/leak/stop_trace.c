@@ -3,9 +3,9 @@
  * stop_trace: stopping threads by ptrace, from a process cloned for it.
  *
  * The tracer shares our memory, files and thread pointer, but is a process of its own,
- * since a thread cannot trace its own process. It seizes, then interrupts every thread but
- * the caller's until no new one appears, reads their registers into the world, waits to
- * be told to let go, has the system calls that it interrupted made again, and ends, by
+ * since a thread cannot trace its own process. It seizes, then interrupts every thread
+ * but the caller's until no new one appears, reads their registers into the world, waits
+ * to be told to let go, has the system calls that it interrupted made again, and ends, by
  * which the kernel lets them all go at once.
  *
  * Nobody notices: it has no exit signal and blocks all signals; a signal that a thread
@@ -221,6 +221,30 @@ static void read_registers(struct stopped_thread *t)
 	t->captured = true;
 }
 
+/* Has the signal a value, of sigqueue() or a timer? */
+static bool has_value(const siginfo_t *info)
+{
+	return info->si_code <= SI_QUEUE && info->si_code >= SI_ASYNCIO;
+}
+
+/* Of those in the thread's own queue, and the one that it was about to take. */
+static bool is_signalled(int tid, uint32_t pending)
+{
+	struct __ptrace_peeksiginfo_args first = { .nr = 1 };
+	siginfo_t info;
+	long n = 0;
+
+	if (pending &&
+	    (trace(PTRACE_GETSIGINFO, tid, 0, (long)&info) != 0 || has_value(&info)))
+		return true;
+	while ((n = trace(PTRACE_PEEKSIGINFO, tid, (long)&first, (long)&info)) == 1) {
+		if (has_value(&info))
+			return true;
+		first.off++;
+	}
+	return n != 0;
+}
+
 /* Waits for the threads from first on; for the last one first, so that it is not woken by
  * each of them. */
 static void await_from(struct world *w, uint32_t first)
@@ -234,8 +258,10 @@ static void await_from(struct world *w, uint32_t first)
 			continue;
 		if (deadline)
 			deadline = os_now_ns() + STOP_PATIENCE_NS;
-		if (t->tid)
-			read_registers(t);
+		if (!t->tid)
+			continue;
+		read_registers(t);
+		t->signalled = is_signalled(t->tid, tracer.pending[i]);
 	}
 }
 

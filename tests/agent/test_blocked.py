@@ -45,7 +45,8 @@ FINE = {
     # What can be found in odd places only, and waits that end by other means.
     "odd": ["cancel", "cancel-semaphore", "cancel-specific", "cancel-object",
             "cancel-joiner", "jump", "exit", "interrupt", "timer", "timer-thread",
-            "messages", "pending", "pipe", "socket", "datagram", "eventfd", "ring", "aio",
+            "messages", "pending", "pending-thread", "pipe", "socket", "datagram",
+            "connection", "packet", "fault-handler", "eventfd", "ring", "aio",
             "dontfork", "wipeonfork", "tagged", "shifted", "unaligned", "specific",
             "thread-local", "register", "stack-again", "vfork", "cleared", "clock",
             "several"],
