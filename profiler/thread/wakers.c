@@ -14,6 +14,7 @@
 #include "preload/base/os.h"
 #include "profiler/leak/unreadable.h"
 #include "profiler/stack/module.h"
+#include "profiler/thread/handler.h"
 
 #define LIBC_FIRST 32 /* libc's own two signals */
 #define LIBC_LAST  33
@@ -83,7 +84,8 @@ static enum wakers_handlers judge(int sig, const void *handler)
 	m = module_find_code((uintptr_t)handler);
 	for (size_t i = 0; m && i < ARRAY_LEN(leaves); i++)
 		if (module_names(m, leaves[i]))
-			return WAKERS_LEAVE;
+			return handler_may_leave((uintptr_t)handler) ? WAKERS_LEAVE
+								     : WAKERS_INTERRUPT;
 	return m ? WAKERS_INTERRUPT : WAKERS_LEAVE;
 }
 

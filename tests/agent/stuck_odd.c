@@ -468,6 +468,8 @@ static APART void make(const char *what)
 		forbid_handlers(jump);
 	else if (strcmp(what, "exit") == 0)
 		forbid_handlers(end_thread);
+	else if (strcmp(what, "harmless") == 0)
+		name = "stuck", forbid_handlers(nothing);
 	else if (strcmp(what, "interrupt") == 0)
 		handle(nothing), start(take_count, make_queue());
 	else if (strcmp(what, "timer") == 0)

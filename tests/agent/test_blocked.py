@@ -25,7 +25,7 @@ STUCK = {
         "deadlock2": (2, DEADLOCK), "deadlock3": (3, DEADLOCK), "self": (1, DEADLOCK),
         "known-by-errno": (1, LOST), "holder": (3, LOST, HELD), "join": (2, LOST, JOINED),
     },
-    "odd": {"cancel-lost": (1, LOST), "cancel-mutex": (1, LOST)},
+    "odd": {"cancel-lost": (1, LOST), "cancel-mutex": (1, LOST), "harmless": (1, LOST)},
     "c++": {
         "condition": (1, LOST), "mutex": (1, LOST), "deadlock": (2, DEADLOCK),
         "future": (1, LOST), "shared_mutex": (1, LOST), "join": (2, LOST, JOINED),
