@@ -42,6 +42,7 @@ struct mcache {
 	 */
 	uint64_t random;
 	double variate;
+	uint64_t coin; /* the same, for what is tossed; 0: not yet */
 	/* What follows is for slow paths. */
 	void **base[SIZECLASS_COUNT];
 	struct mcache *next, *prev; /* all mcaches in use; guarded by mcache_lock */
