@@ -16,8 +16,7 @@
 #define ALL_SHARE   16			      /* and of those in use */
 #define LIMIT_SHARE 64			      /* of a limited address space */
 #define GRAIN	    (512 * KIB >> PAGE_SHIFT) /* reserved at once, at least */
-#define HOLES_LEAST (1 * MIB >> PAGE_SHIFT)   /* pages: see lcache_look_at_heap_locked() \
-					       */
+#define HOLES_LEAST (1 * MIB >> PAGE_SHIFT)   /* see lcache_look_at_heap_locked() */
 #define HOLES_SHARE 32
 #define PROBES	    4
 #define BLANKS	    4		/* got at once */
