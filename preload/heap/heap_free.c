@@ -107,7 +107,9 @@ static void free_small(struct mspan *s, uint32_t index, void *p)
 
 static NOINLINE void keep_large_slow(struct mspan *s)
 {
-	lcache_free(&mcache_self()->large, s);
+	struct mcache *mc = own_mcache();
+
+	lcache_free(mc ? &mc->large : &mcache_empty.large, s);
 }
 
 ALWAYS_INLINE void keep_large(struct mspan *s)

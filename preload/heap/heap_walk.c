@@ -144,6 +144,8 @@ void heap_get_stats(struct heap_stats *out)
 				  << PAGE_SHIFT;
 	}
 	out->inuse_small = m.small_pages << PAGE_SHIFT;
+	out->nlarge += m.ndepot;
+	out->inuse_large += m.depot_pages << PAGE_SHIFT;
 	kept = least(out->inuse_large, m.large_pages << PAGE_SHIFT);
 	out->inuse_large = (m.large_pages << PAGE_SHIFT) - kept;
 	out->free_dirty = (m.dirty_pages << PAGE_SHIFT) + kept;

@@ -36,10 +36,17 @@ static size_t pages_of(size_t size)
 /* From the thread's lcache; NULL: there is none. */
 static struct mspan *take_own(size_t npages, size_t align)
 {
+	struct lcache *own = &mcache_self()->large;
 	struct mspan *s = NULL;
 
-	if (npages <= LCACHE_PAGES && align <= PAGE_SIZE)
-		s = lcache_take_slow(&mcache_self()->large, npages);
+	if (npages <= LCACHE_PAGES && align <= PAGE_SIZE) {
+		s = lcache_take_slow(own, npages);
+		if (!s && lcache_fetch(own, npages)) {
+			s = lcache_take(own, npages);
+			if (!s)
+				s = lcache_take_slow(own, npages);
+		}
+	}
 	if (!s)
 		return NULL;
 	s->needs_zero = true;

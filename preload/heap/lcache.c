@@ -16,16 +16,23 @@
 #define ALL_SHARE   16			      /* and of those in use */
 #define LIMIT_SHARE 64			      /* of a limited address space */
 #define GRAIN	    (512 * KIB >> PAGE_SHIFT) /* reserved at once, at least */
-#define HOLES_LEAST (1 * MIB >> PAGE_SHIFT)   /* pages: see look_at_heap_locked() */
+#define HOLES_LEAST (1 * MIB >> PAGE_SHIFT)   /* see lcache_look_at_heap_locked() */
 #define HOLES_SHARE 32
 #define PROBES	    4
-#define BLANKS	    4 /* got at once */
+#define BLANKS	    4		/* got at once */
+#define HAND_OVER   (2 * GRAIN) /* by a thread that only frees, at most */
+#define DEPOT_SHARE 2		/* of what all threads may hold */
 #define LOOK_NS	    200000000u
 
 static struct {
 	size_t reserved; /* pages, sum of all limits; guarded by mheap_lock */
 	size_t nholders; /* caches with a limit; guarded by mheap_lock */
-	bool scattered;	 /* atomic; see look_at_heap_locked() */
+	bool scattered;	 /* atomic; see lcache_look_at_heap_locked() */
+	/* The depot; guarded by mheap_lock. */
+	struct mspan *depot[LCACHE_BINS];
+	size_t npages; /* atomic */
+	size_t nspans;
+	size_t least; /* pages, the fewest since it was last aged */
 } lcaches;
 
 /* A span may be as much longer than asked for. */
@@ -45,7 +52,7 @@ static void count_in(struct lcache *lc, uint64_t held)
 
 static void count_out(struct lcache *lc, uint64_t held)
 {
-	atomic_store_relaxed(&lc->held, lc->held - held);
+	atomic_store_relaxed(&lc->held, lc->held - held + LCACHE_TAKEN);
 	if (lcache_pages(lc) < lc->least)
 		lc->least = lcache_pages(lc);
 }
@@ -131,7 +138,7 @@ static void get_blanks(struct lcache *lc)
 /* Where the page heap has much that is free and holds memory, objects go where they fit
  * best instead of being cut off what this thread freed last: else the heap ends up as
  * small pieces, and grows for whatever is longer. */
-static void look_at_heap_locked(void)
+void lcache_look_at_heap_locked(void)
 {
 	size_t holes = freelist_dirty_pages();
 
@@ -272,6 +279,7 @@ static void release_all_locked(struct lcache *lc)
 		}
 	}
 	lc->held = 0;
+	lc->taken = 0;
 	lc->least = 0;
 }
 
@@ -300,7 +308,8 @@ static size_t most_locked(void)
 static void grow_locked(struct lcache *lc, size_t more)
 {
 	size_t most = most_locked();
-	size_t left = most > lcaches.reserved ? most - lcaches.reserved : 0;
+	size_t kept = lcaches.reserved + lcaches.npages;
+	size_t left = most > kept ? most - kept : 0;
 	bool alone = lcaches.reserved == lc->limit;
 
 	left = alone ? left - left / 8 : (left + 1) / 2;
@@ -311,16 +320,135 @@ static void grow_locked(struct lcache *lc, size_t more)
 		set_limit_locked(lc, lc->limit + more);
 }
 
+/* ---- the depot ---- */
+
+static void count_depot(const struct mspan *s, bool in)
+{
+	size_t npages = lcaches.npages + (in ? s->npages : 0 - s->npages);
+
+	atomic_store_relaxed(&lcaches.npages, npages);
+	lcaches.nspans += in ? 1 : (size_t)-1;
+	if (npages < lcaches.least)
+		lcaches.least = npages;
+}
+
+static struct mspan *depot_pop(unsigned bin)
+{
+	struct mspan *s = lcaches.depot[bin];
+
+	lcaches.depot[bin] = s->next;
+	count_depot(s, false);
+	return s;
+}
+
+static bool shrink_depot_locked(size_t keep)
+{
+	bool any = false;
+
+	for (unsigned bin = LCACHE_BINS; bin > 0; bin--) {
+		while (lcaches.npages > keep && lcaches.depot[bin - 1]) {
+			mheap_take_back_locked(depot_pop(bin - 1));
+			any = true;
+		}
+	}
+	return any;
+}
+
+void lcache_age_depot_locked(bool all)
+{
+	shrink_depot_locked(all ? 0 : lcaches.npages - lcaches.least);
+	lcaches.least = lcaches.npages;
+}
+
+size_t lcache_depot_locked(size_t *out_nspans)
+{
+	*out_nspans = lcaches.nspans;
+	return lcaches.npages;
+}
+
+static unsigned taken(const struct lcache *lc)
+{
+	return (unsigned)(lc->held / LCACHE_TAKEN);
+}
+
+/* Does the thread free what others allocate, and nothing else? */
+static bool only_frees(const struct lcache *lc)
+{
+	return taken(lc) == lc->taken && mcache_are_several();
+}
+
+static void hand_over_locked(struct lcache *lc)
+{
+	if (lcaches.npages + lcache_pages(lc) > most_locked() / DEPOT_SHARE)
+		shrink_depot_locked(0);
+	for (unsigned bin = 0; bin < LCACHE_BINS; bin++) {
+		while (lc->bins[bin]) {
+			struct mspan *s = lc->bins[bin];
+
+			lcache_unlink(lc, &lc->bins[bin], s);
+			s->next = lcaches.depot[bin];
+			lcaches.depot[bin] = s;
+			count_depot(s, true);
+		}
+	}
+}
+
+/* Only what fits as it is: others are better merged and cut by the page heap. */
+static bool depot_has(size_t npages)
+{
+	const struct mspan *s = lcaches.depot[lcache_bin(npages)];
+
+	return s && s->npages >= npages;
+}
+
+static void fetch_locked(struct lcache *lc, unsigned bin)
+{
+	struct mspan *s = lcaches.depot[bin];
+
+	while (s && lcache_pages(lc) + s->npages <= lc->limit) {
+		depot_pop(bin);
+		push(&lc->bins[bin], s);
+		count_in(lc, s->npages + LCACHE_SPAN);
+		s = lcaches.depot[bin];
+	}
+}
+
+bool lcache_fetch(struct lcache *lc, size_t npages)
+{
+	size_t most = npages > HAND_OVER ? npages : HAND_OVER;
+	bool found;
+
+	if (lc == &mcache_empty.large)
+		return false;
+	count_in(lc, LCACHE_TAKEN); /* it does not only free */
+	if (atomic_load_relaxed(&lcaches.npages) < npages)
+		return false;
+	lock_acquire(&mheap_lock);
+	found = depot_has(npages);
+	if (found && lc->limit < most)
+		grow_locked(lc, most - lc->limit);
+	if (found)
+		fetch_locked(lc, lcache_bin(npages));
+	lock_release(&mheap_lock);
+	return found;
+}
+
+/* ---- bounds ---- */
+
 /* Room for npages is made, if there may be as much. */
 static void make_room_locked(struct lcache *lc, size_t npages)
 {
 	size_t need = lcache_pages(lc) + npages;
 
-	look_at_heap_locked();
+	lcache_look_at_heap_locked();
+	if (need > lc->limit && only_frees(lc) && lcache_pages(lc) >= HAND_OVER / 2)
+		hand_over_locked(lc);
+	need = lcache_pages(lc) + npages;
 	if (need > lc->limit)
 		grow_locked(lc, need - lc->limit);
 	if (need > lc->limit && npages <= lc->limit)
 		release_locked(lc, (lc->limit - npages) / 2);
+	lc->taken = taken(lc);
 }
 
 void lcache_free(struct lcache *lc, struct mspan *s)
@@ -341,7 +469,7 @@ void lcache_look_around(struct lcache *lc, uint64_t now)
 		return;
 	lc->look_ns = now;
 	lock_acquire(&mheap_lock);
-	look_at_heap_locked();
+	lcache_look_at_heap_locked();
 	if (lc->least > 0)
 		release_locked(lc, lcache_pages(lc) - lc->least);
 	share = most_locked() / lcaches.nholders;
@@ -367,13 +495,14 @@ void lcache_empty_out(struct lcache *lc)
 
 bool lcache_has_own(size_t keep)
 {
-	return lcache_pages(&mcache_self()->large) > keep;
+	return lcache_pages(&mcache_self()->large) + lcaches.npages > keep;
 }
 
 bool lcache_drain_own_locked(size_t keep)
 {
 	if (!lcache_has_own(keep))
 		return false;
+	shrink_depot_locked(0);
 	release_all_locked(&mcache_self()->large);
 	return true;
 }

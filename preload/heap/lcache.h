@@ -14,14 +14,17 @@
  * the heap sees at once that it is free, and freeing it again is noticed. Its pages are
  * its own at any moment, also in the middle of a cut.
  *
+ * A thread that only frees what others allocate hands all it has to the depot, from which
+ * a thread that finds nothing of its own takes many at once.
+ *
  * What all threads may hold is bounded by a share of the heap, of which each thread
  * reserves its part: see grow_locked(). The thread's own are entered into the lists
  * before the page heap takes pages that hold nothing, but for a small part, and when they
  * lay idle between two ticks of the thread.
  *
  * Concurrency: owner only. The list is whole after every store, so that a forked child
- * may give back what the threads of its parent had. Reservations are guarded by mheap's
- * lock.
+ * may give back what the threads of its parent had. Reservations and the depot are
+ * guarded by mheap's lock.
  */
 #ifndef PRELOAD_HEAP_LCACHE_H
 #define PRELOAD_HEAP_LCACHE_H
@@ -34,8 +37,9 @@
 #define LCACHE_BINS  57		   /* lcache_bin(LCACHE_PAGES) + 1 */
 
 struct lcache {
-	/* Pages of all spans, and in the upper half how many those are, blank ones too;
-	 * one word, so that both are counted at once. */
+	/* Pages of all spans; above LCACHE_SPAN how many those are, blank ones too; above
+	 * LCACHE_TAKEN how many were taken ever: one word, so that all are counted at
+	 * once. */
 	uint64_t held;
 	uint32_t limit;	    /* pages; what is reserved for it */
 	uint32_t least;	    /* pages, the fewest since the last look */
@@ -44,8 +48,10 @@ struct lcache {
 	struct mspan *blanks;
 	uint64_t look_ns; /* time of the last look */
 	unsigned hand;	  /* bin to be emptied next */
+	unsigned taken;	  /* of held, when there was no room the last time */
 };
-#define LCACHE_SPAN ((uint64_t)1 << 32) /* one span, in held */
+#define LCACHE_SPAN  ((uint64_t)1 << 32) /* one span, in held */
+#define LCACHE_TAKEN ((uint64_t)1 << 48)
 
 /* FAST. The bin of spans of npages, 1 to LCACHE_PAGES: each below 16, then eight steps to
  * a power of two. */
@@ -64,13 +70,13 @@ static inline uint32_t lcache_pages(const struct lcache *lc)
 
 static inline uint32_t lcache_spans(const struct lcache *lc)
 {
-	return (uint32_t)(atomic_load_relaxed(&lc->held) >> 32);
+	return (uint16_t)(atomic_load_relaxed(&lc->held) >> 32);
 }
 
 /* FAST. Takes s out, which *link points to. */
 static inline void lcache_unlink(struct lcache *lc, struct mspan **link, struct mspan *s)
 {
-	uint64_t held = lc->held - s->npages - LCACHE_SPAN;
+	uint64_t held = lc->held - s->npages - LCACHE_SPAN + LCACHE_TAKEN;
 
 	atomic_store_relaxed(link, s->next);
 	atomic_store_relaxed(&lc->held, held);
@@ -94,6 +100,10 @@ static inline struct mspan *lcache_take(struct lcache *lc, size_t npages)
 
 /* SLOW. The same of a span that is not the first of its bin, or cut off a longer one. */
 struct mspan *lcache_take_slow(struct lcache *lc, size_t npages);
+
+/* SLOW. Moves spans from the depot here, one of npages or more among them; false: there
+ * is none, or no room for it. */
+bool lcache_fetch(struct lcache *lc, size_t npages);
 
 /* SLOW. s, which is no object any more, joins the rest if the two are neighbours. */
 bool lcache_join(struct lcache *lc, struct mspan *s);
@@ -129,10 +139,17 @@ void lcache_look_around(struct lcache *lc, uint64_t now);
 void lcache_empty_out(struct lcache *lc);
 
 /* Needs mheap's lock. The page heap is about to use pages that hold nothing, or wants
- * what lies behind some object: the calling thread's spans are entered into the lists,
- * when they are more than keep. False: nothing was. */
+ * what lies behind some object: the calling thread's spans and the depot's are entered
+ * into the lists, when they are more than keep. False: nothing was. */
 bool lcache_drain_own_locked(size_t keep);
 /* Would anything be? */
 bool lcache_has_own(size_t keep);
+/* Called now and then: is the page heap full of holes? Then nothing is cut off spans kept
+ * here. */
+void lcache_look_at_heap_locked(void);
+/* What lay idle in the depot since the last call is entered into the lists; or all. */
+void lcache_age_depot_locked(bool all);
+/* Pages and spans in the depot. */
+size_t lcache_depot_locked(size_t *out_nspans);
 
 #endif

@@ -11,6 +11,7 @@
 
 #include <string.h>
 
+#include "preload/base/atomic.h"
 #include "preload/base/check.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
@@ -43,6 +44,7 @@ static struct {
 	struct mcache *inuse; /* guarded by mcache_lock */
 	struct mcache *spare; /* linked by next; guarded by mcache_lock */
 	uint64_t nreleased;   /* so far; atomic */
+	bool several;	      /* atomic: there ever was more than one in use */
 } mcaches;
 
 static size_t mcache_bytes(void)
@@ -101,12 +103,19 @@ struct mcache *mcache_new(void)
 	if (mc) {
 		mc->prev = NULL;
 		mc->next = mcaches.inuse;
-		if (mc->next)
+		if (mc->next) {
 			mc->next->prev = mc;
+			atomic_store_relaxed(&mcaches.several, true);
+		}
 		mcaches.inuse = mc;
 	}
 	lock_release(&mcache_lock);
 	return mc;
+}
+
+bool mcache_are_several(void)
+{
+	return atomic_load_relaxed(&mcaches.several);
 }
 
 struct mcache *mcache_list(void)

@@ -228,6 +228,9 @@ void mcache_empty_out(struct mcache *mc);
 struct mcache *mcache_new(void);	/* NULL: memory is out */
 void mcache_release(struct mcache *mc); /* emptied; kept for the next thread */
 
+/* Did more than one thread allocate? Without the lock: a guess. */
+bool mcache_are_several(void);
+
 /* With mcache_lock held. */
 struct mcache *mcache_list(void);
 /* forked child: gives up every mcache but keep, emptying it. Locks are reset already. */

@@ -439,6 +439,7 @@ struct mspan *mheap_alloc_large(size_t npages, size_t align)
 		init_large(s);
 		start_span(s, MSPAN_LARGE); /* free pages have class 0 already */
 	}
+	lcache_look_at_heap_locked();
 	scavenge_note_locked(npages);
 	lock_release(&mheap_lock);
 	return s;
@@ -466,8 +467,10 @@ struct mspan *mheap_alloc_unseen(void)
 
 static void scavenge(void)
 {
-	if (scavenge_is_due_locked())
-		scavenge_tick_locked();
+	if (!scavenge_is_due_locked())
+		return;
+	lcache_age_depot_locked(false);
+	scavenge_tick_locked();
 }
 
 struct mspan *mheap_new_blank_locked(void)
@@ -621,6 +624,7 @@ size_t mheap_trim(void)
 
 	lock_acquire(&mheap_lock);
 	retire_victim();
+	lcache_age_depot_locked(true);
 	npages = scavenge_all_locked();
 	release_arenas();
 	lock_release(&mheap_lock);
@@ -659,6 +663,7 @@ void mheap_get_stats(struct mheap_stats *out)
 	lock_acquire(&mheap_lock);
 	*out = mheap.stats;
 	out->dirty_pages = freelist_dirty_pages();
+	out->depot_pages = lcache_depot_locked(&out->ndepot);
 	out->clean_pages = freelist_total_pages() - out->dirty_pages;
 	out->nfree_runs = freelist_count();
 	out->purged_pages = scavenge_purged_pages();

@@ -49,6 +49,7 @@ void mheap_set_slow_frees(void);
 struct mheap_stats {
 	size_t small_pages, large_pages, dirty_pages, clean_pages, peak_pages;
 	size_t nspans, nlarge, nfree_runs;
+	size_t depot_pages, ndepot; /* free, among large_pages and nlarge */
 	uint64_t purged_pages;
 };
 void mheap_get_stats(struct mheap_stats *out);
