@@ -347,12 +347,8 @@ static bool leave_stub(uint32_t handle)
 static void end_exact(uint32_t handle)
 {
 	const struct followed *f = followed_at(handle);
-	struct frame frames[2];
-	enum unwind_end end;
-	int count = unwind_here(frames, 2, &end);
 
-	end_with(handle, f->unwound ? END_EXC : END_EXACT, f->level,
-		 count > 0 ? frames[0].pc : 0);
+	end_with(handle, f->unwound ? END_EXC : END_EXACT, f->level, unwind_caller());
 }
 
 void escape_end(uint32_t handle)

@@ -4,10 +4,11 @@
  *
  * Included: every writable mapping of the process (data, bss, stacks with the TLS and
  * thread descriptors above them, anonymous and shared memory, the brk heap), anonymous
- * memory that may only be read by now, and the RELRO parts of modules. Excluded: our own
- * memory and module, the dead part of each thread's stack below its stack pointer, and
- * whole stacks of finished threads, which glibc keeps for the next thread, with all that
- * their last owner left there; the program may use one that it has given itself again.
+ * memory that may only be read by now or not even that, and the RELRO parts of modules.
+ * Excluded: our own memory and module, the dead part of each thread's stack below its
+ * stack pointer, and whole stacks of finished threads, which glibc keeps for the next
+ * thread, with all that their last owner left there; the program may use one that it has
+ * given itself again.
  */
 #include "profiler/leak/roots.h"
 
@@ -17,6 +18,7 @@
 
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
+#include "preload/heap/arena.h"
 #include "profiler/leak/pagemap.h"
 #include "profiler/stack/loader.h"
 #include "profiler/stack/module.h"
@@ -100,6 +102,16 @@ static void include_readable(struct roots *r, uintptr_t lo, uintptr_t hi)
 	include(r, start, hi);
 }
 
+static bool has_pagemap(struct roots *r)
+{
+	if (r->pagemap == 0) {
+		int fd = pagemap_open();
+
+		r->pagemap = fd < 0 ? fd : fd + 1;
+	}
+	return r->pagemap > 0;
+}
+
 /* Of a large mapping of no file: not the holes where the program never wrote. Reading
  * them takes a fault a page. */
 struct filled {
@@ -125,21 +137,41 @@ static void include_filled(struct roots *r, uintptr_t lo, uintptr_t hi)
 {
 	struct filled f = { .r = r, .gap = LARGE / 4 + (hi - lo) / MAX_HOLES };
 	size_t before = r->ninclude;
-	int pagemap = hi - lo >= LARGE && !meta_is_ours(lo) && before < MAX_RANGES / 2
-			      ? pagemap_open()
-			      : -1;
-	bool told = pagemap >= 0 &&
-		    pagemap_each(pagemap, lo, hi, PAGEMAP_PRESENT | PAGEMAP_SWAPPED,
-				 add_filled, &f);
+	bool told = hi - lo >= LARGE && !meta_is_ours(lo) && before < MAX_RANGES / 2 &&
+		    has_pagemap(r) &&
+		    pagemap_each(r->pagemap - 1, lo, hi,
+				 PAGEMAP_PRESENT | PAGEMAP_SWAPPED, add_filled, &f);
 
-	if (pagemap >= 0)
-		os_close(pagemap);
 	if (!told) {
 		r->ninclude = before;
 		include(r, lo, hi);
 	} else if (f.hi != 0) {
 		include(r, f.lo, f.hi);
 	}
+}
+
+static void open_filled(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	struct roots *r = arg;
+
+	if (arena_of(lo))
+		return;
+	if (unreadable_open_others(&r->unreadable, lo, hi))
+		include(r, lo, hi);
+	else
+		r->closed = true;
+}
+
+/* Memory of no file without any right: mostly reserved or a guard, and empty; but a
+ * program may have written there before, and may open it again. */
+static void open_closed(struct roots *r, const struct os_mapping *m)
+{
+	bool no_file = !m->path || strncmp(m->path, "[anon:", 6) == 0;
+
+	if (!no_file || m->shared || m->executable || meta_is_ours(m->lo) ||
+	    !has_pagemap(r))
+		return;
+	pagemap_each_filled(r->pagemap - 1, m->lo, m->hi, open_filled, r);
 }
 
 /* Included, too, is memory of no file that may only be read: tables that the program has
@@ -151,9 +183,11 @@ static bool see_line(char *line, void *arg)
 
 	if (!os_parse_mapping(line, &m))
 		return true;
-	if (!m.readable && !m.writable)
+	if (!m.readable && !m.writable) {
 		unreadable_open(&r->unreadable, m.lo, m.hi,
 				m.executable ? PROT_EXEC : PROT_NONE);
+		open_closed(r, &m);
+	}
 	if (!m.readable || (m.path && (!m.writable || is_device(m.path))))
 		return true;
 	if (m.shared && meta_is_ours(m.lo))
@@ -171,8 +205,12 @@ static bool see_line(char *line, void *arg)
  * called pthread_exit. */
 static bool see_maps(struct roots *r)
 {
-	return os_each_line("/proc/thread-self/maps", see_line, r) == 0 &&
-	       r->ninclude > 0;
+	bool read = os_each_line("/proc/thread-self/maps", see_line, r) == 0;
+
+	if (r->pagemap > 0)
+		os_close(r->pagemap - 1);
+	r->pagemap = 0;
+	return read && r->ninclude > 0;
 }
 
 /* ---- modules ---- */
@@ -251,7 +289,6 @@ static void see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp)
 		uintptr_t sp = sp_of(w, t->tid, own_sp);
 
 		if (t->state == THREAD_FINISHED) {
-			/* The descriptor above still owns its dtv. */
 			if (!t->own_stack && is_cached_stack(t))
 				exclude_finished(r, t);
 			continue;

@@ -149,10 +149,10 @@ static int has_others(struct world *w, int pid, int caller)
 {
 	int others = stop_count_threads(pid) > 1;
 
-	if (!others) { /* to be sure, and for the error */
-		w->nthreads = 0;
-		others = stop_list_threads(w, pid, caller);
-	}
+	if (others)
+		return others;
+	w->nthreads = 0; /* to be sure, and for the error */
+	others = stop_list_threads(w, pid, caller);
 	w->nthreads = 0;
 	w->overflow = false;
 	return others;
@@ -292,6 +292,7 @@ static int stop_others(struct world *w, int pid, int caller)
 uint32_t world_list(struct world *w)
 {
 	w->nthreads = 0;
+	w->overflow = false;
 	stop_list_threads(w, os_getpid(), os_gettid());
 	return w->nthreads;
 }

@@ -21,6 +21,7 @@ struct stopped_thread {
 	int call;	   /* system call it waits in, -1: none, it runs */
 	uintptr_t args[6]; /* of the call */
 	bool captured;	   /* false: could not be stopped; registers unknown */
+	bool signalled;	   /* a signal that may carry a pointer is on its way to it */
 };
 
 struct world {
@@ -38,8 +39,8 @@ struct world {
  * is between world_prepare() and world_free(). 0 or -ENOMEM (nothing to free then). */
 int world_prepare(struct world *out);
 void world_free(struct world *w);
-/* DUMP. Lists the threads in w->threads without stopping any: tids only, to be forgotten
- * by world_stop(). How many. */
+/* DUMP. Lists the threads in w->threads without stopping any: tids only. How many. A
+ * world_stop() at once afterwards begins with these, and saves the time. */
 uint32_t world_list(struct world *w);
 /*
  * DUMP. 0, or -errno when no thread at all could be stopped and there are others; nothing

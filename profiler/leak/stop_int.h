@@ -5,7 +5,12 @@
 #ifndef PROFILER_LEAK_STOP_INT_H
 #define PROFILER_LEAK_STOP_INT_H
 
+#include <signal.h>
+
 #include "profiler/leak/stop.h"
+
+/* Of handlers that run in places where a sanitizer knows of no thread. */
+#define STOP_NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
 
 /* Without any thread arriving for so long the rest is missed. */
 #define STOP_PATIENCE_NS 2000000000u
@@ -22,6 +27,17 @@ bool stop_is_dead(int pid, int tid);
 /* SIGNAL. The number of the call whose system call instruction ends at pc, read from the
  * code ("mov $NUMBER,%eax; syscall"); -1: not made in libc's way. */
 int stop_call_before(uintptr_t pc);
+
+/* As the kernel has it: the C library's sigaction() refuses its own signals, and its
+ * thread pointer may be another thread's. */
+struct stop_action {
+	void (*handler)(int, siginfo_t *, void *);
+	unsigned long flags;
+	void (*restorer)(void);
+	uint64_t mask;
+};
+#define STOP_RESTORER 0x04000000ul /* flag: there is one */
+void stop_signal_restorer(void) HIDDEN;
 
 /* All return 0, or -errno with nothing stopped. stack: of the tracer, STOP_STACK bytes.
  */

@@ -18,21 +18,13 @@
 #include "preload/base/atomic.h"
 #include "preload/base/os.h"
 #include "profiler/leak/stop_int.h"
+#include "profiler/stack/module.h"
 
 #define WAIT_SLICE_NS 20000000u /* of the wait for the threads to arrive */
 #define WAIT_SLICES   (STOP_PATIENCE_NS / WAIT_SLICE_NS)
-#define ROUNDS	      64 /* listings of the threads */
-#define SIGNAL	      32 /* the kernel's first real-time signal */
-#define RESTORER      0x04000000ul
-#define NO_SANITIZE   __attribute__((no_sanitize("address", "thread", "undefined")))
-
-/* As the kernel has it: the C library's sigaction() refuses its own signals. */
-struct action {
-	void (*handler)(int, siginfo_t *, void *);
-	unsigned long flags;
-	void (*restorer)(void);
-	uint64_t mask;
-};
+#define ROUNDS	      64   /* listings of the threads */
+#define SIGNAL	      32   /* the kernel's first real-time signal */
+#define CALL_MAX      1023 /* numbers of system calls are below */
 
 static struct {
 	struct world *world;
@@ -41,13 +33,12 @@ static struct {
 	/* Handlers begun and done since the process started; atomic, left also futex.
 	 * While they are equal nobody looks at world. */
 	uint32_t entered, left;
-	uint32_t execs;	   /* threads that may be in an exec; atomic, futex */
-	struct action old; /* behind ours; no handler: none */
+	uint32_t execs;		/* threads that may be in an exec; atomic, futex */
+	struct stop_action old; /* behind ours; no handler: none */
 } stopper;
 
 /* Debuggers and unwinders know a handler's frame by this code, where no table describes
  * it otherwise; they look at the byte before as well. */
-void stop_signal_restorer(void) HIDDEN;
 __asm__(".text\n\t"
 	"nop\n\t"
 	".hidden stop_signal_restorer\n\t"
@@ -58,14 +49,14 @@ __asm__(".text\n\t"
 	"syscall\n\t"
 	".size stop_signal_restorer, . - stop_signal_restorer");
 
-static bool set_action(const struct action *new, struct action *old)
+static bool set_action(const struct stop_action *new, struct stop_action *old)
 {
 	return os_call(SYS_rt_sigaction, SIGNAL, (long)new, (long)old, sizeof(new->mask),
 		       0, 0) == 0;
 }
 
 /* SIGNAL. The thread's record, found by its tid. */
-static NO_SANITIZE struct stopped_thread *record_of(int tid)
+static STOP_NO_SANITIZE struct stopped_thread *record_of(int tid)
 {
 	struct world *w = stopper.world;
 
@@ -75,22 +66,26 @@ static NO_SANITIZE struct stopped_thread *record_of(int tid)
 	return NULL;
 }
 
-/* The call that the signal interrupted: to be made again, or failed. */
-static NO_SANITIZE void take_call(struct stopped_thread *t, const greg_t *g)
+/* The call that the signal interrupted: failed, or to be made again. For that the kernel
+ * puts the thread back before the instruction, with the call's number as it was. */
+static STOP_NO_SANITIZE void take_call(struct stopped_thread *t, const greg_t *g)
 {
 	const greg_t args[6] = { g[REG_RDI], g[REG_RSI], g[REG_RDX],
 				 g[REG_R10], g[REG_R8],	 g[REG_R9] };
 	uintptr_t pc = (uintptr_t)g[REG_RIP];
-	int nr;
+	const uint8_t *code = (const uint8_t *)pc;
 
 	memcpy(t->args, args, sizeof(args));
 	t->call = g[REG_RAX] == -EINTR ? stop_call_before(pc) : -1;
-	nr = stop_call_before(pc + 2);
-	if (nr >= 0 && nr == g[REG_RAX])
-		t->call = nr;
+	if (g[REG_RAX] < 0 || g[REG_RAX] > CALL_MAX || !module_find_code(pc) ||
+	    !module_find_code(pc + 1))
+		return;
+	if (code[0] == 0x0f && code[1] == 0x05) /* syscall */
+		t->call = (int)g[REG_RAX];
 }
 
-static NO_SANITIZE void take_registers(struct stopped_thread *t, const ucontext_t *uc)
+static STOP_NO_SANITIZE void take_registers(struct stopped_thread *t,
+					    const ucontext_t *uc)
 {
 	const greg_t *g = uc->uc_mcontext.gregs;
 
@@ -108,10 +103,15 @@ static NO_SANITIZE void take_registers(struct stopped_thread *t, const ucontext_
 }
 
 /* SIGNAL. Stands still until the epoch ends. */
-static NO_SANITIZE void stand(struct stopped_thread *t, uint32_t epoch,
-			      const ucontext_t *uc)
+static STOP_NO_SANITIZE void stand(struct stopped_thread *t, uint32_t epoch,
+				   const ucontext_t *uc)
 {
+	uint64_t waiting = 0;
+
 	take_registers(t, uc);
+	t->signalled = os_call(SYS_rt_sigpending, (long)&waiting, sizeof(waiting), 0, 0,
+			       0, 0) != 0 ||
+		       waiting != 0;
 	atomic_store_release(&t->captured, true);
 	atomic_fetch_add_acq_rel(&stopper.arrived, 1u);
 	os_futex_wake(&stopper.arrived, 1);
@@ -119,7 +119,7 @@ static NO_SANITIZE void stand(struct stopped_thread *t, uint32_t epoch,
 		os_futex_wait(&stopper.epoch, epoch, 0);
 }
 
-static NO_SANITIZE void on_signal(int sig, siginfo_t *info, void *context)
+static STOP_NO_SANITIZE void on_signal(int sig, siginfo_t *info, void *context)
 {
 	struct stopped_thread *t;
 	bool ours;
@@ -140,11 +140,12 @@ static NO_SANITIZE void on_signal(int sig, siginfo_t *info, void *context)
 
 static bool install_handler(void)
 {
-	struct action act = { .handler = on_signal,
-			      .flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK | RESTORER,
-			      .restorer = stop_signal_restorer,
-			      .mask = UINT64_MAX };
-	struct action before;
+	struct stop_action act = { .handler = on_signal,
+				   .flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK |
+					    STOP_RESTORER,
+				   .restorer = stop_signal_restorer,
+				   .mask = UINT64_MAX };
+	struct stop_action before;
 
 	if (!set_action(NULL, &before))
 		return false;

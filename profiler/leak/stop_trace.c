@@ -3,9 +3,10 @@
  * stop_trace: stopping threads by ptrace, from a process cloned for it.
  *
  * The tracer shares our memory, files and thread pointer, but is a process of its own,
- * since a thread cannot trace its own process. It seizes and interrupts every thread but
- * the caller's until no new one appears, reads their registers into the world, waits to
- * be told to let go, has the system calls that it interrupted made again, and ends.
+ * since a thread cannot trace its own process. It seizes, then interrupts every thread
+ * but the caller's until no new one appears, reads their registers into the world, waits
+ * to be told to let go, has the system calls that it interrupted made again, and ends, by
+ * which the kernel lets them all go at once.
  *
  * Nobody notices: it has no exit signal and blocks all signals; a signal that a thread
  * was about to take is handed back to it; should the caller's thread die, the kernel
@@ -23,6 +24,7 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
+#include <sys/time.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -33,6 +35,7 @@
 
 #define ROUNDS		    64 /* listings; new threads keep coming only from a fork bomb */
 #define LOOK_AGAIN_NS	    50000000u /* is the other side still there? */
+#define LOOK_NS		    500000u   /* without a timer */
 #define ERESTART_NO_HANDLER 514 /* the kernel's ERESTARTNOHAND, seen by tracers only */
 
 enum phase {
@@ -49,6 +52,7 @@ static struct {
 	int pid, caller; /* of the program; tid of the thread that stops */
 	int tracer;	 /* pid; 0: none. Owned by the caller */
 	int error;	 /* of the tracer's first failure */
+	bool ticks;	 /* tracer: SIGALRM comes and ends what it waits in */
 	struct world *world;
 	uint32_t pending[STOP_MAX_THREADS]; /* tracer: signal to deliver at the end */
 } tracer;
@@ -93,35 +97,77 @@ static bool seize(struct stopped_thread *t)
 			return false;
 		}
 		t->tid = 0;
-		return true;
 	}
-	trace(PTRACE_INTERRUPT, t->tid, 0, 0);
 	return true;
 }
 
-/* A tracee has stopped or ended; both are announced by SIGCHLD, which is blocked. */
-static void wait_for_news(void)
+/* All of them before the first is interrupted: what stops gets in the way of this. False:
+ * one could not be; those before are ours to let go. */
+static bool seize_from(struct world *w, uint32_t first)
 {
-	uint64_t chld = (uint64_t)1 << (SIGCHLD - 1);
-	struct timespec t = { 0, LOOK_AGAIN_NS };
-
-	os_call(SYS_rt_sigtimedwait, (long)&chld, 0, (long)&t, sizeof(chld), 0, 0);
+	for (uint32_t i = first; i < w->nthreads; i++)
+		if (!seize(&w->threads[i])) {
+			w->nthreads = i;
+			return false;
+		}
+	return true;
 }
 
-/* False: it did not stop in time. */
-static bool await_stop(struct stopped_thread *t, uint32_t *pending, uint64_t deadline)
+static void interrupt_from(const struct world *w, uint32_t first)
+{
+	for (uint32_t i = first; i < w->nthreads; i++)
+		if (w->threads[i].tid)
+			trace(PTRACE_INTERRUPT, w->threads[i].tid, 0, 0);
+}
+
+/* Its coming ends a wait4(). */
+static STOP_NO_SANITIZE void on_tick(int sig, siginfo_t *info, void *context)
+{
+	(void)sig;
+	(void)info;
+	(void)context;
+}
+
+static void start_ticking(void)
+{
+	/* A child that stops wakes us as it is. */
+	const struct stop_action no_news = { .flags = SA_NOCLDSTOP };
+	const struct stop_action act = { .handler = on_tick,
+					 .flags = STOP_RESTORER,
+					 .restorer = stop_signal_restorer };
+	const struct itimerval every = { { 0, LOOK_AGAIN_NS / 1000 },
+					 { 0, LOOK_AGAIN_NS / 1000 } };
+	const uint64_t mask = ~((uint64_t)1 << (SIGALRM - 1));
+
+	os_call(SYS_rt_sigaction, SIGCHLD, (long)&no_news, 0, sizeof(no_news.mask), 0, 0);
+	tracer.ticks =
+		os_call(SYS_rt_sigaction, SIGALRM, (long)&act, 0, sizeof(act.mask), 0,
+			0) == 0 &&
+		os_call(SYS_setitimer, ITIMER_REAL, (long)&every, 0, 0, 0, 0) == 0 &&
+		os_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, sizeof(mask), 0,
+			0) == 0;
+}
+
+/* False: it did not stop in time; *deadline is 0 from then on, and nobody is waited for.
+ */
+static bool await_stop(struct stopped_thread *t, uint32_t *pending, uint64_t *deadline)
 {
 	int status = 0;
 	long ret;
 
 	for (;;) {
-		ret = os_call(SYS_wait4, t->tid, (long)&status, __WALL | WNOHANG, 0, 0,
-			      0);
+		bool waits = tracer.ticks && *deadline;
+
+		ret = os_call(SYS_wait4, t->tid, (long)&status,
+			      waits ? __WALL : __WALL | WNOHANG, 0, 0, 0);
 		if (ret != 0 && ret != -EINTR)
 			break;
-		if (os_now_ns() > deadline)
+		if (*deadline == 0)
 			return false;
-		wait_for_news();
+		if (os_now_ns() > *deadline)
+			*deadline = 0;
+		else if (!waits)
+			os_futex_wait(&tracer.phase, PHASE_GO, LOOK_NS);
 	}
 	if (ret < 0 || !WIFSTOPPED(status))
 		t->tid = 0;	    /* ended meanwhile */
@@ -175,19 +221,47 @@ static void read_registers(struct stopped_thread *t)
 	t->captured = true;
 }
 
-/* Waits for the threads from first on. */
+/* Has the signal a value, of sigqueue() or a timer? */
+static bool has_value(const siginfo_t *info)
+{
+	return info->si_code <= SI_QUEUE && info->si_code >= SI_ASYNCIO;
+}
+
+/* Of those in the thread's own queue, and the one that it was about to take. */
+static bool is_signalled(int tid, uint32_t pending)
+{
+	struct __ptrace_peeksiginfo_args first = { .nr = 1 };
+	siginfo_t info;
+	long n = 0;
+
+	if (pending &&
+	    (trace(PTRACE_GETSIGINFO, tid, 0, (long)&info) != 0 || has_value(&info)))
+		return true;
+	while ((n = trace(PTRACE_PEEKSIGINFO, tid, (long)&first, (long)&info)) == 1) {
+		if (has_value(&info))
+			return true;
+		first.off++;
+	}
+	return n != 0;
+}
+
+/* Waits for the threads from first on; for the last one first, so that it is not woken by
+ * each of them. */
 static void await_from(struct world *w, uint32_t first)
 {
 	uint64_t deadline = os_now_ns() + STOP_PATIENCE_NS;
 
-	for (uint32_t i = first; i < w->nthreads; i++) {
+	for (uint32_t i = w->nthreads; i-- > first;) {
 		struct stopped_thread *t = &w->threads[i];
 
-		if (t->tid == 0 || !await_stop(t, &tracer.pending[i], deadline))
+		if (t->tid == 0 || !await_stop(t, &tracer.pending[i], &deadline))
 			continue;
-		deadline = os_now_ns() + STOP_PATIENCE_NS;
-		if (t->tid)
-			read_registers(t);
+		if (deadline)
+			deadline = os_now_ns() + STOP_PATIENCE_NS;
+		if (!t->tid)
+			continue;
+		read_registers(t);
+		t->signalled = is_signalled(t->tid, tracer.pending[i]);
 	}
 }
 
@@ -206,19 +280,17 @@ static bool stop_all(struct world *w)
 	uint32_t done = 0;
 
 	for (int round = 0; round < ROUNDS; round++) {
-		int added = stop_list_threads(w, tracer.pid, tracer.caller);
+		int added = done < w->nthreads /* listed before */
+				    ? 1
+				    : stop_list_threads(w, tracer.pid, tracer.caller);
 
 		if (added <= 0) {
 			tracer.error = added;
 			return added == 0;
 		}
-		for (uint32_t i = done; i < w->nthreads; i++) {
-			if (seize(&w->threads[i]))
-				continue;
-			w->nthreads = i; /* those before are ours to let go */
-			await_from(w, done);
+		if (!seize_from(w, done))
 			return false;
-		}
+		interrupt_from(w, done);
 		await_from(w, done);
 		done = w->nthreads;
 		if (is_everybody(w))
@@ -281,6 +353,7 @@ static void repeat_call(const struct stopped_thread *t)
 	trace(PTRACE_SETREGSET, tid, NT_PRSTATUS, (long)&v);
 }
 
+/* Those that get no signal are let go by the kernel at our end, all by one call. */
 static void let_go_all(struct world *w)
 {
 	for (uint32_t i = 0; i < w->nthreads; i++) {
@@ -288,9 +361,10 @@ static void let_go_all(struct world *w)
 
 		if (tid == 0)
 			continue;
-		if (tracer.pending[i] == 0)
+		if (tracer.pending[i])
+			trace(PTRACE_DETACH, tid, 0, (long)tracer.pending[i]);
+		else
 			repeat_call(&w->threads[i]);
-		trace(PTRACE_DETACH, tid, 0, (long)tracer.pending[i]);
 	}
 }
 
@@ -302,23 +376,16 @@ static __attribute__((noreturn)) void leave(void)
 
 static __attribute__((noreturn)) int tracer_main(void *arg)
 {
-	struct {
-		void *handler;
-		unsigned long flags;
-		void *restorer;
-		uint64_t mask;
-	} plain = { 0 };
 	struct world *w = arg;
 	bool ok;
 
 	os_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
-	/* Our own copy of the handlers: an ignored SIGCHLD would not be announced. */
-	os_call(SYS_rt_sigaction, SIGCHLD, (long)&plain, 0, sizeof(plain.mask), 0, 0);
 	/* An exec may have ended the caller before; then what bears its process's number
 	 * now is another program. */
 	set_phase(PHASE_READY);
 	if (!wait_while_short(PHASE_READY))
 		leave();
+	start_ticking();
 	ok = stop_all(w);
 	if (ok) {
 		set_phase(PHASE_STOPPED);

@@ -346,7 +346,8 @@ static bool find_lost(struct finder *f)
 	if (find_suspects(f, wakers_handlers()) == 0)
 		return true;
 	for (uint32_t i = 0; i < w->nthreads; i++)
-		f->unknown |= !w->threads[i].captured && w->threads[i].tid;
+		f->unknown |= w->threads[i].tid &&
+			      (!w->threads[i].captured || w->threads[i].signalled);
 	f->unknown |= w->nmissed > 0;
 	if (!find_lost_once(f))
 		return false;

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * inflight: see inflight.h. A pipe's content is copied with tee() into a pipe of our own,
- * a socket's is peeked at. A local socket of datagrams shows only its first.
+ * a socket's is peeked at: a local one, and one that is not connected to another machine.
+ * A socket of datagrams shows only its first.
  */
 #include "profiler/thread/inflight.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -44,13 +46,35 @@ static int option(int fd, int name)
 	return value;
 }
 
+/* Can what one end sends arrive at the other in the same process? Not over a connection
+ * to another machine. */
+static bool is_near(int fd)
+{
+	struct sockaddr_in6 at[2] = { 0 }; /* holds both kinds of addresses */
+	const struct sockaddr_in *own = (const void *)&at[0],
+				 *peer = (const void *)&at[1];
+	int size[2] = { sizeof(at[0]), sizeof(at[1]) };
+	const int domain = option(fd, SO_DOMAIN);
+
+	if (domain != AF_INET && domain != AF_INET6)
+		return domain == AF_UNIX;
+	if (os_call(SYS_getsockname, fd, (long)&at[0], (long)&size[0], 0, 0, 0) != 0 ||
+	    os_call(SYS_getpeername, fd, (long)&at[1], (long)&size[1], 0, 0, 0) != 0)
+		return true; /* not connected: from anybody */
+	if (domain == AF_INET6)
+		return memcmp(&at[0].sin6_addr, &at[1].sin6_addr,
+			      sizeof(at[0].sin6_addr)) == 0;
+	return ntohl(peer->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET ||
+	       peer->sin_addr.s_addr == own->sin_addr.s_addr;
+}
+
 /* Can the program read here what it has itself written? */
 static bool can_carry(int fd, bool is_socket)
 {
 	const long flags = os_call(SYS_fcntl, fd, F_GETFL, 0, 0, 0, 0);
 
 	return flags >= 0 && (flags & O_ACCMODE) != O_WRONLY &&
-	       (!is_socket || option(fd, SO_DOMAIN) == AF_UNIX);
+	       (!is_socket || is_near(fd));
 }
 
 /* The calling thread may have a table of descriptors of its own. */
@@ -148,9 +172,13 @@ void inflight_take(struct inflight *f)
 	os_each_line(path, see_pending, f);
 	for (uint32_t i = 0; i < f->n; i++) {
 		const struct descriptor *d = &f->list[i];
-		int waiting = 0;
+		int waiting = 0, unsent = 0;
 		long n = 0;
 
+		if (d->is_socket && option(d->fd, SO_DOMAIN) != AF_UNIX &&
+		    os_call(SYS_ioctl, d->fd, TIOCOUTQ, (long)&unsent, 0, 0, 0) == 0 &&
+		    unsent > 0)
+			f->incomplete = true;
 		if (os_call(SYS_ioctl, d->fd, FIONREAD, (long)&waiting, 0, 0, 0) != 0 ||
 		    waiting <= 0)
 			continue;

@@ -310,10 +310,12 @@ static NO_LOCK_CHECK int with_loader_locked(struct dl_phdr_info *info, size_t si
 					    void *arg)
 {
 	struct taking *t = arg;
-	uint64_t start = os_now_ns();
+	uint64_t start;
 
 	(void)info;
 	(void)size;
+	world_list(&t->world);
+	start = os_now_ns();
 	thread_lock();
 	heap_lock_all();
 	sample_pool_fork_prepare();

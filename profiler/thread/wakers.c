@@ -14,6 +14,7 @@
 #include "preload/base/os.h"
 #include "profiler/leak/unreadable.h"
 #include "profiler/stack/module.h"
+#include "profiler/thread/handler.h"
 
 #define LIBC_FIRST 32 /* libc's own two signals */
 #define LIBC_LAST  33
@@ -83,11 +84,18 @@ static enum wakers_handlers judge(int sig, const void *handler)
 	m = module_find_code((uintptr_t)handler);
 	for (size_t i = 0; m && i < ARRAY_LEN(leaves); i++)
 		if (module_names(m, leaves[i]))
-			return WAKERS_LEAVE;
+			return handler_may_leave((uintptr_t)handler) ? WAKERS_LEAVE
+								     : WAKERS_INTERRUPT;
 	return m ? WAKERS_INTERRUPT : WAKERS_LEAVE;
 }
 
-/* libc's own two end no wait; a thread that waits raises no fault. */
+static bool is_fault(int sig)
+{
+	return sig == SIGSEGV || sig == SIGBUS || sig == SIGFPE || sig == SIGILL;
+}
+
+/* libc's own two end no wait. A thread that waits raises no fault; one is sent to it, if
+ * ever, to make it leave. */
 static enum wakers_handlers judge_signal(int sig)
 {
 	struct {
@@ -96,13 +104,15 @@ static enum wakers_handlers judge_signal(int sig)
 		void *restorer;
 		uint64_t mask;
 	} act = { 0 };
+	enum wakers_handlers handlers;
 
-	if (sig == LIBC_FIRST || sig == LIBC_LAST || sig == SIGSEGV || sig == SIGBUS ||
-	    sig == SIGFPE || sig == SIGILL)
+	if (sig == LIBC_FIRST || sig == LIBC_LAST)
 		return WAKERS_NO_HANDLER;
 	if (os_call(SYS_rt_sigaction, sig, 0, (long)&act, sizeof(act.mask), 0, 0) != 0)
 		return WAKERS_LEAVE;
-	return judge(sig, act.handler);
+	handlers = judge(sig, act.handler);
+	return is_fault(sig) && handlers == WAKERS_INTERRUPT ? WAKERS_NO_HANDLER
+							     : handlers;
 }
 
 static bool see_line(char *line, void *arg)

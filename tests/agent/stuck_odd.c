@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <mqueue.h>
+#include <netinet/in.h>
 #include <netdb.h>
 #include <pthread.h>
 #include <sched.h>
@@ -205,11 +206,16 @@ static void nothing(int sig)
 	(void)sig;
 }
 
-static void handle(void (*handler)(int))
+static void handle_by(int sig, void (*handler)(int))
 {
 	struct sigaction act = { .sa_handler = handler };
 
-	sigaction(SIGUSR1, &act, NULL);
+	sigaction(sig, &act, NULL);
+}
+
+static void handle(void (*handler)(int))
+{
+	handle_by(SIGUSR1, handler);
 }
 
 static void by_notice(union sigval v)
@@ -267,6 +273,24 @@ static APART void pending(void)
 	sigqueue(getpid(), SIGUSR2, v); /* all have it blocked */
 }
 
+/* To one thread alone, which has it blocked. */
+static APART void pending_thread(pthread_t thread)
+{
+	union sigval v = { .sival_ptr = make_queue() };
+
+	start(take_count, v.sival_ptr);
+	pthread_sigqueue(thread, SIGUSR2, v);
+}
+
+static void *wait_signalled(void *unused)
+{
+	(void)unused;
+	prctl(PR_SET_NAME, name);
+	pending_thread(pthread_self());
+	sleep_long();
+	return NULL;
+}
+
 static APART void in_pipe(int from, int to)
 {
 	struct queue *q = make_queue();
@@ -275,6 +299,23 @@ static APART void in_pipe(int from, int to)
 	start(take_count, q);
 	if (write(to, "x", 1) != 1 || write(to, &q, sizeof(q)) != sizeof(q))
 		_exit(77);
+}
+
+/* Over the network, to ourselves. */
+static APART void in_connection(int type)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_addr = { htonl(INADDR_LOOPBACK) } };
+	struct sockaddr *any = (struct sockaddr *)&at;
+	socklen_t size = sizeof(at);
+	int from = socket(AF_INET, type, 0), to = socket(AF_INET, type, 0);
+
+	if (bind(from, any, size) != 0 || getsockname(from, any, &size) != 0 ||
+	    (type == SOCK_STREAM && listen(from, 1) != 0) || connect(to, any, size) != 0)
+		_exit(77);
+	if (type == SOCK_STREAM)
+		from = accept(from, NULL, NULL);
+	in_pipe(from, to);
 }
 
 static APART void in_eventfd(void)
@@ -427,6 +468,8 @@ static APART void make(const char *what)
 		forbid_handlers(jump);
 	else if (strcmp(what, "exit") == 0)
 		forbid_handlers(end_thread);
+	else if (strcmp(what, "harmless") == 0)
+		name = "stuck", forbid_handlers(nothing);
 	else if (strcmp(what, "interrupt") == 0)
 		handle(nothing), start(take_count, make_queue());
 	else if (strcmp(what, "timer") == 0)
@@ -437,6 +480,14 @@ static APART void make(const char *what)
 		message_queue();
 	else if (strcmp(what, "pending") == 0)
 		pending();
+	else if (strcmp(what, "pending-thread") == 0)
+		start(wait_signalled, NULL);
+	else if (strcmp(what, "connection") == 0)
+		in_connection(SOCK_STREAM);
+	else if (strcmp(what, "packet") == 0)
+		in_connection(SOCK_DGRAM);
+	else if (strcmp(what, "fault-handler") == 0)
+		handle_by(SIGSEGV, end_thread), start(take, make_queue());
 	else if (strcmp(what, "pipe") == 0 && pipe(fds) == 0)
 		in_pipe(fds[0], fds[1]);
 	else if (strcmp(what, "socket") == 0 &&

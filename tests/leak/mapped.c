@@ -3,11 +3,17 @@
  * mapped: programs that lose nothing and keep the only pointer to a block in memory that
  * they have mapped, closed or sealed themselves, one a case; run by run_leak.py.
  */
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "tests/leak/lose.h"
@@ -110,6 +116,38 @@ static APART void keep_closed(void)
 		exit(99);
 }
 
+/* A mapping that is closed as a whole, beside one that never had a page. */
+static APART void keep_closed_map(void)
+{
+	void **p = map_some(MAP_PRIVATE);
+
+	p[0] = make_block();
+	p[1000] = make_block();
+	p[MAP_BYTES / sizeof(*p) - 1] = make_block();
+	second_table = p + 1000 - 17;
+	if (mprotect(p, MAP_BYTES, PROT_NONE) != 0 ||
+	    mmap(NULL, SPARSE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) ==
+		    MAP_FAILED)
+		exit(99);
+}
+
+/* The same where the kernel does not know PAGEMAP_SCAN. */
+static APART void keep_closed_map_old(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTTY),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog filter = { sizeof(code) / sizeof(code[0]), code };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0)
+		exit(77);
+	keep_closed_map();
+}
+
 static void on_closed(int sig)
 {
 	(void)sig;
@@ -117,16 +155,26 @@ static void on_closed(int sig)
 }
 
 /* And they are closed again after the check. */
-static APART void still_closed(void)
+static APART void still_closed(void (*keep)(void))
 {
 	struct sigaction act = { .sa_handler = on_closed };
 
-	keep_closed();
+	keep();
 	scrub();
 	sigaction(SIGSEGV, &act, NULL);
 	if (!__lsan_do_recoverable_leak_check || __lsan_do_recoverable_leak_check())
 		exit(98);
 	word = ((void *volatile *)second_table)[17];
+}
+
+static APART void objects_still_closed(void)
+{
+	still_closed(keep_closed);
+}
+
+static APART void map_still_closed(void)
+{
+	still_closed(keep_closed_map);
 }
 
 /* Half of what the program names as roots can be read. */
@@ -187,7 +235,10 @@ static const struct {
 	{ "beside-trap", keep_beside_trap },
 	{ "sealed", keep_sealed },
 	{ "closed", keep_closed },
-	{ "still-closed", still_closed },
+	{ "closed-map", keep_closed_map },
+	{ "closed-map-old", keep_closed_map_old },
+	{ "still-closed", objects_still_closed },
+	{ "map-still-closed", map_still_closed },
 	{ "closed-no-proc", closed_no_proc },
 	{ "region", keep_region },
 	{ "brk", keep_brk },
