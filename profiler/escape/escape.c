@@ -30,12 +30,14 @@
 #include "profiler/stack/thread.h"
 
 #define POOL 65536
-#define POOL_STEP                                                            \
-	(POOL / 32) /* above half, each further step halves what is followed \
-		     */
-#define MAX_THIN      16
-#define COUNTS	      65536
-#define COMMENT_BYTES 320
+/* Above THIN_FROM, each further step of entries halves what is followed: with bound,
+ * which "seep run" has on, it is to cost little memory. */
+#define THIN_FROM_EXACT (POOL / 2)
+#define THIN_FROM_BOUND (POOL / 8)
+#define POOL_STEP	(POOL / 32)
+#define MAX_THIN	16
+#define COUNTS		65536
+#define COMMENT_BYTES	320
 
 static struct {
 	struct lock lock;
@@ -110,10 +112,10 @@ static uint32_t site_thinning(uint32_t site)
 /* When the pool runs full, for all sites. Needs the lock. */
 static uint32_t pool_thinning(void)
 {
-	uint32_t lg = 0;
+	uint32_t from = escape.exact ? THIN_FROM_EXACT : THIN_FROM_BOUND, lg = 0;
 
-	if (escape.nused > POOL / 2)
-		lg = (escape.nused - POOL / 2) / POOL_STEP + 1;
+	if (escape.nused > from)
+		lg = (escape.nused - from) / POOL_STEP + 1;
 	return lg < MAX_THIN ? lg : MAX_THIN;
 }
 

@@ -67,6 +67,32 @@ class Statistics(seeptest.TestCase):
                 if (site, i % 2) != ("mixed", 0):
                     self.check_errors(what, truth, pairs)
 
+    def test_escape(self):
+        """In exact mode, those of a site's objects that are followed speak for all."""
+        found = {}
+        for seed in range(1, SEEDS + 1):
+            r = seeptest.run([SIZES], options=f"mode=exact:escape=bound:seed={seed}:"
+                                              f"out={self.dir}/{seed}")
+            self.assertEqual((r.returncode, r.stderr), (0, b""))
+        truth = {line.split()[0]: int(line.split()[1])
+                 for line in r.stdout.decode().splitlines()}
+        r = seep("report", "--format", "json", "--sample-index", "objects",
+                 *(self.one(f"{seed}.*.escape.pb.gz") for seed in range(1, SEEDS + 1)))
+        self.assertEqual((r.returncode, r.stderr), (0, b""))
+        for report in json.loads(r.stdout)["reports"]:
+            sums = dict.fromkeys(truth, 0)
+            for f in report["findings"]:
+                if f["stack"][0]["function"] in sums:
+                    sums[f["stack"][0]["function"]] += f["amount"]
+            for site, n in sums.items():
+                found.setdefault(site, []).append(n)
+        for site, values in found.items():
+            self.check_mean(site, truth[site], values)
+            if truth[site] <= 512:
+                self.assertEqual(set(values), {truth[site]}, site)
+        self.assertGreater(len(set(found["tiny"])), SEEDS / 2)
+        self.assertLess(statistics.stdev(found["tiny"]), .1 * truth["tiny"])
+
     def test_text(self):
         self.make(1)
         path = self.one("1.*.heap.pb.gz")
