@@ -7,11 +7,15 @@
 
 #include <assert.h>
 #include <fcntl.h>
+#include <string.h>
 
 #include "preload/base/os.h"
 
-#define SCAN   0xc0606610u
-#define FILLED ((uint64_t)3 << 62) /* present or swapped, in the file's words */
+#define SCAN	   0xc0606610u
+#define FILLED	   ((uint64_t)3 << 62) /* present or swapped, in the file's words */
+
+#define READ_FIRST (1 * MIB)
+#define READ_MOST  (4 * GIB) /* at a microsecond for 256 KiB */
 
 struct region {
 	uint64_t start, end, categories;
@@ -23,8 +27,25 @@ struct scan {
 };
 static_assert(sizeof(struct scan) == 96, "the kernel's");
 
+/* Of the calling thread; as of the last pagemap_open(), of which there is one at a time.
+ */
+static struct {
+	bool filtered;
+} pagemap_state;
+
+static bool see_status(char *line, void *arg)
+{
+	if (strncmp(line, "Seccomp:", 8) != 0)
+		return true;
+	*(bool *)arg = strchr(line, '0') == NULL;
+	return false;
+}
+
+/* A filter of system calls may know no ioctl and kill; reading a file it does know. */
 int pagemap_open(void)
 {
+	pagemap_state.filtered = false;
+	os_each_line("/proc/thread-self/status", see_status, &pagemap_state.filtered);
 	return os_open("/proc/self/pagemap", O_RDONLY, 0);
 }
 
@@ -84,7 +105,8 @@ bool pagemap_each_filled(int pagemap, uintptr_t lo, uintptr_t hi,
 			 void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
 {
 	/* A kernel that refuses does so before it has told of anything. */
-	return pagemap_each(pagemap, lo, hi, PAGEMAP_PRESENT | PAGEMAP_SWAPPED, fn,
-			    arg) ||
-	       read_each(pagemap, lo, hi, fn, arg);
+	if (hi - lo > READ_FIRST && !pagemap_state.filtered &&
+	    pagemap_each(pagemap, lo, hi, PAGEMAP_PRESENT | PAGEMAP_SWAPPED, fn, arg))
+		return true;
+	return hi - lo <= READ_MOST && read_each(pagemap, lo, hi, fn, arg);
 }

@@ -18,8 +18,8 @@ int pagemap_open(void);
  * categories. False: the kernel does not tell. */
 bool pagemap_each(int pagemap, uintptr_t lo, uintptr_t hi, uint64_t categories,
 		  void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);
-/* DUMP. The same for pages that are present or swapped out, and on older kernels, too,
- * page by page. */
+/* DUMP. The same for pages that are present or swapped out; of ranges up to 4 GiB on
+ * older kernels, too, page by page. */
 bool pagemap_each_filled(int pagemap, uintptr_t lo, uintptr_t hi,
 			 void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);
 

@@ -139,8 +139,7 @@ static void include_filled(struct roots *r, uintptr_t lo, uintptr_t hi)
 	size_t before = r->ninclude;
 	bool told = hi - lo >= LARGE && !meta_is_ours(lo) && before < MAX_RANGES / 2 &&
 		    has_pagemap(r) &&
-		    pagemap_each(r->pagemap - 1, lo, hi,
-				 PAGEMAP_PRESENT | PAGEMAP_SWAPPED, add_filled, &f);
+		    pagemap_each_filled(r->pagemap - 1, lo, hi, add_filled, &f);
 
 	if (!told) {
 		r->ninclude = before;

@@ -74,8 +74,8 @@ static void start(int n)
 		sched_yield();
 }
 
-/* Refuses the calls of a list that ends with -1. */
-static void refuse(const int *calls, unsigned error)
+/* The calls of a list that ends with -1 have the action's result. */
+static void forbid(const int *calls, unsigned action)
 {
 	struct sock_filter code[64];
 	unsigned n = 0;
@@ -86,14 +86,18 @@ static void refuse(const int *calls, unsigned error)
 	for (; *calls >= 0; calls++) {
 		code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
 							 (unsigned)*calls, 0, 1);
-		code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K,
-							 SECCOMP_RET_ERRNO | error);
+		code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, action);
 	}
 	code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
 	program.len = (unsigned short)n;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
 	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
 		exit(77);
+}
+
+static void refuse(const int *calls, unsigned error)
+{
+	forbid(calls, SECCOMP_RET_ERRNO | error);
 }
 
 static void plain(void)
@@ -136,6 +140,28 @@ static void no_clone(void)
 	kept = list;
 	start(1);
 	refuse(no, EPERM);
+}
+
+/* Calls that a program with threads and files need not make are its end. */
+static void deadly(void)
+{
+	static const int no[] = { SYS_ptrace,
+				  SYS_process_vm_readv,
+				  SYS_ioctl,
+				  SYS_execve,
+				  SYS_fork,
+				  SYS_userfaultfd,
+				  SYS_unshare,
+				  SYS_setns,
+				  SYS_kcmp,
+				  SYS_bpf,
+				  SYS_pidfd_open,
+				  SYS_perf_event_open,
+				  SYS_set_tid_address,
+				  -1 };
+
+	start(3);
+	forbid(no, SECCOMP_RET_KILL_PROCESS);
 }
 
 static void big_heap(void)
@@ -186,6 +212,7 @@ static const struct {
 	{ "container", container }, { "no-clone", no_clone },
 	{ "big-heap", big_heap },   { "all-blocked", all_blocked },
 	{ "dropped", dropped },	    { "no-descriptors", no_descriptors },
+	{ "deadly", deadly },
 };
 
 int main(int argc, char **argv)

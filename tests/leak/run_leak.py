@@ -328,7 +328,7 @@ def special_no_proc_thread(setup):
 
 
 PLACES = ["plain", "many-threads", "container", "no-clone", "big-heap", "all-blocked",
-          "dropped", "no-descriptors"]
+          "dropped", "no-descriptors", "deadly"]
 
 
 def mapped_still_closed(setup):
