@@ -185,6 +185,8 @@ static json_t *json_site(const struct escape_site *s)
 		"median_ns", (json_int_t)s->median_ns, "grown", (json_int_t)s->grown,
 		"moved", (json_int_t)s->moved, "gain", s->gain);
 
+	json_object_set_new(o, "several", json_integer((json_int_t)s->several));
+
 	json_object_set_new(o, "allocator", text_or_null(s->allocator.text));
 	if (s->argument_min) {
 		json_object_set_new(o, "argument_min",

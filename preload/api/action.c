@@ -10,6 +10,10 @@
 #include <string.h>
 
 #include "preload/api/api.h"
+#include "preload/base/os.h"
+#if CONFIG_PROFILER
+#include "profiler/stack/thread.h"
+#endif
 
 typedef void (*handler)(int);
 
@@ -49,6 +53,17 @@ void action_again(int sig, int flags)
 	action_set(sig, &act, NULL);
 }
 
+/* The agent's handler, like those of fatal.c, stands for the default action. */
+static void hide_own(int sig, struct sigaction *old)
+{
+	const void *seen;
+
+	fatal_action_out(old);
+	seen = (const void *)(uintptr_t)old->sa_handler;
+	if (seen && !signal_program_handler(sig, seen))
+		memset(old, 0, sizeof(*old));
+}
+
 EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old)
 {
 	void *known = signal_known(sig);
@@ -64,7 +79,7 @@ EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old
 	}
 	ret = action_set(sig, act, old);
 	if (ret == 0 && old) {
-		fatal_action_out(old);
+		hide_own(sig, old);
 		old->sa_handler = (handler)(uintptr_t)signal_out(
 			(void *)(uintptr_t)old->sa_handler, known);
 	}
@@ -80,7 +95,7 @@ static handler set_old(int sig, handler fn, int flags, handler (*real_fn)(int, h
 
 	if (fn == SIG_DFL && seen.sa_handler != SIG_ERR)
 		fatal_was_defaulted(sig);
-	fatal_action_out(&seen);
+	hide_own(sig, &seen);
 	return (handler)(uintptr_t)signal_out((void *)(uintptr_t)seen.sa_handler, known);
 }
 
@@ -88,6 +103,23 @@ static handler failed(void)
 {
 	errno = ENOSYS;
 	return SIG_ERR;
+}
+
+/* Only the kernel knows the stack from now on: the leak check is told. */
+EXPORT int sigaltstack(const stack_t *stack, stack_t *old)
+{
+	long error = os_call(SYS_sigaltstack, (long)stack, (long)old, 0, 0, 0, 0);
+
+	if (error < 0) {
+		errno = (int)-error;
+		return -1;
+	}
+#if CONFIG_PROFILER
+	if (stack && exit_is_own_process())
+		thread_set_signal_stack(
+			stack->ss_flags & SS_DISABLE ? 0 : (uintptr_t)stack->ss_sp);
+#endif
+	return 0;
 }
 
 EXPORT handler signal(int sig, handler fn)

@@ -46,8 +46,8 @@ enum exit_way {
 };
 struct exit_cause {
 	enum exit_way way;
-	int signal;			/* of EXIT_SIGNAL */
-	uintptr_t sp;			/* EXIT_SIGNAL: interrupted stack from here up */
+	int signal;				    /* of EXIT_SIGNAL */
+	const struct leak_interrupted *interrupted; /* EXIT_SIGNAL */
 	const struct unwind_regs *regs; /* EXIT_SIGNAL: interrupted registers */
 };
 void exit_init(void);
@@ -91,7 +91,6 @@ void survive_recover(void); /* INIT. With recover=: writes profiles and exits */
 
 /* leave.c: _exit and exec. INIT. */
 void leave_init(void);
-void spawn_init(void);
 
 /* fatal.c: signals whose default action ends the process. */
 struct sigaction;

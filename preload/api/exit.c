@@ -332,7 +332,7 @@ static int report_all(const char *prefix, const struct exit_cause *cause)
 	pprof_keep_memory();
 	if (check) {
 		if (cause->way == EXIT_SIGNAL)
-			leak_check_above(&r, cause->sp);
+			leak_check_interrupted(&r, cause->interrupted);
 		else
 			leak_check(&r);
 		if (opt_get()->thread_leaks && cause->way != EXIT_SIGNAL)

@@ -28,7 +28,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #if CONFIG_PROFILER
-#include "profiler/stack/thread.h"
+#include "profiler/leak/leak.h"
 #include "profiler/stack/unwind.h"
 #endif
 
@@ -38,6 +38,16 @@
 #define RETRIES	    1000
 #define PATIENCE_S  30 /* of the timer that ends a report that hangs */
 #define FOREVER_NS  1000000000u
+
+/* Of the kernel's XSAVE area, in words: the low halves of ymm0 to ymm15, whether there is
+ * more than FXSAVE's part, what of it is in use, and the high halves. */
+#define XMM_AT	      20
+#define XMM_WORDS     32
+#define MAGIC_AT      58
+#define XSTATE_MAGIC  0x46505853u
+#define COMPONENTS_AT 64
+#define XSTATE_YMM    4
+#define YMM_AT	      72
 
 #if CONFIG_PROFILER
 
@@ -153,16 +163,27 @@ static struct unwind_regs registers_of(const ucontext_t *uc)
 				     (uintptr_t)g[REG_R14], (uintptr_t)g[REG_R15] };
 }
 
-/* From where the interrupted stack counts: from the signal's frame, which holds the
- * registers, if it lies on it. */
-static uintptr_t lowest_live(const ucontext_t *uc, uintptr_t sp)
+/*
+ * What the interrupted thread holds: its stack and its registers, each where the kernel
+ * has saved it. Not the rest of the signal's frame: in the words that the kernel leaves
+ * as they were old pointers stand, and in the registers of AVX-512, which nobody clears,
+ * too.
+ */
+static struct leak_interrupted interrupted_of(const ucontext_t *uc)
 {
-	uintptr_t frame = (uintptr_t)uc, lo, hi;
+	const greg_t *g = uc->uc_mcontext.gregs;
+	const uint64_t *state = (const uint64_t *)uc->uc_mcontext.fpregs;
+	struct leak_interrupted at = {
+		.sp = (uintptr_t)g[REG_RSP] - RED_ZONE,
+		.registers[0] = { (const uintptr_t *)g, REG_RIP },
+	};
 
-	sp -= RED_ZONE;
-	if (thread_stack_bounds(frame, &lo, &hi) && frame < sp && sp < hi)
-		return frame;
-	return sp;
+	if (state)
+		at.registers[1] = (struct leak_words){ state + XMM_AT, XMM_WORDS };
+	if (state && (uint32_t)state[MAGIC_AT] == XSTATE_MAGIC &&
+	    (state[COMPONENTS_AT] & XSTATE_YMM))
+		at.registers[2] = (struct leak_words){ state + YMM_AT, XMM_WORDS };
+	return at;
 }
 
 static void report(void *arg)
@@ -173,9 +194,10 @@ static void report(void *arg)
 static void work(int sig, const ucontext_t *uc)
 {
 	struct unwind_regs regs = registers_of(uc);
+	struct leak_interrupted interrupted = interrupted_of(uc);
 	struct exit_cause cause = { .way = EXIT_SIGNAL,
 				    .signal = sig,
-				    .sp = lowest_live(uc, regs.sp),
+				    .interrupted = &interrupted,
 				    .regs = &regs };
 
 	fatal_signals.first = sig;

@@ -110,6 +110,8 @@ static void profiler_init(void)
 		escape_init();
 	if (o->escape != OPT_ESCAPE_OFF && escape_is_on())
 		sample_hooks = (struct sample_hooks){ .begin = escape_begin,
+						      .begin_one = escape_begin_one,
+						      .lg_all = ESCAPE_LG_ALL,
 						      .end = escape_end,
 						      .resize = escape_resize,
 						      .drop = escape_drop };
@@ -146,7 +148,6 @@ static void begin(void)
 #endif
 	fork_init();
 	leave_init();
-	spawn_init();
 	if (exit_is_wanted())
 		fatal_init();
 	meta_started();

@@ -33,6 +33,7 @@ typedef int (*exec_at)(int, const char *, char *const[], char *const[], int);
 
 static struct {
 	void (*quick_exit)(int status);
+	pid_t (*fork)(void);
 	exec_path_env execve, execvpe;
 	exec_fd fexecve;
 	exec_at execveat;
@@ -88,6 +89,12 @@ EXPORT void quick_exit(int status)
 
 /* ---- daemon ---- */
 
+static int no_such_function(void)
+{
+	errno = ENOSYS;
+	return -1;
+}
+
 static bool is_null_device(int fd)
 {
 	struct stat st;
@@ -116,9 +123,13 @@ static int close_standard_files(void)
 /* As the C library's, whose parent leaves by a call of its own that nobody sees. */
 EXPORT int daemon(int nochdir, int noclose)
 {
-	pid_t pid = fork();
+	pid_t pid;
 	long error;
 
+	RESOLVE(fork);
+	if (!real.fork)
+		return no_such_function();
+	pid = real.fork();
 	if (pid < 0)
 		return -1;
 	if (pid > 0)
@@ -203,12 +214,6 @@ static int after_exec(struct attempt a, int ret)
 		exit_undo_exec();
 	errno = saved;
 	return ret;
-}
-
-static int no_such_function(void)
-{
-	errno = ENOSYS;
-	return -1;
 }
 
 EXPORT int execve(const char *path, char *const argv[], char *const envp[])

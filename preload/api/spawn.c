@@ -25,12 +25,6 @@ static void find(spawn_function *out, const char *name)
 	memcpy(out, &found, sizeof(found));
 }
 
-void spawn_init(void)
-{
-	find(&real.posix_spawn, "posix_spawn");
-	find(&real.posix_spawnp, "posix_spawnp");
-}
-
 static int note(int error, pid_t pid, const char *program, pid_t *out_pid)
 {
 	int saved = errno;
@@ -53,7 +47,7 @@ EXPORT int posix_spawn(pid_t *out_pid, const char *path,
 	int error;
 
 	if (!real.posix_spawn)
-		spawn_init();
+		find(&real.posix_spawn, "posix_spawn");
 	if (!real.posix_spawn)
 		return ENOSYS;
 	error = real.posix_spawn(&pid, path, actions, attr, argv, envp);
@@ -69,7 +63,7 @@ EXPORT int posix_spawnp(pid_t *out_pid, const char *name,
 	int error;
 
 	if (!real.posix_spawnp)
-		spawn_init();
+		find(&real.posix_spawnp, "posix_spawnp");
 	if (!real.posix_spawnp)
 		return ENOSYS;
 	error = real.posix_spawnp(&pid, name, actions, attr, argv, envp);

@@ -15,6 +15,7 @@
 #include <threads.h>
 
 #include "preload/api/api.h"
+#include "preload/base/atomic.h"
 #include "preload/base/opt.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
@@ -38,6 +39,8 @@ static struct {
 	bool has_key;
 	int (*create)(pthread_t *, const pthread_attr_t *, start_routine, void *);
 	int (*create_c11)(thrd_t *, thrd_start_t, void *);
+	size_t argument_at; /* the word of libc's descriptor that holds a routine's
+			       argument; 0: not known yet. Atomic */
 } threads;
 
 struct start {
@@ -46,6 +49,31 @@ struct start {
 	uint32_t creator_site;
 	bool detached, own_stack;
 };
+
+/* libc's descriptor keeps the argument for the life of the stack, though nobody reads it
+ * any more. It has got ours; while the thread runs, let it be the program's, as it would
+ * be without us; afterwards it would hide a leak. */
+static void set_argument(const void *block, void *arg)
+{
+	uintptr_t *word = (uintptr_t *)pthread_self();
+
+	for (size_t i = 0; i < DESCRIPTOR_BYTES / sizeof(*word); i++)
+		if (word[i] == (uintptr_t)block) {
+			word[i] = (uintptr_t)arg;
+			atomic_store_relaxed(&threads.argument_at, i);
+		}
+}
+
+#if CONFIG_PROFILER
+static void forget_argument(void)
+{
+	uintptr_t *word = (uintptr_t *)pthread_self();
+	size_t at = atomic_load_relaxed(&threads.argument_at);
+
+	if (at)
+		word[at] = 0;
+}
+#endif
 
 /* value counts the rounds that are left. */
 static void thread_end(void *value)
@@ -58,6 +86,7 @@ static void thread_end(void *value)
 	escape_thread_end((uintptr_t)__builtin_frame_address(0));
 	sample_thread_end();
 	share_thread_end();
+	forget_argument();
 	thread_finished();
 #endif
 	heap_thread_exit();
@@ -98,17 +127,6 @@ static uint32_t creator_site(void)
 #endif
 }
 
-/* libc's descriptor keeps our argument for the life of the stack: a pointer to whatever
- * the program's memory becomes, which would hide a leak. Nobody reads it any more. */
-static void forget_argument(const void *block)
-{
-	uintptr_t *word = (uintptr_t *)pthread_self();
-
-	for (size_t i = 0; i < DESCRIPTOR_BYTES / sizeof(*word); i++)
-		if (word[i] == (uintptr_t)block)
-			word[i] = 0;
-}
-
 /* The new thread's first function; a tail call, so that it is in nobody's stack. */
 static void *thread_begin(void *block)
 {
@@ -117,7 +135,7 @@ static void *thread_begin(void *block)
 	struct thread_info *t;
 #endif
 
-	forget_argument(block);
+	set_argument(block, s.arg);
 	heap_free(block);
 	arm(PTHREAD_DESTRUCTOR_ITERATIONS); /* also for a thread that never allocates: its
 					       end is recorded */

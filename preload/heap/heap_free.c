@@ -76,6 +76,8 @@ static NOINLINE void push(unsigned c, void *p)
 	if (UNLIKELY(top[-1] == p) || UNLIKELY(top[-2] == p))
 		heap_fatal(p, "double free of %p (size class %u)", p, c);
 	if (UNLIKELY(top == mc->limit[c])) {
+		if (mcache_open(mc, c, p))
+			return;
 		mcache_flush(mc, c);
 		top = mc->top[c];
 	}

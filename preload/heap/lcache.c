@@ -7,6 +7,7 @@
 #include "preload/base/lock.h"
 #include "preload/base/os.h"
 #include "preload/heap/arena.h"
+#include "preload/heap/freelist.h"
 #include "preload/heap/mcache.h"
 #include "preload/heap/mheap.h"
 
@@ -15,6 +16,8 @@
 #define ALL_SHARE   16			      /* and of those in use */
 #define LIMIT_SHARE 64			      /* of a limited address space */
 #define GRAIN	    (512 * KIB >> PAGE_SHIFT) /* reserved at once, at least */
+#define HOLES_LEAST (1 * MIB >> PAGE_SHIFT)   /* pages: see look_at_heap_locked() */
+#define HOLES_SHARE 32
 #define PROBES	    4
 #define BLANKS	    4 /* got at once */
 #define LOOK_NS	    200000000u
@@ -22,6 +25,7 @@
 static struct {
 	size_t reserved; /* pages, sum of all limits; guarded by mheap_lock */
 	size_t nholders; /* caches with a limit; guarded by mheap_lock */
+	bool scattered;	 /* atomic; see look_at_heap_locked() */
 } lcaches;
 
 /* A span may be as much longer than asked for. */
@@ -124,6 +128,17 @@ static void get_blanks(struct lcache *lc)
 	lock_release(&mheap_lock);
 }
 
+/* Where the page heap has much that is free and holds memory, objects go where they fit
+ * best instead of being cut off what this thread freed last: else the heap ends up as
+ * small pieces, and grows for whatever is longer. */
+static void look_at_heap_locked(void)
+{
+	size_t holes = freelist_dirty_pages();
+
+	atomic_store_relaxed(&lcaches.scattered,
+			     holes > HOLES_LEAST + mheap_inuse_pages() / HOLES_SHARE);
+}
+
 /* The shortest span of the bins that is longer than npages becomes the rest. */
 static void change_rest(struct lcache *lc, size_t npages)
 {
@@ -203,7 +218,7 @@ struct mspan *lcache_take_slow(struct lcache *lc, size_t npages)
 		else
 			s = NULL;
 	}
-	return s ? s : cut(lc, npages);
+	return s || atomic_load_relaxed(&lcaches.scattered) ? s : cut(lc, npages);
 }
 
 /* ---- giving back ---- */
@@ -301,6 +316,7 @@ static void make_room_locked(struct lcache *lc, size_t npages)
 {
 	size_t need = lcache_pages(lc) + npages;
 
+	look_at_heap_locked();
 	if (need > lc->limit)
 		grow_locked(lc, need - lc->limit);
 	if (need > lc->limit && npages <= lc->limit)
@@ -325,6 +341,7 @@ void lcache_look_around(struct lcache *lc, uint64_t now)
 		return;
 	lc->look_ns = now;
 	lock_acquire(&mheap_lock);
+	look_at_heap_locked();
 	if (lc->least > 0)
 		release_locked(lc, lcache_pages(lc) - lc->least);
 	share = most_locked() / lcaches.nholders;

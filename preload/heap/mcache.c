@@ -42,6 +42,7 @@ struct lock mcache_lock = LOCK_INIT(LOCK_RANK_MCACHE);
 static struct {
 	struct mcache *inuse; /* guarded by mcache_lock */
 	struct mcache *spare; /* linked by next; guarded by mcache_lock */
+	uint64_t nreleased;   /* so far; atomic */
 } mcaches;
 
 static size_t mcache_bytes(void)
@@ -60,6 +61,12 @@ static void set_room(struct mcache *mc, unsigned c, uint32_t room)
 	mc->limit[c] = mc->base[c] + (room < most ? room : most);
 }
 
+/* The bin of a class whose slots share cache lines has no room until it is first used. */
+static bool opens_late(unsigned c)
+{
+	return sizeclass_info[c].slot_size < 2 * CACHE_LINE;
+}
+
 static void init_bins(struct mcache *mc)
 {
 	void **at = (void **)((uintptr_t)mc + align_up(sizeof(*mc), CACHE_LINE));
@@ -71,7 +78,9 @@ static void init_bins(struct mcache *mc)
 		uint32_t first = ROOM_FIRST_BYTES / sizeclass_info[c].slot_size;
 
 		mc->base[c] = mc->top[c] = at + MCACHE_BELOW;
-		set_room(mc, c, first < ROOM_FIRST_MIN ? ROOM_FIRST_MIN : first);
+		first = first < ROOM_FIRST_MIN ? ROOM_FIRST_MIN : first;
+		mc->first_room[c] = (uint16_t)first;
+		set_room(mc, c, opens_late(c) ? 0 : first);
 		at += sizeclass_info[c].cache_max + MCACHE_BELOW;
 	}
 }
@@ -109,7 +118,7 @@ struct mcache *mcache_list(void)
 
 #define FILTER_LG    12 /* bits */
 #define HASH	     0x9e3779b97f4a7c15u
-#define LOOKS_ALWAYS 64 /* flushes of a thread; then now and then */
+#define LOOKS_ALWAYS 64 /* flushes of a thread, ends of threads; then now and then */
 #define LOOKS_EVERY  16
 #define LAST_FREED   16 /* pointers of a class that are looked for at a thread's end */
 
@@ -135,6 +144,12 @@ static const void *find_double(void *const *pointers, uint32_t n)
 		seen[hash / 64] |= bit;
 	}
 	return NULL;
+}
+
+/* Are doubles looked for this time, after n others? */
+static bool is_looked_at(uint64_t n)
+{
+	return n < LOOKS_ALWAYS || n % LOOKS_EVERY == 0;
 }
 
 static void refuse_doubles(const struct mcache *mc, unsigned c)
@@ -176,8 +191,20 @@ static void give_oldest(struct mcache *mc, unsigned c, uint32_t n)
 	mcentral_unlock(c);
 }
 
+/* For the next thread. */
+static void close_bins(struct mcache *mc)
+{
+	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
+		if (!opens_late(c) || mcache_room(mc, c) == 0)
+			continue;
+		mc->first_room[c] = (uint16_t)mcache_room(mc, c);
+		set_room(mc, c, 0);
+	}
+}
+
 static void retire_locked(struct mcache *mc)
 {
+	close_bins(mc);
 	if (mc->prev)
 		mc->prev->next = mc->next;
 	else
@@ -190,7 +217,8 @@ static void retire_locked(struct mcache *mc)
 
 void mcache_release(struct mcache *mc)
 {
-	refuse_last_doubles(mc);
+	if (is_looked_at(atomic_add_relaxed(&mcaches.nreleased, (uint64_t)1)))
+		refuse_last_doubles(mc);
 	mcache_empty_out(mc);
 	lock_acquire(&mcache_lock);
 	retire_locked(mc);
@@ -238,18 +266,51 @@ static bool grow_room(struct mcache *mc, unsigned c)
 	return true;
 }
 
-bool mcache_refill(struct mcache *mc, unsigned c)
+/* Half of the room, in whole cache lines: four slots of any class fill some. Else two
+ * threads would write to the line where one's slots end and the other's begin. */
+static uint32_t refill_count(const struct mcache *mc, unsigned c)
+{
+	uint32_t n = (mcache_room(mc, c) + 1) / 2;
+
+	return sizeclass_info[c].slot_size % CACHE_LINE ? (n + 3) & ~3u : n;
+}
+
+static uint32_t take_batch(struct mcache *mc, unsigned c)
 {
 	uint32_t got;
 
-	mc->nrefill++;
-	mcache_tick(mc); /* first: it may empty a bin that was just filled */
-	grow_room(mc, c);
 	mcentral_lock(c);
-	got = mcentral_take_locked(c, mc->base[c], (mcache_room(mc, c) + 1) / 2);
+	got = mcentral_take_locked(c, mc->base[c], refill_count(mc, c));
 	mc->top[c] = mc->base[c] + got;
 	mcentral_unlock(c);
-	return got > 0;
+	return got;
+}
+
+bool mcache_refill(struct mcache *mc, unsigned c)
+{
+	mc->nrefill++;
+	mcache_tick(mc); /* first: it may empty a bin that was just filled */
+	if (mcache_room(mc, c) == 0)
+		set_room(mc, c, mc->first_room[c]);
+	grow_room(mc, c);
+	return take_batch(mc, c) > 0;
+}
+
+bool mcache_open(struct mcache *mc, unsigned c, void *p)
+{
+	void **top;
+
+	if (mcache_room(mc, c) > 0)
+		return false;
+	mc->nrefill++;
+	set_room(mc, c, mc->first_room[c]);
+	if (take_batch(mc, c) == 0)
+		return false;
+	top = mc->top[c];
+	top[0] = top[-1];
+	top[-1] = p;
+	mc->top[c] = top + 1;
+	return true;
 }
 
 void mcache_flush(struct mcache *mc, unsigned c)
@@ -257,7 +318,7 @@ void mcache_flush(struct mcache *mc, unsigned c)
 	mc->nflush++;
 	if (mc->nflush % 2 == 0 && grow_room(mc, c))
 		return;
-	if (mc->nflush <= LOOKS_ALWAYS || mc->nflush % LOOKS_EVERY == 0)
+	if (is_looked_at(mc->nflush))
 		refuse_doubles(mc, c);
 	give_oldest(mc, c, (mcache_count(mc, c) + 1) / 2);
 	mcache_tick(mc);

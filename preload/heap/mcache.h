@@ -42,6 +42,7 @@ struct mcache {
 	 */
 	uint64_t random;
 	double variate;
+	uint64_t coin; /* the same, for what is tossed; 0: not yet */
 	/* What follows is for slow paths. */
 	void **base[SIZECLASS_COUNT];
 	struct mcache *next, *prev; /* all mcaches in use; guarded by mcache_lock */
@@ -51,6 +52,7 @@ struct mcache {
 	uint64_t tick_ns;	    /* owner only: time of the last look around */
 	uint32_t decay_class;	    /* owner only: looked at last by decay_bin() */
 	uint16_t decay_count[SIZECLASS_COUNT]; /* owner only: pointers seen then */
+	uint16_t first_room[SIZECLASS_COUNT];  /* owner only: of a bin without room */
 };
 
 /* Read-only by convention: looks empty to malloc and full to free. */
@@ -191,6 +193,10 @@ static inline uint32_t mcache_room(const struct mcache *mc, unsigned c)
 
 /* SLOW. Moves a batch into an empty bin; false: memory is out. */
 bool mcache_refill(struct mcache *mc, unsigned sizeclass);
+/* SLOW. p is the first object of its class that the thread frees, and it has made none:
+ * another thread made p and its neighbours. Pushes p below a fresh slot, which is used
+ * first, so that both threads do not write to one cache line. False: nothing was done. */
+bool mcache_open(struct mcache *mc, unsigned sizeclass, void *p);
 /* SLOW. Makes room for at least one more pointer in a full bin. */
 void mcache_flush(struct mcache *mc, unsigned sizeclass);
 #define MCACHE_CLOCK_EVERY 4 /* slow calls between looks at the clock */

@@ -52,6 +52,22 @@ void bound_keep(struct bound_stack *b, const struct frame *frames, int count)
 	b->whole = whole && i == count;
 }
 
+void bound_keep_trail(struct bound_stack *b, const struct trail *t)
+{
+	const struct trail_place *last = &t->places[t->count - 1];
+	uint32_t base = trail_base(t), n = t->count - 1 - base, i;
+	bool whole = n > 0 && !trail_is_cut(t) && t->places[base].slot != 0;
+
+	b->base = n > 0 ? last[-1].slot : 0;
+	b->outer_slot = whole ? t->places[base].slot : 0;
+	b->outer_pc = whole ? t->places[base].pc : 0;
+	b->whole = whole && n <= BOUND_SLOTS;
+	b->count = (uint16_t)(n < BOUND_SLOTS ? n : BOUND_SLOTS);
+	/* They ascend; no stack is longer than 32 GiB. */
+	for (i = 0; i < b->count; i++)
+		b->slots[i] = (uint32_t)((last[-1 - (intptr_t)i].slot - b->base) / 8);
+}
+
 /* The frame with this slot and pc, or -1. */
 static int find_frame(const struct frame *frames, int count, uintptr_t slot, uintptr_t pc)
 {

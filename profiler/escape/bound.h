@@ -8,6 +8,7 @@
 #define PROFILER_ESCAPE_BOUND_H
 
 #include "preload/base/base.h"
+#include "profiler/stack/trail.h"
 #include "profiler/stack/unwind.h"
 
 #define BOUND_SLOTS 24 /* innermost frames whose slots are kept */
@@ -26,6 +27,8 @@ struct bound_stack {
 
 /* FAST. */
 void bound_keep(struct bound_stack *b, const struct frame *frames, int count);
+/* FAST. The same of a stack that was captured as a trail. */
+void bound_keep_trail(struct bound_stack *b, const struct trail *t);
 /* FAST. How many activations of the stack b, whose site this is, are gone now that the
  * stack is frames; BOUND_UNKNOWN where the two cannot be compared. */
 uint32_t bound_compare(const struct bound_stack *b, uint32_t site,

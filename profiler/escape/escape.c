@@ -35,7 +35,6 @@
 		     */
 #define MAX_THIN      16
 #define COUNTS	      65536
-#define SITE_ALL      512
 #define COMMENT_BYTES 320
 
 static struct {
@@ -98,13 +97,14 @@ static bool toss(uint32_t lg)
 	return (z >> 20 & ((1u << lg) - 1)) == 0;
 }
 
-/* Of a site that makes many objects, the first SITE_ALL are followed, and of each further
- * doubling about half as many. */
+/* Of a site that makes many objects, the first 2^ESCAPE_LG_ALL are followed, and of each
+ * further doubling about half as many. */
 static uint32_t site_thinning(uint32_t site)
 {
 	uint32_t n = atomic_add_relaxed(&escape.counts[site % COUNTS], 1u);
 
-	return n < SITE_ALL ? 0 : 32 - (uint32_t)__builtin_clz(n / SITE_ALL);
+	n >>= ESCAPE_LG_ALL;
+	return n == 0 ? 0 : 32 - (uint32_t)__builtin_clz(n);
 }
 
 /* When the pool runs full, for all sites. Needs the lock. */
@@ -224,21 +224,33 @@ uint32_t escape_begin_at(const void *p, size_t size, uint32_t site,
 	return follow(&fresh, size, lg);
 }
 
-uint32_t escape_begin(const void *p, size_t size, uint32_t site,
-		      const struct trail *stack)
+uint32_t escape_begin_one(const void *p, size_t size, uint32_t site,
+			  const struct trail *stack, uint32_t lg)
 {
 	struct followed fresh = { .site = site, .p = (uintptr_t)p };
 	struct frame *frames;
-	uint32_t lg;
 	int count;
+
+	if (!escape.on)
+		return 0;
+	if (stack) {
+		bound_keep_trail(&fresh.stack, stack);
+		trail_mark(&fresh.made, stack);
+	} else {
+		count = frames_here(NULL, &frames);
+		bound_keep(&fresh.stack, frames, count);
+	}
+	return follow(&fresh, size, lg);
+}
+
+uint32_t escape_begin(const void *p, size_t size, uint32_t site,
+		      const struct trail *stack)
+{
+	uint32_t lg;
 
 	if (!escape.on || !site_chooses(site, &lg))
 		return 0;
-	count = frames_here(stack, &frames);
-	bound_keep(&fresh.stack, frames, count);
-	if (stack)
-		trail_mark(&fresh.made, stack);
-	return follow(&fresh, size, lg);
+	return escape_begin_one(p, size, site, stack, lg);
 }
 
 /* ---- the end ---- */
@@ -260,6 +272,7 @@ static void add_result(const struct followed *f, enum end_kind end, uint32_t dep
 		.weight = f->weight << f->lg_weight,
 		.lifetime_ns = now - f->birth_ns,
 		.grown = f->grown,
+		.several = f->several,
 		.scanned = f->scanned,
 	};
 
@@ -332,12 +345,8 @@ static bool leave_stub(uint32_t handle)
 static void end_exact(uint32_t handle)
 {
 	const struct followed *f = followed_at(handle);
-	struct frame frames[2];
-	enum unwind_end end;
-	int count = unwind_here(frames, 2, &end);
 
-	end_with(handle, f->unwound ? END_EXC : END_EXACT, f->level,
-		 count > 0 ? frames[0].pc : 0);
+	end_with(handle, f->unwound ? END_EXC : END_EXACT, f->level, unwind_caller());
 }
 
 void escape_end(uint32_t handle)

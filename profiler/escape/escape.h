@@ -22,6 +22,10 @@ bool escape_is_on(void);
  * (full table: thinned out at random, so that estimates stay unbiased). */
 uint32_t escape_begin(const void *p, size_t size, uint32_t site,
 		      const struct trail *stack);
+/* SLOW. The same of one that was chosen among 2^lg of its site. */
+uint32_t escape_begin_one(const void *p, size_t size, uint32_t site,
+			  const struct trail *stack, uint32_t lg);
+#define ESCAPE_LG_ALL 9 /* of each site the first 2^this are to be followed */
 /* SLOW. The object dies on the calling thread. */
 void escape_end(uint32_t handle);
 /* The same two with the stacks given as frames; count 0: unknown. */

@@ -25,6 +25,7 @@ struct followed {
 	bool refused : 1;   /* a return address could not be replaced */
 	bool full : 1;	    /* there was no stub left */
 	bool grown : 1;
+	bool several : 1; /* another of its site lived in the same activation */
 	bool scanned : 1;
 	uint8_t stale; /* bit i: at birth a word that refers to it was where an object of
 			* its site was found after i activations */

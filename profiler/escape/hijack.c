@@ -208,8 +208,13 @@ static void link_to(uint32_t k, uint32_t handle)
 	f->stub = (uint16_t)(k + 1);
 	f->prev = 0;
 	f->next = hijack.heads[k];
-	if (f->next)
-		followed_at(f->next)->prev = handle;
+	if (f->next) {
+		struct followed *last = followed_at(f->next);
+
+		last->prev = handle;
+		if (last->site == f->site)
+			last->several = f->several = true;
+	}
 	atomic_store_relaxed(&hijack.heads[k], handle);
 }
 

@@ -10,7 +10,8 @@
  * alignment), `freed_by` (the function that called free) and
  * `freed_with` (what it called: free, realloc), size_min and size_max, the median of
  * lifetimes and their distribution (lives, see describe_lives()), how many objects were
- * really seen (samples), looked for (scanned), and grown in place.
+ * really seen (samples), looked for (scanned), lived
+ * beside another of their site in one activation (several), and grown in place.
  */
 #include "profiler/escape/result.h"
 
@@ -115,6 +116,7 @@ void result_add(const struct result_key *key, const struct ended *e)
 	r->samples++;
 	r->scanned += e->scanned;
 	r->grown += e->grown;
+	r->several += e->several;
 	r->objects += e->weight;
 	r->bytes += (uint64_t)((uint128)e->size * e->weight >> SITE_SHIFT);
 	r->lifetime_ns += (uint64_t)((uint128)e->lifetime_ns * e->weight >> SITE_SHIFT);
@@ -293,7 +295,7 @@ struct writing {
 	int max;
 };
 
-#define MAX_LABELS 17
+#define MAX_LABELS 18
 
 static bool write_result(const struct result *r, void *arg)
 {
@@ -340,6 +342,10 @@ static bool write_result(const struct result *r, void *arg)
 	if (r->grown)
 		labels[n++] = (struct pprof_label){ .key = "grown",
 						    .number = r->grown,
+						    .unit = "count" };
+	if (r->several)
+		labels[n++] = (struct pprof_label){ .key = "several",
+						    .number = r->several,
 						    .unit = "count" };
 	pprof_sample(w->p, w->pcs, site_stack(k->site, w->pcs, w->max), false, values,
 		     labels, n);

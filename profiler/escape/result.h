@@ -53,6 +53,7 @@ struct ended {
 	uint64_t weight; /* fixed point, SITE_SHIFT */
 	uint64_t lifetime_ns;
 	bool grown;   /* by realloc in place */
+	bool several; /* beside another of its site, in one activation */
 	bool scanned; /* global and heap memory was looked through */
 };
 
@@ -61,7 +62,7 @@ struct ended {
 
 struct result {
 	struct result_key key;
-	uint32_t samples, scanned, grown;
+	uint32_t samples, scanned, grown, several;
 	uint64_t objects; /* fixed point */
 	uint64_t bytes, lifetime_ns;
 	size_t size_min, size_max;

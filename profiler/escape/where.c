@@ -34,8 +34,8 @@
 #define SHARE_EXACT   50
 #define START_EXACT   ((uint64_t)10000000)
 #define FIRST_EXACT   ((uint64_t)40000000)
-#define SHARE_SAMPLED 500
-#define START_SAMPLED ((uint64_t)100000)
+#define SHARE_SAMPLED 1000
+#define START_SAMPLED ((uint64_t)50000)
 #define LEAST	      ((uint64_t)20000) /* a shorter look sees too little */
 #define BYTES_A_NS    4			/* read while looking, at least about */
 #define SEGMENT_MAX   (16 * MIB)

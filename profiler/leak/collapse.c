@@ -8,65 +8,25 @@
  */
 #include "profiler/leak/collapse.h"
 
-#include <assert.h>
-#include <fcntl.h>
 #include <sys/resource.h>
 
 #include "preload/base/atomic.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #include "preload/heap/arena.h"
+#include "profiler/leak/pagemap.h"
 
-#define HUGE	   (2 * MIB)
-#define MAX_BLOCKS 65536 /* 128 GiB */
-#define NICE	   10
+#define HUGE	      (2 * MIB)
+#define MAX_BLOCKS    65536 /* 128 GiB */
+#define NICE	      10
 
-/* Of linux/fs.h, which may be older than the kernel. */
-#define SCAN	      0xc0606610u
-#define SCAN_PRESENT  (1u << 3)
-#define SCAN_HUGE     (1u << 6)
 #define COLLAPSE      25 /* MADV_COLLAPSE */
 #define COLLAPSE_BUSY 64 /* blocks in a row that could not be had: memory is short */
-
-struct region {
-	uint64_t start, end, categories;
-};
-
-struct scan {
-	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-	uint64_t inverted, mask, any, wanted;
-};
-static_assert(sizeof(struct scan) == 96, "the kernel's");
 
 static struct {
 	uintptr_t *blocks; /* that were huge; NULL: none noted */
 	size_t count;
 } collapse;
-
-/* Calls fn for the pages of [lo, hi) that have the category. */
-static bool each_region(int pagemap, uintptr_t lo, uintptr_t hi, uint64_t category,
-			void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
-{
-	struct region list[16];
-
-	while (lo < hi) {
-		struct scan s = { .size = sizeof(s),
-				  .start = lo,
-				  .end = hi,
-				  .vec = (uintptr_t)list,
-				  .vec_len = ARRAY_LEN(list),
-				  .mask = category,
-				  .wanted = category };
-		long n = os_call(SYS_ioctl, pagemap, SCAN, (long)&s, 0, 0, 0);
-
-		if (n < 0)
-			return false;
-		for (long i = 0; i < n; i++)
-			fn(list[i].start, list[i].end, arg);
-		lo = s.walk_end;
-	}
-	return true;
-}
 
 static void note_region(uintptr_t lo, uintptr_t hi, void *arg)
 {
@@ -84,15 +44,16 @@ void collapse_note(void)
 		collapse.blocks =
 			meta_map(MAX_BLOCKS * sizeof(*collapse.blocks), META_LEAK);
 	collapse.count = 0;
-	pagemap = collapse.blocks ? os_open("/proc/self/pagemap", O_RDONLY, 0) : -1;
+	pagemap = collapse.blocks ? pagemap_open() : -1;
 	if (pagemap < 0)
 		return;
 	for (size_t i = 0; i < arena_count(); i++) {
 		const struct arena *a = arena_at(i);
 		size_t end = atomic_load_acquire(&a->end_page);
 
-		each_region(pagemap, a->base + (a->first_page << PAGE_SHIFT),
-			    a->base + (end << PAGE_SHIFT), SCAN_HUGE, note_region, NULL);
+		pagemap_each(pagemap, a->base + (a->first_page << PAGE_SHIFT),
+			     a->base + (end << PAGE_SHIFT), PAGEMAP_HUGE, note_region,
+			     NULL);
 	}
 	os_close(pagemap);
 }
@@ -107,10 +68,11 @@ static bool is_split(int pagemap, uintptr_t block)
 {
 	size_t present = 0, huge = 0;
 
-	return each_region(pagemap, block, block + HUGE, SCAN_HUGE, add_bytes, &huge) &&
+	return pagemap_each(pagemap, block, block + HUGE, PAGEMAP_HUGE, add_bytes,
+			    &huge) &&
 	       huge == 0 &&
-	       each_region(pagemap, block, block + HUGE, SCAN_PRESENT, add_bytes,
-			   &present) &&
+	       pagemap_each(pagemap, block, block + HUGE, PAGEMAP_PRESENT, add_bytes,
+			    &present) &&
 	       present == HUGE;
 }
 
@@ -137,7 +99,7 @@ void collapse_restore(void)
 
 	if (!collapse.blocks)
 		return;
-	pagemap = os_open("/proc/self/pagemap", O_RDONLY, 0);
+	pagemap = pagemap_open();
 	if (pagemap >= 0) {
 		restore_all(pagemap);
 		os_close(pagemap);

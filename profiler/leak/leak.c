@@ -14,6 +14,7 @@
 #include <link.h>
 #include <string.h>
 
+#include "preload/base/atomic.h"
 #include "preload/base/fmt.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
@@ -67,6 +68,14 @@ static void mark_root(uintptr_t lo, uintptr_t hi, void *arg)
 	mark_range(arg, lo, hi);
 }
 
+/* Alternate signal stacks may be known to nobody but the kernel. */
+static void mark_signal_stacks(struct cycle *c)
+{
+	for (const struct thread_info *t = thread_list(); t; t = t->next)
+		if (t->state != THREAD_FINISHED)
+			mark_word(&c->marker, atomic_load_relaxed(&t->signal_stack));
+}
+
 static void mark_registers(struct cycle *c)
 {
 	for (uint32_t i = 0; i < c->world.nthreads; i++) {
@@ -79,6 +88,13 @@ static void mark_registers(struct cycle *c)
 		for (int k = 0; k < 32; k++)
 			mark_word(&c->marker, t->xmm[k]);
 	}
+}
+
+static void mark_interrupted(struct cycle *c)
+{
+	for (size_t i = 0; c->interrupted && i < LEAK_REGISTER_SETS; i++)
+		for (size_t k = 0; k < c->interrupted->registers[i].count; k++)
+			mark_word(&c->marker, c->interrupted->registers[i].words[k]);
 }
 
 /* Marking proves itself on two canaries: a block that only a word in a page of its own
@@ -102,6 +118,8 @@ static void mark_all(struct cycle *c)
 		mark_start_helpers(&c->marker, mark_useful_helpers(&c->marker));
 	roots_each(&c->roots, mark_root, &c->marker);
 	mark_registers(c);
+	mark_interrupted(c);
+	mark_signal_stacks(c);
 	if (c->roots.no_maps)
 		mark_root((uintptr_t)leak.page, (uintptr_t)leak.page + OS_PAGE,
 			  &c->marker);
@@ -164,6 +182,9 @@ void cycle_sweep(struct cycle *c)
 	/* With fewer roots than there are, a clean verdict still stands. */
 	if (c->roots.no_maps && has_losses(out))
 		leak_incomplete(out, "the list of mappings (/proc) is not readable");
+	if (c->roots.closed && has_losses(out))
+		leak_incomplete(out, "memory that the program has closed (PROT_NONE) "
+				     "cannot be made readable");
 	if (c->roots.hidden && has_losses(out))
 		leak_incomplete(out, "memory that a snapshot does not have "
 				     "(MADV_DONTFORK, MADV_WIPEONFORK) is not readable");
@@ -369,7 +390,8 @@ void leak_fork_child(void)
 	lock_reset(&leak.lock);
 }
 
-static void check(struct leak_result *out, uintptr_t own_sp, bool at_end)
+static void check(struct leak_result *out, uintptr_t own_sp, bool at_end,
+		  const struct leak_interrupted *interrupted)
 {
 	struct cycle *c;
 
@@ -383,6 +405,7 @@ static void check(struct leak_result *out, uintptr_t own_sp, bool at_end)
 	if (c) {
 		c->out = out;
 		c->own_sp = own_sp;
+		c->interrupted = interrupted;
 		if (at_end)
 			leak_find_exit(&c->exit);
 		if (c->exit.sp)
@@ -398,16 +421,28 @@ static void check(struct leak_result *out, uintptr_t own_sp, bool at_end)
 	leak_leave();
 }
 
-void leak_check_above(struct leak_result *out, uintptr_t own_sp)
+static void check_at_end(struct leak_result *out, uintptr_t own_sp,
+			 const struct leak_interrupted *interrupted)
 {
 	memset(out, 0, sizeof(*out));
 	out->with_reachable = out->with_chains = opt_get()->reachable;
-	check(out, own_sp, true);
+	check(out, own_sp, true, interrupted);
+}
+
+void leak_check_interrupted(struct leak_result *out, const struct leak_interrupted *at)
+{
+	check_at_end(out, at->sp, at);
+}
+
+/* From own_sp up the calling thread's stack is the program's. */
+__attribute__((used)) static void check_above(struct leak_result *out, uintptr_t own_sp)
+{
+	check_at_end(out, own_sp, NULL);
 }
 
 void leak_check_standing(struct leak_result *out)
 {
-	check(out, (uintptr_t)__builtin_frame_address(0), false);
+	check(out, (uintptr_t)__builtin_frame_address(0), false, NULL);
 }
 
 /* Saves the caller's registers on the stack, where they are scanned with it; our own
@@ -426,7 +461,7 @@ __attribute__((naked)) void leak_check(struct leak_result *out UNUSED)
 		"push %r15\n\t"
 		"mov %rsp, %rsi\n\t"
 		"sub $8, %rsp\n\t"
-		"call leak_check_above\n\t"
+		"call check_above\n\t"
 		"leave\n\t"
 		".cfi_def_cfa %rsp, 8\n\t"
 		"ret");

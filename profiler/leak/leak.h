@@ -96,10 +96,17 @@ struct leak_result {
  * LEAK_INCOMPLETE with a reason. Objects made by the parent of a fork count as held by
  * the parent. */
 void leak_check(struct leak_result *out);
-/* The same from a stack of our own: the program's part of the calling thread's stack
- * begins at own_sp, with the interrupted registers on it or in other memory of the
- * program. */
-void leak_check_above(struct leak_result *out, uintptr_t own_sp);
+/* The same from a stack of our own, for a thread that a signal has interrupted: its stack
+ * begins at sp. Its registers are wherever the kernel saved them. */
+#define LEAK_REGISTER_SETS 3
+struct leak_interrupted {
+	uintptr_t sp;
+	struct leak_words {
+		const uintptr_t *words;
+		size_t count;
+	} registers[LEAK_REGISTER_SETS];
+};
+void leak_check_interrupted(struct leak_result *out, const struct leak_interrupted *at);
 void leak_result_free(struct leak_result *r);
 /* DUMP. A check by a thread of our own that the program does not know, while all others
  * stand still for as long as it takes. The with_ fields of *out are set. */

@@ -24,9 +24,10 @@ struct cycle {
 	struct leak_result *out;
 	uintptr_t own_sp; /* from here up the calling thread's stack counts */
 	struct leak_exit exit;
-	bool alone;		     /* no other threads mark */
-	bool prepared;		     /* there is something to free */
-	const struct origin *origin; /* in a snapshot; else NULL */
+	const struct leak_interrupted *interrupted; /* NULL: by no signal */
+	bool alone;				    /* no other threads mark */
+	bool prepared;				    /* there is something to free */
+	const struct origin *origin;		    /* in a snapshot; else NULL */
 };
 
 /* The lock of all checks, and what they remember of each other. */

@@ -4,10 +4,11 @@
  *
  * Included: every writable mapping of the process (data, bss, stacks with the TLS and
  * thread descriptors above them, anonymous and shared memory, the brk heap), anonymous
- * memory that may only be read by now, and the RELRO parts of modules. Excluded: our own
- * memory and module, the dead part of each thread's stack below its stack pointer, and
- * whole stacks of finished threads, which glibc keeps for the next thread, with all that
- * their last owner left there; the program may use one that it has given itself again.
+ * memory that may only be read by now or not even that, and the RELRO parts of modules.
+ * Excluded: our own memory and module, the dead part of each thread's stack below its
+ * stack pointer, and whole stacks of finished threads, which glibc keeps for the next
+ * thread, with all that their last owner left there; the program may use one that it has
+ * given itself again.
  */
 #include "profiler/leak/roots.h"
 
@@ -17,6 +18,8 @@
 
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
+#include "preload/heap/arena.h"
+#include "profiler/leak/pagemap.h"
 #include "profiler/stack/loader.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
@@ -24,9 +27,9 @@
 #define MAX_RANGES  65536
 #define RED_ZONE    128
 #define MAX_REGIONS 256
-/* Of glibc's thread descriptor, up to the end of what it points to the heap with: the
- * smallest among the versions from 2.31 on. */
-#define DESCRIPTOR_BYTES 2304
+#define DTV_AT	    8	      /* in libc's thread descriptor */
+#define LARGE	    (4 * MIB) /* a mapping with holes worth looking for */
+#define MAX_HOLES   16384     /* of one mapping */
 
 static struct {
 	struct root_range list[MAX_REGIONS]; /* of the LSan interface */
@@ -99,6 +102,78 @@ static void include_readable(struct roots *r, uintptr_t lo, uintptr_t hi)
 	include(r, start, hi);
 }
 
+static bool has_pagemap(struct roots *r)
+{
+	if (r->pagemap == 0) {
+		int fd = pagemap_open();
+
+		r->pagemap = fd < 0 ? fd : fd + 1;
+	}
+	return r->pagemap > 0;
+}
+
+/* Of a large mapping of no file: not the holes where the program never wrote. Reading
+ * them takes a fault a page. */
+struct filled {
+	struct roots *r;
+	uintptr_t lo, hi; /* the run so far */
+	uintptr_t gap;	  /* a smaller hole is none: the list has its limit */
+};
+
+static void add_filled(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	struct filled *f = arg;
+
+	if (f->hi != 0 && lo - f->hi >= f->gap) {
+		include(f->r, f->lo, f->hi);
+		f->hi = 0;
+	}
+	if (f->hi == 0)
+		f->lo = lo;
+	f->hi = hi;
+}
+
+static void include_filled(struct roots *r, uintptr_t lo, uintptr_t hi)
+{
+	struct filled f = { .r = r, .gap = LARGE / 4 + (hi - lo) / MAX_HOLES };
+	size_t before = r->ninclude;
+	bool told = hi - lo >= LARGE && !meta_is_ours(lo) && before < MAX_RANGES / 2 &&
+		    has_pagemap(r) &&
+		    pagemap_each(r->pagemap - 1, lo, hi,
+				 PAGEMAP_PRESENT | PAGEMAP_SWAPPED, add_filled, &f);
+
+	if (!told) {
+		r->ninclude = before;
+		include(r, lo, hi);
+	} else if (f.hi != 0) {
+		include(r, f.lo, f.hi);
+	}
+}
+
+static void open_filled(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	struct roots *r = arg;
+
+	if (arena_of(lo))
+		return;
+	if (unreadable_open_others(&r->unreadable, lo, hi))
+		include(r, lo, hi);
+	else
+		r->closed = true;
+}
+
+/* Memory of no file without any right: mostly reserved or a guard, and empty; but a
+ * program may have written there before, and may open it again. */
+static void open_closed(struct roots *r, const struct os_mapping *m)
+{
+	bool no_file = !m->path || strncmp(m->path, "[anon:", 6) == 0;
+
+	if (!no_file || m->shared || m->executable || meta_is_ours(m->lo) ||
+	    !has_pagemap(r))
+		return;
+	pagemap_each_filled(r->pagemap - 1, m->lo, m->hi, open_filled, r);
+}
+
 /* Included, too, is memory of no file that may only be read: tables that the program has
  * sealed. */
 static bool see_line(char *line, void *arg)
@@ -108,17 +183,21 @@ static bool see_line(char *line, void *arg)
 
 	if (!os_parse_mapping(line, &m))
 		return true;
-	if (!m.readable && !m.writable)
+	if (!m.readable && !m.writable) {
 		unreadable_open(&r->unreadable, m.lo, m.hi,
 				m.executable ? PROT_EXEC : PROT_NONE);
+		open_closed(r, &m);
+	}
 	if (!m.readable || (m.path && (!m.writable || is_device(m.path))))
 		return true;
 	if (m.shared && meta_is_ours(m.lo))
 		return true; /* the run table, the profile store: large */
 	if (m.path && m.path[0] == '/')
 		include_readable(r, m.lo, m.hi);
-	else
+	else if (m.shared)
 		include(r, m.lo, m.hi);
+	else
+		include_filled(r, m.lo, m.hi);
 	return true;
 }
 
@@ -126,8 +205,12 @@ static bool see_line(char *line, void *arg)
  * called pthread_exit. */
 static bool see_maps(struct roots *r)
 {
-	return os_each_line("/proc/thread-self/maps", see_line, r) == 0 &&
-	       r->ninclude > 0;
+	bool read = os_each_line("/proc/thread-self/maps", see_line, r) == 0;
+
+	if (r->pagemap > 0)
+		os_close(r->pagemap - 1);
+	r->pagemap = 0;
+	return read && r->ninclude > 0;
 }
 
 /* ---- modules ---- */
@@ -162,7 +245,7 @@ static int see_own_tls(struct dl_phdr_info *info, size_t size, void *arg)
 			include(arg, align_down(data, 8),
 				data + info->dlpi_phdr[i].p_memsz);
 	if (data)
-		include(arg, self, self + DESCRIPTOR_BYTES);
+		include(arg, self, self + THREAD_DESCRIPTOR_BYTES);
 	return 0;
 }
 
@@ -190,15 +273,24 @@ static bool is_cached_stack(const struct thread_info *t)
 	return descriptor[0] == t->self && descriptor[2] == t->self;
 }
 
+/* But for the dtv, which the descriptor still owns, and the result of a thread that has
+ * not been joined yet. */
+static void exclude_finished(struct roots *r, const struct thread_info *t)
+{
+	exclude(r, t->stack_lo, t->self + DTV_AT);
+	if (thread_is_joined(t))
+		exclude(r, t->self + DTV_AT + sizeof(uintptr_t),
+			t->self + THREAD_DESCRIPTOR_BYTES);
+}
+
 static void see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp)
 {
 	for (const struct thread_info *t = thread_list(); t; t = t->next) {
 		uintptr_t sp = sp_of(w, t->tid, own_sp);
 
 		if (t->state == THREAD_FINISHED) {
-			/* The descriptor above still owns its dtv. */
 			if (!t->own_stack && is_cached_stack(t))
-				exclude(r, t->stack_lo, t->self);
+				exclude_finished(r, t);
 			continue;
 		}
 		/* A thread on another stack (coroutine) keeps its own one whole. */

@@ -19,8 +19,10 @@ struct roots {
 	 * reached, is. */
 	bool no_maps;
 	bool hidden; /* in a snapshot: some memory of the program could not be seen */
+	bool closed; /* some memory without the right to read could not be opened */
 	bool full;   /* more ranges than there was room for */
-	struct unreadable unreadable; /* pages of objects; open until roots_close() */
+	int pagemap; /* of roots_collect(): 1 + the descriptor; 0: none yet; or -errno */
+	struct unreadable unreadable; /* open until roots_close() */
 };
 
 /* DUMP. Room for the ranges; before the world is stopped. */
@@ -28,9 +30,9 @@ bool roots_init(struct roots *r);
 void roots_free(struct roots *r);
 /* Before roots_collect(): what shall be no root. */
 void roots_exclude(struct roots *r, uintptr_t lo, uintptr_t hi);
-/* STW. Finds the ranges, and opens objects that the program has closed: what is done to
- * objects comes after it. own_sp: where the calling thread's live stack begins. False:
- * nothing may be looked at. */
+/* STW. Finds the ranges, and opens objects and other memory that the program has closed:
+ * what is done to objects comes after it. own_sp: where the calling thread's live stack
+ * begins. False: nothing may be looked at. */
 bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp);
 /* STW. The program's memory is as it was. */
 void roots_close(struct roots *r);

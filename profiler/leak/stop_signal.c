@@ -18,11 +18,13 @@
 #include "preload/base/atomic.h"
 #include "preload/base/os.h"
 #include "profiler/leak/stop_int.h"
+#include "profiler/stack/module.h"
 
 #define WAIT_SLICE_NS 20000000u /* of the wait for the threads to arrive */
 #define WAIT_SLICES   (STOP_PATIENCE_NS / WAIT_SLICE_NS)
-#define ROUNDS	      64 /* listings of the threads */
-#define SIGNAL	      32 /* the kernel's first real-time signal */
+#define ROUNDS	      64   /* listings of the threads */
+#define SIGNAL	      32   /* the kernel's first real-time signal */
+#define CALL_MAX      1023 /* numbers of system calls are below */
 
 static struct {
 	struct world *world;
@@ -64,19 +66,22 @@ static STOP_NO_SANITIZE struct stopped_thread *record_of(int tid)
 	return NULL;
 }
 
-/* The call that the signal interrupted: to be made again, or failed. */
+/* The call that the signal interrupted: failed, or to be made again. For that the kernel
+ * puts the thread back before the instruction, with the call's number as it was. */
 static STOP_NO_SANITIZE void take_call(struct stopped_thread *t, const greg_t *g)
 {
 	const greg_t args[6] = { g[REG_RDI], g[REG_RSI], g[REG_RDX],
 				 g[REG_R10], g[REG_R8],	 g[REG_R9] };
 	uintptr_t pc = (uintptr_t)g[REG_RIP];
-	int nr;
+	const uint8_t *code = (const uint8_t *)pc;
 
 	memcpy(t->args, args, sizeof(args));
 	t->call = g[REG_RAX] == -EINTR ? stop_call_before(pc) : -1;
-	nr = stop_call_before(pc + 2);
-	if (nr >= 0 && nr == g[REG_RAX])
-		t->call = nr;
+	if (g[REG_RAX] < 0 || g[REG_RAX] > CALL_MAX || !module_find_code(pc) ||
+	    !module_find_code(pc + 1))
+		return;
+	if (code[0] == 0x0f && code[1] == 0x05) /* syscall */
+		t->call = (int)g[REG_RAX];
 }
 
 static STOP_NO_SANITIZE void take_registers(struct stopped_thread *t,

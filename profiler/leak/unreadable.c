@@ -93,6 +93,14 @@ void unreadable_open_all(struct unreadable *u)
 	}
 }
 
+bool unreadable_open_others(struct unreadable *u, uintptr_t lo, uintptr_t hi)
+{
+	if (u->count == u->capacity || !protect(lo, hi, PROT_READ))
+		return false;
+	u->ranges[u->count++] = (struct unreadable_range){ lo, hi, PROT_NONE };
+	return true;
+}
+
 void unreadable_close(struct unreadable *u)
 {
 	for (; u->count > 0; u->count--) {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * unreadable: pages of objects that the program has taken the right to read from, as
- * guards of stacks and buffers are. While the world stands they are readable again: a
- * pointer on them still holds, and a marker that came upon one would take the program
- * down.
+ * unreadable: pages of objects and other memory that the program has taken the right to
+ * read from, as guards of stacks and buffers are. While the world stands they are
+ * readable again: a pointer on them still holds, and a marker that came upon one would
+ * take the program down.
  */
 #ifndef PROFILER_LEAK_UNREADABLE_H
 #define PROFILER_LEAK_UNREADABLE_H
@@ -28,6 +28,8 @@ void unreadable_open(struct unreadable *u, uintptr_t lo, uintptr_t hi, int prote
 /* The same for all objects, where no list of mappings can be had: each page is asked for.
  */
 void unreadable_open_all(struct unreadable *u);
+/* STW. Pages of no object. False: they cannot be opened. */
+bool unreadable_open_others(struct unreadable *u, uintptr_t lo, uintptr_t hi);
 /* STW. As before. */
 void unreadable_close(struct unreadable *u);
 

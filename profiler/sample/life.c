@@ -67,14 +67,17 @@ static void install(bool exact)
 {
 	bool simple = !sampler.clear && !sampler.labels && !sampler.lifetimes;
 	bool plain = exact && simple && sampler.record_size == RECORD_SHORT;
+	bool followed = exact && simple && sampler.record_size == RECORD_ESCAPE;
 	bool lean = !exact && simple && sampler.record_size == RECORD_BIRTH;
 
-	heap_hooks.sample_malloc = plain  ? plain_on_malloc
-				   : lean ? sample_on_malloc_lean
-					  : sample_on_malloc;
-	heap_hooks.sample_free = plain	? plain_on_free
-				 : lean ? sample_on_free_lean
-					: sample_on_free;
+	heap_hooks.sample_malloc = plain      ? plain_on_malloc
+				   : followed ? plain_on_malloc_followed
+				   : lean     ? sample_on_malloc_lean
+					      : sample_on_malloc;
+	heap_hooks.sample_free = plain	    ? plain_on_free
+				 : followed ? plain_on_free_followed
+				 : lean	    ? sample_on_free_lean
+					    : sample_on_free;
 	heap_hooks.is_freed = sample_is_freed;
 	heap_hooks.misuse = misuse_describe;
 	heap_hooks.sample_resize = sample_on_resize;

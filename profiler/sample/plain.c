@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * plain: recording in exact mode with short records, which is what most profiles need.
- * Nearly every object meets a stack, a site and a span that are known; that way has no
- * branch for what other modes want, and leaves the rest to sample.c.
+ * plain: recording in exact mode, with nothing else asked for but that some objects are
+ * followed (profiler/escape), which is what most profiles need. Nearly every object meets
+ * a stack, a site and a span that are known; that way has no branch for what other modes
+ * want, and leaves the rest to sample.c.
+ *
+ * Which objects of a site are followed, its counter says: of many, one in 2^k.
  */
 #include <string.h>
 
+#include "preload/base/os.h"
 #include "preload/heap/arena.h"
+#include "preload/heap/mcache.h"
 #include "preload/heap/tls.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/share.h"
@@ -36,8 +41,9 @@ static inline void put_short_record(struct sample_record *r, uint32_t site, size
 	memcpy(r, &word, sizeof(word));
 }
 
-/* Beside other threads: in the thread's share of the counters of that number. */
-static NOINLINE void count_alloc_beside(uint32_t number, size_t size)
+/* Beside other threads: in the thread's share of the counters of that number. Returns how
+ * many objects that has, fixed point. */
+static NOINLINE uint64_t count_alloc_beside(uint32_t number, size_t size)
 {
 	struct site_counters *c = share_counters(number);
 
@@ -46,12 +52,13 @@ static NOINLINE void count_alloc_beside(uint32_t number, size_t size)
 		peak_grow(c, size);
 		thread_add_two(&c->alloc_objects, ONE, &c->alloc_bytes, size);
 		thread_add(&sampler.samples, 1);
-		return;
+		return atomic_load_relaxed(&c->alloc_objects);
 	}
 	peak_grow_beside(c, size);
 	add_alone(&c->alloc_objects, ONE);
 	add_alone(&c->alloc_bytes, size);
 	add_alone(&((struct thread_info *)seep_tls.thread)->share->recorded, 1);
+	return c->alloc_objects;
 }
 
 static NOINLINE void count_free_beside(uint32_t number, size_t size)
@@ -69,8 +76,54 @@ static NOINLINE void count_free_beside(uint32_t number, size_t size)
 	add_alone(&c->free_bytes, size);
 }
 
-void plain_on_malloc(void *p, size_t size)
+/* ---- following ---- */
+
+/* xorshift64's next, of the thread. 0 lg: heads. */
+ALWAYS_INLINE bool toss(uint32_t lg)
 {
+	struct mcache *mc = mcache_self();
+	uint64_t x;
+
+	if (UNLIKELY(seep_tls.state != TLS_LIVE))
+		return sample_random() >> (64 - lg) == 0;
+	x = mc->coin;
+	if (UNLIKELY(x == 0))
+		x = sample_random() | 1;
+	x ^= x << 13;
+	x ^= x >> 7;
+	x ^= x << 17;
+	mc->coin = x;
+	return x >> (64 - lg) == 0;
+}
+
+static NOINLINE void follow(struct sample_record *r, const void *p, size_t size,
+			    uint32_t lg)
+{
+	r->escape = sample_hooks.begin_one(p, size, r->site, trail_latest(), lg);
+}
+
+/* The object whose record this is is the latest of so many, fixed point. */
+ALWAYS_INLINE void may_follow(struct sample_record *r, const void *p, size_t size,
+			      uint64_t objects)
+{
+	uint64_t doublings = objects >> (SITE_SHIFT + sample_hooks.lg_all);
+	uint32_t lg = 0;
+
+	if (LIKELY(doublings > 0)) {
+		lg = 64 - (uint32_t)__builtin_clzll(doublings);
+		if (LIKELY(!toss(lg)))
+			return;
+	}
+	follow(r, p, size, lg);
+}
+
+/* ---- events ---- */
+
+ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
+{
+	const size_t record_size = followed ? RECORD_ESCAPE : RECORD_SHORT;
+	struct sample_record *r;
+	uint64_t objects;
 	uint32_t site, number;
 	struct mspan *s = arena_span_of(p);
 	struct block *b = atomic_load_acquire(&s->samples);
@@ -89,27 +142,43 @@ void plain_on_malloc(void *p, size_t size)
 		sample_on_malloc(p, size);
 		return;
 	}
-	put_short_record((void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) *
-					     RECORD_SHORT],
-			 site, size);
+	r = (void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) * record_size];
+	put_short_record(r, site, size);
 	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
-		count_alloc_beside(number, size);
+		objects = count_alloc_beside(number, size);
 	} else {
 		c = site_counters_at(number);
 		peak_grow_alone(c, size);
 		add_alone(&c->alloc_objects, ONE);
 		add_alone(&c->alloc_bytes, size);
 		add_alone(&sampler.samples, 1);
+		objects = c->alloc_objects;
+	}
+	if (followed) {
+		r->birth_ns = os_coarse_ns();
+		r->escape = 0;
+		may_follow(r, p, size, objects);
 	}
 	seep_tls.internal = 0;
 }
 
-/* What is freed may have been recorded under other settings. */
-bool plain_on_free(struct mspan *s, uint32_t index, void *p)
+void plain_on_malloc(void *p, size_t size)
 {
+	on_malloc(p, size, false);
+}
+
+void plain_on_malloc_followed(void *p, size_t size)
+{
+	on_malloc(p, size, true);
+}
+
+/* What is freed may have been recorded under other settings. */
+ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool followed)
+{
+	const size_t record_size = followed ? RECORD_ESCAPE : RECORD_SHORT;
 	struct block *b = s->samples;
-	struct sample_record *r = (void *)&b->records[(size_t)index * RECORD_SHORT];
-	uint32_t site = r->site, number;
+	struct sample_record *r = (void *)&b->records[(size_t)index * record_size];
+	uint32_t site = r->site, number, handle = 0;
 	struct site_counters *c;
 	size_t size;
 
@@ -118,10 +187,14 @@ bool plain_on_free(struct mspan *s, uint32_t index, void *p)
 	if (UNLIKELY(site >= HIDDEN_SITE) || UNLIKELY(!period_nth(r->period)->exact) ||
 	    UNLIKELY(!s->slot_size) || UNLIKELY(!store_is_own()))
 		return sample_on_free(s, index, p);
-	r->site = site | SAMPLE_FREED;
 	number = site_number(site);
 	if (UNLIKELY(number == 0))
-		return true;
+		return sample_on_free(s, index, p);
+	r->site = site | SAMPLE_FREED;
+	if (followed) {
+		handle = r->escape;
+		r->escape = 0;
+	}
 	size = r->size;
 	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
 		count_free_beside(number, size);
@@ -131,5 +204,17 @@ bool plain_on_free(struct mspan *s, uint32_t index, void *p)
 		add_alone(&c->free_objects, ONE);
 		add_alone(&c->free_bytes, size);
 	}
+	if (followed && UNLIKELY(handle))
+		sample_end_escape(handle);
 	return true;
+}
+
+bool plain_on_free(struct mspan *s, uint32_t index, void *p)
+{
+	return on_free(s, index, p, false);
+}
+
+bool plain_on_free_followed(struct mspan *s, uint32_t index, void *p)
+{
+	return on_free(s, index, p, true);
 }

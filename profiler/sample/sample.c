@@ -88,7 +88,7 @@ static uint64_t mix(uint64_t z) /* splitmix64's */
 
 #define GOLDEN 0x9e3779b97f4a7c15u
 
-static NOINLINE uint64_t shared_random(void)
+NOINLINE uint64_t sample_random(void)
 {
 	return mix(atomic_add_relaxed(&sampler.random, GOLDEN));
 }
@@ -101,10 +101,10 @@ static double next_variate(void)
 	double variate;
 
 	if (UNLIKELY(seep_tls.state != TLS_LIVE))
-		return maths_exponential(shared_random());
+		return maths_exponential(sample_random());
 	if (UNLIKELY(mc->random == 0)) {
-		mc->random = shared_random();
-		mc->variate = maths_exponential(shared_random());
+		mc->random = sample_random();
+		mc->variate = maths_exponential(sample_random());
 	}
 	variate = mc->variate;
 	mc->random += GOLDEN;
@@ -523,7 +523,7 @@ void sample_on_malloc_lean(void *p, size_t size)
 	on_malloc(p, size, true);
 }
 
-static void end_escape(uint32_t handle)
+void sample_end_escape(uint32_t handle)
 {
 	if (!handle)
 		return;
@@ -606,7 +606,7 @@ ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool lean)
 		end_lifetime(s, r, site);
 	if (has_noted_end(s, p, lean))
 		note_end(p, site);
-	end_escape(handle);
+	sample_end_escape(handle);
 	return true;
 }
 

@@ -79,6 +79,11 @@ struct trail;
 struct sample_hooks {
 	uint32_t (*begin)(const void *p, size_t size, uint32_t site,
 			  const struct trail *stack);
+	/* Of an object that was chosen, one of 2^lg. Of the first 2^lg_all of a site, all
+	 * are. */
+	uint32_t (*begin_one)(const void *p, size_t size, uint32_t site,
+			      const struct trail *stack, uint32_t lg);
+	uint32_t lg_all;
 	void (*end)(uint32_t handle);
 	void (*resize)(uint32_t handle, size_t size);
 	void (*drop)(uint32_t handle);

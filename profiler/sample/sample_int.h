@@ -84,6 +84,11 @@ bool sample_is_freed(const struct mspan *s, uint32_t index);
 /* plain.c: the same for exact mode with records of RECORD_SHORT. */
 void plain_on_malloc(void *p, size_t size);
 bool plain_on_free(struct mspan *s, uint32_t index, void *p);
+/* The same with records of RECORD_ESCAPE, for sample_hooks. */
+void plain_on_malloc_followed(void *p, size_t size);
+bool plain_on_free_followed(struct mspan *s, uint32_t index, void *p);
+uint64_t sample_random(void);		 /* sample.c */
+void sample_end_escape(uint32_t handle); /* sample.c: 0: nothing to do */
 
 /* peak.c: the running total of live bytes, and the sites at its highest. */
 struct peak_totals {

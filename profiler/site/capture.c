@@ -17,6 +17,7 @@ static uint32_t child(struct trail_steps *steps, uint32_t parent, uintptr_t pc,
 
 	if (node == SITE_NONE)
 		return node;
+	*trail_step_second(s) = *s;
 	*s = (struct trail_step){ .pc = pc, .parent = parent, .node = node };
 	if (UNLIKELY(++steps->nset > steps->mask) && steps->mask < TRAIL_STEPS_MAX - 1) {
 		steps->mask = steps->mask * 2 + 1;

@@ -30,6 +30,7 @@ static struct {
 	struct thread_info *list; /* newest first; guarded by lock */
 	uint32_t nfinished;	  /* guarded by lock */
 	uint32_t serials;	  /* numbers given out; atomic */
+	uint32_t tid_at; /* in libc's descriptor, in ints; 0: not found; atomic */
 } registry = { .lock = LOCK_INIT(LOCK_RANK_THREAD),
 	       .pool = FIXALLOC_INIT(sizeof(struct thread_info), META_THREAD) };
 
@@ -126,6 +127,33 @@ static struct thread_info *find_announced(uintptr_t self)
 	return NULL;
 }
 
+/* libc's descriptor holds the kernel's id; -1 when the thread has been joined. */
+static void find_tid(const struct thread_info *t)
+{
+	const int *word = (const int *)t->self;
+
+	for (uint32_t i = 1; i < THREAD_DESCRIPTOR_BYTES / sizeof(int); i++)
+		if (word[i] == t->tid) {
+			atomic_store_relaxed(&registry.tid_at, i);
+			return;
+		}
+}
+
+bool thread_is_joined(const struct thread_info *t)
+{
+	uint32_t at = atomic_load_relaxed(&registry.tid_at);
+
+	return at && t->released && ((const int *)t->self)[at] == -1;
+}
+
+void thread_set_signal_stack(uintptr_t lo)
+{
+	struct thread_info *t = seep_tls.thread;
+
+	if (t)
+		atomic_store_relaxed(&t->signal_stack, lo);
+}
+
 struct thread_info *thread_register(uint32_t creator_site, bool detached)
 {
 	struct thread_info fresh = { .tid = os_gettid(),
@@ -136,6 +164,8 @@ struct thread_info *thread_register(uint32_t creator_site, bool detached)
 	struct thread_info *t, *announced;
 
 	find_stack(&fresh);
+	if (atomic_load_relaxed(&registry.tid_at) == 0)
+		find_tid(&fresh);
 	lock_acquire(&registry.lock);
 	announced = find_announced(fresh.self);
 	fresh.released |= announced && announced->released;

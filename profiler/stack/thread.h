@@ -17,6 +17,10 @@ enum thread_state {
 	THREAD_FINISHED,  /* its stack may still be mapped: glibc caches stacks */
 };
 
+/* Of libc's thread descriptor, up to the end of what it points to the heap with: the
+ * smallest among the versions from 2.31 on. */
+#define THREAD_DESCRIPTOR_BYTES 2304
+
 struct creator;
 struct share;
 
@@ -41,6 +45,8 @@ struct thread_info {
 	bool own_stack;		 /* the program's memory, not libc's */
 	bool released;		 /* detached or joined: libc frees it at its end */
 	uint64_t started_ns;
+	uintptr_t
+		signal_stack; /* of sigaltstack(), which only the kernel knows; atomic */
 	/* Of profiler/site/label.c, the thread's own: its name when last asked for. */
 	char name[16];
 	uint32_t name_uses;
@@ -53,6 +59,12 @@ struct thread_info {
 void thread_init(void);
 /* SLOW. Called by a new thread before its start routine, and at its end. */
 struct thread_info *thread_register(uint32_t creator_site, bool detached);
+/* Has the C library marked the finished thread as joined? Its descriptor must be
+ * readable.
+ */
+bool thread_is_joined(const struct thread_info *t);
+/* FAST, SIGNAL. The calling thread has an alternate signal stack; 0: none. */
+void thread_set_signal_stack(uintptr_t lo);
 /* SLOW. The thread with this pthread_self() is joined or detached, or after all not. */
 void thread_set_released(uintptr_t self, bool released);
 void thread_finished(void);

@@ -594,6 +594,13 @@ uint32_t trail_capture_node(const uintptr_t *fp)
 	return node;
 }
 
+const struct trail *trail_latest(void)
+{
+	const struct trails *a = seep_tls.trails;
+
+	return &a->own;
+}
+
 struct trail *trail_capture_from(const uintptr_t *fp)
 {
 	struct trails *a = seep_tls.trails;

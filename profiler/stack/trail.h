@@ -50,7 +50,8 @@ struct trail_word {
 };
 
 /* A cache for whoever sets the nodes: the child of parent for pc. What is in it is set
- * by trail_capture() already. It begins small: each further page costs a fault. A step
+ * by trail_capture() already. It begins small: each further page costs a fault. Two that
+ * share a place both have room, since two hot ones would else cost each other. A step
  * is found by a sum of the return addresses so far, and not by the parent: else each step
  * would wait for the load of the one before. */
 #define TRAIL_STEPS_FIRST 1024
@@ -60,7 +61,7 @@ struct trail_steps {
 	struct trail_step {
 		uintptr_t pc;
 		uint32_t parent, node;
-	} list[TRAIL_STEPS_MAX];
+	} list[TRAIL_STEPS_MAX] __attribute__((aligned(CACHE_LINE))); /* in pairs */
 };
 
 struct trail_node {
@@ -78,6 +79,12 @@ static inline uint32_t trail_sum(uint32_t outer, uintptr_t pc)
 static inline struct trail_step *trail_step_at(struct trail_steps *t, uint32_t sum)
 {
 	return &t->list[sum * 0x9e3779b1u >> 16 & t->mask];
+}
+
+/* FAST. Where the step went that was there before. */
+static inline struct trail_step *trail_step_second(const struct trail_step *s)
+{
+	return (struct trail_step *)((uintptr_t)s ^ sizeof(*s));
 }
 
 struct trail {
@@ -150,6 +157,8 @@ void trail_set_frames(const struct trail *t);
  * functions, whose caller is ours, too. SIGNAL.
  */
 uint32_t trail_capture_node(const uintptr_t *fp);
+/* FAST. The trail that a successful trail_capture_node() has just left. */
+const struct trail *trail_latest(void);
 
 /* The calling thread's next capture finds nothing to reuse. */
 void trail_forget(void);

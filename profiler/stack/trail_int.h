@@ -80,6 +80,9 @@ ALWAYS_INLINE uint32_t trail_known_step(struct trail_steps *steps, uint32_t pare
 {
 	const struct trail_step *s = trail_step_at(steps, sum);
 
+	if (LIKELY(s->pc == pc) && LIKELY(s->parent == parent))
+		return s->node;
+	s = trail_step_second(s);
 	return LIKELY(s->pc == pc) && LIKELY(s->parent == parent) ? s->node : 0;
 }
 

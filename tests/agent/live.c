@@ -420,7 +420,7 @@ static int obey(const char *word, long n, const char *text)
 
 int main(void)
 {
-	char line[4200], word[32], text[4200], answer[32];
+	char line[600], word[32], text[500], answer[32];
 
 	for (;;) {
 		size_t used = 0;
@@ -436,7 +436,7 @@ int main(void)
 			return 0;
 		line[used] = text[0] = '\0';
 		if (sscanf(line, "%31s %ld", word, &n) < 2)
-			sscanf(line, "%31s %4199[^\n]", word, text);
+			sscanf(line, "%31s %499[^\n]", word, text);
 		snprintf(answer, sizeof(answer), "%d\n", obey(word, n, text));
 		scrub();
 		if (write(1, answer, strlen(answer)) < 0)

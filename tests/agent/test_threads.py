@@ -42,7 +42,6 @@ class Gate(seeptest.TestCase):
                           seeptest.victim("agent/stuck"), case, "exit", cwd=self.dir)
         return r.returncode, r.stderr.decode()
 
-    @seeptest.needs_ptrace
     def test_threads_are_leaks(self):
         for case, blocked, ended, line in (
                 ("lost", 3, 0, 'blocked for ever: 3 threads "stuck": ' + LOST),
@@ -108,7 +107,6 @@ class Threads(seeptest.TestCase):
         self.assertRegex(text, r"3 threads \[futex.*\]: stuck")
         self.check("lost", 3, LOST, options="mode=exact")
 
-    @seeptest.needs_ptrace
     def test_deadlocks(self):
         for case, count in (("deadlock2", 2), ("deadlock3", 3), ("self", 1)):
             text = self.check(case, count, DEADLOCK)
@@ -267,7 +265,6 @@ class Threads(seeptest.TestCase):
         self.assertGreaterEqual(waits[0], 50)
         self.assertGreaterEqual(min(waits), waits[0] // 2)
 
-    @seeptest.needs_ptrace
     def test_full(self):
         with Stuck("stuck", "global") as p:
             text = self.ask(p.pid, "--full")

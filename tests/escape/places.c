@@ -50,6 +50,17 @@ NOINLINE void case_unrolled(void)
 	drop_all(&l);
 }
 
+NOINLINE void case_loop(void)
+{
+	struct list l;
+
+	for (int i = 0; i < 4; i++) {
+		KEEP(i);
+		l.items[i] = malloc(56);
+	}
+	drop_all(&l);
+}
+
 struct any {
 	const void *type;
 	void *value;
@@ -102,6 +113,7 @@ int main(void)
 	for (int i = 0; i < ROUNDS; i++) {
 		case_called();
 		case_unrolled();
+		case_loop();
 		case_any();
 		case_not();
 	}

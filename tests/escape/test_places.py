@@ -28,6 +28,15 @@ class Places(seeptest.TestCase):
         s = self.one("case_unrolled", 40)
         self.assertEqual((s["samples"], s["escape"]), (4 * ROUNDS, "none"))
 
+    def test_several_at_a_time(self):
+        s = self.one("case_loop", 56)
+        self.assertEqual((s["several"], s["escape"]), (4 * ROUNDS, "none"))
+        self.assertEqual(s["advice"], "several at a time: could come from an arena or an array "
+                         "of case_loop")
+
+    def test_one_at_a_time(self):
+        self.assertEqual(self.one("make_not", 88)["several"], 0)
+
     def test_several_calls_of_one_function_make_no_wrapper(self):
         s = self.one("put_item", 24)
         self.assertEqual((s["samples"], s["escape"], s["dies_with"], s["depth_max"]),

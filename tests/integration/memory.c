@@ -205,7 +205,8 @@ static void *idle_thread(void *arg)
 	__asm__ volatile("" : : "r"(stack) : "memory");
 	pthread_barrier_wait(&ready);
 	pthread_barrier_wait(&go);
-	free(memset(malloc(200000), 1, 200000)); /* kept by the thread, while all do not */
+	free(memset(malloc(200000), 1,
+		    200000)); /* kept by the thread, while all do not */
 	arg = malloc(100);
 	memset(arg, 1, 100);
 	pthread_barrier_wait(&done);

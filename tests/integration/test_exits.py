@@ -77,7 +77,6 @@ class Exits(seeptest.TestCase):
         err = p.communicate(timeout=seeptest.TIMEOUT)[1].decode()
         return p.returncode, err.splitlines()[-1]
 
-    @seeptest.needs_ptrace
     def test_servers_are_checked_when_stopped(self):
         for sig in (signal.SIGTERM, signal.SIGINT):
             for how in ("wait", "spin"):

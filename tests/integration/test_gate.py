@@ -122,6 +122,14 @@ class Gate(seeptest.TestCase):
         exits = [p for p in self.processes() if p["exe"].endswith("/exits")]
         self.assertEqual(sum(p["verdict"] == "leak" for p in exits), 12)
 
+    def test_signals_look_as_without(self):
+        """Handlers of our own are shown to nobody (gdb says something about each)."""
+        code = "import signal; print([signal.getsignal(s) for s in signal.valid_signals()])"
+        plain = subprocess.run([PYTHON, "-c", code], capture_output=True, check=True,
+                               env=seeptest.clean_env())
+        self.assertEqual(self.gate(PYTHON, "-c", code).stdout, plain.stdout)
+        self.assertNotIn(b"None", plain.stdout)
+
     def test_make_in_make(self):
         with open(self.dir + "/m", "w") as f:
             f.write(MAKEFILE)

@@ -464,6 +464,63 @@ static APART void keep_sigaltstack(void)
 	raise(SIGUSR1);
 }
 
+static APART void give_signal_stack(void)
+{
+	stack_t ss = { .ss_sp = make_block(), .ss_size = MAP_BYTES };
+
+	ss.ss_sp = realloc(ss.ss_sp, MAP_BYTES);
+	sigaltstack(&ss, NULL);
+}
+
+/* Only the kernel knows where it is. */
+static APART void keep_signal_stack(void)
+{
+	give_signal_stack();
+	scrub();
+}
+
+static void *has_signal_stack(void *arg)
+{
+	give_signal_stack();
+	scrub();
+	__atomic_store_n((int *)arg, 1, __ATOMIC_RELEASE);
+	for (;;)
+		pause();
+}
+
+static APART void keep_thread_signal_stack(void)
+{
+	static int ready;
+	pthread_t t;
+
+	pthread_create(&t, NULL, has_signal_stack, &ready);
+	while (!__atomic_load_n(&ready, __ATOMIC_ACQUIRE))
+		sched_yield();
+	scrub();
+}
+
+static int begun;
+
+static void *forgets_argument(void *arg)
+{
+	(void)arg;
+	scrub();
+	__atomic_store_n(&begun, 1, __ATOMIC_RELEASE);
+	for (;;)
+		pause();
+}
+
+/* Given to a thread that runs, which does not use it: libc's descriptor has it. */
+static APART void keep_argument(void)
+{
+	pthread_t t;
+
+	pthread_create(&t, NULL, forgets_argument, make_block());
+	while (!__atomic_load_n(&begun, __ATOMIC_ACQUIRE))
+		sched_yield();
+	scrub();
+}
+
 static ucontext_t main_context, coroutine;
 
 static void coroutine_main(void)
@@ -601,6 +658,9 @@ static const struct {
 	{ "main-gone", keep_main_gone },
 	{ "unjoined-result", keep_unjoined_result },
 	{ "sigaltstack", keep_sigaltstack },
+	{ "signal-stack", keep_signal_stack },
+	{ "thread-signal-stack", keep_thread_signal_stack },
+	{ "argument", keep_argument },
 	{ "coroutine-mmap", keep_coroutine_mmap },
 	{ "coroutine-heap", keep_coroutine_heap },
 	{ "exit-on-coroutine", keep_exit_on_coroutine },

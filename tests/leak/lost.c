@@ -97,6 +97,22 @@ static void *thread_loses(void *arg)
 	return arg;
 }
 
+static void *thread_returns(void *arg)
+{
+	(void)arg;
+	return make_block(90);
+}
+
+/* What a thread has returned, to nobody: and what it was given. */
+static APART void lose_result(void)
+{
+	pthread_t t;
+
+	if (pthread_create(&t, NULL, thread_returns, make_block(91)) == 0)
+		pthread_join(t, NULL);
+	scrub();
+}
+
 static APART void lose_in_thread(void)
 {
 	pthread_t t;
@@ -292,6 +308,59 @@ static int lose_in_closed_plugin(const char *path)
 	return 0;
 }
 
+/* All words of the dead stack below. */
+static APART void stain(uintptr_t hidden)
+{
+	void *volatile dead[SCRUB_SIZE / sizeof(void *)];
+
+	for (size_t i = 0; i < sizeof(dead) / sizeof(dead[0]); i++)
+		dead[i] = (void *)~hidden;
+}
+
+static APART void clear_red_zone(void)
+{
+	volatile char dead[512];
+
+	for (size_t i = 0; i < sizeof(dead); i++)
+		dead[i] = 0;
+	__asm__ volatile("pxor %%xmm0, %%xmm0\n\txor %%eax, %%eax\n\t"
+			 "xor %%ecx, %%ecx\n\txor %%edx, %%edx\n\t"
+			 "xor %%esi, %%esi\n\txor %%edi, %%edi"
+			 :
+			 :
+			 : "rax", "rcx", "rdx", "rsi", "rdi", "xmm0");
+}
+
+/* Then a signal's frame lies there, with words that the kernel does not write. */
+static APART int lose_below_signal(void)
+{
+	uintptr_t hidden = make_hidden();
+
+	stain(hidden);
+	clear_red_zone();
+	__builtin_trap();
+}
+
+/* Nothing lost: the pointers stand in registers when the signal comes. */
+static APART int keep_below_signal(void)
+{
+	uintptr_t general = make_hidden(), low = make_hidden(), high = make_hidden();
+
+	if (!__builtin_cpu_supports("avx"))
+		high = low;
+	__asm__ volatile("not %0\n\tnot %1\n\tnot %2\n\t"
+			 "mov %0, %%rdi\n\tmovq %1, %%xmm5\n\t"
+			 "test %3, %3\n\tjz 1f\n\t"
+			 "vmovq %2, %%xmm6\n\t"
+			 "vinsertf128 $1, %%xmm6, %%ymm7, %%ymm7\n\t"
+			 "vpxor %%xmm6, %%xmm6, %%xmm6\n\t"
+			 "1: xor %0, %0\n\txor %1, %1\n\txor %2, %2\n\tud2"
+			 :
+			 : "r"(general), "r"(low), "r"(high), "r"(high != low)
+			 : "rdi", "xmm5", "xmm6", "xmm7", "memory");
+	return 0;
+}
+
 /* main's own frame, which it has left by returning. */
 static APART int lose_in_main_frame(void)
 {
@@ -314,6 +383,7 @@ static const struct {
 	{ "cycle-tail", lose_cycle_with_tail },
 	{ "self", lose_self },
 	{ "thread", lose_in_thread },
+	{ "result", lose_result },
 	{ "small", lose_small },
 	{ "large", lose_large },
 	{ "realloc", lose_realloc },
@@ -341,6 +411,10 @@ int main(int argc, char **argv)
 		return lose_in_child();
 	if (strcmp(name, "closed-plugin") == 0)
 		return lose_in_closed_plugin(argv[2]);
+	if (strcmp(name, "below-signal") == 0)
+		return lose_below_signal();
+	if (strcmp(name, "keep-below-signal") == 0)
+		return keep_below_signal();
 	if (strcmp(name, "main-frame") == 0)
 		return lose_in_main_frame();
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)

@@ -3,17 +3,24 @@
  * mapped: programs that lose nothing and keep the only pointer to a block in memory that
  * they have mapped, closed or sealed themselves, one a case; run by run_leak.py.
  */
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "tests/leak/lose.h"
 
-#define BLOCK	  112
-#define MAP_BYTES 65536
+#define BLOCK	     112
+#define MAP_BYTES    65536
+#define SPARSE_BYTES ((size_t)64 << 30)
 
 int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
 void __lsan_register_root_region(const void *p, size_t size) __attribute__((weak));
@@ -109,6 +116,38 @@ static APART void keep_closed(void)
 		exit(99);
 }
 
+/* A mapping that is closed as a whole, beside one that never had a page. */
+static APART void keep_closed_map(void)
+{
+	void **p = map_some(MAP_PRIVATE);
+
+	p[0] = make_block();
+	p[1000] = make_block();
+	p[MAP_BYTES / sizeof(*p) - 1] = make_block();
+	second_table = p + 1000 - 17;
+	if (mprotect(p, MAP_BYTES, PROT_NONE) != 0 ||
+	    mmap(NULL, SPARSE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) ==
+		    MAP_FAILED)
+		exit(99);
+}
+
+/* The same where the kernel does not know PAGEMAP_SCAN. */
+static APART void keep_closed_map_old(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTTY),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog filter = { sizeof(code) / sizeof(code[0]), code };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0)
+		exit(77);
+	keep_closed_map();
+}
+
 static void on_closed(int sig)
 {
 	(void)sig;
@@ -116,16 +155,26 @@ static void on_closed(int sig)
 }
 
 /* And they are closed again after the check. */
-static APART void still_closed(void)
+static APART void still_closed(void (*keep)(void))
 {
 	struct sigaction act = { .sa_handler = on_closed };
 
-	keep_closed();
+	keep();
 	scrub();
 	sigaction(SIGSEGV, &act, NULL);
 	if (!__lsan_do_recoverable_leak_check || __lsan_do_recoverable_leak_check())
 		exit(98);
 	word = ((void *volatile *)second_table)[17];
+}
+
+static APART void objects_still_closed(void)
+{
+	still_closed(keep_closed);
+}
+
+static APART void map_still_closed(void)
+{
+	still_closed(keep_closed_map);
 }
 
 /* Half of what the program names as roots can be read. */
@@ -138,6 +187,23 @@ static APART void keep_region(void)
 	p[8000] = make_block();
 	__lsan_register_root_region(p, MAP_BYTES);
 	mprotect(p, MAP_BYTES / 2, PROT_NONE);
+}
+
+/* Pages here and there in a mapping that would take minutes to look at as a whole. */
+static APART void keep_sparse(void)
+{
+	void **p = mmap(NULL, SPARSE_BYTES, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	const size_t words = SPARSE_BYTES / sizeof(*p);
+
+	if (p == MAP_FAILED)
+		exit(77);
+	p[0] = make_block();
+	p[words - 1] = make_block();
+	for (size_t at = 1; at < words / 2; at *= 3)
+		p[at] = make_block();
+	for (size_t i = 0; i < 3000; i++) /* more runs than are told apart */
+		p[words / 2 + i * (words / 2 / 3000)] = make_block();
 }
 
 static APART void keep_brk(void)
@@ -169,10 +235,14 @@ static const struct {
 	{ "beside-trap", keep_beside_trap },
 	{ "sealed", keep_sealed },
 	{ "closed", keep_closed },
-	{ "still-closed", still_closed },
+	{ "closed-map", keep_closed_map },
+	{ "closed-map-old", keep_closed_map_old },
+	{ "still-closed", objects_still_closed },
+	{ "map-still-closed", map_still_closed },
 	{ "closed-no-proc", closed_no_proc },
 	{ "region", keep_region },
 	{ "brk", keep_brk },
+	{ "sparse", keep_sparse },
 };
 
 int main(int argc, char **argv)

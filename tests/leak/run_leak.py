@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,7 @@ LOST = {
                    indirect(1, 36, "lose_cycle_with_tail")],
     "self": [direct(1, 40, "lose_self")],
     "thread": [direct(1, 100, "thread_loses")],
+    "result": [direct(1, 90, "thread_returns"), direct(1, 91, "lose_result")],
     "small": [direct(1000, 24000, "lose_small")],
     "large": [direct(1, 1048676, "lose_large")],
     "realloc": [direct(1, 5000, "lose_realloc")],
@@ -70,10 +72,12 @@ KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "end-small
         "end-large", "end-aligned", "exit-register", "plugin-bss", "plugin-relro",
         "plugin-tls", "thread-plugin-tls", "key", "high-key", "thread-key",
         "thread-stack", "thread-register", "thread-xmm", "blocked-register",
-        "masked-register", "main-gone", "unjoined-result", "sigaltstack", "coroutine-mmap", "coroutine-heap", "exit-on-coroutine", "libc",
+        "masked-register", "main-gone", "unjoined-result", "sigaltstack", "signal-stack",
+        "thread-signal-stack", "argument", "coroutine-mmap", "coroutine-heap", "exit-on-coroutine", "libc",
         "caller-register"]
 
-MAPPED = ["mmap", "shared", "file", "beside-trap", "sealed", "closed", "region", "brk"]
+MAPPED = ["mmap", "shared", "file", "beside-trap", "sealed", "closed", "closed-map",
+          "closed-map-old", "region", "brk", "sparse"]
 
 OBJECTS = {
     "new": [direct(1, 40, "lose_new")],
@@ -330,6 +334,7 @@ PLACES = ["plain", "many-threads", "container", "no-clone", "big-heap", "all-blo
 def mapped_still_closed(setup):
     """What was closed is closed again after a check: the status is its handler's."""
     expect(Run(setup, "still-closed"), [], status=42)
+    expect(Run(setup, "map-still-closed"), [], status=42)
 
 
 def mapped_closed_no_proc(setup):
@@ -395,6 +400,15 @@ def place_gdb(setup):
                  done.stdout + done.stderr)
 
 
+def lost_below_signal(setup):
+    expect(Run(setup, "below-signal"), [direct(1, 72, "lose_below_signal")],
+           status=-signal.SIGILL)
+
+
+def kept_below_signal(setup):
+    expect(Run(setup, "keep-below-signal"), [], status=-signal.SIGILL)
+
+
 def known(case, leaks):
     return lambda setup: expect(Run(setup, case), leaks)
 
@@ -405,7 +419,9 @@ def tests_of(program):
         tests.update({"child": lost_child, "suppressed": lost_suppressed,
                       "suppressed-block": lost_suppressed_block,
                       "exit-code": lost_exit_code, "sampled": lost_sampled,
-                      "repeated": lost_repeated, "unused": lost_unused})
+                      "repeated": lost_repeated, "unused": lost_unused,
+                      "below-signal": lost_below_signal,
+                      "keep-below-signal": kept_below_signal})
     elif program == "kept":
         tests = {case: known(case, []) for case in KEPT}
         tests["possible"] = kept_possible

@@ -102,8 +102,8 @@ def may_trace():
     return os.waitpid(pid, 0)[1] == 0
 
 
-# Threads are stopped by a signal then: old pointers in its frames hide some of what is
-# lost, calls end early, and the tool cannot see a signal through an exec.
+# Threads are stopped by a signal otherwise: calls end early, what a thread waits for is not
+# seen, and the tool cannot see a signal through an exec.
 needs_ptrace = unittest.skipUnless(may_trace(), "ptrace is refused")
 
 

@@ -137,6 +137,19 @@ static void double_free_thread(void)
 	malloc_trim(0);
 }
 
+static void *free_twice(void *p)
+{
+	free(p);
+	free(p);
+	return NULL;
+}
+
+/* The thread's first call. */
+static void double_free_in_thread(void)
+{
+	in_thread(free_twice, malloc(100));
+}
+
 static void double_free_two_threads(void)
 {
 	void *p = malloc(100);
@@ -511,6 +524,7 @@ static const struct {
 	CASE(double_free_large_later),
 	CASE(double_free_aligned),
 	CASE(double_free_thread),
+	CASE(double_free_in_thread),
 	CASE(double_free_two_threads),
 	CASE(double_free_large_between),
 	CASE(double_free_large_thread),

@@ -24,6 +24,7 @@ FOUND = {
     "double_free_large_later": f"{GONE}|{DOUBLE}",
     "double_free_aligned": DOUBLE,
     "double_free_thread": rf"double free of {ADDRESS} \(size class 7\)",
+    "double_free_in_thread": rf"double free of {ADDRESS} \(size class 7\)",
     "double_free_two_threads": rf"double free of {ADDRESS} \(size class 7\)",
     "double_free_large_between": GONE,
     "double_free_large_thread": GONE,

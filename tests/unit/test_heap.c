@@ -622,6 +622,31 @@ static void test_own_of_threads(void **state)
 	assert_int_equal(s.free_dirty, 0);
 }
 
+/* What lies free between objects that are replaced at random stays a small part. */
+static void test_holes(void **state)
+{
+	static void *p[2000];
+	unsigned seed = SEED;
+	struct heap_stats s;
+
+	(void)state;
+	heap_trim();
+	for (unsigned n = 0; n < 60 * ARRAY_LEN(p); n++) {
+		void **at = &p[next(&seed) % ARRAY_LEN(p)];
+		size_t size = (size_t)33000 << next(&seed) % 3;
+
+		heap_free(*at);
+		*at = heap_malloc_large(size + next(&seed) % size);
+	}
+	heap_get_stats(&s);
+	print_message("holes: %zu KiB beside %zu KiB in use\n", s.free_dirty / KIB,
+		      s.inuse_large / KIB);
+	assert_true(s.free_dirty < s.inuse_large / 4);
+	for (size_t i = 0; i < ARRAY_LEN(p); i++)
+		heap_free(p[i]);
+	heap_trim();
+}
+
 /* Growth by small steps moves the object seldom, and it keeps what is in it. */
 static void test_growth_in_steps(void **state)
 {
@@ -663,6 +688,7 @@ int main(void)
 		cmocka_unit_test(test_own_before_clean),
 		cmocka_unit_test(test_own_of_threads),
 		cmocka_unit_test(test_refill_at_a_tick),
+		cmocka_unit_test(test_holes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -34,7 +34,7 @@ static void test_every_class(void **state)
 		assert_true(i->nslots <= MSPAN_MAX_SLOTS);
 		assert_true((size_t)i->nslots * i->slot_size <= bytes);
 		assert_true((bytes - (size_t)i->nslots * i->slot_size) * 100 < bytes * 9);
-		assert_true(i->cache_max >= 8 && i->batch >= 1 &&
+		assert_true(i->cache_max >= 16 && i->batch >= 1 &&
 			    i->batch <= i->cache_max);
 	}
 }

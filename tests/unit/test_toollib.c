@@ -107,8 +107,8 @@ static void report_of_any_text(void **state)
 		"[]",
 		"{\"leaks\":[]}",
 		"{\"leaks\":[1,{\"stack\":[]},{\"stack\":null},{\"stack\":7}]}",
-		"{\"leaks\":[{\"stack\":[{\"function\":\"{[\\\"]}\\\\\"}]}],"
-		"\"x\":\"\\\"stack\\\":[{\"}",
+		("{\"leaks\":[{\"stack\":[{\"function\":\"{[\\\"]}\\\\\"}]}],"
+		 "\"x\":\"\\\"stack\\\":[{\"}"),
 		"{\"leaks\":[{\"stack\":[{\"a\":{\"b\":[1]}},2,\"s\"]}]}",
 		"{\"stack\":[{\"function\":\"f\"}],\"possible\":[{\"stack\":[{}]}]}",
 		"{\"reachable\":[{\"chain\":[{\"from\":{\"stack\":[{\"z\":1}]}}]}]}",

@@ -435,6 +435,7 @@ static void add_line(struct escape_site *s, const struct line *l)
 	s->places[place_of(l)] += n;
 	s->looked += label_number(l, "scanned");
 	s->grown += label_number(l, "grown");
+	s->several += label_number(l, "several");
 	if (strncmp(label_text(l, "freed_with"), "realloc", 7) == 0)
 		s->moved += n;
 	if (strcmp(label_text(l, "confidence"), "thread") == 0)

@@ -48,6 +48,7 @@ struct escape_site {
 	uint64_t exact, unwound, bound, refused, live, looked; /* samples */
 	uint64_t size_min, size_max;
 	uint64_t argument_min, argument_max; /* calloc's count, an alignment; 0: none */
+	uint64_t several;      /* samples: beside another one in the same call */
 	uint64_t grown, moved; /* samples: by realloc, in place or to another place */
 	uint64_t depth_min, depth_max; /* of ended objects of this thread */
 	uint64_t depth_known;	       /* samples with a depth */

@@ -69,6 +69,11 @@ static char *advice_inside(const struct escape_site *s)
 {
 	unsigned long long most = (unsigned long long)s->size_max;
 
+	/* realloc has the old and the new one at a time. */
+	if (2 * s->several >= s->samples && 2 * s->moved < s->samples)
+		return format_string("several at a time: could come from an arena or an "
+				     "array of %s",
+				     s->inlined_in ? s->inlined_in : s->function);
 	if (s->size_max <= AUTOMATIC_MAX)
 		return s->size_min == s->size_max
 			       ? format_string("could be automatic")

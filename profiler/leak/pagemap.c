@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pagemap: see pagemap.h. The numbers are linux/fs.h's, which may be older than the
+ * kernel.
+ */
+#include "profiler/leak/pagemap.h"
+
+#include <assert.h>
+#include <fcntl.h>
+
+#include "preload/base/os.h"
+
+#define SCAN   0xc0606610u
+#define FILLED ((uint64_t)3 << 62) /* present or swapped, in the file's words */
+
+struct region {
+	uint64_t start, end, categories;
+};
+
+struct scan {
+	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	uint64_t inverted, mask, any, wanted;
+};
+static_assert(sizeof(struct scan) == 96, "the kernel's");
+
+int pagemap_open(void)
+{
+	return os_open("/proc/self/pagemap", O_RDONLY, 0);
+}
+
+bool pagemap_each(int pagemap, uintptr_t lo, uintptr_t hi, uint64_t categories,
+		  void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
+{
+	struct region list[16];
+
+	while (lo < hi) {
+		struct scan s = { .size = sizeof(s),
+				  .start = lo,
+				  .end = hi,
+				  .vec = (uintptr_t)list,
+				  .vec_len = ARRAY_LEN(list),
+				  .any = categories,
+				  .wanted = categories };
+		long n = os_call(SYS_ioctl, pagemap, SCAN, (long)&s, 0, 0, 0);
+
+		if (n < 0)
+			return false;
+		for (long i = 0; i < n; i++)
+			fn(list[i].start, list[i].end, arg);
+		lo = s.walk_end;
+	}
+	return true;
+}
+
+/* Runs end with the piece that is read at once. */
+static bool read_each(int pagemap, uintptr_t lo, uintptr_t hi,
+		      void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
+{
+	uint64_t words[64];
+
+	while (lo < hi) {
+		size_t n = (hi - lo) / OS_PAGE, from = 0;
+		size_t bytes =
+			(n < ARRAY_LEN(words) ? n : ARRAY_LEN(words)) * sizeof(words[0]);
+		long got = os_call(SYS_pread64, pagemap, (long)words, (long)bytes,
+				   (long)(lo / OS_PAGE * sizeof(words[0])), 0, 0);
+
+		if (got != (long)bytes)
+			return false;
+		n = bytes / sizeof(words[0]);
+		for (size_t i = 0; i <= n; i++) {
+			if (i < n && (words[i] & FILLED))
+				continue;
+			if (from < i)
+				fn(lo + from * OS_PAGE, lo + i * OS_PAGE, arg);
+			from = i + 1;
+		}
+		lo += n * OS_PAGE;
+	}
+	return true;
+}
+
+bool pagemap_each_filled(int pagemap, uintptr_t lo, uintptr_t hi,
+			 void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
+{
+	/* A kernel that refuses does so before it has told of anything. */
+	return pagemap_each(pagemap, lo, hi, PAGEMAP_PRESENT | PAGEMAP_SWAPPED, fn,
+			    arg) ||
+	       read_each(pagemap, lo, hi, fn, arg);
+}

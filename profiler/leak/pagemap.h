@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pagemap: which pages of our memory are there, by the kernel's own list (PAGEMAP_SCAN,
+ * Linux 6.7).
+ */
+#ifndef PROFILER_LEAK_PAGEMAP_H
+#define PROFILER_LEAK_PAGEMAP_H
+
+#include "preload/base/base.h"
+
+#define PAGEMAP_PRESENT (1u << 3)
+#define PAGEMAP_SWAPPED (1u << 4)
+#define PAGEMAP_HUGE	(1u << 6)
+
+/* DUMP. A descriptor, to be closed by os_close(), or -errno. */
+int pagemap_open(void);
+/* DUMP. Calls fn for the runs of pages of [lo, hi), in order, that have one of the
+ * categories. False: the kernel does not tell. */
+bool pagemap_each(int pagemap, uintptr_t lo, uintptr_t hi, uint64_t categories,
+		  void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);
+/* DUMP. The same for pages that are present or swapped out, and on older kernels, too,
+ * page by page. */
+bool pagemap_each_filled(int pagemap, uintptr_t lo, uintptr_t hi,
+			 void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);
+
+#endif
