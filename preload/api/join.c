@@ -7,12 +7,13 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <threads.h>
 
 #include "preload/api/api.h"
 #include "profiler/stack/thread.h"
 
 static struct {
-	void *join, *detach, *try_join, *timed_join, *clock_join;
+	void *join, *detach, *try_join, *timed_join, *clock_join, *join_c11, *detach_c11;
 } joins; /* the real functions; atomic by being words */
 
 /* The real function behind slot. */
@@ -87,4 +88,26 @@ EXPORT int pthread_clockjoin_np(pthread_t thread, void **value, clockid_t clock,
 		return EINVAL;
 	thread_set_released((uintptr_t)thread, true);
 	return outcome(thread, call(thread, value, clock, limit));
+}
+
+EXPORT int thrd_join(thrd_t thread, int *value)
+{
+	__typeof__(&thrd_join) call =
+		(__typeof__(call))real(&joins.join_c11, "thrd_join");
+
+	if (!call)
+		return thrd_error;
+	thread_set_released((uintptr_t)thread, true);
+	return call(thread, value);
+}
+
+EXPORT int thrd_detach(thrd_t thread)
+{
+	__typeof__(&thrd_detach) call =
+		(__typeof__(call))real(&joins.detach_c11, "thrd_detach");
+
+	if (!call)
+		return thrd_error;
+	thread_set_released((uintptr_t)thread, true);
+	return call(thread);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * thread: a thread's beginning (pthread_create is interposed to learn stack bounds and
- * who created it) and its end (a thread-specific destructor gives its mcache back).
+ * thread: a thread's beginning (pthread_create and thrd_create are interposed to learn
+ * stack bounds and who created it) and its end (a thread-specific destructor gives its
+ * mcache back).
  *
  * Other destructors may free and allocate after ours, so ours re-arms itself until the
  * last round that POSIX promises; what still comes later uses the heap's fallback.
@@ -11,6 +12,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <string.h>
+#include <threads.h>
 
 #include "preload/api/api.h"
 #include "preload/base/atomic.h"
@@ -36,6 +38,7 @@ static struct {
 	pthread_key_t key;
 	bool has_key;
 	int (*create)(pthread_t *, const pthread_attr_t *, start_routine, void *);
+	int (*create_c11)(thrd_t *, thrd_start_t, void *);
 	size_t argument_at; /* the word of libc's descriptor that holds a routine's
 			       argument; 0: not known yet. Atomic */
 } threads;
@@ -99,8 +102,8 @@ static void arm(uintptr_t rounds)
 	}
 }
 
-/* A thread's first allocation. If it was not begun by us (thrd_create, or before our
- * constructor) this may already be its last round of destructors: one must do. */
+/* A thread's first allocation. If it was not begun by us (libc's own helpers, or before
+ * our constructor) this may already be its last round of destructors: one must do. */
 static void arm_late(void)
 {
 	if (threads.has_key && !pthread_getspecific(threads.key))
@@ -177,6 +180,24 @@ static NOINLINE void clear_stack_below(void)
 	__asm__ volatile("" : : "r"(words) : "memory");
 }
 
+/* NULL: no memory. */
+static struct start *prepare(start_routine routine, void *arg, const pthread_attr_t *attr)
+{
+	struct start *s;
+
+	seep_tls.internal++;
+	s = heap_malloc(sizeof(*s));
+	seep_tls.internal--;
+	if (!s)
+		return NULL;
+#if CONFIG_PROFILER
+	thread_become_many();
+#endif
+	*s = (struct start){ routine, arg, creator_site(), is_detached(attr),
+			     has_own_stack(attr) };
+	return s;
+}
+
 EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 			  start_routine routine, void *arg)
 {
@@ -188,20 +209,36 @@ EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 			RTLD_NEXT, "pthread_create");
 	if (!threads.create)
 		return EAGAIN;
-	seep_tls.internal++;
-	s = heap_malloc(sizeof(*s));
-	seep_tls.internal--;
+	s = prepare(routine, arg, attr);
 	if (!s)
 		return EAGAIN;
-#if CONFIG_PROFILER
-	thread_become_many();
-#endif
-	*s = (struct start){ routine, arg, creator_site(), is_detached(attr),
-			     has_own_stack(attr) };
 	clear_stack_below();
 	ret = threads.create(thread, attr, thread_begin, s);
 	clear_stack_below(); /* of the thread's handle */
 	if (ret != 0)
+		heap_free(s);
+	return ret;
+}
+
+/* C11's. Its threads' functions return an int, in the same register as a pointer; libc
+ * takes no more from there. */
+EXPORT int thrd_create(thrd_t *thread, thrd_start_t routine, void *arg)
+{
+	struct start *s;
+	int ret;
+
+	if (!threads.create_c11)
+		threads.create_c11 = (__typeof__(threads.create_c11))(uintptr_t)dlsym(
+			RTLD_NEXT, "thrd_create");
+	if (!threads.create_c11)
+		return thrd_error;
+	s = prepare((start_routine)(uintptr_t)routine, arg, NULL);
+	if (!s)
+		return thrd_nomem;
+	clear_stack_below();
+	ret = threads.create_c11(thread, (thrd_start_t)(uintptr_t)thread_begin, s);
+	clear_stack_below();
+	if (ret != thrd_success)
 		heap_free(s);
 	return ret;
 }

@@ -128,7 +128,8 @@ static STOP_NO_SANITIZE void on_tick(int sig, siginfo_t *info, void *context)
 	(void)context;
 }
 
-static void start_ticking(void)
+/* The tracer never returns: marks of the sanitizer would stay on its stack. */
+static STOP_NO_SANITIZE void start_ticking(void)
 {
 	/* A child that stops wakes us as it is. */
 	const struct stop_action no_news = { .flags = SA_NOCLDSTOP };

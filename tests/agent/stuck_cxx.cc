@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // stuck_cxx: what stuck.c does, with the C++ library's means. The argument names the
 // case; with "known" before it, what is waited for stays in a global variable.
+#include <atomic>
 #include <barrier>
 #include <condition_variable>
 #include <cstring>
 #include <functional>
 #include <future>
+#include <latch>
 #include <map>
 #include <mutex>
 #include <semaphore>
@@ -90,6 +92,37 @@ static APART void semaphore()
 	start([s] { s->acquire(); });
 }
 
+static APART void latch()
+{
+	auto *l = held(new std::latch(1));
+
+	start([l] { l->wait(); });
+}
+
+static APART void atomic_int()
+{
+	auto *a = held(new std::atomic<int>(7));
+
+	start([a] { a->wait(7); });
+}
+
+// These wait on a word of the library's, as a barrier's waiters do.
+static APART void flag()
+{
+	name = "fine";
+	auto *f = held(new std::atomic_flag());
+
+	start([f] { f->wait(false); });
+}
+
+static APART void atomic_long()
+{
+	name = "fine";
+	auto *a = held(new std::atomic<long>(7));
+
+	start([a] { a->wait(7); });
+}
+
 static APART void barrier()
 {
 	name = "fine";
@@ -135,6 +168,10 @@ static const std::map<std::string, void (*)()> cases = {
 	{ "future", future },
 	{ "semaphore", semaphore },
 	{ "barrier", barrier },
+	{ "latch", latch },
+	{ "atomic", atomic_int },
+	{ "atomic-flag", flag },
+	{ "atomic-long", atomic_long },
 	{ "shared_mutex", shared_mutex },
 	{ "join", join },
 	{ "timed", timed },

@@ -27,10 +27,11 @@ STUCK = {
         "known-by-errno": (1, LOST), "holder": (3, LOST, HELD), "join": (2, LOST, JOINED),
     },
     "odd": {"cancel-lost": (1, LOST), "cancel-mutex": (1, LOST), "harmless": (1, LOST)},
+    "c11": {"condition": (1, LOST), "join": (2, LOST, JOINED), "deadlock": (2, DEADLOCK)},
     "c++": {
         "condition": (1, LOST), "mutex": (1, LOST), "deadlock": (2, DEADLOCK),
         "future": (1, LOST), "shared_mutex": (1, LOST), "join": (2, LOST, JOINED),
-        "semaphore": (1, LOST),
+        "semaphore": (1, LOST), "latch": (1, LOST), "atomic": (1, LOST),
     },
     "rust": {
         "condvar": (1, LOST), "deadlock": (2, LOST), "rwlock": (1, LOST),
@@ -51,8 +52,10 @@ FINE = {
             "dontfork", "wipeonfork", "tagged", "shifted", "unaligned", "specific",
             "thread-local", "register", "stack-again", "vfork", "cleared", "clock",
             "several"],
+    "c11": ["condition-known"],
     # A barrier's waiters wait on a word of the library's, which anybody might wake.
-    "c++": ["barrier", "known condition", "known mutex", "known future",
+    "c++": ["barrier", "atomic-long", "atomic-flag", "known latch", "known atomic",
+            "known condition", "known mutex", "known future",
             "known semaphore", "known shared_mutex", "known join", "timed"],
     "rust": ["condvar-known", "channel-known", "park-known", "once"],
     "glib": ["pool", "exclusive-pool", "queue-known"],

@@ -348,18 +348,41 @@ static int begins_elsewhere(void *rounds)
  * given back, whichever of the four rounds it was first asked for in. */
 static void test_thread_rounds(void)
 {
+	/* libc's own, past whoever stands before it */
+	void *libc = dlopen("libc.so.6", RTLD_LAZY);
+	__typeof__(&thrd_create) create =
+		(__typeof__(&thrd_create))(uintptr_t)dlsym(libc, "thrd_create");
 	long before = 0;
 	thrd_t t;
 
+	CHECK(create);
 	pthread_key_create(&first_use, first_use_in_destructor);
 	for (int i = 0; i < 3000; i++) {
 		if (i == 200)
 			before = resident_bytes();
-		CHECK(thrd_create(&t, begins_elsewhere, (void *)(uintptr_t)(1 + i % 3)) ==
+		CHECK(create(&t, begins_elsewhere, (void *)(uintptr_t)(1 + i % 3)) ==
 		      thrd_success);
 		thrd_join(t, NULL);
 	}
 	CHECK(resident_bytes() - before < 8 << 20);
+	dlclose(libc);
+}
+
+static int negative(void *arg)
+{
+	free(arg);
+	return -7;
+}
+
+static void test_c11_threads(void)
+{
+	int value = 0;
+	thrd_t t;
+
+	CHECK(thrd_create(&t, negative, malloc(10)) == thrd_success);
+	CHECK(thrd_join(t, &value) == thrd_success && value == -7);
+	CHECK(thrd_create(&t, negative, malloc(10)) == thrd_success);
+	CHECK(thrd_detach(t) == thrd_success);
 }
 
 /* glibc: errno of a success is the program's; free() keeps it whatever it does. */
@@ -502,6 +525,7 @@ static void test_usable(void)
 int main(void)
 {
 	test_thread_rounds();
+	test_c11_threads();
 	test_malloc();
 	test_calloc();
 	test_calloc_slack();
