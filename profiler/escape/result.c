@@ -5,7 +5,8 @@
  * Structure: results in a dense list, found by an open-addressed table of their numbers,
  * at most half full: going through them touches no more than what there is. Labels of a
  * sample: escape, depth, confidence; and, for the text report, what is known of it
- * beyond: `to` (name of the global or of the holder's site), `allocator` (the function
+ * beyond: `to` (name of the global or of the holder's site), `holder` (the address of
+ * that site's call, whose line seep symbolize puts into `to`), `allocator` (the function
  * that was called: malloc, calloc), argument_min and argument_max (calloc's count, an
  * alignment), `freed_by` (the function that called free) and
  * `freed_with` (what it called: free, realloc), size_min and size_max, the median of
@@ -295,7 +296,7 @@ struct writing {
 	int max;
 };
 
-#define MAX_LABELS 18
+#define MAX_LABELS 19
 
 static bool write_result(const struct result *r, void *arg)
 {
@@ -322,6 +323,12 @@ static bool write_result(const struct result *r, void *arg)
 	name_place(k, results.to, TEXT_BYTES);
 	if (results.to[0])
 		labels[n++] = (struct pprof_label){ .key = "to", .text = results.to };
+	if (k->place == PLACE_HEAP && k->detail >> 32)
+		labels[n++] = (struct pprof_label){
+			.key = "holder",
+			.number = (int64_t)site_pc((uint32_t)(k->detail >> 32)) - 1,
+			.unit = "address"
+		};
 	if (allocator)
 		labels[n++] =
 			(struct pprof_label){ .key = "allocator", .text = allocator };

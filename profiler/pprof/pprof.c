@@ -37,7 +37,7 @@
 #define LEVEL	     Z_BEST_SPEED /* a program waits for it at its end */
 #define MAX_FRAMES   65536
 #define ID_BYTES     5 /* of a location's number as a varint */
-#define MAX_LABELS   18
+#define MAX_LABELS   19
 #define LABEL_BYTES  64 /* of one label, with its tag and length */
 #define MAX_VALUES   8
 #define RECENT	     512

@@ -37,6 +37,24 @@ class Hazards(seeptest.TestCase):
         if "O0" in PROGRAM:  # 6000 frames that all allocate
             self.assertGreater(int(re.search(r"none free (\d+)", stubs)[1]), 1000, stubs)
 
+    def test_bound(self):
+        """Frames that are left are gone at the free too: never more than really ended."""
+        plain = seeptest.run([PROGRAM], preload=False)
+        r = seeptest.run([PROGRAM], options=f"mode=exact:escape=bound:out={self.dir}/x.%p")
+        self.assertEqual((r.returncode, r.stdout, r.stderr),
+                         (0, plain.stdout, plain.stderr))
+        path = max(glob.glob(f"{self.dir}/x.*.escape.pb.gz"), key=os.path.getsize)
+        samples = [s for s in pbgz.read(path) if s["confidence"] != "live"]
+        for maker, size, last in (("make_kept", 140, "catch_kept"),
+                                  ("make_jumped", 240, "jump_once")):
+            made = [s for s in samples
+                    if maker in s["stack"][0] and s["size_min"] == size]
+            self.assertGreater(sum(s["samples"] for s in made), 300)
+            for s in made:
+                ended = [i for i, f in enumerate(s["stack"]) if last in f][0]
+                self.assertEqual(s["confidence"], "bound")
+                self.assertTrue(0 < s["depth"] <= ended, s)
+
 
 PROGRAM = os.path.abspath(sys.argv.pop(1))
 seeptest.main()

@@ -95,6 +95,10 @@ class Tool(seeptest.TestCase):
                           text)
             self.assertTrue(m, (name, text))
             self.assertTrue(source[int(m[1]) - 1][int(m[2]) - 1:].startswith("malloc"), m[0])
+        for name, call in (("element", "malloc("), ("append", "calloc(")):
+            m = re.search(rf"object of case_{name} \(cases\.c:(\d+)\), offset", text)
+            self.assertTrue(m, (name, text))
+            self.assertIn(call, source[int(m[1]) - 1])
 
     def test_types_settle_what_is_returned(self):
         """Where the caller's code does not say whether it reads the register."""

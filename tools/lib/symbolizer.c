@@ -83,26 +83,64 @@ static struct dwarf_module *module_of(const struct job *j, const Seep__Pprof__Lo
 		       : NULL;
 }
 
+static Seep__Pprof__Label *label_of(const struct pbfile *f,
+				    const Seep__Pprof__Sample *sample, const char *key)
+{
+	for (size_t i = 0; i < sample->n_label; i++)
+		if (strcmp(pbfile_text(f, sample->label[i]->key), key) == 0)
+			return sample->label[i];
+	return NULL;
+}
+
+/* The call that made the object which a sample's objects were found in. */
+static bool holder_of(const struct job *j, const Seep__Pprof__Sample *sample,
+		      Seep__Pprof__Location *out)
+{
+	const Seep__Pprof__Profile *p = j->f->p;
+	const Seep__Pprof__Label *l = label_of(j->f, sample, "holder");
+
+	seep__pprof__location__init(out);
+	if (!l)
+		return false;
+	out->address = (uint64_t)l->num;
+	for (size_t i = 0; i < p->n_mapping && !out->mapping_id; i++)
+		if (out->address >= p->mapping[i]->memory_start &&
+		    out->address < p->mapping[i]->memory_limit)
+			out->mapping_id = i + 1;
+	return out->mapping_id != 0;
+}
+
+static void want_location(const struct job *j, const Seep__Pprof__Location *l)
+{
+	uint64_t address;
+	struct dwarf_module *m = module_of(j, l, &address);
+
+	if (m)
+		dwarf_want(m, address);
+}
+
 static void want_all(struct job *j)
 {
 	const Seep__Pprof__Profile *p = j->f->p;
-	uint64_t address;
+	Seep__Pprof__Location holder;
 
 	for (size_t i = 0; i < p->n_location; i++)
 		if (p->location[i]->mapping_id)
 			j->touched[p->location[i]->mapping_id - 1] = true;
+	for (size_t i = 0; i < p->n_sample; i++)
+		if (holder_of(j, p->sample[i], &holder))
+			j->touched[holder.mapping_id - 1] = true;
 	for (size_t i = 0; i < p->n_mapping; i++)
 		if (j->touched[i] && j->s->dwarf)
 			j->modules[i] = dwarf_module(
 				j->s->dwarf, pbfile_text(j->f, p->mapping[i]->filename),
 				pbfile_text(j->f, p->mapping[i]->build_id),
 				p->time_nanos);
-	for (size_t i = 0; i < p->n_location; i++) {
-		struct dwarf_module *m = module_of(j, p->location[i], &address);
-
-		if (m)
-			dwarf_want(m, address);
-	}
+	for (size_t i = 0; i < p->n_location; i++)
+		want_location(j, p->location[i]);
+	for (size_t i = 0; i < p->n_sample; i++)
+		if (holder_of(j, p->sample[i], &holder))
+			want_location(j, &holder);
 	if (j->s->dwarf)
 		dwarf_resolve(j->s->dwarf);
 }
@@ -196,15 +234,6 @@ static void count_location(const struct job *j, const Seep__Pprof__Location *l,
 
 /* ---- what functions return ---- */
 
-static Seep__Pprof__Label *label_of(const struct pbfile *f,
-				    const Seep__Pprof__Sample *sample, const char *key)
-{
-	for (size_t i = 0; i < sample->n_label; i++)
-		if (strcmp(pbfile_text(f, sample->label[i]->key), key) == 0)
-			return sample->label[i];
-	return NULL;
-}
-
 /* Was it seen in the second return register? Then the profile says so in label `to`. */
 static bool in_second(const struct job *j, const Seep__Pprof__Sample *sample)
 {
@@ -263,6 +292,45 @@ static void settle_returned(struct job *j, const Seep__Pprof__Sample *sample)
 	}
 }
 
+/* Is the text before rest the same as, or does it end in, what? */
+static bool ends_in(const char *text, const char *rest, const char *what)
+{
+	size_t n = strlen(what);
+
+	return (size_t)(rest - text) >= n && memcmp(rest - n, what, n) == 0;
+}
+
+/* An escape profile's "object of make, offset 8" becomes "object of make (x.c:12), offset
+ * 8", by the frame of the function that is named. */
+static void name_holder(struct job *j, const Seep__Pprof__Sample *sample)
+{
+	Seep__Pprof__Label *to = label_of(j->f, sample, "to");
+	const char *text = to ? pbfile_text(j->f, to->str) : "", *slash;
+	const char *rest = strstr(text, ", offset ");
+	const struct dwarf_frame *frame;
+	const struct dwarf_address *a;
+	struct dwarf_module *m;
+	Seep__Pprof__Location l;
+	uint64_t address;
+	char *line, *fresh;
+
+	if (!rest || !holder_of(j, sample, &l))
+		return;
+	m = module_of(j, &l, &address);
+	a = m ? dwarf_lookup(m, address) : NULL;
+	frame = a && a->has_lines ? &a->frames[a->nframes - 1] : NULL;
+	if (!frame || !frame->file || !frame->line)
+		return;
+	slash = strrchr(frame->file, '/');
+	line = format_string(" (%s:%d)", slash ? slash + 1 : frame->file, frame->line);
+	if (!ends_in(text, rest, line)) {
+		fresh = format_string("%.*s%s%s", (int)(rest - text), text, line, rest);
+		to->str = pbfile_string(j->f, fresh);
+		free(fresh);
+	}
+	free(line);
+}
+
 void symbolizer_profile(struct symbolizer *s, struct pbfile *f,
 			struct symbolizer_counts *out_counts)
 {
@@ -289,8 +357,10 @@ void symbolizer_profile(struct symbolizer *s, struct pbfile *f,
 	for (size_t i = 0; i < p->n_location; i++)
 		if (p->location[i]->mapping_id)
 			count_location(&j, p->location[i], out_counts);
-	for (size_t i = 0; i < p->n_sample; i++)
+	for (size_t i = 0; i < p->n_sample; i++) {
 		settle_returned(&j, p->sample[i]);
+		name_holder(&j, p->sample[i]);
+	}
 	free(j.modules);
 	free(j.has_lines);
 	free(j.touched);
