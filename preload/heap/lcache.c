@@ -11,7 +11,7 @@
 #include "preload/heap/mcache.h"
 #include "preload/heap/mheap.h"
 
-#define ALL_LEAST   (6 * MIB >> PAGE_SHIFT) /* pages in all threads' caches, */
+#define ALL_LEAST   (2 * MIB >> PAGE_SHIFT) /* pages in all threads' caches, */
 #define ALL_MOST    (32 * MIB >> PAGE_SHIFT)
 #define ALL_SHARE   16			      /* and of those in use */
 #define LIMIT_SHARE 64			      /* of a limited address space */
