@@ -215,12 +215,11 @@ static uint32_t follow(struct followed *fresh, size_t size, uint32_t lg)
 }
 
 uint32_t escape_begin_at(const void *p, size_t size, uint32_t site,
-			 const struct frame *frames, int count)
+			 const struct frame *frames, int count, uint32_t lg)
 {
 	struct followed fresh = { .site = site, .p = (uintptr_t)p };
-	uint32_t lg;
 
-	if (!escape.on || !site_chooses(site, &lg))
+	if (!escape.on)
 		return 0;
 	bound_keep(&fresh.stack, frames, count);
 	return follow(&fresh, size, lg);
@@ -230,18 +229,17 @@ uint32_t escape_begin_one(const void *p, size_t size, uint32_t site,
 			  const struct trail *stack, uint32_t lg)
 {
 	struct followed fresh = { .site = site, .p = (uintptr_t)p };
-	struct frame *frames;
-	int count;
 
 	if (!escape.on)
 		return 0;
-	if (stack) {
-		bound_keep_trail(&fresh.stack, stack);
-		trail_mark(&fresh.made, stack);
-	} else {
-		count = frames_here(NULL, &frames);
-		bound_keep(&fresh.stack, frames, count);
+	if (!stack) {
+		struct frame *frames;
+		int count = frames_here(NULL, &frames);
+
+		return escape_begin_at(p, size, site, frames, count, lg);
 	}
+	bound_keep_trail(&fresh.stack, stack);
+	trail_mark(&fresh.made, stack);
 	return follow(&fresh, size, lg);
 }
 

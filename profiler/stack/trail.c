@@ -405,7 +405,7 @@ ALWAYS_INLINE NO_SANITIZE enum verdict walk_from(struct scan *s, const uintptr_t
 	return walk(s);
 }
 
-static bool keep_all(struct scan *s, enum verdict v)
+static bool keep(struct scan *s, enum verdict v)
 {
 	if (LIKELY(v == MATCHED) && s->n == 0) {
 		s->trail->count = s->trail->nset = (uint32_t)(s->at + 1);
@@ -417,17 +417,7 @@ static bool keep_all(struct scan *s, enum verdict v)
 	return true;
 }
 
-/* Only what is dead is taken off. */
-static bool keep_retained(struct scan *s, enum verdict v)
-{
-	if (UNLIKELY(v != MATCHED))
-		return keep_all(s, v);
-	s->trail->count = s->trail->nset = (uint32_t)(s->at + 1);
-	return true;
-}
-
-static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp,
-				      bool (*keep_fn)(struct scan *s, enum verdict v))
+static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp)
 {
 	struct trail *t = NULL;
 
@@ -441,7 +431,7 @@ static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp,
 		struct scan s;
 
 		s.all = a;
-		if (keep_fn(&s, walk_from(&s, fp)))
+		if (keep(&s, walk_from(&s, fp)))
 			t = s.trail;
 		trails_set_plain(a);
 		if (UNLIKELY(++a->stats.captures >= STATS_INTERVAL))
@@ -618,16 +608,10 @@ struct trail *trail_capture_from(const uintptr_t *fp)
 		if (LIKELY(done))
 			return &a->own;
 	}
-	return capture(a, fp, keep_all);
+	return capture(a, fp);
 }
 
 struct trail *trail_capture(void)
 {
 	return trail_capture_from(__builtin_frame_address(0));
-}
-
-const struct trail *trail_retained(void)
-{
-	return capture(seep_tls.trails, walk_last_own_frame(__builtin_frame_address(0)),
-		       keep_retained);
 }

@@ -193,7 +193,7 @@ static uint32_t begin(const char *text, size_t size, uint32_t *out_site)
 	int n = make(text, '+');
 
 	*out_site = site_intern(made, n);
-	return escape_begin_at(NULL, size, *out_site, made, n);
+	return escape_begin_at(NULL, size, *out_site, made, n, 0);
 }
 
 static void test_life(void **state)
