@@ -15,7 +15,6 @@
 #include "preload/base/atomic.h"
 #include "preload/base/fmt.h"
 #include "preload/base/lock.h"
-#include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
@@ -52,7 +51,8 @@ static struct {
 	uint64_t inherited;	 /* samples of the parent's */
 	uint32_t stage;		 /* enum stage; atomic, futex */
 	int worker;		 /* the thread that made it BUSY */
-	char *prefix;		 /* of the files; NULL: not chosen yet */
+	bool prefix_chosen;
+	char prefix[PREFIX_BYTES]; /* of the files; empty: none are written */
 } at_exit = { .name = "unknown" };
 
 void exit_init(void)
@@ -72,7 +72,7 @@ void exit_fork_child(void)
 	at_exit.pid = os_getpid();
 	at_exit.off = !opt_get()->follow;
 	at_exit.forked = true;
-	at_exit.prefix = NULL;
+	at_exit.prefix_chosen = false;
 	atomic_store_release(&at_exit.stage, (uint32_t)STAGE_RUNS);
 #if CONFIG_PROFILER
 	at_exit.inherited = sample_count();
@@ -368,24 +368,17 @@ static bool may_have_work(void)
 
 static bool has_work(void)
 {
-	return at_exit.prefix[0] || opt_get()->leak != OPT_LEAK_OFF || runtable_row();
+	return exit_prefix()[0] || opt_get()->leak != OPT_LEAK_OFF || runtable_row();
 }
 
-/* Where the files go; the same again after an exec that failed. */
-static bool choose_prefix(void)
-{
-	if (at_exit.prefix)
-		return true;
-	at_exit.prefix = meta_map(PREFIX_BYTES, META_OTHER);
-	if (at_exit.prefix &&
-	    !exit_make_prefix(opt_get()->out, at_exit.prefix, PREFIX_BYTES))
-		at_exit.prefix[0] = '\0';
-	return at_exit.prefix != NULL;
-}
-
+/* The same again after an exec that failed. */
 const char *exit_prefix(void)
 {
-	return choose_prefix() ? at_exit.prefix : "";
+	if (!at_exit.prefix_chosen &&
+	    !exit_make_prefix(opt_get()->out, at_exit.prefix, PREFIX_BYTES))
+		at_exit.prefix[0] = '\0';
+	at_exit.prefix_chosen = true;
+	return at_exit.prefix;
 }
 
 static void wait_for_worker(void)
@@ -417,7 +410,7 @@ int exit_reports(const struct exit_cause *cause)
 	    !exit_is_own_process() || !claim())
 		return -1;
 	seep_tls.internal++;
-	if (choose_prefix() && has_work()) {
+	if (has_work()) {
 		at_exit.served = was_served();
 		status = at_exit.passive ? report_passive()
 					 : report_all(at_exit.prefix, cause);

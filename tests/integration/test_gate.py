@@ -99,6 +99,14 @@ class Gate(seeptest.TestCase):
             self.assertEqual((r.returncode, self.last(r)), (0, "seep: clean"), r.stderr)
             self.assertEqual({p["state"] for p in self.processes()} - {"replaced"}, {"done"})
 
+    def test_no_memory_for_the_check(self):
+        """A process that may map nothing any more says that, not that it was killed."""
+        r = self.gate(PYTHON, "-c", "import os, resource\n"
+                      "resource.setrlimit(resource.RLIMIT_DATA, (0, 0))\nos._exit(4)")
+        self.assertEqual(r.returncode, 4, r)
+        self.assertIn(b"seep: INCOMPLETE: ", r.stderr)
+        self.assertIn(b"out of memory", r.stderr)
+
     def test_make_check(self):
         """Four at a time, some fail, some are killed: as without the gate."""
         with open(self.dir + "/m", "w") as f:
