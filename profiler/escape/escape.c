@@ -166,8 +166,7 @@ static int frames_here(const struct trail *t, struct frame **out)
 	return t ? frames_of(t, *out, max) : unwind_here(*out, max, &end);
 }
 
-/* One more of its site: is it followed, and with which weight? */
-static bool site_chooses(uint32_t site, uint32_t *out_lg)
+bool escape_chooses(uint32_t site, uint32_t *out_lg)
 {
 	*out_lg = site_thinning(site);
 	return *out_lg == 0 || toss(*out_lg);
@@ -248,7 +247,7 @@ uint32_t escape_begin(const void *p, size_t size, uint32_t site,
 {
 	uint32_t lg;
 
-	if (!escape.on || !site_chooses(site, &lg))
+	if (!escape.on || !escape_chooses(site, &lg))
 		return 0;
 	return escape_begin_one(p, size, site, stack, lg);
 }

@@ -10,6 +10,7 @@
 #include "preload/heap/tls.h"
 #include "profiler/escape/bound.h"
 #include "profiler/escape/escape.h"
+#include "profiler/escape/escape_int.h"
 #include "profiler/escape/hijack.h"
 #include "profiler/escape/result.h"
 #include "profiler/escape/words.h"
@@ -191,9 +192,12 @@ static struct result *result_of(uint32_t site)
 static uint32_t begin(const char *text, size_t size, uint32_t *out_site)
 {
 	int n = make(text, '+');
+	uint32_t lg;
 
 	*out_site = site_intern(made, n);
-	return escape_begin_at(NULL, size, *out_site, made, n, 0);
+	if (!escape_chooses(*out_site, &lg))
+		return 0;
+	return escape_begin_at(NULL, size, *out_site, made, n, lg);
 }
 
 static void test_life(void **state)
