@@ -64,6 +64,12 @@ int main(int argc, char **argv)
 	const char *name = argc > 1 ? argv[1] : "";
 
 	on_exit(check_output, NULL);
+	if (strcmp(name, "help") == 0 && argc == 3) {
+		static char option[] = "--help";
+
+		name = argv[1] = argv[2]; /* of a command: its own */
+		argv[2] = option;
+	}
 	if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 ||
 	    strcmp(name, "help") == 0) {
 		help();
