@@ -9,6 +9,7 @@
 
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
+#include "preload/heap/mheap.h"
 #include "tests/unit/blocks.h"
 
 static void step_large(struct block *b, unsigned *seed)
@@ -308,6 +309,116 @@ static void test_own_joins(void **state)
 	undisturbed(own_joins);
 }
 
+static size_t spans_in_use(void)
+{
+	struct mheap_stats s;
+
+	mheap_get_stats(&s);
+	return s.nspans;
+}
+
+/* What lay idle between two looks is given back, and so is the room reserved for it; no
+ * blank span stays either. */
+static const char *own_idle(void)
+{
+	struct lcache *own = &mcache_self()->large;
+	unsigned char *p[4], *q;
+	const char *untrue = four_neighbours(1 << 16, p);
+	size_t before = spans_in_use();
+
+	if (untrue)
+		return untrue;
+	heap_free(p[1]);
+	heap_free(heap_malloc_large(5 * PAGE_SIZE)); /* cut off and joined: blanks */
+	EXPECT(own_pages() == 8 && own->blanks);
+	own->look_ns = 0;
+	lcache_look_around(own, UINT64_MAX);
+	EXPECT(own_pages() == 8 && own->least == 8);
+	q = heap_malloc_large(5 * PAGE_SIZE); /* 3 pages are left */
+	EXPECT(own_pages() == 3);
+	heap_free(q);
+	own->look_ns = 0;
+	lcache_look_around(own, UINT64_MAX);
+	EXPECT(own_pages() <= 5);
+	own->look_ns = 0;
+	lcache_look_around(own, UINT64_MAX);
+	EXPECT(own_pages() == 0 && own->limit == 0);
+	heap_free(p[2]);
+	lcache_empty_out(own);
+	EXPECT(!own->blanks);
+	EXPECT(spans_in_use() == before - 2);
+	heap_free(p[0]);
+	heap_free(p[3]);
+	return NULL;
+}
+
+static void test_own_idle(void **state)
+{
+	(void)state;
+	undisturbed(own_idle);
+}
+
+#define HANDED 160
+
+static size_t depot_pages(void)
+{
+	size_t npages, nspans;
+
+	lock_acquire(&mheap_lock);
+	npages = lcache_depot_locked(&nspans);
+	lock_release(&mheap_lock);
+	assert_int_equal(npages == 0, nspans == 0);
+	return npages;
+}
+
+static void *free_them(void *arg)
+{
+	void **p = arg;
+
+	for (int i = 0; i < HANDED; i++)
+		heap_free(p[i]);
+	heap_thread_exit();
+	return NULL;
+}
+
+/* What one thread makes and another frees comes back by way of the depot, as much as
+ * there is room for; what lies idle there does not stay. */
+static const char *handed_over(void)
+{
+	struct lcache *own = &heap_thread_start()->large;
+	void *room = heap_malloc_large((size_t)256 << 20), *p[HANDED];
+	size_t handed;
+	pthread_t t;
+
+	heap_trim();
+	for (int i = 0; i < HANDED; i++)
+		p[i] = heap_malloc_large(10 * PAGE_SIZE);
+	pthread_create(&t, NULL, free_them, p);
+	pthread_join(t, NULL);
+	handed = depot_pages();
+	EXPECT(handed > 0);
+	EXPECT(own_pages() == 0);
+	p[0] = heap_malloc_large(10 * PAGE_SIZE);
+	EXPECT(own_pages() > 0);
+	EXPECT(own_pages() <= own->limit);
+	EXPECT(own_pages() + depot_pages() + 10 == handed);
+	lock_acquire(&mheap_lock);
+	lcache_age_depot_locked(false); /* since then the fewest were what is there now */
+	lcache_age_depot_locked(false);
+	lock_release(&mheap_lock);
+	EXPECT(depot_pages() == 0);
+	heap_free(p[0]);
+	heap_free(room);
+	heap_trim();
+	return NULL;
+}
+
+static void test_depot(void **state)
+{
+	(void)state;
+	undisturbed(handed_over);
+}
+
 struct keeper {
 	pthread_barrier_t *step;
 	size_t npages;
@@ -395,7 +506,9 @@ int main(void)
 		cmocka_unit_test(test_own_growth),
 		cmocka_unit_test(test_own_before_clean),
 		cmocka_unit_test(test_own_joins),
+		cmocka_unit_test(test_own_idle),
 		cmocka_unit_test(test_own_of_threads),
+		cmocka_unit_test(test_depot),
 		cmocka_unit_test(test_holes),
 	};
 
