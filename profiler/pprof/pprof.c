@@ -64,7 +64,8 @@ struct pprof {
 		uintptr_t addr;
 		uint32_t size;
 		uint8_t id[ID_BYTES + 3];
-	} recent[RECENT]; /* in front of locations */
+	} recent[RECENT];			 /* in front of locations */
+	struct slot first_slots[4][TABLE_BEGIN]; /* of the tables */
 	/* From here on nothing is cleared for the next file. */
 	unsigned char staged[STAGED_BYTES]; /* not compressed yet */
 	unsigned char out[OUT_BYTES];
@@ -464,7 +465,15 @@ static struct pprof *get_memory(void)
 
 	if (p)
 		memset(p, 0, offsetof(struct pprof, staged));
-	return p ? p : meta_map(sizeof(*p), META_PPROF);
+	else
+		p = meta_map(sizeof(*p), META_PPROF);
+	if (!p)
+		return NULL;
+	table_begin(&p->strings, p->first_slots[0]);
+	table_begin(&p->locations, p->first_slots[1]);
+	table_begin(&p->functions, p->first_slots[2]);
+	table_begin(&p->modules, p->first_slots[3]);
+	return p;
 }
 
 void pprof_keep_memory(void)
