@@ -206,7 +206,9 @@ static char *make_table(struct launch *l, const char *directory)
 {
 	char *path = format_string("%s/table", directory);
 	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	int error = fd < 0 ? errno : posix_fallocate(fd, 0, sizeof(struct runtable));
+	const size_t first = offsetof(struct runtable, rows) +
+			     RUNTABLE_STEP * sizeof(struct runtable_row);
+	int error = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)first);
 
 	if (error) {
 		unlink(path);
@@ -228,6 +230,7 @@ static char *make_table(struct launch *l, const char *directory)
 	l->table->magic = RUNTABLE_MAGIC;
 	l->table->version = RUNTABLE_VERSION;
 	l->table->nrows = RUNTABLE_ROWS;
+	l->table->room = RUNTABLE_STEP;
 	l->table->is_gate = l->is_gate;
 	return path;
 }
@@ -394,8 +397,8 @@ static bool has_other_row(const struct launch *l, const struct runtable_row *row
 	for (unsigned i = 0; i < launch_rows(l); i++) {
 		const struct runtable_row *r = &l->table->rows[i];
 
-		if (r != row && r->pid == row->pid && r->state != RUNROW_FREE &&
-		    r->state != RUNROW_SPAWNED)
+		if (l->table->pids[i] == row->pid && r != row &&
+		    r->state != RUNROW_FREE && r->state != RUNROW_SPAWNED)
 			return true;
 	}
 	return false;
@@ -451,8 +454,9 @@ int launch_exit_code(int status)
 unsigned launch_rows(const struct launch *l)
 {
 	unsigned n = __atomic_load_n(&l->table->claimed, __ATOMIC_ACQUIRE);
+	unsigned room = __atomic_load_n(&l->table->room, __ATOMIC_ACQUIRE);
 
-	return n < RUNTABLE_ROWS ? n : RUNTABLE_ROWS;
+	return n < room ? n : room;
 }
 
 bool launch_is_running(const struct runtable_row *r)
@@ -463,7 +467,7 @@ bool launch_is_running(const struct runtable_row *r)
 const struct runtable_row *launch_main_row(const struct launch *l)
 {
 	for (unsigned i = launch_rows(l); i > 0; i--)
-		if (l->table->rows[i - 1].pid == l->pid &&
+		if (l->table->pids[i - 1] == l->pid &&
 		    l->table->rows[i - 1].state != RUNROW_FREE)
 			return &l->table->rows[i - 1];
 	return NULL;
