@@ -159,6 +159,8 @@ static bool has_names(const struct module *m)
 
 	if (!n)
 		return false;
+	if (n->has_names == KNOWN_NOT && m->permanent && elf_loaded_has_functions(m))
+		n->has_names = KNOWN_YES; /* without opening the file */
 	if (n->has_names == KNOWN_NOT) {
 		f = file_of(m);
 		if (f.bytes && elf_has_functions(f.bytes, f.size))

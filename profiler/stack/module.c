@@ -212,6 +212,7 @@ static void enter(struct module *m, const char *path)
 		return;
 	}
 	m->generation = modules.generation;
+	m->permanent = modules.generation == 1;
 	append(m, path);
 }
 

@@ -38,13 +38,16 @@ static void add_file(const char *path, void *arg)
 	json_array_append_new(arg, json_string(path));
 }
 
-/* {"total","live","slack","free","metadata","profiler","other"}, null: not known. */
-static json_t *rss_parts(const struct runtable_row *r)
+/* {"total","live","slack","free","metadata","profiler","other"}, or {"peak"} when it was
+ * killed before they could be told; null: not known. */
+static json_t *rss_parts(const struct launch *l, const struct runtable_row *r)
 {
 	static const char *const names[] = { "live",	 "slack",    "free",
 					     "metadata", "profiler", "other" };
 	json_t *j;
 
+	if (!r->rss && r->recovered && r->pid == l->pid)
+		return json_pack("{s:I}", "peak", (json_int_t)l->max_rss);
 	if (!r->rss)
 		return json_null();
 	j = json_pack("{s:I}", "total", (json_int_t)r->rss);
@@ -54,7 +57,7 @@ static json_t *rss_parts(const struct runtable_row *r)
 	return j;
 }
 
-static json_t *process(const struct runtable_row *r)
+static json_t *process(const struct launch *l, const struct runtable_row *r)
 {
 	static const char *const states[] = { "free", "uncovered", "done", "replaced",
 					      "uncovered" };
@@ -71,7 +74,7 @@ static json_t *process(const struct runtable_row *r)
 		(json_int_t)r->alloc_bytes, "live_objects", (json_int_t)r->live_objects,
 		"live_bytes", (json_int_t)r->live_bytes, "peak_bytes",
 		(json_int_t)r->peak_bytes, "dropped", (json_int_t)r->dropped, "files",
-		files, "rss", rss_parts(r));
+		files, "rss", rss_parts(l, r));
 }
 
 /* Arguments need not be UTF-8. */
@@ -91,7 +94,7 @@ static json_t *build(const struct launch *l, int status, const char *verdict)
 	for (unsigned i = 0; i < launch_rows(l); i++) {
 		if (l->table->rows[i].state == RUNROW_FREE)
 			continue;
-		json_array_append_new(processes, process(&l->table->rows[i]));
+		json_array_append_new(processes, process(l, &l->table->rows[i]));
 		runjson_each_file(&l->table->rows[i], add_file, files);
 	}
 	return json_pack("{s:i,s:o,s:i,s:s,s:o,s:o}", "schema", 1, "command", command,
