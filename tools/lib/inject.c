@@ -208,6 +208,7 @@ static bool call(struct victim *v, uint64_t function, uint64_t key)
 
 	regs.rip = function;
 	regs.rdi = key;
+	regs.rsi = v->regs.rip;
 	regs.rsp = (regs.rsp - RED_ZONE) & ~15ull;
 	regs.orig_rax = (unsigned long)-1;
 	regs.eflags &= ~0x400ul; /* the direction flag, as calls expect it */
