@@ -56,15 +56,19 @@ static void find_libc(void)
 		atomic_store_release(&alone.sign, (char *)at);
 }
 
-/* In libc, but not waiting in a system call. */
+static bool is_syscall(uintptr_t at)
+{
+	uint16_t insn;
+
+	memcpy(&insn, (const char *)at, sizeof(insn));
+	return insn == SYSCALL_INSN;
+}
+
+/* In libc, but neither at a system call, which is made again, nor behind it. */
 static bool is_amid_libc(uintptr_t pc)
 {
-	uint16_t before;
-
-	if (module_find_code(pc) != alone.libc)
-		return false;
-	memcpy(&before, (const char *)pc - sizeof(before), sizeof(before));
-	return before != SYSCALL_INSN;
+	return module_find_code(pc) == alone.libc && !is_syscall(pc) &&
+	       !is_syscall(pc - sizeof(uint16_t));
 }
 
 static void tell_older_libc(void)
