@@ -57,7 +57,8 @@ static struct {
 
 void exit_init(void)
 {
-	long n = os_readlink("/proc/self/exe", at_exit.path, sizeof(at_exit.path) - 1);
+	long n = os_readlink("/proc/thread-self/exe", at_exit.path,
+			     sizeof(at_exit.path) - 1);
 	char *slash;
 
 	at_exit.path[n > 0 ? n : 0] = '\0';

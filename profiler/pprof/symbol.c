@@ -91,7 +91,7 @@ static void file_unmap(struct file *f)
 static struct file file_of(const struct module *m)
 {
 	bool is_program = m->id == 0 && !m->foreign;
-	const char *paths[] = { is_program ? "/proc/self/exe" : m->path, m->path };
+	const char *paths[] = { is_program ? "/proc/thread-self/exe" : m->path, m->path };
 
 	for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
 		struct file f = { 0 };
