@@ -44,6 +44,8 @@ LOST = {
     "self": [direct(1, 40, "lose_self")],
     "thread": [direct(1, 100, "thread_loses")],
     "result": [direct(1, 90, "thread_returns"), direct(1, 91, "lose_result")],
+    "detached-result": [direct(1, 93, "thread_tells_and_returns")],
+    "late-detached-result": [direct(1, 93, "thread_tells_and_returns")],
     "small": [direct(1000, 24000, "lose_small")],
     "large": [direct(1, 1048676, "lose_large")],
     "realloc": [direct(1, 5000, "lose_realloc")],
