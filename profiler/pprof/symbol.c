@@ -260,6 +260,24 @@ bool symbol_lookup(uintptr_t pc, struct symbol *out)
 	return true;
 }
 
+uintptr_t symbol_find(const char *function)
+{
+	const struct module *program = module_count() > 0 ? module_at(0) : NULL;
+	const struct names *n;
+	uintptr_t found = 0;
+
+	lock_acquire(&state.lock);
+	n = program ? table_of(program) : NULL;
+	for (size_t i = 0; n && i < n->symbols.count && found == 0; i++) {
+		const struct elf_symbol *sym = &n->symbols.list[i];
+
+		if (strcmp(elf_name(&n->symbols, sym), function) == 0)
+			found = program->bias + n->symbols.base + sym->start;
+	}
+	lock_release(&state.lock);
+	return found;
+}
+
 /* ---- text ---- */
 
 /* Where there is none dlsym() would keep a message for the calling thread, which for the
