@@ -153,6 +153,8 @@ void trail_set_frames(const struct trail *t);
  * functions, whose caller is ours, too. SIGNAL.
  */
 uint32_t trail_capture_node(const uintptr_t *fp);
+/* The same for who expects the stack of the last capture: 0 if it is another. SIGNAL. */
+uint32_t trail_repeated_node(const uintptr_t *fp);
 /* FAST. The trail that a successful trail_capture_node() has just left. */
 const struct trail *trail_latest(void);
 
