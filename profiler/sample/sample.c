@@ -187,7 +187,7 @@ static struct fixalloc *pool_of(const struct mspan *s)
 	if (f->size == 0) {
 		f->size = align_up(sizeof(struct block) +
 					   s->nslots * (size_t)sampler.record_size,
-				   16);
+				   sampler.slow_frees ? CACHE_LINE : 16);
 		f->tag = META_SAMPLE;
 	}
 	return f;
