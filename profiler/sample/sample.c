@@ -416,7 +416,9 @@ ALWAYS_INLINE bool capture(struct capture *out)
 		return capture_any(out);
 	out->trail = t;
 	out->site = t->nodes[t->count - 1].node;
-	return LIKELY(out->site != SITE_NONE) || capture_any(out);
+	if (UNLIKELY(out->site == SITE_NONE))
+		out->site = capture_site(t);
+	return LIKELY(out->site != SITE_NONE);
 }
 
 ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t size,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Exact mode: records of two threads' objects lie in cache lines of their own. */
+/* What exact mode costs beyond time: each stack is captured once, also a new one, and
+ * records of two threads' objects lie in cache lines of their own. */
 #include "tests/unit/cm.h"
 
 #include <pthread.h>
@@ -14,9 +15,44 @@
 #include "profiler/stack/trail.h"
 #include "profiler/stack/unwind.h"
 
+#define DEEP	40
 #define ROUNDS	20
 #define AT_ONCE 3 /* objects */
 #define OBJECTS (ROUNDS * AT_ONCE)
+
+static __thread volatile int sink;
+
+static __attribute__((noinline)) void *make(int depth, size_t size)
+{
+	void *p = depth > 0 ? make(depth - 1, size) : heap_malloc(size);
+
+	sink++;
+	return p;
+}
+
+static uint64_t captures(void)
+{
+	struct trail_stats s;
+
+	trail_get_stats(&s);
+	return s.captures;
+}
+
+static void test_once(void **state)
+{
+	uint32_t before = site_count();
+	void *first = make(0, 64), *objects[DEEP];
+	uint64_t start = captures();
+
+	(void)state;
+	for (int i = 0; i < DEEP; i++)
+		objects[i] = make(i + 1, 64);
+	assert_true(site_count() >= before + DEEP); /* they were new */
+	assert_int_equal(captures() - start, DEEP);
+	for (int i = 0; i < DEEP; i++)
+		heap_free(objects[i]);
+	heap_free(first);
+}
 
 struct maker {
 	pthread_barrier_t *turn;
@@ -82,7 +118,8 @@ static void test_lines(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_lines),
+		cmocka_unit_test(test_lines), /* first: no slot was used before */
+		cmocka_unit_test(test_once),
 	};
 
 	opt_init("mode=exact");
