@@ -251,6 +251,7 @@ ALWAYS_INLINE void *sampled(void *p, size_t size, bool due)
 /* ---- malloc ---- */
 
 size_t heap_padding;
+uint32_t heap_neighbours = 4;
 
 static inline void *pop(struct mcache *mc, unsigned c)
 {

@@ -135,6 +135,11 @@ void heap_slow_frees(void);
  * are not padded. Set once, before there are threads. */
 extern size_t heap_padding;
 
+/* Threads take slots from mcentral in multiples of so many neighbours, a power of two,
+ * where these are small: 8 where every object has a record beside its span, of which so
+ * many fill whole cache lines. Set once, before there are threads. */
+extern uint32_t heap_neighbours;
+
 /* ---- looking at the heap ---- */
 
 /* The span in use that holds addr, with the slot's index, or NULL. Reads without locks:

@@ -77,7 +77,7 @@ ALWAYS_INLINE uint32_t find_number(const uintptr_t *fp, uint32_t *out_site)
 	*out_site = trail_repeated_node(fp);
 	if (*out_site == SITE_NONE)
 		*out_site = trail_capture_node(fp);
-	number = site_number(*out_site);
+	number = LIKELY(*out_site - 1 < TRAIL_UNKNOWN - 1) ? site_number(*out_site) : 0;
 	seep_tls.internal = 0;
 	return number;
 }

@@ -135,6 +135,7 @@ void sample_init(void)
 	install(sampler.exact);
 	if (sampler.exact) {
 		set_exact();
+		heap_neighbours = 8;
 		sampler.whole = !has_other_threads();
 	}
 	heap_set_budget(sample_draw_budget());

@@ -12,6 +12,7 @@
 #include "preload/heap/mcache.h"
 #include "preload/heap/tls.h"
 #include "profiler/sample/count.h"
+#include "profiler/site/capture.h"
 #include "profiler/site/site.h"
 #include "profiler/site/store.h"
 #include "profiler/stack/trail.h"
@@ -61,6 +62,16 @@ ALWAYS_INLINE void may_follow(struct sample_record *r, const void *p, size_t siz
 
 /* ---- events ---- */
 
+/* Of the counters of the calling thread's stack, which has just been captured, if it
+ * could be: site is what trail_capture_node() said. 0: the general way has to do it. */
+static NOINLINE uint32_t number_anew(uint32_t site, uint32_t *out_site)
+{
+	if (site == TRAIL_UNKNOWN)
+		site = capture_site(trail_latest());
+	*out_site = site;
+	return site_counters(site) ? site_number(site) : 0;
+}
+
 ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 {
 	const size_t record_size = followed ? RECORD_ESCAPE : RECORD_SHORT;
@@ -78,8 +89,8 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 	}
 	seep_tls.internal = 1;
 	site = trail_capture_node(__builtin_frame_address(0));
-	number = site_number(site);
-	if (UNLIKELY(number == 0)) {
+	number = LIKELY(site - 1 < TRAIL_UNKNOWN - 1) ? site_number(site) : 0;
+	if (UNLIKELY(number == 0) && !(number = number_anew(site, &site))) {
 		seep_tls.internal = 0;
 		sample_on_malloc(p, size);
 		return;

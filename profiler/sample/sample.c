@@ -116,7 +116,7 @@ static struct fixalloc *pool_of(const struct mspan *s)
 	if (f->size == 0) {
 		f->size = align_up(sizeof(struct block) +
 					   s->nslots * (size_t)sampler.record_size,
-				   16);
+				   sampler.slow_frees ? CACHE_LINE : 16);
 		f->tag = META_SAMPLE;
 	}
 	return f;
@@ -320,7 +320,9 @@ ALWAYS_INLINE bool capture(struct capture *out)
 		return capture_any(out);
 	out->trail = t;
 	out->site = t->nodes[t->count - 1].node;
-	return LIKELY(out->site != SITE_NONE) || capture_any(out);
+	if (UNLIKELY(out->site == SITE_NONE))
+		out->site = capture_site(t);
+	return LIKELY(out->site != SITE_NONE);
 }
 
 ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t size)

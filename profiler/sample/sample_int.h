@@ -92,12 +92,15 @@ void sample_note_end(void *p, uint32_t site); /* sample.c: by the calling thread
 uint64_t sample_random(void);		      /* sample.c */
 void sample_end_escape(uint32_t handle);      /* sample.c: 0: nothing to do */
 
-/* peak.c: the running total of live bytes, and the sites at its highest. */
+/* peak.c: the running total of live bytes, and the sites at its highest. Beside other
+ * threads, what is read at every event lies apart from what changes often. */
 struct peak_totals {
-	uint64_t live;	 /* atomic: bytes, estimated in sampled mode */
-	uint64_t peak;	 /* atomic: highest live */
 	uint64_t number; /* atomic: of the latest peak that is over */
 	bool fresh;	 /* atomic: peak was raised since, and nothing was freed */
+	uint64_t live
+		__attribute__((aligned(2 * CACHE_LINE))); /* atomic: bytes, estimated in
+							 sampled mode */
+	uint64_t peak;					  /* atomic: highest live */
 };
 extern struct peak_totals peak_totals HIDDEN;
 void peak_keep(struct site_counters *c); /* what is live of it */

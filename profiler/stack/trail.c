@@ -623,6 +623,8 @@ uint32_t trail_capture_node(const uintptr_t *fp)
 	atomic_signal_barrier();
 	if (UNLIKELY(!capture_plain(a, fp, &node)))
 		node = 0;
+	else if (UNLIKELY(node == 0))
+		node = TRAIL_UNKNOWN;
 	atomic_signal_barrier();
 	seep_tls.unwinding = false;
 	return node;
