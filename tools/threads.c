@@ -349,20 +349,6 @@ static void print_sites(const struct threads *t)
 	free(s);
 }
 
-static void copy_file(int from, int to, const char *name)
-{
-	char buf[65536];
-	ssize_t n;
-
-	lseek(from, 0, SEEK_SET);
-	while ((n = read(from, buf, sizeof(buf))) > 0)
-		for (ssize_t done = 0, m; done < n; done += m) {
-			m = write(to, buf + done, (size_t)(n - done));
-			if (m <= 0)
-				die(EXIT_INCOMPLETE, "%s: %s", name, strerror(errno));
-		}
-}
-
 /* ---- deadlocks ---- */
 
 static size_t thread_of(const struct threads *t, int64_t tid)
@@ -521,7 +507,7 @@ int command_threads(int argc, char **argv)
 	}
 	if (t.out) {
 		if (t.created)
-			copy_file(fd, o.fd, t.out);
+			output_copy(fd, o.fd, t.out);
 		else if (!threadfile_write_groups(t.file, o.fd))
 			die(EXIT_INCOMPLETE, "%s: cannot be written", t.out);
 		output_finish(&o);

@@ -10,14 +10,19 @@ import seeptest
 
 
 class Hazards(seeptest.TestCase):
-    def test_all(self):
+    def profile(self, escape):
+        """Runs the program, which must not notice; the profile's path and its samples."""
         plain = seeptest.run([PROGRAM], preload=False)
-        r = seeptest.run([PROGRAM], options=f"mode=exact:escape=exact:out={self.dir}/x.%p")
+        r = seeptest.run([PROGRAM], options=f"mode=exact:escape={escape}:out={self.dir}/x.%p")
         self.assertEqual((r.returncode, r.stdout, r.stderr),
                          (0, plain.stdout, plain.stderr))
         # The children of fork leave by _exit and report next to nothing.
         path = max(glob.glob(f"{self.dir}/x.*.escape.pb.gz"), key=os.path.getsize)
         samples = [s for s in pbgz.read(path) if s["confidence"] != "live"]
+        return path, samples
+
+    def test_all(self):
+        path, samples = self.profile("exact")
         kept = [s for s in samples if "make_kept" in s["stack"][0] and s["size_min"] == 140]
         # longjmp loses objects, and past half of the pool only some are followed
         self.assertGreater(sum(s["samples"] for s in kept), 300)
@@ -39,12 +44,7 @@ class Hazards(seeptest.TestCase):
 
     def test_bound(self):
         """Frames that are left are gone at the free too: never more than really ended."""
-        plain = seeptest.run([PROGRAM], preload=False)
-        r = seeptest.run([PROGRAM], options=f"mode=exact:escape=bound:out={self.dir}/x.%p")
-        self.assertEqual((r.returncode, r.stdout, r.stderr),
-                         (0, plain.stdout, plain.stderr))
-        path = max(glob.glob(f"{self.dir}/x.*.escape.pb.gz"), key=os.path.getsize)
-        samples = [s for s in pbgz.read(path) if s["confidence"] != "live"]
+        samples = self.profile("bound")[1]
         for maker, size, last in (("make_kept", 140, "catch_kept"),
                                   ("make_jumped", 240, "jump_once")):
             made = [s for s in samples

@@ -20,6 +20,7 @@
 
 #define BLOCK	     112
 #define MAP_BYTES    65536
+#define LARGE_BYTES  ((size_t)16 << 20)
 #define SPARSE_BYTES ((size_t)64 << 30)
 
 int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
@@ -131,13 +132,12 @@ static APART void keep_closed_map(void)
 		exit(99);
 }
 
-/* The same where the kernel does not know PAGEMAP_SCAN. */
-static APART void keep_closed_map_old(void)
+static APART void without_ioctl(unsigned action)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTTY),
+		BPF_STMT(BPF_RET | BPF_K, action),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
 	struct sock_fprog filter = { sizeof(code) / sizeof(code[0]), code };
@@ -145,7 +145,26 @@ static APART void keep_closed_map_old(void)
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
 	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0)
 		exit(77);
+}
+
+/* The same where the kernel does not know PAGEMAP_SCAN. */
+static APART void keep_closed_map_old(void)
+{
+	without_ioctl(SECCOMP_RET_ERRNO | ENOTTY);
 	keep_closed_map();
+}
+
+/* And where asking is the end. */
+static APART void keep_closed_map_deadly(void)
+{
+	void **p = mmap(NULL, LARGE_BYTES, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		exit(99);
+	p[LARGE_BYTES / 2 / sizeof(*p)] = make_block();
+	mprotect(p, LARGE_BYTES, PROT_NONE);
+	without_ioctl(SECCOMP_RET_KILL_PROCESS);
 }
 
 static void on_closed(int sig)
@@ -237,6 +256,7 @@ static const struct {
 	{ "closed", keep_closed },
 	{ "closed-map", keep_closed_map },
 	{ "closed-map-old", keep_closed_map_old },
+	{ "closed-map-deadly", keep_closed_map_deadly },
 	{ "still-closed", objects_still_closed },
 	{ "map-still-closed", map_still_closed },
 	{ "closed-no-proc", closed_no_proc },

@@ -79,7 +79,7 @@ KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "end-small
         "caller-register"]
 
 MAPPED = ["mmap", "shared", "file", "beside-trap", "sealed", "closed", "closed-map",
-          "closed-map-old", "region", "brk", "sparse"]
+          "closed-map-old", "closed-map-deadly", "region", "brk", "sparse"]
 
 OBJECTS = {
     "new": [direct(1, 40, "lose_new")],

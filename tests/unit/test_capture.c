@@ -20,6 +20,7 @@
 #define NOINLINE_FN __attribute__((noinline))
 #define MAX	    101 /* frames of a site: option stack= and "[truncated]" */
 #define DEEP	    3000
+#define PAD	    256
 #define STACK	    ((size_t)256 * 1024)
 
 static __thread volatile int sink;
@@ -64,34 +65,120 @@ static void test_sites(void **state)
 	assert_int_equal(site_depth(sites[0][0]), site_depth(sites[0][1]));
 }
 
+/* Whose caller is the innermost frame: no other of ours is in between. */
+static NOINLINE_FN const struct trail *trail_here(void)
+{
+	const struct trail *t = trail_capture_from(__builtin_frame_address(0));
+
+	assert_non_null(t);
+	return t;
+}
+
+static NOINLINE_FN uint32_t by_site(void)
+{
+	return site_depth(site_here());
+}
+
+/* The frame has rbp saved. */
+static NOINLINE_FN uint32_t saves_bp(void)
+{
+	uint32_t depth = trail_here()->count;
+
+	__asm__ volatile("" : : : "rbp", "memory");
+	return depth;
+}
+
+static NOINLINE_FN uint32_t keeps_bp(void)
+{
+	uint32_t depth = trail_here()->count;
+
+	sink++;
+	return depth;
+}
+
+static uint32_t (*volatile innermost)(void);
+
 /* A return address that lies, unchanged, in the alloca area of another frame. */
 static NOINLINE_FN uint32_t deeper(size_t bytes)
 {
 	volatile char *p = alloca(bytes);
-	uint32_t site;
+	uint32_t depth;
 
 	p[0] = 1;
-	site = site_here();
+	depth = innermost();
 	sink += p[0];
-	return site;
+	return depth;
 }
 
 static NOINLINE_FN uint32_t through(size_t bytes)
 {
-	uint32_t site = deeper(bytes);
+	volatile char room[PAD]; /* more than the other's registers take */
+	uint32_t depth;
 
-	sink++;
-	return site;
+	room[0] = 1;
+	depth = deeper(bytes);
+	sink += room[0];
+	return depth;
+}
+
+/* Both return to the same place: for one of the sizes no return address differs, only
+ * rbp, or the word where it is saved. */
+static void check_stale(uint32_t (*function)(void))
+{
+	uint32_t (*volatile functions[])(size_t bytes) = { through, deeper };
+
+	innermost = function;
+	for (size_t more = 16; more < 2 * PAD; more += 16) {
+		volatile int n = 2; /* the loop must stay one */
+		uint32_t depth[2];
+
+		for (int i = 0; i < n; i++)
+			depth[i] = functions[i](64 + (size_t)i * more);
+		assert_int_equal(depth[0], depth[1] + 1);
+	}
 }
 
 static void test_stale_words(void **state)
 {
 	(void)state;
-	for (size_t more = 16; more < 256; more += 16) {
-		uint32_t a = through(64), b = deeper(64 + more);
+	check_stale(by_site);
+	check_stale(saves_bp);
+	check_stale(keeps_bp);
+}
 
-		assert_int_equal(site_depth(a), site_depth(b) + 1);
+static NOINLINE_FN uintptr_t nested(int depth)
+{
+	uintptr_t pc = depth ? nested(depth - 1) : trail_here()->places[2].pc;
+
+	sink++;
+	return pc;
+}
+
+/* One of the outermost frames goes on, those on top of it look the same. */
+static void *calls_twice(void *arg)
+{
+	uintptr_t *pcs = arg;
+
+	thread_register(0, false);
+	for (int i = 0; i < 4; i++) {
+		pcs[2 * i] = nested(10 + i);
+		sink++;
+		pcs[2 * i + 1] = nested(10 + i);
 	}
+	thread_finished();
+	return NULL;
+}
+
+static void test_outermost(void **state)
+{
+	uintptr_t pcs[8];
+	pthread_t t;
+
+	(void)state;
+	assert_int_equal(pthread_create(&t, NULL, calls_twice, pcs), 0);
+	pthread_join(t, NULL);
+	for (int i = 0; i < 8; i += 2)
+		assert_int_not_equal(pcs[i], pcs[i + 1]);
 }
 
 static NOINLINE_FN void recurse(int depth)
@@ -252,13 +339,10 @@ static void test_threads_in_turn(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_sites),
-		cmocka_unit_test(test_stale_words),
-		cmocka_unit_test(test_deep),
-		cmocka_unit_test(test_gone),
-		cmocka_unit_test(test_coroutine),
-		cmocka_unit_test(test_threads),
-		cmocka_unit_test(test_threads_in_turn),
+		cmocka_unit_test(test_sites),	  cmocka_unit_test(test_stale_words),
+		cmocka_unit_test(test_outermost), cmocka_unit_test(test_deep),
+		cmocka_unit_test(test_gone),	  cmocka_unit_test(test_coroutine),
+		cmocka_unit_test(test_threads),	  cmocka_unit_test(test_threads_in_turn),
 	};
 
 	opt_init("mode=exact:stack=100");

@@ -202,6 +202,36 @@ static void test_refill_at_a_tick(void **state)
 	heap_free(p);
 }
 
+static int released;
+
+static void count_release(struct mspan *s)
+{
+	assert_non_null(s->samples);
+	s->samples = NULL;
+	released++;
+}
+
+/* Whoever keeps records beside a span is told when it goes. */
+static void test_release(void **state)
+{
+	const size_t sizes[] = { 2500, 30000, 1 << 20 };
+	static char records;
+
+	(void)state;
+	heap_hooks.release_samples = count_release;
+	for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+		void *p = heap_malloc(sizes[i]);
+		uint32_t index;
+
+		heap_find((uintptr_t)p, &index)->samples = &records;
+		released = 0;
+		heap_free(p);
+		heap_trim();
+		assert_int_equal(released, 1);
+	}
+	heap_hooks.release_samples = NULL;
+}
+
 static void test_budget(void **state)
 {
 	(void)state;
@@ -281,6 +311,7 @@ int main(void)
 		cmocka_unit_test(test_gives_back),
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_budget),
+		cmocka_unit_test(test_release),
 		cmocka_unit_test(test_refill_and_decay),
 		cmocka_unit_test(test_growth_in_steps),
 		cmocka_unit_test(test_refill_at_a_tick),

@@ -71,7 +71,7 @@ void output_open(struct output *o, const char *path, int pid, const char *kind)
 	atexit(remove_unfinished);
 }
 
-static void copy(int fd, int to)
+void output_copy(int fd, int to, const char *name)
 {
 	char buf[65536];
 	ssize_t n;
@@ -80,15 +80,15 @@ static void copy(int fd, int to)
 	while ((n = read(fd, buf, sizeof(buf))) > 0)
 		for (ssize_t at = 0, did; at < n; at += did) {
 			did = write(to, buf + at, (size_t)(n - at));
-			if (did < 0)
-				die(EXIT_INCOMPLETE, "the output: %s", strerror(errno));
+			if (did <= 0)
+				die(EXIT_INCOMPLETE, "%s: %s", name, strerror(errno));
 		}
 }
 
 void output_finish(struct output *o)
 {
 	if (o->to >= 0)
-		copy(o->fd, o->to);
+		output_copy(o->fd, o->to, "the output");
 	else if (rename(o->temporary, o->path) != 0)
 		die(EXIT_INCOMPLETE, "%s: %s", o->path, strerror(errno));
 	close(o->fd);
