@@ -434,6 +434,12 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 		not_checked(g, r, is_main, without_seep);
 		return;
 	}
+	if (r->state == RUNROW_EXECED) {
+		not_checked(g, r, r->pid == g->launch.pid,
+			    "became another program without a check: by a system call of "
+			    "its own");
+		return;
+	}
 	if (r->state != RUNROW_DONE)
 		return;
 	if (became_unknown(g, r))

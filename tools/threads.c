@@ -106,11 +106,13 @@ static void parse(struct threads *t, int argc, char **argv)
 	if (optind + 1 != argc)
 		die(EXIT_USAGE, "one process id or file is needed; see seep threads "
 				"--help");
-	if (access(argv[optind], R_OK) != 0 || is_number(argv[optind])) {
+	if (is_number(argv[optind])) {
 		t->target.pid = agent_parse_pid(argv[optind]);
 		return;
 	}
 	t->path = argv[optind];
+	if (access(t->path, R_OK) != 0)
+		die(EXIT_INCOMPLETE, "%s: %s", t->path, strerror(errno));
 	if (t->out || t->quick)
 		die(EXIT_USAGE, "a file is only shown; see seep threads --help");
 }

@@ -15,7 +15,6 @@
 #include "preload/base/atomic.h"
 #include "preload/base/fmt.h"
 #include "preload/base/lock.h"
-#include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
@@ -52,12 +51,14 @@ static struct {
 	uint64_t inherited;	 /* samples of the parent's */
 	uint32_t stage;		 /* enum stage; atomic, futex */
 	int worker;		 /* the thread that made it BUSY */
-	char *prefix;		 /* of the files; NULL: not chosen yet */
+	bool prefix_chosen;
+	char prefix[PREFIX_BYTES]; /* of the files; empty: none are written */
 } at_exit = { .name = "unknown" };
 
 void exit_init(void)
 {
-	long n = os_readlink("/proc/self/exe", at_exit.path, sizeof(at_exit.path) - 1);
+	long n = os_readlink("/proc/thread-self/exe", at_exit.path,
+			     sizeof(at_exit.path) - 1);
 	char *slash;
 
 	at_exit.path[n > 0 ? n : 0] = '\0';
@@ -72,7 +73,7 @@ void exit_fork_child(void)
 	at_exit.pid = os_getpid();
 	at_exit.off = !opt_get()->follow;
 	at_exit.forked = true;
-	at_exit.prefix = NULL;
+	at_exit.prefix_chosen = false;
 	atomic_store_release(&at_exit.stage, (uint32_t)STAGE_RUNS);
 #if CONFIG_PROFILER
 	at_exit.inherited = sample_count();
@@ -319,6 +320,14 @@ static bool wants_profiles(const struct exit_cause *cause)
 	       sample_count() - at_exit.inherited >= FEW_SAMPLES;
 }
 
+static void check_leaks(struct leak_result *r, const struct exit_cause *cause)
+{
+	if (cause->way == EXIT_SIGNAL)
+		leak_check_interrupted(r, cause->interrupted);
+	else
+		leak_check(r);
+}
+
 static int report_all(const char *prefix, const struct exit_cause *cause)
 {
 	struct runtable_row *row = runtable_row();
@@ -331,10 +340,8 @@ static int report_all(const char *prefix, const struct exit_cause *cause)
 		rss_measure();
 	pprof_keep_memory();
 	if (check) {
-		if (cause->way == EXIT_SIGNAL)
-			leak_check_interrupted(&r, cause->interrupted);
-		else
-			leak_check(&r);
+		if (!leak_is_final())
+			check_leaks(&r, cause);
 		if (opt_get()->thread_leaks && cause->way != EXIT_SIGNAL)
 			check_threads(row, &r, prefix, &error);
 		keep_first(&error, report_leaks(&r, prefix, wants_profiles(cause)));
@@ -368,24 +375,17 @@ static bool may_have_work(void)
 
 static bool has_work(void)
 {
-	return at_exit.prefix[0] || opt_get()->leak != OPT_LEAK_OFF || runtable_row();
+	return exit_prefix()[0] || opt_get()->leak != OPT_LEAK_OFF || runtable_row();
 }
 
-/* Where the files go; the same again after an exec that failed. */
-static bool choose_prefix(void)
-{
-	if (at_exit.prefix)
-		return true;
-	at_exit.prefix = meta_map(PREFIX_BYTES, META_OTHER);
-	if (at_exit.prefix &&
-	    !exit_make_prefix(opt_get()->out, at_exit.prefix, PREFIX_BYTES))
-		at_exit.prefix[0] = '\0';
-	return at_exit.prefix != NULL;
-}
-
+/* The same again after an exec that failed. */
 const char *exit_prefix(void)
 {
-	return choose_prefix() ? at_exit.prefix : "";
+	if (!at_exit.prefix_chosen &&
+	    !exit_make_prefix(opt_get()->out, at_exit.prefix, PREFIX_BYTES))
+		at_exit.prefix[0] = '\0';
+	at_exit.prefix_chosen = true;
+	return at_exit.prefix;
 }
 
 static void wait_for_worker(void)
@@ -417,7 +417,7 @@ int exit_reports(const struct exit_cause *cause)
 	    !exit_is_own_process() || !claim())
 		return -1;
 	seep_tls.internal++;
-	if (choose_prefix() && has_work()) {
+	if (has_work()) {
 		at_exit.served = was_served();
 		status = at_exit.passive ? report_passive()
 					 : report_all(at_exit.prefix, cause);

@@ -114,12 +114,19 @@ static NOINLINE void keep_large_slow(struct mspan *s)
 
 ALWAYS_INLINE void keep_large(struct mspan *s)
 {
-	if (UNLIKELY(!lcache_put(&mcache_self()->large, s)))
+	if (UNLIKELY(!lcache_put_fast(&mcache_self()->large, s)))
 		keep_large_slow(s);
 }
 
 static NOINLINE void free_sampled_large(struct mspan *s)
 {
+	void (*hook)(struct mspan * s) = heap_hooks.free_large;
+
+	if (LIKELY(hook != NULL)) {
+		hook(s);
+		keep_large(s);
+		return;
+	}
 	if (heap_hooks.sample_free)
 		heap_hooks.sample_free(s, 0, (void *)s->base);
 	if (heap_hooks.release_samples)
@@ -168,7 +175,7 @@ static NOINLINE void free_odd(const struct arena *a, void *p)
 }
 
 /* p is no large object's beginning; s is what its page points to. */
-ALWAYS_INLINE void free_in_span(const struct arena *a, struct mspan *s, void *p)
+static NOINLINE void free_in_span(const struct arena *a, struct mspan *s, void *p)
 {
 	uintptr_t offset = (uintptr_t)p - s->base;
 	uint64_t index = offset * s->magic >> MSPAN_MAGIC_SHIFT;

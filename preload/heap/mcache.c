@@ -22,10 +22,9 @@
 
 #define ROOM_FIRST_BYTES 1024 /* of objects: room of a new bin */
 #define ROOM_FIRST_MIN	 4
-#define TICK_EVERY	 32	    /* slow calls between looks at some classes */
-#define TICK_NS		 200000000u /* but no longer than that, in an idle program */
-#define DECAY_CLASSES	 8	    /* classes at a time */
-#define BIG_SLOT	 (4 * KIB)  /* one may keep a span of 64 KiB and more */
+#define TICK_EVERY	 32	   /* slow calls between looks at some classes */
+#define DECAY_CLASSES	 8	   /* classes at a time */
+#define BIG_SLOT	 (4 * KIB) /* one may keep a span of 64 KiB and more */
 
 __thread struct seep_tls seep_tls
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
@@ -253,7 +252,7 @@ void mcache_look_around(struct mcache *mc)
 {
 	uint64_t now = os_coarse_ns();
 
-	if (mc->tick % TICK_EVERY != 0 && now - mc->tick_ns < TICK_NS)
+	if (mc->tick % TICK_EVERY != 0 && now - mc->tick_ns < MCACHE_TICK_NS)
 		return;
 	mc->tick_ns = now;
 	mheap_tick();

@@ -18,7 +18,6 @@ static struct {
 	size_t traffic;	    /* pages since the last tick */
 	uint64_t last_tick_ns;
 	uint64_t purged;
-	uint64_t nticks;
 } scavenge;
 
 void scavenge_note_locked(size_t npages)
@@ -78,7 +77,6 @@ void scavenge_tick_locked(void)
 	uint64_t elapsed = now - scavenge.last_tick_ns;
 	size_t share;
 
-	scavenge.nticks++;
 	scavenge.last_tick_ns = now;
 	scavenge.traffic = 0;
 	/* A quarter a tick; a long pause counts as the many ticks that it was. */
@@ -114,9 +112,4 @@ size_t scavenge_all_locked(void)
 uint64_t scavenge_purged_pages(void)
 {
 	return scavenge.purged;
-}
-
-uint64_t scavenge_ticks(void)
-{
-	return scavenge.nticks;
 }

@@ -19,6 +19,5 @@ bool scavenge_is_due_locked(void);	  /* is it time for a tick? */
 void scavenge_tick_locked(void);
 size_t scavenge_all_locked(void); /* purges everything; pages given back */
 uint64_t scavenge_purged_pages(void);
-uint64_t scavenge_ticks(void); /* so far */
 
 #endif

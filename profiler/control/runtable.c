@@ -152,7 +152,7 @@ static void claim(uint32_t forked)
 		return;
 	row->ppid = os_getppid();
 	row->forked = forked;
-	n = os_readlink("/proc/self/exe", row->exe, sizeof(row->exe) - 1);
+	n = os_readlink("/proc/thread-self/exe", row->exe, sizeof(row->exe) - 1);
 	row->exe[n > 0 ? n : 0] = '\0';
 	atomic_store_release(&row->state, (uint32_t)RUNROW_CLAIMED);
 	if (!forked)

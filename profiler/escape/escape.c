@@ -166,8 +166,7 @@ static int frames_here(const struct trail *t, struct frame **out)
 	return t ? frames_of(t, *out, max) : unwind_here(*out, max, &end);
 }
 
-/* One more of its site: is it followed, and with which weight? */
-static bool site_chooses(uint32_t site, uint32_t *out_lg)
+bool escape_chooses(uint32_t site, uint32_t *out_lg)
 {
 	*out_lg = site_thinning(site);
 	return *out_lg == 0 || toss(*out_lg);
@@ -215,12 +214,11 @@ static uint32_t follow(struct followed *fresh, size_t size, uint32_t lg)
 }
 
 uint32_t escape_begin_at(const void *p, size_t size, uint32_t site,
-			 const struct frame *frames, int count)
+			 const struct frame *frames, int count, uint32_t lg)
 {
 	struct followed fresh = { .site = site, .p = (uintptr_t)p };
-	uint32_t lg;
 
-	if (!escape.on || !site_chooses(site, &lg))
+	if (!escape.on)
 		return 0;
 	bound_keep(&fresh.stack, frames, count);
 	return follow(&fresh, size, lg);
@@ -230,18 +228,17 @@ uint32_t escape_begin_one(const void *p, size_t size, uint32_t site,
 			  const struct trail *stack, uint32_t lg)
 {
 	struct followed fresh = { .site = site, .p = (uintptr_t)p };
-	struct frame *frames;
-	int count;
 
 	if (!escape.on)
 		return 0;
-	if (stack) {
-		bound_keep_trail(&fresh.stack, stack);
-		trail_mark(&fresh.made, stack);
-	} else {
-		count = frames_here(NULL, &frames);
-		bound_keep(&fresh.stack, frames, count);
+	if (!stack) {
+		struct frame *frames;
+		int count = frames_here(NULL, &frames);
+
+		return escape_begin_at(p, size, site, frames, count, lg);
 	}
+	bound_keep_trail(&fresh.stack, stack);
+	trail_mark(&fresh.made, stack);
 	return follow(&fresh, size, lg);
 }
 
@@ -250,7 +247,7 @@ uint32_t escape_begin(const void *p, size_t size, uint32_t site,
 {
 	uint32_t lg;
 
-	if (!escape.on || !site_chooses(site, &lg))
+	if (!escape.on || !escape_chooses(site, &lg))
 		return 0;
 	return escape_begin_one(p, size, site, stack, lg);
 }

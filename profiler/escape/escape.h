@@ -28,9 +28,10 @@ uint32_t escape_begin_one(const void *p, size_t size, uint32_t site,
 #define ESCAPE_LG_ALL 9 /* of each site the first 2^this are to be followed */
 /* SLOW. The object dies on the calling thread. */
 void escape_end(uint32_t handle);
-/* The same two with the stacks given as frames; count 0: unknown. */
+/* SLOW. escape_begin_one() and escape_end() with the stack given as frames; count 0: it
+ * is unknown. */
 uint32_t escape_begin_at(const void *p, size_t size, uint32_t site,
-			 const struct frame *frames, int count);
+			 const struct frame *frames, int count, uint32_t lg);
 void escape_end_at(uint32_t handle, const struct frame *frames, int count);
 /* SLOW. It was grown or shrunk in place. */
 void escape_resize(uint32_t handle, size_t size);

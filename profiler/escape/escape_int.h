@@ -42,6 +42,8 @@ struct followed {
 
 /* FAST. By handle, which is not 0. */
 struct followed *followed_at(uint32_t handle);
+/* SLOW. One more object of its site: is it followed, among 2^lg? */
+bool escape_chooses(uint32_t site, uint32_t *out_lg);
 /* The lock; hijack.c takes it when a stub is reached. */
 void escape_lock(void);
 void escape_unlock(void);

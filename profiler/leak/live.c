@@ -392,6 +392,15 @@ static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
 	return 1;
 }
 
+/* One that cannot be stopped, as while its child of vfork() runs, would cost the others a
+ * long pause for nothing. */
+static void await_threads(struct world *w)
+{
+	world_list(w);
+	world_await_reachable(w);
+	w->hasty = true;
+}
+
 /* 0, or -errno: nothing was copied. */
 static int make_copy(struct live *l, bool confirm)
 {
@@ -402,7 +411,9 @@ static int make_copy(struct live *l, bool confirm)
 	l->copy = -1;
 	atomic_store_release(&l->shared->go, 0u);
 	atomic_store_release(&l->shared->outcome, (uint32_t)OUTCOME_NONE);
-	if (!confirm)
+	if (confirm)
+		await_threads(&l->cycle.world);
+	else
 		read_depths(l);
 	symbol_prepare_copy(); /* asks the loader: before its lock is held */
 	loader_with_lock(with_loader_locked, l);
@@ -534,8 +545,8 @@ static int snapshots(struct live *l)
 	l->cycle.out = &l->result;
 	l->cycle.alone = true;
 	l->cycle.origin = &l->origin;
-	l->origin.maps = os_open("/proc/self/maps", O_RDONLY, 0);
-	l->origin.memory = os_open("/proc/self/mem", O_RDONLY, 0);
+	l->origin.maps = os_open("/proc/thread-self/maps", O_RDONLY, 0);
+	l->origin.memory = os_open("/proc/thread-self/mem", O_RDONLY, 0);
 	l->shared = map_shared();
 	l->depths = meta_map(STOP_MAX_THREADS * sizeof(*l->depths), META_LEAK);
 	if (cycle_prepare(&l->cycle) && l->shared && l->depths)

@@ -37,18 +37,6 @@ size_t mark_bitmap_bytes(const struct marker *m)
 	return (m->nbits / 64 + 1) * sizeof(uint64_t);
 }
 
-size_t mark_memory(const struct marker *m)
-{
-	size_t bytes = 4 * mark_bitmap_bytes(m) + m->nspans * sizeof(struct mspan *);
-
-	for (size_t i = 0; i < m->narenas; i++)
-		bytes += m->arenas[i].table_bytes;
-	for (unsigned i = 0; i < m->nworkers; i++)
-		bytes += m->workers[i].capacity * sizeof(uintptr_t) +
-			 mark_log_memory(&m->workers[i]);
-	return bytes;
-}
-
 /* ---- tables ---- */
 
 /* Calls fn for every span in use of a, by address. */

@@ -116,8 +116,6 @@ void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi);
 void mark_word(struct marker *m, uintptr_t word);
 /* STW. Scans until no grey object is left. */
 void mark_drain(struct marker *m);
-/* Memory of the marker itself. */
-size_t mark_memory(const struct marker *m);
 size_t mark_bitmap_bytes(const struct marker *m);
 
 /* STW. Up to n threads of our own help from now on in mark_drain(). The kernel may refuse
@@ -137,7 +135,6 @@ void mark_worker_free(struct mark_worker *w);
 /* Gives w a log, and a helper its own white. */
 bool mark_log_init(struct mark_worker *w);
 void mark_log_free(struct mark_worker *w);
-size_t mark_log_memory(const struct mark_worker *w);
 /* w tells what it has logged, and hears what the others told. */
 void mark_log_exchange(struct mark_worker *w);
 /* w has marked n more objects while all others were idle, or (0) while some were not. */

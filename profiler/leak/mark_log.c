@@ -27,14 +27,6 @@
 #define GAP	       1024 /* left to the writer, whose lines would be taken away */
 #define SPANS_AHEAD    16
 
-size_t mark_log_memory(const struct mark_worker *w)
-{
-	bool own_white = w->white && w->white != w->m->white;
-
-	return w->log_entries * sizeof(*w->log) +
-	       (own_white ? mark_bitmap_bytes(w->m) : 0);
-}
-
 bool mark_log_init(struct mark_worker *w)
 {
 	size_t bytes = mark_bitmap_bytes(w->m);

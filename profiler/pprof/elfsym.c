@@ -565,10 +565,3 @@ const struct elf_symbol *elf_search(const struct elf_symbols *s, uint64_t addr)
 			return &s->list[i - 1];
 	return NULL;
 }
-
-void elf_free(struct elf_symbols *s)
-{
-	if (s->list)
-		meta_unmap(s->list, s->capacity * sizeof(*s->list), META_PPROF);
-	memset(s, 0, sizeof(*s));
-}

@@ -51,7 +51,5 @@ static inline const char *elf_name(const struct elf_symbols *s,
 {
 	return s->names + sym->name;
 }
-/* DUMP. Frees the list (not the file's bytes). */
-void elf_free(struct elf_symbols *s);
 
 #endif

@@ -336,7 +336,7 @@ void store_put_module(const struct module *m)
 /* "argv[0] argv[1] ..." */
 static void read_command(char *buf, size_t size)
 {
-	int fd = os_open("/proc/self/cmdline", O_RDONLY, 0);
+	int fd = os_open("/proc/thread-self/cmdline", O_RDONLY, 0);
 	long n = fd >= 0 ? os_read(fd, buf, size - 1) : 0;
 
 	if (fd >= 0)

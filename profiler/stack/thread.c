@@ -139,11 +139,13 @@ static void find_tid(const struct thread_info *t)
 		}
 }
 
-bool thread_is_joined(const struct thread_info *t)
+/* The kernel clears the id of a thread that is gone; who joins it then writes -1. */
+bool thread_is_given_back(const struct thread_info *t)
 {
 	uint32_t at = atomic_load_relaxed(&registry.tid_at);
+	int id = at && t->released ? ((const int *)t->self)[at] : 1;
 
-	return at && t->released && ((const int *)t->self)[at] == -1;
+	return id == -1 || (id == 0 && t->detached);
 }
 
 void thread_set_signal_stack(uintptr_t lo)
@@ -160,6 +162,7 @@ struct thread_info *thread_register(uint32_t creator_site, bool detached)
 				     .self = (uintptr_t)pthread_self(),
 				     .creator_site = creator_site,
 				     .released = detached,
+				     .detached = detached,
 				     .started_ns = os_now_ns() };
 	struct thread_info *t, *announced;
 
@@ -169,6 +172,7 @@ struct thread_info *thread_register(uint32_t creator_site, bool detached)
 	lock_acquire(&registry.lock);
 	announced = find_announced(fresh.self);
 	fresh.released |= announced && announced->released;
+	fresh.detached |= announced && announced->detached;
 	t = announced ? announced : reuse(&fresh);
 	if (fresh.tid != os_getpid())
 		fresh.creator = creator_thread_begins(creator_site, fresh.started_ns);
@@ -207,22 +211,35 @@ void thread_finished(void)
 	lock_release(&registry.lock);
 }
 
-void thread_set_released(uintptr_t self, bool released)
+static void set_end(uintptr_t self, bool released, bool detached)
 {
 	const struct thread_info announced = { .self = self,
 					       .state = THREAD_ANNOUNCED,
-					       .released = released };
+					       .released = released,
+					       .detached = detached };
 	struct thread_info *t;
 
 	lock_acquire(&registry.lock);
 	for (t = registry.list; t; t = t->next)
 		if (t->self == self)
 			break;
-	if (t && (t->state != THREAD_FINISHED || !t->released))
+	if (t && (t->state != THREAD_FINISHED || !t->released)) {
 		t->released = released;
-	else
+		t->detached = detached;
+	} else {
 		add_entry(&announced);
+	}
 	lock_release(&registry.lock);
+}
+
+void thread_set_released(uintptr_t self, bool released)
+{
+	set_end(self, released, false);
+}
+
+void thread_set_detached(uintptr_t self)
+{
+	set_end(self, true, true);
 }
 
 void thread_init(void)

@@ -405,7 +405,7 @@ ALWAYS_INLINE NO_SANITIZE enum verdict walk_from(struct scan *s, const uintptr_t
 	return walk(s);
 }
 
-static bool keep_all(struct scan *s, enum verdict v)
+static bool keep(struct scan *s, enum verdict v)
 {
 	if (LIKELY(v == MATCHED) && s->n == 0) {
 		s->trail->count = s->trail->nset = (uint32_t)(s->at + 1);
@@ -417,17 +417,7 @@ static bool keep_all(struct scan *s, enum verdict v)
 	return true;
 }
 
-/* Only what is dead is taken off. */
-static bool keep_retained(struct scan *s, enum verdict v)
-{
-	if (UNLIKELY(v != MATCHED))
-		return keep_all(s, v);
-	s->trail->count = s->trail->nset = (uint32_t)(s->at + 1);
-	return true;
-}
-
-static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp,
-				      bool (*keep_fn)(struct scan *s, enum verdict v))
+static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp)
 {
 	struct trail *t = NULL;
 
@@ -441,7 +431,7 @@ static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp,
 		struct scan s;
 
 		s.all = a;
-		if (keep_fn(&s, walk_from(&s, fp)))
+		if (keep(&s, walk_from(&s, fp)))
 			t = s.trail;
 		trails_set_plain(a);
 		if (UNLIKELY(++a->stats.captures >= STATS_INTERVAL))
@@ -574,8 +564,52 @@ ALWAYS_INLINE NO_SANITIZE bool capture_plain(struct trails *a, const uintptr_t *
 	*out_node = put_plain(a, count, n);
 	return true;
 }
+
+/* Is the trail's innermost frame the one at fp, with all beyond as it was? */
+ALWAYS_INLINE NO_SANITIZE bool is_repeated(const struct trails *a, const uintptr_t *fp)
+{
+	const struct trail *t = &a->own;
+	const uintptr_t slot = (uintptr_t)(fp + 1);
+	const struct trail_place *p = t->places, *last;
+	const struct trail_frame *f;
+	uintptr_t diff = 0;
+
+	if (UNLIKELY(slot < a->plain_lo) ||
+	    UNLIKELY(a->generation != unwind_generation()))
+		return false;
+	last = p + t->count - 1;
+	f = &t->frames[t->nset - 1];
+	if (last->slot != slot || last->pc != fp[1] ||
+	    UNLIKELY((f->flags | f->base | f->nwords) != 0))
+		return false;
+	for (; last - p >= 4; p += 4)
+		diff |= DIFF4(p + 3);
+	for (; p < last; p++)
+		diff |= DIFF(*p);
+	return diff == 0;
+}
 #undef DIFF4
 #undef DIFF
+
+uint32_t trail_repeated_node(const uintptr_t *fp)
+{
+	struct trails *a = seep_tls.trails;
+	uint32_t node = 0;
+
+	if (UNLIKELY(!a) || UNLIKELY(seep_tls.unwinding))
+		return 0;
+	fp = walk_last_own_frame((const uintptr_t *)fp[0]);
+	seep_tls.unwinding = true;
+	atomic_signal_barrier();
+	if (is_repeated(a, fp)) {
+		node = a->own.nodes[a->own.count - 1].node;
+		a->stats.captures++;
+		a->stats.compared += a->own.count - 1;
+	}
+	atomic_signal_barrier();
+	seep_tls.unwinding = false;
+	return node;
+}
 
 uint32_t trail_capture_node(const uintptr_t *fp)
 {
@@ -618,16 +652,10 @@ struct trail *trail_capture_from(const uintptr_t *fp)
 		if (LIKELY(done))
 			return &a->own;
 	}
-	return capture(a, fp, keep_all);
+	return capture(a, fp);
 }
 
 struct trail *trail_capture(void)
 {
 	return trail_capture_from(__builtin_frame_address(0));
-}
-
-const struct trail *trail_retained(void)
-{
-	return capture(seep_tls.trails, walk_last_own_frame(__builtin_frame_address(0)),
-		       keep_retained);
 }

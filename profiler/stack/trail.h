@@ -115,10 +115,6 @@ struct trail *trail_capture(void);
 /* The same from fp on, the frame address of one of our functions that are running. */
 struct trail *trail_capture_from(const uintptr_t *fp);
 
-/* SIGNAL. Like it, but only finds which remembered frames are still there: the trail ends
- * with the innermost of them. Half the price. */
-const struct trail *trail_retained(void);
-
 /*
  * Which activations of a captured stack have ended since? A trail's frame i lies in the
  * function whose own return address is the pc of frame i - 1, so that activation is alive
@@ -157,11 +153,10 @@ void trail_set_frames(const struct trail *t);
  * functions, whose caller is ours, too. SIGNAL.
  */
 uint32_t trail_capture_node(const uintptr_t *fp);
+/* The same for who expects the stack of the last capture: 0 if it is another. SIGNAL. */
+uint32_t trail_repeated_node(const uintptr_t *fp);
 /* FAST. The trail that a successful trail_capture_node() has just left. */
 const struct trail *trail_latest(void);
-
-/* The calling thread's next capture finds nothing to reuse. */
-void trail_forget(void);
 
 /* Gives back the calling thread's trails. SLOW. */
 void trail_thread_end(void);

@@ -493,12 +493,6 @@ bool trail_gone(const struct trail_mark *m, const struct trail *t, uint32_t max,
 	return true;
 }
 
-void trail_forget(void)
-{
-	if (seep_tls.trails)
-		trails_forget(seep_tls.trails);
-}
-
 void trail_get_stats(struct trail_stats *out)
 {
 	if (seep_tls.trails)

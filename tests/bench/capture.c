@@ -15,6 +15,7 @@
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/trail.h"
+#include "profiler/stack/trail_int.h"
 #include "profiler/stack/unwind.h"
 
 #define DEPTH	    20
@@ -86,7 +87,7 @@ static NOINLINE_FN void nothing(void)
 	uint64_t start = now();
 
 	for (int i = 0; i < BATCH; i++) {
-		trail_forget();
+		trails_forget(seep_tls.trails);
 		sink += here();
 	}
 	total = (double)(now() - start) / BATCH;

@@ -190,6 +190,8 @@ int main(int argc, char **argv)
 		quick_exit(7);
 	if (strcmp(how, "exec") == 0)
 		execl("/bin/false", "false", (char *)NULL);
+	if (strcmp(how, "exec-syscall") == 0)
+		syscall(SYS_execve, "/bin/true", (char *[]){ "true", NULL }, environ);
 	if (strcmp(how, "exec-static") == 0)
 		execv(argv[2], argv + 2);
 	if (strcmp(how, "exec-fails") == 0) {

@@ -21,14 +21,18 @@
  *   13 AT_SECURE                     test_secure
  *   14 static programs               test_tool
  *   15 a malloc of the program's own test_tool; test_fixed_address
- *   16 RTLD_DEEPBIND                 deepbind, deepbind_on, runpath, dlmopen; programs:
- * php 17 foreign pointers              malloc_family: test_foreign; misuse 18 signal
- * handlers               signals, signal_stack 19 out of memory hazards_oom.c;
- * little_space, test_ulimit_v 30 huge pages and RSS            many_threads 31 stacks
- * hazards_stack.c 32 dlclose                       unload, load_threads, loading 33
- * environ, argc                 environment, no_arguments 34 sbrk break 35 large runtimes
- * test_programs 36 cancellation                  cancel 37 LD_AUDIT, namespaces
- * test_audit, dlmopen
+ *   16 RTLD_DEEPBIND                deepbind, deepbind_on, runpath, dlmopen; programs: php
+ *   17 foreign pointers             malloc_family: test_foreign; misuse
+ *   18 signal handlers              signals, signal_stack
+ *   19 out of memory                hazards_oom.c; little_space, test_ulimit_v
+ *   30 huge pages and RSS           many_threads
+ *   31 stacks                       hazards_stack.c
+ *   32 dlclose                      unload, load_threads, loading
+ *   33 environ, argc                environment, no_arguments
+ *   34 sbrk                         break
+ *   35 large runtimes               test_programs
+ *   36 cancellation                 cancel
+ *   37 LD_AUDIT, namespaces         test_audit, dlmopen
  */
 /* clang-format on */
 #include <dlfcn.h>

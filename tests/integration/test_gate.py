@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import pwd
+import re
 import resource
 import shutil
 import signal
@@ -99,6 +100,27 @@ class Gate(seeptest.TestCase):
             r = self.gate(*argv, options=("--strict",))
             self.assertEqual((r.returncode, self.last(r)), (0, "seep: clean"), r.stderr)
             self.assertEqual({p["state"] for p in self.processes()} - {"replaced"}, {"done"})
+
+    def test_exec_unseen(self):
+        """A program that makes room for another by a system call of its own is not clean."""
+        said = f"{EXITS} (process N) became another program without a check"
+        for argv, options, status in (([EXITS, "exec-syscall"], (), 24),
+                                      (["sh", "-c", f"{EXITS} exec-syscall; true"], (), 0),
+                                      (["sh", "-c", f"{EXITS} exec-syscall; true"],
+                                       ("--strict",), 24)):
+            r = self.gate(*argv, options=options)
+            self.assertEqual(r.returncode, status, r.stderr)
+            lines = re.sub(r"process \d+", "process N", r.stderr.decode())
+            self.assertIn("seep: not checked: " + said, lines)
+            self.assertIn("INCOMPLETE: " + said if status else "seep: clean", lines)
+
+    def test_no_memory_for_the_check(self):
+        """A process that may map nothing any more says that, not that it was killed."""
+        r = self.gate(PYTHON, "-c", "import os, resource\n"
+                      "resource.setrlimit(resource.RLIMIT_DATA, (0, 0))\nos._exit(4)")
+        self.assertEqual(r.returncode, 4, r)
+        self.assertIn(b"seep: INCOMPLETE: ", r.stderr)
+        self.assertIn(b"out of memory", r.stderr)
 
     def test_many_processes(self):
         many = "i=0; while [ $i -lt 150 ]; do /bin/true; i=$((i+1)); done"

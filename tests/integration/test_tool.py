@@ -136,6 +136,41 @@ class Tool(seeptest.TestCase):
         path = os.path.join(self.dir, "plain")
         open(path, "w").close()
         self.assertEqual(self.seep("gate", path).returncode, 126)
+        r = self.seep("threads", self.dir + "/none")
+        self.assertEqual((r.returncode, r.stderr.decode()),
+                         (24, f"seep: {self.dir}/none: No such file or directory\n"))
+
+    def test_cannot_be_run(self):
+        """One line says why; the shell is not asked about what is no script."""
+        self.assertEqual(self.seep("run", "--", self.dir).stderr.decode(),
+                         f"seep: {self.dir}: it is a directory\n")
+        path = self.dir + "/file"
+        for start, why in (("#!/none\n", "its interpreter is not there"),
+                           ("\x7fELF", "Exec format error")):
+            with open(path, "w") as f:
+                f.write(start + "exit 9\n")
+            os.chmod(path, 0o755)
+            r = self.seep("run", "--", path)
+            self.assertEqual((r.returncode, r.stderr.decode()),
+                             (126, f"seep: cannot run {path}: {why}\n"))
+            r = self.seep("gate", "--", path)
+            self.assertEqual((r.returncode, r.stderr.decode().splitlines()[-1]),
+                             (126, f"seep: INCOMPLETE: {path} could not be run: {why}"))
+
+    def test_script_without_interpreter(self):
+        """The shell runs it, with its arguments."""
+        path = self.dir + "/script"
+        with open(path, "w") as f:
+            f.write('echo "$0 $2"\nexit 5\n')
+        os.chmod(path, 0o755)
+        for command in ("run", "gate"):
+            r = self.seep(command, "--", path, "a", "b c")
+            self.assertEqual((r.returncode, r.stdout.decode()), (5, f"{path} b c\n"))
+
+    def test_help_of_a_command(self):
+        self.assertEqual(self.seep("help", "gate").stdout,
+                         self.seep("gate", "--help").stdout)
+        self.assertEqual(self.seep("help", "none").returncode, 25)
 
     def test_status_and_output_are_the_programs(self):
         for command in ("run", "gate"):

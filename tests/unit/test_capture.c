@@ -14,6 +14,7 @@
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/trail.h"
+#include "profiler/stack/trail_int.h"
 #include "profiler/stack/unwind.h"
 
 #define NOINLINE_FN __attribute__((noinline))
@@ -149,7 +150,7 @@ static NOINLINE_FN void set_mark(void)
 static NOINLINE_FN uint32_t gone(void)
 {
 	uint32_t n = 99;
-	const struct trail *t = trail_retained();
+	const struct trail *t = trail_capture();
 
 	assert_non_null(t);
 	return trail_gone(&mark, t, 50, &n) ? n : 98;
@@ -171,7 +172,7 @@ static void test_gone(void **state)
 	inside();
 	sink++;
 	assert_int_equal(gone(), 3);
-	trail_forget();
+	trails_forget(seep_tls.trails);
 	assert_int_equal(gone(), 98);
 }
 

@@ -4,16 +4,21 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <ucontext.h>
 
 #include "preload/base/lock.h"
 #include "preload/base/opt.h"
 #include "preload/heap/tls.h"
 #include "profiler/escape/bound.h"
 #include "profiler/escape/escape.h"
+#include "profiler/escape/escape_int.h"
 #include "profiler/escape/hijack.h"
 #include "profiler/escape/result.h"
 #include "profiler/escape/words.h"
 #include "profiler/site/site.h"
+#include "profiler/stack/module.h"
+#include "profiler/stack/thread.h"
+#include "profiler/stack/unwind.h"
 
 /* A stack as text, innermost first: "cbams" is s (the start, which calls only m) calling
  * m calling a calling b calling c, and c calling malloc or free. Slots are 0x100 apart; a
@@ -191,9 +196,12 @@ static struct result *result_of(uint32_t site)
 static uint32_t begin(const char *text, size_t size, uint32_t *out_site)
 {
 	int n = make(text, '+');
+	uint32_t lg;
 
 	*out_site = site_intern(made, n);
-	return escape_begin_at(NULL, size, *out_site, made, n);
+	if (!escape_chooses(*out_site, &lg))
+		return 0;
+	return escape_begin_at(NULL, size, *out_site, made, n, lg);
 }
 
 static void test_life(void **state)
@@ -247,6 +255,37 @@ static void test_unknown_stack(void **state)
 	(void)state;
 	escape_end_at(h, made, 0);
 	assert_int_equal(result_of(site)->samples, 1);
+	assert_int_equal(total.key.end, END_UNKNOWN);
+}
+
+static ucontext_t here, routine;
+static uint32_t routine_site, in_routine_object;
+
+static void in_routine(void)
+{
+	const struct trail *t = trail_capture();
+
+	in_routine_object = escape_begin(NULL, 100, routine_site, t);
+	swapcontext(&routine, &here);
+}
+
+/* What a coroutine made that has not ended is freed by another: nobody knows how many of
+ * the frames are left. */
+static void test_coroutine(void **state)
+{
+	static char stack[256 * 1024];
+
+	(void)state;
+	routine_site = site_intern(made, make("oqrst", '+'));
+	getcontext(&routine);
+	routine.uc_stack.ss_sp = stack;
+	routine.uc_stack.ss_size = sizeof(stack);
+	makecontext(&routine, in_routine, 0);
+	swapcontext(&here, &routine);
+	assert_int_not_equal(in_routine_object, 0);
+	assert_true(followed_at(in_routine_object)->made.count > 0);
+	escape_end(in_routine_object);
+	assert_int_equal(result_of(routine_site)->samples, 1);
 	assert_int_equal(total.key.end, END_UNKNOWN);
 }
 
@@ -406,6 +445,7 @@ int main(void)
 		cmocka_unit_test(test_drop),
 		cmocka_unit_test(test_other_thread),
 		cmocka_unit_test(test_unknown_stack),
+		cmocka_unit_test(test_coroutine),
 		cmocka_unit_test(test_resize),
 		cmocka_unit_test(test_fork_child),
 		cmocka_unit_test(test_shadow_stack),
@@ -415,6 +455,9 @@ int main(void)
 	};
 
 	opt_init("mode=exact:escape=bound");
+	module_refresh();
+	thread_init();
+	unwind_init();
 	escape_init();
 	words_init();
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -93,6 +93,42 @@ static PROGRAM void system_call(int sig)
 	__asm__ volatile("syscall" : : "a"(60), "D"(sig) : "rcx", "r11", "memory");
 }
 
+/* A byte that is no instruction; a jump to where there is no code. */
+static PROGRAM void unreadable(int sig)
+{
+	if (sig == 77)
+		__asm__ volatile(".byte 0x06");
+	flag = sig;
+}
+
+static PROGRAM void leads_out(int sig)
+{
+	if (sig == 77)
+		__asm__ volatile(".byte 0xe9, 0x00, 0x00, 0xf0, 0x7f");
+	flag = sig;
+}
+
+#define TEN(of) of(0) of(1) of(2) of(3) of(4) of(5) of(6) of(7) of(8) of(9)
+#define FUNCTION(a, b)                      \
+	static PROGRAM void set##a##b(void) \
+	{                                   \
+		flag = (a)*10 + (b);        \
+	}
+#define CALL(a, b) set##a##b();
+#define ROW(what, a)                                                                 \
+	what(a, 0) what(a, 1) what(a, 2) what(a, 3) what(a, 4) what(a, 5) what(a, 6) \
+		what(a, 7) what(a, 8) what(a, 9)
+#define FUNCTIONS(a) ROW(FUNCTION, a)
+#define CALLS(a)     ROW(CALL, a)
+TEN(FUNCTIONS)
+
+/* More functions than are followed. */
+static PROGRAM void calls_hundred(int sig)
+{
+	TEN(CALLS)
+	flag = sig;
+}
+
 static bool may_leave(void (*handler)(int))
 {
 	return handler_may_leave((uintptr_t)handler);
@@ -117,6 +153,9 @@ static void test_leaves(void **state)
 	assert_true(may_leave(hands_over));
 	assert_true(may_leave(unknown));
 	assert_true(may_leave(system_call));
+	assert_true(may_leave(unreadable));
+	assert_true(may_leave(leads_out));
+	assert_true(may_leave(calls_hundred));
 	assert_true(handler_may_leave((uintptr_t)&flag));
 }
 
@@ -152,8 +191,34 @@ static void test_instructions(void **state)
 	CHECK_CODE("\xf3\x0f\x1e\xfa", INSN_PLAIN, 0);
 	CHECK_CODE("\x64\x48\x8b\x04\x25\x28\x00\x00\x00", INSN_PLAIN, 0);
 	CHECK_CODE("\x62\xf1\xfd\x48\x6f\x06", INSN_PLAIN, 0); /* vmovdqa64 */
+	CHECK_CODE("\x62\xf1\xfd\x48\x6f\x80\x00\x01\x00\x00", INSN_PLAIN, 0);
 	CHECK_CODE("\xc4\xe3\x7d\x39\xc1\x01", INSN_PLAIN, 0); /* vextracti128 */
 	CHECK_CODE("\xc5\xf8\x77", INSN_PLAIN, 0);	       /* vzeroupper */
+	CHECK_CODE("\x66\xf7\xc0\x34\x12", INSN_PLAIN, 0);     /* test, two bytes */
+	CHECK_CODE("\xf7\xc0\x78\x56\x34\x12", INSN_PLAIN, 0);
+	CHECK_CODE("\xf6\xc0\x01", INSN_PLAIN, 0);
+	CHECK_CODE("\xa1\x01\x02\x03\x04\x05\x06\x07\x08", INSN_PLAIN, 0);
+	CHECK_CODE("\x67\xa1\x01\x02\x03\x04", INSN_PLAIN, 0);
+	CHECK_CODE("\xc8\x10\x00\x01", INSN_PLAIN, 0);		   /* enter */
+	CHECK_CODE("\xe3\x05", INSN_BRANCH, 5);			   /* jrcxz */
+	CHECK_CODE("\xff\x1d\x20\x00\x00\x00", INSN_ELSEWHERE, 0); /* far */
+	CHECK_CODE("\xff\x2d\x20\x00\x00\x00", INSN_ELSEWHERE, 0);
+	CHECK_CODE("\xff\x35\x20\x00\x00\x00", INSN_NAMES, 32); /* push */
+}
+
+/* Of another length on processors of another maker; nothing at all in 64-bit code. */
+static void test_no_instructions(void **state)
+{
+	static const char codes[][8] = { "\x66\xe8\0\0\0", "\x66\x0f\x84\0\0\0",
+					 "\x66\xeb\0",	   "\x06",
+					 "\x0f\x04",	   "\x9a" };
+	struct insn in;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++)
+		assert_false(insn_decode((const uint8_t *)codes[i],
+					 (const uint8_t *)codes[i] + sizeof(codes[i]),
+					 &in));
 }
 
 /* In functions of libc's the last instruction ends where the function does. */
@@ -188,6 +253,7 @@ int main(void)
 		cmocka_unit_test(test_returns),
 		cmocka_unit_test(test_leaves),
 		cmocka_unit_test(test_instructions),
+		cmocka_unit_test(test_no_instructions),
 		cmocka_unit_test(test_whole_functions),
 	};
 

@@ -135,6 +135,24 @@ static void test_killed(void **state)
 	unlink(path);
 }
 
+/* As the library forks: the child counts in a file of its own, or without one. */
+static pid_t fork_counting(const char *file)
+{
+	pid_t pid;
+
+	site_fork_prepare();
+	pid = fork();
+	site_fork_done(pid == 0);
+	if (pid == 0)
+		lock_forget_held();
+	if (pid == 0 && file) {
+		struct store_owner own = owner_of(file);
+
+		site_store_move(&own);
+	}
+	return pid;
+}
+
 static void fork_and_die(void)
 {
 	struct store_owner own = owner_of(path);
@@ -142,17 +160,11 @@ static void fork_and_die(void)
 
 	require(site_store(&own, 1));
 	count(0, 1000);
-	site_fork_prepare();
-	pid = fork();
+	pid = fork_counting(child_path);
 	if (pid == 0) {
-		own = owner_of(child_path);
-		site_fork_done(true);
-		lock_forget_held();
-		site_store_move(&own);
 		count(5000, 5100);
 		raise(9);
 	}
-	site_fork_done(false);
 	count(1000, 2000);
 	waitpid(pid, NULL, 0);
 	raise(9);
@@ -194,6 +206,7 @@ static void *count_beside(void *arg)
 		c->samples++;
 		c->alloc_bytes += makes ? 10 : 1;
 		c->free_bytes += 2;
+		((struct thread_info *)seep_tls.thread)->share->recorded++;
 	}
 	share_thread_end();
 	thread_finished();
@@ -245,19 +258,13 @@ static void share_and_die(void)
 	run_beside();
 	run_beside(); /* in the shares of those before */
 	require_beside(2, SHARED);
-	site_fork_prepare();
-	pid = fork();
+	pid = fork_counting(child_path);
 	if (pid == 0) {
-		own = owner_of(child_path);
-		site_fork_done(true);
-		lock_forget_held();
-		site_store_move(&own);
 		require_beside(2, SHARED);
 		run_beside();
 		require_beside(3, SHARED);
 		raise(9);
 	}
-	site_fork_done(false);
 	run_beside();
 	run_beside();
 	require_beside(4, SHARED);
@@ -293,13 +300,49 @@ static void share_in_memory(void)
 
 	count(0, SHARED);
 	run_beside();
-	site_fork_prepare();
-	pid = fork();
-	site_fork_done(pid == 0);
-	if (pid == 0)
-		lock_forget_held();
+	pid = fork_counting(NULL);
 	run_beside();
 	require_beside(2, SHARED);
+	if (pid == 0)
+		_exit(0);
+	waitpid(pid, &status, 0);
+	require(status == 0);
+}
+
+/* More threads in all than there are shares: one that ended has left its own. */
+static void share_again(void)
+{
+	uint64_t times = SHARES / BESIDE + 1;
+
+	count(0, SHARED);
+	for (uint64_t i = 0; i < times; i++)
+		run_beside();
+	require_beside(times, SHARED);
+	require(share_recorded() == times * BESIDE * SHARED * ROUNDS);
+}
+
+static void *own_share(void *arg)
+{
+	struct thread_info *t = thread_register(0, true);
+
+	(void)arg;
+	share_make(0);
+	return t->share;
+}
+
+/* In a forked child the thread that is left keeps its share to itself. */
+static void share_in_child(void)
+{
+	void *own = own_share(NULL), *other = NULL;
+	pthread_t t;
+	int status;
+	pid_t pid;
+
+	require(own != NULL);
+	pid = fork_counting(NULL);
+	require(pthread_create(&t, NULL, own_share, NULL) == 0);
+	pthread_join(t, &other);
+	require(other && other != own);
 	if (pid == 0)
 		_exit(0);
 	waitpid(pid, &status, 0);
@@ -313,6 +356,8 @@ static void test_shares(void **state)
 	assert_int_equal(in_child(check_shares), 0);
 	assert_int_equal(in_child(check_child_shares), 0);
 	assert_int_equal(in_child(share_in_memory), 0);
+	assert_int_equal(in_child(share_again), 0);
+	assert_int_equal(in_child(share_in_child), 0);
 	unlink(path);
 	unlink(child_path);
 }

@@ -310,11 +310,70 @@ static void restore_signals(void)
 
 /* ---- running ---- */
 
-static void start(struct launch *l, const char *program)
+/* Is it for another machine, or damaged? The shell would take it for a script. */
+static bool is_elf(const char *program)
+{
+	int fd = open(program, O_RDONLY | O_CLOEXEC);
+	char start[4] = "";
+	bool is = fd >= 0 && read(fd, start, sizeof(start)) == sizeof(start) &&
+		  memcmp(start, "\177ELF", sizeof(start)) == 0;
+
+	if (fd >= 0)
+		close(fd);
+	return is;
+}
+
+/* Returns if it cannot. */
+static void become(char *program, char **argv)
+{
+	static char shell[] = "sh";
+	size_t n = 0;
+	char **script;
+
+	execv(program, argv);
+	if (errno != ENOEXEC)
+		return;
+	if (is_elf(program)) {
+		errno = ENOEXEC;
+		return;
+	}
+	while (argv[n])
+		n++;
+	/* a script without #!, as the shell does it */
+	script = allocate((n + 2) * sizeof(*script));
+	script[0] = shell;
+	script[1] = program;
+	memcpy(script + 2, argv + 1, n * sizeof(*script));
+	execv("/bin/sh", script);
+}
+
+/* The child's error, 0: it has become the program. */
+static int read_error(int fd)
+{
+	int error = 0;
+	ssize_t n;
+
+	do
+		n = read(fd, &error, sizeof(error));
+	while (n < 0 && errno == EINTR);
+	return n == (ssize_t)sizeof(error) ? error : 0;
+}
+
+static const char *why_not(int error)
+{
+	if (error == ENOENT) /* it is there: see find_program() */
+		return "its interpreter is not there";
+	return strerror(error);
+}
+
+static void start(struct launch *l, char *program)
 {
 	sigset_t all, before;
+	int error, fds[2];
 	pid_t pid;
 
+	if (pipe2(fds, O_CLOEXEC) != 0)
+		die(EXIT_INCOMPLETE, "cannot make a pipe: %s", strerror(errno));
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, &before);
 	catch_signals();
@@ -324,16 +383,23 @@ static void start(struct launch *l, const char *program)
 	if (pid == 0) {
 		restore_signals();
 		sigprocmask(SIG_SETMASK, &before, NULL);
-		execv(program, l->argv);
-		if (errno == ENOEXEC) { /* a script without #!, as the shell does it */
-			execl("/bin/sh", "sh", program, (char *)NULL);
-		}
-		say_bad("cannot run %s: %s", program, strerror(errno));
-		_exit(errno == ENOENT ? 127 : 126);
+		become(program, l->argv);
+		error = errno;
+		_exit(write(fds[1], &error, sizeof(error)) > 0 ? 126 : 127);
 	}
 	running.pid = pid;
 	l->pid = pid;
 	sigprocmask(SIG_SETMASK, &before, NULL);
+	close(fds[1]);
+	error = read_error(fds[0]);
+	close(fds[0]);
+	if (error == 0)
+		return;
+	say_bad("cannot run %s: %s", program, why_not(error));
+	l->hopeless = true;
+	l->is_static = false;
+	free(l->why);
+	l->why = format_string("could not be run: %s", why_not(error));
 }
 
 static void await(struct launch *l)
@@ -351,7 +417,10 @@ static void await(struct launch *l)
 static char *find_program(const char *name)
 {
 	char *path = inspect_find(name);
+	struct stat st;
 
+	if (path && stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+		die(126, "%s: it is a directory", name);
 	if (path)
 		return path;
 	if (errno == EACCES)
