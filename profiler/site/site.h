@@ -47,10 +47,10 @@ uint32_t site_count(void);	     /* nodes made; ids are 1..count */
 struct site_counters *site_counters(uint32_t site);
 
 /* Where nodes and counters lie: written by site.c alone. Chunks never move. */
-#define SITE_LG_CHUNK	      14
-#define SITE_LG_COUNTER_CHUNK 10
-#define SITE_CHUNKS	      4096 /* 67 million nodes */
-#define SITE_COUNTER_CHUNKS   16384
+#define SITE_LG_CHUNK	      12
+#define SITE_LG_COUNTER_CHUNK 9
+#define SITE_CHUNKS	      4096 /* 16 million nodes */
+#define SITE_COUNTER_CHUNKS   8192 /* 4 million of them with counters */
 struct site_node {
 	uintptr_t pc;
 	uint32_t parent;

@@ -102,6 +102,21 @@ static json_t *build(const struct launch *l, int status, const char *verdict)
 			 "files", files);
 }
 
+static bool write_all(int fd, const char *text, size_t size)
+{
+	while (size > 0) {
+		ssize_t n = write(fd, text, size);
+
+		if (n < 0 && errno != EINTR)
+			return false;
+		if (n > 0) {
+			text += n;
+			size -= (size_t)n;
+		}
+	}
+	return true;
+}
+
 void runjson_write(const struct launch *l, int status, const char *verdict)
 {
 	const char *slash = strrchr(l->out, '/');
@@ -111,7 +126,8 @@ void runjson_write(const struct launch *l, int status, const char *verdict)
 	json_t *j = build(l, status, verdict);
 	int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
 		      0600);
-	bool ok = fd >= 0 && j && json_dumpfd(j, fd, JSON_INDENT(1)) == 0 &&
+	char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL; /* dumpfd: by the word */
+	bool ok = fd >= 0 && text && write_all(fd, text, strlen(text)) &&
 		  rename(temporary, path) == 0;
 
 	if (!ok)
@@ -121,6 +137,7 @@ void runjson_write(const struct launch *l, int status, const char *verdict)
 	if (!ok && fd >= 0)
 		unlink(temporary);
 	json_decref(j);
+	free(text);
 	free(temporary);
 	free(path);
 }
