@@ -57,7 +57,12 @@ struct start {
 static void set_argument(const void *block, void *arg)
 {
 	uintptr_t *word = (uintptr_t *)pthread_self();
+	size_t at = atomic_load_relaxed(&threads.argument_at);
 
+	if (at && word[at] == (uintptr_t)block) {
+		word[at] = (uintptr_t)arg;
+		return;
+	}
 	for (size_t i = 0; i < DESCRIPTOR_BYTES / sizeof(*word); i++)
 		if (word[i] == (uintptr_t)block) {
 			word[i] = (uintptr_t)arg;
