@@ -73,12 +73,15 @@ static struct runtable *map_table(const char *path, uint32_t *out_nrows)
 	uint32_t nrows = limited ? LIMITED_ROWS : RUNTABLE_ROWS;
 	int fd = os_open(path, O_RDWR | O_NOFOLLOW, 0);
 	struct runtable *t = NULL;
+	uint32_t room;
 
 	if (fd < 0)
 		return NULL;
 	if (os_file_size(fd) >= (long)bytes_of(RUNTABLE_STEP))
 		t = os_map_file(fd, bytes_of(nrows), true);
-	if (t && (t->magic != RUNTABLE_MAGIC || t->version != RUNTABLE_VERSION)) {
+	room = t ? atomic_load_acquire(&t->room) : 0; /* before the size: both rise */
+	if (t && (t->magic != RUNTABLE_MAGIC || t->version != RUNTABLE_VERSION ||
+		  os_file_size(fd) < (long)bytes_of(room))) {
 		os_unmap(t, align_up(bytes_of(nrows), OS_PAGE));
 		t = NULL;
 	}
