@@ -5,7 +5,7 @@
  * process is killed, and profiles can be made of them afterwards.
  *
  * Format (version 4): struct store_header at offset 0, which says where the chunks lie:
- * arrays of struct node and struct site_counters (site.c, site.h) and of struct
+ * arrays of struct site_node and struct site_counters (site.c, site.h) and of struct
  * store_module. Numbers count from 1; a chunk holds those with the same number / chunk.
  * share_blocks leads to a list of struct share_block (share.h), each of which begins with
  * the offset of the next. Everything is x86-64 layout. Offsets of 0 are chunks that found
