@@ -209,7 +209,7 @@ static void take_depths(struct live *l)
 static bool agent_lives(const struct live *l)
 {
 	return os_call(SYS_getppid, 0, 0, 0, 0, 0, 0) == l->pid &&
-	       os_call(SYS_tgkill, l->pid, l->agent, 0, 0, 0, 0) == 0;
+	       os_call(SYS_tgkill, l->pid, l->agent, 0, 0, 0, 0) != -ESRCH;
 }
 
 static void wait_for_go(const struct live *l)
@@ -524,10 +524,8 @@ static void unmap_shared(struct shared *s)
 {
 	size_t size = align_up(sizeof(*s), OS_PAGE);
 
-	if (!s)
-		return;
-	meta_punch_range((uintptr_t)s, (uintptr_t)s + size);
-	os_unmap(s, size);
+	if (s)
+		meta_unmap_range((uintptr_t)s, size);
 }
 
 void live_finish(void)

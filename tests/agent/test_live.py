@@ -459,6 +459,22 @@ class Ways(TestCase):
             self.assertEqual(self.amounts(r, "lose"), {"direct": 10})
             self.check(p.pid, "--force", "--standing", "--since", status=0)
 
+    def test_without_munmap(self):
+        """What stays mapped of one check hides nothing from the next."""
+        with Live() as p:
+            self.assertEqual(p.say("filter munmap"), 0)
+            p.say("sleepers 3")
+            p.say("lose 10")
+            for _ in range(3):
+                r = self.check(p.pid, "--force", "--stop", status=23)
+                self.assertEqual(self.amounts(r, "lose"), {"direct": 10})
+
+    def test_without_sockets(self):
+        with Live() as p:
+            self.assertEqual(p.say("filter socket"), 0)
+            self.assertIn("has a seccomp filter, which refuses what an answer takes",
+                          self.ask(p.pid, "--force", status=24)[1])
+
     def test_refused_by_its_pause(self):
         with Live("mode=exact:hugepage=off") as p:
             p.say("grow 200000")

@@ -42,8 +42,9 @@ struct line {
 	int signal;
 	uint64_t key;
 	int listener;
-	bool trace; /* the signal cannot be used */
-	bool early; /* the library has not begun yet */
+	bool trace;    /* the signal cannot be used */
+	bool early;    /* the library has not begun yet */
+	bool filtered; /* it refuses itself system calls, and was asked all the same */
 	struct delivery delivery;
 	char *path; /* of the socket, or NULL: abstract */
 };
@@ -148,20 +149,23 @@ static void check_library(int pid)
 }
 
 /* A filter that we have ourselves is a container's, and lets a socket be made. */
-static void check_seccomp(const struct agent_target *t, const char *status)
+static bool check_seccomp(const struct agent_target *t, const char *status)
 {
 	char *own = read_status((int)getpid());
 	uint64_t theirs = proc_number(status, "Seccomp", 10, 0);
 	uint64_t count = proc_number(status, "Seccomp_filters", 10, theirs);
 
-	if (theirs == 1 || (theirs == 2 && !t->force &&
-			    count > proc_number(own, "Seccomp_filters", 10,
-						proc_number(own, "Seccomp", 10, 0))))
+	const bool more =
+		theirs == 2 && count > proc_number(own, "Seccomp_filters", 10,
+						   proc_number(own, "Seccomp", 10, 0));
+
+	if (theirs == 1 || (more && !t->force))
 		die(EXIT_INCOMPLETE,
 		    "process %d has a seccomp filter, which might kill it for "
 		    "answering%s",
 		    t->pid, theirs == 1 ? "" : "; --force asks all the same");
 	free(own);
+	return more;
 }
 
 /* Under strace it stops at every call, for a moment. */
@@ -233,7 +237,7 @@ static void check(struct line *l)
 		l->signal = AGENT_SIGNAL;
 	if (l->signal > 64)
 		die(EXIT_USAGE, "%d: no such signal", l->signal);
-	check_seccomp(l->target, status);
+	l->filtered = check_seccomp(l->target, status);
 	free(status);
 }
 
@@ -419,7 +423,9 @@ static int dial(struct line *l)
 			return s;
 	}
 	die(EXIT_INCOMPLETE, "process %d did not answer: it %s", l->target->pid,
-	    l->early ? "is still loading its libraries" : "is busy with another request");
+	    l->early	  ? "is still loading its libraries"
+	    : l->filtered ? "has a seccomp filter, which refuses what an answer takes"
+			  : "is busy with another request");
 }
 
 static bool send_request(int s, const struct agent_request *q, const int *fds, int nfds)
@@ -474,10 +480,9 @@ void agent_ask_files(const struct agent_target *t, struct agent_request *q,
 	q->magic = AGENT_MAGIC;
 	q->version = AGENT_VERSION;
 	if (!send_request(s, q, fds, nfds) || !get_reply(s, t->patience_s, r))
-		die(EXIT_INCOMPLETE,
-		    "process %d hung up: it ended, or its libseep.so is of another "
-		    "version",
-		    t->pid);
+		die(EXIT_INCOMPLETE, "process %d hung up: it ended, or %s", t->pid,
+		    l.filtered ? "its seccomp filter refuses what an answer takes"
+			       : "its libseep.so is of another version");
 	close(s);
 	close(l.listener);
 	if (r->error)
