@@ -15,14 +15,17 @@
 /* From then on the price is not asked: what reads or copies the page tables, such as a
  * leak check of the running process, needs huge pages there. */
 #define LARGE_HEAP (128 * MIB)
+/* In interpreters with 100 MiB huge pages saved a tenth of the time: 2 ms in a second for
+ * each of them, of which a dear one costs 4 more than small pages. */
+#define LONG_RUN_NS 2000000000u
 
 static struct {
 	size_t again_bytes; /* heap size from which the next one may be tried */
 } price;
 
-bool hugeprice_is_fair(size_t heap_bytes)
+bool hugeprice_is_fair(size_t heap_bytes, uint64_t cpu_ns)
 {
-	return heap_bytes >= price.again_bytes;
+	return heap_bytes >= price.again_bytes || cpu_ns >= LONG_RUN_NS;
 }
 
 void hugeprice_note(uint64_t ns, size_t heap_bytes)
@@ -35,11 +38,14 @@ void hugeprice_note(uint64_t ns, size_t heap_bytes)
 
 void hugeprice_advise(uintptr_t lo, uintptr_t hi, size_t heap_bytes)
 {
-	uint64_t before;
+	uint64_t cpu_ns, before;
 
-	if (lo >= hi || !hugeprice_is_fair(heap_bytes))
+	if (lo >= hi)
 		return;
-	if (heap_bytes >= LARGE_HEAP) {
+	cpu_ns = price.again_bytes > heap_bytes ? os_process_ns() : 0;
+	if (!hugeprice_is_fair(heap_bytes, cpu_ns))
+		return;
+	if (heap_bytes >= LARGE_HEAP || cpu_ns > 0) { /* whatever it costs */
 		os_hugepage((void *)lo, hi - lo, true);
 		return;
 	}
@@ -49,6 +55,6 @@ void hugeprice_advise(uintptr_t lo, uintptr_t hi, size_t heap_bytes)
 	*(volatile char *)lo = 0; /* nobody has it yet */
 	hugeprice_note(os_thread_ns() - before, heap_bytes);
 	lo += HUGE_PAGE;
-	if (lo < hi && hugeprice_is_fair(heap_bytes))
+	if (lo < hi && hugeprice_is_fair(heap_bytes, 0))
 		os_hugepage((void *)lo, hi - lo, true);
 }

@@ -11,7 +11,8 @@
  *
  * So at each growth that is to get huge pages the first of them is faulted in at once and
  * timed. When it was dear, what follows gets none until the heap is some times as large,
- * or simply large.
+ * or simply large, or the program has run for so long that a huge page, which saves it
+ * some time in every second, is likely to be worth that price.
  *
  * Concurrency: guarded by mheap_lock, like the arena.
  */
@@ -22,8 +23,9 @@
 
 #define HUGE_PAGE (2 * MIB)
 
-/* May a heap of so many bytes ask for another huge page? FAST. */
-bool hugeprice_is_fair(size_t heap_bytes);
+/* May a heap of so many bytes ask for another huge page? cpu_ns: of the process so far.
+ * FAST. */
+bool hugeprice_is_fair(size_t heap_bytes, uint64_t cpu_ns);
 /* One took ns to fault in. FAST. */
 void hugeprice_note(uint64_t ns, size_t heap_bytes);
 /* Advises huge pages for new memory from lo to hi, multiples of HUGE_PAGE, as far as they

@@ -8,22 +8,25 @@
 
 #define CHEAP_NS 300000 /* as measured where huge pages are cheap, and where not */
 #define DEAR_NS	 3600000
+#define START_NS 50000000 /* the program began just now, or a while ago */
+#define LATER_NS 60000000000u
 
 static void test_price(void **state)
 {
 	(void)state;
-	assert_true(hugeprice_is_fair(8 * MIB));
+	assert_true(hugeprice_is_fair(8 * MIB, START_NS));
 	hugeprice_note(CHEAP_NS, 8 * MIB);
-	assert_true(hugeprice_is_fair(8 * MIB));
+	assert_true(hugeprice_is_fair(8 * MIB, START_NS));
 	hugeprice_note(DEAR_NS, 8 * MIB);
-	assert_false(hugeprice_is_fair(8 * MIB));
-	assert_false(hugeprice_is_fair(31 * MIB));
-	assert_true(hugeprice_is_fair(32 * MIB));
+	assert_false(hugeprice_is_fair(8 * MIB, START_NS));
+	assert_false(hugeprice_is_fair(31 * MIB, START_NS));
+	assert_true(hugeprice_is_fair(31 * MIB, LATER_NS));
+	assert_true(hugeprice_is_fair(32 * MIB, START_NS));
 	hugeprice_note(CHEAP_NS, 32 * MIB);
-	assert_true(hugeprice_is_fair(33 * MIB));
+	assert_true(hugeprice_is_fair(33 * MIB, START_NS));
 	hugeprice_note(DEAR_NS, 64 * MIB);
-	assert_false(hugeprice_is_fair(127 * MIB));
-	assert_true(hugeprice_is_fair(128 * MIB));
+	assert_false(hugeprice_is_fair(127 * MIB, START_NS));
+	assert_true(hugeprice_is_fair(128 * MIB, START_NS));
 }
 
 /* Is the OS page at addr resident? */
