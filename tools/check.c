@@ -492,8 +492,8 @@ int command_check(int argc, char **argv)
 	struct check c = { .command = argv[0], .profile = strcmp(argv[0], "leak") == 0 };
 	int fd = open_memory(), status;
 
-	parse(&c, argc, argv);
 	say_verdict_when_incomplete();
+	parse(&c, argc, argv);
 	agent_expect(&c.target);
 	predict(&c);
 	ask(&c, fd);

@@ -407,9 +407,8 @@ static bool became_unknown(const struct gate *g, const struct runtable_row *r)
 
 	if (r->end != RUNROW_EXEC)
 		return false;
-	for (const struct runtable_row *x = r + 1; x < t->rows + launch_rows(&g->launch);
-	     x++)
-		if (x->pid == r->pid)
+	for (size_t i = (size_t)(r - t->rows) + 1; i < launch_rows(&g->launch); i++)
+		if (t->pids[i] == r->pid)
 			return false;
 	return true;
 }
@@ -483,10 +482,9 @@ static void judge(struct gate *g)
 	}
 	for (unsigned i = 0; i < launch_rows(l); i++)
 		judge_row(g, &l->table->rows[i], &l->table->rows[i] == main_row);
-	if (l->table->claimed > RUNTABLE_ROWS)
-		set_incomplete(g, format_string("%u processes: more than %d are not "
-						"followed",
-						l->table->claimed, RUNTABLE_ROWS));
+	if (l->table->lost)
+		set_incomplete(g, format_string("some processes were not followed: there "
+						"was no room for them"));
 }
 
 static bool found(const struct gate *g)

@@ -3,6 +3,7 @@
  * main: the seep command. Each subcommand has a file of its own; shared code is in lib/.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,9 +60,22 @@ static void check_output(int status, void *arg)
 	_exit(EXIT_INCOMPLETE);
 }
 
+/* A file of ours under the number of a closed one would get what is meant for that. What
+ * is done with these fails as before, and programs that are started do not see them. */
+static void take_closed_numbers(void)
+{
+	static const int modes[] = { O_WRONLY, O_RDONLY, O_RDONLY };
+
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0)
+			open("/dev/null", modes[fd] | O_CLOEXEC);
+}
+
 int main(int argc, char **argv)
 {
 	const char *name = argc > 1 ? argv[1] : "";
+
+	take_closed_numbers();
 
 	on_exit(check_output, NULL);
 	if (strcmp(name, "help") == 0 && argc == 3) {

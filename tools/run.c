@@ -216,7 +216,7 @@ static void print_files(const struct runtable_row *r)
 	free(heap);
 }
 
-static void print_totals(const struct runtable_row *r)
+static void print_totals(const struct launch *l, const struct runtable_row *r)
 {
 	char a[32], b[32], c[32];
 
@@ -228,6 +228,8 @@ static void print_totals(const struct runtable_row *r)
 	if (r->prefix[0])
 		print_errors(r);
 	resident_print(r->rss, r->rss_parts, "at the end");
+	if (!r->rss && r->recovered && l->max_rss)
+		say("resident: never more than %s", say_bytes(l->max_rss, a, 32));
 	if (!r->served && !r->recovered)
 		say("warning: Seep's malloc served no call: the program brings its own");
 	if (r->dropped)
@@ -315,7 +317,7 @@ static void summarize(const struct launch *l)
 		return;
 	}
 	print_killed(l, r);
-	print_totals(r);
+	print_totals(l, r);
 	if (r->prefix[0]) {
 		print_sites(r->prefix, r->live_bytes > 0);
 		print_others(l, r);

@@ -57,7 +57,8 @@ static struct {
 
 void exit_init(void)
 {
-	long n = os_readlink("/proc/self/exe", at_exit.path, sizeof(at_exit.path) - 1);
+	long n = os_readlink("/proc/thread-self/exe", at_exit.path,
+			     sizeof(at_exit.path) - 1);
 	char *slash;
 
 	at_exit.path[n > 0 ? n : 0] = '\0';
@@ -319,6 +320,14 @@ static bool wants_profiles(const struct exit_cause *cause)
 	       sample_count() - at_exit.inherited >= FEW_SAMPLES;
 }
 
+static void check_leaks(struct leak_result *r, const struct exit_cause *cause)
+{
+	if (cause->way == EXIT_SIGNAL)
+		leak_check_interrupted(r, cause->interrupted);
+	else
+		leak_check(r);
+}
+
 static int report_all(const char *prefix, const struct exit_cause *cause)
 {
 	struct runtable_row *row = runtable_row();
@@ -331,10 +340,8 @@ static int report_all(const char *prefix, const struct exit_cause *cause)
 		rss_measure();
 	pprof_keep_memory();
 	if (check) {
-		if (cause->way == EXIT_SIGNAL)
-			leak_check_interrupted(&r, cause->interrupted);
-		else
-			leak_check(&r);
+		if (!leak_is_final())
+			check_leaks(&r, cause);
 		if (opt_get()->thread_leaks && cause->way != EXIT_SIGNAL)
 			check_threads(row, &r, prefix, &error);
 		keep_first(&error, report_leaks(&r, prefix, wants_profiles(cause)));

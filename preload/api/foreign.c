@@ -135,7 +135,7 @@ static void require_plausible(const void *p, const char *what)
 
 	if ((uintptr_t)p % 16 != 0)
 		fatal("invalid %s of %p: not aligned", what, p);
-	if (os_each_line("/proc/self/maps", look_at_line, &w) < 0)
+	if (os_each_line("/proc/thread-self/maps", look_at_line, &w) < 0)
 		return; /* no /proc: libc will judge */
 	if (w.kind == 0)
 		fatal("invalid %s of %p: nothing is there", what, p);

@@ -16,22 +16,28 @@
 
 #define STATS_CLASSES 16 /* rows of malloc_stats() */
 
-/* What glibc's words mean here: an ordinary free block is a run of free pages, a fast one
- * a slot in a thread's cache, a mapped region a large object. */
+/*
+ * What glibc's words mean here: an ordinary free block is a run of free pages, a mapped
+ * region a large object. The heap's bookkeeping is in use, as glibc's headers are. There
+ * are no fast blocks: slots in a thread's cache are free bytes and nothing else, most of
+ * them were never given out, and glibc does not count its own thread caches there either.
+ */
 EXPORT struct mallinfo2 mallinfo2(void)
 {
 	struct heap_stats st;
 	struct mallinfo2 m = { 0 };
+	size_t bookkeeping = meta_bytes(META_SPAN) + meta_bytes(META_MCACHE) +
+			     meta_bytes(META_CENTRAL);
 
 	heap_get_stats(&st);
-	m.arena = st.inuse_small + st.free_dirty + st.free_clean;
+	m.arena = st.inuse_small + st.free_dirty + st.free_clean + bookkeeping;
 	m.ordblks = st.nfree_runs;
-	m.smblks = st.ncached;
 	m.hblks = st.nlarge;
 	m.hblkhd = st.inuse_large;
-	m.uordblks = st.live_bytes > st.inuse_large ? st.live_bytes - st.inuse_large : 0;
+	m.uordblks = bookkeeping;
+	if (st.live_bytes > st.inuse_large)
+		m.uordblks += st.live_bytes - st.inuse_large;
 	m.fordblks = m.arena - m.uordblks;
-	m.fsmblks = st.cached;
 	m.keepcost = st.free_dirty;
 	return m;
 }
@@ -49,10 +55,8 @@ EXPORT struct mallinfo mallinfo(void)
 	struct mallinfo m = {
 		.arena = saturate(w.arena),
 		.ordblks = saturate(w.ordblks),
-		.smblks = saturate(w.smblks),
 		.hblks = saturate(w.hblks),
 		.hblkhd = saturate(w.hblkhd),
-		.fsmblks = saturate(w.fsmblks),
 		.uordblks = saturate(w.uordblks),
 		.fordblks = saturate(w.fordblks),
 		.keepcost = saturate(w.keepcost),

@@ -43,7 +43,7 @@ EXPORT int pthread_detach(pthread_t thread)
 
 	if (!call)
 		return EINVAL;
-	thread_set_released((uintptr_t)thread, true);
+	thread_set_detached((uintptr_t)thread);
 	return call(thread);
 }
 
@@ -108,6 +108,6 @@ EXPORT int thrd_detach(thrd_t thread)
 
 	if (!call)
 		return thrd_error;
-	thread_set_released((uintptr_t)thread, true);
+	thread_set_detached((uintptr_t)thread);
 	return call(thread);
 }

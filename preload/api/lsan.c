@@ -47,40 +47,48 @@ EXPORT void __lsan_unregister_root_region(const void *p, size_t size)
 	leak_remove_root(p, size);
 }
 
-static bool finds_leaks(bool says)
+static enum leak_verdict look(bool says)
 {
 	struct leak_result r = { 0 };
-	bool found;
 
 	if (!sample_is_on())
-		return false;
+		return LEAK_INCOMPLETE;
 	seep_tls.internal++;
 	leak_check(&r);
 	if (says) {
 		leak_print(&r);
 		leak_print_verdict(&r);
 	}
-	found = r.verdict == LEAK_FOUND;
 	leak_result_free(&r);
 	seep_tls.internal--;
-	return found;
+	return r.verdict;
 }
 
 /* 1 when something was lost, 0 when not or when nothing can be told. */
 EXPORT int __lsan_do_recoverable_leak_check(void)
 {
-	return finds_leaks(true);
+	return look(true) == LEAK_FOUND;
 }
 
-/* Where the end of the process is checked, too, that one's report is enough. */
+/*
+ * Works once, and no check follows at the end: so it is documented, and programs use it
+ * to look before their destructors let go of things. Where the end is checked, too, that
+ * one's report is enough.
+ */
 EXPORT void __lsan_do_leak_check(void)
 {
 	const struct exit_cause cause = { .way = EXIT_AT_ONCE };
+	enum leak_verdict verdict;
 
-	if (finds_leaks(opt_get()->leak == OPT_LEAK_OFF) && opt_get()->exitcode != 0) {
+	if (leak_is_final())
+		return;
+	verdict = look(opt_get()->leak == OPT_LEAK_OFF);
+	if (verdict == LEAK_FOUND && opt_get()->exitcode != 0) {
 		fflush(NULL);
 		exit_reports(&cause);
 		os_exit_group(opt_get()->exitcode);
 	}
+	if (verdict == LEAK_CLEAN)
+		leak_set_final();
 }
 #endif

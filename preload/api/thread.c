@@ -21,6 +21,7 @@
 #include "preload/heap/mcache.h"
 #include "preload/heap/tls.h"
 #if CONFIG_PROFILER
+#include "profiler/control/alone.h"
 #include "profiler/escape/escape.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/share.h"
@@ -56,7 +57,12 @@ struct start {
 static void set_argument(const void *block, void *arg)
 {
 	uintptr_t *word = (uintptr_t *)pthread_self();
+	size_t at = atomic_load_relaxed(&threads.argument_at);
 
+	if (at && word[at] == (uintptr_t)block) {
+		word[at] = (uintptr_t)arg;
+		return;
+	}
 	for (size_t i = 0; i < DESCRIPTOR_BYTES / sizeof(*word); i++)
 		if (word[i] == (uintptr_t)block) {
 			word[i] = (uintptr_t)arg;
@@ -192,10 +198,21 @@ static struct start *prepare(start_routine routine, void *arg, const pthread_att
 		return NULL;
 #if CONFIG_PROFILER
 	thread_become_many();
+	alone_begin_thread();
 #endif
 	*s = (struct start){ routine, arg, creator_site(), is_detached(attr),
 			     has_own_stack(attr) };
 	return s;
+}
+
+/* Of prepare(). */
+static void finish(struct start *s, bool made)
+{
+#if CONFIG_PROFILER
+	alone_end_thread();
+#endif
+	if (!made)
+		heap_free(s);
 }
 
 EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
@@ -215,8 +232,7 @@ EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 	clear_stack_below();
 	ret = threads.create(thread, attr, thread_begin, s);
 	clear_stack_below(); /* of the thread's handle */
-	if (ret != 0)
-		heap_free(s);
+	finish(s, ret == 0);
 	return ret;
 }
 
@@ -238,8 +254,7 @@ EXPORT int thrd_create(thrd_t *thread, thrd_start_t routine, void *arg)
 	clear_stack_below();
 	ret = threads.create_c11(thread, (thrd_start_t)(uintptr_t)thread_begin, s);
 	clear_stack_below();
-	if (ret != thrd_success)
-		heap_free(s);
+	finish(s, ret == thrd_success);
 	return ret;
 }
 

@@ -204,6 +204,23 @@ void *meta_map(size_t size, enum meta_tag tag)
 	return p;
 }
 
+/* What a filter does not let us unmap stays ours: what it says of the program's objects
+ * must not count. */
+static void unmap_range(void *p, size_t size)
+{
+	if (os_unmap(p, size))
+		drop_range((uintptr_t)p);
+	else
+		os_purge(p, size);
+}
+
+void meta_unmap_range(uintptr_t start, size_t size)
+{
+	lock_acquire(&meta.lock);
+	unmap_range((void *)start, size);
+	lock_release(&meta.lock);
+}
+
 void meta_unmap(void *p, size_t size, enum meta_tag tag)
 {
 	if (!p)
@@ -213,8 +230,7 @@ void meta_unmap(void *p, size_t size, enum meta_tag tag)
 	if (is_spare(p)) {
 		os_purge(p, size); /* the address range is not used again */
 	} else {
-		drop_range((uintptr_t)p);
-		os_unmap(p, size);
+		unmap_range(p, size);
 	}
 	lock_release(&meta.lock);
 	atomic_sub_relaxed(&meta.bytes[tag], size);

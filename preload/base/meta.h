@@ -40,6 +40,8 @@ void *meta_remap(void *p, size_t old_size, size_t new_size, enum meta_tag tag);
  * fn must not call meta_*. Returns false when fn did. */
 bool meta_each_range(bool (*fn)(uintptr_t start, size_t size, void *arg), void *arg);
 bool meta_register_range(uintptr_t start, size_t size); /* false: table full */
+/* Unmaps such a range. */
+void meta_unmap_range(uintptr_t start, size_t size);
 /* [from, to), part of one range, is not ours any more. */
 void meta_punch_range(uintptr_t from, uintptr_t to);
 /* Under a limit of the address space: gives back what is held in reserve. */

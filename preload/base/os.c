@@ -50,9 +50,9 @@ int os_commit(void *addr, size_t size)
 			    0, 0, 0);
 }
 
-void os_unmap(void *addr, size_t size)
+bool os_unmap(void *addr, size_t size)
 {
-	os_call(SYS_munmap, (long)addr, (long)size, 0, 0, 0, 0);
+	return os_call(SYS_munmap, (long)addr, (long)size, 0, 0, 0, 0) == 0;
 }
 
 bool os_purge(void *addr, size_t size)

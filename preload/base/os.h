@@ -32,7 +32,7 @@ static inline long os_call(long nr, long a, long b, long c, long d, long e, long
 void *os_map(size_t size);     /* private, readable, writable, zero */
 void *os_reserve(size_t size); /* address space only, PROT_NONE, no commit charge */
 int os_commit(void *addr, size_t size); /* make reserved pages usable */
-void os_unmap(void *addr, size_t size);
+bool os_unmap(void *addr, size_t size); /* false: a filter refuses, or it was split */
 bool os_purge(void *addr,
 	      size_t size); /* give the pages back; true: they read as zero now */
 /* The kernel clears it in a forked child, by whatever call. False: refused. */

@@ -5,7 +5,8 @@
  * A reservation is PROT_NONE, so it costs neither memory nor commit charge; the heap's
  * pages and the two tables in front of them are made usable as the end moves up. Huge
  * pages are advised for growth only: pages at the moving end are about to be filled
- * densely, while holes further down may be filled by many classes.
+ * densely, while holes further down may be filled by many classes; and only where they
+ * are cheap, see hugeprice.h.
  */
 #include "preload/heap/arena.h"
 
@@ -14,11 +15,11 @@
 #include "preload/base/check.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
+#include "preload/heap/hugeprice.h"
 
 #define RESERVE_FIRST	(256 * GIB)
 #define RESERVE_LEAST	(1 * MIB)
 #define RESERVE_LIMITED (32 * MIB) /* under RLIMIT_AS: leave room for the program */
-#define HUGE_PAGE	(2 * MIB)
 #define GROW_SMALL	(1 * MIB)  /* while the heap is small */
 #define GROW_HUGE	(4 * MIB)  /* whole huge pages, later */
 #define HUGE_AFTER	(8 * MIB)  /* heap size from which huge pages are advised */
@@ -263,7 +264,9 @@ static uintptr_t extend(struct arena *a, size_t bytes)
 		uintptr_t lo = align_up(start, HUGE_PAGE);
 		uintptr_t hi = align_down(start + bytes, HUGE_PAGE);
 
-		if (lo < hi)
+		if (arena.huge == ARENA_HUGE_AUTO)
+			hugeprice_advise(lo, hi, (arena.npages << PAGE_SHIFT) + bytes);
+		else if (lo < hi)
 			os_hugepage((void *)lo, hi - lo, true);
 	}
 	atomic_store_release(&a->end_page, end_page);

@@ -112,8 +112,30 @@ static inline void arena_set_page(const void *p, uint8_t sizeclass)
 	atomic_store_release(where, sizeclass);
 }
 
-/* SLOW, needs mheap's lock, or for a large span its owner. Points the first and last page
- * (all: every page) to s. */
+/* FAST. Where the span pointer of addr's page is; addr lies in an arena. */
+static inline struct mspan **arena_span_place(uintptr_t addr)
+{
+	const struct arena *a = &arena_first;
+
+	if (UNLIKELY(addr - arena_fast.base >= arena_fast.size))
+		a = arena_of_further(addr);
+	return &a->spans[arena_page(a, addr)];
+}
+
+/* FAST, needs mheap's lock, or for a large span its owner. Points the first page of s, or
+ * the last, to it. */
+static inline void arena_set_first(struct mspan *s)
+{
+	atomic_store_release(arena_span_place(s->base), s);
+}
+
+static inline void arena_set_last(struct mspan *s)
+{
+	atomic_store_release(arena_span_place(s->base + ((s->npages - 1) << PAGE_SHIFT)),
+			     s);
+}
+
+/* SLOW. Points the first and last page (all: every page) to s. */
 void arena_set_span(const struct mspan *where, struct mspan *s, bool all);
 /* Sets the class bytes of all pages of s. */
 void arena_set_class(const struct mspan *s, uint8_t sizeclass);

@@ -13,6 +13,7 @@
 #define LISTS  (EXACT + STEPS * 40)
 #define WORDS  ((LISTS + 63) / 64)
 #define PROBES 24
+#define LONG   (1 * MIB >> PAGE_SHIFT)
 
 struct set {
 	struct mspan *heads[LISTS];
@@ -22,6 +23,7 @@ struct set {
 static struct {
 	struct set sets[2];		 /* 0 clean, 1 dirty */
 	size_t total_pages, dirty_pages; /* with the victim */
+	size_t long_pages;		 /* dirty ones in runs of LONG and more */
 	size_t nruns;			 /* without */
 	struct mspan *victim;
 } freelist;
@@ -36,6 +38,17 @@ static unsigned list_of(size_t npages)
 	lg = 63u - (unsigned)__builtin_clzl(npages);
 	step = (unsigned)(npages >> (lg - 3)) & (STEPS - 1);
 	return EXACT + (lg - 6) * STEPS + step;
+}
+
+/* s comes or goes. */
+static void count(const struct mspan *s, bool in)
+{
+	size_t dirty = in ? s->ndirty : 0 - s->ndirty;
+
+	freelist.total_pages += in ? s->npages : 0 - s->npages;
+	freelist.dirty_pages += dirty;
+	if (s->npages >= LONG)
+		freelist.long_pages += dirty;
 }
 
 static struct set *set_of(const struct mspan *s)
@@ -56,8 +69,7 @@ void freelist_insert(struct mspan *s)
 	set->heads[i] = s;
 	set->nonempty[i / 64] |= (uint64_t)1 << (i % 64);
 	freelist.nruns++;
-	freelist.total_pages += s->npages;
-	freelist.dirty_pages += s->ndirty;
+	count(s, true);
 }
 
 void freelist_remove(struct mspan *s)
@@ -76,8 +88,7 @@ void freelist_remove(struct mspan *s)
 	s->next = s->prev = NULL;
 	s->state = MSPAN_DEAD; /* no neighbour may absorb it now */
 	freelist.nruns--;
-	freelist.total_pages -= s->npages;
-	freelist.dirty_pages -= s->ndirty;
+	count(s, false);
 }
 
 /* First list at or after i that is not empty, or LISTS. */
@@ -141,8 +152,7 @@ void freelist_set_victim(struct mspan *s)
 {
 	s->state = MSPAN_VICTIM;
 	freelist.victim = s;
-	freelist.total_pages += s->npages;
-	freelist.dirty_pages += s->ndirty;
+	count(s, true);
 }
 
 struct mspan *freelist_take_victim(void)
@@ -151,8 +161,7 @@ struct mspan *freelist_take_victim(void)
 
 	freelist.victim = NULL;
 	s->state = MSPAN_DEAD;
-	freelist.total_pages -= s->npages;
-	freelist.dirty_pages -= s->ndirty;
+	count(s, false);
 	return s;
 }
 
@@ -198,6 +207,11 @@ struct mspan *freelist_longest_dirty(void)
 size_t freelist_dirty_pages(void)
 {
 	return freelist.dirty_pages;
+}
+
+size_t freelist_short_pages(void)
+{
+	return freelist.dirty_pages - freelist.long_pages;
 }
 
 size_t freelist_total_pages(void)

@@ -26,6 +26,7 @@ struct mspan *freelist_take_victim(void);
 /* Would freelist_find() choose the victim, were it in a list? */
 bool freelist_prefers_victim(size_t npages);
 size_t freelist_dirty_pages(void);
+size_t freelist_short_pages(void); /* dirty ones, in runs of less than a megabyte */
 size_t freelist_total_pages(void);
 size_t freelist_count(void); /* of runs */
 

@@ -251,6 +251,7 @@ ALWAYS_INLINE void *sampled(void *p, size_t size, bool due)
 /* ---- malloc ---- */
 
 size_t heap_padding;
+uint32_t heap_neighbours = 4;
 
 static inline void *pop(struct mcache *mc, unsigned c)
 {
@@ -274,22 +275,34 @@ ALWAYS_INLINE void *malloc_class(unsigned c, size_t size)
 	return sampled(p, size, due);
 }
 
+void *heap_sample_large(struct mspan *s, size_t size)
+{
+	uint64_t (*hook)(struct mspan * s, size_t size) = heap_hooks.sample_large;
+
+	if (UNLIKELY(!hook))
+		return sampled((void *)s->base, size, true);
+	mcache_tick_at(mcache_self(), hook(s, size));
+	return (void *)s->base;
+}
+
 static NOINLINE void *malloc_large(size_t size, size_t align)
 {
 	bool due = charge_own(size);
+	void *p = large_malloc(size, align);
 
-	return sampled(large_malloc(size, align), size, due);
-}
-
-void *heap_sample_large(void *p, size_t size)
-{
-	return sampled(p, size, true);
+	return due && p ? heap_sample_large(arena_span_of(p), size) : p;
 }
 
 void *heap_malloc_large_slow(size_t size)
 {
+	struct mcache *mc = mcache_self();
+	size_t npages = (size + heap_padding + PAGE_SIZE - 1) >> PAGE_SHIFT;
+	struct mspan *s = NULL;
+
 	lock_assert_none();
-	return malloc_large(size, 1);
+	if (size <= LCACHE_PAGES << PAGE_SHIFT)
+		s = lcache_take_slow(&mc->large, npages);
+	return s ? mcache_give_large(mc, s, size) : malloc_large(size, 1);
 }
 
 static NOINLINE void *malloc_any(size_t size)

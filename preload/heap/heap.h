@@ -44,6 +44,11 @@ struct heap_hooks {
 	 * asked. Called when the thread's byte budget is spent, also in a thread that is
 	 * exiting. The hook sets the next budget with heap_set_budget(). SLOW. */
 	void (*sample_malloc)(void *p, size_t size);
+	/* The same two of a large object, when there is nothing to ask; NULL: the general
+	 * ones do it. The first returns os_coarse_ns(). The second also releases
+	 * s->samples. SLOW. */
+	uint64_t (*sample_large)(struct mspan *s, size_t size);
+	void (*free_large)(struct mspan *s);
 	/* The calling thread has just got its mcache, before its first object. SLOW. */
 	void (*thread_start)(void);
 	/* The first byte budget of a new thread's mcache; NULL: no sampling. FAST. */
@@ -75,8 +80,8 @@ extern bool (*heap_begin)(void);
 void *heap_malloc_slow(size_t size);
 /* size is over SIZECLASS_MAX_SIZE - heap_padding. */
 void *heap_malloc_large_slow(size_t size);
-/* p, which is just made, spent the thread's byte budget; returns p. */
-void *heap_sample_large(void *p, size_t size);
+/* The object of s, which is just made, spent the thread's byte budget; returns it. */
+void *heap_sample_large(struct mspan *s, size_t size);
 void *heap_calloc_slow(size_t size);	      /* zeroed */
 void *heap_calloc(size_t count, size_t size); /* overflow: NULL */
 void *heap_realloc(void *p, size_t size);     /* p not NULL, ours; NULL: p stands */
@@ -129,6 +134,11 @@ void heap_slow_frees(void);
  * slot: 0, or 1 in a process whose leaks are looked for. Objects that the fast path makes
  * are not padded. Set once, before there are threads. */
 extern size_t heap_padding;
+
+/* Threads take slots from mcentral in multiples of so many neighbours, a power of two,
+ * where these are small: 8 where every object has a record beside its span, of which so
+ * many fill whole cache lines. Set once, before there are threads. */
+extern uint32_t heap_neighbours;
 
 /* ---- looking at the heap ---- */
 

@@ -114,12 +114,19 @@ static NOINLINE void keep_large_slow(struct mspan *s)
 
 ALWAYS_INLINE void keep_large(struct mspan *s)
 {
-	if (UNLIKELY(!lcache_put(&mcache_self()->large, s)))
+	if (UNLIKELY(!lcache_put_fast(&mcache_self()->large, s)))
 		keep_large_slow(s);
 }
 
 static NOINLINE void free_sampled_large(struct mspan *s)
 {
+	void (*hook)(struct mspan * s) = heap_hooks.free_large;
+
+	if (LIKELY(hook != NULL)) {
+		hook(s);
+		keep_large(s);
+		return;
+	}
 	if (heap_hooks.sample_free)
 		heap_hooks.sample_free(s, 0, (void *)s->base);
 	if (heap_hooks.release_samples)
@@ -168,7 +175,7 @@ static NOINLINE void free_odd(const struct arena *a, void *p)
 }
 
 /* p is no large object's beginning; s is what its page points to. */
-ALWAYS_INLINE void free_in_span(const struct arena *a, struct mspan *s, void *p)
+static NOINLINE void free_in_span(const struct arena *a, struct mspan *s, void *p)
 {
 	uintptr_t offset = (uintptr_t)p - s->base;
 	uint64_t index = offset * s->magic >> MSPAN_MAGIC_SHIFT;
@@ -225,13 +232,16 @@ void heap_free_slow(void *p)
 
 size_t heap_usable_size(const void *p)
 {
+	uint32_t index;
 	struct mspan *s;
 
 	if (!p)
 		return 0;
-	s = heap_find((uintptr_t)p, NULL);
-	if (s)
+	s = heap_find((uintptr_t)p, &index);
+	if (s) {
+		heap_check_object(s, index, p, "malloc_usable_size");
 		return mspan_slot_bytes(s);
+	}
 	if (!arena_of((uintptr_t)p) && heap_foreign.usable_size)
 		return heap_foreign.usable_size(p);
 	return 0;

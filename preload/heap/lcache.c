@@ -12,6 +12,7 @@
 #include "preload/heap/mheap.h"
 
 #define ALL_LEAST   (2 * MIB >> PAGE_SHIFT) /* pages in all threads' caches, */
+#define ALL_BUSY    (8 * MIB >> PAGE_SHIFT) /* instead, if a thread is busy */
 #define ALL_MOST    (32 * MIB >> PAGE_SHIFT)
 #define ALL_SHARE   16			      /* and of those in use */
 #define LIMIT_SHARE 64			      /* of a limited address space */
@@ -23,6 +24,7 @@
 #define HAND_OVER   (2 * GRAIN) /* by a thread that only frees, at most */
 #define DEPOT_SHARE 2		/* of what all threads may hold */
 #define LOOK_NS	    200000000u
+#define BUSY	    32 /* frees without room between two looks; objects taken */
 
 static struct {
 	size_t reserved; /* pages, sum of all limits; guarded by mheap_lock */
@@ -50,7 +52,7 @@ static void count_in(struct lcache *lc, uint64_t held)
 	atomic_store_relaxed(&lc->held, lc->held + held);
 }
 
-static void count_out(struct lcache *lc, uint64_t held)
+ALWAYS_INLINE void count_out(struct lcache *lc, uint64_t held)
 {
 	atomic_store_relaxed(&lc->held, lc->held - held + LCACHE_TAKEN);
 	if (lcache_pages(lc) < lc->least)
@@ -76,7 +78,7 @@ static void keep_blank(struct lcache *lc, struct mspan *s)
 }
 
 /* The rest loses its first npages, or all. Its length first: it never covers others'. */
-static void shrink_rest(struct lcache *lc, size_t npages)
+ALWAYS_INLINE void shrink_rest(struct lcache *lc, size_t npages)
 {
 	struct mspan *rest = lc->rest;
 
@@ -87,10 +89,11 @@ static void shrink_rest(struct lcache *lc, size_t npages)
 	}
 	atomic_store_release(&rest->npages, rest->npages - npages);
 	atomic_store_release(&rest->base, rest->base + (npages << PAGE_SHIFT));
-	arena_set_span(rest, rest, false);
+	arena_set_first(rest);
 }
 
-bool lcache_join(struct lcache *lc, struct mspan *s)
+/* s, which is no object any more, joins the rest if the two are neighbours. */
+ALWAYS_INLINE bool join(struct lcache *lc, struct mspan *s)
 {
 	struct mspan *rest = lc->rest;
 	size_t npages = s->npages;
@@ -102,7 +105,10 @@ bool lcache_join(struct lcache *lc, struct mspan *s)
 		atomic_store_release(&rest->base, s->base);
 	keep_blank(lc, s);
 	atomic_store_release(&rest->npages, rest->npages + npages);
-	arena_set_span(rest, rest, false);
+	if (before)
+		arena_set_first(rest);
+	else
+		arena_set_last(rest);
 	count_in(lc, npages + LCACHE_SPAN);
 	return true;
 }
@@ -117,7 +123,7 @@ bool lcache_extend(struct lcache *lc, struct mspan *s, size_t npages)
 	count_out(lc, more);
 	shrink_rest(lc, more);
 	atomic_store_release(&s->npages, npages);
-	arena_set_span(s, s, false);
+	arena_set_last(s);
 	return true;
 }
 
@@ -135,12 +141,12 @@ static void get_blanks(struct lcache *lc)
 	lock_release(&mheap_lock);
 }
 
-/* Where the page heap has much that is free and holds memory, objects go where they fit
- * best instead of being cut off what this thread freed last: else the heap ends up as
- * small pieces, and grows for whatever is longer. */
+/* Where the page heap has much that is free and holds memory, in short runs, objects go
+ * where they fit best instead of being cut off what this thread freed last: else the heap
+ * ends up as small pieces, and grows for whatever is longer. */
 void lcache_look_at_heap_locked(void)
 {
-	size_t holes = freelist_dirty_pages();
+	size_t holes = freelist_short_pages();
 
 	atomic_store_relaxed(&lcaches.scattered,
 			     holes > HOLES_LEAST + mheap_inuse_pages() / HOLES_SHARE);
@@ -186,8 +192,10 @@ static struct mspan *cut(struct lcache *lc, size_t npages)
 	count_out(lc, npages + LCACHE_SPAN);
 	atomic_store_release(&s->base, rest->base);
 	atomic_store_release(&s->npages, npages);
+	s->needs_zero = true;
 	shrink_rest(lc, npages);
-	arena_set_span(s, s, false);
+	arena_set_first(s);
+	arena_set_last(s);
 	return s;
 }
 
@@ -260,6 +268,25 @@ static void release_locked(struct lcache *lc, size_t keep)
 	}
 }
 
+/* Spans are released as far as they are among idle pages. */
+static void release_idle_locked(struct lcache *lc, size_t idle)
+{
+	if (lc->rest && lc->rest->npages <= idle) {
+		idle -= lc->rest->npages;
+		release_rest_locked(lc);
+	}
+	for (unsigned bin = LCACHE_BINS; bin > 0; bin--) {
+		struct mspan **link = &lc->bins[bin - 1], *s = *link;
+
+		while (s && s->npages <= idle) {
+			idle -= s->npages;
+			lcache_unlink(lc, link, s);
+			mheap_take_back_locked(s);
+			s = *link;
+		}
+	}
+}
+
 /* Whatever the counts say: see lcache.h about a forked child. */
 static void release_all_locked(struct lcache *lc)
 {
@@ -281,6 +308,8 @@ static void release_all_locked(struct lcache *lc)
 	lc->held = 0;
 	lc->taken = 0;
 	lc->least = 0;
+	lc->nfull = 0;
+	lc->busy = false;
 }
 
 static void set_limit_locked(struct lcache *lc, size_t limit)
@@ -290,14 +319,15 @@ static void set_limit_locked(struct lcache *lc, size_t limit)
 	lc->limit = (uint32_t)limit;
 }
 
-/* Pages that all threads together may keep. */
-static size_t most_locked(void)
+/* Pages that all threads together may keep, if some are busy or not. */
+static size_t most_locked(bool busy)
 {
 	size_t most = mheap_inuse_pages() / ALL_SHARE;
 	size_t space = (arena_limit() >> PAGE_SHIFT) / LIMIT_SHARE;
+	size_t least = busy ? ALL_BUSY : ALL_LEAST;
 
-	if (most < ALL_LEAST)
-		most = ALL_LEAST;
+	if (most < least)
+		most = least;
 	if (most > ALL_MOST)
 		most = ALL_MOST;
 	return most < space ? most : space;
@@ -307,7 +337,7 @@ static size_t most_locked(void)
  * else half of it, so that there is always something for one that comes later. */
 static void grow_locked(struct lcache *lc, size_t more)
 {
-	size_t most = most_locked();
+	size_t most = most_locked(lc->busy);
 	size_t kept = lcaches.reserved + lcaches.npages;
 	size_t left = most > kept ? most - kept : 0;
 	bool alone = lcaches.reserved == lc->limit;
@@ -379,7 +409,7 @@ static bool only_frees(const struct lcache *lc)
 
 static void hand_over_locked(struct lcache *lc)
 {
-	if (lcaches.npages + lcache_pages(lc) > most_locked() / DEPOT_SHARE)
+	if (lcaches.npages + lcache_pages(lc) > most_locked(false) / DEPOT_SHARE)
 		shrink_depot_locked(0);
 	for (unsigned bin = 0; bin < LCACHE_BINS; bin++) {
 		while (lc->bins[bin]) {
@@ -444,6 +474,8 @@ static void make_room_locked(struct lcache *lc, size_t npages)
 	if (need > lc->limit && only_frees(lc) && lcache_pages(lc) >= HAND_OVER / 2)
 		hand_over_locked(lc);
 	need = lcache_pages(lc) + npages;
+	if (need > lc->limit && ++lc->nfull >= BUSY)
+		lc->busy = true;
 	if (need > lc->limit)
 		grow_locked(lc, need - lc->limit);
 	if (need > lc->limit && npages <= lc->limit)
@@ -451,14 +483,44 @@ static void make_room_locked(struct lcache *lc, size_t npages)
 	lc->taken = taken(lc);
 }
 
-void lcache_free(struct lcache *lc, struct mspan *s)
+/* lcache_put_fast(), and where there is a rest. */
+ALWAYS_INLINE bool put(struct lcache *lc, struct mspan *s)
+{
+	size_t npages = s->npages;
+
+	if (lcache_pages(lc) + npages > lc->limit || npages > LCACHE_PAGES)
+		return false;
+	s->needs_zero = true;
+	mspan_set_live(s, false);
+	if (!lc->rest || !join(lc, s)) {
+		push(&lc->bins[lcache_bin(npages)], s);
+		count_in(lc, npages + LCACHE_SPAN);
+	}
+	return true;
+}
+
+static NOINLINE void free_with_lock(struct lcache *lc, struct mspan *s)
 {
 	lock_acquire(&mheap_lock);
 	if (s->npages <= LCACHE_PAGES && lc != &mcache_empty.large)
 		make_room_locked(lc, s->npages);
-	if (!lcache_put(lc, s))
+	if (!put(lc, s))
 		mheap_free_large_locked(s);
 	lock_release(&mheap_lock);
+}
+
+void lcache_free(struct lcache *lc, struct mspan *s)
+{
+	if (!put(lc, s))
+		free_with_lock(lc, s);
+}
+
+static void note_pause(struct lcache *lc)
+{
+	if ((uint16_t)(taken(lc) - lc->look_taken) < BUSY)
+		lc->busy = false;
+	lc->look_taken = (uint16_t)taken(lc);
+	lc->nfull = 0;
 }
 
 void lcache_look_around(struct lcache *lc, uint64_t now)
@@ -468,12 +530,12 @@ void lcache_look_around(struct lcache *lc, uint64_t now)
 	if (lc->limit == 0 || now - lc->look_ns < LOOK_NS)
 		return;
 	lc->look_ns = now;
+	note_pause(lc);
 	lock_acquire(&mheap_lock);
 	lcache_look_at_heap_locked();
-	if (lc->least > 0)
-		release_locked(lc, lcache_pages(lc) - lc->least);
-	share = most_locked() / lcaches.nholders;
-	if (lcaches.nholders > 1 && lc->limit > share) {
+	release_idle_locked(lc, lc->least);
+	share = most_locked(lc->busy) / lcaches.nholders;
+	if (lc->limit > share) {
 		release_locked(lc, share);
 		set_limit_locked(lc, share);
 	}

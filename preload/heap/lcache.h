@@ -18,7 +18,9 @@
  * a thread that finds nothing of its own takes many at once.
  *
  * What all threads may hold is bounded by a share of the heap, of which each thread
- * reserves its part: see grow_locked(). The thread's own are entered into the lists
+ * reserves its part: see grow_locked(). In a small heap that share is too little for a
+ * thread that makes and frees objects of megabytes all the time: such a busy thread may
+ * hold more, until it pauses. The thread's own are entered into the lists
  * before the page heap takes pages that hold nothing, but for a small part, and when they
  * lay idle between two ticks of the thread.
  *
@@ -49,6 +51,10 @@ struct lcache {
 	uint64_t look_ns; /* time of the last look */
 	unsigned hand;	  /* bin to be emptied next */
 	unsigned taken;	  /* of held, when there was no room the last time */
+	/* Frees without room since the last look; as many that the thread is busy. */
+	unsigned nfull;
+	uint16_t look_taken; /* of held, at the last look */
+	bool busy;
 };
 #define LCACHE_SPAN  ((uint64_t)1 << 32) /* one span, in held */
 #define LCACHE_TAKEN ((uint64_t)1 << 48)
@@ -105,30 +111,28 @@ struct mspan *lcache_take_slow(struct lcache *lc, size_t npages);
  * is none, or no room for it. */
 bool lcache_fetch(struct lcache *lc, size_t npages);
 
-/* SLOW. s, which is no object any more, joins the rest if the two are neighbours. */
-bool lcache_join(struct lcache *lc, struct mspan *s);
-
 /* FAST. Keeps s, a large object that the program is done with; false: it is too long, or
- * there is no room. */
-static inline bool lcache_put(struct lcache *lc, struct mspan *s)
+ * there is no room, or a rest that it may have to join. */
+static inline bool lcache_put_fast(struct lcache *lc, struct mspan *s)
 {
-	uint64_t held = lc->held + s->npages;
+	size_t npages = s->npages;
+	uint64_t held = lc->held + npages;
 	struct mspan **bin;
 
-	if (UNLIKELY((uint32_t)held > lc->limit) || UNLIKELY(s->npages > LCACHE_PAGES))
+	if (UNLIKELY((uint32_t)held > lc->limit) || UNLIKELY(npages > LCACHE_PAGES) ||
+	    lc->rest)
 		return false;
 	s->needs_zero = true;
 	mspan_set_live(s, false);
-	if (lc->rest && lcache_join(lc, s))
-		return true;
-	bin = &lc->bins[lcache_bin(s->npages)];
+	bin = &lc->bins[lcache_bin(npages)];
 	s->next = *bin;
 	atomic_store_release(bin, s);
 	atomic_store_relaxed(&lc->held, held + LCACHE_SPAN);
 	return true;
 }
 
-/* SLOW. The same, after room was made; else s goes back to the page heap. */
+/* SLOW. The same in any case, if need be after room was made; else s goes back to the
+ * page heap. */
 void lcache_free(struct lcache *lc, struct mspan *s);
 /* SLOW. The object s becomes npages long, more than now, if what lies behind it is the
  * rest of lc. */

@@ -22,10 +22,10 @@
 
 #define ROOM_FIRST_BYTES 1024 /* of objects: room of a new bin */
 #define ROOM_FIRST_MIN	 4
-#define TICK_EVERY	 32	    /* slow calls between looks at some classes */
-#define TICK_NS		 200000000u /* but no longer than that, in an idle program */
-#define DECAY_CLASSES	 8	    /* classes at a time */
-#define BIG_SLOT	 (4 * KIB)  /* one may keep a span of 64 KiB and more */
+#define TICK_EVERY	 32	   /* slow calls between looks at some classes */
+#define DECAY_CLASSES	 8	   /* classes at a time */
+#define BIG_SLOT	 (4 * KIB) /* one may keep a span of 64 KiB and more */
+#define NEIGHBOUR_MAX	 (1 * KIB) /* bytes of a slot that is taken with neighbours */
 
 __thread struct seep_tls seep_tls
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
@@ -253,7 +253,7 @@ void mcache_look_around(struct mcache *mc)
 {
 	uint64_t now = os_coarse_ns();
 
-	if (mc->tick % TICK_EVERY != 0 && now - mc->tick_ns < TICK_NS)
+	if (mc->tick % TICK_EVERY != 0 && now - mc->tick_ns < MCACHE_TICK_NS)
 		return;
 	mc->tick_ns = now;
 	mheap_tick();
@@ -280,16 +280,25 @@ static bool grow_room(struct mcache *mc, unsigned c)
 static uint32_t refill_count(const struct mcache *mc, unsigned c)
 {
 	uint32_t n = (mcache_room(mc, c) + 1) / 2;
+	uint32_t group = heap_neighbours;
 
-	return sizeclass_info[c].slot_size % CACHE_LINE ? (n + 3) & ~3u : n;
+	if (sizeclass_info[c].slot_size % CACHE_LINE == 0 &&
+	    (group == 4 || sizeclass_info[c].slot_size > NEIGHBOUR_MAX))
+		return n;
+	return (n + group - 1) & ~(group - 1);
 }
 
+/* Leaves room for one more than it takes. */
 static uint32_t take_batch(struct mcache *mc, unsigned c)
 {
-	uint32_t got;
+	uint32_t n = refill_count(mc, c), got;
 
+	if (UNLIKELY(n >= mcache_room(mc, c)))
+		set_room(mc, c, n + 1);
+	if (UNLIKELY(n > mcache_room(mc, c)))
+		n = mcache_room(mc, c);
 	mcentral_lock(c);
-	got = mcentral_take_locked(c, mc->base[c], refill_count(mc, c));
+	got = mcentral_take_locked(c, mc->base[c], n);
 	mc->top[c] = mc->base[c] + got;
 	mcentral_unlock(c);
 	return got;

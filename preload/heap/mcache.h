@@ -42,7 +42,9 @@ struct mcache {
 	 */
 	uint64_t random;
 	double variate;
-	uint64_t coin; /* the same, for what is tossed; 0: not yet */
+	uint64_t coin;	   /* the same, for what is tossed; 0: not yet */
+	void *sampled;	   /* the same: recorded last */
+	uint32_t nsampled; /* the same: objects, beside other threads */
 	/* What follows is for slow paths. */
 	void **base[SIZECLASS_COUNT];
 	struct mcache *next, *prev; /* all mcaches in use; guarded by mcache_lock */
@@ -96,12 +98,23 @@ ALWAYS_INLINE void *heap_malloc_fast(size_t size)
  * time. */
 #define FORGET(i) __asm__("" : "+r"(i))
 
+/* FAST. s, of mc's lcache, becomes an object of size bytes. */
+ALWAYS_INLINE void *mcache_give_large(struct mcache *mc, struct mspan *s, size_t size)
+{
+	void *p = (void *)s->base;
+
+	s->size_asked = size;
+	FORGET(p); /* where a leak check finds it from now on */
+	mspan_set_live(s, true);
+	mc->budget -= (int64_t)size;
+	return LIKELY(mc->budget >= 0) ? p : heap_sample_large(s, size);
+}
+
 /* FAST. The same of a size above SIZECLASS_MAX_SIZE, from the thread's lcache. */
 ALWAYS_INLINE void *heap_malloc_large_fast(size_t size)
 {
 	struct mcache *mc = mcache_self();
 	struct mspan *s;
-	void *p;
 
 	if (UNLIKELY(size > LCACHE_PAGES << PAGE_SHIFT))
 		return NULL;
@@ -109,12 +122,7 @@ ALWAYS_INLINE void *heap_malloc_large_fast(size_t size)
 	s = lcache_take(&mc->large, (size + heap_padding + PAGE_SIZE - 1) >> PAGE_SHIFT);
 	if (UNLIKELY(!s))
 		return NULL;
-	p = (void *)s->base;
-	s->size_asked = size;
-	FORGET(p); /* where a leak check finds it from now on */
-	mspan_set_live(s, true);
-	mc->budget -= (int64_t)size;
-	return LIKELY(mc->budget >= 0) ? p : heap_sample_large(p, size);
+	return mcache_give_large(mc, s, size);
 }
 
 /* FAST. The same, from wherever; NULL when memory is out. */
@@ -200,6 +208,7 @@ bool mcache_open(struct mcache *mc, unsigned sizeclass, void *p);
 /* SLOW. Makes room for at least one more pointer in a full bin. */
 void mcache_flush(struct mcache *mc, unsigned sizeclass);
 #define MCACHE_CLOCK_EVERY 4 /* slow calls between looks at the clock */
+#define MCACHE_TICK_NS	   200000000u
 /* SLOW. Every so many slow calls: if enough time has passed, idle memory is looked for.
  */
 void mcache_look_around(struct mcache *mc);
@@ -209,6 +218,14 @@ static inline void mcache_tick(struct mcache *mc)
 	if (UNLIKELY(++mc->tick % MCACHE_CLOCK_EVERY == 0))
 		mcache_look_around(mc);
 }
+/* SLOW. The same where the time is known, for calls that would be slowed down by looking
+ * around every so many. */
+static inline void mcache_tick_at(struct mcache *mc, uint64_t now)
+{
+	if (UNLIKELY(now - mc->tick_ns >= MCACHE_TICK_NS))
+		mcache_look_around(mc);
+}
+
 /* SLOW. What the call that is being served was given beside the size: calloc's count, an
  * alignment; 0 afterwards. For whoever records the object, see mcache_argument(). */
 static inline void mcache_note_argument(size_t argument)

@@ -33,6 +33,7 @@
 #include "preload/heap/heap.h"
 #include "preload/heap/tls.h"
 #include "profiler/control/agent_int.h"
+#include "profiler/control/alone.h"
 #include "profiler/control/request.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
@@ -108,6 +109,7 @@ static void agent_main(void)
 	serve(agent.key, agent.refusal);
 	unwind_thread_end();
 	heap_thread_exit();
+	alone_again();
 	os_leave_thread(area, sizeof(area));
 }
 
@@ -125,8 +127,9 @@ static bool is_request(const siginfo_t *info)
 	       agent.pid == os_getpid();
 }
 
-/* SIGNAL. A request while another is served is dropped; the tool asks again. */
-static void start(uint64_t key)
+/* SIGNAL. A request while another is served, or at a bad moment, is dropped; the tool
+ * asks again. */
+static void start(uint64_t key, uintptr_t pc)
 {
 	uint32_t expected = 0;
 
@@ -134,26 +137,30 @@ static void start(uint64_t key)
 		return;
 	agent.key = key;
 	fill_tcb();
-	if (os_clone_thread(area + STACK_BYTES, own_tcb(), &agent.tid, agent_main) < 0)
+	if (!alone_end(pc) ||
+	    os_clone_thread(area + STACK_BYTES, own_tcb(), &agent.tid, agent_main) < 0)
 		atomic_store_release(&agent.tid, 0u);
 }
 
 static void on_signal(int sig, siginfo_t *info, void *context)
 {
+	ucontext_t *uc = context;
+
 	(void)sig;
 	thread_excuse_wait();
 	if (info->si_errno == AGENT_TRACED)
 		thread_excuse_wait();
 	if (is_request(info))
-		start((uint64_t)(uintptr_t)info->si_value.sival_ptr);
-	restart_call(context);
+		start((uint64_t)(uintptr_t)info->si_value.sival_ptr,
+		      (uintptr_t)uc->uc_mcontext.gregs[REG_RIP]);
+	restart_call(uc);
 }
 
-void agent_called(uint64_t key)
+void agent_called(uint64_t key, uintptr_t pc)
 {
 	thread_excuse_wait();
 	if (agent.ready && agent.pid == os_getpid())
-		start(key);
+		start(key, pc);
 }
 
 /* ---- life ---- */
@@ -204,4 +211,5 @@ void agent_fork_child(void)
 {
 	agent.pid = os_getpid();
 	atomic_store_release(&agent.tid, 0u);
+	alone_fork_child();
 }

@@ -14,7 +14,8 @@ void agent_init(const char *refusal);
 /* In a forked child: no agent runs here. */
 void agent_fork_child(void);
 
-/* SIGNAL. A request that the tool makes by ptrace, see preload/api/agentcall.c. */
-void agent_called(uint64_t key);
+/* SIGNAL. A request that the tool makes by ptrace, see preload/api/agentcall.c; pc: where
+ * the thread was interrupted. */
+void agent_called(uint64_t key, uintptr_t pc);
 
 #endif

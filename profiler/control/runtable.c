@@ -5,61 +5,134 @@
 #include "profiler/control/runtable.h"
 
 #include <fcntl.h>
+#include <stddef.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "preload/base/atomic.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
 
+#define AHEAD	     32	  /* rows there is room for, for children that cannot make any */
+#define LIMITED_ROWS 4096 /* mapped where the address space is limited */
+
 static struct {
 	struct runtable *table; /* NULL: none */
+	uint32_t nrows;		/* that are mapped */
 	struct runtable_row *row;
 } control;
 
-static struct runtable *map_table(const char *path)
+static size_t bytes_of(uint32_t nrows)
 {
+	return offsetof(struct runtable, rows) + nrows * sizeof(struct runtable_row);
+}
+
+static bool within_limit(uint64_t size)
+{
+	uint64_t lim[2] = { UINT64_MAX, UINT64_MAX };
+
+	os_call(SYS_prlimit64, 0, RLIMIT_FSIZE, 0, (long)lim, 0, 0);
+	return size <= lim[0]; /* more would raise SIGXFSZ */
+}
+
+/* Room in the file for the first nrows. Others may do the same. */
+static bool grow(struct runtable *t, int fd, uint32_t nrows)
+{
+	uint32_t room = atomic_load_acquire(&t->room);
+
+	if (nrows <= room)
+		return true;
+	nrows = (uint32_t)align_up(nrows, RUNTABLE_STEP);
+	if (nrows > RUNTABLE_ROWS || fd < 0 || !within_limit(bytes_of(nrows)) ||
+	    os_call(SYS_fallocate, fd, 0, (long)bytes_of(room),
+		    (long)(bytes_of(nrows) - bytes_of(room)), 0, 0) != 0)
+		return false;
+	while (room < nrows && !atomic_cas_acq_rel(&t->room, &room, nrows))
+		;
+	return true;
+}
+
+static bool make_room(struct runtable *t, uint32_t nrows)
+{
+	int fd;
+	bool ok;
+
+	if (nrows <= atomic_load_acquire(&t->room))
+		return true;
+	fd = os_open(opt_get()->run, O_RDWR | O_NOFOLLOW, 0);
+	ok = grow(t, fd, nrows);
+	if (fd >= 0)
+		os_close(fd);
+	return ok;
+}
+
+static struct runtable *map_table(const char *path, uint32_t *out_nrows)
+{
+	bool limited = os_address_space_limit() != SIZE_MAX;
+	uint32_t nrows = limited ? LIMITED_ROWS : RUNTABLE_ROWS;
 	int fd = os_open(path, O_RDWR | O_NOFOLLOW, 0);
 	struct runtable *t = NULL;
+	uint32_t room;
 
 	if (fd < 0)
 		return NULL;
-	if (os_file_size(fd) >= (long)sizeof(*t))
-		t = os_map_file(fd, sizeof(*t), true);
-	os_close(fd);
-	if (t && (t->magic != RUNTABLE_MAGIC || t->version != RUNTABLE_VERSION)) {
-		os_unmap(t, sizeof(*t));
-		return NULL;
+	if (os_file_size(fd) >= (long)bytes_of(RUNTABLE_STEP))
+		t = os_map_file(fd, bytes_of(nrows), true);
+	room = t ? atomic_load_acquire(&t->room) : 0; /* before the size: both rise */
+	if (t && (t->magic != RUNTABLE_MAGIC || t->version != RUNTABLE_VERSION ||
+		  os_file_size(fd) < (long)bytes_of(room))) {
+		os_unmap(t, align_up(bytes_of(nrows), OS_PAGE));
+		t = NULL;
 	}
-	if (t)
-		meta_register_range((uintptr_t)t, align_up(sizeof(*t), OS_PAGE));
+	if (t) {
+		grow(t, fd, atomic_load_acquire(&t->claimed) + AHEAD);
+		meta_register_range((uintptr_t)t, align_up(bytes_of(nrows), OS_PAGE));
+	}
+	os_close(fd);
+	*out_nrows = nrows;
 	return t;
+}
+
+static uint32_t claimed(const struct runtable *t)
+{
+	uint32_t n = atomic_load_acquire(&t->claimed);
+	uint32_t room = atomic_load_acquire(&t->room);
+
+	n = n < room ? n : room;
+	return n < control.nrows ? n : control.nrows;
 }
 
 /* The program that ran under this pid before has been replaced by exec. */
 static void close_earlier_rows(struct runtable *t, uint32_t before, int pid)
 {
-	for (uint32_t i = 0; i < before && i < RUNTABLE_ROWS; i++)
-		if (t->rows[i].pid == pid &&
+	for (uint32_t i = 0; i < before; i++)
+		if (atomic_load_relaxed(&t->pids[i]) == pid &&
 		    atomic_load_acquire(&t->rows[i].state) == RUNROW_CLAIMED)
 			atomic_store_release(&t->rows[i].state, (uint32_t)RUNROW_EXECED);
 }
 
-/* The next free one, or NULL. */
-static struct runtable_row *next_row(struct runtable *t)
+/* The next free one, for that process, or NULL. */
+static struct runtable_row *next_row(struct runtable *t, int pid)
 {
 	uint32_t i = atomic_fetch_add_acq_rel(&t->claimed, 1u);
 
-	return i < RUNTABLE_ROWS ? &t->rows[i] : NULL;
+	if (i >= control.nrows || !make_room(t, i + 1)) {
+		atomic_add_relaxed(&t->lost, 1u);
+		return NULL;
+	}
+	t->rows[i].pid = pid;
+	atomic_store_relaxed(&t->pids[i], pid);
+	return &t->rows[i];
 }
 
 /* The one that whoever started this process has made for it. */
 static struct runtable_row *made_for(struct runtable *t, int pid)
 {
-	uint32_t n = atomic_load_acquire(&t->claimed);
+	uint32_t n = claimed(t);
 
-	for (uint32_t i = 0; i < n && i < RUNTABLE_ROWS; i++)
-		if (t->rows[i].pid == pid &&
+	for (uint32_t i = 0; i < n; i++)
+		if (atomic_load_relaxed(&t->pids[i]) == pid &&
 		    atomic_load_acquire(&t->rows[i].state) == RUNROW_SPAWNED)
 			return &t->rows[i];
 	return NULL;
@@ -77,13 +150,12 @@ static void claim(uint32_t forked)
 	if (!forked)
 		row = made_for(t, os_getpid());
 	if (!row)
-		row = next_row(t);
+		row = next_row(t, os_getpid());
 	if (!row)
 		return;
-	row->pid = os_getpid();
 	row->ppid = os_getppid();
 	row->forked = forked;
-	n = os_readlink("/proc/self/exe", row->exe, sizeof(row->exe) - 1);
+	n = os_readlink("/proc/thread-self/exe", row->exe, sizeof(row->exe) - 1);
 	row->exe[n > 0 ? n : 0] = '\0';
 	atomic_store_release(&row->state, (uint32_t)RUNROW_CLAIMED);
 	if (!forked)
@@ -95,7 +167,7 @@ void runtable_attach(void)
 {
 	if (opt_get()->run[0] == '\0')
 		return;
-	control.table = map_table(opt_get()->run);
+	control.table = map_table(opt_get()->run, &control.nrows);
 	claim(0);
 }
 
@@ -106,12 +178,13 @@ void runtable_fork_child(void)
 
 struct runtable_row *runtable_note_spawn(int pid, const char *program)
 {
-	struct runtable_row *row = control.table ? next_row(control.table) : NULL;
+	struct runtable_row *row = NULL;
 	size_t n = 0;
 
+	if (control.table)
+		row = next_row(control.table, pid ? pid : os_getpid());
 	if (!row)
 		return NULL;
-	row->pid = pid ? pid : os_getpid();
 	row->ppid = pid ? os_getpid() : os_getppid();
 	for (; program[n] && n < sizeof(row->exe) - 1; n++)
 		row->exe[n] = program[n];
@@ -150,9 +223,11 @@ uint32_t runtable_row_index(void)
 
 struct runtable_row *runtable_adopt(uint32_t index, int pid)
 {
-	struct runtable *t = opt_get()->run[0] ? map_table(opt_get()->run) : NULL;
+	struct runtable *t = NULL;
 
-	if (!t || index >= RUNTABLE_ROWS || t->rows[index].pid != pid)
+	if (opt_get()->run[0])
+		t = map_table(opt_get()->run, &control.nrows);
+	if (!t || index >= claimed(t) || t->rows[index].pid != pid)
 		return NULL;
 	return &t->rows[index];
 }

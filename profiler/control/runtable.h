@@ -5,10 +5,11 @@
  * row and leaves its verdict there, where closed descriptors, chroot and dropped
  * privileges cannot take it away.
  *
- * Format (version 3): struct runtable, little endian, x86-64 layout; a row belongs to the
+ * Format (version 4): struct runtable, little endian, x86-64 layout; a row belongs to the
  * process that moved its state from FREE to CLAIMED. Everything is written by the library
  * and read by the tool, but for header fields, which the tool writes before it starts the
- * program.
+ * program. The file is as long as its rows that were needed so far: who takes the first
+ * row behind them makes it longer.
  */
 #ifndef PROFILER_CONTROL_RUNTABLE_H
 #define PROFILER_CONTROL_RUNTABLE_H
@@ -16,8 +17,9 @@
 #include <stdint.h>
 
 #define RUNTABLE_MAGIC	 0x31307065657367ull
-#define RUNTABLE_VERSION 3
-#define RUNTABLE_ROWS	 4096
+#define RUNTABLE_VERSION 4
+#define RUNTABLE_ROWS	 16384 /* processes of a run */
+#define RUNTABLE_STEP	 64    /* rows that the file grows by */
 #define RUNROW_RSS_PARTS 6
 
 enum runtable_state {
@@ -68,7 +70,10 @@ struct runtable {
 	uint32_t
 		claimed; /* rows handed out; atomic; may exceed nrows (then: lost rows) */
 	uint32_t is_gate; /* the library leaves reports and statuses to the tool */
-	uint64_t reserved[5];
+	uint32_t room;	  /* rows that the file has room for; atomic, only rises */
+	uint32_t lost;	  /* processes that got no row; atomic */
+	uint64_t reserved[4];
+	int32_t pids[RUNTABLE_ROWS]; /* rows[].pid, to be found quickly; atomic */
 	struct runtable_row rows[RUNTABLE_ROWS];
 };
 

@@ -23,7 +23,7 @@ static struct {
 
 static void open_file(const struct module *m)
 {
-	const char *path = m->id == 0 ? "/proc/self/exe" : m->path;
+	const char *path = m->id == 0 ? "/proc/thread-self/exe" : m->path;
 	int fd;
 	long size;
 	char *bytes;

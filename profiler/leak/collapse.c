@@ -19,12 +19,14 @@
 #define HUGE	      (2 * MIB)
 #define MAX_BLOCKS    65536 /* 128 GiB */
 #define NICE	      10
+#define MOSTLY_HUGE   128	/* blocks: what is small beside them counts */
+#define SMALL_HEAD    (8 * MIB) /* of an arena: too early to be given huge pages */
 
 #define COLLAPSE      25 /* MADV_COLLAPSE */
 #define COLLAPSE_BUSY 64 /* blocks in a row that could not be had: memory is short */
 
 static struct {
-	uintptr_t *blocks; /* that were huge; NULL: none noted */
+	uintptr_t *blocks; /* that were huge, or should be; NULL: none noted */
 	size_t count;
 } collapse;
 
@@ -34,6 +36,17 @@ static void note_region(uintptr_t lo, uintptr_t hi, void *arg)
 	for (lo = align_up(lo, HUGE); lo + HUGE <= hi; lo += HUGE)
 		if (collapse.count < MAX_BLOCKS)
 			collapse.blocks[collapse.count++] = lo;
+}
+
+/* A snapshot copies an entry for each small page. Those that a large heap began with, and
+ * its table of spans, cost as much as half a gigabyte of huge ones. */
+static void note_small(const struct arena *a, size_t end)
+{
+	const uintptr_t head = a->base + (a->first_page << PAGE_SHIFT);
+
+	note_region(head, head + SMALL_HEAD, NULL);
+	note_region((uintptr_t)(a->spans + a->first_page), (uintptr_t)(a->spans + end),
+		    NULL);
 }
 
 void collapse_note(void)
@@ -54,6 +67,8 @@ void collapse_note(void)
 		pagemap_each(pagemap, a->base + (a->first_page << PAGE_SHIFT),
 			     a->base + (end << PAGE_SHIFT), PAGEMAP_HUGE, note_region,
 			     NULL);
+		if (collapse.count >= MOSTLY_HUGE)
+			note_small(a, end);
 	}
 	os_close(pagemap);
 }

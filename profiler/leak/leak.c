@@ -22,6 +22,7 @@
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
+#include "profiler/leak/annotate.h"
 #include "profiler/leak/chain.h"
 #include "profiler/leak/collapse.h"
 #include "profiler/leak/growth.h"
@@ -49,6 +50,7 @@ static struct {
 	struct lock lock; /* one check at a time */
 	/* The canaries, inverted so that these words are no references to them. */
 	uintptr_t held_inverted, lost_inverted;
+	uint32_t final;	 /* a check has said that it is the last one; atomic */
 	uintptr_t *page; /* a root of the program's kind; holds the first canary */
 	int pid;	 /* of the process that the history is about */
 	uintptr_t exit_function;   /* the C library's exit() */
@@ -390,6 +392,18 @@ void leak_fork_child(void)
 	lock_reset(&leak.lock);
 }
 
+/* Of what was found: may the program have something to say, and be asked? */
+static NO_LOCK_CHECK void hear_program(struct leak_result *out)
+{
+	leak_leave();
+	if (annotate_ask()) {
+		log_line("the program has turned leak checks off "
+			 "(__lsan_is_turned_off)");
+		out->nrecords = 0;
+	}
+	leak_enter();
+}
+
 static void check(struct leak_result *out, uintptr_t own_sp, bool at_end,
 		  const struct leak_interrupted *interrupted)
 {
@@ -417,6 +431,8 @@ static void check(struct leak_result *out, uintptr_t own_sp, bool at_end,
 	} else {
 		leak_incomplete(out, "out of memory");
 	}
+	if (!interrupted && has_losses(out))
+		hear_program(out);
 	leak_judge(out);
 	leak_leave();
 }
@@ -481,6 +497,16 @@ void leak_init(void)
 	leak.exit_function = (uintptr_t)dlsym(RTLD_NEXT, "exit");
 	leak.loader_function = (uintptr_t)dlsym(RTLD_NEXT, "__tls_get_addr");
 	suppress_load();
+}
+
+void leak_set_final(void)
+{
+	atomic_store_relaxed(&leak.final, (uint32_t)1);
+}
+
+bool leak_is_final(void)
+{
+	return atomic_load_relaxed(&leak.final) != 0;
 }
 
 void leak_disable(void)

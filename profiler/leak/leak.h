@@ -141,6 +141,9 @@ int leak_write_profile_fd(const struct leak_result *r, int fd);
 int leak_write_json_fd(const struct leak_result *r, int fd);
 
 /* ---- marks for code that loses memory on purpose: lsan_interface.h ---- */
+/* The check that was just made is the last one: none is made at the end. */
+void leak_set_final(void);
+bool leak_is_final(void);
 void leak_disable(
 	void); /* objects allocated by this thread from now on are not reported */
 void leak_enable(void);

@@ -209,7 +209,7 @@ static void take_depths(struct live *l)
 static bool agent_lives(const struct live *l)
 {
 	return os_call(SYS_getppid, 0, 0, 0, 0, 0, 0) == l->pid &&
-	       os_call(SYS_tgkill, l->pid, l->agent, 0, 0, 0, 0) == 0;
+	       os_call(SYS_tgkill, l->pid, l->agent, 0, 0, 0, 0) != -ESRCH;
 }
 
 static void wait_for_go(const struct live *l)
@@ -392,6 +392,15 @@ static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
 	return 1;
 }
 
+/* One that cannot be stopped, as while its child of vfork() runs, would cost the others a
+ * long pause for nothing. */
+static void await_threads(struct world *w)
+{
+	world_list(w);
+	world_await_reachable(w);
+	w->hasty = true;
+}
+
 /* 0, or -errno: nothing was copied. */
 static int make_copy(struct live *l, bool confirm)
 {
@@ -402,7 +411,9 @@ static int make_copy(struct live *l, bool confirm)
 	l->copy = -1;
 	atomic_store_release(&l->shared->go, 0u);
 	atomic_store_release(&l->shared->outcome, (uint32_t)OUTCOME_NONE);
-	if (!confirm)
+	if (confirm)
+		await_threads(&l->cycle.world);
+	else
 		read_depths(l);
 	symbol_prepare_copy(); /* asks the loader: before its lock is held */
 	loader_with_lock(with_loader_locked, l);
@@ -513,10 +524,8 @@ static void unmap_shared(struct shared *s)
 {
 	size_t size = align_up(sizeof(*s), OS_PAGE);
 
-	if (!s)
-		return;
-	meta_punch_range((uintptr_t)s, (uintptr_t)s + size);
-	os_unmap(s, size);
+	if (s)
+		meta_unmap_range((uintptr_t)s, size);
 }
 
 void live_finish(void)
@@ -534,8 +543,8 @@ static int snapshots(struct live *l)
 	l->cycle.out = &l->result;
 	l->cycle.alone = true;
 	l->cycle.origin = &l->origin;
-	l->origin.maps = os_open("/proc/self/maps", O_RDONLY, 0);
-	l->origin.memory = os_open("/proc/self/mem", O_RDONLY, 0);
+	l->origin.maps = os_open("/proc/thread-self/maps", O_RDONLY, 0);
+	l->origin.memory = os_open("/proc/thread-self/mem", O_RDONLY, 0);
 	l->shared = map_shared();
 	l->depths = meta_map(STOP_MAX_THREADS * sizeof(*l->depths), META_LEAK);
 	if (cycle_prepare(&l->cycle) && l->shared && l->depths)

@@ -46,7 +46,7 @@ int pagemap_open(void)
 {
 	pagemap_state.filtered = false;
 	os_each_line("/proc/thread-self/status", see_status, &pagemap_state.filtered);
-	return os_open("/proc/self/pagemap", O_RDONLY, 0);
+	return os_open("/proc/thread-self/pagemap", O_RDONLY, 0);
 }
 
 bool pagemap_each(int pagemap, uintptr_t lo, uintptr_t hi, uint64_t categories,

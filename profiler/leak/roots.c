@@ -272,12 +272,12 @@ static bool is_cached_stack(const struct thread_info *t)
 	return descriptor[0] == t->self && descriptor[2] == t->self;
 }
 
-/* But for the dtv, which the descriptor still owns, and the result of a thread that has
- * not been joined yet. */
+/* But for the dtv, which the descriptor still owns, and the result of a thread that can
+ * still be joined. */
 static void exclude_finished(struct roots *r, const struct thread_info *t)
 {
 	exclude(r, t->stack_lo, t->self + DTV_AT);
-	if (thread_is_joined(t))
+	if (thread_is_given_back(t))
 		exclude(r, t->self + DTV_AT + sizeof(uintptr_t),
 			t->self + THREAD_DESCRIPTOR_BYTES);
 }

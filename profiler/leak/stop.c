@@ -26,7 +26,9 @@
 #include "profiler/leak/stop_int.h"
 #include "profiler/stack/module.h"
 
-#define CALL_CODE 7 /* bytes: b8 imm32; 0f 05 */
+#define CALL_CODE 7	   /* bytes: b8 imm32; 0f 05 */
+#define GONE	  'X'	   /* as the kernel says */
+#define LOOK_NS	  2000000u /* between two looks at who can be reached */
 
 enum stopped_by { STOPPED_NOT, STOPPED_BY_TRACE, STOPPED_BY_SIGNAL };
 
@@ -158,7 +160,8 @@ static int has_others(struct world *w, int pid, int caller)
 	return others;
 }
 
-bool stop_is_dead(int pid, int tid)
+/* The letter of its state; or GONE; or 0: not known. */
+static char state_of(int pid, int tid)
 {
 	char path[64], text[128];
 	const char *state;
@@ -168,14 +171,26 @@ bool stop_is_dead(int pid, int tid)
 	fmt_string(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
 	fd = os_open(path, O_RDONLY, 0);
 	if (fd < 0)
-		return fd == -ENOENT;
+		return fd == -ENOENT ? GONE : 0;
 	n = os_read(fd, text, sizeof(text) - 1);
 	os_close(fd);
 	if (n <= 0)
-		return n == -ESRCH;
+		return n == -ESRCH ? GONE : 0;
 	text[n] = '\0';
 	state = strrchr(text, ')'); /* the name before it may hold anything */
-	return state && state[1] == ' ' && (state[2] == 'Z' || state[2] == 'X');
+	return state && state[1] == ' ' ? state[2] : 0;
+}
+
+bool stop_is_dead(int pid, int tid)
+{
+	const char state = state_of(pid, tid);
+
+	return state == GONE || state == 'Z';
+}
+
+bool stop_is_deaf(int pid, int tid)
+{
+	return state_of(pid, tid) == 'D';
 }
 
 int stop_call_before(uintptr_t pc)
@@ -295,6 +310,17 @@ uint32_t world_list(struct world *w)
 	w->overflow = false;
 	stop_list_threads(w, os_getpid(), os_gettid());
 	return w->nthreads;
+}
+
+void world_await_reachable(const struct world *w)
+{
+	const uint64_t until = os_now_ns() + STOP_PATIENCE_NS;
+	const uint32_t never = 0;
+	const int pid = os_getpid();
+
+	for (uint32_t i = 0; i < w->nthreads; i++)
+		while (stop_is_deaf(pid, w->threads[i].tid) && os_now_ns() < until)
+			os_futex_wait(&never, 0, LOOK_NS);
 }
 
 int world_stop(struct world *w)

@@ -29,6 +29,8 @@ struct world {
 	uint32_t nthreads;
 	uint32_t nmissed; /* threads that could not be stopped */
 	bool overflow;	  /* more than STOP_MAX_THREADS; counts as one more missed */
+	bool hasty; /* set by the caller: threads that no signal reaches (state D) are not
+		     * waited for */
 	const char *how;  /* "ptrace", "signal", "alone" */
 	char reason[128]; /* why nmissed is not 0, or why nothing could be stopped */
 };
@@ -42,6 +44,8 @@ void world_free(struct world *w);
 /* DUMP. Lists the threads in w->threads without stopping any: tids only. How many. A
  * world_stop() at once afterwards begins with these, and saves the time. */
 uint32_t world_list(struct world *w);
+/* DUMP. Waits, for two seconds at most, until no listed thread is in such a state. */
+void world_await_reachable(const struct world *w);
 /*
  * DUMP. 0, or -errno when no thread at all could be stopped and there are others; nothing
  * is then stopped. Bounded: a thread that does not stop within two seconds is counted in

@@ -23,6 +23,8 @@ uint32_t stop_count_threads(int pid);
 /* SIGNAL. Has the thread ended, all but its entry in /proc (a main thread that called
  * pthread_exit stays there until the process ends)? */
 bool stop_is_dead(int pid, int tid);
+/* SIGNAL. Is it in the kernel, where no signal and no tracer gets at it? */
+bool stop_is_deaf(int pid, int tid);
 
 /* SIGNAL. The number of the call whose system call instruction ends at pc, read from the
  * code ("mov $NUMBER,%eax; syscall"); -1: not made in libc's way. */

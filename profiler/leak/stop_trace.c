@@ -163,7 +163,8 @@ static bool await_stop(struct stopped_thread *t, uint32_t *pending, uint64_t *de
 			      waits ? __WALL : __WALL | WNOHANG, 0, 0, 0);
 		if (ret != 0 && ret != -EINTR)
 			break;
-		if (*deadline == 0)
+		if (*deadline == 0 ||
+		    (tracer.world->hasty && stop_is_deaf(tracer.pid, t->tid)))
 			return false;
 		if (os_now_ns() > *deadline)
 			*deadline = 0;

@@ -401,33 +401,55 @@ static uintptr_t address(const struct module *m, uint64_t value)
 	return value >= m->start && value < m->end ? value : m->bias + value;
 }
 
-size_t elf_read_loaded(struct elf_symbols *out, const struct module *m)
+/* The dynamic symbols of a module that is loaded. */
+static bool loaded_table(const struct module *m, struct table *t)
 {
 	const Elf64_Dyn *d = (const Elf64_Dyn *)m->dynamic;
-	struct image im = { .module = m };
-	struct table t = { 0 };
 
+	memset(t, 0, sizeof(*t));
 	if (!d || m->unloaded)
-		return 0;
+		return false;
 	for (; d->d_tag != DT_NULL; d++) {
 		uintptr_t addr = address(m, d->d_un.d_ptr);
 
 		if (d->d_tag == DT_SYMTAB)
-			t.symbols = (const char *)addr;
+			t->symbols = (const char *)addr;
 		else if (d->d_tag == DT_STRTAB)
-			t.strings = (const char *)addr;
+			t->strings = (const char *)addr;
 		else if (d->d_tag == DT_STRSZ)
-			t.strings_size = d->d_un.d_val;
+			t->strings_size = d->d_un.d_val;
 		else if (d->d_tag == DT_HASH)
-			t.count = ((const uint32_t *)addr)[1];
-		else if (d->d_tag == DT_GNU_HASH && t.count == 0)
-			t.count = count_gnu_hash((const uint32_t *)addr);
+			t->count = ((const uint32_t *)addr)[1];
+		else if (d->d_tag == DT_GNU_HASH && t->count == 0)
+			t->count = count_gnu_hash((const uint32_t *)addr);
 	}
-	if (!t.symbols || !t.strings || t.strings_size == 0 ||
-	    t.strings[t.strings_size - 1] != '\0')
+	return t->symbols && t->strings && t->strings_size != 0 &&
+	       t->strings[t->strings_size - 1] == '\0';
+}
+
+size_t elf_read_loaded(struct elf_symbols *out, const struct module *m)
+{
+	struct image im = { .module = m };
+	struct table t;
+
+	if (!loaded_table(m, &t))
 		return 0;
 	out->names = t.strings;
 	return add_table(out, &im, &t);
+}
+
+bool elf_loaded_has_functions(const struct module *m)
+{
+	struct table t;
+	Elf64_Sym sym;
+
+	if (!loaded_table(m, &t))
+		return false;
+	/* What a module defines comes last: its symbols are sorted for the hash table. */
+	for (size_t i = t.count; i > 0; i--)
+		if (function_at(&t, i - 1, &sym))
+			return true;
+	return false;
 }
 
 /* ---- sorting: heap sort, in place ---- */

@@ -39,6 +39,8 @@ bool elf_has_functions(const char *image, size_t size);
 bool elf_is_file_of(const char *image, size_t size, const struct module *m);
 /* DUMP. Appends the dynamic symbols of a loaded module, read from its memory. */
 size_t elf_read_loaded(struct elf_symbols *out, const struct module *m);
+/* DUMP. Would elf_read_loaded() find any? */
+bool elf_loaded_has_functions(const struct module *m);
 /* DUMP. Sorts, keeps the best name of each address; call once, after the last read. */
 void elf_sort(struct elf_symbols *s);
 /* DUMP. The function that holds a file address, or NULL. Logarithmic. */

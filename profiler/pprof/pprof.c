@@ -2,8 +2,7 @@
 /*
  * pprof: the streaming writer, see pprof.h.
  *
- * Samples, which are nearly all of a file, are encoded here; other messages by their
- * generated code.
+ * Samples, nearly all of a file, are encoded here; other messages by generated code.
  *
  * Structure: one mapping holds everything: the state and deflate's memory; hash tables
  * (strings, locations, functions, modules) grow by mappings of their own. A message is
@@ -41,6 +40,7 @@
 #define LABEL_BYTES  64 /* of one label, with its tag and length */
 #define MAX_VALUES   8
 #define RECENT	     512
+#define TABLES	     4
 #define PLACE_MAX    288	    /* a file's name, an address */
 #define DEFAULT_TYPE 14		    /* number of the field default_sample_type */
 #define UNSAMPLED_PC ((uintptr_t)3) /* pseudo pc of a sample without a stack */
@@ -64,7 +64,8 @@ struct pprof {
 		uintptr_t addr;
 		uint32_t size;
 		uint8_t id[ID_BYTES + 3];
-	} recent[RECENT]; /* in front of locations */
+	} recent[RECENT];			      /* in front of locations */
+	struct slot first_slots[TABLES][TABLE_BEGIN]; /* of the tables */
 	/* From here on nothing is cleared for the next file. */
 	unsigned char staged[STAGED_BYTES]; /* not compressed yet */
 	unsigned char out[OUT_BYTES];
@@ -106,7 +107,7 @@ static void compress_staged(struct pprof *p)
 	}
 }
 
-/* Most pieces are a few bytes: deflate would spend more on each call than on them. */
+/* Most pieces are a few bytes: too little for a call of deflate. */
 static void append(ProtobufCBuffer *buffer, size_t size, const uint8_t *bytes)
 {
 	struct pprof *p = (struct pprof *)buffer;
@@ -392,13 +393,16 @@ static void send_head(struct pprof *p, int64_t period, const char *const *commen
 	send_mappings(p);
 }
 
+static struct table *table_number(struct pprof *p, size_t i)
+{
+	return (struct table *[TABLES]){ &p->strings, &p->locations, &p->functions,
+					 &p->modules }[i];
+}
+
 static void release(struct pprof *p)
 {
-	struct table *tables[] = { &p->strings, &p->locations, &p->functions,
-				   &p->modules };
-
-	for (size_t i = 0; i < ARRAY_LEN(tables); i++)
-		table_free(tables[i]);
+	for (size_t i = 0; i < TABLES; i++)
+		table_free(table_number(p, i));
 	if (atomic_load_relaxed(&memory.keep))
 		p = atomic_exchange_acq_rel(&memory.spare, p);
 	if (p)
@@ -464,7 +468,11 @@ static struct pprof *get_memory(void)
 
 	if (p)
 		memset(p, 0, offsetof(struct pprof, staged));
-	return p ? p : meta_map(sizeof(*p), META_PPROF);
+	else
+		p = meta_map(sizeof(*p), META_PPROF);
+	for (size_t i = 0; p && i < TABLES; i++)
+		table_begin(table_number(p, i), p->first_slots[i]);
+	return p;
 }
 
 void pprof_keep_memory(void)
@@ -632,18 +640,12 @@ static void flush(struct pprof *p, int how)
 	} while (more);
 }
 
-static uint8_t *put_word(uint8_t *to, uint32_t v)
-{
-	memcpy(to, &v, sizeof(v));
-	return to + sizeof(v);
-}
-
 /* The end of one of a pair, of which all before is the same: its default type, in a block
  * that is stored, and gzip's trailer. */
 static void end_twin(struct pprof *p, struct out_file *f, const struct pprof_kind *kind)
 {
 	uint8_t bytes[48], *at = bytes + 5, *field = at;
-	uint32_t size, crc;
+	uint32_t size, trailer[2];
 
 	*at++ = DEFAULT_TYPE << 3;
 	at = encode(at, (uint64_t)string_id(p, kind->default_type));
@@ -653,9 +655,10 @@ static void end_twin(struct pprof *p, struct out_file *f, const struct pprof_kin
 	bytes[2] = 0;
 	bytes[3] = (uint8_t)~size;
 	bytes[4] = 0xff;
-	crc = (uint32_t)crc32(p->z.adler, field, size);
-	at = put_word(at, crc);
-	at = put_word(at, (uint32_t)p->z.total_in + size);
+	trailer[0] = (uint32_t)crc32(p->z.adler, field, size);
+	trailer[1] = (uint32_t)p->z.total_in + size;
+	memcpy(at, trailer, sizeof(trailer));
+	at += sizeof(trailer);
 	out_file_write(f, (const char *)bytes, (size_t)(at - bytes));
 }
 

@@ -91,7 +91,7 @@ static void file_unmap(struct file *f)
 static struct file file_of(const struct module *m)
 {
 	bool is_program = m->id == 0 && !m->foreign;
-	const char *paths[] = { is_program ? "/proc/self/exe" : m->path, m->path };
+	const char *paths[] = { is_program ? "/proc/thread-self/exe" : m->path, m->path };
 
 	for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
 		struct file f = { 0 };
@@ -159,6 +159,8 @@ static bool has_names(const struct module *m)
 
 	if (!n)
 		return false;
+	if (n->has_names == KNOWN_NOT && m->permanent && elf_loaded_has_functions(m))
+		n->has_names = KNOWN_YES; /* without opening the file */
 	if (n->has_names == KNOWN_NOT) {
 		f = file_of(m);
 		if (f.bytes && elf_has_functions(f.bytes, f.size))
@@ -256,6 +258,24 @@ bool symbol_lookup(uintptr_t pc, struct symbol *out)
 	look_up(m, pc, out);
 	lock_release(&state.lock);
 	return true;
+}
+
+uintptr_t symbol_find(const char *function)
+{
+	const struct module *program = module_count() > 0 ? module_at(0) : NULL;
+	const struct names *n;
+	uintptr_t found = 0;
+
+	lock_acquire(&state.lock);
+	n = program ? table_of(program) : NULL;
+	for (size_t i = 0; n && i < n->symbols.count && found == 0; i++) {
+		const struct elf_symbol *sym = &n->symbols.list[i];
+
+		if (strcmp(elf_name(&n->symbols, sym), function) == 0)
+			found = program->bias + n->symbols.base + sym->start;
+	}
+	lock_release(&state.lock);
+	return found;
 }
 
 /* ---- text ---- */

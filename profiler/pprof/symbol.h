@@ -20,6 +20,9 @@ struct symbol {
 
 /* DUMP. Looks pc up (pass return address - 1). False: no module; *out is cleared. */
 bool symbol_lookup(uintptr_t pc, struct symbol *out);
+/* DUMP. The program's own function of that name, exported or not; 0: it has none. Linear.
+ */
+uintptr_t symbol_find(const char *function);
 /* DUMP. Human form of a linkage name in buf: through the process's own __cxa_demangle if
  * a C++ runtime is loaded, else the name as it is. Returns buf or name. */
 const char *symbol_demangle(const char *name, char *buf, size_t size);

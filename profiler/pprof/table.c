@@ -20,9 +20,15 @@ static struct slot *probe(const struct table *t, uint64_t key)
 	}
 }
 
+void table_begin(struct table *t, struct slot *slots)
+{
+	*t = (struct table){ .slots = slots, .nslots = TABLE_BEGIN, .borrowed = true };
+}
+
 static bool grow(struct table *t)
 {
-	struct table fresh = { .nslots = t->nslots ? t->nslots * 2 : FIRST_SLOTS,
+	struct table fresh = { .nslots = t->nslots >= FIRST_SLOTS ? t->nslots * 2
+								  : FIRST_SLOTS,
 			       .used = t->used };
 
 	fresh.slots = meta_map(fresh.nslots * sizeof(*fresh.slots), META_PPROF);
@@ -52,6 +58,7 @@ struct slot *table_at(struct table *t, uint64_t key)
 
 void table_free(struct table *t)
 {
-	meta_unmap(t->slots, t->nslots * sizeof(*t->slots), META_PPROF);
+	if (!t->borrowed)
+		meta_unmap(t->slots, t->nslots * sizeof(*t->slots), META_PPROF);
 	*t = (struct table){ 0 };
 }

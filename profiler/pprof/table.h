@@ -16,7 +16,14 @@ struct slot {
 struct table {
 	struct slot *slots;
 	size_t nslots, used; /* nslots: a power of two, or 0 */
+	bool borrowed;	     /* slots are the caller's, see table_begin() */
 };
+
+#define TABLE_BEGIN 256 /* slots for table_begin() */
+
+/* An empty table whose first slots are the caller's, TABLE_BEGIN zeroed ones that stay as
+ * long as the table: most need no mapping of their own then. */
+void table_begin(struct table *t, struct slot *slots);
 
 /* DUMP. The slot of key, which is not 0; a new one has value 0. It stays where it is
  * until the next call for this table. NULL: out of memory. */

@@ -72,12 +72,14 @@ static void install(bool exact)
 
 	heap_hooks.sample_malloc = plain      ? plain_on_malloc
 				   : followed ? plain_on_malloc_followed
-				   : lean     ? sample_on_malloc_lean
+				   : lean     ? lean_on_malloc
 					      : sample_on_malloc;
 	heap_hooks.sample_free = plain	    ? plain_on_free
 				 : followed ? plain_on_free_followed
-				 : lean	    ? sample_on_free_lean
+				 : lean	    ? lean_on_free
 					    : sample_on_free;
+	heap_hooks.sample_large = lean ? lean_on_malloc_large : NULL;
+	heap_hooks.free_large = lean ? lean_on_free_large : NULL;
 	heap_hooks.is_freed = sample_is_freed;
 	heap_hooks.misuse = misuse_describe;
 	heap_hooks.sample_resize = sample_on_resize;
@@ -133,6 +135,7 @@ void sample_init(void)
 	install(sampler.exact);
 	if (sampler.exact) {
 		set_exact();
+		heap_neighbours = 8;
 		sampler.whole = !has_other_threads();
 	}
 	heap_set_budget(sample_draw_budget());

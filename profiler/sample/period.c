@@ -21,10 +21,16 @@ const struct period *period_latest(void)
 	return period_nth(period_number());
 }
 
+static void put(struct period *to, struct period p)
+{
+	p.inverse = 1 / (double)(int64_t)p.sample;
+	*to = p;
+}
+
 void period_first(struct period p)
 {
 	p.started_ns = 0;
-	periods.list[0] = p;
+	put(&periods.list[0], p);
 	atomic_store_release(&periods.count, 1u);
 }
 
@@ -35,7 +41,7 @@ bool period_add(struct period p)
 	if (n == PERIODS_MAX)
 		return false;
 	p.started_ns = os_realtime_ns();
-	periods.list[n] = p;
+	put(&periods.list[n], p);
 	atomic_store_release(&periods.count, n + 1);
 	return true;
 }

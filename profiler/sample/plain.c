@@ -7,74 +7,17 @@
  *
  * Which objects of a site are followed, its counter says: of many, one in 2^k.
  */
-#include <string.h>
-
 #include "preload/base/os.h"
 #include "preload/heap/arena.h"
 #include "preload/heap/mcache.h"
 #include "preload/heap/tls.h"
-#include "profiler/sample/sample_int.h"
-#include "profiler/site/share.h"
+#include "profiler/sample/count.h"
+#include "profiler/site/capture.h"
 #include "profiler/site/site.h"
 #include "profiler/site/store.h"
 #include "profiler/stack/trail.h"
 
 #define ONE ((uint64_t)1 << SITE_SHIFT)
-
-/* A counter that nobody else writes to. */
-static inline void add_alone(uint64_t *counter, uint64_t value)
-{
-	__asm__("addq %1, %0" : "+m"(*counter) : "er"(value)); /* whole for signals */
-}
-
-/* One store. */
-static inline void put_short_record(struct sample_record *r, uint32_t site, size_t size)
-{
-	uint64_t word = site | (uint64_t)(uint16_t)size << 32 |
-			(uint64_t)sampler.epoch << 48 | (uint64_t)period_number() << 56;
-
-	_Static_assert(RECORD_SHORT == sizeof(word) &&
-			       offsetof(struct sample_record, size) == 4 &&
-			       offsetof(struct sample_record, epoch) == 6 &&
-			       offsetof(struct sample_record, period) == 7,
-		       "the fields of a word");
-	memcpy(r, &word, sizeof(word));
-}
-
-/* Beside other threads: in the thread's share of the counters of that number. Returns how
- * many objects that has, fixed point. */
-static NOINLINE uint64_t count_alloc_beside(uint32_t number, size_t size)
-{
-	struct site_counters *c = share_counters(number);
-
-	if (UNLIKELY(!c)) {
-		c = site_counters_at(number);
-		peak_grow(c, size);
-		thread_add_two(&c->alloc_objects, ONE, &c->alloc_bytes, size);
-		thread_add(&sampler.samples, 1);
-		return atomic_load_relaxed(&c->alloc_objects);
-	}
-	peak_grow_beside(c, size);
-	add_alone(&c->alloc_objects, ONE);
-	add_alone(&c->alloc_bytes, size);
-	add_alone(&((struct thread_info *)seep_tls.thread)->share->recorded, 1);
-	return c->alloc_objects;
-}
-
-static NOINLINE void count_free_beside(uint32_t number, size_t size)
-{
-	struct site_counters *c = share_counters(number);
-
-	if (UNLIKELY(!c)) {
-		c = site_counters_at(number);
-		peak_shrink(c, size);
-		thread_add_two(&c->free_objects, ONE, &c->free_bytes, size);
-		return;
-	}
-	peak_shrink_beside(c, size);
-	add_alone(&c->free_objects, ONE);
-	add_alone(&c->free_bytes, size);
-}
 
 /* ---- following ---- */
 
@@ -119,6 +62,16 @@ ALWAYS_INLINE void may_follow(struct sample_record *r, const void *p, size_t siz
 
 /* ---- events ---- */
 
+/* Of the counters of the calling thread's stack, which has just been captured, if it
+ * could be: site is what trail_capture_node() said. 0: the general way has to do it. */
+static NOINLINE uint32_t number_anew(uint32_t site, uint32_t *out_site)
+{
+	if (site == TRAIL_UNKNOWN)
+		site = capture_site(trail_latest());
+	*out_site = site;
+	return site_counters(site) ? site_number(site) : 0;
+}
+
 ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 {
 	const size_t record_size = followed ? RECORD_ESCAPE : RECORD_SHORT;
@@ -136,22 +89,22 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 	}
 	seep_tls.internal = 1;
 	site = trail_capture_node(__builtin_frame_address(0));
-	number = site_number(site);
-	if (UNLIKELY(number == 0)) {
+	number = LIKELY(site - 1 < TRAIL_UNKNOWN - 1) ? site_number(site) : 0;
+	if (UNLIKELY(number == 0) && !(number = number_anew(site, &site))) {
 		seep_tls.internal = 0;
 		sample_on_malloc(p, size);
 		return;
 	}
 	r = (void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) * record_size];
-	put_short_record(r, site, size);
+	count_put_record(r, site, size);
 	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
-		objects = count_alloc_beside(number, size);
+		objects = count_alloc_beside(number, ONE, size);
 	} else {
 		c = site_counters_at(number);
 		peak_grow_alone(c, size);
-		add_alone(&c->alloc_objects, ONE);
-		add_alone(&c->alloc_bytes, size);
-		add_alone(&sampler.samples, 1);
+		count_add_alone(&c->alloc_objects, ONE);
+		count_add_alone(&c->alloc_bytes, size);
+		count_add_alone(&sampler.samples, 1);
 		objects = c->alloc_objects;
 	}
 	if (followed) {
@@ -197,12 +150,12 @@ ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool follow
 	}
 	size = r->size;
 	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
-		count_free_beside(number, size);
+		count_free_beside(number, ONE, size);
 	} else {
 		c = site_counters_at(number);
 		peak_shrink_alone(c, size);
-		add_alone(&c->free_objects, ONE);
-		add_alone(&c->free_bytes, size);
+		count_add_alone(&c->free_objects, ONE);
+		count_add_alone(&c->free_bytes, size);
 	}
 	if (followed && UNLIKELY(handle))
 		sample_end_escape(handle);

@@ -94,7 +94,7 @@ static bool write_site(uint32_t site, struct site_counters *c, void *arg)
 /* "argv[0] argv[1] ..." into buf. */
 static void command_line(char *buf, size_t size)
 {
-	int fd = os_open("/proc/self/cmdline", 0, 0);
+	int fd = os_open("/proc/thread-self/cmdline", 0, 0);
 	long n = fd >= 0 ? os_read(fd, buf, size - 1) : 0;
 
 	if (fd >= 0)

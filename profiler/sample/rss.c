@@ -248,7 +248,7 @@ static void measure(struct measure *m)
 {
 	for (size_t i = 0; i < arena_count(); i++)
 		measure_arena(m, arena_at(i));
-	os_each_line("/proc/self/smaps_rollup", find_rss, &rss.total);
+	os_each_line("/proc/thread-self/smaps_rollup", find_rss, &rss.total);
 	if (rss.total)
 		split(m);
 	if (m->failed)
@@ -262,7 +262,7 @@ void rss_measure(void)
 	memset(&rss, 0, sizeof(rss));
 	if (!m)
 		return;
-	m->pagemap = os_open("/proc/self/pagemap", 0, 0);
+	m->pagemap = os_open("/proc/thread-self/pagemap", 0, 0);
 	if (m->pagemap >= 0) {
 		measure(m);
 		os_close(m->pagemap);

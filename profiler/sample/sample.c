@@ -29,10 +29,9 @@
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #include "preload/heap/arena.h"
-#include "preload/heap/mcache.h"
 #include "preload/heap/sizeclass.h"
 #include "preload/heap/tls.h"
-#include "profiler/sample/maths.h"
+#include "profiler/sample/draw.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/capture.h"
 #include "profiler/site/site.h"
@@ -47,9 +46,7 @@
 #define FOUR_STRIPES STRIPE, STRIPE, STRIPE, STRIPE
 
 #define NEVER	     (INT64_MAX / 4) /* a budget that is not spent */
-#define WEIGHT_SHIFT 24		     /* size and number of the settings below */
-#define WEIGHT_KEY   (((uint64_t)1 << WEIGHT_SHIFT) - 1)
-#define CERTAIN	     16 /* periods: an object as large is missed by e^-16 */
+#define CERTAIN	     16		     /* periods: an object as large is missed by e^-16 */
 
 struct sampler sampler = { .stripes = { FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES,
 					FOUR_STRIPES },
@@ -57,48 +54,22 @@ struct sampler sampler = { .stripes = { FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES
 
 struct sample_hooks sample_hooks;
 
-/* lean, here and below: sampled mode with nothing else asked for, whose hooks are made of
- * the same text without the questions. */
-ALWAYS_INLINE struct sample_record *record_in(const struct block *b, uint32_t index,
-					      bool lean)
-{
-	const size_t size = lean ? RECORD_BIRTH : sampler.record_size;
-
-	return (struct sample_record *)((uintptr_t)b->records + (uintptr_t)index * size);
-}
-
 static struct sample_record *record_at(const struct block *b, uint32_t index)
 {
-	return record_in(b, index, false);
-}
-
-ALWAYS_INLINE bool is_exact(bool lean)
-{
-	return !lean && atomic_load_relaxed(&sampler.exact);
+	return (struct sample_record *)((uintptr_t)b->records +
+					(uintptr_t)index * sampler.record_size);
 }
 
 /* ---- when ---- */
 
-static uint64_t mix(uint64_t z) /* splitmix64's */
-{
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-	return z ^ z >> 31;
-}
-
-#define GOLDEN 0x9e3779b97f4a7c15u
-
 NOINLINE uint64_t sample_random(void)
 {
-	return mix(atomic_add_relaxed(&sampler.random, GOLDEN));
+	return draw_mix(atomic_add_relaxed(&sampler.random, DRAW_GOLDEN));
 }
 
-/* Threads count for themselves, each from a place of its own: a counter of all would be
- * fought for. What is used was made the last time, for malloc waits for it. */
 static double next_variate(void)
 {
 	struct mcache *mc = mcache_self();
-	double variate;
 
 	if (UNLIKELY(seep_tls.state != TLS_LIVE))
 		return maths_exponential(sample_random());
@@ -106,10 +77,7 @@ static double next_variate(void)
 		mc->random = sample_random();
 		mc->variate = maths_exponential(sample_random());
 	}
-	variate = mc->variate;
-	mc->random += GOLDEN;
-	mc->variate = maths_exponential(mix(mc->random));
-	return variate;
+	return draw_variate(mc);
 }
 
 /* Bytes to the next sample: exponential with the period as mean. */
@@ -123,59 +91,20 @@ int64_t sample_draw_budget(void)
 			 (double)(int64_t)atomic_load_relaxed(&sampler.period));
 }
 
-static NOINLINE uint64_t weight(size_t size, const struct period *at)
+NOINLINE uint64_t sample_weight_of(size_t size, const struct period *at)
 {
 	const double one = (double)((uint64_t)1 << SITE_SHIFT);
 	double x;
 
 	if (at->exact || size / CERTAIN >= at->sample)
 		return (uint64_t)1 << SITE_SHIFT;
-	x = (double)(int64_t)(size + (size == 0)) / (double)(int64_t)at->sample;
+	x = (double)(int64_t)(size + (size == 0)) * at->inverse;
 	return (uint64_t)(int64_t)(one * maths_inverse_share(x) + 0.5);
-}
-
-/* The same for the settings of that number, by memory where it is one of the sizes that
- * come again and again. An entry is one word, so it is never torn. */
-ALWAYS_INLINE uint64_t weight_then(size_t size, uint8_t number)
-{
-	uint64_t key = ((uint64_t)size << 8 | number) + 1; /* an empty entry has 0 */
-	uint64_t *entry = &sampler.weights[(size >> 4 ^ size >> 10) % SAMPLE_WEIGHTS];
-	uint64_t old = atomic_load_relaxed(entry), fresh;
-
-	if (LIKELY((old & WEIGHT_KEY) == key))
-		return old >> WEIGHT_SHIFT;
-	fresh = weight(size, period_nth(number));
-	if (key <= WEIGHT_KEY && fresh >> (64 - WEIGHT_SHIFT) == 0)
-		atomic_store_relaxed(entry, fresh << WEIGHT_SHIFT | key);
-	return fresh;
-}
-
-/* The same for sizes that need more bits: an entry is two words, which one thread's may
- * be torn by another's, but then they do not fit each other. */
-ALWAYS_INLINE uint64_t large_weight(size_t size, uint8_t number)
-{
-	uint64_t key = ((uint64_t)size << 8 | number) + 1;
-	size_t i = (size >> 12 ^ size >> 18 ^ size) % SAMPLE_WEIGHTS;
-	uint64_t value = atomic_load_relaxed(&sampler.large_weights[i].value);
-
-	if (LIKELY((atomic_load_relaxed(&sampler.large_weights[i].check) ^ value) == key))
-		return value;
-	value = weight(size, period_nth(number));
-	atomic_store_relaxed(&sampler.large_weights[i].value, value);
-	atomic_store_relaxed(&sampler.large_weights[i].check, value ^ key);
-	return value;
 }
 
 uint64_t sample_weight(size_t size)
 {
-	return weight(size, period_latest());
-}
-
-static uint64_t scaled_bytes(size_t size, uint64_t weight)
-{
-	if (weight == (uint64_t)1 << SITE_SHIFT)
-		return size;
-	return (uint64_t)((uint128)size * weight >> SITE_SHIFT);
+	return sample_weight_of(size, period_latest());
 }
 
 /* ---- blocks and records ---- */
@@ -187,7 +116,7 @@ static struct fixalloc *pool_of(const struct mspan *s)
 	if (f->size == 0) {
 		f->size = align_up(sizeof(struct block) +
 					   s->nslots * (size_t)sampler.record_size,
-				   16);
+				   sampler.slow_frees ? CACHE_LINE : 16);
 		f->tag = META_SAMPLE;
 	}
 	return f;
@@ -231,8 +160,7 @@ static struct lock *stripe_of(const struct mspan *s)
 }
 
 /* A recorded object appears on, or leaves, the page of p, beside other threads. */
-static NOINLINE void count_page_locked(struct mspan *s, uint16_t *count, const void *p,
-				       int more)
+void sample_count_page_locked(struct mspan *s, uint16_t *count, const void *p, int more)
 {
 	struct lock *l = stripe_of(s);
 	uint16_t was;
@@ -243,30 +171,6 @@ static NOINLINE void count_page_locked(struct mspan *s, uint16_t *count, const v
 	if (was == 0 || *count == 0)
 		arena_set_page(p, *count > 0 ? 0 : s->sizeclass);
 	lock_release(l);
-}
-
-/* The same. The only thread takes no lock; a signal handler that comes in between leaves
- * the page as it should be, but not as we knew it: so it is looked at again. */
-ALWAYS_INLINE void count_page(struct mspan *s, struct block *b, const void *p, int more)
-{
-	uint16_t *count = &b->page_count[((uintptr_t)p - s->base) >> PAGE_SHIFT];
-	uint16_t now;
-
-	if (atomic_load_relaxed(&sampler.slow_frees) || s->slot_size == 0)
-		return;
-	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
-		count_page_locked(s, count, p, more);
-		return;
-	}
-	now = atomic_add_relaxed(count, (uint16_t)more);
-	if (more > 0 && now == 1)
-		arena_set_page(p, 0);
-	if (more > 0 || now > 0)
-		return;
-	arena_set_page(p, s->sizeclass);
-	atomic_signal_barrier();
-	if (UNLIKELY(atomic_load_relaxed(count) > 0))
-		arena_set_page(p, 0);
 }
 
 const struct sample_record *sample_find(const struct mspan *s, uint32_t index)
@@ -352,7 +256,7 @@ static void clear_object(void *p, size_t size)
 ALWAYS_INLINE uint64_t objects_then(size_t size, uint8_t period)
 {
 	return LIKELY(period_nth(period)->exact) ? (uint64_t)1 << SITE_SHIFT
-						 : weight_then(size, period);
+						 : draw_weight(size, period);
 }
 
 /* Of an object whose record is just made, and of one that has one. */
@@ -362,7 +266,7 @@ ALWAYS_INLINE uint64_t new_weight(const struct mspan *s, struct block *b, size_t
 	if (s->slot_size)
 		return objects_then(size, period);
 	b->weight = LIKELY(period_nth(period)->exact) ? (uint64_t)1 << SITE_SHIFT
-						      : large_weight(size, period);
+						      : draw_large_weight(size, period);
 	return b->weight;
 }
 
@@ -372,10 +276,10 @@ ALWAYS_INLINE uint64_t old_weight(const struct mspan *s, const struct block *b,
 	return s->slot_size ? objects_then(r->size, r->period) : b->weight;
 }
 
-ALWAYS_INLINE void count_alloc(uint32_t site, size_t size, uint64_t objects, bool lean)
+ALWAYS_INLINE void count_alloc(uint32_t site, size_t size, uint64_t objects)
 {
 	struct site_counters *c = site_counters_if_any(site);
-	uint64_t bytes = scaled_bytes(size, objects);
+	uint64_t bytes = draw_scaled_bytes(size, objects);
 
 	if (UNLIKELY(!c)) {
 		c = site_counters(site);
@@ -384,14 +288,14 @@ ALWAYS_INLINE void count_alloc(uint32_t site, size_t size, uint64_t objects, boo
 	}
 	peak_grow(c, bytes);
 	thread_add_two(&c->alloc_objects, objects, &c->alloc_bytes, bytes);
-	if (!is_exact(lean)) /* else they are the objects */
+	if (!sample_is_exact()) /* else they are the objects */
 		thread_add(&c->samples, 1);
 }
 
 ALWAYS_INLINE void count_free(uint32_t site, size_t size, uint64_t objects)
 {
 	struct site_counters *c = site_counters_if_any(site);
-	uint64_t bytes = scaled_bytes(size, objects);
+	uint64_t bytes = draw_scaled_bytes(size, objects);
 
 	if (UNLIKELY(!c))
 		return;
@@ -416,28 +320,29 @@ ALWAYS_INLINE bool capture(struct capture *out)
 		return capture_any(out);
 	out->trail = t;
 	out->site = t->nodes[t->count - 1].node;
-	return LIKELY(out->site != SITE_NONE) || capture_any(out);
+	if (UNLIKELY(out->site == SITE_NONE))
+		out->site = capture_site(t);
+	return LIKELY(out->site != SITE_NONE);
 }
 
-ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t size,
-			       bool lean)
+ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t size)
 {
-	const uint32_t bytes = lean ? RECORD_BIRTH : sampler.record_size;
+	const uint32_t bytes = sampler.record_size;
 
 	r->site = site;
 	r->size = (uint16_t)size;
 	r->epoch = sampler.epoch;
 	r->period = period_number();
 	if (bytes >= RECORD_BIRTH)
-		r->birth_ns = bytes > RECORD_BIRTH || is_exact(lean) ? os_now_ns()
-								     : os_coarse_ns();
+		r->birth_ns = bytes > RECORD_BIRTH || sample_is_exact() ? os_now_ns()
+									: os_coarse_ns();
 	if (bytes >= RECORD_ESCAPE)
 		r->escape = 0;
-	if (!lean && sampler.lifetimes)
+	if (sampler.lifetimes)
 		r->thread = thread_serial();
 }
 
-ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c, bool lean)
+ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c)
 {
 	struct mspan *s = arena_span_of(p);
 	struct block *b = atomic_load_acquire(&s->samples);
@@ -446,14 +351,14 @@ ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c, bool le
 
 	if (UNLIKELY(!b) && !(b = make_block(s)))
 		return false;
-	if (!lean && UNLIKELY(sampler.labels))
+	if (UNLIKELY(sampler.labels))
 		site = label_site(site, mspan_slot_bytes(s));
-	r = record_in(b, mspan_index_of(s, (uintptr_t)p), lean);
-	fill_record(r, site, size, lean);
-	if (!lean && sampler.record_size >= RECORD_ESCAPE && sample_hooks.begin)
+	r = record_at(b, mspan_index_of(s, (uintptr_t)p));
+	fill_record(r, site, size);
+	if (sampler.record_size >= RECORD_ESCAPE && sample_hooks.begin)
 		r->escape = sample_hooks.begin(p, size, c->site, c->trail);
-	count_page(s, b, p, 1);
-	count_alloc(site, size, new_weight(s, b, size, r->period), lean);
+	sample_count_page(s, b, p, 1);
+	count_alloc(site, size, new_weight(s, b, size, r->period));
 	return true;
 }
 
@@ -468,8 +373,8 @@ static void hide(void *p, size_t size)
 	heap_set_budget(-1); /* the next, too */
 	if (!s || (!b && !(b = make_block(s))))
 		return;
-	fill_record(record_at(b, index), HIDDEN_SITE, size, false);
-	count_page(s, b, p, 1);
+	fill_record(record_at(b, index), HIDDEN_SITE, size);
+	sample_count_page(s, b, p, 1);
 	atomic_store_relaxed(&sampler.any_hidden, 1u);
 }
 
@@ -484,17 +389,17 @@ static COLD void forget_freed(void *p)
 		record_at(b, index)->site = SITE_NONE;
 }
 
-ALWAYS_INLINE void on_malloc(void *p, size_t size, bool lean)
+void sample_on_malloc(void *p, size_t size)
 {
 	struct capture c;
 
-	if (UNLIKELY(seep_tls.hiding > 0) && !is_exact(lean)) {
+	if (UNLIKELY(seep_tls.hiding > 0) && !sample_is_exact()) {
 		hide(p, size);
 		return;
 	}
-	if (!is_exact(lean) && LIKELY(seep_tls.state == TLS_LIVE))
+	if (!sample_is_exact() && LIKELY(seep_tls.state == TLS_LIVE))
 		mcache_self()->budget = sample_draw_budget();
-	if (!lean && sampler.clear)
+	if (sampler.clear)
 		clear_object(p, size);
 	if (seep_tls.internal > 0 || !atomic_load_relaxed(&sampler.on) ||
 	    !store_is_own()) {
@@ -502,25 +407,15 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool lean)
 		return;
 	}
 	seep_tls.internal++;
-	if (LIKELY(capture(&c)) && LIKELY(record(p, size, &c, lean))) {
+	if (LIKELY(capture(&c)) && LIKELY(record(p, size, &c))) {
 		thread_add(&sampler.samples, 1);
-		if (!is_exact(lean))
-			atomic_store_relaxed(&sampler.last, p);
+		if (!sample_is_exact() && LIKELY(seep_tls.state == TLS_LIVE))
+			mcache_self()->sampled = p;
 	} else {
 		forget_freed(p);
 		atomic_add_relaxed(&sampler.dropped, 1u);
 	}
 	seep_tls.internal--;
-}
-
-void sample_on_malloc(void *p, size_t size)
-{
-	on_malloc(p, size, false);
-}
-
-void sample_on_malloc_lean(void *p, size_t size)
-{
-	on_malloc(p, size, true);
 }
 
 void sample_end_escape(uint32_t handle)
@@ -540,12 +435,12 @@ void sample_measure(const struct mspan *s, const struct sample_record *r, uint64
 		    struct lifetime_sum *out)
 {
 	size_t size = record_size(s, r);
-	uint64_t objects = weight(size, period_nth(r->period));
+	uint64_t objects = sample_weight_of(size, period_nth(r->period));
 
 	out->objects = objects;
-	out->bytes = scaled_bytes(size, objects);
-	out->slack = scaled_bytes(mspan_slot_bytes(s) - size, objects);
-	out->total_ns = scaled_bytes(age_ns, objects);
+	out->bytes = draw_scaled_bytes(size, objects);
+	out->slack = draw_scaled_bytes(mspan_slot_bytes(s) - size, objects);
+	out->total_ns = draw_scaled_bytes(age_ns, objects);
 }
 
 static void end_lifetime(const struct mspan *s, const struct sample_record *r,
@@ -562,11 +457,11 @@ static void end_lifetime(const struct mspan *s, const struct sample_record *r,
 /* Where an object is freed: with its stack, but only one frame of one that goes before
  * the next is sampled, else a program that makes and frees one at a time would pay for
  * its samples twice. */
-static NOINLINE void note_end(void *p, uint32_t site)
+NOINLINE void sample_note_end(void *p, uint32_t site)
 {
 	struct capture c;
 
-	if (p == atomic_load_relaxed(&sampler.last) || seep_tls.internal > 0) {
+	if (p == mcache_self()->sampled || seep_tls.internal > 0) {
 		misuse_note_free((uintptr_t)p, site, SITE_NONE, unwind_caller());
 		return;
 	}
@@ -579,45 +474,35 @@ static NOINLINE void note_end(void *p, uint32_t site)
 /* Large objects, whose records go with them, and sampled ones but for those small ones
  * that go before the next is sampled. In exact mode a stack for each of the others would
  * cost as much as that of its birth. */
-ALWAYS_INLINE bool has_noted_end(const struct mspan *s, const void *p, bool lean)
+ALWAYS_INLINE bool has_noted_end(const struct mspan *s, const void *p)
 {
 	return UNLIKELY(s->slot_size == 0) ||
-	       (!is_exact(lean) && p != atomic_load_relaxed(&sampler.last));
+	       (!sample_is_exact() && p != mcache_self()->sampled);
 }
 
-ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool lean)
+bool sample_on_free(struct mspan *s, uint32_t index, void *p)
 {
 	struct block *b = s->samples;
-	struct sample_record *r = record_in(b, index, lean);
+	struct sample_record *r = record_at(b, index);
 	uint32_t site = r->site, handle = 0;
 
 	if ((int32_t)site <= 0)
 		return site == SITE_NONE || !sample_is_freed(s, index);
 	r->site = site == HIDDEN_SITE ? SITE_NONE : site | SAMPLE_FREED;
-	if (!lean && sampler.record_size >= RECORD_ESCAPE) {
+	if (sampler.record_size >= RECORD_ESCAPE) {
 		handle = r->escape;
 		r->escape = 0;
 	}
-	count_page(s, b, p, -1);
+	sample_count_page(s, b, p, -1);
 	if (site == HIDDEN_SITE || !store_is_own())
 		return true;
 	count_free(site, record_size(s, r), old_weight(s, b, r));
-	if (!lean && UNLIKELY(sampler.lifetimes))
+	if (UNLIKELY(sampler.lifetimes))
 		end_lifetime(s, r, site);
-	if (has_noted_end(s, p, lean))
-		note_end(p, site);
+	if (has_noted_end(s, p))
+		sample_note_end(p, site);
 	sample_end_escape(handle);
 	return true;
-}
-
-bool sample_on_free(struct mspan *s, uint32_t index, void *p)
-{
-	return on_free(s, index, p, false);
-}
-
-bool sample_on_free_lean(struct mspan *s, uint32_t index, void *p)
-{
-	return on_free(s, index, p, true);
 }
 
 /* Grown or shrunk in place: counts as a free of the old size and an allocation of the new
@@ -647,5 +532,5 @@ void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 		sample_hooks.resize(r->escape, size);
 	r->site = site;
 	r->size = (uint16_t)size;
-	count_alloc(site, size, new_weight(s, b, size, r->period), false);
+	count_alloc(site, size, new_weight(s, b, size, r->period));
 }

@@ -53,7 +53,6 @@ struct sampler {
 	bool lifetimes, labels; /* asked for */
 	uint32_t record_size;	/* frozen by sample_init(): RECORD_* */
 	size_t period;		/* atomic, as on */
-	void *last;		/* sampled, by any thread; atomic */
 	uint64_t random;	/* atomic: splitmix64's counter, see next_variate() */
 	uint64_t weights[SAMPLE_WEIGHTS]; /* atomic: see weight_then() */
 	struct {
@@ -75,9 +74,6 @@ extern struct sampler sampler HIDDEN;
 int64_t sample_draw_budget(void);
 void sample_on_malloc(void *p, size_t size);
 bool sample_on_free(struct mspan *s, uint32_t index, void *p);
-/* The same in sampled mode with records of RECORD_BIRTH and nothing else asked for. */
-void sample_on_malloc_lean(void *p, size_t size);
-bool sample_on_free_lean(struct mspan *s, uint32_t index, void *p);
 void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size);
 void sample_on_release(struct mspan *s);
 bool sample_is_freed(const struct mspan *s, uint32_t index);
@@ -87,15 +83,24 @@ bool plain_on_free(struct mspan *s, uint32_t index, void *p);
 /* The same with records of RECORD_ESCAPE, for sample_hooks. */
 void plain_on_malloc_followed(void *p, size_t size);
 bool plain_on_free_followed(struct mspan *s, uint32_t index, void *p);
-uint64_t sample_random(void);		 /* sample.c */
-void sample_end_escape(uint32_t handle); /* sample.c: 0: nothing to do */
+/* lean.c: the same for sampled mode with records of RECORD_BIRTH. */
+void lean_on_malloc(void *p, size_t size);
+bool lean_on_free(struct mspan *s, uint32_t index, void *p);
+uint64_t lean_on_malloc_large(struct mspan *s, size_t size);
+void lean_on_free_large(struct mspan *s);
+void sample_note_end(void *p, uint32_t site); /* sample.c: by the calling thread */
+uint64_t sample_random(void);		      /* sample.c */
+void sample_end_escape(uint32_t handle);      /* sample.c: 0: nothing to do */
 
-/* peak.c: the running total of live bytes, and the sites at its highest. */
+/* peak.c: the running total of live bytes, and the sites at its highest. Beside other
+ * threads, what is read at every event lies apart from what changes often. */
 struct peak_totals {
-	uint64_t live;	 /* atomic: bytes, estimated in sampled mode */
-	uint64_t peak;	 /* atomic: highest live */
 	uint64_t number; /* atomic: of the latest peak that is over */
 	bool fresh;	 /* atomic: peak was raised since, and nothing was freed */
+	uint64_t live
+		__attribute__((aligned(2 * CACHE_LINE))); /* atomic: bytes, estimated in
+							 sampled mode */
+	uint64_t peak;					  /* atomic: highest live */
 };
 extern struct peak_totals peak_totals HIDDEN;
 void peak_keep(struct site_counters *c); /* what is live of it */
@@ -189,6 +194,7 @@ void sample_set_origin(uint64_t period, uint64_t samples);
 struct period {
 	uint64_t started_ns; /* os_realtime_ns(); 0: from the start */
 	size_t sample;	     /* mean bytes between samples */
+	double inverse;	     /* of sample; set by period.c */
 	bool on, exact;
 };
 #define PERIODS_MAX 256 /* a record has a byte for the number */

@@ -27,7 +27,7 @@ static uint32_t child(struct trail_steps *steps, uint32_t parent, uintptr_t pc,
 }
 
 /* The node of the trail's innermost frame; sets those it needs on the way. */
-static NOINLINE uint32_t site_of(const struct trail *t)
+NOINLINE uint32_t capture_site(const struct trail *t)
 {
 	const struct trail_frame *f = t->frames;
 	struct trail_node *nodes = t->nodes;
@@ -78,6 +78,6 @@ bool capture_here(struct capture *out)
 	out->truncated = trail_is_cut(t);
 	out->site = t->nodes[t->count - 1].node;
 	if (out->site == SITE_NONE)
-		out->site = site_of(t);
+		out->site = capture_site(t);
 	return out->site != SITE_NONE;
 }

@@ -18,4 +18,8 @@ struct capture {
 /* SLOW. False: nothing was captured. The caller has called thread_internal_enter(). */
 bool capture_here(struct capture *out);
 
+/* SLOW. The site of a stack that trail_capture_node() has just captured without knowing
+ * its node. 0: out of memory. */
+uint32_t capture_site(const struct trail *t);
+
 #endif

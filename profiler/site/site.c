@@ -2,18 +2,21 @@
 /*
  * site: the calling-context tree, see site.h.
  *
- * Structure: nodes are numbered and lie in chunks that never move. A hash table finds the
- * child of (parent, pc): open addressing, entries of half a hash and a number, so that
- * nearly every node that is looked at is the right one. It doubles when it is 5/8 full;
- * the one before keeps its address, since somebody may be reading it, and loses its
- * memory: who finds nothing there looks again under the lock. Counters have numbers and
- * chunks of their own, so that inner nodes cost 24 bytes and no more.
+ * Structure: nodes are numbered and lie in chunks that never move. The frames of a new
+ * stack get numbers in a row, so most nodes are next to their parent, where a child is
+ * looked for first. For the others a hash table finds the child of (parent, pc): open
+ * addressing, entries of half a hash and a number, so that nearly every node that is
+ * looked at is the right one. It doubles when it is 5/8 full; the one before keeps its
+ * address, since somebody may be reading it, and loses its memory: who finds nothing
+ * there looks again under the lock. Counters have numbers and chunks of their own, so
+ * that inner nodes cost 16 bytes and no more.
  *
  * Chunks lie in the file that outlives the process (store.h) where there is one, else in
  * memory of our own.
  *
- * Concurrency: the table is read without a lock: a node is filled before its entry is
- * stored (release). Insertion holds the lock. A number is used once.
+ * Concurrency: nodes and the table are read without a lock: a node's pc is stored before
+ * its parent, and both before its entry (release). Insertion holds the lock. A number is
+ * used once.
  */
 #include "profiler/site/site.h"
 
@@ -46,9 +49,10 @@ static struct {
 	struct lock lock;	/* for insertion */
 	struct lock chunk_lock; /* for new chunks and counters */
 	struct table *table;	/* atomic; NULL: nothing is in it */
-	uint32_t ninserted; /* nodes that are in the table; atomic, after their entry */
-	uint32_t count;	    /* numbers given out; atomic */
-	uint32_t ncounters; /* written under chunk_lock; atomic */
+	uint32_t ninserted;	/* nodes that can be found; atomic, after their entry */
+	uint32_t nhashed;	/* of these in the table; guarded by lock */
+	uint32_t count;		/* numbers given out; atomic */
+	uint32_t ncounters;	/* written under chunk_lock; atomic */
 } sites = { .lock = LOCK_INIT(LOCK_RANK_SITE),
 	    .chunk_lock = LOCK_INIT(LOCK_RANK_SITE_CHUNK) };
 
@@ -101,6 +105,24 @@ static size_t after(const struct table *t, size_t i)
 	return (i + 1) & (((size_t)1 << t->lg) - 1);
 }
 
+static bool is_child(const struct site_node *n, uint32_t parent, uintptr_t pc)
+{
+	return atomic_load_acquire(&n->parent) == parent &&
+	       atomic_load_relaxed(&n->pc) == pc;
+}
+
+/* The child that was made right after its parent, or the first node of all. Behind our
+ * last one may be some of the process that we were forked from. */
+static uint32_t find_next(uint32_t parent, uintptr_t pc)
+{
+	uint32_t site = parent + 1;
+
+	return site <= atomic_load_acquire(&sites.count) &&
+			       is_child(site_node(site), parent, pc)
+		       ? site
+		       : SITE_NONE;
+}
+
 static uint32_t find(uint64_t hash, uint32_t parent, uintptr_t pc)
 {
 	const struct table *t = atomic_load_acquire(&sites.table);
@@ -109,14 +131,11 @@ static uint32_t find(uint64_t hash, uint32_t parent, uintptr_t pc)
 		return SITE_NONE;
 	for (size_t i = index_of(t, hash);; i = after(t, i)) {
 		uint64_t e = atomic_load_acquire(&t->entries[i]);
-		const struct site_node *n;
 
 		if (e == 0)
 			return SITE_NONE;
-		if (e >> 32 != (uint32_t)hash)
-			continue;
-		n = site_node((uint32_t)e);
-		if (n->pc == pc && n->parent == parent)
+		if (e >> 32 == (uint32_t)hash &&
+		    is_child(site_node((uint32_t)e), parent, pc))
 			return (uint32_t)e;
 	}
 }
@@ -154,7 +173,8 @@ static COLD bool grow(void)
 	for (uint32_t site = 1; site <= sites.count; site++) {
 		const struct site_node *n = site_node(site);
 
-		put(t, hash_of(n->parent, n->pc), site);
+		if (n->parent + 1 != site)
+			put(t, hash_of(n->parent, n->pc), site);
 	}
 	atomic_store_release(&sites.table, t);
 	/* Its head, which says how long it is, stays. */
@@ -168,37 +188,51 @@ static COLD bool grow(void)
 static bool has_room(void)
 {
 	const struct table *t = sites.table;
-	uint64_t n = sites.count + 1u;
+	uint64_t n = sites.nhashed + 1u;
 
 	if (LIKELY(t != NULL) && LIKELY(n * 8 <= (uint64_t)5 << t->lg))
 		return true;
 	return grow() || (t && n < (uint64_t)1 << t->lg);
 }
 
-/* The child was not found when so many nodes were in the table. */
+static uint32_t find_child(uint64_t hash, uint32_t parent, uintptr_t pc)
+{
+	uint32_t site = find_next(parent, pc);
+
+	return LIKELY(site) ? site : find(hash, parent, pc);
+}
+
+/* Needs the lock. 0: out of memory. */
+static uint32_t add(uint64_t hash, uint32_t parent, uintptr_t pc)
+{
+	bool next = sites.count == parent;
+	uint32_t site = next || has_room() ? new_number() : SITE_NONE;
+	struct site_node *n;
+
+	if (!site)
+		return SITE_NONE;
+	n = site_node(site);
+	atomic_store_relaxed(&n->pc, pc);
+	atomic_store_release(&n->parent, parent);
+	if (!next) {
+		put(sites.table, hash, site);
+		sites.nhashed++;
+	}
+	atomic_store_release(&sites.ninserted, site);
+	return site;
+}
+
+/* The child was not found when there were so many. */
 static COLD uint32_t insert(uint64_t hash, uint32_t parent, uintptr_t pc,
 			    uint32_t ninserted)
 {
-	uint32_t site;
+	uint32_t site = SITE_NONE;
 
 	lock_acquire(&sites.lock);
-	if (sites.ninserted != ninserted) {
-		site = find(hash, parent, pc); /* somebody may have been faster */
-		if (site) {
-			lock_release(&sites.lock);
-			return site;
-		}
-	}
-	site = has_room() ? new_number() : SITE_NONE;
-	if (site) {
-		struct site_node *n = site_node(site);
-
-		n->pc = pc;
-		n->parent = parent;
-		n->depth = parent ? site_node(parent)->depth + 1 : 1;
-		put(sites.table, hash, site);
-		atomic_store_release(&sites.ninserted, site);
-	}
+	if (sites.ninserted != ninserted) /* somebody may have been faster */
+		site = find_child(hash, parent, pc);
+	if (!site)
+		site = add(hash, parent, pc);
 	lock_release(&sites.lock);
 	return site;
 }
@@ -207,7 +241,7 @@ uint32_t site_child(uint32_t parent, uintptr_t pc)
 {
 	uint32_t ninserted = atomic_load_acquire(&sites.ninserted);
 	uint64_t hash = hash_of(parent, pc);
-	uint32_t site = find(hash, parent, pc);
+	uint32_t site = find_child(hash, parent, pc);
 
 	return LIKELY(site) ? site : insert(hash, parent, pc, ninserted);
 }
@@ -236,7 +270,11 @@ uintptr_t site_pc(uint32_t site)
 
 uint32_t site_depth(uint32_t site)
 {
-	return site ? site_node(site)->depth : 0;
+	uint32_t n = 0;
+
+	for (; site; site = site_parent(site))
+		n++;
+	return n;
 }
 
 uint32_t site_count(void)

@@ -41,23 +41,22 @@ uint32_t site_child(uint32_t parent, uintptr_t pc);
 /* FAST. */
 uint32_t site_parent(uint32_t site); /* the caller's node; 0 at the outermost frame */
 uintptr_t site_pc(uint32_t site);    /* return address, or a pseudo pc of unwind.h */
-uint32_t site_depth(uint32_t site);  /* frames from here outwards */
+uint32_t site_depth(uint32_t site);  /* frames from here outwards. DUMP */
 uint32_t site_count(void);	     /* nodes made; ids are 1..count */
 /* SLOW. The counters of a site, made at first use; NULL when out of memory. */
 struct site_counters *site_counters(uint32_t site);
 
 /* Where nodes and counters lie: written by site.c alone. Chunks never move. */
-#define SITE_LG_CHUNK	      14
-#define SITE_LG_COUNTER_CHUNK 10
-#define SITE_CHUNKS	      4096 /* 67 million nodes */
-#define SITE_COUNTER_CHUNKS   16384
+#define SITE_LG_CHUNK	      12
+#define SITE_LG_COUNTER_CHUNK 9
+#define SITE_CHUNKS	      4096 /* 16 million nodes */
+#define SITE_COUNTER_CHUNKS   8192 /* 4 million of them with counters */
 struct site_node {
-	uintptr_t pc;
-	uint32_t parent;
-	uint32_t depth;	   /* frames from here outwards */
+	uintptr_t pc;	   /* atomic */
+	uint32_t parent;   /* atomic, release after pc */
 	uint32_t counters; /* number, 0: none; atomic */
-	uint32_t unused;
 };
+_Static_assert(sizeof(struct site_node) == 16, "four in a cache line");
 struct site_chunks {
 	struct site_node *nodes[SITE_CHUNKS];		     /* atomic */
 	struct site_counters *counters[SITE_COUNTER_CHUNKS]; /* atomic */

@@ -28,10 +28,11 @@
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 
-#define FIRST_BYTES  (768 * KIB) /* a shell fits; tmpfs takes 0.3 ms a MiB */
-#define NEXT_BYTES   (2 * MIB)
+#define FIRST_BYTES  (256 * KIB) /* one chunk of each kind; tmpfs takes 0.3 ms a MiB */
+#define NEXT_BYTES   (512 * KIB)
+#define LG_LARGEST   7 /* regions double so often */
 #define MAX_REGIONS  64
-#define MODULE_CHUNK 64
+#define MODULE_CHUNK 16
 #define CHUNK_ALIGN  CACHE_LINE
 
 struct region {
@@ -177,7 +178,8 @@ static bool add_region(int fd, size_t size)
 
 static bool grow(size_t least)
 {
-	size_t size = NEXT_BYTES << (store.nregions < 6 ? store.nregions - 1 : 5);
+	uint32_t doubled = store.nregions - 1;
+	size_t size = NEXT_BYTES << (doubled < LG_LARGEST ? doubled : LG_LARGEST);
 	int fd = open_again();
 	bool ok = false;
 
@@ -334,7 +336,7 @@ void store_put_module(const struct module *m)
 /* "argv[0] argv[1] ..." */
 static void read_command(char *buf, size_t size)
 {
-	int fd = os_open("/proc/self/cmdline", O_RDONLY, 0);
+	int fd = os_open("/proc/thread-self/cmdline", O_RDONLY, 0);
 	long n = fd >= 0 ? os_read(fd, buf, size - 1) : 0;
 
 	if (fd >= 0)

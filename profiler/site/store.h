@@ -4,8 +4,8 @@
  * of modules lie in a shared mapping of it, so that the kernel keeps them when the
  * process is killed, and profiles can be made of them afterwards.
  *
- * Format (version 3): struct store_header at offset 0, which says where the chunks lie:
- * arrays of struct node and struct site_counters (site.c, site.h) and of struct
+ * Format (version 4): struct store_header at offset 0, which says where the chunks lie:
+ * arrays of struct site_node and struct site_counters (site.c, site.h) and of struct
  * store_module. Numbers count from 1; a chunk holds those with the same number / chunk.
  * share_blocks leads to a list of struct share_block (share.h), each of which begins with
  * the offset of the next. Everything is x86-64 layout. Offsets of 0 are chunks that found
@@ -22,10 +22,10 @@
 #include "profiler/stack/module.h"
 
 #define STORE_MAGIC	     0x3165726f74736873ull
-#define STORE_VERSION	     3
+#define STORE_VERSION	     4
 #define STORE_NODE_CHUNKS    4096
-#define STORE_COUNTER_CHUNKS 16384
-#define STORE_MODULE_CHUNKS  64
+#define STORE_COUNTER_CHUNKS 8192
+#define STORE_MODULE_CHUNKS  256
 #define STORE_MODULE_PATH    512
 
 enum store_kind { STORE_NODES, STORE_COUNTERS, STORE_MODULES };

@@ -30,22 +30,16 @@ static uint32_t hash_of(const char *name)
 }
 
 /* The loader has made addresses of what is in the file, but not everywhere (vdso). */
-static uintptr_t address(const struct dl_phdr_info *info, uintptr_t value)
+static uintptr_t address(uintptr_t bias, uintptr_t value)
 {
-	return value < info->dlpi_addr ? info->dlpi_addr + value : value;
+	return value < bias ? bias + value : value;
 }
 
-static bool find_tables(const struct dl_phdr_info *info, struct tables *out)
+static bool find_tables(uintptr_t bias, const ElfW(Dyn) * d, struct tables *out)
 {
-	const ElfW(Dyn) *d = NULL;
-
 	memset(out, 0, sizeof(*out));
-	for (int i = 0; i < info->dlpi_phnum; i++)
-		if (info->dlpi_phdr[i].p_type == PT_DYNAMIC)
-			d = (const ElfW(Dyn) *)(info->dlpi_addr +
-						info->dlpi_phdr[i].p_vaddr);
 	for (; d && d->d_tag != DT_NULL; d++) {
-		uintptr_t at = address(info, d->d_un.d_ptr);
+		uintptr_t at = address(bias, d->d_un.d_ptr);
 
 		if (d->d_tag == DT_GNU_HASH)
 			out->hash = (const uint32_t *)at;
@@ -66,15 +60,15 @@ static bool is_it(const struct tables *t, uint32_t i, const char *name)
 	       strcmp(t->strings + t->symbols[i].st_name, name) == 0;
 }
 
-bool dynsym_find(const struct dl_phdr_info *info, const char *name, uintptr_t *out_start,
-		 size_t *out_size)
+bool dynsym_find_at(uintptr_t bias, uintptr_t dynamic, const char *name,
+		    uintptr_t *out_start, size_t *out_size)
 {
 	const uint32_t hash = hash_of(name);
 	const uint32_t *buckets, *hashes;
 	struct tables t;
 	uint32_t i;
 
-	if (!find_tables(info, &t) || t.hash[0] == 0)
+	if (!find_tables(bias, (const ElfW(Dyn) *)dynamic, &t) || t.hash[0] == 0)
 		return false;
 	buckets = t.hash + 4 + (size_t)t.hash[2] * (sizeof(ElfW(Addr)) / 4);
 	hashes = buckets + t.hash[0];
@@ -85,11 +79,23 @@ bool dynsym_find(const struct dl_phdr_info *info, const char *name, uintptr_t *o
 		uint32_t h = hashes[i - t.hash[1]];
 
 		if ((h | 1) == (hash | 1) && is_it(&t, i, name)) {
-			*out_start = info->dlpi_addr + t.symbols[i].st_value;
+			*out_start = bias + t.symbols[i].st_value;
 			*out_size = t.symbols[i].st_size;
 			return true;
 		}
 		if (h & 1)
 			return false;
 	}
+}
+
+bool dynsym_find(const struct dl_phdr_info *info, const char *name, uintptr_t *out_start,
+		 size_t *out_size)
+{
+	for (int i = 0; i < info->dlpi_phnum; i++)
+		if (info->dlpi_phdr[i].p_type == PT_DYNAMIC)
+			return dynsym_find_at(info->dlpi_addr,
+					      info->dlpi_addr +
+						      info->dlpi_phdr[i].p_vaddr,
+					      name, out_start, out_size);
+	return false;
 }

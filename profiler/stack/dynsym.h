@@ -14,5 +14,8 @@
  * version. */
 bool dynsym_find(const struct dl_phdr_info *info, const char *name, uintptr_t *out_start,
 		 size_t *out_size);
+/* SIGNAL. The same for a module that stays loaded. */
+bool dynsym_find_at(uintptr_t bias, uintptr_t dynamic, const char *name,
+		    uintptr_t *out_start, size_t *out_size);
 
 #endif

@@ -212,6 +212,7 @@ static void enter(struct module *m, const char *path)
 		return;
 	}
 	m->generation = modules.generation;
+	m->permanent = modules.generation == 1;
 	append(m, path);
 }
 
@@ -226,7 +227,7 @@ static const char *path_of(const struct dl_phdr_info *info, char *buf, size_t si
 		return "[vdso]";
 	if (info->dlpi_name[0] != '\0')
 		return strstr(info->dlpi_name, "vdso") ? "[vdso]" : info->dlpi_name;
-	n = os_readlink("/proc/self/exe", buf, size - 1);
+	n = os_readlink("/proc/thread-self/exe", buf, size - 1);
 	buf[n > 0 ? n : 0] = '\0';
 	return n > 0 ? buf : "[program]";
 }

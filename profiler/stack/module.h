@@ -34,7 +34,8 @@ struct module {
 	bool unloaded;			  /* atomic: written by module_refresh() */
 	bool is_seep;			  /* this library */
 	bool is_loader;			  /* the dynamic loader */
-	bool foreign; /* of another process: only its file can be read */
+	bool foreign;	/* of another process: only its file can be read */
+	bool permanent; /* loaded with the program: never unloaded */
 };
 
 /* Called for every module that is new, loaded again or unloaded, with MODULE held; set

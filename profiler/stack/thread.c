@@ -30,7 +30,10 @@ static struct {
 	struct thread_info *list; /* newest first; guarded by lock */
 	uint32_t nfinished;	  /* guarded by lock */
 	uint32_t serials;	  /* numbers given out; atomic */
-	uint32_t tid_at; /* in libc's descriptor, in ints; 0: not found; atomic */
+	bool has_main;		  /* the main thread is registered; atomic, one way */
+	/* In libc's descriptor; 0: not found; atomic. */
+	uint32_t tid_at;   /* in ints */
+	uint32_t stack_at; /* in words: the stack's block, its size, its guard's size */
 } registry = { .lock = LOCK_INIT(LOCK_RANK_THREAD),
 	       .pool = FIXALLOC_INIT(sizeof(struct thread_info), META_THREAD) };
 
@@ -59,8 +62,7 @@ static bool find_main_stack(struct thread_info *t)
 	size_t room = MAIN_STACK_MAX;
 	uintptr_t hi;
 
-	if (!name || os_gettid() != os_getpid() ||
-	    os_call(SYS_prlimit64, 0, RLIMIT_STACK, 0, (long)&limit, 0, 0) != 0)
+	if (!name || os_call(SYS_prlimit64, 0, RLIMIT_STACK, 0, (long)&limit, 0, 0) != 0)
 		return false;
 	hi = align_up((uintptr_t)name + strlen(name) + 1 + sizeof(void *), OS_PAGE);
 	if (limit.rlim_cur < room)
@@ -70,17 +72,52 @@ static bool find_main_stack(struct thread_info *t)
 	return (uintptr_t)&limit >= t->stack_lo && (uintptr_t)&limit < hi;
 }
 
-static void find_stack(struct thread_info *t)
+#define DESCRIPTOR_WORDS (THREAD_DESCRIPTOR_BYTES / sizeof(uintptr_t))
+
+/* By what libc's descriptor holds at that word. False: it makes no sense. */
+static bool read_stack(struct thread_info *t, uint32_t at)
 {
+	const uintptr_t *word = (const uintptr_t *)t->self + at;
+	uintptr_t lo = word[0] + word[2], hi = word[0] + word[1];
+
+	if ((uintptr_t)&lo < lo || (uintptr_t)&lo >= hi || t->self < lo || t->self >= hi)
+		return false;
+	t->stack_lo = lo;
+	t->stack_hi = hi;
+	return true;
+}
+
+/* Where is it in the descriptor of t, whose stack is known? */
+static void learn_stack(const struct thread_info *t)
+{
+	for (uint32_t i = 1; i < DESCRIPTOR_WORDS - 2; i++) {
+		struct thread_info same = *t;
+
+		if (read_stack(&same, i) && same.stack_lo == t->stack_lo &&
+		    same.stack_hi == t->stack_hi) {
+			atomic_store_relaxed(&registry.stack_at, i);
+			return;
+		}
+	}
+}
+
+/* libc would make a system call and two objects, for the set of processors. */
+static void find_stack(struct thread_info *t, bool is_main)
+{
+	uint32_t at = atomic_load_relaxed(&registry.stack_at);
 	pthread_attr_t attr;
 	void *addr;
 	size_t size;
 
-	if (find_main_stack(t) || pthread_getattr_np(pthread_self(), &attr) != 0)
+	if (is_main ? find_main_stack(t) : at && read_stack(t, at))
+		return;
+	if (pthread_getattr_np(pthread_self(), &attr) != 0)
 		return;
 	if (pthread_attr_getstack(&attr, &addr, &size) == 0) {
 		t->stack_lo = (uintptr_t)addr;
 		t->stack_hi = (uintptr_t)addr + size;
+		if (!is_main && !at)
+			learn_stack(t);
 	}
 	pthread_attr_destroy(&attr);
 }
@@ -139,11 +176,13 @@ static void find_tid(const struct thread_info *t)
 		}
 }
 
-bool thread_is_joined(const struct thread_info *t)
+/* The kernel clears the id of a thread that is gone; who joins it then writes -1. */
+bool thread_is_given_back(const struct thread_info *t)
 {
 	uint32_t at = atomic_load_relaxed(&registry.tid_at);
+	int id = at && t->released ? ((const int *)t->self)[at] : 1;
 
-	return at && t->released && ((const int *)t->self)[at] == -1;
+	return id == -1 || (id == 0 && t->detached);
 }
 
 void thread_set_signal_stack(uintptr_t lo)
@@ -154,23 +193,37 @@ void thread_set_signal_stack(uintptr_t lo)
 		atomic_store_relaxed(&t->signal_stack, lo);
 }
 
+/* libc has asked the kernel already. */
+static int own_tid(void)
+{
+	uint32_t at = atomic_load_relaxed(&registry.tid_at);
+
+	return at ? ((const int *)pthread_self())[at] : os_gettid();
+}
+
 struct thread_info *thread_register(uint32_t creator_site, bool detached)
 {
-	struct thread_info fresh = { .tid = os_gettid(),
+	struct thread_info fresh = { .tid = own_tid(),
 				     .self = (uintptr_t)pthread_self(),
 				     .creator_site = creator_site,
 				     .released = detached,
+				     .detached = detached,
 				     .started_ns = os_now_ns() };
 	struct thread_info *t, *announced;
+	bool is_main =
+		!atomic_load_relaxed(&registry.has_main) && fresh.tid == os_getpid();
 
-	find_stack(&fresh);
+	if (is_main)
+		atomic_store_relaxed(&registry.has_main, true);
+	find_stack(&fresh, is_main);
 	if (atomic_load_relaxed(&registry.tid_at) == 0)
 		find_tid(&fresh);
 	lock_acquire(&registry.lock);
 	announced = find_announced(fresh.self);
 	fresh.released |= announced && announced->released;
+	fresh.detached |= announced && announced->detached;
 	t = announced ? announced : reuse(&fresh);
-	if (fresh.tid != os_getpid())
+	if (!is_main)
 		fresh.creator = creator_thread_begins(creator_site, fresh.started_ns);
 	if (t) {
 		registry.nfinished -= t->state == THREAD_FINISHED;
@@ -207,22 +260,47 @@ void thread_finished(void)
 	lock_release(&registry.lock);
 }
 
-void thread_set_released(uintptr_t self, bool released)
+/* Needs the lock. The entry of a finished thread becomes that of its heir. */
+static void announce(struct thread_info *t, const struct thread_info *announced)
+{
+	struct thread_info *next = t->next;
+
+	*t = *announced;
+	t->next = next;
+	registry.nfinished--;
+}
+
+static void set_end(uintptr_t self, bool released, bool detached)
 {
 	const struct thread_info announced = { .self = self,
 					       .state = THREAD_ANNOUNCED,
-					       .released = released };
+					       .released = released,
+					       .detached = detached };
 	struct thread_info *t;
 
 	lock_acquire(&registry.lock);
 	for (t = registry.list; t; t = t->next)
 		if (t->self == self)
 			break;
-	if (t && (t->state != THREAD_FINISHED || !t->released))
-		t->released = released;
-	else
+	if (!t) {
 		add_entry(&announced);
+	} else if (t->state != THREAD_FINISHED || !t->released) {
+		t->released = released;
+		t->detached = detached;
+	} else { /* another has its descriptor now, and so its stack */
+		announce(t, &announced);
+	}
 	lock_release(&registry.lock);
+}
+
+void thread_set_released(uintptr_t self, bool released)
+{
+	set_end(self, released, false);
+}
+
+void thread_set_detached(uintptr_t self)
+{
+	set_end(self, true, true);
 }
 
 void thread_init(void)

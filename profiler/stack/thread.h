@@ -44,6 +44,7 @@ struct thread_info {
 	uint8_t state;		 /* enum thread_state */
 	bool own_stack;		 /* the program's memory, not libc's */
 	bool released;		 /* detached or joined: libc frees it at its end */
+	bool detached;		 /* nobody will take its result */
 	uint64_t started_ns;
 	uintptr_t
 		signal_stack; /* of sigaltstack(), which only the kernel knows; atomic */
@@ -59,14 +60,16 @@ struct thread_info {
 void thread_init(void);
 /* SLOW. Called by a new thread before its start routine, and at its end. */
 struct thread_info *thread_register(uint32_t creator_site, bool detached);
-/* Has the C library marked the finished thread as joined? Its descriptor must be
- * readable.
+/* Has the C library taken the finished thread's descriptor back, so that nobody can ask
+ * for its result? It must be readable.
  */
-bool thread_is_joined(const struct thread_info *t);
+bool thread_is_given_back(const struct thread_info *t);
 /* FAST, SIGNAL. The calling thread has an alternate signal stack; 0: none. */
 void thread_set_signal_stack(uintptr_t lo);
 /* SLOW. The thread with this pthread_self() is joined or detached, or after all not. */
 void thread_set_released(uintptr_t self, bool released);
+/* SLOW. It is detached: released, and never joined. */
+void thread_set_detached(uintptr_t self);
 void thread_finished(void);
 /* FAST, SIGNAL. Bounds of the stack of the calling thread that sp lies on: the thread's
  * own stack, else false (coroutine, alternate signal stack). */

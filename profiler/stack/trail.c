@@ -564,8 +564,52 @@ ALWAYS_INLINE NO_SANITIZE bool capture_plain(struct trails *a, const uintptr_t *
 	*out_node = put_plain(a, count, n);
 	return true;
 }
+
+/* Is the trail's innermost frame the one at fp, with all beyond as it was? */
+ALWAYS_INLINE NO_SANITIZE bool is_repeated(const struct trails *a, const uintptr_t *fp)
+{
+	const struct trail *t = &a->own;
+	const uintptr_t slot = (uintptr_t)(fp + 1);
+	const struct trail_place *p = t->places, *last;
+	const struct trail_frame *f;
+	uintptr_t diff = 0;
+
+	if (UNLIKELY(slot < a->plain_lo) ||
+	    UNLIKELY(a->generation != unwind_generation()))
+		return false;
+	last = p + t->count - 1;
+	f = &t->frames[t->nset - 1];
+	if (last->slot != slot || last->pc != fp[1] ||
+	    UNLIKELY((f->flags | f->base | f->nwords) != 0))
+		return false;
+	for (; last - p >= 4; p += 4)
+		diff |= DIFF4(p + 3);
+	for (; p < last; p++)
+		diff |= DIFF(*p);
+	return diff == 0;
+}
 #undef DIFF4
 #undef DIFF
+
+uint32_t trail_repeated_node(const uintptr_t *fp)
+{
+	struct trails *a = seep_tls.trails;
+	uint32_t node = 0;
+
+	if (UNLIKELY(!a) || UNLIKELY(seep_tls.unwinding))
+		return 0;
+	fp = walk_last_own_frame((const uintptr_t *)fp[0]);
+	seep_tls.unwinding = true;
+	atomic_signal_barrier();
+	if (is_repeated(a, fp)) {
+		node = a->own.nodes[a->own.count - 1].node;
+		a->stats.captures++;
+		a->stats.compared += a->own.count - 1;
+	}
+	atomic_signal_barrier();
+	seep_tls.unwinding = false;
+	return node;
+}
 
 uint32_t trail_capture_node(const uintptr_t *fp)
 {
@@ -579,6 +623,8 @@ uint32_t trail_capture_node(const uintptr_t *fp)
 	atomic_signal_barrier();
 	if (UNLIKELY(!capture_plain(a, fp, &node)))
 		node = 0;
+	else if (UNLIKELY(node == 0))
+		node = TRAIL_UNKNOWN;
 	atomic_signal_barrier();
 	seep_tls.unwinding = false;
 	return node;

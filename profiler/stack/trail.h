@@ -148,12 +148,16 @@ static inline bool trail_is_cut(const struct trail *t)
 void trail_set_frames(const struct trail *t);
 
 /*
- * trail_capture_from() for who wants no more than the node of the whole stack, where that
- * is known and nothing is out of the ordinary; else 0. fp is the frame of one of our
- * functions, whose caller is ours, too. SIGNAL.
+ * trail_capture_from() for who wants no more than the node of the whole stack, where
+ * nothing is out of the ordinary; else 0. TRAIL_UNKNOWN: it is captured, as
+ * trail_latest(), but its node is not known. fp is the frame of one of our functions,
+ * whose caller is ours, too. SIGNAL.
  */
+#define TRAIL_UNKNOWN UINT32_MAX
 uint32_t trail_capture_node(const uintptr_t *fp);
-/* FAST. The trail that a successful trail_capture_node() has just left. */
+/* The same for who expects the stack of the last capture: 0 if it is another. SIGNAL. */
+uint32_t trail_repeated_node(const uintptr_t *fp);
+/* FAST. The trail that trail_capture_node() has just left, if it did not return 0. */
 const struct trail *trail_latest(void);
 
 /* Gives back the calling thread's trails. SLOW. */

@@ -142,6 +142,6 @@ enum wakers_handlers wakers_handlers(void)
 {
 	enum wakers_handlers worst = WAKERS_LEAVE;
 
-	os_each_line("/proc/self/status", see_line, &worst);
+	os_each_line("/proc/thread-self/status", see_line, &worst);
 	return worst;
 }

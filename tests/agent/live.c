@@ -13,7 +13,8 @@
  *                  ends as it does
  *   children       SIGCHLDs, and children that waitpid() has shown, so far
  *   pipes N        N times: does the end of a pipe come when its writer closes it?
- *   filter WHAT    refuses the calls: "clone" (of processes), "ptrace"
+ *   filter WHAT    refuses the calls: "clone" (of processes), "ptrace",
+ *                  "munmap", "socket"
  *   move N         N threads move the only pointers to objects around; stay: they stop,
  *                  and answers how many objects were found damaged
  */
@@ -197,9 +198,12 @@ static int try_pipes(long n)
 
 static int filter(const char *what)
 {
-	/* A clone that makes no thread (CLONE_THREAD, bit 16), or ptrace, is refused. */
-	const unsigned call = strcmp(what, "ptrace") == 0 ? SYS_ptrace : SYS_clone;
-	const unsigned mask = call == SYS_ptrace ? 0 : 0x10000;
+	/* Of clone only what makes no thread (CLONE_THREAD, bit 16). */
+	const unsigned call = strcmp(what, "ptrace") == 0   ? SYS_ptrace
+			      : strcmp(what, "munmap") == 0 ? SYS_munmap
+			      : strcmp(what, "socket") == 0 ? SYS_socket
+							    : SYS_clone;
+	const unsigned mask = call == SYS_clone ? 0x10000 : 0;
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 4),

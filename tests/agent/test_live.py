@@ -204,6 +204,28 @@ class Verdicts(TestCase):
                              [f"live.{p.pid}.leak.pb.gz"])
 
 
+    def test_profile_to_an_open_file(self):
+        """What /dev/stdout and its like are links to is written, the link not replaced."""
+        path = os.path.join(self.dir, "x.gz")
+        with Live() as p:
+            p.say("lose 20")
+            for name in ("/proc/self/fd/1", "-"):
+                with open(path, "wb") as f:
+                    r = subprocess.run([seeptest.TOOL, "leak", "-q", "-o", name, str(p.pid)],
+                                       stdout=f, stderr=subprocess.PIPE)
+                self.assertEqual(r.returncode, 0, r.stderr)
+                subprocess.run(["gzip", "-t", path], check=True)
+
+    def test_closed_descriptors(self):
+        """The tool's own files do not get what is meant for a closed one."""
+        with Live() as p:
+            p.say("lose 20")
+            for closed in ("0<&-", "2>&-", "0<&- 1>&- 2>&-"):
+                r = subprocess.run(["sh", "-c", f'"$0" check --stop $1 {closed}',
+                                    seeptest.TOOL, str(p.pid)])
+                self.assertEqual(r.returncode, 23, closed)
+
+
 class Since(TestCase):
     def test_since_the_check_before(self):
         with Live() as p:
@@ -436,6 +458,22 @@ class Ways(TestCase):
             self.assertIn("the process stood still for", r["text"])
             self.assertEqual(self.amounts(r, "lose"), {"direct": 10})
             self.check(p.pid, "--force", "--standing", "--since", status=0)
+
+    def test_without_munmap(self):
+        """What stays mapped of one check hides nothing from the next."""
+        with Live() as p:
+            self.assertEqual(p.say("filter munmap"), 0)
+            p.say("sleepers 3")
+            p.say("lose 10")
+            for _ in range(3):
+                r = self.check(p.pid, "--force", "--stop", status=23)
+                self.assertEqual(self.amounts(r, "lose"), {"direct": 10})
+
+    def test_without_sockets(self):
+        with Live() as p:
+            self.assertEqual(p.say("filter socket"), 0)
+            self.assertIn("has a seccomp filter, which refuses what an answer takes",
+                          self.ask(p.pid, "--force", status=24)[1])
 
     def test_refused_by_its_pause(self):
         with Live("mode=exact:hugepage=off") as p:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The live leak check: its pauses beside what was predicted, on huge pages, after writes
-have split them, on 4 KiB pages, and with many threads; what it takes beyond the mark for
+have split them, on 4 KiB pages, and with many threads; what a client of such a program
+sees meanwhile; what it takes beyond the mark for
 many sites; and what redis-benchmark loses by a check every so many seconds.
 
-    meson test --benchmark live        or live.py pauses|sites|redis [ARGUMENTS]
+    meson test --benchmark live        or live.py pauses|latency|sites|redis [ARGUMENTS]
 """
 import json
 import os
@@ -43,6 +44,12 @@ class Held:
                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.proc.stdout.readline()
         self.pid = self.proc.pid
+
+    def latency(self):
+        """Requests, p50, p99 and longest in microseconds, since the last time."""
+        self.proc.stdin.write(b"latency\n")
+        self.proc.stdin.flush()
+        return [int(word) for word in self.proc.stdout.readline().split()]
 
     def touch(self, n):
         self.proc.stdin.write(b"touch %d\n" % n)
@@ -86,6 +93,33 @@ def pauses(megabytes="1024", threads="1"):
             measure(f"{name}, 200000 writes at once during each", p, path, 200000)
         with Held("hugepage=off", megabytes, 64, threads, 2) as p:
             measure(f"{name}, 4 KiB pages", p, path)
+
+
+def latency(megabytes="4096", threads="64", options=""):
+    """Intervals of the same length with a check and without, interleaved."""
+    with tempfile.TemporaryDirectory() as d, Held(options, megabytes, 64, threads, 2) as p:
+        rows, pauses = {}, {"screen_ns": [], "confirm_ns": []}
+        for i in range(3 * CHECKS):
+            kind = ("no check", "screen", "stop and confirm")[i % 3]
+            p.latency()
+            start = time.monotonic()
+            if i % 3:
+                r = check(p.pid, d + "/report", *(["--stop"] if i % 3 == 2 else []))
+                for key, to in pauses.items():
+                    if r[key]:
+                        to.append(r[key] / 1e6)
+                spent = time.monotonic() - start
+            else:
+                time.sleep(spent if i else 2)
+            rows.setdefault(kind, []).append(p.latency())
+        for kind, seen in rows.items():
+            p50, p99, longest = ([row[k] / 1e3 for row in seen] for k in (1, 2, 3))
+            print(f"latency\t{megabytes} MiB, {threads} threads {options}\t{kind:16}\tms: "
+                  f"p50 {statistics.median(p50):.3f}\tp99 {statistics.median(p99):.3f}\t"
+                  f"longest {spread(longest)}")
+        for key, values in pauses.items():
+            if values:
+                print(f"latency\tpause {key[:-3]}\t{spread(values)}\tms", flush=True)
 
 
 def sites(count="10000"):
@@ -173,12 +207,13 @@ def redis(every="60", rounds="4", requests="2000000"):
 
 
 def main():
-    kinds = {"pauses": pauses, "sites": sites, "redis": redis}
+    kinds = {"pauses": pauses, "latency": latency, "sites": sites, "redis": redis}
     if len(sys.argv) > 1:
         kinds[sys.argv[1]](*sys.argv[2:])
         return
     pauses("1024", "1")
     pauses("1024", "64")
+    latency("1024", "64")
     sites()
     if shutil.which("redis-benchmark"):
         redis("20", "3")

@@ -208,6 +208,9 @@ static void test_info(void)
 	CHECK(after.hblkhd + after.uordblks >=
 	      before.hblkhd + before.uordblks + (3 << 20));
 	CHECK(mallinfo().hblkhd >= 3 << 20);
+	/* What a thread caches is no fast block: many were never given out. */
+	CHECK(after.smblks == 0 && after.fsmblks == 0 && mallinfo().smblks == 0);
+	CHECK(after.uordblks > 0 && after.arena == after.uordblks + after.fordblks);
 	free(p);
 	f = open_memstream(&text, &size);
 	CHECK(malloc_info(0, f) == 0);

@@ -7,6 +7,7 @@ import os
 import pty
 import pwd
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -120,6 +121,21 @@ class Gate(seeptest.TestCase):
         self.assertEqual(r.returncode, 4, r)
         self.assertIn(b"seep: INCOMPLETE: ", r.stderr)
         self.assertIn(b"out of memory", r.stderr)
+
+    def test_many_processes(self):
+        many = "i=0; while [ $i -lt 150 ]; do /bin/true; i=$((i+1)); done"
+        r = self.gate("sh", "-c", many)
+        self.assertEqual((r.returncode, self.last(r)), (0, "seep: clean"))
+        self.assertEqual(len(self.processes()), 151)
+        self.assertEqual({p["state"] for p in self.processes()}, {"done"})
+        # no room for some: never a clean verdict, and nothing happens to the program
+
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (250000, 250000))
+        r = self.gate("sh", "-c", many + "; echo end", preexec_fn=limit)
+        self.assertEqual((r.returncode, r.stdout), (24, b"end\n"))
+        self.assertEqual(self.last(r), "seep: INCOMPLETE: some processes were not followed: "
+                                       "there was no room for them")
 
     def test_make_check(self):
         """Four at a time, some fail, some are killed: as without the gate."""

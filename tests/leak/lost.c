@@ -6,6 +6,8 @@
 #include <dlfcn.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -372,6 +374,42 @@ static APART int lose_in_main_frame(void)
 	return local[511] == NULL;
 }
 
+/* The tid is known from then on that it is written to where. */
+static void *thread_tells_and_returns(void *where)
+{
+	__atomic_store_n((pid_t *)where, gettid(), __ATOMIC_RELEASE);
+	return make_block(93);
+}
+
+/* Nobody can ask for the result of a detached thread; but it stays in the descriptor. */
+static APART void lose_detached_result(void)
+{
+	static pid_t tid;
+	pthread_attr_t attr;
+	pthread_t t;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_create(&t, &attr, thread_tells_and_returns, &tid);
+	pthread_attr_destroy(&attr);
+	while (__atomic_load_n(&tid, __ATOMIC_ACQUIRE) == 0 ||
+	       tgkill(getpid(), tid, 0) == 0)
+		sched_yield();
+}
+
+/* As well when it has been detached later. */
+static APART void lose_late_detached_result(void)
+{
+	static pid_t tid;
+	pthread_t t;
+
+	pthread_create(&t, NULL, thread_tells_and_returns, &tid);
+	while (__atomic_load_n(&tid, __ATOMIC_ACQUIRE) == 0 ||
+	       tgkill(getpid(), tid, 0) == 0)
+		sched_yield();
+	pthread_detach(t);
+}
+
 static const struct {
 	const char *name;
 	void (*lose)(void);
@@ -384,6 +422,8 @@ static const struct {
 	{ "self", lose_self },
 	{ "thread", lose_in_thread },
 	{ "result", lose_result },
+	{ "detached-result", lose_detached_result },
+	{ "late-detached-result", lose_late_detached_result },
 	{ "small", lose_small },
 	{ "large", lose_large },
 	{ "realloc", lose_realloc },

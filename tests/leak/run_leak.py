@@ -44,6 +44,8 @@ LOST = {
     "self": [direct(1, 40, "lose_self")],
     "thread": [direct(1, 100, "thread_loses")],
     "result": [direct(1, 90, "thread_returns"), direct(1, 91, "lose_result")],
+    "detached-result": [direct(1, 93, "thread_tells_and_returns")],
+    "late-detached-result": [direct(1, 93, "thread_tells_and_returns")],
     "small": [direct(1000, 24000, "lose_small")],
     "large": [direct(1, 1048676, "lose_large")],
     "realloc": [direct(1, 5000, "lose_realloc")],
@@ -301,6 +303,18 @@ def special_retracted(setup):
     expect_status(run, LEAK, "seep: LEAK objects=2 bytes=120 sites=2")
 
 
+def special_default_suppressions(setup):
+    run = Run(setup, "default-suppressions")
+    expect(run, [direct(1, 70, "default_suppressions")])
+    same_set(run.report()["suppressed"], [direct(1, 60, "lose_one")])
+
+
+def special_turned_off(setup):
+    run = Run(setup, "turned-off")
+    expect(run, [])
+    check("turned leak checks off" in run.stderr, "not said:\n" + run.stderr)
+
+
 def special_no_ptrace(setup):
     expect(Run(setup, "no-ptrace"), [direct(1, 60, "lose_one")])
 
@@ -444,6 +458,9 @@ def tests_of(program):
             "disabled-sampled": special_disabled_sampled,
             "retracted": special_retracted,
             "fatal-check": known("fatal-check", [direct(1, 60, "lose_one")]),
+            "final-check": known("final-check", []),
+            "default-suppressions": special_default_suppressions,
+            "turned-off": special_turned_off,
             "recoverable": known("recoverable", [direct(1, 60, "lose_one")]),
             "no-ptrace": special_no_ptrace,
             "fatal-ptrace": known("fatal-ptrace", [direct(1, 60, "lose_one")]),

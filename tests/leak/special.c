@@ -80,14 +80,53 @@ static APART void recoverable(void)
 		exit(99);
 }
 
-/* The first check that finds something is the last. */
+/* A check that finds something is the last thing. */
 static APART void fatal_check(void)
+{
+	lose_one();
+	scrub();
+	__lsan_do_leak_check();
+	exit(99);
+}
+
+/* One that finds nothing is the last check. */
+static APART void final_check(void)
 {
 	__lsan_do_leak_check();
 	lose_one();
 	scrub();
 	__lsan_do_leak_check();
-	exit(99);
+}
+
+/* ---- LSan's functions that a program defines; not exported ---- */
+
+static const char *volatile own_suppressions;
+static volatile int turned_off;
+
+const char *__lsan_default_suppressions(void);
+int __lsan_is_turned_off(void);
+
+__attribute__((visibility("hidden"))) const char *__lsan_default_suppressions(void)
+{
+	return own_suppressions;
+}
+
+__attribute__((visibility("hidden"))) int __lsan_is_turned_off(void)
+{
+	return turned_off;
+}
+
+static APART void default_suppressions(void)
+{
+	own_suppressions = "# what this program knows of\nleak:^lose_one$\n";
+	lose_one();
+	keep_alive(make_block(70));
+}
+
+static APART void turned_off_late(void)
+{
+	lose_one();
+	turned_off = 1;
 }
 
 /* Said to be lost, and then freed after all: its address was kept in disguise. */
@@ -530,6 +569,9 @@ static const struct {
 	{ "recoverable", recoverable },
 	{ "retracted", retracted },
 	{ "fatal-check", fatal_check },
+	{ "final-check", final_check },
+	{ "default-suppressions", default_suppressions },
+	{ "turned-off", turned_off_late },
 	{ "no-ptrace", no_ptrace },
 	{ "fatal-ptrace", fatal_ptrace },
 	{ "no-ptrace-masked", no_ptrace_masked },

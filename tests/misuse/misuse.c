@@ -431,6 +431,20 @@ static void usable_size_unaligned(void)
 	malloc_usable_size((void *)(uintptr_t)1);
 }
 
+static void usable_size_interior(void)
+{
+	char *p = malloc(16);
+
+	malloc_usable_size(p + 1);
+}
+
+static void usable_size_interior_large(void)
+{
+	char *p = malloc(1 << 20);
+
+	malloc_usable_size(p + 4096);
+}
+
 /* ---- writes: not found in this mode, but without power over the allocator ---- */
 
 static void write_after_free(void)
@@ -561,6 +575,8 @@ static const struct {
 	CASE(realloc_stack),
 	CASE(usable_size_wild),
 	CASE(usable_size_unaligned),
+	CASE(usable_size_interior),
+	CASE(usable_size_interior_large),
 	CASE(write_after_free),
 	CASE(write_after_free_large),
 	CASE(write_behind),

@@ -61,6 +61,10 @@ FOUND = {
     "realloc_interior": rf"invalid realloc of {ADDRESS}: inside an object \(size class 32\)",
     "usable_size_wild": rf"invalid malloc_usable_size of {ADDRESS}: nothing is there",
     "usable_size_unaligned": rf"invalid malloc_usable_size of {ADDRESS}: not aligned",
+    "usable_size_interior":
+        rf"invalid malloc_usable_size of {ADDRESS}: inside an object \(size class \d+\)",
+    "usable_size_interior_large":
+        rf"invalid malloc_usable_size of {ADDRESS}: inside a large object",
     "realloc_stack": rf"invalid realloc of {ADDRESS}: on the stack",
 }
 # The block is handed out twice before anything looks at it, but in exact mode, which

@@ -60,6 +60,14 @@ class Killed(seeptest.TestCase):
                 self.assertLessEqual(n, said + 2 * STEP + (said if kind == "allocs" else 0),
                                      (seed, i, kind))
 
+    def has_ended(self, pid):
+        """Perhaps nobody has asked for its status."""
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                return f.read().rsplit(")", 1)[1].split()[0] in "ZX"
+        except OSError:
+            return True
+
     def test_summary(self):
         _, _, text = self.kill_at(5, [seeptest.TOOL, "run", "--", GROW],
                                   env=seeptest.clean_env())
@@ -70,6 +78,8 @@ class Killed(seeptest.TestCase):
         self.assertEqual(process["state"], "recovered")
         self.assertGreaterEqual(process["live_bytes"], 5 * STEP * 100)
         self.assertEqual(len(process["files"]), 3)
+        self.assertGreater(process["rss"]["peak"], 1 << 20)
+        self.assertIn("seep: resident: never more than ", text)
 
     def test_ends_by_a_system_call(self):
         """No handler of anybody's runs at exit_group itself; it is no signal."""
@@ -89,6 +99,45 @@ class Killed(seeptest.TestCase):
             self.assertRegex(directory, r"/seep-run\.\w+$")
             self.assertFalse(os.path.exists(directory), directory)
             self.assertEqual(os.path.dirname(directory) == self.dir, bool(env["TMPDIR"]))
+
+    def test_tool_is_killed(self):
+        """The next run clears up, but for what still runs, and what is another tool's."""
+        env = seeptest.clean_env(TMPDIR=self.dir)
+
+        def start(name):
+            p = subprocess.Popen([seeptest.TOOL, "run", "-q", "-o", f"{self.dir}/{name}", "--",
+                                  GROW], env=env, cwd=self.dir, stdout=subprocess.PIPE)
+            said = [int(p.stdout.readline()) for _ in range(3)][-1]
+            with open(f"/proc/{p.pid}/task/{p.pid}/children") as f:
+                return p, int(f.read().split()[0]), said
+
+        def directories():
+            return sorted(glob.glob(self.dir + "/seep-run.*"))
+
+        def another_run():
+            r = seeptest.seep("run", "-q", "-o", f"{self.dir}/n", "--", "true", env={
+                "TMPDIR": self.dir}, cwd=self.dir)
+            self.assertEqual(r.returncode, 0)
+            return r.stderr.decode()
+        tool, program, said = start("a")
+        left = directories()
+        self.assertEqual(len(left), 1)
+        tool.kill()
+        tool.wait()
+        self.assertEqual((another_run(), directories()), ("", left))  # the program runs
+        other, other_program, _ = start("b")
+        both = directories()
+        os.kill(program, 9)
+        tool.stdout.close()
+        while not self.has_ended(program):
+            pass
+        self.assertIn("wrote " + self.dir + "/a.", another_run())
+        self.assertEqual(directories(), [d for d in both if d not in left])
+        self.assertGreaterEqual(self.objects(self.one("a.*.heap.pb.gz"), "grow"), said)
+        os.kill(other_program, 9)
+        other.communicate()
+        self.assertEqual((other.returncode, directories()), (137, []))
+        self.one("b.*.heap.pb.gz")
 
     def test_forked_child(self):
         seeptest.seep("run", "-q", "--", GROW, "fork", cwd=self.dir)

@@ -2,6 +2,7 @@
 """seep symbolize: lines and inlined frames, where debug information comes from, what pprof
 makes of it with the binary gone, and what must not happen."""
 import ctypes
+import gzip
 import glob
 import http.server
 import json
@@ -88,6 +89,21 @@ class Symbolize(seeptest.TestCase):
         self.assertEqual([s[1] for s in before.samples], [s[1] for s in after.samples])
         self.assertEqual(before.types, after.types)
         self.assertEqual(before.comments, after.comments)
+
+    def test_nothing_to_add(self):
+        """In place, and nothing is known: the file is not written again."""
+        raw = self.profile()
+        os.rename(self.exe, self.exe + ".gone")
+        profile = os.path.join(self.dir, "empty.pb.gz")
+        with gzip.open(profile, "wb") as f:  # no places, one string beside the first
+            f.write(b"\x0a\x04\x08\x01\x10\x02" + b"\x32\x00"
+                    + b"\x32\x05space" + b"\x32\x05bytes")
+        before = os.stat(profile).st_ino
+        self.assertEqual(seep("symbolize", profile, "-o", profile).returncode, 0)
+        self.assertEqual(os.stat(profile).st_ino, before)
+        before = os.stat(raw).st_ino  # names of C++ in it become readable
+        self.assertEqual(seep("symbolize", raw, "-o", raw).returncode, 0)
+        self.assertNotEqual(os.stat(raw).st_ino, before)
 
     def test_names(self):
         out = self.symbolize(self.profile())

@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "preload/heap/arena.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
 #include "profiler/leak/collapse.h"
@@ -113,6 +114,42 @@ static void split_pages_are_made_whole(void **state)
 	heap_free(object);
 }
 
+/* The first megabytes of a heap that became large come in small pages. */
+static void beginning_of_a_large_heap(void **state)
+{
+	enum { COUNT = 160 << 10, EACH = 64, LARGE = 300 << 20 };
+	void **list = NULL, **next;
+	uintptr_t head;
+	char *object;
+
+	(void)state;
+	for (int i = 0; i < COUNT; i++) {
+		next = memset(heap_malloc(EACH), 1, EACH);
+		*next = list;
+		list = next;
+	}
+	head = arena_at(0)->base + (arena_at(0)->first_page << PAGE_SHIFT);
+	object = heap_malloc(LARGE);
+	assert_non_null(object);
+	madvise((void *)(((uintptr_t)object + HUGE - 1) & ~(HUGE - 1)), LARGE - HUGE,
+		MADV_HUGEPAGE);
+	for (size_t at = 0; at < LARGE; at += PAGE)
+		object[at] = 1;
+	if (smaps("AnonHugePages", (uintptr_t)object, (uintptr_t)object + LARGE) <
+		    LARGE - 8 * HUGE ||
+	    smaps("AnonHugePages", head, head + 4 * HUGE) > 0 || !can_scan())
+		skip();
+	collapse_note();
+	collapse_restore();
+	assert_true(smaps("AnonHugePages", head, head + 4 * HUGE) >= HUGE);
+	heap_free(object);
+	for (; list; list = next) {
+		next = *list;
+		assert_int_equal(((char *)list)[EACH - 1], 1);
+		heap_free(list);
+	}
+}
+
 static void nothing_noted_is_nothing_done(void **state)
 {
 	(void)state;
@@ -126,6 +163,7 @@ static void nothing_noted_is_nothing_done(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(beginning_of_a_large_heap),
 		cmocka_unit_test(split_pages_are_made_whole),
 		cmocka_unit_test(nothing_noted_is_nothing_done),
 	};

@@ -4,6 +4,7 @@
 #include "tests/unit/cm.h"
 
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -209,8 +210,12 @@ static void test_others(void **state)
 	table->version++;
 	assert_int_equal(in_child(refuse), 0);
 	table->version--;
-	assert_int_equal(truncate(path, sizeof(*table) / 2), 0);
+	assert_int_equal(truncate(path, offsetof(struct runtable, rows)), 0);
 	assert_int_equal(in_child(refuse), 0);
+	assert_int_equal(truncate(path, sizeof(*table) / 2), 0);
+	table->room = RUNTABLE_ROWS; /* longer than it is */
+	assert_int_equal(in_child(refuse), 0);
+	table->room = 0;
 	assert_int_equal(truncate(path, sizeof(*table)), 0);
 	assert_int_equal(in_child(attach), 0);
 }

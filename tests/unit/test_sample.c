@@ -3,14 +3,17 @@
 #include "tests/unit/cm.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "preload/base/opt.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
+#include "profiler/sample/count.h"
 #include "profiler/sample/lifetime.h"
 #include "profiler/sample/maths.h"
 #include "profiler/sample/sample.h"
+#include "profiler/site/share.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/unwind.h"
@@ -177,6 +180,57 @@ static void test_records(void **state)
 	heap_free(p);
 }
 
+#define EVENTS 1000 /* of a thread: more than it counts before it has a share */
+#define BYTES  100000
+
+static uint32_t number; /* of counters */
+
+static void *count_much(void *arg)
+{
+	thread_register(0, true);
+	heap_thread_start();
+	for (int i = 0; i < EVENTS; i++) {
+		count_sample_beside(number, 3 << SITE_SHIFT, BYTES);
+		if (i % 2)
+			count_sample_free_beside(number, 3 << SITE_SHIFT, BYTES);
+	}
+	sample_thread_end();
+	share_thread_end();
+	unwind_thread_end();
+	heap_thread_exit();
+	thread_finished();
+	return arg;
+}
+
+/* Threads beside each other count first together and then each for itself; the sum is
+ * what they made. */
+static void test_beside(void **state)
+{
+	const uint64_t n = 2 * EVENTS;
+	uint32_t site = site_child(SITE_NONE, (uintptr_t)test_beside);
+	struct sample_total before, after;
+	pthread_t threads[2];
+
+	(void)state;
+	assert_non_null(site_counters(site));
+	number = site_number(site);
+	thread_become_many();
+	sample_get_total(&before);
+	for (size_t i = 0; i < ARRAY_LEN(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, count_much, NULL), 0);
+	for (size_t i = 0; i < ARRAY_LEN(threads); i++)
+		pthread_join(threads[i], NULL);
+	sample_get_total(&after);
+	assert_true(share_is_used());
+	assert_in_range(site_counters(site)->samples, 2, n / 2);
+	assert_int_equal(after.samples - before.samples, n);
+	assert_int_equal(after.alloc_objects - before.alloc_objects, 3 * n);
+	assert_int_equal(after.alloc_bytes - before.alloc_bytes, BYTES * n);
+	assert_int_equal(after.live_objects - before.live_objects, 3 * n / 2);
+	assert_int_equal(after.live_bytes - before.live_bytes, BYTES * n / 2);
+	assert_in_range(after.peak_bytes - before.live_bytes, BYTES * n / 2, BYTES * n);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -188,6 +242,7 @@ int main(void)
 		cmocka_unit_test(test_unbiased),
 		cmocka_unit_test(test_records),
 		cmocka_unit_test(test_lifetime_ranges),
+		cmocka_unit_test(test_beside), /* last: it is one way */
 	};
 
 	opt_init("mode=sampled:seed=42");

@@ -25,22 +25,26 @@
 #include "tools/lib/proc.h"
 #include "tools/lib/say.h"
 
-#define ASK_AGAIN_MS  100  /* the agent may be busy with somebody else */
-#define ASK_TIMES     150  /* so often */
-#define STOPPED_MS    5	   /* look again whether it is stopped */
-#define STOPPED_TIMES 40   /* so often */
-#define LOADING_MS    5	   /* look again whether the library has come */
-#define LOADING_TIMES 2000 /* so often */
-#define TRACE_EVERY   10   /* calls without an answer, try another way */
-#define REPLY_S	      60   /* of work, for a very large program */
+#define ASK_AGAIN_MS	100  /* the agent may be busy with somebody else */
+#define ASK_TIMES	150  /* so often */
+#define STOPPED_MS	5    /* look again whether it is stopped */
+#define STOPPED_TIMES	40   /* so often */
+#define STAYS_STOPPED	10   /* calls without an answer */
+#define STAYS_DEAF	50   /* the same */
+#define LOADING_MS	5    /* look again whether the library has come */
+#define LOADING_TIMES	2000 /* so often */
+#define LOADING_REFUSED 3
+#define TRACE_EVERY	10 /* calls without an answer, try another way */
+#define REPLY_S		60 /* of work, for a very large program */
 
 struct line {
 	const struct agent_target *target;
 	int signal;
 	uint64_t key;
 	int listener;
-	bool trace; /* the signal cannot be used */
-	bool early; /* the library has not begun yet */
+	bool trace;    /* the signal cannot be used */
+	bool early;    /* the library has not begun yet */
+	bool filtered; /* it refuses itself system calls, and was asked all the same */
 	struct delivery delivery;
 	char *path; /* of the socket, or NULL: abstract */
 };
@@ -68,7 +72,7 @@ void agent_option(struct agent_target *t, int option)
 
 char *agent_program(int pid)
 {
-	char *path = format_string("/proc/%d/exe", pid);
+	char *path = format_string("/proc/%d/exe", proc_view(pid));
 	char file[4096];
 	ssize_t n = readlink(path, file, sizeof(file) - 1);
 	char *slash;
@@ -81,10 +85,8 @@ char *agent_program(int pid)
 
 static char *read_status(int pid)
 {
-	char *path = format_string("/proc/%d/status", pid);
-	char *status = proc_read(path, NULL);
+	char *status = proc_read_of(pid, "status", NULL);
 
-	free(path);
 	if (!status)
 		die(EXIT_INCOMPLETE, "process %d: %s", pid,
 		    errno == ENOENT || errno == ESRCH ? "no such process"
@@ -95,12 +97,10 @@ static char *read_status(int pid)
 /* signal=N of the environment that the program was started with; 0: says nothing. */
 static int signal_of_environment(int pid)
 {
-	char *path = format_string("/proc/%d/environ", pid);
 	long size = 0;
-	char *all = proc_read(path, &size);
+	char *all = proc_read_of(pid, "environ", &size);
 	int signal = 0;
 
-	free(path);
 	for (const char *at = all; at && at < all + size; at += strlen(at) + 1) {
 		const char *p = at;
 
@@ -122,8 +122,10 @@ static int await_library(int pid)
 	const struct timespec moment = { 0, LOADING_MS * 1000000L };
 	int has = proc_has_library(pid);
 
-	for (int i = 0; has == 0 && i < LOADING_TIMES && proc_may_load_library(pid);
-	     i++) {
+	int refused = 0; /* in a row: an exec shows nothing for a moment */
+
+	for (int i = 0; has == 0 && i < LOADING_TIMES && refused < LOADING_REFUSED; i++) {
+		refused = proc_may_load_library(pid) ? 0 : refused + 1;
 		nanosleep(&moment, NULL);
 		has = proc_has_library(pid);
 	}
@@ -147,20 +149,23 @@ static void check_library(int pid)
 }
 
 /* A filter that we have ourselves is a container's, and lets a socket be made. */
-static void check_seccomp(const struct agent_target *t, const char *status)
+static bool check_seccomp(const struct agent_target *t, const char *status)
 {
 	char *own = read_status((int)getpid());
 	uint64_t theirs = proc_number(status, "Seccomp", 10, 0);
 	uint64_t count = proc_number(status, "Seccomp_filters", 10, theirs);
 
-	if (theirs == 1 || (theirs == 2 && !t->force &&
-			    count > proc_number(own, "Seccomp_filters", 10,
-						proc_number(own, "Seccomp", 10, 0))))
+	const bool more =
+		theirs == 2 && count > proc_number(own, "Seccomp_filters", 10,
+						   proc_number(own, "Seccomp", 10, 0));
+
+	if (theirs == 1 || (more && !t->force))
 		die(EXIT_INCOMPLETE,
 		    "process %d has a seccomp filter, which might kill it for "
 		    "answering%s",
 		    t->pid, theirs == 1 ? "" : "; --force asks all the same");
 	free(own);
+	return more;
 }
 
 /* Under strace it stops at every call, for a moment. */
@@ -177,6 +182,29 @@ static char *read_status_settled(int pid)
 	return status;
 }
 
+/* Dies if it is. */
+static void refuse_stopped(const struct line *l, int pid, const char *status)
+{
+	const uint64_t tracer = proc_number(status, "TracerPid", 10, 0);
+
+	if (!strchr("Tt", proc_state(status)))
+		return;
+	if (tracer && l)
+		die(EXIT_INCOMPLETE,
+		    "process %d was stopped by its debugger (process %llu) when it got "
+		    "signal %d: let it go on; in gdb \"handle SIG%d nostop noprint "
+		    "pass\" "
+		    "lets the next one through",
+		    pid, (unsigned long long)tracer, l->signal, l->signal);
+	if (tracer)
+		die(EXIT_INCOMPLETE,
+		    "process %d is stopped by its debugger (process %llu): let it go on "
+		    "first",
+		    pid, (unsigned long long)tracer);
+	die(EXIT_INCOMPLETE,
+	    "process %d is stopped by a signal (SIGSTOP): let it go on first", pid);
+}
+
 /* Its status, if it can be asked. */
 static char *check_process(int pid)
 {
@@ -184,10 +212,7 @@ static char *check_process(int pid)
 
 	if (strchr("ZXx", proc_state(status)))
 		die(EXIT_INCOMPLETE, "process %d has ended", pid);
-	if (strchr("Tt", proc_state(status)))
-		die(EXIT_INCOMPLETE,
-		    "process %d is stopped (SIGSTOP, or a debugger): let it go on first",
-		    pid);
+	refuse_stopped(NULL, pid, status);
 	check_library(pid);
 	return status;
 }
@@ -212,7 +237,7 @@ static void check(struct line *l)
 		l->signal = AGENT_SIGNAL;
 	if (l->signal > 64)
 		die(EXIT_USAGE, "%d: no such signal", l->signal);
-	check_seccomp(l->target, status);
+	l->filtered = check_seccomp(l->target, status);
 	free(status);
 }
 
@@ -249,14 +274,14 @@ static void open_socket(struct line *l)
 		return;
 	}
 	n = snprintf(a.sun_path, sizeof(a.sun_path), "/proc/%d/root" AGENT_PATH,
-		     l->target->pid, l->key);
+		     proc_view(l->target->pid), l->key);
 	l->path = format_string("%s", a.sun_path);
 	open_line = l;
 	atexit(hang_up);
 	listen_at(l, &a, (size_t)n + 1);
 	/* It may run as another user than root, and only its user may connect. */
 	if (geteuid() == 0) {
-		char *own = format_string("/proc/%d", l->target->pid);
+		char *own = format_string("/proc/%d", proc_view(l->target->pid));
 		struct stat st;
 
 		if (stat(own, &st) != 0 || lchown(l->path, st.st_uid, st.st_gid) != 0)
@@ -346,20 +371,49 @@ static void try_trace(struct line *l)
 	char *why;
 
 	deliver_give_up(&l->delivery);
+	if (l->delivery.tid)
+		return;
 	why = inject_call(l->target->pid, l->key, &l->early);
 	l->trace = !why;
 	free(why);
 }
 
+/* Calls in a row without hope; dies of too many. */
+struct hopeless {
+	int stopped, deaf;
+};
+
+static void look_at_state(const struct line *l, struct hopeless *h)
+{
+	const int pid = l->target->pid;
+	char *status = read_status(pid);
+	const bool stopped =
+		strchr("Tt", proc_state(status)) != NULL &&
+		proc_number(status, "TracerPid", 10, 0) != (uint64_t)getpid();
+
+	h->stopped = stopped ? h->stopped + 1 : 0;
+	h->deaf = proc_is_deaf(proc_pick_thread(pid, 0)) ? h->deaf + 1 : 0;
+	if (h->stopped == STAYS_STOPPED)
+		refuse_stopped(l, pid, status);
+	if (h->deaf == STAYS_DEAF)
+		die(EXIT_INCOMPLETE,
+		    "process %d did not answer: it waits in the kernel where no signal "
+		    "comes, for a child of vfork() or for a disk",
+		    pid);
+	free(status);
+}
+
 static int dial(struct line *l)
 {
 	struct pollfd p = { .fd = l->listener, .events = POLLIN };
+	struct hopeless hopeless = { 0, 0 };
 
 	for (int i = 0; i < ASK_TIMES; i++) {
 		int s;
 
 		ring(l);
 		if (poll(&p, 1, ASK_AGAIN_MS) <= 0) {
+			look_at_state(l, &hopeless);
 			if (i % TRACE_EVERY == TRACE_EVERY - 1 && !l->trace)
 				try_trace(l);
 			continue;
@@ -369,8 +423,9 @@ static int dial(struct line *l)
 			return s;
 	}
 	die(EXIT_INCOMPLETE, "process %d did not answer: it %s", l->target->pid,
-	    l->early ? "is still loading its libraries"
-		     : "is busy with another request, or hangs in the kernel");
+	    l->early	  ? "is still loading its libraries"
+	    : l->filtered ? "has a seccomp filter, which refuses what an answer takes"
+			  : "is busy with another request");
 }
 
 static bool send_request(int s, const struct agent_request *q, const int *fds, int nfds)
@@ -425,10 +480,9 @@ void agent_ask_files(const struct agent_target *t, struct agent_request *q,
 	q->magic = AGENT_MAGIC;
 	q->version = AGENT_VERSION;
 	if (!send_request(s, q, fds, nfds) || !get_reply(s, t->patience_s, r))
-		die(EXIT_INCOMPLETE,
-		    "process %d hung up: it ended, or its libseep.so is of another "
-		    "version",
-		    t->pid);
+		die(EXIT_INCOMPLETE, "process %d hung up: it ended, or %s", t->pid,
+		    l.filtered ? "its seccomp filter refuses what an answer takes"
+			       : "its libseep.so is of another version");
 	close(s);
 	close(l.listener);
 	if (r->error)

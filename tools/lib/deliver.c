@@ -59,7 +59,8 @@ bool deliver_begin(struct delivery *d, int pid, int tid, siginfo_t *info)
 	d->pid = pid;
 	d->signal = info->si_signo;
 	d->leaving = false;
-	d->tid = ptrace(PTRACE_SEIZE, tid, 0, 0) == 0 ? tid : 0;
+	/* One that no signal reaches would stop at some later time. */
+	d->tid = !proc_is_deaf(tid) && ptrace(PTRACE_SEIZE, tid, 0, 0) == 0 ? tid : 0;
 	info->si_errno = d->tid ? AGENT_TRACED : 0;
 	if (syscall(SYS_rt_tgsigqueueinfo, pid, tid, d->signal, info) != 0) {
 		const int error = errno;
@@ -77,5 +78,6 @@ void deliver_give_up(struct delivery *d)
 	d->leaving = true;
 	if (d->tid && ptrace(PTRACE_INTERRUPT, d->tid, 0, 0) == 0)
 		deliver_continue(d);
-	d->tid = 0;
+	else
+		d->tid = 0;
 }

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include "tools/lib/dwarf_int.h"
 #include "tools/lib/say.h"
@@ -65,12 +66,84 @@ static bool is_wanted_file(int fd, const char *build_id)
 	return ok;
 }
 
+/* The whole file has this checksum; 0: none is asked for. */
+static bool has_checksum(int fd, GElf_Word wanted)
+{
+	unsigned char bytes[16384];
+	uLong sum = crc32(0, NULL, 0);
+	off_t at = 0;
+	ssize_t n;
+
+	if (wanted == 0)
+		return true;
+	while ((n = pread(fd, bytes, sizeof(bytes), at)) > 0) {
+		sum = crc32(sum, bytes, (uInt)n);
+		at += n;
+	}
+	return sum == wanted;
+}
+
+/* LIST is as dwarf_new() makes it: '+' and names with colons between, of which those that
+ * begin with a slash are roots, and the others are beside the file. */
+static int find_linked(const char *list, const char *file, const char *link,
+		       GElf_Word checksum, char **out)
+{
+	const char *slash = strrchr(file, '/');
+	int directory = slash ? (int)(slash - file) : 0;
+
+	for (const char *at = list + 1; at; at = strchr(at, ':'), at = at ? at + 1 : at) {
+		int n = (int)strcspn(at, ":"), fd;
+		char *path = at[0] == '/'
+				     ? format_string("%.*s%.*s/%s", n, at, directory,
+						     file, link)
+				     : format_string("%.*s/%.*s%s%s", directory, file, n,
+						     at, n ? "/" : "", link);
+
+		fd = strcmp(path, file) != 0 ? open_regular(path, 0) : -1;
+		if (fd >= 0 && has_checksum(fd, checksum)) {
+			*out = path;
+			return fd;
+		}
+		if (fd >= 0)
+			close(fd);
+		free(path);
+	}
+	return -1;
+}
+
+/* libdwfl's own function would load libdebuginfod and the thirty libraries that it needs
+ * for every module without debug information, where no server is to be asked. */
+static int find_debuginfo(Dwfl_Module *mod, void **user, const char *name,
+			  Dwarf_Addr base, const char *file, const char *link,
+			  GElf_Word checksum, char **out)
+{
+	const char *urls = getenv("DEBUGINFOD_URLS");
+	struct dwarf_module *m = *user;
+	int fd;
+
+	if (!m || (urls && *urls))
+		return dwfl_standard_find_debuginfo(mod, user, name, base, file, link,
+						    checksum, out);
+	fd = dwfl_build_id_find_debuginfo(mod, user, name, base, file, link, checksum,
+					  out);
+	if (fd >= 0 || !link || !*link)
+		return fd;
+	if (!file)
+		return dwfl_standard_find_debuginfo(mod, user, name, base, file, link,
+						    checksum, out);
+	if (link[0] != '/')
+		return find_linked(m->owner->debuginfo_path, file, link, checksum, out);
+	fd = open_regular(link, 0);
+	*out = fd >= 0 ? format_string("%s", link) : NULL;
+	return fd;
+}
+
 static bool attach(struct dwarf_module *m, const char *path, const char *build_id,
 		   int64_t not_after)
 {
 	static const Dwfl_Callbacks callbacks = {
 		.find_elf = dwfl_build_id_find_elf,
-		.find_debuginfo = dwfl_standard_find_debuginfo,
+		.find_debuginfo = find_debuginfo,
 		.section_address = dwfl_offline_section_address,
 	};
 	/* libdw writes to its copy through the pointer that it is given. */
@@ -89,6 +162,12 @@ static bool attach(struct dwarf_module *m, const char *path, const char *build_i
 	m->module = m->dwfl ? dwfl_report_offline(m->dwfl, path, path, fd) : NULL;
 	if (!m->module)
 		close(fd);
+	if (m->module) {
+		void **user;
+
+		dwfl_module_info(m->module, &user, NULL, NULL, NULL, NULL, NULL, NULL);
+		*user = m;
+	}
 	if (m->module && dwfl_report_end(m->dwfl, NULL, NULL) == 0)
 		m->elf = dwfl_module_getelf(m->module, &m->file_bias);
 	if (m->elf)

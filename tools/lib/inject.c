@@ -24,6 +24,7 @@
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "profiler/control/request.h"
@@ -33,8 +34,10 @@
 #define FUNCTION	    "seep_agent_call"
 #define READY		    "seep_agent_ready" /* AGENT_MAGIC when it can be called */
 #define RED_ZONE	    128
-#define STATE_BYTES	    16384 /* of vector registers, more than any processor has */
-#define ERESTART_NO_HANDLER 514	  /* the kernel's ERESTARTNOHAND */
+#define STATE_BYTES	    16384  /* of vector registers, more than any processor has */
+#define AWAIT_NS	    100000 /* between two looks whether it has stopped */
+#define AWAIT_TIMES	    50000  /* so often */
+#define ERESTART_NO_HANDLER 514	   /* the kernel's ERESTARTNOHAND */
 
 struct victim {
 	int tid;
@@ -53,6 +56,7 @@ static bool inside(size_t size, uint64_t offset, uint64_t bytes)
 
 /* The library's, in the process. */
 struct place {
+	bool mapped;
 	uint64_t function, ready;
 };
 
@@ -89,7 +93,7 @@ static uint64_t find_symbol(const char *image, size_t size, const char *name)
 static struct place place_in_file(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	struct place in = { 0, 0 };
+	struct place in = { .mapped = true };
 	struct stat st;
 	void *p;
 
@@ -111,9 +115,10 @@ static struct place place_in_file(const char *path)
  * the very file that is mapped there. */
 static struct place find_place(int pid)
 {
-	char *path = format_string("/proc/%d/maps", pid), *maps = proc_read(path, NULL);
+	const int view = proc_view(pid);
+	char *path = format_string("/proc/%d/maps", view), *maps = proc_read(path, NULL);
 	char *line, *rest = NULL;
-	struct place at = { 0, 0 };
+	struct place at = { .mapped = false };
 
 	free(path);
 	for (line = maps ? strtok_r(maps, "\n", &rest) : NULL; line && !at.function;
@@ -125,8 +130,8 @@ static struct place find_place(int pid)
 		if (!file || !strstr(file, "/libseep.so") ||
 		    sscanf(line, "%lx-%lx %*s %lx", &lo, &hi, &offset) != 3 || offset)
 			continue;
-		path = format_string("/proc/%d/map_files/%lx-%lx", pid, lo, hi);
-		in_root = format_string("/proc/%d/root%s", pid, file);
+		path = format_string("/proc/%d/map_files/%lx-%lx", view, lo, hi);
+		in_root = format_string("/proc/%d/root%s", view, file);
 		at = place_in_file(path);
 		if (!at.function)
 			at = place_in_file(in_root);
@@ -141,15 +146,21 @@ static struct place find_place(int pid)
 
 /* ---- the thread ---- */
 
-/* Waits for the next stop. False: the thread has ended. */
+/* Waits for the next stop. False: the thread has ended. Our end lets it go, should it
+ * hang in the kernel. */
 static bool await(int tid, int *status)
 {
+	const struct timespec moment = { 0, AWAIT_NS };
 	pid_t ret;
 
-	do {
-		ret = waitpid(tid, status, __WALL);
-	} while (ret < 0 && errno == EINTR);
-	return ret == tid && WIFSTOPPED(*status);
+	for (int i = 0; i < AWAIT_TIMES; i++) {
+		ret = waitpid(tid, status, __WALL | WNOHANG);
+		if (ret != 0 && (ret > 0 || errno != EINTR))
+			return ret == tid && WIFSTOPPED(*status);
+		nanosleep(&moment, NULL);
+	}
+	die(EXIT_INCOMPLETE,
+	    "thread %d waits in the kernel where it cannot be interrupted", tid);
 }
 
 static bool get_state(struct victim *v)
@@ -208,6 +219,7 @@ static bool call(struct victim *v, uint64_t function, uint64_t key)
 
 	regs.rip = function;
 	regs.rdi = key;
+	regs.rsi = v->regs.rip;
 	regs.rsp = (regs.rsp - RED_ZONE) & ~15ull;
 	regs.orig_rax = (unsigned long)-1;
 	regs.eflags &= ~0x400ul; /* the direction flag, as calls expect it */
@@ -229,8 +241,9 @@ static char *call_in(struct victim *v, int pid, uint64_t key, bool *out_early)
 	if (status >> 16 == 0) /* it was about to get a signal */
 		deliver = WSTOPSIG(status);
 	at = find_place(pid);
-	*out_early = at.ready != 0 && (uint64_t)ptrace(PTRACE_PEEKDATA, v->tid, at.ready,
-						       0) != AGENT_MAGIC;
+	*out_early = at.ready != 0 ? (uint64_t)ptrace(PTRACE_PEEKDATA, v->tid, at.ready,
+						      0) != AGENT_MAGIC
+				   : !at.mapped && proc_may_load_library(pid);
 	if (*out_early || !at.function || !at.ready) {
 		ptrace(PTRACE_DETACH, v->tid, 0, deliver);
 		return *out_early ? format_string("it is still loading its libraries")
@@ -254,6 +267,10 @@ char *inject_call(int pid, uint64_t key, bool *out_early)
 	*out_early = false;
 	if (v.tid == 0)
 		return format_string("it has ended");
+	if (proc_is_deaf(v.tid))
+		return format_string(
+			"every thread waits in the kernel where it cannot be "
+			"interrupted");
 	if (ptrace(PTRACE_SEIZE, v.tid, 0, 0) != 0)
 		return format_string("ptrace is refused (%s): a debugger is there, or "
 				     "the system forbids it; try as root",

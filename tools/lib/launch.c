@@ -8,7 +8,6 @@
  */
 #include "tools/lib/launch.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -17,12 +16,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "tools/lib/inspect.h"
+#include "tools/lib/leftovers.h"
 #include "tools/lib/recover.h"
 #include "tools/lib/say.h"
 
@@ -184,15 +185,16 @@ char *launch_find_library(const char *asked)
 
 /* A directory for the table and the processes' stores: in memory where there is room,
  * since the counters of every allocation are written there. */
-static char *make_directory(void)
+static char *make_directory(const char *library)
 {
 	const char *tmp = getenv("TMPDIR");
 	const char *const places[] = { tmp && *tmp == '/' ? tmp : "/dev/shm", "/tmp" };
 	struct statvfs fs;
 
 	for (size_t i = 0; i < 2; i++) {
-		char *path = format_string("%s/seep-run.XXXXXX", places[i]);
+		char *path = format_string("%s/" LEFTOVERS_TEMPLATE, places[i]);
 
+		leftovers_clear(places[i], library);
 		if (statvfs(places[i], &fs) == 0 &&
 		    fs.f_bavail * fs.f_frsize >= ROOM_BYTES && mkdtemp(path))
 			return path;
@@ -204,19 +206,24 @@ static char *make_directory(void)
 
 static char *make_table(struct launch *l, const char *directory)
 {
-	char *path = format_string("%s/table", directory);
-	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	int error = fd < 0 ? errno : posix_fallocate(fd, 0, sizeof(struct runtable));
+	char *path = format_string("%s/" LEFTOVERS_TABLE, directory);
+	char *fresh = format_string("%s/new", directory);
+	int fd = open(fresh, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	const size_t first = offsetof(struct runtable, rows) +
+			     RUNTABLE_STEP * sizeof(struct runtable_row);
+	int error = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)first);
 
+	if (!error)
+		leftovers_mark(fd);
+	if (!error && rename(fresh, path) != 0)
+		error = errno;
 	if (error) {
-		unlink(path);
-		rmdir(directory);
+		leftovers_remove(directory);
 		die(EXIT_INCOMPLETE, "cannot make %s: %s%s", path, strerror(error),
 		    error == EFBIG ? " (see ulimit -f)" : "");
 	}
 	l->table = mmap(NULL, sizeof(struct runtable), PROT_READ | PROT_WRITE, MAP_SHARED,
-			fd, 0);
-	close(fd);
+			fd, 0); /* fd stays open: it is locked */
 	if (l->table == MAP_FAILED)
 		die(EXIT_INCOMPLETE, "cannot map %s: %s", path, strerror(errno));
 	/* Programs that drop their privileges must still be able to attach, and their
@@ -225,23 +232,13 @@ static char *make_table(struct launch *l, const char *directory)
 		chmod(path, 0666);
 		chmod(directory, 01733);
 	}
+	free(fresh);
 	l->table->magic = RUNTABLE_MAGIC;
 	l->table->version = RUNTABLE_VERSION;
 	l->table->nrows = RUNTABLE_ROWS;
+	l->table->room = RUNTABLE_STEP;
 	l->table->is_gate = l->is_gate;
 	return path;
-}
-
-static void remove_directory(char *path)
-{
-	DIR *d = opendir(path);
-
-	for (struct dirent *e; d && (e = readdir(d));)
-		unlinkat(dirfd(d), e->d_name, 0);
-	if (d)
-		closedir(d);
-	rmdir(path);
-	free(path);
 }
 
 /* ---- environment ---- */
@@ -407,9 +404,12 @@ static void start(struct launch *l, char *program)
 
 static void await(struct launch *l)
 {
-	while (waitpid(l->pid, &l->status, 0) < 0)
+	struct rusage used;
+
+	while (wait4(l->pid, &l->status, 0, &used) < 0)
 		if (errno != EINTR)
 			die(EXIT_INCOMPLETE, "cannot wait: %s", strerror(errno));
+	l->max_rss = (uint64_t)used.ru_maxrss * 1024;
 	running.pid = 0;
 	l->asked_to_end = running.asked > 0;
 }
@@ -463,8 +463,8 @@ static bool has_other_row(const struct launch *l, const struct runtable_row *row
 	for (unsigned i = 0; i < launch_rows(l); i++) {
 		const struct runtable_row *r = &l->table->rows[i];
 
-		if (r != row && r->pid == row->pid && r->state != RUNROW_FREE &&
-		    r->state != RUNROW_SPAWNED)
+		if (l->table->pids[i] == row->pid && r != row &&
+		    r->state != RUNROW_FREE && r->state != RUNROW_SPAWNED)
 			return true;
 	}
 	return false;
@@ -492,7 +492,7 @@ void launch_run(struct launch *l)
 	ignore_signals();
 	launch_check_files(l);
 	library = launch_find_library(l->library);
-	directory = make_directory();
+	directory = make_directory(library);
 	table = make_table(l, directory);
 	if (!l->hopeless || l->is_static)
 		set_environment(l, library, table);
@@ -502,7 +502,8 @@ void launch_run(struct launch *l)
 	note_signal(l);
 	settle_spawned(l);
 	recover_rows(l, library, table);
-	remove_directory(directory);
+	leftovers_remove(directory);
+	free(directory);
 	free(table);
 	free(library);
 }
@@ -520,19 +521,30 @@ int launch_exit_code(int status)
 unsigned launch_rows(const struct launch *l)
 {
 	unsigned n = __atomic_load_n(&l->table->claimed, __ATOMIC_ACQUIRE);
+	unsigned room = __atomic_load_n(&l->table->room, __ATOMIC_ACQUIRE);
 
-	return n < RUNTABLE_ROWS ? n : RUNTABLE_ROWS;
+	return n < room ? n : room;
 }
 
 bool launch_is_running(const struct runtable_row *r)
 {
-	return r->pid > 0 && (kill(r->pid, 0) == 0 || errno == EPERM);
+	char *path = format_string("/proc/%d/stat", r->pid), state = '\0';
+	FILE *f = r->pid > 0 ? fopen(path, "re") : NULL;
+
+	/* A process that has ended may wait for somebody who never asks for it. */
+	if (f && fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+		state = '\0';
+	if (f)
+		fclose(f);
+	free(path);
+	return state != 'Z' && state != 'X' && r->pid > 0 &&
+	       (kill(r->pid, 0) == 0 || errno == EPERM);
 }
 
 const struct runtable_row *launch_main_row(const struct launch *l)
 {
 	for (unsigned i = launch_rows(l); i > 0; i--)
-		if (l->table->rows[i - 1].pid == l->pid &&
+		if (l->table->pids[i - 1] == l->pid &&
 		    l->table->rows[i - 1].state != RUNROW_FREE)
 			return &l->table->rows[i - 1];
 	return NULL;

@@ -22,7 +22,8 @@ struct launch {
 	/* found */
 	struct runtable *table;
 	int pid;
-	int status;	    /* of waitpid() */
+	int status;	    /* of wait4() */
+	uint64_t max_rss;   /* the most that was resident, of it or one of its children */
 	bool asked_to_end;  /* by INT or TERM that came through us or the terminal */
 	bool hopeless;	    /* the library cannot be in it */
 	bool is_static;	    /* hopeless, but what it starts may have the library */

@@ -54,7 +54,7 @@ void output_open(struct output *o, const char *path, int pid, const char *kind)
 		o->to = STDOUT_FILENO;
 		o->fd = memfd_create("seep", MFD_CLOEXEC);
 	} else if (path && pbfile_is_special(path)) {
-		o->to = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+		o->to = open(path, PBFILE_AS_IT_IS);
 		if (o->to < 0)
 			die(EXIT_INCOMPLETE, "%s: %s", path, strerror(errno));
 		o->fd = memfd_create("seep", MFD_CLOEXEC);

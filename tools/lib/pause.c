@@ -19,11 +19,7 @@
 
 static char *read_of(int pid, const char *name)
 {
-	char *path = format_string("/proc/%d/%s", pid, name);
-	char *text = proc_read(path, NULL);
-
-	free(path);
-	return text;
+	return proc_read_of(pid, name, NULL);
 }
 
 static bool read_sizes(int pid, struct pause *out)

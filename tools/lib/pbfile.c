@@ -417,6 +417,9 @@ bool pbfile_is_special(const char *path)
 {
 	struct stat st;
 
+	if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode) &&
+	    (strncmp(path, "/dev/", 5) == 0 || strncmp(path, "/proc/", 6) == 0))
+		return true;
 	return stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
 }
 
@@ -425,8 +428,7 @@ bool pbfile_write_bytes(const void *bytes, size_t size, const char *path)
 	const char *at = bytes;
 	const bool special = pbfile_is_special(path);
 	char *temporary = NULL;
-	int fd = special ? open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY)
-			 : open_temporary(path, &temporary);
+	int fd = special ? open(path, PBFILE_AS_IT_IS) : open_temporary(path, &temporary);
 	bool ok = fd >= 0;
 	int error = 0;
 

@@ -55,7 +55,10 @@ Seep__Pprof__Function *pbfile_function_at(const struct pbfile *f, uint64_t id);
 bool pbfile_write(struct pbfile *f, const char *path);
 /* Any bytes, likewise; shared with other writers. */
 bool pbfile_write_bytes(const void *bytes, size_t size, const char *path);
-/* A device or a pipe: it is written to, and never replaced by a file. */
+/* A device, a pipe, or the system's name for an open file (/dev/stdout): it is written
+ * to, and never replaced by a file. */
 bool pbfile_is_special(const char *path);
+/* How such a one is opened. */
+#define PBFILE_AS_IT_IS (O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY)
 
 #endif

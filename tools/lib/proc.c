@@ -16,9 +16,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "profiler/control/request.h"
 #include "tools/lib/say.h"
 
 #define CHUNK	65536
+#define VIEWS	10 /* threads may end while we look through them */
+#define DEAF	99
 #define YOUNG_S 1 /* a shell has surely become the program by then */
 
 char *proc_read(const char *path, long *out_size)
@@ -106,7 +109,23 @@ static bool restarts(long nr, const unsigned long *args)
 	}
 }
 
-/* How much a signal disturbs what the thread is in: 0 not at all. */
+static char state_of(int tid)
+{
+	char *path = format_string("/proc/%d/status", tid);
+	char *status = proc_read(path, NULL);
+	char state = status ? proc_state(status) : '\0';
+
+	free(path);
+	free(status);
+	return state;
+}
+
+bool proc_is_deaf(int tid)
+{
+	return state_of(tid) == 'D';
+}
+
+/* How much a signal disturbs what the thread is in: 0 not at all; DEAF: none comes. */
 static int disturbance(int pid, int tid)
 {
 	char *path = format_string("/proc/%d/task/%d/syscall", pid, tid);
@@ -116,6 +135,10 @@ static int disturbance(int pid, int tid)
 	long nr;
 
 	free(path);
+	if (proc_is_deaf(tid)) {
+		free(text);
+		return DEAF;
+	}
 	if (!text)
 		return score;
 	if (strncmp(text, "running", 7) == 0)
@@ -145,7 +168,7 @@ int proc_pick_thread(int pid, int signal)
 {
 	char *path = format_string("/proc/%d/task", pid);
 	DIR *dir = opendir(path);
-	int best = 0, best_score = 99;
+	int best = 0, best_score = DEAF + 1;
 	const struct dirent *e;
 
 	free(path);
@@ -169,13 +192,40 @@ int proc_pick_thread(int pid, int signal)
 
 /* ---- the process ---- */
 
+int proc_view(int pid)
+{
+	const char state = state_of(pid);
+	int other = 0;
+
+	if (state && strchr("ZXx", state)) {
+		other = proc_pick_thread(pid, AGENT_SIGNAL); /* not the agent */
+		if (!other)
+			other = proc_pick_thread(pid, 0);
+	}
+	return other ? other : pid;
+}
+
+char *proc_read_of(int pid, const char *name, long *out_size)
+{
+	char *text = NULL;
+
+	for (int i = 0; i < VIEWS && !text; i++) {
+		const int view = proc_view(pid);
+		char *path = format_string("/proc/%d/%s", view, name);
+
+		text = proc_read(path, out_size);
+		free(path);
+		if (view == pid)
+			break;
+	}
+	return text;
+}
+
 bool proc_is_alive(int pid)
 {
-	char *path = format_string("/proc/%d/status", pid);
-	char *status = proc_read(path, NULL);
-	bool alive = status && !strchr("ZXx", proc_state(status));
+	char *status = proc_read_of(pid, "status", NULL);
+	const bool alive = status && !strchr("ZXx", proc_state(status));
 
-	free(path);
 	free(status);
 	return alive;
 }
@@ -193,11 +243,9 @@ bool proc_handles(int pid, int signal)
 
 int proc_has_library(int pid)
 {
-	char *path = format_string("/proc/%d/maps", pid);
-	char *maps = proc_read(path, NULL);
+	char *maps = proc_read_of(pid, "maps", NULL);
 	int has = maps ? strstr(maps, "/libseep.so") != NULL : -1;
 
-	free(path);
 	free(maps);
 	return has;
 }
@@ -205,12 +253,10 @@ int proc_has_library(int pid)
 /* LD_PRELOAD of the environment that the program was started with names it. */
 static bool preloads_library(int pid)
 {
-	char *path = format_string("/proc/%d/environ", pid);
 	long size = 0;
-	char *all = proc_read(path, &size);
+	char *all = proc_read_of(pid, "environ", &size);
 	bool does = false;
 
-	free(path);
 	for (const char *at = all; at && at < all + size; at += strlen(at) + 1)
 		if (strncmp(at, "LD_PRELOAD=", 11) == 0 && strstr(at, "libseep.so"))
 			does = true;
@@ -222,11 +268,9 @@ static bool preloads_library(int pid)
  * preloaded. */
 static bool is_loading(int pid)
 {
-	char *path = format_string("/proc/%d/maps", pid);
-	char *maps = proc_read(path, NULL);
+	char *maps = proc_read_of(pid, "maps", NULL);
 	bool is = maps && strstr(maps, "/ld-linux") && !strstr(maps, "/libc.so");
 
-	free(path);
 	free(maps);
 	return is;
 }
@@ -260,7 +304,7 @@ bool proc_may_load_library(int pid)
 
 bool proc_same_namespace(int pid, const char *kind)
 {
-	char *theirs = format_string("/proc/%d/ns/%s", pid, kind);
+	char *theirs = format_string("/proc/%d/ns/%s", proc_view(pid), kind);
 	char *ours = format_string("/proc/self/ns/%s", kind);
 	struct stat a, b;
 	bool differ;

@@ -18,8 +18,15 @@ char proc_state(const char *status);
 /* A thread of pid that takes the signal, rather one that the signal interrupts in nothing
  * that must be done again. signal 0: any thread. 0: all block it. */
 int proc_pick_thread(int pid, int signal);
-/* There, and no zombie. */
+/* A thread of pid whose files in /proc show the process: its main thread unless that has
+ * ended before the others. */
+int proc_view(int pid);
+/* Likewise, as proc_read(), a file of the process by its name there. */
+char *proc_read_of(int pid, const char *name, long *out_size);
+/* There, with a thread that is no zombie. */
 bool proc_is_alive(int pid);
+/* Does the thread wait where no signal comes, as while its child of vfork() runs? */
+bool proc_is_deaf(int tid);
 /* Has it a handler for the signal? */
 bool proc_handles(int pid, int signal);
 /* Is the library mapped? -1 with errno: cannot be seen. */

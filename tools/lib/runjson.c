@@ -38,13 +38,16 @@ static void add_file(const char *path, void *arg)
 	json_array_append_new(arg, json_string(path));
 }
 
-/* {"total","live","slack","free","metadata","profiler","other"}, null: not known. */
-static json_t *rss_parts(const struct runtable_row *r)
+/* {"total","live","slack","free","metadata","profiler","other"}, or {"peak"} when it was
+ * killed before they could be told; null: not known. */
+static json_t *rss_parts(const struct launch *l, const struct runtable_row *r)
 {
 	static const char *const names[] = { "live",	 "slack",    "free",
 					     "metadata", "profiler", "other" };
 	json_t *j;
 
+	if (!r->rss && r->recovered && r->pid == l->pid)
+		return json_pack("{s:I}", "peak", (json_int_t)l->max_rss);
 	if (!r->rss)
 		return json_null();
 	j = json_pack("{s:I}", "total", (json_int_t)r->rss);
@@ -54,7 +57,7 @@ static json_t *rss_parts(const struct runtable_row *r)
 	return j;
 }
 
-static json_t *process(const struct runtable_row *r)
+static json_t *process(const struct launch *l, const struct runtable_row *r)
 {
 	static const char *const states[] = { "free", "uncovered", "done", "replaced",
 					      "uncovered" };
@@ -71,7 +74,7 @@ static json_t *process(const struct runtable_row *r)
 		(json_int_t)r->alloc_bytes, "live_objects", (json_int_t)r->live_objects,
 		"live_bytes", (json_int_t)r->live_bytes, "peak_bytes",
 		(json_int_t)r->peak_bytes, "dropped", (json_int_t)r->dropped, "files",
-		files, "rss", rss_parts(r));
+		files, "rss", rss_parts(l, r));
 }
 
 /* Arguments need not be UTF-8. */
@@ -91,12 +94,27 @@ static json_t *build(const struct launch *l, int status, const char *verdict)
 	for (unsigned i = 0; i < launch_rows(l); i++) {
 		if (l->table->rows[i].state == RUNROW_FREE)
 			continue;
-		json_array_append_new(processes, process(&l->table->rows[i]));
+		json_array_append_new(processes, process(l, &l->table->rows[i]));
 		runjson_each_file(&l->table->rows[i], add_file, files);
 	}
 	return json_pack("{s:i,s:o,s:i,s:s,s:o,s:o}", "schema", 1, "command", command,
 			 "status", status, "verdict", verdict, "processes", processes,
 			 "files", files);
+}
+
+static bool write_all(int fd, const char *text, size_t size)
+{
+	while (size > 0) {
+		ssize_t n = write(fd, text, size);
+
+		if (n < 0 && errno != EINTR)
+			return false;
+		if (n > 0) {
+			text += n;
+			size -= (size_t)n;
+		}
+	}
+	return true;
 }
 
 void runjson_write(const struct launch *l, int status, const char *verdict)
@@ -108,7 +126,8 @@ void runjson_write(const struct launch *l, int status, const char *verdict)
 	json_t *j = build(l, status, verdict);
 	int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
 		      0600);
-	bool ok = fd >= 0 && j && json_dumpfd(j, fd, JSON_INDENT(1)) == 0 &&
+	char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL; /* dumpfd: by the word */
+	bool ok = fd >= 0 && text && write_all(fd, text, strlen(text)) &&
 		  rename(temporary, path) == 0;
 
 	if (!ok)
@@ -118,6 +137,7 @@ void runjson_write(const struct launch *l, int status, const char *verdict)
 	if (!ok && fd >= 0)
 		unlink(temporary);
 	json_decref(j);
+	free(text);
 	free(temporary);
 	free(path);
 }

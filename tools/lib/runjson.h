@@ -4,7 +4,7 @@
  * {"schema":1,"command":[..],"status":N,"verdict":"..","processes":[{"pid","ppid","exe",
  * "state","verdict","reason","served","alloc_objects","alloc_bytes","live_bytes",
  * "peak_bytes","files":[..],
- * "rss":{..}}],"files":[..]}. Extended, never renamed.
+ * "rss":{..} or null}],"files":[..]}. Extended, never renamed.
  */
 #ifndef TOOLS_LIB_RUNJSON_H
 #define TOOLS_LIB_RUNJSON_H

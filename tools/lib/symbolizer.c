@@ -65,6 +65,7 @@ struct job {
 	struct pbfile *f;
 	struct dwarf_module **modules; /* of each mapping; NULL: no file */
 	bool *has_lines, *touched;     /* mappings */
+	bool changed;		       /* the file is not what it was */
 };
 
 static struct dwarf_module *module_of(const struct job *j, const Seep__Pprof__Location *l,
@@ -185,6 +186,7 @@ static void set_lines(struct job *j, Seep__Pprof__Location *l,
 	}
 	l->line = list;
 	l->n_line = n;
+	j->changed = true;
 	j->has_lines[l->mapping_id - 1] |= a->has_lines;
 }
 
@@ -195,18 +197,21 @@ static void rename_lines(struct job *j, Seep__Pprof__Location *l)
 		const Seep__Pprof__Function *fn =
 			pbfile_function_at(j->f, l->line[i]->function_id);
 		int64_t system_name = fn->system_name ? fn->system_name : fn->name;
-		int64_t name = fn->name, file = fn->filename, start = fn->start_line;
+		int64_t was = fn->name, name = was;
+		int64_t file = fn->filename, start = fn->start_line;
 
 		if (name == system_name || name == 0)
 			name = pbfile_string(j->f,
 					     human(j->s, pbfile_text(j->f, system_name)));
+		j->changed |=
+			strcmp(pbfile_text(j->f, name), pbfile_text(j->f, was)) != 0;
 		l->line[i]->function_id =
 			pbfile_function(j->f, name, system_name, file, start);
 	}
 }
 
 /* Says in the mapping, and in *out_counts, what the location has. */
-static void count_location(const struct job *j, const Seep__Pprof__Location *l,
+static void count_location(struct job *j, const Seep__Pprof__Location *l,
 			   struct symbolizer_counts *out_counts)
 {
 	Seep__Pprof__Mapping *map = j->f->p->mapping[l->mapping_id - 1];
@@ -220,6 +225,7 @@ static void count_location(const struct job *j, const Seep__Pprof__Location *l,
 		filed |= fn->filename != 0;
 		lined |= l->line[i]->line != 0;
 	}
+	j->changed |= named && !map->has_functions;
 	map->has_functions |= named;
 	map->has_filenames |= filed;
 	map->has_line_numbers |= lined;
@@ -283,9 +289,11 @@ static void settle_returned(struct job *j, const Seep__Pprof__Sample *sample)
 	switch (a ? holds(a->returns, in_second(j, sample)) : HOLDS_MAYBE) {
 	case HOLDS_YES:
 		escape->str = pbfile_string(j->f, "returned");
+		j->changed = true;
 		break;
 	case HOLDS_NO:
 		escape->str = pbfile_string(j->f, "unknown");
+		j->changed = true;
 		break;
 	default:
 		break;
@@ -326,12 +334,13 @@ static void name_holder(struct job *j, const Seep__Pprof__Sample *sample)
 	if (!ends_in(text, rest, line)) {
 		fresh = format_string("%.*s%s%s", (int)(rest - text), text, line, rest);
 		to->str = pbfile_string(j->f, fresh);
+		j->changed = true;
 		free(fresh);
 	}
 	free(line);
 }
 
-void symbolizer_profile(struct symbolizer *s, struct pbfile *f,
+bool symbolizer_profile(struct symbolizer *s, struct pbfile *f,
 			struct symbolizer_counts *out_counts)
 {
 	Seep__Pprof__Profile *p = f->p;
@@ -364,6 +373,7 @@ void symbolizer_profile(struct symbolizer *s, struct pbfile *f,
 	free(j.modules);
 	free(j.has_lines);
 	free(j.touched);
+	return j.changed;
 }
 
 /* ---- reports ---- */
@@ -383,6 +393,7 @@ struct report {
 	struct intern wanted, old; /* addresses of frames, of which a report has few */
 	struct stand_in *in;	   /* by their numbers: what each stands for */
 	size_t in_size;
+	bool changed; /* some frame is not what it was */
 };
 
 struct stand_in {
@@ -436,7 +447,7 @@ static json_t *new_frame(const struct report *r, json_t *old,
 }
 
 /* What the frame stands for. */
-static void find_frames(const struct report *r, json_t *old, struct stand_in *in)
+static void find_frames(struct report *r, json_t *old, struct stand_in *in)
 {
 	struct dwarf_module *m = frame_module(r, old);
 	const struct dwarf_address *a = m ? dwarf_lookup(m, frame_offset(old)) : NULL;
@@ -449,14 +460,17 @@ static void find_frames(const struct report *r, json_t *old, struct stand_in *in
 	if (a && a->frames && (a->has_lines || !*name)) {
 		in->lined += a->has_lines;
 		in->named++;
+		r->changed = true;
 		for (int i = 0; i < a->nframes; i++)
 			json_array_append_new(in->frames, new_frame(r, old, &a->frames[i],
 								    i + 1 < a->nframes));
 		return;
 	}
 	in->named += *name != '\0';
-	if (*name)
+	if (*name && strcmp(name, human(r->s, name)) != 0) {
 		json_object_set_new(old, "function", json_string(human(r->s, name)));
+		r->changed = true;
+	}
 	json_array_append(in->frames, old);
 }
 
@@ -577,6 +591,10 @@ static bool report_file(struct symbolizer *s, const char *bytes, const char *in,
 		return false;
 	}
 	do_report(&r);
+	if (!r.changed && strcmp(in, out) == 0) {
+		json_decref(r.root);
+		return true;
+	}
 	text = reportjson_text(r.root, &size);
 	json_decref(r.root);
 	if (!text) {
@@ -609,8 +627,8 @@ bool symbolizer_file(struct symbolizer *s, const char *in, const char *out,
 			f = pbfile_parse(bytes, size, out_why);
 		if (!f)
 			return false;
-		symbolizer_profile(s, f, out_counts);
-		ok = pbfile_write(f, out);
+		ok = !symbolizer_profile(s, f, out_counts) && strcmp(in, out) == 0;
+		ok = ok || pbfile_write(f, out);
 		pbfile_free(f);
 	}
 	if (!ok)

@@ -25,12 +25,14 @@ struct symbolizer_counts {
 /* directories: see dwarf_new(). */
 struct symbolizer *symbolizer_new(const char *const *directories, enum names_style style);
 void symbolizer_free(struct symbolizer *s);
-/* Reads in, writes out (may be the same). False: *out_why is a phrase, allocated. */
+/* Reads in, writes out; when they are the same, only if something changes. False:
+ * *out_why is a phrase, allocated. */
 bool symbolizer_file(struct symbolizer *s, const char *in, const char *out,
 		     struct symbolizer_counts *out_counts, char **out_why);
 /* A report in memory, of a process that runs now. */
 void symbolizer_report(struct symbolizer *s, json_t *report);
-void symbolizer_profile(struct symbolizer *s, struct pbfile *f,
+/* False: nothing was to be changed. */
+bool symbolizer_profile(struct symbolizer *s, struct pbfile *f,
 			struct symbolizer_counts *out_counts);
 
 /* Does all files that a run wrote, in a child process of its own with a time limit: it

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * hugeprice: see hugeprice.h.
+ *
+ * The clock is the thread's: that of the wall often counts other programs' turns, too.
+ */
+#include "preload/heap/hugeprice.h"
+
+#include "preload/base/os.h"
+
+/* Above what small pages cost where faults are slow, below what any page costs that the
+ * host has to find first. */
+#define DEAR_NS	     1500000
+#define DEAR_FOR_LG2 2 /* until the heap is four times as large */
+/* From then on the price is not asked: what reads or copies the page tables, such as a
+ * leak check of the running process, needs huge pages there. */
+#define LARGE_HEAP (128 * MIB)
+/* In interpreters with 100 MiB huge pages saved a tenth of the time: 2 ms in a second for
+ * each of them, of which a dear one costs 4 more than small pages. */
+#define LONG_RUN_NS 2000000000u
+
+static struct {
+	size_t again_bytes; /* heap size from which the next one may be tried */
+} price;
+
+bool hugeprice_is_fair(size_t heap_bytes, uint64_t cpu_ns)
+{
+	return heap_bytes >= price.again_bytes || cpu_ns >= LONG_RUN_NS;
+}
+
+void hugeprice_note(uint64_t ns, size_t heap_bytes)
+{
+	size_t again = heap_bytes << DEAR_FOR_LG2;
+
+	if (ns > DEAR_NS)
+		price.again_bytes = again < LARGE_HEAP ? again : LARGE_HEAP;
+}
+
+void hugeprice_advise(uintptr_t lo, uintptr_t hi, size_t heap_bytes)
+{
+	uint64_t cpu_ns, before;
+
+	if (lo >= hi)
+		return;
+	cpu_ns = price.again_bytes > heap_bytes ? os_process_ns() : 0;
+	if (!hugeprice_is_fair(heap_bytes, cpu_ns))
+		return;
+	if (heap_bytes >= LARGE_HEAP || cpu_ns > 0) { /* whatever it costs */
+		os_hugepage((void *)lo, hi - lo, true);
+		return;
+	}
+	if (!os_hugepage((void *)lo, HUGE_PAGE, true))
+		return;
+	before = os_thread_ns();
+	*(volatile char *)lo = 0; /* nobody has it yet */
+	hugeprice_note(os_thread_ns() - before, heap_bytes);
+	lo += HUGE_PAGE;
+	if (lo < hi && hugeprice_is_fair(heap_bytes, 0))
+		os_hugepage((void *)lo, hi - lo, true);
+}

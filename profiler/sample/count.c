@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * count: beside other threads, see count.h.
+ */
+#include "profiler/sample/count.h"
+
+#include "preload/heap/mcache.h"
+#include "profiler/site/share.h"
+
+#define SAMPLES_ALONE 256 /* of a thread, before it gets a share */
+
+static struct share *own_share(void)
+{
+	return ((struct thread_info *)seep_tls.thread)->share;
+}
+
+static NOINLINE uint64_t alloc_shared(uint32_t number, uint64_t objects, uint64_t bytes)
+{
+	struct site_counters *c = site_counters_at(number);
+
+	peak_grow(c, bytes);
+	thread_add_two(&c->alloc_objects, objects, &c->alloc_bytes, bytes);
+	thread_add(&sampler.samples, 1);
+	return atomic_load_relaxed(&c->alloc_objects);
+}
+
+static NOINLINE void free_shared(uint32_t number, uint64_t objects, uint64_t bytes)
+{
+	struct site_counters *c = site_counters_at(number);
+
+	peak_shrink(c, bytes);
+	thread_add_two(&c->free_objects, objects, &c->free_bytes, bytes);
+}
+
+NOINLINE uint64_t count_alloc_beside(uint32_t number, uint64_t objects, uint64_t bytes)
+{
+	struct site_counters *c = share_counters(number);
+
+	if (UNLIKELY(!c))
+		return alloc_shared(number, objects, bytes);
+	peak_grow_beside(c, bytes);
+	count_add_alone(&c->alloc_objects, objects);
+	count_add_alone(&c->alloc_bytes, bytes);
+	count_add_alone(&own_share()->recorded, 1);
+	return c->alloc_objects;
+}
+
+NOINLINE void count_free_beside(uint32_t number, uint64_t objects, uint64_t bytes)
+{
+	struct site_counters *c = share_counters(number);
+
+	if (UNLIKELY(!c)) {
+		free_shared(number, objects, bytes);
+		return;
+	}
+	peak_shrink_beside(c, bytes);
+	count_add_alone(&c->free_objects, objects);
+	count_add_alone(&c->free_bytes, bytes);
+}
+
+/* Does the thread count in a share, or from now on? */
+static bool has_share(void)
+{
+	const struct thread_info *t = seep_tls.thread;
+
+	return (LIKELY(t != NULL) && t->share) || mcache_self()->nsampled > SAMPLES_ALONE;
+}
+
+void count_sample_beside(uint32_t number, uint64_t objects, uint64_t bytes)
+{
+	struct site_counters *c;
+
+	mcache_self()->nsampled++;
+	if (!has_share()) {
+		alloc_shared(number, objects, bytes);
+		thread_add(&site_counters_at(number)->samples, 1);
+		return;
+	}
+	count_alloc_beside(number, objects, bytes);
+	c = share_counters(number);
+	if (LIKELY(c != NULL))
+		count_add_alone(&c->samples, 1);
+	else
+		thread_add(&site_counters_at(number)->samples, 1);
+}
+
+void count_sample_free_beside(uint32_t number, uint64_t objects, uint64_t bytes)
+{
+	if (has_share())
+		count_free_beside(number, objects, bytes);
+	else
+		free_shared(number, objects, bytes);
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * count: what recorded objects are counted in, for plain.c and lean.c, whose sites have
+ * counters already. One thread adds without a locked instruction; beside others each adds
+ * in its own share (profiler/site/share.h), if it has one.
+ */
+#ifndef PROFILER_SAMPLE_COUNT_H
+#define PROFILER_SAMPLE_COUNT_H
+
+#include <string.h>
+
+#include "profiler/sample/sample_int.h"
+
+/* FAST. A counter that nobody else writes to. */
+static inline void count_add_alone(uint64_t *counter, uint64_t value)
+{
+	__asm__("addq %1, %0" : "+m"(*counter) : "er"(value)); /* whole for signals */
+}
+
+/* FAST. All that a record of RECORD_SHORT has, in one store. */
+static inline void count_put_record(struct sample_record *r, uint32_t site, size_t size)
+{
+	uint64_t word = site | (uint64_t)(uint16_t)size << 32 |
+			(uint64_t)sampler.epoch << 48 | (uint64_t)period_number() << 56;
+
+	_Static_assert(RECORD_SHORT == sizeof(word) &&
+			       offsetof(struct sample_record, size) == 4 &&
+			       offsetof(struct sample_record, epoch) == 6 &&
+			       offsetof(struct sample_record, period) == 7,
+		       "the fields of a word");
+	memcpy(r, &word, sizeof(word));
+}
+
+/* The same beside other threads; objects in fixed point. Returns how many were made in
+ * what the thread counts in. */
+uint64_t count_alloc_beside(uint32_t number, uint64_t objects, uint64_t bytes);
+void count_free_beside(uint32_t number, uint64_t objects, uint64_t bytes);
+/* For samples, which are few: a thread gets a share when it has made many. */
+void count_sample_beside(uint32_t number, uint64_t objects, uint64_t bytes);
+void count_sample_free_beside(uint32_t number, uint64_t objects, uint64_t bytes);
+
+#endif

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * lean: recording in sampled mode, with nothing else asked for. As in plain.c, nearly
+ * every object meets a stack, a site and a span that are known; that way has no branch
+ * for what other modes want, and leaves the rest to sample.c.
+ *
+ * Of objects that are larger than some periods every one is a sample, so that programs
+ * which make and free such all the time pay for little else: they have a way of their
+ * own.
+ */
+#include "preload/base/os.h"
+#include "preload/heap/arena.h"
+#include "preload/heap/mcache.h"
+#include "preload/heap/tls.h"
+#include "profiler/sample/count.h"
+#include "profiler/sample/draw.h"
+#include "profiler/site/store.h"
+#include "profiler/stack/trail.h"
+#include "profiler/stack/unwind.h"
+
+/* The calling thread's budget; false: it is not to be drawn here. */
+ALWAYS_INLINE bool draw_budget(struct mcache *mc)
+{
+	double period = (double)(int64_t)atomic_load_relaxed(&sampler.period);
+
+	if (UNLIKELY(mc->random == 0))
+		return false;
+	mc->budget = (int64_t)(draw_variate(mc) * period);
+	return true;
+}
+
+/* Is it no plain case? */
+ALWAYS_INLINE bool is_odd(void)
+{
+	return UNLIKELY((seep_tls.hiding | seep_tls.internal) != 0) ||
+	       UNLIKELY(seep_tls.state != TLS_LIVE) || UNLIKELY(!store_is_own()) ||
+	       UNLIKELY(!atomic_load_relaxed(&sampler.on));
+}
+
+ALWAYS_INLINE void count_alloc(uint32_t number, uint64_t objects, uint64_t bytes)
+{
+	struct site_counters *c;
+
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
+		count_sample_beside(number, objects, bytes);
+		return;
+	}
+	c = site_counters_at(number);
+	peak_grow_alone(c, bytes);
+	count_add_alone(&c->alloc_objects, objects);
+	count_add_alone(&c->alloc_bytes, bytes);
+	count_add_alone(&c->samples, 1);
+	count_add_alone(&sampler.samples, 1);
+}
+
+ALWAYS_INLINE void count_free(uint32_t number, uint64_t objects, uint64_t bytes)
+{
+	struct site_counters *c;
+
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
+		count_sample_free_beside(number, objects, bytes);
+		return;
+	}
+	c = site_counters_at(number);
+	peak_shrink_alone(c, bytes);
+	count_add_alone(&c->free_objects, objects);
+	count_add_alone(&c->free_bytes, bytes);
+}
+
+/* The number of the counters of the present stack, also in *out_site; 0: it is not known.
+ */
+ALWAYS_INLINE uint32_t find_number(const uintptr_t *fp, uint32_t *out_site)
+{
+	uint32_t number;
+
+	seep_tls.internal = 1;
+	*out_site = trail_repeated_node(fp);
+	if (*out_site == SITE_NONE)
+		*out_site = trail_capture_node(fp);
+	number = LIKELY(*out_site - 1 < TRAIL_UNKNOWN - 1) ? site_number(*out_site) : 0;
+	seep_tls.internal = 0;
+	return number;
+}
+
+/* The same of a record's site; 0: it has none. */
+ALWAYS_INLINE uint32_t number_of(uint32_t site)
+{
+	return LIKELY(site - 1 < HIDDEN_SITE - 1) ? site_number(site) : 0;
+}
+
+/* ---- small objects ---- */
+
+void lean_on_malloc(void *p, size_t size)
+{
+	struct mspan *s = arena_span_of(p);
+	struct block *b = atomic_load_acquire(&s->samples);
+	struct mcache *mc = mcache_self();
+	struct sample_record *r;
+	uint32_t site, number;
+	uint64_t objects;
+
+	if (is_odd() || UNLIKELY(!b) || UNLIKELY(s->slot_size == 0) ||
+	    !(number = find_number(__builtin_frame_address(0), &site)) ||
+	    !draw_budget(mc)) {
+		sample_on_malloc(p, size);
+		return;
+	}
+	r = (void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) * RECORD_BIRTH];
+	count_put_record(r, site, size);
+	r->birth_ns = os_coarse_ns();
+	sample_count_page(s, b, p, 1);
+	objects = draw_weight(size, r->period);
+	count_alloc(number, objects, draw_scaled_bytes(size, objects));
+	mc->sampled = p;
+}
+
+bool lean_on_free(struct mspan *s, uint32_t index, void *p)
+{
+	struct block *b = s->samples;
+	struct sample_record *r = (void *)&b->records[(size_t)index * RECORD_BIRTH];
+	uint32_t site = r->site, number = number_of(site);
+	uint64_t objects;
+
+	if (site == SITE_NONE)
+		return true;
+	if (UNLIKELY(number == 0) || UNLIKELY(s->slot_size == 0) || is_odd())
+		return sample_on_free(s, index, p);
+	r->site = site | SAMPLE_FREED;
+	sample_count_page(s, b, p, -1);
+	objects = draw_weight(r->size, r->period);
+	count_free(number, objects, draw_scaled_bytes(r->size, objects));
+	if (p != mcache_self()->sampled)
+		sample_note_end(p, site);
+	return true;
+}
+
+/* ---- large objects ---- */
+
+uint64_t lean_on_malloc_large(struct mspan *s, size_t size)
+{
+	struct block *b = mspan_room(s);
+	struct sample_record *r = (void *)b->records;
+	struct mcache *mc = mcache_self();
+	uint32_t site, number;
+
+	if (is_odd() || !(number = find_number(__builtin_frame_address(0), &site)) ||
+	    !draw_budget(mc)) {
+		sample_on_malloc((void *)s->base, size);
+		return os_coarse_ns();
+	}
+	count_put_record(r, site, size);
+	r->birth_ns = os_coarse_ns();
+	b->weight = draw_large_weight(size, r->period);
+	atomic_store_release(&s->samples, (void *)b);
+	count_alloc(number, b->weight, draw_scaled_bytes(size, b->weight));
+	mc->sampled = (void *)s->base;
+	return r->birth_ns;
+}
+
+void lean_on_free_large(struct mspan *s)
+{
+	const struct block *b = s->samples;
+	const struct sample_record *r = (const void *)b->records;
+	uint32_t site = r->site, number = number_of(site);
+
+	if (UNLIKELY(number == 0) || is_odd()) {
+		sample_on_free(s, 0, (void *)s->base);
+	} else {
+		count_free(number, b->weight,
+			   draw_scaled_bytes(s->size_asked, b->weight));
+		if ((void *)s->base == mcache_self()->sampled)
+			misuse_note_free(s->base, site, SITE_NONE, unwind_caller());
+		else
+			sample_note_end((void *)s->base, site);
+	}
+	s->samples = NULL;
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* hugeprice: after a dear huge page the heap must grow before the next is tried. */
+#include "preload/heap/hugeprice.h"
+
+#include <sys/mman.h>
+
+#include "tests/unit/cm.h"
+
+#define CHEAP_NS 300000 /* as measured where huge pages are cheap, and where not */
+#define DEAR_NS	 3600000
+#define START_NS 50000000 /* the program began just now, or a while ago */
+#define LATER_NS 60000000000u
+
+static void test_price(void **state)
+{
+	(void)state;
+	assert_true(hugeprice_is_fair(8 * MIB, START_NS));
+	hugeprice_note(CHEAP_NS, 8 * MIB);
+	assert_true(hugeprice_is_fair(8 * MIB, START_NS));
+	hugeprice_note(DEAR_NS, 8 * MIB);
+	assert_false(hugeprice_is_fair(8 * MIB, START_NS));
+	assert_false(hugeprice_is_fair(31 * MIB, START_NS));
+	assert_true(hugeprice_is_fair(31 * MIB, LATER_NS));
+	assert_true(hugeprice_is_fair(32 * MIB, START_NS));
+	hugeprice_note(CHEAP_NS, 32 * MIB);
+	assert_true(hugeprice_is_fair(33 * MIB, START_NS));
+	hugeprice_note(DEAR_NS, 64 * MIB);
+	assert_false(hugeprice_is_fair(127 * MIB, START_NS));
+	assert_true(hugeprice_is_fair(128 * MIB, START_NS));
+}
+
+/* Is the OS page at addr resident? */
+static bool is_touched(uintptr_t addr)
+{
+	unsigned char in = 0;
+
+	assert_int_equal(mincore((void *)addr, OS_PAGE, &in), 0);
+	return in & 1;
+}
+
+static void test_advice(void **state)
+{
+	void *raw = mmap(NULL, 4 * HUGE_PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uintptr_t lo;
+
+	(void)state;
+	assert_ptr_not_equal(raw, MAP_FAILED);
+	lo = align_up((uintptr_t)raw, HUGE_PAGE);
+	hugeprice_note(DEAR_NS, 24 * MIB);
+	hugeprice_advise(lo, lo + 2 * HUGE_PAGE, 48 * MIB);
+	assert_false(is_touched(lo));
+	hugeprice_advise(lo, lo, 96 * MIB);
+	assert_false(is_touched(lo));
+	hugeprice_advise(lo, lo + 2 * HUGE_PAGE, 96 * MIB);
+	assert_true(is_touched(lo));
+	assert_int_equal(*(char *)lo, 0);
+	assert_false(is_touched(lo + HUGE_PAGE)); /* left to the program */
+	munmap(raw, 4 * HUGE_PAGE);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_price),
+		cmocka_unit_test(test_advice),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
