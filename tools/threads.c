@@ -112,7 +112,8 @@ static void parse(struct threads *t, int argc, char **argv)
 	}
 	t->path = argv[optind];
 	if (access(t->path, R_OK) != 0)
-		die(EXIT_INCOMPLETE, "%s: %s", t->path, strerror(errno));
+		die(EXIT_USAGE, "%s: neither a process id nor a file to be read",
+		    t->path);
 	if (t->out || t->quick)
 		die(EXIT_USAGE, "a file is only shown; see seep threads --help");
 }

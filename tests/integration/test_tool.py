@@ -138,7 +138,8 @@ class Tool(seeptest.TestCase):
         self.assertEqual(self.seep("gate", path).returncode, 126)
         r = self.seep("threads", self.dir + "/none")
         self.assertEqual((r.returncode, r.stderr.decode()),
-                         (24, f"seep: {self.dir}/none: No such file or directory\n"))
+                         (25, f"seep: {self.dir}/none: neither a process id nor a file to "
+                               "be read\n"))
 
     def test_cannot_be_run(self):
         """One line says why; the shell is not asked about what is no script."""

@@ -146,10 +146,18 @@ static void test_stale_words(void **state)
 	check_stale(keeps_bp);
 }
 
-static NOINLINE_FN uintptr_t nested(int depth)
+/* Where its outermost activation returns to. */
+static NOINLINE_FN uintptr_t nested(int depth, int whole)
 {
-	uintptr_t pc = depth ? nested(depth - 1) : trail_here()->places[2].pc;
+	uintptr_t pc;
 
+	if (depth == 0) {
+		const struct trail *t = trail_here();
+
+		pc = t->places[(int)t->count - 2 - whole].pc;
+	} else {
+		pc = nested(depth - 1, whole);
+	}
 	sink++;
 	return pc;
 }
@@ -161,9 +169,9 @@ static void *calls_twice(void *arg)
 
 	thread_register(0, false);
 	for (int i = 0; i < 4; i++) {
-		pcs[2 * i] = nested(10 + i);
+		pcs[2 * i] = nested(10 + i, 10 + i);
 		sink++;
-		pcs[2 * i + 1] = nested(10 + i);
+		pcs[2 * i + 1] = nested(10 + i, 10 + i);
 	}
 	thread_finished();
 	return NULL;
