@@ -68,7 +68,7 @@ int command_recover(int argc, char **argv)
 	library = launch_find_library(library);
 	for (; argv[optind]; optind++) {
 		if (access(argv[optind], R_OK) == 0) {
-			status |= !recover_store(library, argv[optind], out, NULL);
+			status |= !recover_store(library, argv[optind], out, NULL, false);
 			continue;
 		}
 		say_bad("%s: %s", argv[optind], strerror(errno));

@@ -5,7 +5,7 @@
  * row and leaves its verdict there, where closed descriptors, chroot and dropped
  * privileges cannot take it away.
  *
- * Format (version 4): struct runtable, little endian, x86-64 layout; a row belongs to the
+ * Format (version 5): struct runtable, little endian, x86-64 layout; a row belongs to the
  * process that moved its state from FREE to CLAIMED. Everything is written by the library
  * and read by the tool, but for header fields, which the tool writes before it starts the
  * program. The file is as long as its rows that were needed so far: who takes the first
@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define RUNTABLE_MAGIC	 0x31307065657367ull
-#define RUNTABLE_VERSION 4
+#define RUNTABLE_VERSION 5
 #define RUNTABLE_ROWS	 16384 /* processes of a run */
 #define RUNTABLE_STEP	 64    /* rows that the file grows by */
 #define RUNROW_RSS_PARTS 6

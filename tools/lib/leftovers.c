@@ -54,8 +54,8 @@ static bool any_runs(int fd)
 	if (t == MAP_FAILED)
 		return true;
 	n = ((size_t)st.st_size - head) / sizeof(t->rows[0]);
-	if (t->magic != RUNTABLE_MAGIC || t->version != RUNTABLE_VERSION)
-		n = 0;
+	/* Another version's may have no lock. */
+	runs = t->magic != RUNTABLE_MAGIC || t->version != RUNTABLE_VERSION;
 	for (size_t i = 0; i < n && i < t->claimed && !runs; i++)
 		runs = t->rows[i].state == RUNROW_CLAIMED &&
 		       launch_is_running(&t->rows[i]);
@@ -74,8 +74,7 @@ static void recover_stores(const char *directory, const char *library)
 		if (strncmp(e->d_name, LEFTOVERS_TABLE ".", sizeof(LEFTOVERS_TABLE)) != 0)
 			continue;
 		path = format_string("%s/%s", directory, e->d_name);
-		say("a process of an earlier run was killed, and seep with it:");
-		recover_store(library, path, NULL, NULL);
+		recover_store(library, path, NULL, NULL, true);
 		free(path);
 	}
 	if (d)

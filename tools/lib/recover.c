@@ -14,13 +14,15 @@
 
 #include "tools/lib/say.h"
 
-static _Noreturn void become_reader(const char *library, const char *options)
+static _Noreturn void become_reader(const char *library, const char *options, bool quiet)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	if (null >= 0) {
 		dup2(null, 0);
 		dup2(null, 1);
+		if (quiet)
+			dup2(null, 2);
 	}
 	setenv("LD_PRELOAD", library, 1);
 	setenv("SEEP_OPTIONS", options, 1);
@@ -29,7 +31,7 @@ static _Noreturn void become_reader(const char *library, const char *options)
 }
 
 bool recover_store(const char *library, const char *path, const char *out,
-		   const char *table)
+		   const char *table, bool quiet)
 {
 	char *options = launch_add_option(NULL, "recover", path);
 	int status = -1;
@@ -41,7 +43,7 @@ bool recover_store(const char *library, const char *path, const char *out,
 		options = launch_add_option(options, "run", table);
 	pid = fork();
 	if (pid == 0)
-		become_reader(library, options);
+		become_reader(library, options, quiet);
 	free(options);
 	return pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) &&
 	       WEXITSTATUS(status) == 0;
@@ -56,7 +58,7 @@ void recover_rows(struct launch *l, const char *library, const char *table)
 		if (!r->stored || r->state != RUNROW_CLAIMED || launch_is_running(r))
 			continue;
 		path = format_string("%s.%u", table, i);
-		if (!recover_store(library, path, NULL, table))
+		if (!recover_store(library, path, NULL, table, false))
 			say("the profile of process %d could not be recovered", r->pid);
 		free(path);
 	}

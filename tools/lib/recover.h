@@ -12,9 +12,9 @@
 #include "tools/lib/launch.h"
 
 /* Writes the profiles of the store at path. out: pattern, NULL: as the process was told.
- * table: path of the run table whose row gets the figures, or NULL. */
+ * table: path of the run table whose row gets the figures, or NULL. quiet: no line. */
 bool recover_store(const char *library, const char *path, const char *out,
-		   const char *table);
+		   const char *table, bool quiet);
 /* All processes of the table that ended without a report. */
 void recover_rows(struct launch *l, const char *library, const char *table);
 
