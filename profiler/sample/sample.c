@@ -6,7 +6,8 @@
  * of them per page, then one record a slot. The block is made when the span's first
  * object is recorded and goes when the span does; that of a large object lies in the
  * span's struct. Records are as long as the options need them: 8 bytes, 16 with the time
- * of birth, 24 with a handle of profiler/escape or for lifetimes.
+ * of birth, in exact mode also with a handle of profiler/escape, 24 with all that
+ * lifetimes need.
  *
  * Sampled mode keeps frees of other objects fast: a page with a recorded object has class
  * byte 0, so only frees there come here; the count per page restores the byte. In exact
@@ -308,6 +309,8 @@ uint32_t sample_site(const struct sample_record *r)
 
 uint64_t sample_birth_ns(const struct sample_record *r)
 {
+	if (sampler.packed)
+		return (uint64_t)r->packed.birth << RECORD_BIRTH_SHIFT;
 	return sampler.record_size >= RECORD_BIRTH ? r->birth_ns : 0;
 }
 
@@ -425,16 +428,19 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 			       bool lean)
 {
 	const uint32_t bytes = lean ? RECORD_BIRTH : sampler.record_size;
+	const bool packed = !lean && sampler.packed;
 
 	r->site = site;
 	r->size = (uint16_t)size;
 	r->epoch = sampler.epoch;
 	r->period = period_number();
-	if (bytes >= RECORD_BIRTH)
+	if (packed)
+		r->packed.birth = record_birth_now();
+	else if (bytes >= RECORD_BIRTH)
 		r->birth_ns = bytes > RECORD_BIRTH || is_exact(lean) ? os_now_ns()
 								     : os_coarse_ns();
-	if (bytes >= RECORD_ESCAPE)
-		r->escape = 0;
+	if (!lean && record_has_handle())
+		*record_handle(r) = 0;
 	if (!lean && sampler.lifetimes)
 		r->thread = thread_serial();
 }
@@ -452,8 +458,8 @@ ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c, bool le
 		site = label_site(site, mspan_slot_bytes(s));
 	r = record_in(b, mspan_index_of(s, (uintptr_t)p), lean);
 	fill_record(r, site, size, lean);
-	if (!lean && sampler.record_size >= RECORD_ESCAPE && sample_hooks.begin)
-		r->escape = sample_hooks.begin(p, size, c->site, c->trail);
+	if (!lean && record_has_handle() && sample_hooks.begin)
+		*record_handle(r) = sample_hooks.begin(p, size, c->site, c->trail);
 	count_page(s, b, p, 1);
 	count_alloc(site, size, new_weight(s, b, size, r->period), lean);
 	return true;
@@ -596,9 +602,9 @@ ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool lean)
 	if ((int32_t)site <= 0)
 		return site == SITE_NONE || !sample_is_freed(s, index);
 	r->site = site == HIDDEN_SITE ? SITE_NONE : site | SAMPLE_FREED;
-	if (!lean && sampler.record_size >= RECORD_ESCAPE) {
-		handle = r->escape;
-		r->escape = 0;
+	if (!lean && record_has_handle()) {
+		handle = *record_handle(r);
+		*record_handle(r) = 0;
 	}
 	count_page(s, b, p, -1);
 	if (site == HIDDEN_SITE || !store_is_own())
@@ -645,8 +651,8 @@ void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 	}
 	if (UNLIKELY(sampler.labels))
 		site = label_site(label_read(site, NULL), mspan_slot_bytes(s));
-	if (sampler.record_size >= RECORD_ESCAPE && r->escape)
-		sample_hooks.resize(r->escape, size);
+	if (record_has_handle() && *record_handle(r))
+		sample_hooks.resize(*record_handle(r), size);
 	r->site = site;
 	r->size = (uint16_t)size;
 	count_alloc(site, size, new_weight(s, b, size, r->period), false);
