@@ -67,8 +67,9 @@ static void install(bool exact)
 {
 	bool simple = !sampler.clear && !sampler.labels && !sampler.lifetimes;
 	bool plain = exact && simple && sampler.record_size == RECORD_SHORT;
-	bool followed = exact && simple && sampler.record_size == RECORD_ESCAPE;
-	bool lean = !exact && simple && sampler.record_size == RECORD_BIRTH;
+	bool followed = exact && simple && sampler.packed;
+	bool lean = !exact && simple && sampler.record_size == RECORD_BIRTH &&
+		    !sampler.packed;
 
 	heap_hooks.sample_malloc = plain      ? plain_on_malloc
 				   : followed ? plain_on_malloc_followed
@@ -123,7 +124,9 @@ void sample_init(void)
 	sampler.lifetimes = o->lifetimes;
 	sampler.labels = o->label_thread || o->label_size;
 	/* Samples are few: their age costs nothing, and a live check shows it. */
-	sampler.record_size = sample_hooks.begin || o->lifetimes	  ? RECORD_ESCAPE
+	sampler.packed = sample_hooks.begin && sampler.exact && !o->lifetimes;
+	sampler.record_size = sampler.packed				  ? RECORD_PACKED
+			      : sample_hooks.begin || o->lifetimes	  ? RECORD_ESCAPE
 			      : o->leak != OPT_LEAK_OFF || !sampler.exact ? RECORD_BIRTH
 									  : RECORD_SHORT;
 	sampler.clear = sampler.exact && o->leak != OPT_LEAK_OFF;

@@ -42,7 +42,7 @@ ALWAYS_INLINE bool toss(uint32_t lg)
 static NOINLINE void follow(struct sample_record *r, const void *p, size_t size,
 			    uint32_t lg)
 {
-	r->escape = sample_hooks.begin_one(p, size, r->site, trail_latest(), lg);
+	r->packed.escape = sample_hooks.begin_one(p, size, r->site, trail_latest(), lg);
 }
 
 /* The object whose record this is is the latest of so many, fixed point. */
@@ -74,7 +74,7 @@ static NOINLINE uint32_t number_anew(uint32_t site, uint32_t *out_site)
 
 ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 {
-	const size_t record_size = followed ? RECORD_ESCAPE : RECORD_SHORT;
+	const size_t record_size = followed ? RECORD_PACKED : RECORD_SHORT;
 	struct sample_record *r;
 	uint64_t objects;
 	uint32_t site, number;
@@ -108,8 +108,8 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 		objects = c->alloc_objects;
 	}
 	if (followed) {
-		r->birth_ns = os_coarse_ns();
-		r->escape = 0;
+		r->packed.birth = record_birth_now();
+		r->packed.escape = 0;
 		may_follow(r, p, size, objects);
 	}
 	seep_tls.internal = 0;
@@ -128,7 +128,7 @@ void plain_on_malloc_followed(void *p, size_t size)
 /* What is freed may have been recorded under other settings. */
 ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool followed)
 {
-	const size_t record_size = followed ? RECORD_ESCAPE : RECORD_SHORT;
+	const size_t record_size = followed ? RECORD_PACKED : RECORD_SHORT;
 	struct block *b = s->samples;
 	struct sample_record *r = (void *)&b->records[(size_t)index * record_size];
 	uint32_t site = r->site, number, handle = 0;
@@ -145,8 +145,8 @@ ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool follow
 		return sample_on_free(s, index, p);
 	r->site = site | SAMPLE_FREED;
 	if (followed) {
-		handle = r->escape;
-		r->escape = 0;
+		handle = r->packed.escape;
+		r->packed.escape = 0;
 	}
 	size = r->size;
 	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {

@@ -6,7 +6,8 @@
  * of them per page, then one record a slot. The block is made when the span's first
  * object is recorded and goes when the span does; that of a large object lies in the
  * span's struct. Records are as long as the options need them: 8 bytes, 16 with the time
- * of birth, 24 with a handle of profiler/escape or for lifetimes.
+ * of birth, in exact mode also with a handle of profiler/escape, 24 with all that
+ * lifetimes need.
  *
  * Sampled mode keeps frees of other objects fast: a page with a recorded object has class
  * byte 0, so only frees there come here; the count per page restores the byte. In exact
@@ -212,6 +213,8 @@ uint32_t sample_site(const struct sample_record *r)
 
 uint64_t sample_birth_ns(const struct sample_record *r)
 {
+	if (sampler.packed)
+		return (uint64_t)r->packed.birth << RECORD_BIRTH_SHIFT;
 	return sampler.record_size >= RECORD_BIRTH ? r->birth_ns : 0;
 }
 
@@ -333,11 +336,13 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 	r->size = (uint16_t)size;
 	r->epoch = sampler.epoch;
 	r->period = period_number();
-	if (bytes >= RECORD_BIRTH)
+	if (sampler.packed)
+		r->packed.birth = record_birth_now();
+	else if (bytes >= RECORD_BIRTH)
 		r->birth_ns = bytes > RECORD_BIRTH || sample_is_exact() ? os_now_ns()
 									: os_coarse_ns();
-	if (bytes >= RECORD_ESCAPE)
-		r->escape = 0;
+	if (record_has_handle())
+		*record_handle(r) = 0;
 	if (sampler.lifetimes)
 		r->thread = thread_serial();
 }
@@ -355,8 +360,8 @@ ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c)
 		site = label_site(site, mspan_slot_bytes(s));
 	r = record_at(b, mspan_index_of(s, (uintptr_t)p));
 	fill_record(r, site, size);
-	if (sampler.record_size >= RECORD_ESCAPE && sample_hooks.begin)
-		r->escape = sample_hooks.begin(p, size, c->site, c->trail);
+	if (record_has_handle() && sample_hooks.begin)
+		*record_handle(r) = sample_hooks.begin(p, size, c->site, c->trail);
 	sample_count_page(s, b, p, 1);
 	count_alloc(site, size, new_weight(s, b, size, r->period));
 	return true;
@@ -489,9 +494,9 @@ bool sample_on_free(struct mspan *s, uint32_t index, void *p)
 	if ((int32_t)site <= 0)
 		return site == SITE_NONE || !sample_is_freed(s, index);
 	r->site = site == HIDDEN_SITE ? SITE_NONE : site | SAMPLE_FREED;
-	if (sampler.record_size >= RECORD_ESCAPE) {
-		handle = r->escape;
-		r->escape = 0;
+	if (record_has_handle()) {
+		handle = *record_handle(r);
+		*record_handle(r) = 0;
 	}
 	sample_count_page(s, b, p, -1);
 	if (site == HIDDEN_SITE || !store_is_own())
@@ -528,8 +533,8 @@ void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 	}
 	if (UNLIKELY(sampler.labels))
 		site = label_site(label_read(site, NULL), mspan_slot_bytes(s));
-	if (sampler.record_size >= RECORD_ESCAPE && r->escape)
-		sample_hooks.resize(r->escape, size);
+	if (record_has_handle() && *record_handle(r))
+		sample_hooks.resize(*record_handle(r), size);
 	r->site = site;
 	r->size = (uint16_t)size;
 	count_alloc(site, size, new_weight(s, b, size, r->period));

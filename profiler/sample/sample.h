@@ -20,7 +20,13 @@ struct sample_record {
 	uint16_t size;	/* asked, of small objects (large: mspan.size_asked) */
 	uint8_t epoch;	/* see sample_is_inherited() */
 	uint8_t period; /* number of the settings in force at its birth, see period.c */
-	uint64_t birth_ns;
+	union {
+		uint64_t birth_ns;
+		struct {		 /* of records that sampler.packed is for */
+			uint32_t escape; /* as below */
+			uint32_t birth;	 /* in units of 2^RECORD_BIRTH_SHIFT ns */
+		} packed;
+	};
 	uint32_t escape; /* handle of profiler/escape, 0: not followed */
 	uint32_t thread; /* thread_serial() of who made it */
 };

@@ -9,6 +9,7 @@
 #include "profiler/pprof/pprof.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
+#include "preload/base/os.h"
 #include "preload/heap/mspan.h"
 #include "preload/heap/sizeclass.h"
 #include "preload/heap/tls.h"
@@ -26,14 +27,16 @@ struct block {
 		uint16_t page_count[MAX_PAGES]; /* small */
 		uint64_t weight;		/* large: what the object counts as */
 	};
-	char records[]; /* RECORD_SHORT, RECORD_BIRTH or RECORD_ESCAPE bytes each */
+	char records[]; /* sampler.record_size bytes each */
 };
 _Static_assert(sizeof(struct block) % 8 == 0, "records are aligned");
 _Static_assert(sizeof(struct block) + sizeof(struct sample_record) <= MSPAN_ROOM, "room");
 
-#define RECORD_SHORT  offsetof(struct sample_record, birth_ns)
-#define RECORD_BIRTH  offsetof(struct sample_record, escape)
-#define RECORD_ESCAPE sizeof(struct sample_record) /* the maker's thread, too */
+#define RECORD_SHORT	   offsetof(struct sample_record, birth_ns)
+#define RECORD_BIRTH	   offsetof(struct sample_record, escape)
+#define RECORD_ESCAPE	   sizeof(struct sample_record) /* the maker's thread, too */
+#define RECORD_PACKED	   (offsetof(struct sample_record, packed) + 8)
+#define RECORD_BIRTH_SHIFT 22 /* 4 ms, about what the coarse clock knows */
 
 /* FAST. Bytes asked. */
 static inline size_t record_size(const struct mspan *s, const struct sample_record *r)
@@ -52,6 +55,7 @@ struct sampler {
 	bool whole;	 /* every object since the start has a record; atomic */
 	bool lifetimes, labels; /* asked for */
 	uint32_t record_size;	/* frozen by sample_init(): RECORD_* */
+	bool packed;		/* RECORD_PACKED: handle and birth in a word; frozen */
 	size_t period;		/* atomic, as on */
 	uint64_t random;	/* atomic: splitmix64's counter, see next_variate() */
 	uint64_t weights[SAMPLE_WEIGHTS]; /* atomic: see weight_then() */
@@ -70,6 +74,25 @@ struct sampler {
 	uint64_t samples; /* recorded; atomic */
 };
 extern struct sampler sampler HIDDEN;
+
+/* FAST. Is there room for a handle of profiler/escape? */
+static inline bool record_has_handle(void)
+{
+	return sampler.packed || sampler.record_size >= RECORD_ESCAPE;
+}
+
+/* FAST. It; there is room. */
+static inline uint32_t *record_handle(struct sample_record *r)
+{
+	return sampler.packed ? &r->packed.escape : &r->escape;
+}
+
+/* FAST. Now, for packed.birth. */
+static inline uint32_t record_birth_now(void)
+{
+	return (uint32_t)(os_coarse_ns() >> RECORD_BIRTH_SHIFT);
+}
+
 /* sample.c: bytes to the next sample, and the hooks of the heap. */
 int64_t sample_draw_budget(void);
 void sample_on_malloc(void *p, size_t size);
@@ -80,7 +103,7 @@ bool sample_is_freed(const struct mspan *s, uint32_t index);
 /* plain.c: the same for exact mode with records of RECORD_SHORT. */
 void plain_on_malloc(void *p, size_t size);
 bool plain_on_free(struct mspan *s, uint32_t index, void *p);
-/* The same with records of RECORD_ESCAPE, for sample_hooks. */
+/* The same with records of RECORD_PACKED, for sample_hooks. */
 void plain_on_malloc_followed(void *p, size_t size);
 bool plain_on_free_followed(struct mspan *s, uint32_t index, void *p);
 /* lean.c: the same for sampled mode with records of RECORD_BIRTH. */
