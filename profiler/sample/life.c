@@ -124,6 +124,7 @@ void sample_init(void)
 	sampler.record_size = sample_hooks.begin || o->lifetimes	  ? RECORD_ESCAPE
 			      : o->leak != OPT_LEAK_OFF || !sampler.exact ? RECORD_BIRTH
 									  : RECORD_SHORT;
+	sampler.sparse = !sampler.exact;
 	sampler.clear = sampler.exact && o->leak != OPT_LEAK_OFF;
 	heap_padding = sampler.clear;
 	period_first((struct period){

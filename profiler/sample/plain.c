@@ -13,6 +13,7 @@
 #include "preload/heap/arena.h"
 #include "preload/heap/mcache.h"
 #include "preload/heap/tls.h"
+#include "profiler/sample/block.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/share.h"
 #include "profiler/site/site.h"

@@ -2,17 +2,16 @@
 /*
  * sample: recording, see sample.h.
  *
- * Structure: a span with recorded objects has a block beside it: for sampled mode a count
- * of them per page, then one record a slot. The block is made when the span's first
- * object is recorded and goes when the span does; that of a large object lies in the
- * span's struct. Records are as long as the options need them: 8 bytes, 16 with the time
- * of birth, 24 with a handle of profiler/escape or for lifetimes.
+ * Structure: a span with recorded objects has a block of records beside it, see block.h.
+ * It is made when the span's first object is recorded and goes when the span does.
+ * Records are as long as the options need them: 8 bytes, 16 with the time of birth, 24
+ * with a handle of profiler/escape or for lifetimes.
  *
  * Sampled mode keeps frees of other objects fast: a page with a recorded object has class
  * byte 0, so only frees there come here; the count per page restores the byte. In exact
  * mode all class bytes are 0 for good.
  *
- * A freed object's record keeps the site, marked SAMPLE_FREED, until the slot is recorded
+ * A freed object's record keeps the site, marked SAMPLE_FREED, until the record is used
  * again. A program that was exact from its first object on records every one, so that
  * such a slot is free for certain: freeing it again is a double free.
  *
@@ -32,6 +31,7 @@
 #include "preload/heap/mcache.h"
 #include "preload/heap/sizeclass.h"
 #include "preload/heap/tls.h"
+#include "profiler/sample/block.h"
 #include "profiler/sample/maths.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/capture.h"
@@ -56,21 +56,6 @@ struct sampler sampler = { .stripes = { FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES
 			   .pool_lock = LOCK_INIT(LOCK_RANK_SAMPLE_POOL) };
 
 struct sample_hooks sample_hooks;
-
-/* lean, here and below: sampled mode with nothing else asked for, whose hooks are made of
- * the same text without the questions. */
-ALWAYS_INLINE struct sample_record *record_in(const struct block *b, uint32_t index,
-					      bool lean)
-{
-	const size_t size = lean ? RECORD_BIRTH : sampler.record_size;
-
-	return (struct sample_record *)((uintptr_t)b->records + (uintptr_t)index * size);
-}
-
-static struct sample_record *record_at(const struct block *b, uint32_t index)
-{
-	return record_in(b, index, false);
-}
 
 ALWAYS_INLINE bool is_exact(bool lean)
 {
@@ -178,52 +163,7 @@ static uint64_t scaled_bytes(size_t size, uint64_t weight)
 	return (uint64_t)((uint128)size * weight >> SITE_SHIFT);
 }
 
-/* ---- blocks and records ---- */
-
-static struct fixalloc *pool_of(const struct mspan *s)
-{
-	struct fixalloc *f = &sampler.pools[s->sizeclass];
-
-	if (f->size == 0) {
-		f->size = align_up(sizeof(struct block) +
-					   s->nslots * (size_t)sampler.record_size,
-				   16);
-		f->tag = META_SAMPLE;
-	}
-	return f;
-}
-
-static struct block *make_block(struct mspan *s)
-{
-	struct block *b;
-
-	if (s->slot_size == 0) {
-		b = mspan_room(s);
-		record_at(b, 0)->site = SITE_NONE;
-		atomic_store_release(&s->samples, (void *)b);
-		return b;
-	}
-	lock_acquire(&sampler.pool_lock);
-	b = atomic_load_acquire(&s->samples);
-	if (!b) {
-		b = fixalloc_get(pool_of(s));
-		atomic_store_release(&s->samples, (void *)b);
-	}
-	lock_release(&sampler.pool_lock);
-	return b;
-}
-
-void sample_on_release(struct mspan *s)
-{
-	if (s->slot_size == 0) {
-		s->samples = NULL;
-		return;
-	}
-	lock_acquire(&sampler.pool_lock);
-	fixalloc_put(pool_of(s), s->samples);
-	s->samples = NULL;
-	lock_release(&sampler.pool_lock);
-}
+/* ---- records ---- */
 
 static struct lock *stripe_of(const struct mspan *s)
 {
@@ -269,25 +209,31 @@ ALWAYS_INLINE void count_page(struct mspan *s, struct block *b, const void *p, i
 		arena_set_page(p, 0);
 }
 
-const struct sample_record *sample_find(const struct mspan *s, uint32_t index)
+static struct sample_record *find(const struct mspan *s, uint32_t index)
 {
 	const struct block *b = atomic_load_acquire(&s->samples);
 
-	return b && (int32_t)record_at(b, index)->site > 0 ? record_at(b, index) : NULL;
+	return b ? block_find(s, b, index, false) : NULL;
+}
+
+const struct sample_record *sample_find(const struct mspan *s, uint32_t index)
+{
+	const struct sample_record *r = find(s, index);
+
+	return r && (int32_t)r->site > 0 ? r : NULL;
 }
 
 bool sample_is_freed(const struct mspan *s, uint32_t index)
 {
-	return record_at(s->samples, index)->site & SAMPLE_FREED &&
-	       atomic_load_relaxed(&sampler.whole);
+	return atomic_load_relaxed(&sampler.whole) && find(s, index)->site & SAMPLE_FREED;
 }
 
 uint32_t sample_last_site(const struct mspan *s, uint32_t index)
 {
-	const struct block *b = atomic_load_acquire(&s->samples);
-	uint32_t site = b ? record_at(b, index)->site & ~SAMPLE_FREED : SITE_NONE;
+	const struct sample_record *r = find(s, index);
+	uint32_t site = r ? r->site & ~SAMPLE_FREED : SITE_NONE;
 
-	return site == HIDDEN_SITE ? SITE_NONE : site;
+	return site >= HIDDEN_SITE ? SITE_NONE : site;
 }
 
 size_t sample_size_asked(const struct mspan *s, uint32_t index)
@@ -424,7 +370,6 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 {
 	const uint32_t bytes = lean ? RECORD_BIRTH : sampler.record_size;
 
-	r->site = site;
 	r->size = (uint16_t)size;
 	r->epoch = sampler.epoch;
 	r->period = period_number();
@@ -435,6 +380,7 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 		r->escape = 0;
 	if (!lean && sampler.lifetimes)
 		r->thread = thread_serial();
+	atomic_store_release(&r->site, site);
 }
 
 ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c, bool lean)
@@ -444,11 +390,13 @@ ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c, bool le
 	struct sample_record *r;
 	uint32_t site = c->site;
 
-	if (UNLIKELY(!b) && !(b = make_block(s)))
+	if (UNLIKELY(!b) && !(b = block_make(s)))
 		return false;
 	if (!lean && UNLIKELY(sampler.labels))
 		site = label_site(site, mspan_slot_bytes(s));
-	r = record_in(b, mspan_index_of(s, (uintptr_t)p), lean);
+	r = block_claim(s, b, mspan_index_of(s, (uintptr_t)p), lean);
+	if (UNLIKELY(!r))
+		return false;
 	fill_record(r, site, size, lean);
 	if (!lean && sampler.record_size >= RECORD_ESCAPE && sample_hooks.begin)
 		r->escape = sample_hooks.begin(p, size, c->site, c->trail);
@@ -464,11 +412,15 @@ static void hide(void *p, size_t size)
 	uint32_t index;
 	struct mspan *s = heap_find((uintptr_t)p, &index);
 	struct block *b = s ? atomic_load_acquire(&s->samples) : NULL;
+	struct sample_record *r;
 
 	heap_set_budget(-1); /* the next, too */
-	if (!s || (!b && !(b = make_block(s))))
+	if (!s || (!b && !(b = block_make(s))))
 		return;
-	fill_record(record_at(b, index), HIDDEN_SITE, size, false);
+	r = block_claim(s, b, index, false);
+	if (!r)
+		return;
+	fill_record(r, HIDDEN_SITE, size, false);
 	count_page(s, b, p, 1);
 	atomic_store_relaxed(&sampler.any_hidden, 1u);
 }
@@ -478,10 +430,13 @@ static COLD void forget_freed(void *p)
 {
 	uint32_t index;
 	struct mspan *s = heap_find((uintptr_t)p, &index);
-	struct block *b = s ? atomic_load_acquire(&s->samples) : NULL;
+	struct sample_record *r;
 
-	if (b && record_at(b, index)->site & SAMPLE_FREED)
-		record_at(b, index)->site = SITE_NONE;
+	if (sampler.sparse)
+		return; /* nothing is said of slots without a record */
+	r = s ? find(s, index) : NULL;
+	if (r && r->site & SAMPLE_FREED)
+		r->site = SITE_NONE;
 }
 
 ALWAYS_INLINE void on_malloc(void *p, size_t size, bool lean)
@@ -588,22 +543,31 @@ ALWAYS_INLINE bool has_noted_end(const struct mspan *s, const void *p, bool lean
 ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool lean)
 {
 	struct block *b = s->samples;
-	struct sample_record *r = record_in(b, index, lean);
-	uint32_t site = r->site, handle = 0;
+	struct sample_record *r = block_find(s, b, index, lean);
+	uint32_t site = r ? r->site : SITE_NONE, handle = 0;
+	uint64_t objects;
+	size_t size;
 
 	if ((int32_t)site <= 0)
 		return site == SITE_NONE || !sample_is_freed(s, index);
-	r->site = site == HIDDEN_SITE ? SITE_NONE : site | SAMPLE_FREED;
 	if (!lean && sampler.record_size >= RECORD_ESCAPE) {
 		handle = r->escape;
 		r->escape = 0;
 	}
-	count_page(s, b, p, -1);
-	if (site == HIDDEN_SITE || !store_is_own())
+	if (UNLIKELY(site == HIDDEN_SITE) || !store_is_own()) {
+		atomic_store_release(&r->site, site == HIDDEN_SITE ? SITE_NONE
+								   : site | SAMPLE_FREED);
+		count_page(s, b, p, -1);
 		return true;
-	count_free(site, record_size(s, r), old_weight(s, b, r));
+	}
+	size = record_size(s, r);
+	objects = old_weight(s, b, r);
 	if (!lean && UNLIKELY(sampler.lifetimes))
 		end_lifetime(s, r, site);
+	/* From here on the record may be another object's. */
+	atomic_store_release(&r->site, site | SAMPLE_FREED);
+	count_page(s, b, p, -1);
+	count_free(site, size, objects);
 	if (has_noted_end(s, p, lean))
 		note_end(p, site);
 	sample_end_escape(handle);
@@ -626,8 +590,8 @@ bool sample_on_free_lean(struct mspan *s, uint32_t index, void *p)
 void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 {
 	struct block *b = s->samples;
-	struct sample_record *r = record_at(b, index);
-	uint32_t site = r->site;
+	struct sample_record *r = block_find(s, b, index, false);
+	uint32_t site = r ? r->site : SITE_NONE;
 	struct capture c;
 
 	if (sampler.clear)
@@ -645,7 +609,7 @@ void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 		site = label_site(label_read(site, NULL), mspan_slot_bytes(s));
 	if (sampler.record_size >= RECORD_ESCAPE && r->escape)
 		sample_hooks.resize(r->escape, size);
-	r->site = site;
 	r->size = (uint16_t)size;
+	atomic_store_release(&r->site, site);
 	count_alloc(site, size, new_weight(s, b, size, r->period), false);
 }

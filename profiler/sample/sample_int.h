@@ -18,18 +18,7 @@
 #include "profiler/site/site.h"
 #include "profiler/stack/thread.h"
 
-#define HIDDEN_SITE INT32_MAX /* of sample_hide_enter(); no stack has it */
-#define MAX_PAGES   32	      /* of a small span, see sizeclass.c */
-
-struct block {
-	union {
-		uint16_t page_count[MAX_PAGES]; /* small */
-		uint64_t weight;		/* large: what the object counts as */
-	};
-	char records[]; /* RECORD_SHORT, RECORD_BIRTH or RECORD_ESCAPE bytes each */
-};
-_Static_assert(sizeof(struct block) % 8 == 0, "records are aligned");
-_Static_assert(sizeof(struct block) + sizeof(struct sample_record) <= MSPAN_ROOM, "room");
+#define HIDDEN_SITE   INT32_MAX /* of sample_hide_enter(); no stack has it */
 
 #define RECORD_SHORT  offsetof(struct sample_record, birth_ns)
 #define RECORD_BIRTH  offsetof(struct sample_record, escape)
@@ -63,7 +52,8 @@ struct sampler {
 		struct lock lock;
 	} stripes[SAMPLE_STRIPES];
 	struct lock pool_lock;
-	struct fixalloc pools[SIZECLASS_COUNT]; /* by class; 0: large; guarded */
+	struct fixalloc pools[SIZECLASS_COUNT]; /* by class; 0: of few; guarded */
+	bool sparse; /* blocks begin with a few records; frozen by sample_init() */
 	/* atomic totals */
 	uint64_t dropped, truncated;
 	uint32_t any_hidden; /* atomic */
@@ -224,7 +214,8 @@ void sample_measure(const struct mspan *s, const struct sample_record *r, uint64
 int sample_labels(const struct labels *labels, struct pprof_label *list);
 
 /* sample.c. In record.site: the object was freed. No site has so high a number. */
-#define SAMPLE_FREED ((uint32_t)1 << 31)
+#define SAMPLE_FREED   ((uint32_t)1 << 31)
+#define SAMPLE_CLAIMED UINT32_MAX /* as good as freed, but not to be had, see block.h */
 /* The site of the object that is or was recorded last in the slot; SITE_NONE: none. */
 uint32_t sample_last_site(const struct mspan *s, uint32_t index);
 bool sample_is_whole(void); /* every object so far was recorded */
