@@ -66,33 +66,47 @@ static inline bool block_is_sparse(const struct mspan *s, bool lean)
 	return (lean || sampler.sparse) && s->slot_size != 0;
 }
 
-/* FAST. The record of the slot in b, the block of s: of an object that lives, or not; or
- * NULL. */
+/* FAST. The record of the slot in b, the block of s. Among a few, that of an object that
+ * lives, or NULL: any other may become another slot's at any moment. */
 ALWAYS_INLINE struct sample_record *
 block_find(const struct mspan *s, const struct block *b, uint32_t index, bool lean)
 {
 	const struct block_few *few = block_few(b);
-	struct sample_record *r, *old = NULL;
+	struct sample_record *r;
 	struct block *all;
 
 	if (!block_is_sparse(s, lean))
 		return block_nth(b->records, index, lean);
 	for (uint32_t i = 0; i < BLOCK_FEW; i++) {
-		uint32_t site;
-
 		r = block_nth(few->records, i, lean);
-		site = atomic_load_acquire(&r->site);
-		if (site == SITE_NONE || atomic_load_relaxed(&few->index[i]) != index)
-			continue;
-		if ((int32_t)site > 0)
+		if ((int32_t)atomic_load_acquire(&r->site) > 0 &&
+		    atomic_load_relaxed(&few->index[i]) == index)
 			return r;
-		old = r;
 	}
 	all = atomic_load_acquire(&few->all);
 	if (LIKELY(!all))
-		return old;
+		return NULL;
 	r = block_nth(all->records, index, lean);
-	return (int32_t)r->site > 0 || !old ? r : old;
+	return (int32_t)r->site > 0 ? r : NULL;
+}
+
+/* The site of the object that was recorded last in a slot where none lives, as far as its
+ * record is still there; SITE_NONE: none. */
+static inline uint32_t block_last_site(const struct mspan *s, const struct block *b,
+				       uint32_t index)
+{
+	const struct block_few *few = block_few(b);
+
+	if (!block_is_sparse(s, false))
+		return block_nth(b->records, index, false)->site & ~SAMPLE_FREED;
+	for (uint32_t i = 0; i < BLOCK_FEW; i++) {
+		const struct sample_record *r = block_nth(few->records, i, false);
+		uint32_t site = atomic_load_acquire(&r->site);
+
+		if (atomic_load_relaxed(&few->index[i]) == index && site & SAMPLE_FREED)
+			return site & ~SAMPLE_FREED;
+	}
+	return SITE_NONE;
 }
 
 /* FAST. One for an object that is new in the slot: its site is to be stored, released;

@@ -230,9 +230,14 @@ bool sample_is_freed(const struct mspan *s, uint32_t index)
 
 uint32_t sample_last_site(const struct mspan *s, uint32_t index)
 {
-	const struct sample_record *r = find(s, index);
-	uint32_t site = r ? r->site & ~SAMPLE_FREED : SITE_NONE;
+	const struct block *b = atomic_load_acquire(&s->samples);
+	const struct sample_record *r = sample_find(s, index);
+	uint32_t site = SITE_NONE;
 
+	if (r)
+		site = r->site;
+	else if (b)
+		site = block_last_site(s, b, index);
 	return site >= HIDDEN_SITE ? SITE_NONE : site;
 }
 
@@ -544,7 +549,7 @@ ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool lean)
 {
 	struct block *b = s->samples;
 	struct sample_record *r = block_find(s, b, index, lean);
-	uint32_t site = r ? r->site : SITE_NONE, handle = 0;
+	uint32_t site = r ? atomic_load_relaxed(&r->site) : SITE_NONE, handle = 0;
 	uint64_t objects;
 	size_t size;
 
@@ -591,7 +596,7 @@ void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 {
 	struct block *b = s->samples;
 	struct sample_record *r = block_find(s, b, index, false);
-	uint32_t site = r ? r->site : SITE_NONE;
+	uint32_t site = r ? atomic_load_relaxed(&r->site) : SITE_NONE;
 	struct capture c;
 
 	if (sampler.clear)
