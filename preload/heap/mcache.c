@@ -264,6 +264,29 @@ void mcache_look_around(struct mcache *mc)
 	}
 }
 
+static bool is_big(unsigned c)
+{
+	return sizeclass_info[c].slot_size > BIG_SLOT;
+}
+
+/* Bins of big slots, few of which keep many pages, have turns of their own: one bin at
+ * each slow call of any of them, since a program whose objects grow leaves one behind at
+ * each step, and all of them when the heap has grown. */
+static void look_at_big(struct mcache *mc, unsigned c)
+{
+	if (mc->growths != mheap_growths()) {
+		mc->growths = mheap_growths();
+		for (unsigned i = SIZECLASS_COUNT - 1; is_big(i); i--)
+			if (i != c)
+				decay_bin(mc, i);
+	} else if (is_big(c)) {
+		mc->big_class =
+			is_big(mc->big_class) ? mc->big_class - 1 : SIZECLASS_COUNT - 1;
+		if (mc->big_class != c && is_big(mc->big_class))
+			decay_bin(mc, mc->big_class);
+	}
+}
+
 /* By half; false: the array is as long as it may be. */
 static bool grow_room(struct mcache *mc, unsigned c)
 {
@@ -308,6 +331,7 @@ bool mcache_refill(struct mcache *mc, unsigned c)
 {
 	mc->nrefill++;
 	mcache_tick(mc); /* first: it may empty a bin that was just filled */
+	look_at_big(mc, c);
 	if (mcache_room(mc, c) == 0)
 		set_room(mc, c, mc->first_room[c]);
 	grow_room(mc, c);
@@ -339,6 +363,7 @@ void mcache_flush(struct mcache *mc, unsigned c)
 	if (is_looked_at(mc->nflush))
 		refuse_doubles(mc, c);
 	give_oldest(mc, c, (mcache_count(mc, c) + 1) / 2);
+	look_at_big(mc, c);
 	mcache_tick(mc);
 }
 

@@ -44,6 +44,7 @@ static struct {
 	uint32_t nlarge_frees;
 	struct mheap_stats stats;
 	bool slow_frees;
+	uint32_t ngrowths; /* atomic */
 } mheap = { .spans = FIXALLOC_INIT(sizeof(struct mspan), META_SPAN) };
 
 /* ---- free runs ---- */
@@ -209,7 +210,13 @@ static bool grow(size_t npages)
 	if (!s)
 		return false;
 	insert_run(s);
+	atomic_store_relaxed(&mheap.ngrowths, mheap.ngrowths + 1);
 	return true;
+}
+
+uint32_t mheap_growths(void)
+{
+	return atomic_load_relaxed(&mheap.ngrowths);
 }
 
 /* The one run that all pages of a are in, if they are free. */

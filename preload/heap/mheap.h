@@ -39,6 +39,8 @@ size_t mheap_trim(void);
 /* Called now and then from slow paths: lets old dirty pages go, see scavenge.c. */
 void mheap_tick(void);
 
+/* FAST. How often the heap had to grow, since nothing free would do. Without the lock. */
+uint32_t mheap_growths(void);
 /* Needs the lock. Of all spans in use. */
 size_t mheap_inuse_pages(void);
 /* Needs the lock. All spans in use, newest first, linked by inuse_next. */

@@ -7,8 +7,7 @@
 #ifndef PROFILER_SAMPLE_COUNT_H
 #define PROFILER_SAMPLE_COUNT_H
 
-#include <string.h>
-
+#include "preload/base/atomic.h"
 #include "profiler/sample/sample_int.h"
 
 /* FAST. A counter that nobody else writes to. */
@@ -17,9 +16,10 @@ static inline void count_add_alone(uint64_t *counter, uint64_t value)
 	__asm__("addq %1, %0" : "+m"(*counter) : "er"(value)); /* whole for signals */
 }
 
-/* FAST. All that a record of RECORD_SHORT has, in one store. */
+/* FAST. All that a record of RECORD_SHORT has, in one store, released. */
 static inline void count_put_record(struct sample_record *r, uint32_t site, size_t size)
 {
+	typedef uint64_t __attribute__((may_alias)) record_word;
 	uint64_t word = site | (uint64_t)(uint16_t)size << 32 |
 			(uint64_t)sampler.epoch << 48 | (uint64_t)period_number() << 56;
 
@@ -28,7 +28,7 @@ static inline void count_put_record(struct sample_record *r, uint32_t site, size
 			       offsetof(struct sample_record, epoch) == 6 &&
 			       offsetof(struct sample_record, period) == 7,
 		       "the fields of a word");
-	memcpy(r, &word, sizeof(word));
+	atomic_store_release((record_word *)r, word);
 }
 
 /* The same beside other threads; objects in fixed point. Returns how many were made in

@@ -9,6 +9,7 @@
 #include "preload/base/atomic.h"
 #include "preload/heap/arena.h"
 #include "preload/heap/mcache.h"
+#include "profiler/sample/block.h"
 #include "profiler/sample/maths.h"
 #include "profiler/sample/sample_int.h"
 

@@ -12,6 +12,7 @@
 #include "preload/heap/arena.h"
 #include "preload/heap/mcache.h"
 #include "preload/heap/tls.h"
+#include "profiler/sample/block.h"
 #include "profiler/sample/count.h"
 #include "profiler/sample/draw.h"
 #include "profiler/site/store.h"
@@ -101,13 +102,14 @@ void lean_on_malloc(void *p, size_t size)
 
 	if (is_odd() || UNLIKELY(!b) || UNLIKELY(s->slot_size == 0) ||
 	    !(number = find_number(__builtin_frame_address(0), &site)) ||
-	    !draw_budget(mc)) {
+	    !draw_budget(mc) ||
+	    UNLIKELY(!(r = block_claim_few(s, b, mspan_index_of(s, (uintptr_t)p),
+					   RECORD_BIRTH)))) {
 		sample_on_malloc(p, size);
 		return;
 	}
-	r = (void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) * RECORD_BIRTH];
-	count_put_record(r, site, size);
 	r->birth_ns = os_coarse_ns();
+	count_put_record(r, site, size);
 	sample_count_page(s, b, p, 1);
 	objects = draw_weight(size, r->period);
 	count_alloc(number, objects, draw_scaled_bytes(size, objects));
@@ -117,18 +119,25 @@ void lean_on_malloc(void *p, size_t size)
 bool lean_on_free(struct mspan *s, uint32_t index, void *p)
 {
 	struct block *b = s->samples;
-	struct sample_record *r = (void *)&b->records[(size_t)index * RECORD_BIRTH];
-	uint32_t site = r->site, number = number_of(site);
-	uint64_t objects;
+	struct sample_record *r;
+	uint32_t site, number;
+	uint64_t objects, bytes;
 
-	if (site == SITE_NONE)
-		return true;
-	if (UNLIKELY(number == 0) || UNLIKELY(s->slot_size == 0) || is_odd())
+	if (UNLIKELY(s->slot_size == 0))
 		return sample_on_free(s, index, p);
-	r->site = site | SAMPLE_FREED;
-	sample_count_page(s, b, p, -1);
+	r = block_find_few(b, index, RECORD_BIRTH);
+	if (!r)
+		return true;
+	site = atomic_load_relaxed(&r->site);
+	number = number_of(site);
+	if (UNLIKELY(number == 0) || is_odd())
+		return sample_on_free(s, index, p);
 	objects = draw_weight(r->size, r->period);
-	count_free(number, objects, draw_scaled_bytes(r->size, objects));
+	bytes = draw_scaled_bytes(r->size, objects);
+	/* From here on the record may be another object's. */
+	atomic_store_release(&r->site, site | SAMPLE_FREED);
+	sample_count_page(s, b, p, -1);
+	count_free(number, objects, bytes);
 	if (p != mcache_self()->sampled)
 		sample_note_end(p, site);
 	return true;

@@ -68,8 +68,8 @@ static void install(bool exact)
 	bool simple = !sampler.clear && !sampler.labels && !sampler.lifetimes;
 	bool plain = exact && simple && sampler.record_size == RECORD_SHORT;
 	bool followed = exact && simple && sampler.packed;
-	bool lean = !exact && simple && sampler.record_size == RECORD_BIRTH &&
-		    !sampler.packed;
+	bool lean =
+		!exact && simple && sampler.sparse && sampler.record_size == RECORD_BIRTH;
 
 	heap_hooks.sample_malloc = plain      ? plain_on_malloc
 				   : followed ? plain_on_malloc_followed
@@ -129,6 +129,7 @@ void sample_init(void)
 			      : sample_hooks.begin || o->lifetimes	  ? RECORD_ESCAPE
 			      : o->leak != OPT_LEAK_OFF || !sampler.exact ? RECORD_BIRTH
 									  : RECORD_SHORT;
+	sampler.sparse = !sampler.exact;
 	sampler.clear = sampler.exact && o->leak != OPT_LEAK_OFF;
 	heap_padding = sampler.clear;
 	period_first((struct period){

@@ -11,6 +11,7 @@
 #include "preload/heap/arena.h"
 #include "preload/heap/mcache.h"
 #include "preload/heap/tls.h"
+#include "profiler/sample/block.h"
 #include "profiler/sample/count.h"
 #include "profiler/site/capture.h"
 #include "profiler/site/site.h"

@@ -2,18 +2,16 @@
 /*
  * sample: recording, see sample.h.
  *
- * Structure: a span with recorded objects has a block beside it: for sampled mode a count
- * of them per page, then one record a slot. The block is made when the span's first
- * object is recorded and goes when the span does; that of a large object lies in the
- * span's struct. Records are as long as the options need them: 8 bytes, 16 with the time
- * of birth, in exact mode also with a handle of profiler/escape, 24 with all that
- * lifetimes need.
+ * Structure: a span with recorded objects has a block of records beside it, see block.h.
+ * It is made when the span's first object is recorded and goes when the span does.
+ * Records are as long as the options need them: 8 bytes, 16 with the time of birth, in
+ * exact mode also with a handle of profiler/escape, 24 with all that lifetimes need.
  *
  * Sampled mode keeps frees of other objects fast: a page with a recorded object has class
  * byte 0, so only frees there come here; the count per page restores the byte. In exact
  * mode all class bytes are 0 for good.
  *
- * A freed object's record keeps the site, marked SAMPLE_FREED, until the slot is recorded
+ * A freed object's record keeps the site, marked SAMPLE_FREED, until the record is used
  * again. A program that was exact from its first object on records every one, so that
  * such a slot is free for certain: freeing it again is a double free.
  *
@@ -32,6 +30,7 @@
 #include "preload/heap/arena.h"
 #include "preload/heap/sizeclass.h"
 #include "preload/heap/tls.h"
+#include "profiler/sample/block.h"
 #include "profiler/sample/draw.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/capture.h"
@@ -54,12 +53,6 @@ struct sampler sampler = { .stripes = { FOUR_STRIPES, FOUR_STRIPES, FOUR_STRIPES
 			   .pool_lock = LOCK_INIT(LOCK_RANK_SAMPLE_POOL) };
 
 struct sample_hooks sample_hooks;
-
-static struct sample_record *record_at(const struct block *b, uint32_t index)
-{
-	return (struct sample_record *)((uintptr_t)b->records +
-					(uintptr_t)index * sampler.record_size);
-}
 
 /* ---- when ---- */
 
@@ -108,52 +101,7 @@ uint64_t sample_weight(size_t size)
 	return sample_weight_of(size, period_latest());
 }
 
-/* ---- blocks and records ---- */
-
-static struct fixalloc *pool_of(const struct mspan *s)
-{
-	struct fixalloc *f = &sampler.pools[s->sizeclass];
-
-	if (f->size == 0) {
-		f->size = align_up(sizeof(struct block) +
-					   s->nslots * (size_t)sampler.record_size,
-				   sampler.slow_frees ? CACHE_LINE : 16);
-		f->tag = META_SAMPLE;
-	}
-	return f;
-}
-
-static struct block *make_block(struct mspan *s)
-{
-	struct block *b;
-
-	if (s->slot_size == 0) {
-		b = mspan_room(s);
-		record_at(b, 0)->site = SITE_NONE;
-		atomic_store_release(&s->samples, (void *)b);
-		return b;
-	}
-	lock_acquire(&sampler.pool_lock);
-	b = atomic_load_acquire(&s->samples);
-	if (!b) {
-		b = fixalloc_get(pool_of(s));
-		atomic_store_release(&s->samples, (void *)b);
-	}
-	lock_release(&sampler.pool_lock);
-	return b;
-}
-
-void sample_on_release(struct mspan *s)
-{
-	if (s->slot_size == 0) {
-		s->samples = NULL;
-		return;
-	}
-	lock_acquire(&sampler.pool_lock);
-	fixalloc_put(pool_of(s), s->samples);
-	s->samples = NULL;
-	lock_release(&sampler.pool_lock);
-}
+/* ---- records ---- */
 
 static struct lock *stripe_of(const struct mspan *s)
 {
@@ -174,25 +122,36 @@ void sample_count_page_locked(struct mspan *s, uint16_t *count, const void *p, i
 	lock_release(l);
 }
 
-const struct sample_record *sample_find(const struct mspan *s, uint32_t index)
+static struct sample_record *find(const struct mspan *s, uint32_t index)
 {
 	const struct block *b = atomic_load_acquire(&s->samples);
 
-	return b && (int32_t)record_at(b, index)->site > 0 ? record_at(b, index) : NULL;
+	return b ? block_find(s, b, index) : NULL;
+}
+
+const struct sample_record *sample_find(const struct mspan *s, uint32_t index)
+{
+	const struct sample_record *r = find(s, index);
+
+	return r && (int32_t)r->site > 0 ? r : NULL;
 }
 
 bool sample_is_freed(const struct mspan *s, uint32_t index)
 {
-	return record_at(s->samples, index)->site & SAMPLE_FREED &&
-	       atomic_load_relaxed(&sampler.whole);
+	return atomic_load_relaxed(&sampler.whole) && find(s, index)->site & SAMPLE_FREED;
 }
 
 uint32_t sample_last_site(const struct mspan *s, uint32_t index)
 {
 	const struct block *b = atomic_load_acquire(&s->samples);
-	uint32_t site = b ? record_at(b, index)->site & ~SAMPLE_FREED : SITE_NONE;
+	const struct sample_record *r = sample_find(s, index);
+	uint32_t site = SITE_NONE;
 
-	return site == HIDDEN_SITE ? SITE_NONE : site;
+	if (r)
+		site = r->site;
+	else if (b)
+		site = block_last_site(s, b, index);
+	return site >= HIDDEN_SITE ? SITE_NONE : site;
 }
 
 size_t sample_size_asked(const struct mspan *s, uint32_t index)
@@ -332,7 +291,6 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 {
 	const uint32_t bytes = sampler.record_size;
 
-	r->site = site;
 	r->size = (uint16_t)size;
 	r->epoch = sampler.epoch;
 	r->period = period_number();
@@ -345,6 +303,7 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 		*record_handle(r) = 0;
 	if (sampler.lifetimes)
 		r->thread = thread_serial();
+	atomic_store_release(&r->site, site);
 }
 
 ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c)
@@ -354,11 +313,13 @@ ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c)
 	struct sample_record *r;
 	uint32_t site = c->site;
 
-	if (UNLIKELY(!b) && !(b = make_block(s)))
+	if (UNLIKELY(!b) && !(b = block_make(s)))
 		return false;
 	if (UNLIKELY(sampler.labels))
 		site = label_site(site, mspan_slot_bytes(s));
-	r = record_at(b, mspan_index_of(s, (uintptr_t)p));
+	r = block_claim(s, b, mspan_index_of(s, (uintptr_t)p));
+	if (UNLIKELY(!r))
+		return false;
 	fill_record(r, site, size);
 	if (record_has_handle() && sample_hooks.begin)
 		*record_handle(r) = sample_hooks.begin(p, size, c->site, c->trail);
@@ -374,11 +335,15 @@ static void hide(void *p, size_t size)
 	uint32_t index;
 	struct mspan *s = heap_find((uintptr_t)p, &index);
 	struct block *b = s ? atomic_load_acquire(&s->samples) : NULL;
+	struct sample_record *r;
 
 	heap_set_budget(-1); /* the next, too */
-	if (!s || (!b && !(b = make_block(s))))
+	if (!s || (!b && !(b = block_make(s))))
 		return;
-	fill_record(record_at(b, index), HIDDEN_SITE, size);
+	r = block_claim(s, b, index);
+	if (!r)
+		return;
+	fill_record(r, HIDDEN_SITE, size);
 	sample_count_page(s, b, p, 1);
 	atomic_store_relaxed(&sampler.any_hidden, 1u);
 }
@@ -388,10 +353,13 @@ static COLD void forget_freed(void *p)
 {
 	uint32_t index;
 	struct mspan *s = heap_find((uintptr_t)p, &index);
-	struct block *b = s ? atomic_load_acquire(&s->samples) : NULL;
+	struct sample_record *r;
 
-	if (b && record_at(b, index)->site & SAMPLE_FREED)
-		record_at(b, index)->site = SITE_NONE;
+	if (sampler.sparse)
+		return; /* nothing is said of slots without a record */
+	r = s ? find(s, index) : NULL;
+	if (r && r->site & SAMPLE_FREED)
+		r->site = SITE_NONE;
 }
 
 void sample_on_malloc(void *p, size_t size)
@@ -488,22 +456,31 @@ ALWAYS_INLINE bool has_noted_end(const struct mspan *s, const void *p)
 bool sample_on_free(struct mspan *s, uint32_t index, void *p)
 {
 	struct block *b = s->samples;
-	struct sample_record *r = record_at(b, index);
-	uint32_t site = r->site, handle = 0;
+	struct sample_record *r = block_find(s, b, index);
+	uint32_t site = r ? atomic_load_relaxed(&r->site) : SITE_NONE, handle = 0;
+	uint64_t objects;
+	size_t size;
 
 	if ((int32_t)site <= 0)
 		return site == SITE_NONE || !sample_is_freed(s, index);
-	r->site = site == HIDDEN_SITE ? SITE_NONE : site | SAMPLE_FREED;
 	if (record_has_handle()) {
 		handle = *record_handle(r);
 		*record_handle(r) = 0;
 	}
-	sample_count_page(s, b, p, -1);
-	if (site == HIDDEN_SITE || !store_is_own())
+	if (UNLIKELY(site == HIDDEN_SITE) || !store_is_own()) {
+		atomic_store_release(&r->site, site == HIDDEN_SITE ? SITE_NONE
+								   : site | SAMPLE_FREED);
+		sample_count_page(s, b, p, -1);
 		return true;
-	count_free(site, record_size(s, r), old_weight(s, b, r));
+	}
+	size = record_size(s, r);
+	objects = old_weight(s, b, r);
 	if (UNLIKELY(sampler.lifetimes))
 		end_lifetime(s, r, site);
+	/* From here on the record may be another object's. */
+	atomic_store_release(&r->site, site | SAMPLE_FREED);
+	sample_count_page(s, b, p, -1);
+	count_free(site, size, objects);
 	if (has_noted_end(s, p))
 		sample_note_end(p, site);
 	sample_end_escape(handle);
@@ -516,8 +493,8 @@ bool sample_on_free(struct mspan *s, uint32_t index, void *p)
 void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 {
 	struct block *b = s->samples;
-	struct sample_record *r = record_at(b, index);
-	uint32_t site = r->site;
+	struct sample_record *r = block_find(s, b, index);
+	uint32_t site = r ? atomic_load_relaxed(&r->site) : SITE_NONE;
 	struct capture c;
 
 	if (sampler.clear)
@@ -535,7 +512,7 @@ void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 		site = label_site(label_read(site, NULL), mspan_slot_bytes(s));
 	if (record_has_handle() && *record_handle(r))
 		sample_hooks.resize(*record_handle(r), size);
-	r->site = site;
 	r->size = (uint16_t)size;
+	atomic_store_release(&r->site, site);
 	count_alloc(site, size, new_weight(s, b, size, r->period));
 }

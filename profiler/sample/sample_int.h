@@ -19,19 +19,7 @@
 #include "profiler/site/site.h"
 #include "profiler/stack/thread.h"
 
-#define HIDDEN_SITE INT32_MAX /* of sample_hide_enter(); no stack has it */
-#define MAX_PAGES   32	      /* of a small span, see sizeclass.c */
-
-struct block {
-	union {
-		uint16_t page_count[MAX_PAGES]; /* small */
-		uint64_t weight;		/* large: what the object counts as */
-	};
-	char records[]; /* sampler.record_size bytes each */
-};
-_Static_assert(sizeof(struct block) % 8 == 0, "records are aligned");
-_Static_assert(sizeof(struct block) + sizeof(struct sample_record) <= MSPAN_ROOM, "room");
-
+#define HIDDEN_SITE	   INT32_MAX /* of sample_hide_enter(); no stack has it */
 #define RECORD_SHORT	   offsetof(struct sample_record, birth_ns)
 #define RECORD_BIRTH	   offsetof(struct sample_record, escape)
 #define RECORD_ESCAPE	   sizeof(struct sample_record) /* the maker's thread, too */
@@ -56,6 +44,7 @@ struct sampler {
 	bool lifetimes, labels; /* asked for */
 	uint32_t record_size;	/* frozen by sample_init(): RECORD_* */
 	bool packed;		/* RECORD_PACKED: handle and birth in a word; frozen */
+	bool sparse;		/* blocks begin with a few records, see block.h; frozen */
 	size_t period;		/* atomic, as on */
 	uint64_t random;	/* atomic: splitmix64's counter, see next_variate() */
 	uint64_t weights[SAMPLE_WEIGHTS]; /* atomic: see weight_then() */
@@ -66,7 +55,7 @@ struct sampler {
 		struct lock lock;
 	} stripes[SAMPLE_STRIPES];
 	struct lock pool_lock;
-	struct fixalloc pools[SIZECLASS_COUNT]; /* by class; 0: large; guarded */
+	struct fixalloc pools[SIZECLASS_COUNT]; /* by class; 0: of few; guarded */
 	/* atomic totals */
 	uint64_t dropped, truncated;
 	uint32_t any_hidden; /* atomic */
@@ -253,7 +242,8 @@ void sample_measure(const struct mspan *s, const struct sample_record *r, uint64
 int sample_labels(const struct labels *labels, struct pprof_label *list);
 
 /* sample.c. In record.site: the object was freed. No site has so high a number. */
-#define SAMPLE_FREED ((uint32_t)1 << 31)
+#define SAMPLE_FREED   ((uint32_t)1 << 31)
+#define SAMPLE_CLAIMED UINT32_MAX /* as good as freed, but not to be had, see block.h */
 /* The site of the object that is or was recorded last in the slot; SITE_NONE: none. */
 uint32_t sample_last_site(const struct mspan *s, uint32_t index);
 bool sample_is_whole(void); /* every object so far was recorded */

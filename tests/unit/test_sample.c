@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
@@ -16,6 +17,7 @@
 #include "profiler/site/share.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/module.h"
+#include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
 static void close_to(double ours, double libm)
@@ -231,6 +233,105 @@ static void test_beside(void **state)
 	assert_in_range(after.peak_bytes - before.live_bytes, BYTES * n / 2, BYTES * n);
 }
 
+static void *sampled(size_t size)
+{
+	heap_set_budget(-1);
+	return heap_malloc(size);
+}
+
+static const struct sample_record *record_of(const void *p)
+{
+	uint32_t index;
+	const struct mspan *s = heap_find((uintptr_t)p, &index);
+
+	return sample_find(s, index);
+}
+
+#define MANY 300
+
+/* Spans with one recorded object, with some, with all, and all ways between them: what
+ * lives has its record, what was freed or never recorded has none. */
+static void test_many_of_a_span(void **state)
+{
+	static void *plain[MANY], *recorded[MANY];
+	struct sample_total before, after;
+
+	(void)state;
+	sample_get_total(&before);
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < MANY; i++) {
+			recorded[i] = sampled(48);
+			heap_set_budget(1 << 30);
+			plain[i] = heap_malloc(48);
+		}
+		for (int i = 0; i < MANY; i++) {
+			int k = i * 7 % MANY; /* 7 does not divide MANY: all of them */
+
+			assert_non_null(record_of(recorded[k]));
+			assert_null(record_of(plain[k]));
+			heap_free(recorded[k]);
+			assert_null(record_of(recorded[k]));
+			heap_free(plain[k]);
+		}
+	}
+	sample_get_total(&after);
+	assert_int_equal(after.live_bytes, before.live_bytes);
+	assert_int_equal(after.live_objects, before.live_objects);
+	heap_set_budget(1 << 30);
+}
+
+static void *churn(void *arg)
+{
+	void *kept[32] = { 0 };
+	uint64_t random = (uintptr_t)arg;
+
+	for (int i = 0; i < 20000; i++) {
+		random = random * 6364136223846793005u + 1442695040888963407u;
+		heap_free(kept[random >> 59]);
+		kept[random >> 59] = random >> 40 & 1 ? sampled(16) : heap_malloc(16);
+	}
+	for (int i = 0; i < 32; i++)
+		heap_free(kept[i]);
+	heap_thread_exit();
+	return NULL;
+}
+
+/* Threads that share spans: each record goes with its object. */
+static void test_threads_of_a_span(void **state)
+{
+	pthread_t threads[4];
+	struct sample_total before, after;
+
+	(void)state;
+	sample_get_total(&before);
+	atomic_store_relaxed(&thread_are_many, true); /* as pthread_create() would */
+	for (uintptr_t i = 0; i < ARRAY_LEN(threads); i++)
+		assert_int_equal(
+			pthread_create(&threads[i], NULL, churn, (void *)(i + 1)), 0);
+	for (size_t i = 0; i < ARRAY_LEN(threads); i++)
+		pthread_join(threads[i], NULL);
+	sample_get_total(&after);
+	assert_int_equal(after.live_bytes, before.live_bytes);
+	assert_int_equal(after.live_objects, before.live_objects);
+}
+
+/* One recorded object a span takes little memory, however many slots the span has. */
+static void test_memory_of_few(void **state)
+{
+	enum { SPANS = 64, SLOTS = 1024 };
+	static void *objects[SPANS * SLOTS];
+	size_t before = meta_bytes(META_SAMPLE);
+
+	(void)state;
+	for (int i = 0; i < SPANS * SLOTS; i++) {
+		heap_set_budget(i % SLOTS ? 1 << 30 : -1);
+		objects[i] = heap_malloc(16);
+	}
+	assert_true(meta_bytes(META_SAMPLE) - before <= 64 * KIB);
+	for (int i = 0; i < SPANS * SLOTS; i++)
+		heap_free(objects[i]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -242,7 +343,10 @@ int main(void)
 		cmocka_unit_test(test_unbiased),
 		cmocka_unit_test(test_records),
 		cmocka_unit_test(test_lifetime_ranges),
-		cmocka_unit_test(test_beside), /* last: it is one way */
+		cmocka_unit_test(test_many_of_a_span),
+		cmocka_unit_test(test_memory_of_few),
+		cmocka_unit_test(test_beside), /* from here on threads are many */
+		cmocka_unit_test(test_threads_of_a_span),
 	};
 
 	opt_init("mode=sampled:seed=42");
