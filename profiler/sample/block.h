@@ -35,10 +35,14 @@ _Static_assert(sizeof(struct block) + sizeof(struct sample_record) <= MSPAN_ROOM
 #define BLOCK_FEW 4
 /* What a block of a few has in the place of its records. */
 struct block_few {
-	struct block *all;	   /* NULL: there is none; atomic */
-	uint16_t index[BLOCK_FEW]; /* atomic; of a slot that is or was recorded */
+	struct block *all; /* NULL: there is none; atomic */
+	union {
+		uint16_t index[BLOCK_FEW]; /* atomic; of a slot that is or was recorded */
+		uint64_t indices;
+	};
 	char records[];
 };
+_Static_assert(BLOCK_FEW * sizeof(uint16_t) == sizeof(uint64_t), "indices");
 
 /* SLOW. The block of s, made if there is none; NULL: memory is out. */
 struct block *block_make(struct mspan *s);
@@ -64,6 +68,16 @@ static inline bool block_is_sparse(const struct mspan *s)
 	return sampler.sparse && s->slot_size != 0;
 }
 
+/* FAST. May one of the few be the slot's? Its index does not change while the object
+ * lives, so that the owner does not miss it. */
+static inline bool block_may_have(const struct block_few *few, uint32_t index)
+{
+	const uint64_t ones = 0x0001000100010001u;
+	uint64_t other = atomic_load_relaxed(&few->indices) ^ index * ones;
+
+	return ((other - ones) & ~other & ones << 15) != 0;
+}
+
 /* FAST. The record of the slot in b, which has a few, if its object lives, or NULL: any
  * other may become another slot's at any moment. */
 ALWAYS_INLINE struct sample_record *block_find_few(const struct block *b, uint32_t index,
@@ -78,6 +92,8 @@ ALWAYS_INLINE struct sample_record *block_find_few(const struct block *b, uint32
 		if ((int32_t)atomic_load_acquire(&r->site) > 0 &&
 		    atomic_load_relaxed(&few->index[i]) == index)
 			return r;
+		if (i == 0 && !block_may_have(few, index))
+			break;
 	}
 	all = atomic_load_acquire(&few->all);
 	if (LIKELY(!all))

@@ -116,31 +116,34 @@ void lean_on_malloc(void *p, size_t size)
 	mc->sampled = p;
 }
 
-bool lean_on_free(struct mspan *s, uint32_t index, void *p)
+static NOINLINE bool free_recorded(struct mspan *s, uint32_t index, void *p,
+				   struct sample_record *r)
 {
-	struct block *b = s->samples;
-	struct sample_record *r;
-	uint32_t site, number;
+	uint32_t site = atomic_load_relaxed(&r->site), number = number_of(site);
 	uint64_t objects, bytes;
 
-	if (UNLIKELY(s->slot_size == 0))
-		return sample_on_free(s, index, p);
-	r = block_find_few(b, index, RECORD_BIRTH);
-	if (!r)
-		return true;
-	site = atomic_load_relaxed(&r->site);
-	number = number_of(site);
 	if (UNLIKELY(number == 0) || is_odd())
 		return sample_on_free(s, index, p);
 	objects = draw_weight(r->size, r->period);
 	bytes = draw_scaled_bytes(r->size, objects);
 	/* From here on the record may be another object's. */
 	atomic_store_release(&r->site, site | SAMPLE_FREED);
-	sample_count_page(s, b, p, -1);
+	sample_count_page(s, s->samples, p, -1);
 	count_free(number, objects, bytes);
 	if (p != mcache_self()->sampled)
 		sample_note_end(p, site);
 	return true;
+}
+
+/* Mostly of an object without a record, which only lies beside one that has. */
+bool lean_on_free(struct mspan *s, uint32_t index, void *p)
+{
+	struct sample_record *r;
+
+	if (UNLIKELY(s->slot_size == 0))
+		return sample_on_free(s, index, p);
+	r = block_find_few(s->samples, index, RECORD_BIRTH);
+	return !r || free_recorded(s, index, p, r);
 }
 
 /* ---- large objects ---- */
