@@ -54,6 +54,8 @@ struct mark_worker {
 	size_t lonely; /* objects since another had work */
 	struct mark_heard {
 		size_t up_to, asked; /* cache lines in between are on their way */
+		size_t sampled;	     /* likewise, of the entries before; 0: none */
+		unsigned skipped;    /* exchanges without a sample */
 	} heard[MARK_WORKERS];	     /* of the logs of the others */
 	struct grey *ranges;	     /* pieces longer than an object of a kilobyte */
 	size_t nranges;
@@ -94,6 +96,7 @@ struct marker {
 	/* Written by all, unlike what is above. */
 	uint32_t spilled __attribute__((
 		aligned(2 * CACHE_LINE))); /* some bit of pointed is set; atomic */
+	uint32_t listens; /* workers have reached the same objects, and hear; atomic */
 	size_t refill_at; /* span whose spilled objects come back next; atomic */
 	uint64_t objects __attribute__((aligned(2 * CACHE_LINE))),
 		bytes; /* reached, as of the last mark_drain() */
