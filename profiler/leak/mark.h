@@ -67,6 +67,7 @@ struct mark_worker {
 	uint64_t objects, bytes; /* scanned or about to be */
 	char *thread_stack;	 /* of a helper */
 	uint32_t tid;		 /* of a helper; the kernel clears it at its end; futex */
+	bool stays;		 /* the helper, as it could not end */
 	size_t told __attribute__((
 		aligned(2 * CACHE_LINE)));  /* of logged, what others may read; atomic */
 } __attribute__((aligned(2 * CACHE_LINE))); /* nobody else's are beside it */
