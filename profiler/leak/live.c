@@ -24,6 +24,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -57,7 +58,7 @@
 #define SETTLE_NS     8000000u	/* for running threads to wait again */
 #define LOOK_AGAIN_NS 200000000 /* is the agent still there? */
 
-enum outcome { OUTCOME_NONE, OUTCOME_CANDIDATES, OUTCOME_REPORTED, OUTCOME_FAILED };
+enum outcome { OUTCOME_NONE, OUTCOME_CANDIDATES, OUTCOME_REPORTED };
 
 /* Memory of the agent and its copies. What is not touched costs nothing. */
 struct shared {
@@ -91,6 +92,7 @@ struct live {
 	int nice; /* the agent's, before and after the pause */
 	bool confirm;
 	int error;
+	int wait_error, killed_by; /* how the copy ended */
 };
 
 /* ---- how deep the stacks are ---- */
@@ -212,6 +214,13 @@ static bool agent_lives(const struct live *l)
 	       os_call(SYS_tgkill, l->pid, l->agent, 0, 0, 0, 0) != -ESRCH;
 }
 
+/* A filter may allow one of the two. */
+static __attribute__((noreturn)) void leave(int status)
+{
+	os_call(SYS_exit, status, 0, 0, 0, 0, 0);
+	os_exit_group(status);
+}
+
 static void wait_for_go(const struct live *l)
 {
 	struct shared *s = l->shared;
@@ -220,7 +229,7 @@ static void wait_for_go(const struct live *l)
 	while (atomic_load_acquire(&s->go) == 0 && agent_lives(l))
 		os_call(SYS_futex, (long)&s->go, FUTEX_WAIT, 0, (long)&slice, 0, 0);
 	if (atomic_load_acquire(&s->go) == 0)
-		os_exit_group(1);
+		leave(1);
 }
 
 static void tell_go(struct shared *s)
@@ -320,7 +329,7 @@ static __attribute__((noreturn)) void copy_main(struct live *l)
 		work_on_confirm(l);
 	else
 		work_on_screen(l);
-	os_exit_group(0);
+	leave(0);
 }
 
 /* ---- making it ---- */
@@ -427,7 +436,7 @@ static int make_copy(struct live *l, bool confirm)
 	return 0;
 }
 
-/* Until the copy has ended. */
+/* Until the copy has ended. What it had to say counts, however it ended then. */
 static enum outcome hear(struct live *l)
 {
 	int status = 0;
@@ -436,8 +445,8 @@ static enum outcome hear(struct live *l)
 	do {
 		ret = os_call(SYS_wait4, l->copy, (long)&status, __WALL, 0, 0, 0);
 	} while (ret == -EINTR);
-	if (!WIFEXITED(status))
-		return OUTCOME_FAILED;
+	l->wait_error = ret < 0 ? (int)ret : 0;
+	l->killed_by = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
 	return (enum outcome)atomic_load_acquire(&l->shared->outcome);
 }
 
@@ -452,6 +461,67 @@ static int fail(struct live *l, int error, const char *why)
 {
 	fmt_string(l->answer->why, sizeof(l->answer->why), "%s", why);
 	return error;
+}
+
+/* Of those that filters and limits make. */
+static const char *error_name(int error)
+{
+	switch (-error) {
+	case EPERM:
+		return "EPERM";
+	case EACCES:
+		return "EACCES";
+	case EAGAIN:
+		return "EAGAIN";
+	case ENOMEM:
+		return "ENOMEM";
+	case ENOSYS:
+		return "ENOSYS";
+	case EINVAL:
+		return "EINVAL";
+	default:
+		return "an error";
+	}
+}
+
+/* Tries what meta_map() does. */
+static int fail_of_memory(struct live *l)
+{
+	const char *call = "mmap";
+	long ret = os_call(SYS_mmap, 0, OS_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+			   -1, 0);
+
+	if (ret > 0 || ret < -4095) {
+		const long page = ret;
+
+		call = "mprotect";
+		ret = os_call(SYS_mprotect, page, OS_PAGE, PROT_READ | PROT_WRITE, 0, 0,
+			      0);
+		os_call(SYS_munmap, page, OS_PAGE, 0, 0, 0, 0);
+	}
+	if (ret == 0)
+		return fail(l, -ENOMEM, "out of memory");
+	fmt_string(l->answer->why, sizeof(l->answer->why), "%s failed with %s", call,
+		   error_name((int)ret));
+	return (int)ret;
+}
+
+static int fail_of_copy(struct live *l)
+{
+	char *why = l->answer->why;
+	const size_t size = sizeof(l->answer->why);
+
+	if (l->wait_error)
+		fmt_string(why, size, "wait4 for the snapshot failed with %s",
+			   error_name(l->wait_error));
+	else if (l->killed_by == SIGKILL)
+		fmt_string(why, size, "the snapshot was killed: is memory short?");
+	else if (l->killed_by)
+		fmt_string(why, size, "the snapshot ended by signal %d%s", l->killed_by,
+			   l->killed_by == SIGSYS ? ": a seccomp filter" : "");
+	else
+		fmt_string(why, size, "the snapshot ended without a result");
+	return -ECHILD;
 }
 
 /* 0; -errno; or 1: no copy could be made. */
@@ -476,7 +546,7 @@ static int by_snapshots(struct live *l)
 	l->answer->pause_ns = longest(s);
 	l->answer->nthreads = l->confirm ? l->cycle.world.nthreads : 0;
 	if (outcome != OUTCOME_REPORTED)
-		return fail(l, -ECHILD, "the snapshot was killed: is memory short?");
+		return fail_of_copy(l);
 	history_take(s->history, s->nhistory);
 	growth_take(s->sites, s->nsites);
 	return s->error ? fail(l, s->error, "the report could not be written") : 0;
@@ -487,11 +557,13 @@ static int by_standing_still(struct live *l)
 	struct leak_result *r = &l->result;
 	int error;
 
-	if (!l->request->standing)
-		return fail(l, -EPERM,
-			    "no process can be cloned for a snapshot, and the program "
-			    "would stand still for the whole check: --standing allows "
-			    "it");
+	if (!l->request->standing) {
+		fmt_string(l->answer->why, sizeof(l->answer->why),
+			   "clone of a process failed with %s, and the program would "
+			   "stand still for the whole check: --standing allows it",
+			   error_name(l->error));
+		return -EPERM;
+	}
 	*r = (struct leak_result){ .way = "standing",
 				   .stopped_by = "",
 				   .with_reachable = true,
@@ -549,6 +621,8 @@ static int snapshots(struct live *l)
 	l->depths = meta_map(STOP_MAX_THREADS * sizeof(*l->depths), META_LEAK);
 	if (cycle_prepare(&l->cycle) && l->shared && l->depths)
 		ret = by_snapshots(l);
+	else
+		ret = fail_of_memory(l);
 	cycle_free(&l->cycle);
 	meta_unmap(l->depths, STOP_MAX_THREADS * sizeof(*l->depths), META_LEAK);
 	unmap_shared(l->shared);

@@ -19,12 +19,12 @@
 #include "preload/heap/heap.h"
 #include "profiler/leak/inner.h"
 
-#define STACK_FIRST	65536 /* of the sweep */
-#define STACK_LEAST	4096  /* of a worker, words */
-#define STACK_FRACTION	256   /* of the heap, in bytes */
-#define REFILL_PART	4     /* of a stack that spilled objects may take */
-#define SHARE_TURNS	8     /* between looks at whether somebody waits for work */
-#define EXCHANGE_TURNS	256   /* between looks at what others have reached */
+#define STACK_FIRST	4096 /* of the sweep */
+#define STACK_LEAST	4096 /* of a worker, words */
+#define STACK_FRACTION	256  /* of the heap, in bytes */
+#define REFILL_PART	4    /* of a stack that spilled objects may take */
+#define SHARE_TURNS	32   /* between looks at whether somebody waits for work */
+#define EXCHANGE_TURNS	256  /* between looks at what others have reached */
 #define EXCHANGE_LOGGED 256
 #define SCAN_BYTES	(MARK_SCAN_WORDS * sizeof(uintptr_t))
 #define LOW_BITS	8 /* an address with something in these is no inner pointer */

@@ -54,6 +54,8 @@ struct mark_worker {
 	size_t lonely; /* objects since another had work */
 	struct mark_heard {
 		size_t up_to, asked; /* cache lines in between are on their way */
+		size_t sampled;	     /* likewise, of the entries before; 0: none */
+		unsigned skipped;    /* exchanges without a sample */
 	} heard[MARK_WORKERS];	     /* of the logs of the others */
 	struct grey *ranges;	     /* pieces longer than an object of a kilobyte */
 	size_t nranges;
@@ -65,6 +67,7 @@ struct mark_worker {
 	uint64_t objects, bytes; /* scanned or about to be */
 	char *thread_stack;	 /* of a helper */
 	uint32_t tid;		 /* of a helper; the kernel clears it at its end; futex */
+	bool stays;		 /* the helper, as it could not end */
 	size_t told __attribute__((
 		aligned(2 * CACHE_LINE)));  /* of logged, what others may read; atomic */
 } __attribute__((aligned(2 * CACHE_LINE))); /* nobody else's are beside it */
@@ -94,6 +97,7 @@ struct marker {
 	/* Written by all, unlike what is above. */
 	uint32_t spilled __attribute__((
 		aligned(2 * CACHE_LINE))); /* some bit of pointed is set; atomic */
+	uint32_t listens; /* workers have reached the same objects, and hear; atomic */
 	size_t refill_at; /* span whose spilled objects come back next; atomic */
 	uint64_t objects __attribute__((aligned(2 * CACHE_LINE))),
 		bytes; /* reached, as of the last mark_drain() */

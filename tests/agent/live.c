@@ -14,7 +14,7 @@
  *   children       SIGCHLDs, and children that waitpid() has shown, so far
  *   pipes N        N times: does the end of a pipe come when its writer closes it?
  *   filter WHAT    refuses the calls: "clone" (of processes), "ptrace",
- *                  "munmap", "socket"
+ *                  "munmap", "socket", "exit_group", "exit", "mmap", "wait4"
  *   move N         N threads move the only pointers to objects around; stay: they stop,
  *                  and answers how many objects were found damaged
  */
@@ -199,10 +199,14 @@ static int try_pipes(long n)
 static int filter(const char *what)
 {
 	/* Of clone only what makes no thread (CLONE_THREAD, bit 16). */
-	const unsigned call = strcmp(what, "ptrace") == 0   ? SYS_ptrace
-			      : strcmp(what, "munmap") == 0 ? SYS_munmap
-			      : strcmp(what, "socket") == 0 ? SYS_socket
-							    : SYS_clone;
+	const unsigned call = strcmp(what, "ptrace") == 0	? SYS_ptrace
+			      : strcmp(what, "munmap") == 0	? SYS_munmap
+			      : strcmp(what, "socket") == 0	? SYS_socket
+			      : strcmp(what, "exit_group") == 0 ? SYS_exit_group
+			      : strcmp(what, "exit") == 0	? SYS_exit
+			      : strcmp(what, "mmap") == 0	? SYS_mmap
+			      : strcmp(what, "wait4") == 0	? SYS_wait4
+								: SYS_clone;
 	const unsigned mask = call == SYS_clone ? 0x10000 : 0;
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),

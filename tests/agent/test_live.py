@@ -469,6 +469,35 @@ class Ways(TestCase):
                 r = self.check(p.pid, "--force", "--stop", status=23)
                 self.assertEqual(self.amounts(r, "lose"), {"direct": 10})
 
+    def test_without_exit(self):
+        """What helps with a check ends all the same, and the program goes on."""
+        for call in "exit_group", "exit":
+            with self.subTest(call):
+                p = Live()
+                self.addCleanup(p.proc.stderr.close)
+                self.addCleanup(p.proc.stdout.close)
+                self.addCleanup(p.proc.stdin.close)
+                self.addCleanup(p.proc.wait)
+                self.addCleanup(p.proc.kill)
+                p.say("sleepers 3")
+                p.say("lose 10")
+                self.assertEqual(p.say("filter " + call), 0)
+                r = self.check(p.pid, "--force", "--stop", status=23)
+                self.assertEqual(self.amounts(r, "lose"), {"direct": 10})
+                self.assertEqual(r["way"], "snapshot")
+                self.assertEqual(p.say("lose 1"), 0)
+
+    def test_refused_calls_are_named(self):
+        for call, args, why in (
+                ("clone", (), "clone of a process failed with EPERM"),
+                ("mmap", ("--standing",), "mmap failed with EPERM"),
+                ("wait4", ("--stop",), "wait4 for the snapshot failed with EPERM")):
+            with self.subTest(call), Live() as p:
+                p.say("lose 10")
+                self.assertEqual(p.say("filter " + call), 0)
+                self.assertIn(why, self.ask(p.pid, "--force", *args, status=24)[1])
+                self.assertEqual(p.say("lose 1"), 0)
+
     def test_without_sockets(self):
         with Live() as p:
             self.assertEqual(p.say("filter socket"), 0)
