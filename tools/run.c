@@ -181,17 +181,18 @@ static char *error_of(const struct runtable_row *r, const char *kind, const char
 static void print_errors(const struct runtable_row *r)
 {
 	int64_t period = 0;
-	char *allocs = error_of(r, "allocs", "alloc_space", "allocated", &period);
-	char *peak = error_of(r, "peak", "peak_space", "peak", &period);
 	char *heap = error_of(r, "heap", "inuse_space", "at the end", &period);
-	char bytes[32];
+	char *allocs, *peak, bytes[32];
 
-	if (period > 1)
+	if (period > 1) {
+		allocs = error_of(r, "allocs", "alloc_space", "allocated", &period);
+		peak = error_of(r, "peak", "peak_space", "peak", &period);
 		say("estimated from %llu samples%s%s%s; less than %s may be missing",
 		    (unsigned long long)r->samples, allocs, peak, heap,
 		    say_bytes((uint64_t)period, bytes, sizeof(bytes)));
-	free(allocs);
-	free(peak);
+		free(allocs);
+		free(peak);
+	}
 	free(heap);
 }
 

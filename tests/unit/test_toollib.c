@@ -343,6 +343,91 @@ static void changes_survive_writing(void **state)
 	unlink(path);
 }
 
+/* As an own file is: numbers in order, packed. */
+static uint8_t *written(struct pbfile *f, size_t *out_size)
+{
+	char path[] = "/tmp/seep-unit-XXXXXX";
+	int fd = mkstemp(path);
+	uint8_t *bytes;
+
+	close(fd);
+	assert_true(pbfile_write(f, path));
+	pbfile_free(f);
+	bytes = pbfile_read_bytes(path, out_size);
+	assert_non_null(bytes);
+	unlink(path);
+	return bytes;
+}
+
+static struct pbfile *places_of(const uint8_t *bytes, size_t size, const char *label,
+				char **out_why)
+{
+	uint8_t *copy = malloc(size + 1);
+
+	memcpy(copy, bytes, size);
+	*out_why = NULL;
+	return pbfile_parse_places(copy, size, (const char *const[]){ label, NULL },
+				   out_why);
+}
+
+static void samples_stay_bytes_where_places_are_asked_for(void **state)
+{
+	size_t size;
+	uint8_t *bytes = written(good(0x5000, 12), &size);
+	char *why;
+	struct pbfile *f = places_of(bytes, size, "absent", &why);
+
+	(void)state;
+	assert_int_equal(f->p->n_sample, 0);
+	assert_true(f->samples_size > 0);
+	f->p->location[0]->line[0]->function_id =
+		pbfile_function(f, pbfile_string(f, "new name"), 5, 3, 4);
+	free(bytes);
+	bytes = written(f, &size);
+	f = places_of(bytes, size, "space", &why); /* some string: it is read whole */
+	assert_int_equal(f->samples_size, 0);
+	assert_int_equal(f->p->n_sample, 1);
+	assert_int_equal(f->p->sample[0]->location_id[1], 2);
+	assert_int_equal(f->p->sample[0]->value[0], 12);
+	assert_string_equal(
+		pbfile_text(f,
+			    pbfile_function_at(f, f->p->location[0]->line[0]->function_id)
+				    ->name),
+		"new name");
+	pbfile_free(f);
+	free(bytes);
+}
+
+static void faults_of_samples_that_stay_bytes_are_found(void **state)
+{
+	/* tag, size; tag, size, two locations; tag, size, one value */
+	static const uint8_t sample[] = { 0x12, 7, 0x0a, 2, 1, 2, 0x12, 1, 12 };
+	/* where, and what: locations beyond the last and 0, a value that does not end,
+	 * one too many, a field that is longer than its sample */
+	static const uint8_t faults[][2] = {
+		{ 5, 3 }, { 4, 0 }, { 8, 0x80 }, { 2, 0x12 }, { 7, 2 }
+	};
+	size_t size;
+	uint8_t *bytes;
+	char *why;
+	struct pbfile *f;
+
+	(void)state;
+	bytes = written(good(0x5000, 12), &size);
+	f = places_of(bytes, size, "absent", &why);
+	free(bytes);
+	bytes = written(f, &size); /* samples come first now */
+	assert_memory_equal(bytes, sample, sizeof(sample));
+	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++) {
+		bytes[faults[i][0]] = faults[i][1];
+		assert_null(places_of(bytes, size, "absent", &why));
+		assert_non_null(why);
+		free(why);
+		bytes[faults[i][0]] = sample[faults[i][0]];
+	}
+	free(bytes);
+}
+
 static void runs_cancel_whatever_their_addresses(void **state)
 {
 	struct pbfile *a = good(0x5000, 12), *b = good(0x7f0000005000, 30);
@@ -392,6 +477,8 @@ int main(void)
 		cmocka_unit_test(references_are_renumbered),
 		cmocka_unit_test(faults_are_found),
 		cmocka_unit_test(changes_survive_writing),
+		cmocka_unit_test(samples_stay_bytes_where_places_are_asked_for),
+		cmocka_unit_test(faults_of_samples_that_stay_bytes_are_found),
 		cmocka_unit_test(runs_cancel_whatever_their_addresses),
 		cmocka_unit_test(stacks_have_readable_frames),
 	};

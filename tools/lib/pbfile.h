@@ -20,6 +20,9 @@
 struct pbfile {
 	Seep__Pprof__Profile *p;
 	struct arena arena; /* everything that p holds */
+	/* Fields of samples as they were read, where they are not in p. */
+	uint8_t *samples;
+	size_t samples_size;
 	/* while it is being changed: */
 	bool editing;
 	struct intern strings; /* texts; string_index by their numbers */
@@ -35,6 +38,11 @@ struct pbfile {
 struct pbfile *pbfile_read(const char *path, char **out_why);
 /* The same from bytes; takes them over. */
 struct pbfile *pbfile_parse(uint8_t *bytes, size_t size, char **out_why);
+/* The same, for those who look at places only: samples are checked, and stay bytes that
+ * pbfile_write() writes again. A profile whose samples have a label that is named in
+ * NULL-terminated LABELS is read whole. */
+struct pbfile *pbfile_parse_places(uint8_t *bytes, size_t size, const char *const *labels,
+				   char **out_why);
 void pbfile_free(struct pbfile *f);
 /* Bytes of a file, gunzipped where they need it; NULL with errno. Allocated, with a NUL
  * after them. */

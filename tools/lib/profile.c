@@ -151,30 +151,45 @@ int profile_top(const char *path, const char *objects_type, const char *space_ty
 	return found;
 }
 
+static double error_of(struct pbfile *f, int index)
+{
+	struct estimate e = estimate_of(f, index);
+	double sum = 0, variance = 0;
+
+	for (size_t i = 0; i < f->p->n_sample; i++) {
+		const Seep__Pprof__Sample *s = f->p->sample[i];
+
+		sum += (double)s->value[index];
+		variance += estimate_variance(&e, s, s->value[index]);
+	}
+	return sum > 0 ? 100 * sqrt(variance) / sum : 0;
+}
+
 double profile_error(const char *path, const char *type, int64_t *out_period)
 {
+	static const char *const none[] = { NULL };
 	char *why = NULL;
-	struct pbfile *f = pbfile_read(path, &why);
-	double sum = 0, variance = 0;
-	struct estimate e;
+	size_t size;
+	uint8_t *bytes = pbfile_read_bytes(path, &size);
+	struct pbfile *f = bytes ? pbfile_parse_places(bytes, size, none, &why) : NULL;
+	double percent = 0;
 	int index;
 
 	free(why);
+	if (!f)
+		return 0;
+	*out_period = f->p->period;
+	pbfile_free(f);
+	if (*out_period <= 1)
+		return 0; /* nothing is an estimate */
+	f = pbfile_read(path, &why);
 	index = f ? pbfile_type(f, type) : -1;
-	if (index >= 0) {
-		e = estimate_of(f, index);
-		for (size_t i = 0; i < f->p->n_sample; i++) {
-			const Seep__Pprof__Sample *s = f->p->sample[i];
-
-			sum += (double)s->value[index];
-			variance += estimate_variance(&e, s, s->value[index]);
-		}
-	}
-	if (f) {
-		*out_period = f->p->period;
-		pbfile_free(f);
-	}
-	return sum > 0 ? 100 * sqrt(variance) / sum : 0;
+	if (index >= 0)
+		percent = error_of(f, index);
+	else
+		free(why);
+	pbfile_free(f);
+	return percent;
 }
 
 void profile_free(struct profile_site *sites, int n)

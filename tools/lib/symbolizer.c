@@ -59,6 +59,9 @@ static const char *human(struct symbolizer *s, const char *linkage)
 
 /* ---- profiles ---- */
 
+/* Samples with these are looked at, too. */
+static const char *const settled_labels[] = { "escape", "holder", NULL };
+
 /* One profile being changed. */
 struct job {
 	struct symbolizer *s;
@@ -624,7 +627,7 @@ bool symbolizer_file(struct symbolizer *s, const char *in, const char *out,
 		if (!bytes)
 			f = pbfile_read(in, out_why); /* says why */
 		else
-			f = pbfile_parse(bytes, size, out_why);
+			f = pbfile_parse_places(bytes, size, settled_labels, out_why);
 		if (!f)
 			return false;
 		ok = !symbolizer_profile(s, f, out_counts) && strcmp(in, out) == 0;
