@@ -21,6 +21,7 @@
 #ifndef PRELOAD_HEAP_MCACHE_H
 #define PRELOAD_HEAP_MCACHE_H
 
+#include "preload/base/atomic.h"
 #include "preload/base/base.h"
 #include "preload/heap/arena.h"
 #include "preload/heap/heap.h"
@@ -174,7 +175,7 @@ ALWAYS_INLINE void heap_free(void *p)
 	uintptr_t units = offset >> 4 | offset << 60;
 
 	if (LIKELY(units < arena_fast.units)) {
-		uintptr_t c = classes[units >> (PAGE_SHIFT - 4)];
+		uintptr_t c = atomic_load_relaxed(&classes[units >> (PAGE_SHIFT - 4)]);
 		struct mcache *mc = mcache_self();
 		void **top = mc->top[c];
 
