@@ -21,8 +21,8 @@
 #define HOLES_SHARE 32
 #define PROBES	    4
 #define BLANKS	    4		/* got at once */
-#define HAND_OVER   (2 * GRAIN) /* by a thread that only frees, at most */
-#define DEPOT_SHARE 2		/* of what all threads may hold */
+#define HAND_OVER   (2 * GRAIN) /* by a thread that only frees, about */
+#define BATCHES	    8		/* looked at */
 #define LOOK_NS	    200000000u
 #define BUSY	    32 /* frees without room between two looks; objects taken */
 
@@ -31,7 +31,7 @@ static struct {
 	size_t nholders; /* caches with a limit; guarded by mheap_lock */
 	bool scattered;	 /* atomic; see lcache_look_at_heap_locked() */
 	/* The depot; guarded by mheap_lock. */
-	struct mspan *depot[LCACHE_BINS];
+	struct mspan *depot;
 	size_t npages; /* atomic */
 	size_t nspans;
 	size_t least; /* pages, the fewest since it was last aged */
@@ -319,26 +319,31 @@ static void set_limit_locked(struct lcache *lc, size_t limit)
 	lc->limit = (uint32_t)limit;
 }
 
+/* What a limited address space allows of npages. */
+static size_t within_space(size_t npages)
+{
+	size_t space = (arena_limit() >> PAGE_SHIFT) / LIMIT_SHARE;
+
+	return npages < space ? npages : space;
+}
+
 /* Pages that all threads together may keep, if some are busy or not. */
 static size_t most_locked(bool busy)
 {
 	size_t most = mheap_inuse_pages() / ALL_SHARE;
-	size_t space = (arena_limit() >> PAGE_SHIFT) / LIMIT_SHARE;
 	size_t least = busy ? ALL_BUSY : ALL_LEAST;
 
 	if (most < least)
 		most = least;
-	if (most > ALL_MOST)
-		most = ALL_MOST;
-	return most < space ? most : space;
+	return within_space(most < ALL_MOST ? most : ALL_MOST);
 }
 
 /* Reserves room for more pages: most of what is left for the only thread that needs some,
  * else half of it, so that there is always something for one that comes later. */
-static void grow_locked(struct lcache *lc, size_t more)
+static void grow_locked(struct lcache *lc, size_t more, bool busy)
 {
-	size_t most = most_locked(lc->busy);
-	size_t kept = lcaches.reserved + lcaches.npages;
+	size_t most = most_locked(busy);
+	size_t kept = lcaches.reserved;
 	size_t left = most > kept ? most - kept : 0;
 	bool alone = lcaches.reserved == lc->limit;
 
@@ -350,36 +355,66 @@ static void grow_locked(struct lcache *lc, size_t more)
 		set_limit_locked(lc, lc->limit + more);
 }
 
-/* ---- the depot ---- */
+/* ---- the depot ----
+ * Its pages are in the lists before clean ones are used, and what lies idle goes back: so
+ * it may be large, and all it costs is that neighbours are not merged.
+ *
+ * Batches, the newest first, each what one thread handed over: its spans are linked by
+ * next; in the first one, prev is the next batch, ndirty the pages of all, and size_asked
+ * has a bit for each bin that one of them is of. */
 
-static void count_depot(const struct mspan *s, bool in)
+static struct mspan *next_batch(const struct mspan *batch)
 {
-	size_t npages = lcaches.npages + (in ? s->npages : 0 - s->npages);
-
-	atomic_store_relaxed(&lcaches.npages, npages);
-	lcaches.nspans += in ? 1 : (size_t)-1;
-	if (npages < lcaches.least)
-		lcaches.least = npages;
+	return batch->prev;
 }
 
-static struct mspan *depot_pop(unsigned bin)
+static size_t batch_pages(const struct mspan *batch)
 {
-	struct mspan *s = lcaches.depot[bin];
-
-	lcaches.depot[bin] = s->next;
-	count_depot(s, false);
-	return s;
+	return batch->ndirty;
 }
 
+static void count_depot(size_t npages, size_t nspans)
+{
+	atomic_store_relaxed(&lcaches.npages, lcaches.npages + npages);
+	lcaches.nspans += nspans;
+	if (lcaches.npages < lcaches.least)
+		lcaches.least = lcaches.npages;
+}
+
+/* The batch that *link points to; its spans are not counted any more. */
+static struct mspan *unlink_batch(struct mspan **link)
+{
+	struct mspan *batch = *link;
+	size_t nspans = 0;
+
+	for (const struct mspan *s = batch; s; s = s->next)
+		nspans++;
+	*link = next_batch(batch);
+	count_depot(0 - batch_pages(batch), 0 - nspans);
+	batch->prev = NULL;
+	batch->ndirty = 0;
+	return batch;
+}
+
+/* The oldest batches go until at most keep pages are left. */
 static bool shrink_depot_locked(size_t keep)
 {
+	struct mspan **link = &lcaches.depot;
 	bool any = false;
 
-	for (unsigned bin = LCACHE_BINS; bin > 0; bin--) {
-		while (lcaches.npages > keep && lcaches.depot[bin - 1]) {
-			mheap_take_back_locked(depot_pop(bin - 1));
-			any = true;
+	for (size_t newer = 0; *link; link = &(*link)->prev) {
+		newer += batch_pages(*link);
+		if (newer > keep)
+			break;
+	}
+	while (*link) {
+		struct mspan *s = unlink_batch(link), *next;
+
+		for (; s; s = next) {
+			next = s->next;
+			mheap_take_back_locked(s);
 		}
+		any = true;
 	}
 	return any;
 }
@@ -407,45 +442,99 @@ static bool only_frees(const struct lcache *lc)
 	return taken(lc) == lc->taken && mcache_are_several();
 }
 
+/* Pages that are worth it. */
+static size_t hand_over(const struct lcache *lc)
+{
+	return lc->busy ? 2 * HAND_OVER : HAND_OVER;
+}
+
 static void hand_over_locked(struct lcache *lc)
 {
-	if (lcaches.npages + lcache_pages(lc) > most_locked(false) / DEPOT_SHARE)
-		shrink_depot_locked(0);
-	for (unsigned bin = 0; bin < LCACHE_BINS; bin++) {
+	struct mspan *batch = NULL;
+	size_t npages = 0, nspans = 0, bins = 0;
+	size_t rest = lc->rest ? lc->rest->npages : 0;
+	size_t most = within_space(ALL_MOST);
+
+	for (unsigned bin = 0; bin < LCACHE_BINS && lcache_pages(lc) > rest; bin++) {
 		while (lc->bins[bin]) {
 			struct mspan *s = lc->bins[bin];
 
 			lcache_unlink(lc, &lc->bins[bin], s);
-			s->next = lcaches.depot[bin];
-			lcaches.depot[bin] = s;
-			count_depot(s, true);
+			npages += s->npages;
+			nspans++;
+			bins |= (size_t)1 << bin;
+			s->next = batch;
+			batch = s;
 		}
 	}
+	if (!batch)
+		return;
+	if (lcaches.npages + npages > most)
+		shrink_depot_locked(most > npages ? most - npages : 0);
+	batch->ndirty = npages;
+	batch->size_asked = bins;
+	batch->prev = lcaches.depot;
+	lcaches.depot = batch;
+	count_depot(npages, nspans);
 }
 
-/* Only what fits as it is: others are better merged and cut by the page heap. */
-static bool depot_has(size_t npages)
+/* The first batch, of some, that has a span of one of bins; NULL: none. */
+static struct mspan **find_batch(size_t bins)
 {
-	const struct mspan *s = lcaches.depot[lcache_bin(npages)];
+	struct mspan **link = &lcaches.depot;
 
-	return s && s->npages >= npages;
-}
-
-static void fetch_locked(struct lcache *lc, unsigned bin)
-{
-	struct mspan *s = lcaches.depot[bin];
-
-	while (s && lcache_pages(lc) + s->npages <= lc->limit) {
-		depot_pop(bin);
-		push(&lc->bins[bin], s);
-		count_in(lc, s->npages + LCACHE_SPAN);
-		s = lcaches.depot[bin];
+	for (int i = 0; *link && i < BATCHES; i++, link = &(*link)->prev) {
+		if ((*link)->size_asked & bins)
+			return link;
 	}
+	return NULL;
+}
+
+/* Bins whose spans are near npages, or, when none is, all above. */
+static struct mspan **find_near(size_t npages)
+{
+	size_t above = ~(size_t)0 << lcache_bin(npages);
+	size_t last = npages + waste(npages);
+	size_t near = above;
+	struct mspan **link;
+
+	if (last < LCACHE_PAGES)
+		near &= ((size_t)2 << lcache_bin(last)) - 1;
+	link = find_batch(near);
+	if (!link && !atomic_load_relaxed(&lcaches.scattered))
+		link = find_batch(above & ~near);
+	return link;
+}
+
+/* Room for a batch: it is only moved here, so it is not counted twice. */
+static bool make_batch_fit_locked(struct lcache *lc, size_t npages)
+{
+	size_t need = lcache_pages(lc) + npages;
+
+	if (need > lc->limit)
+		grow_locked(lc, need - lc->limit, true);
+	if (need > lc->limit && npages <= lc->limit)
+		release_locked(lc, lc->limit - npages);
+	return lcache_pages(lc) + npages <= lc->limit;
+}
+
+static bool fetch_locked(struct lcache *lc, size_t npages)
+{
+	struct mspan **link = find_near(npages);
+	struct mspan *s, *next;
+
+	if (!link || !make_batch_fit_locked(lc, batch_pages(*link)))
+		return false;
+	for (s = unlink_batch(link); s; s = next) {
+		next = s->next;
+		push(&lc->bins[lcache_bin(s->npages)], s);
+		count_in(lc, s->npages + LCACHE_SPAN);
+	}
+	return true;
 }
 
 bool lcache_fetch(struct lcache *lc, size_t npages)
 {
-	size_t most = npages > HAND_OVER ? npages : HAND_OVER;
 	bool found;
 
 	if (lc == &mcache_empty.large)
@@ -454,11 +543,7 @@ bool lcache_fetch(struct lcache *lc, size_t npages)
 	if (atomic_load_relaxed(&lcaches.npages) < npages)
 		return false;
 	lock_acquire(&mheap_lock);
-	found = depot_has(npages);
-	if (found && lc->limit < most)
-		grow_locked(lc, most - lc->limit);
-	if (found)
-		fetch_locked(lc, lcache_bin(npages));
+	found = fetch_locked(lc, npages);
 	lock_release(&mheap_lock);
 	return found;
 }
@@ -471,13 +556,14 @@ static void make_room_locked(struct lcache *lc, size_t npages)
 	size_t need = lcache_pages(lc) + npages;
 
 	lcache_look_at_heap_locked();
-	if (need > lc->limit && only_frees(lc) && lcache_pages(lc) >= HAND_OVER / 2)
-		hand_over_locked(lc);
-	need = lcache_pages(lc) + npages;
 	if (need > lc->limit && ++lc->nfull >= BUSY)
 		lc->busy = true;
-	if (need > lc->limit)
-		grow_locked(lc, need - lc->limit);
+	if (need > lc->limit && (lcache_pages(lc) < hand_over(lc) || !only_frees(lc)))
+		grow_locked(lc, need - lc->limit, lc->busy);
+	if (need > lc->limit && only_frees(lc)) {
+		hand_over_locked(lc);
+		need = lcache_pages(lc) + npages;
+	}
 	if (need > lc->limit && npages <= lc->limit)
 		release_locked(lc, (lc->limit - npages) / 2);
 	lc->taken = taken(lc);

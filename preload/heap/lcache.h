@@ -14,8 +14,9 @@
  * the heap sees at once that it is free, and freeing it again is noticed. Its pages are
  * its own at any moment, also in the middle of a cut.
  *
- * A thread that only frees what others allocate hands all it has to the depot, from which
- * a thread that finds nothing of its own takes many at once.
+ * A thread that only frees what others allocate hands all it has to the depot, as one
+ * batch, of any lengths. A thread that finds nothing of its own takes a whole batch that
+ * has something near: nothing is merged or cut between the two.
  *
  * What all threads may hold is bounded by a share of the heap, of which each thread
  * reserves its part: see grow_locked(). In a small heap that share is too little for a

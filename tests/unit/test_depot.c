@@ -11,7 +11,8 @@
 
 #define OBJECTS 48
 #define ROUNDS	40
-#define MOST	768 /* pages that a small heap keeps */
+#define MOST	4096 /* pages in the depot */
+#define OWN	384  /* pages of a thread that only frees */
 
 static struct {
 	pthread_barrier_t step;
@@ -75,6 +76,7 @@ static void rounds_of(size_t size)
 {
 	struct heap_stats s;
 	size_t first, most = 0;
+	size_t total = OBJECTS * ((size + PAGE_SIZE - 1) >> PAGE_SHIFT);
 
 	with.size = size;
 	play();
@@ -83,7 +85,10 @@ static void rounds_of(size_t size)
 		size_t npages = play();
 
 		most = npages > most ? npages : most;
-		assert_in_range(npages + with.own, 0, MOST);
+		assert_in_range(npages, 0, MOST);
+		assert_in_range(with.own, 0, OWN);
+		if (total <= MOST) /* nearly all of it comes back whole */
+			assert_in_range(npages + with.own, total / 4 * 3, MOST);
 	}
 	assert_true(most > 0);
 	assert_in_range(committed(), first, first + first / 2);
@@ -103,6 +108,7 @@ static void test_one_way(void **state)
 	rounds_of(100000);
 	rounds_of(40000);
 	rounds_of(300000);
+	rounds_of(1000000); /* more than there is room for */
 	with.ends = true;
 	pthread_barrier_wait(&with.step);
 	pthread_join(t, NULL);
