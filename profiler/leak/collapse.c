@@ -8,7 +8,6 @@
  */
 #include "profiler/leak/collapse.h"
 
-#include <sys/prctl.h>
 #include <sys/resource.h>
 
 #include "preload/base/atomic.h"
@@ -54,7 +53,6 @@ void collapse_note(void)
 {
 	int pagemap;
 
-	os_call(SYS_prctl, PR_SET_NAME, (long)COLLAPSE_THREAD, 0, 0, 0, 0);
 	if (!collapse.blocks)
 		collapse.blocks =
 			meta_map(MAX_BLOCKS * sizeof(*collapse.blocks), META_LEAK);

@@ -9,10 +9,6 @@
 
 #include "preload/base/base.h"
 
-/* The agent's name from collapse_note() on, by which the tool knows that it has not
- * restored all yet. */
-#define COLLAPSE_THREAD "seep-agent"
-
 /* DUMP. Notes which huge pages the heap has. Does nothing where the kernel (before 6.7)
  * cannot tell. */
 void collapse_note(void);

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "profiler/leak/collapse.h"
+#include "profiler/control/request.h"
 
 #include "tools/lib/proc.h"
 #include "tools/lib/say.h"
@@ -52,7 +52,7 @@ static bool is_agent(int pid, const char *tid)
 
 	snprintf(path, sizeof(path), "/proc/%d/task/%.16s/comm", pid, tid);
 	name = proc_read(path, NULL);
-	is = name && strcmp(name, COLLAPSE_THREAD "\n") == 0;
+	is = name && strcmp(name, AGENT_COMM "\n") == 0;
 	free(name);
 	return is;
 }
