@@ -18,10 +18,12 @@
 
 #define AGENT_MAGIC   0x746e6567617065ull
 #define AGENT_VERSION 1
-#define AGENT_TRACED  1	 /* si_errno of the signal: its delivery is one more stop */
-#define AGENT_SIGNAL  57 /* unless the option signal= says otherwise */
-#define AGENT_NAME    "seep-%016lx"
-#define AGENT_PATH    "/tmp/.seep-%016lx"
+/* Of the agent while it checks for leaks, and until what that has split is restored. */
+#define AGENT_COMM   "seep-agent"
+#define AGENT_TRACED 1	/* si_errno of the signal: its delivery is one more stop */
+#define AGENT_SIGNAL 57 /* unless the option signal= says otherwise */
+#define AGENT_NAME   "seep-%016lx"
+#define AGENT_PATH   "/tmp/.seep-%016lx"
 
 enum agent_command {
 	AGENT_NOTHING,

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -174,6 +175,7 @@ static int check_leaks(struct session *s)
 	struct live_answer a;
 	int error;
 
+	os_call(SYS_prctl, PR_SET_NAME, (long)AGENT_COMM, 0, 0, 0, 0);
 	if (q.report < 0 || !is_regular(q.report) ||
 	    (q.profile >= 0 && !is_regular(q.profile)))
 		return fail(s, -EBADF, "no regular file came with the request");

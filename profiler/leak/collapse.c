@@ -19,8 +19,8 @@
 #define HUGE	      (2 * MIB)
 #define MAX_BLOCKS    65536 /* 128 GiB */
 #define NICE	      10
-#define MOSTLY_HUGE   128	/* blocks: what is small beside them counts */
-#define SMALL_HEAD    (8 * MIB) /* of an arena: too early to be given huge pages */
+#define MOSTLY_HUGE   128	  /* blocks: what is small beside them counts */
+#define SMALL_HEAD    (160 * MIB) /* of an arena: too early to be given huge pages */
 
 #define COLLAPSE      25 /* MADV_COLLAPSE */
 #define COLLAPSE_BUSY 64 /* blocks in a row that could not be had: memory is short */

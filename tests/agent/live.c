@@ -15,6 +15,7 @@
  *   pipes N        N times: does the end of a pipe come when its writer closes it?
  *   filter WHAT    refuses the calls: "clone" (of processes), "ptrace",
  *                  "munmap", "socket", "exit_group", "exit", "mmap", "wait4"
+ *   agent NAME     its main thread is called so
  *   move N         N threads move the only pointers to objects around; stay: they stop,
  *                  and answers how many objects were found damaged
  */
@@ -415,6 +416,8 @@ static int obey(const char *word, long n, const char *text)
 		return sigchlds + strangers;
 	else if (strcmp(word, "pipes") == 0)
 		return try_pipes(n);
+	else if (strcmp(word, "agent") == 0)
+		return prctl(PR_SET_NAME, text, 0, 0, 0);
 	else if (strcmp(word, "filter") == 0)
 		return filter(text);
 	else if (strcmp(word, "move") == 0)

@@ -55,6 +55,12 @@ def children(pid):
         return [int(child) for child in f.read().split()]
 
 
+def looks(pid):
+    """The system calls that a process has read by."""
+    with open(f"/proc/{pid}/io") as f:
+        return int(f.read().split("syscr: ")[1].split()[0])
+
+
 class TestCase(seeptest.TestCase):
     def ask(self, pid, *args, status=None, command="check"):
         r = seeptest.seep(command, *args, str(pid), cwd=self.dir)
@@ -513,6 +519,22 @@ class Ways(TestCase):
             self.check(p.pid, "--max-pause", "10000", status=0)
         for bad in ("x", "-1", "0", ""):
             self.ask(1, "--max-pause", bad, status=25)
+
+    def test_predicted_when_pages_are_restored(self):
+        """An agent that is at work on them, or what looks like one, is waited for."""
+        with Live("mode=exact:hugepage=off") as p:
+            p.say("grow 200000")
+            p.say("agent seep-agent")
+            argv = [seeptest.TOOL, "check", "-q", "--no-symbolize", "--max-pause", "0.001",
+                    str(p.pid)]
+            with subprocess.Popen(argv, env=seeptest.clean_env(), stderr=subprocess.PIPE) as tool:
+                # It looks at this thread's name again and again.
+                before = looks(tool.pid)
+                until(lambda: looks(tool.pid) > before + 20 or tool.poll() is not None)
+                self.assertIsNone(tool.poll())
+                p.say("agent other")
+                self.assertEqual(tool.wait(), 24)
+                self.assertIn(b"nothing was done", tool.stderr.read())
 
     def test_forked_child(self):
         """What the parent remembers is not the child's."""

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""seep check on real servers: redis under load, a backend of postgres; as they are, and
-with a library in them that loses memory."""
+"""seep check on real servers: redis under load, a backend of postgres, nginx; as they are,
+and with a library in them that loses memory."""
 import glob
 import json
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import unittest
 import seeptest
@@ -158,6 +159,56 @@ class Postgres(TestCase):
         self.assertEqual(self.lost(self.check(backend, "--stop", status=(23,))), (5, 0))
         self.assertEqual(self.sql(psql, "select sum(y) from t;"), str(7 * 20001 * 10000))
         self.check(backend, "--since")
+
+
+NGINX = """daemon off; master_process off; pid DIR/pid; error_log DIR/log; user root;
+events { worker_connections 64; }
+http { access_log off; client_body_temp_path DIR/1; proxy_temp_path DIR/2;
+fastcgi_temp_path DIR/3; uwsgi_temp_path DIR/4; scgi_temp_path DIR/5; gzip on;
+gzip_types *; server { listen unix:DIR/socket; root DIR; } }
+"""
+
+
+@unittest.skipUnless(shutil.which("nginx"), "no nginx")
+class Nginx(TestCase):
+    def nginx(self, **kw):
+        for name, text in ("conf", NGINX.replace("DIR", self.dir)), ("file", "x" * 100000):
+            with open(os.path.join(self.dir, name), "w") as f:
+                f.write(text)
+        server = self.start(["nginx", "-c", os.path.join(self.dir, "conf")], "mode=exact", **kw)
+        until(lambda: server.poll() is not None or self.serves())
+        self.assertIsNone(server.poll())
+        return server.pid
+
+    def fetch(self):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(os.path.join(self.dir, "socket"))
+            s.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n"
+                      b"Connection: close\r\n\r\n")
+            parts = list(iter(lambda: s.recv(65536), b""))
+        return b"".join(parts)
+
+    def serves(self):
+        try:
+            return b"200 OK" in self.fetch()
+        except OSError:
+            return False
+
+    def test_clean(self):
+        pid = self.nginx()
+        for i in range(10):
+            self.assertTrue(self.serves())
+            self.check(pid, *(["--stop"] if i % 2 else []))
+
+    def test_a_library_that_loses(self):
+        pid = self.nginx(preload=(seeptest.LIB, PLUGIN), env={"SEEP_TEST_LOSE": "1"})
+
+        def look():
+            self.assertTrue(self.serves())
+            mine, others = self.lost(self.check(pid, "--stop", status=(0, 23)))
+            self.assertEqual(others, 0)
+            return mine >= 20
+        until(look)
 
 
 seeptest.main()

@@ -5,8 +5,13 @@
  */
 #include "tools/lib/pause.h"
 
+#include <dirent.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include "profiler/control/request.h"
 
 #include "tools/lib/proc.h"
 #include "tools/lib/say.h"
@@ -16,6 +21,9 @@
 #define HUGE_PAGE_MS   0.001
 #define STOP_MS	       0.5
 #define STOP_THREAD_MS 0.015
+#define WORTH_WAITING  ((uint64_t)8 << 20) /* of small pages */
+#define RESTORING_S    60
+#define LOOK_MS	       5
 
 static char *read_of(int pid, const char *name)
 {
@@ -37,6 +45,49 @@ static bool read_sizes(int pid, struct pause *out)
 	return true;
 }
 
+static bool is_agent(int pid, const char *tid)
+{
+	char path[64], *name;
+	bool is;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%.16s/comm", pid, tid);
+	name = proc_read(path, NULL);
+	is = name && strcmp(name, AGENT_COMM "\n") == 0;
+	free(name);
+	return is;
+}
+
+/* The agent of an earlier check, which makes split pages huge again? */
+static bool has_agent(int pid)
+{
+	char path[32];
+	struct dirent *entry;
+	bool found = false;
+	DIR *tasks;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	tasks = opendir(path);
+	while (tasks && !found && (entry = readdir(tasks)) != NULL)
+		found = entry->d_name[0] != '.' && is_agent(pid, entry->d_name);
+	if (tasks)
+		closedir(tasks);
+	return found;
+}
+
+/* Worth a look at all threads only where it could matter. */
+static bool await_restoring(int pid, const struct pause *p)
+{
+	bool waited = false;
+
+	if (p->small_bytes < WORTH_WAITING)
+		return false;
+	for (int i = 0; i < RESTORING_S * 1000 / LOOK_MS && has_agent(pid); i++) {
+		poll(NULL, 0, LOOK_MS);
+		waited = true;
+	}
+	return waited;
+}
+
 bool pause_predict(int pid, struct pause *out)
 {
 	char *status = read_of(pid, "status");
@@ -45,7 +96,7 @@ bool pause_predict(int pid, struct pause *out)
 	if (status)
 		out->threads = (unsigned)proc_number(status, "Threads", 10, 1);
 	free(status);
-	if (!read_sizes(pid, out))
+	if (!read_sizes(pid, out) || (await_restoring(pid, out) && !read_sizes(pid, out)))
 		return false;
 	out->screen_ms = BASE_MS + (double)(out->small_bytes >> 12) * SMALL_PAGE_MS +
 			 (double)(out->huge_bytes >> 21) * HUGE_PAGE_MS;
