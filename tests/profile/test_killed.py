@@ -139,6 +139,19 @@ class Killed(seeptest.TestCase):
         self.assertEqual((other.returncode, directories()), (137, []))
         self.one("b.*.heap.pb.gz")
 
+    def test_main_thread_has_ended(self):
+        """It looks like a process that has, but others of its threads run."""
+        p = subprocess.Popen([seeptest.TOOL, "run", "-o", f"{self.dir}/l", "--", GROW, "leave"],
+                             env=seeptest.clean_env(), cwd=self.dir, stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        text = p.stderr.read().decode()
+        p.stdin.close()
+        p.stdout.read()  # until the other has ended
+        self.assertEqual(p.wait(), 0, text)
+        self.assertIn("seep: 1 process is still running\n", text)
+        p.stdout.close()
+        p.stderr.close()
+
     def test_forked_child(self):
         seeptest.seep("run", "-q", "--", GROW, "fork", cwd=self.dir)
         counts = sorted(self.objects(f, "child_part")
