@@ -222,7 +222,7 @@ struct thread_info *thread_register(uint32_t creator_site, bool detached)
 	if (is_main)
 		atomic_store_relaxed(&registry.has_main, true);
 	find_stack(&fresh, is_main);
-	if (atomic_load_relaxed(&registry.tid_at) == 0)
+	if (!is_main && atomic_load_relaxed(&registry.tid_at) == 0)
 		find_tid(&fresh);
 	lock_acquire(&registry.lock);
 	announced = find_announced(fresh.self);
