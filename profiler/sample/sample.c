@@ -173,7 +173,7 @@ uint32_t sample_site(const struct sample_record *r)
 uint64_t sample_birth_ns(const struct sample_record *r)
 {
 	if (sampler.packed)
-		return (uint64_t)r->packed.birth << RECORD_BIRTH_SHIFT;
+		return record_birth_ns(r->packed.birth, os_coarse_ns());
 	return sampler.record_size >= RECORD_BIRTH ? r->birth_ns : 0;
 }
 

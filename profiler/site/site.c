@@ -112,12 +112,13 @@ static bool is_child(const struct site_node *n, uint32_t parent, uintptr_t pc)
 }
 
 /* The child that was made right after its parent, or the first node of all. Behind our
- * last one may be some of the process that we were forked from. */
+ * last one may be some of the process that we were forked from, and what has a number but
+ * is not yet inserted may still look like one of these. */
 static uint32_t find_next(uint32_t parent, uintptr_t pc)
 {
 	uint32_t site = parent + 1;
 
-	return site <= atomic_load_acquire(&sites.count) &&
+	return site <= atomic_load_acquire(&sites.ninserted) &&
 			       is_child(site_node(site), parent, pc)
 		       ? site
 		       : SITE_NONE;

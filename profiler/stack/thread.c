@@ -164,16 +164,22 @@ static struct thread_info *find_announced(uintptr_t self)
 	return NULL;
 }
 
-/* libc's descriptor holds the kernel's id; -1 when the thread has been joined. */
+/* libc's descriptor holds the kernel's id; -1 when the thread has been joined. An id that
+ * is there twice, small or like half an address, is left to the next thread. */
 static void find_tid(const struct thread_info *t)
 {
 	const int *word = (const int *)t->self;
+	uint32_t at = 0;
 
-	for (uint32_t i = 1; i < THREAD_DESCRIPTOR_BYTES / sizeof(int); i++)
-		if (word[i] == t->tid) {
-			atomic_store_relaxed(&registry.tid_at, i);
+	for (uint32_t i = 1; i < THREAD_DESCRIPTOR_BYTES / sizeof(int); i++) {
+		if (word[i] != t->tid)
+			continue;
+		if (at)
 			return;
-		}
+		at = i;
+	}
+	if (at)
+		atomic_store_relaxed(&registry.tid_at, at);
 }
 
 /* The kernel clears the id of a thread that is gone; who joins it then writes -1. */
@@ -216,7 +222,7 @@ struct thread_info *thread_register(uint32_t creator_site, bool detached)
 	if (is_main)
 		atomic_store_relaxed(&registry.has_main, true);
 	find_stack(&fresh, is_main);
-	if (atomic_load_relaxed(&registry.tid_at) == 0)
+	if (!is_main && atomic_load_relaxed(&registry.tid_at) == 0)
 		find_tid(&fresh);
 	lock_acquire(&registry.lock);
 	announced = find_announced(fresh.self);

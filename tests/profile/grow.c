@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Keeps more and more memory and says how much, until somebody kills it. */
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,6 +53,45 @@ NOINLINE static void child_part(int n)
 	__asm__ volatile("");
 }
 
+static void *await_end_of_input(void *arg)
+{
+	char c;
+
+	while (read(0, &c, 1) > 0)
+		;
+	return arg;
+}
+
+/* Of the main thread. */
+static char state_of(pid_t pid)
+{
+	char path[32], state = '\0';
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	f = fopen(path, "r");
+	if (!f || fscanf(f, "%*d %*s %c", &state) != 1)
+		abort();
+	fclose(f);
+	return state;
+}
+
+/* A process whose main thread has ended lives on without its parent. */
+static int leave_threads(void)
+{
+	pid_t pid = fork();
+	pthread_t t;
+
+	if (pid == 0) {
+		close(2); /* others wait for its end */
+		pthread_create(&t, NULL, await_end_of_input, NULL);
+		pthread_exit(NULL);
+	}
+	while (state_of(pid) != 'Z')
+		sched_yield();
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	pthread_t t;
@@ -66,6 +106,8 @@ int main(int argc, char **argv)
 		child_part(3);
 		return 0;
 	}
+	if (argc > 1 && strcmp(argv[1], "leave") == 0)
+		return leave_threads();
 	pthread_create(&t, NULL, churn_for_ever, NULL);
 	grow();
 	return 0;

@@ -2,9 +2,19 @@
 /* hugeprice: after a dear huge page the heap must grow before the next is tried. */
 #include "preload/heap/hugeprice.h"
 
-#include <sys/mman.h>
-
 #include "tests/unit/cm.h"
+
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "preload/base/os.h"
 
 #define CHEAP_NS 300000 /* as measured where huge pages are cheap, and where not */
 #define DEAR_NS	 3600000
@@ -59,11 +69,46 @@ static void test_advice(void **state)
 	munmap(raw, 4 * HUGE_PAGE);
 }
 
+/* As a sandbox does it that knows no such clock. */
+static void refuse_clocks(void)
+{
+	struct sock_filter list[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clock_gettime, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	const struct sock_fprog filter = { .len = ARRAY_LEN(list), .filter = list };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0)
+		_exit(2); /* not permitted here */
+}
+
+/* A malloc that succeeds leaves errno alone. */
+static void test_refused_clock(void **state)
+{
+	int status = -1;
+	pid_t pid = fork();
+
+	(void)state;
+	if (pid == 0) {
+		refuse_clocks();
+		errno = 0;
+		_exit(os_thread_ns() == 0 && os_process_ns() == 0 && errno == 0 ? 0 : 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	if (WEXITSTATUS(status) == 2)
+		skip();
+	assert_int_equal(status, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_price),
 		cmocka_unit_test(test_advice),
+		cmocka_unit_test(test_refused_clock),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

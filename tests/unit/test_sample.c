@@ -14,6 +14,7 @@
 #include "profiler/sample/lifetime.h"
 #include "profiler/sample/maths.h"
 #include "profiler/sample/sample.h"
+#include "profiler/sample/sample_int.h"
 #include "profiler/site/share.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/module.h"
@@ -332,6 +333,23 @@ static void test_memory_of_few(void **state)
 		heap_free(objects[i]);
 }
 
+/* The field of a followed object's birth has come round, or will before it is read. */
+static void test_packed_birth(void **state)
+{
+	const uint64_t unit = (uint64_t)1 << RECORD_BIRTH_SHIFT, day = 86400000000000u;
+	const uint64_t ages[] = { 0, unit, 3600000000000u, 100 * day, 208 * day };
+
+	(void)state;
+	for (uint64_t now = 209 * day; now < 2000 * day; now += 97 * day + 12345)
+		for (size_t i = 0; i < ARRAY_LEN(ages); i++) {
+			uint64_t born = now - ages[i];
+			uint32_t packed = (uint32_t)(born >> RECORD_BIRTH_SHIFT);
+
+			assert_int_equal(record_birth_ns(packed, now),
+					 born / unit * unit);
+		}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -343,6 +361,7 @@ int main(void)
 		cmocka_unit_test(test_unbiased),
 		cmocka_unit_test(test_records),
 		cmocka_unit_test(test_lifetime_ranges),
+		cmocka_unit_test(test_packed_birth),
 		cmocka_unit_test(test_many_of_a_span),
 		cmocka_unit_test(test_memory_of_few),
 		cmocka_unit_test(test_beside), /* from here on threads are many */

@@ -526,18 +526,33 @@ unsigned launch_rows(const struct launch *l)
 	return n < room ? n : room;
 }
 
-bool launch_is_running(const struct runtable_row *r)
+/* It may wait for somebody who never asks for it. One whose main thread alone has ended
+ * looks the same but for the number of threads. */
+static bool has_ended(int pid)
 {
-	char *path = format_string("/proc/%d/stat", r->pid), state = '\0';
-	FILE *f = r->pid > 0 ? fopen(path, "re") : NULL;
+	char *path = format_string("/proc/%d/stat", pid), text[512];
+	FILE *f = fopen(path, "re");
+	size_t n = f ? fread(text, 1, sizeof(text) - 1, f) : 0;
+	const char *rest;
+	char state;
+	long nthreads;
 
-	/* A process that has ended may wait for somebody who never asks for it. */
-	if (f && fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
-		state = '\0';
 	if (f)
 		fclose(f);
 	free(path);
-	return state != 'Z' && state != 'X' && r->pid > 0 &&
+	text[n] = '\0';
+	rest = strrchr(text, ')'); /* ends the name, which may hold some */
+	return rest &&
+	       sscanf(rest,
+		      ") %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s "
+		      "%*s %*s %ld",
+		      &state, &nthreads) == 2 &&
+	       (state == 'X' || (state == 'Z' && nthreads <= 1));
+}
+
+bool launch_is_running(const struct runtable_row *r)
+{
+	return r->pid > 0 && !has_ended(r->pid) &&
 	       (kill(r->pid, 0) == 0 || errno == EPERM);
 }
 
