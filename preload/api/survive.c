@@ -9,6 +9,8 @@
  * profiles of the process that has ended, and exits.
  */
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "preload/api/api.h"
 #include "preload/base/fmt.h"
@@ -157,15 +159,33 @@ static int write_recovered(const struct store_header *h)
 	return error ? 1 : 0;
 }
 
+/* Where the profiles go says the file, which any user that a program of root's became may
+ * have left in the directory of its run (whose files nobody else can replace): so root
+ * reads it, and writes, with the rights of its owner. */
+static bool become_owner(const char *path)
+{
+	struct stat st;
+
+	if (os_call(SYS_geteuid, 0, 0, 0, 0, 0, 0) != 0 || opt_get()->out[0])
+		return true;
+	if (os_call(SYS_lstat, (long)path, (long)&st, 0, 0, 0, 0) != 0)
+		return false;
+	return st.st_uid == 0 ||
+	       (os_call(SYS_setgroups, 0, 0, 0, 0, 0, 0) == 0 &&
+		os_call(SYS_setresgid, st.st_gid, st.st_gid, st.st_gid, 0, 0, 0) == 0 &&
+		os_call(SYS_setresuid, st.st_uid, st.st_uid, st.st_uid, 0, 0, 0) == 0);
+}
+
 void survive_recover(void)
 {
 	const char *path = opt_get()->recover;
-	struct store_header *h;
+	struct store_header *h = NULL;
 	size_t size;
 
 	if (path[0] == '\0')
 		return;
-	h = store_load(path, &size);
+	if (become_owner(path))
+		h = store_load(path, &size);
 	if (!h || !site_adopt(h)) {
 		log_line("%.400s: not a profile store of this version", path);
 		os_exit_group(1);

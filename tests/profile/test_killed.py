@@ -3,10 +3,12 @@
 import glob
 import json
 import os
+import pwd
 import random
 import re
 import resource
 import subprocess
+import unittest
 import seeptest
 
 GROW = seeptest.victim("profile/grow")
@@ -138,6 +140,49 @@ class Killed(seeptest.TestCase):
         other.communicate()
         self.assertEqual((other.returncode, directories()), (137, []))
         self.one("b.*.heap.pb.gz")
+
+    def test_main_thread_has_ended(self):
+        """It looks like a process that has, but others of its threads run."""
+        p = subprocess.Popen([seeptest.TOOL, "run", "-o", f"{self.dir}/l", "--", GROW, "leave"],
+                             env=seeptest.clean_env(), cwd=self.dir, stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        text = p.stderr.read().decode()
+        p.stdin.close()
+        p.stdout.read()  # until the other has ended
+        self.assertEqual(p.wait(), 0, text)
+        self.assertIn("seep: 1 process is still running\n", text)
+        p.stdout.close()
+        p.stderr.close()
+
+    @unittest.skipUnless(os.geteuid() == 0, "root becomes another user")
+    def test_another_user(self):
+        """What a user wrote of where profiles go is done with that user's rights."""
+        program = """
+import os, signal, sys
+who, path = int(sys.argv[1]), sys.argv[2]
+if os.fork() == 0:
+    os.setgroups([])
+    os.setresgid(who, who, who)
+    os.setresuid(who, who, who)
+    if os.fork() == 0:
+        kept = [bytes(10000) for _ in range(100)]
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.wait()
+else:
+    os.wait()
+"""
+        who = pwd.getpwnam("nobody").pw_uid
+        os.chmod(self.dir, 0o755)
+        for name, mode in (("theirs", 0o777), ("ours", 0o700)):
+            directory = f"{self.dir}/{name}"
+            os.mkdir(directory)
+            os.chmod(directory, mode)
+            r = seeptest.seep("run", "-o", directory + "/%p", "--", "/usr/bin/python3", "-c",
+                              program, str(who), directory)
+            self.assertEqual(r.returncode, 0)
+            owners = {os.stat(f).st_uid for f in glob.glob(directory + "/*.heap.pb.gz")}
+            self.assertEqual(owners, {0, who} if mode == 0o777 else {0}, r.stderr)
+            self.assertEqual(b"could not be recovered" in r.stderr, mode != 0o777, r.stderr)
 
     def test_forked_child(self):
         seeptest.seep("run", "-q", "--", GROW, "fork", cwd=self.dir)

@@ -49,12 +49,11 @@ static bool any_runs(int fd)
 	size_t n;
 
 	if (fstat(fd, &st) != 0 || (size_t)st.st_size < head)
-		return false;
+		return true; /* another version's, which may have no lock */
 	t = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
 	if (t == MAP_FAILED)
 		return true;
 	n = ((size_t)st.st_size - head) / sizeof(t->rows[0]);
-	/* Another version's may have no lock. */
 	runs = t->magic != RUNTABLE_MAGIC || t->version != RUNTABLE_VERSION;
 	for (size_t i = 0; i < n && i < t->claimed && !runs; i++)
 		runs = t->rows[i].state == RUNROW_CLAIMED &&
