@@ -108,7 +108,7 @@ class Hazards(seeptest.TestCase):
                     options=f"mode=exact:out={self.dir}/x")
         self.assertEqual(len(glob.glob(self.dir + "/x.*.heap.pb.gz")), 2)
 
-    @unittest.skipUnless(os.geteuid() == 0, "needs another user")
+    @unittest.skipUnless(seeptest.may_become(), "needs another user")
     def test_secure(self):
         """AT_SECURE: a set-user-ID program linked with the library obeys no environment."""
         program = self.dir + "/secure"

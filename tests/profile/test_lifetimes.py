@@ -68,11 +68,11 @@ class Lifetimes(seeptest.TestCase):
                              self.total(self.of(site, "heap"), 3), site)
 
     def test_sampled(self):
-        """500 MB of churn, one sample in 64 KiB: 5 standard deviations are 2.1 %."""
+        """500 MB of churn, one sample in 64 KiB: 7 standard deviations are 8 %."""
         self.make("mode=sampled:sample=64K:seed=3:lifetimes=on", "1000", exe=WORK)
         churn = self.of("exported_churn")
         total = 500e6
-        self.assertLess(abs(self.total(churn, SPACE) - total), 5 * (total * 65536) ** .5)
+        self.assertLess(abs(self.total(churn, SPACE) - total), 7 * (total * 65536) ** .5)
         self.assertEqual(self.total(churn, SPACE),
                          self.total(self.of("exported_churn", "allocs"), 1))
 
@@ -166,7 +166,7 @@ class Lifetimes(seeptest.TestCase):
 
         def top(focus):
             r = subprocess.run(["go", "tool", "pprof", "-top", focus, path], env=env,
-                               capture_output=True, timeout=120)
+                               capture_output=True, timeout=seeptest.TIMEOUT)
             self.assertEqual(r.returncode, 0, r.stderr)
             return r.stdout.decode()
         self.assertRegex(top("-tagfocus=lifetime=10ms:"), r"\b4\b.*long_site")

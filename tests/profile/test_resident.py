@@ -25,8 +25,7 @@ class Resident(seeptest.TestCase):
             said, process, text = self.run_one(what)
             rss = process["rss"]
             self.assertEqual(sum(rss[p] for p in PARTS), rss["total"])
-            # The kernel's own total is behind by up to some pages for each processor, and
-            # what the program does to say it may touch a huge page.
+            # What the program does to say it may touch a huge page.
             grown = rss["total"] - said
             self.assertLess(grown, 0.02 * said + 2.5 * MIB, (what, rss))
             self.assertGreater(grown, -0.02 * said - MIB / 2, (what, rss))
@@ -44,7 +43,7 @@ class Resident(seeptest.TestCase):
         heap = [f for f in process["files"] if ".heap." in f][0]
         text = subprocess.run(["go", "tool", "pprof", "-comments", heap], check=True,
                               env=seeptest.clean_env(HOME=self.dir, PPROF_TMPDIR=self.dir),
-                              capture_output=True, timeout=120).stdout.decode()
+                              capture_output=True, timeout=seeptest.TIMEOUT).stdout.decode()
         line = re.search(r"resident (\d+) bytes = (.*)", text)
         self.assertEqual(sum(int(n) for n in re.findall(r"\d+", line[2])), int(line[1]))
 
