@@ -19,12 +19,11 @@
 #include "profiler/site/site.h"
 #include "profiler/stack/thread.h"
 
-#define HIDDEN_SITE   INT32_MAX /* of sample_hide_enter(); no stack has it */
-#define RECORD_SHORT  offsetof(struct sample_record, birth_ns)
-#define RECORD_BIRTH  offsetof(struct sample_record, escape)
-#define RECORD_ESCAPE offsetof(struct sample_record, entry) /* the maker's thread, too \
-							     */
-#define RECORD_STORED	   sizeof(struct sample_record) /* lifetimes outlive the process */
+#define HIDDEN_SITE	   INT32_MAX /* of sample_hide_enter(); no stack has it */
+#define RECORD_SHORT	   offsetof(struct sample_record, birth_ns)
+#define RECORD_BIRTH	   offsetof(struct sample_record, escape)
+#define RECORD_ESCAPE	   offsetof(struct sample_record, entry) /* the thread, too */
+#define RECORD_STORED	   sizeof(struct sample_record)
 #define RECORD_PACKED	   (offsetof(struct sample_record, packed) + 8)
 #define RECORD_BIRTH_SHIFT 22 /* 4 ms, about what the coarse clock knows */
 
