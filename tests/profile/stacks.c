@@ -30,13 +30,15 @@ NOINLINE void step(unsigned number, unsigned depth);
 #define TIMES_64(f, n)                                                      \
 	TIMES_8(f, n##0)                                                    \
 	TIMES_8(f, n##1)                                                    \
-	TIMES_8(f, n##2) TIMES_8(f, n##3) TIMES_8(f, n##4) TIMES_8(f, n##5) \
-		TIMES_8(f, n##6) TIMES_8(f, n##7)
+	TIMES_8(f, n##2)                                                    \
+	TIMES_8(f, n##3) TIMES_8(f, n##4) TIMES_8(f, n##5) TIMES_8(f, n##6) \
+		TIMES_8(f, n##7)
 #define TIMES_512(f, n)                                                         \
 	TIMES_64(f, n##0)                                                       \
 	TIMES_64(f, n##1)                                                       \
-	TIMES_64(f, n##2) TIMES_64(f, n##3) TIMES_64(f, n##4) TIMES_64(f, n##5) \
-		TIMES_64(f, n##6) TIMES_64(f, n##7)
+	TIMES_64(f, n##2)                                                       \
+	TIMES_64(f, n##3) TIMES_64(f, n##4) TIMES_64(f, n##5) TIMES_64(f, n##6) \
+		TIMES_64(f, n##7)
 #define ENTRY(n) function##n,
 
 TIMES_512(FUNCTION, _)
