@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "tools/commands.h"
-#include "tools/lib/pbfile.h"
+#include "tools/lib/filebytes.h"
 #include "tools/lib/reports.h"
 #include "tools/lib/say.h"
 
@@ -136,7 +136,7 @@ static void write_out(const struct report *r, const struct reports *all)
 	if (fclose(memory) != 0)
 		die(EXIT_INCOMPLETE, "out of memory");
 	if (r->out)
-		ok = pbfile_write_bytes(bytes, size, r->out);
+		ok = file_bytes_write(bytes, size, r->out);
 	else
 		ok = fwrite(bytes, 1, size, stdout) == size && fflush(stdout) == 0;
 	if (!ok)

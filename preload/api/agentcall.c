@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * agentcall: where the tool sends a thread by ptrace when the agent's signal cannot be
- * used (tools/lib/inject.c). The key is in rdi, where it was in
- * rsi, and the stack is aligned. The breakpoint
- * hands the thread back; its registers are restored by the tool, so none is kept here.
+ * used (tools/lib/inject.c). rdi holds the key, rsi where the thread was, and
+ * the stack is aligned. The breakpoint hands the thread back; its registers are restored
+ * by the tool, so none is kept here.
  * The tool calls it only where seep_agent_ready is AGENT_MAGIC: before, the library may
  * not even be mapped whole, and other bytes of its file stand there.
  */

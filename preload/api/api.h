@@ -118,6 +118,8 @@ void *signal_in(int sig, void *handler, int flags);
 const void *signal_program_handler(int sig, const void *handler);
 /* The handler remembered for sig: ask before signal_in(). */
 void *signal_known(int sig);
+/* The calling thread will go on at stack pointer target, perhaps out of handlers. */
+void signal_leave(uintptr_t target);
 /* What the program sees in the place of handler, known being what was remembered. */
 void *signal_out(void *handler, void *known);
 

@@ -135,7 +135,8 @@ static inline void arena_set_last(struct mspan *s)
 			     s);
 }
 
-/* SLOW. Points the first and last page (all: every page) to s. */
+/* SLOW; needs mheap_lock, or to be the large span's owner. Points the first and last page
+ * (all: every page) to s. */
 void arena_set_span(const struct mspan *where, struct mspan *s, bool all);
 /* Sets the class bytes of all pages of s. */
 void arena_set_class(const struct mspan *s, uint8_t sizeclass);

@@ -106,6 +106,7 @@ void heap_thread_pop(uintptr_t saved)
 	if (saved == 0 || seep_tls.state != TLS_LIVE)
 		return;
 	seep_tls.cache_offset = saved;
+	mc->interruption = NULL;
 	mcache_release(mc);
 }
 

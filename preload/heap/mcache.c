@@ -2,10 +2,10 @@
 /*
  * mcache: slow parts, see mcache.h.
  *
- * An mcache is one mapping: the struct, then one array per class, each with NULL words in
- * front. Arrays are as long as the class may ever need, but their pages fault in only
- * as far as the room in use grows: from a few slots, by half at every trip to mcentral.
- * A released mcache keeps its memory for the next thread.
+ * An mcache is one mapping: the struct, not quite at its beginning, then one array per
+ * class, each with NULL words in front. Arrays are as long as the class may ever need,
+ * but their pages fault in only as far as the room in use grows: from a few slots, by
+ * half at every trip to mcentral. A released mcache keeps its memory for the next thread.
  */
 #include "preload/heap/mcache.h"
 
@@ -47,9 +47,13 @@ static struct {
 	bool several;	      /* atomic: there ever was more than one in use */
 } mcaches;
 
+/* Large objects begin on an OS page, and a program mostly touches their first bytes. All
+ * those have one set of the L1 cache to share: what each call needs is kept out of it. */
+#define PAST_HEADERS 256
+
 static size_t mcache_bytes(void)
 {
-	size_t bytes = align_up(sizeof(struct mcache), CACHE_LINE);
+	size_t bytes = PAST_HEADERS + align_up(sizeof(struct mcache), CACHE_LINE);
 
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
 		bytes += (sizeclass_info[c].cache_max + MCACHE_BELOW) * sizeof(void *);
@@ -96,9 +100,12 @@ struct mcache *mcache_new(void)
 	if (mc) {
 		mcaches.spare = mc->next;
 	} else {
-		mc = meta_map(mcache_bytes(), META_MCACHE);
-		if (mc)
+		uintptr_t where = (uintptr_t)meta_map(mcache_bytes(), META_MCACHE);
+
+		if (where != 0) {
+			mc = (struct mcache *)(where + PAST_HEADERS);
 			init_bins(mc);
+		}
 	}
 	if (mc) {
 		mc->prev = NULL;

@@ -14,7 +14,7 @@
 
 /* SIGNAL. In the program's thread, before there is an agent; pc is where it was
  * interrupted. False: it may just be taking a lock, or making its first thread: another
- * time.. */
+ * time. */
 bool alone_end(uintptr_t pc);
 /* In the agent's thread, which takes no lock of libc's from now on. */
 void alone_again(void);

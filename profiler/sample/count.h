@@ -31,6 +31,24 @@ static inline void count_put_record(struct sample_record *r, uint32_t site, size
 	atomic_store_release((record_word *)r, word);
 }
 
+/* FAST. The program has one thread. */
+static inline void count_alloc_alone(struct site_counters *c, uint64_t objects,
+				     uint64_t bytes)
+{
+	peak_grow_alone(c, bytes);
+	count_add_alone(&c->alloc_objects, objects);
+	count_add_alone(&c->alloc_bytes, bytes);
+	count_add_alone(&sampler.samples, 1);
+}
+
+static inline void count_free_alone(struct site_counters *c, uint64_t objects,
+				    uint64_t bytes)
+{
+	peak_shrink_alone(c, bytes);
+	count_add_alone(&c->free_objects, objects);
+	count_add_alone(&c->free_bytes, bytes);
+}
+
 /* The same beside other threads; objects in fixed point. Returns how many were made in
  * what the thread counts in. */
 uint64_t count_alloc_beside(uint32_t number, uint64_t objects, uint64_t bytes);

@@ -47,25 +47,16 @@ ALWAYS_INLINE void count_alloc(uint32_t number, uint64_t objects, uint64_t bytes
 		return;
 	}
 	c = site_counters_at(number);
-	peak_grow_alone(c, bytes);
-	count_add_alone(&c->alloc_objects, objects);
-	count_add_alone(&c->alloc_bytes, bytes);
+	count_alloc_alone(c, objects, bytes);
 	count_add_alone(&c->samples, 1);
-	count_add_alone(&sampler.samples, 1);
 }
 
 ALWAYS_INLINE void count_free(uint32_t number, uint64_t objects, uint64_t bytes)
 {
-	struct site_counters *c;
-
-	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
 		count_sample_free_beside(number, objects, bytes);
-		return;
-	}
-	c = site_counters_at(number);
-	peak_shrink_alone(c, bytes);
-	count_add_alone(&c->free_objects, objects);
-	count_add_alone(&c->free_bytes, bytes);
+	else
+		count_free_alone(site_counters_at(number), objects, bytes);
 }
 
 /* The number of the counters of the present stack, also in *out_site; 0: it is not known.

@@ -102,10 +102,7 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 		objects = count_alloc_beside(number, ONE, size);
 	} else {
 		c = site_counters_at(number);
-		peak_grow_alone(c, size);
-		count_add_alone(&c->alloc_objects, ONE);
-		count_add_alone(&c->alloc_bytes, size);
-		count_add_alone(&sampler.samples, 1);
+		count_alloc_alone(c, ONE, size);
 		objects = c->alloc_objects;
 	}
 	if (followed) {
@@ -133,7 +130,6 @@ ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool follow
 	struct block *b = s->samples;
 	struct sample_record *r = (void *)&b->records[(size_t)index * record_size];
 	uint32_t site = r->site, number, handle = 0;
-	struct site_counters *c;
 	size_t size;
 
 	if (site == SITE_NONE)
@@ -150,14 +146,10 @@ ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool follow
 		r->packed.escape = 0;
 	}
 	size = r->size;
-	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
 		count_free_beside(number, ONE, size);
-	} else {
-		c = site_counters_at(number);
-		peak_shrink_alone(c, size);
-		count_add_alone(&c->free_objects, ONE);
-		count_add_alone(&c->free_bytes, size);
-	}
+	else
+		count_free_alone(site_counters_at(number), ONE, size);
 	if (followed && UNLIKELY(handle))
 		sample_end_escape(handle);
 	return true;

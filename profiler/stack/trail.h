@@ -160,6 +160,9 @@ uint32_t trail_repeated_node(const uintptr_t *fp);
 /* FAST. The trail that trail_capture_node() has just left, if it did not return 0. */
 const struct trail *trail_latest(void);
 
+/* Forgets all that the calling thread's trails hold: a capture, or who sets their nodes,
+ * was interrupted and will not go on. */
+void trail_thread_forget(void);
 /* Gives back the calling thread's trails. SLOW. */
 void trail_thread_end(void);
 

@@ -59,6 +59,7 @@ struct trails {
 	uint32_t generation;		     /* of the modules */
 	uint32_t max;			     /* frames of one site */
 	uint32_t capacity;		     /* of walked */
+	bool moves;			     /* arrays are being replaced */
 	uint32_t row_mask;		     /* rows in use: row_mask + 1 */
 	uint32_t nlearned;		     /* since the mask was set */
 	uint64_t serial;		     /* last one given out */

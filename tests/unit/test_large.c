@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "preload/heap/arena.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
 #include "preload/heap/mheap.h"
@@ -570,10 +571,33 @@ static void test_holes(void **state)
 	heap_trim();
 }
 
+static bool is_past_header(const void *p)
+{
+	return (uintptr_t)p % OS_PAGE >= CACHE_LINE;
+}
+
+/* What each call needs does not lie where OS pages begin, as large objects do. */
+static void test_apart_from_headers(void **state)
+{
+	void *p = heap_malloc(100000);
+	const struct arena *a = arena_at(0);
+	uintptr_t first = a->base + (a->first_page << PAGE_SHIFT);
+
+	(void)state;
+	assert_non_null(p);
+	assert_true(is_past_header(mcache_self()));
+	if (a->size > GIB) {
+		assert_true(is_past_header(arena_class(a, first)));
+		assert_true(is_past_header(&a->spans[a->first_page]));
+	}
+	heap_free(p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_large_model),
+		cmocka_unit_test(test_apart_from_headers),
 		cmocka_unit_test(test_large_again),
 		cmocka_unit_test(test_own_model),
 		cmocka_unit_test(test_own_busy),

@@ -10,6 +10,7 @@
 #include "tools/lib/arena.h"
 #include "tools/lib/intern.h"
 #include "tools/lib/names.h"
+#include "tools/lib/filebytes.h"
 #include "tools/lib/pbfile.h"
 #include "tools/lib/pbmerge.h"
 #include "tools/lib/reportjson.h"
@@ -353,7 +354,7 @@ static uint8_t *written(struct pbfile *f, size_t *out_size)
 	close(fd);
 	assert_true(pbfile_write(f, path));
 	pbfile_free(f);
-	bytes = pbfile_read_bytes(path, out_size);
+	bytes = file_bytes_read(path, out_size);
 	assert_non_null(bytes);
 	unlink(path);
 	return bytes;

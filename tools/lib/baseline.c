@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tools/lib/pbfile.h"
+#include "tools/lib/filebytes.h"
 #include "tools/lib/reportjson.h"
 #include "tools/lib/say.h"
 
@@ -160,7 +160,7 @@ int baseline_write(json_t *report, const char *path)
 	if (!text)
 		return ENOMEM;
 	errno = 0;
-	if (!pbfile_write_bytes(text, size, path))
+	if (!file_bytes_write(text, size, path))
 		error = errno ? errno : EIO;
 	free(text);
 	return error;

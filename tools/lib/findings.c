@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "tools/lib/estimate.h"
+#include "tools/lib/filebytes.h"
 #include "tools/lib/say.h"
 
 /* Bytes of the UTF-8 character at s that XML, too, can hold; 0 when it is none. */
@@ -281,7 +282,7 @@ struct findings *findings_read(const char *path, const char *index, char **out_w
 	bool ok;
 
 	errno = 0;
-	bytes = pbfile_read_bytes(path, &size);
+	bytes = file_bytes_read(path, &size);
 	f->path = clean(f, path);
 	f->exe = f->reason = "";
 	if (!bytes) {

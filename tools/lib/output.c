@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "tools/lib/agent.h"
-#include "tools/lib/pbfile.h"
+#include "tools/lib/filebytes.h"
 #include "tools/lib/say.h"
 
 #define DIRECTORY "seep.out"
@@ -53,8 +53,8 @@ void output_open(struct output *o, const char *path, int pid, const char *kind)
 	if (path && strcmp(path, "-") == 0) {
 		o->to = STDOUT_FILENO;
 		o->fd = memfd_create("seep", MFD_CLOEXEC);
-	} else if (path && pbfile_is_special(path)) {
-		o->to = open(path, PBFILE_AS_IT_IS);
+	} else if (path && file_is_special(path)) {
+		o->to = open(path, FILE_AS_IT_IS);
 		if (o->to < 0)
 			die(EXIT_INCOMPLETE, "%s: %s", path, strerror(errno));
 		o->fd = memfd_create("seep", MFD_CLOEXEC);

@@ -19,8 +19,7 @@ void output_open(struct output *o, const char *path, int pid, const char *kind);
 /* The file is whole: shows it. */
 void output_finish(struct output *o);
 /* Writes all of file fd to the descriptor to, whose name is for the message. Dies
- * with 24.
- */
+ * with 24. */
 void output_copy(int fd, int to, const char *name);
 
 #endif

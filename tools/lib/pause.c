@@ -25,14 +25,9 @@
 #define RESTORING_S    60
 #define LOOK_MS	       5
 
-static char *read_of(int pid, const char *name)
-{
-	return proc_read_of(pid, name, NULL);
-}
-
 static bool read_sizes(int pid, struct pause *out)
 {
-	char *rollup = read_of(pid, "smaps_rollup");
+	char *rollup = proc_read_of(pid, "smaps_rollup", NULL);
 	uint64_t all =
 		rollup ? proc_number(rollup, "Anonymous", 10, UINT64_MAX) : UINT64_MAX;
 	uint64_t huge = rollup ? proc_number(rollup, "AnonHugePages", 10, 0) : 0;
@@ -90,7 +85,7 @@ static bool await_restoring(int pid, const struct pause *p)
 
 bool pause_predict(int pid, struct pause *out)
 {
-	char *status = read_of(pid, "status");
+	char *status = proc_read_of(pid, "status", NULL);
 
 	*out = (struct pause){ .threads = 1 };
 	if (status)

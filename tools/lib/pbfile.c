@@ -13,48 +13,10 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "tools/lib/filebytes.h"
 #include "tools/lib/say.h"
 
-#define MAX_FILE (1u << 30)
-
 /* ---- reading ---- */
-
-uint8_t *pbfile_read_bytes(const char *path, size_t *out_size)
-{
-	gzFile f = gzopen(path, "rbe");
-	size_t capacity = 1 << 16, used = 0;
-	uint8_t *bytes, *larger;
-	int n, error;
-
-	if (!f)
-		return NULL;
-	gzbuffer(f, 1 << 17);
-	bytes = allocate(capacity);
-	while ((n = gzread(f, bytes + used, (unsigned)(capacity - used - 1))) > 0) {
-		used += (size_t)n;
-		if (used + 1 < capacity)
-			continue;
-		capacity *= 2;
-		larger = capacity <= MAX_FILE ? realloc(bytes, capacity) : NULL;
-		if (!larger) {
-			n = -1;
-			errno = EFBIG;
-			break;
-		}
-		bytes = larger;
-	}
-	error = n < 0 ? (errno ? errno : EILSEQ) : 0;
-	if (gzclose_r(f) == Z_BUF_ERROR)
-		error = EILSEQ; /* cut off */
-	if (error) {
-		free(bytes);
-		errno = error;
-		return NULL;
-	}
-	bytes[used] = '\0';
-	*out_size = used;
-	return bytes;
-}
 
 static void *arena_hook(void *arena, size_t size)
 {
@@ -391,7 +353,7 @@ struct pbfile *pbfile_read(const char *path, char **out_why)
 	uint8_t *bytes;
 
 	errno = 0;
-	bytes = pbfile_read_bytes(path, &size);
+	bytes = file_bytes_read(path, &size);
 	if (!bytes) {
 		*out_why =
 			format_string("%s", errno == EILSEQ ? "it is cut off or damaged"
@@ -559,83 +521,6 @@ static void drop_unused_functions(struct pbfile *f)
 	free(used);
 }
 
-/* A sibling of path, new, mode 0600; its name in *out_name. */
-static int open_temporary(const char *path, char **out_name)
-{
-	*out_name = format_string("%s.%d.tmp", path, getpid());
-	return open(*out_name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-		    0600);
-}
-
-/* A file that is replaced keeps its owner (the program's, where the tool is root's) and
- * its mode. */
-static void keep_owner(int fd, const char *path)
-{
-	struct stat st;
-
-	if (lstat(path, &st) != 0 || !S_ISREG(st.st_mode))
-		return;
-	if (fchown(fd, st.st_uid, st.st_gid) == 0)
-		fchmod(fd, st.st_mode & 0777);
-}
-
-static bool commit(char *temporary, const char *path, bool written)
-{
-	int error = errno;
-	bool ok = written && rename(temporary, path) == 0;
-
-	if (!ok) {
-		error = written ? errno : error;
-		unlink(temporary);
-	}
-	free(temporary);
-	errno = error;
-	return ok;
-}
-
-bool pbfile_is_special(const char *path)
-{
-	struct stat st;
-
-	if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode) &&
-	    (strncmp(path, "/dev/", 5) == 0 || strncmp(path, "/proc/", 6) == 0))
-		return true;
-	return stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
-}
-
-bool pbfile_write_bytes(const void *bytes, size_t size, const char *path)
-{
-	const char *at = bytes;
-	const bool special = pbfile_is_special(path);
-	char *temporary = NULL;
-	int fd = special ? open(path, PBFILE_AS_IT_IS) : open_temporary(path, &temporary);
-	bool ok = fd >= 0;
-	int error = 0;
-
-	if (!ok) {
-		free(temporary);
-		return false;
-	}
-	while (ok && size > 0) {
-		ssize_t n = write(fd, at, size);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		ok = n > 0;
-		error = ok ? 0 : errno;
-		at += ok ? n : 0;
-		size -= ok ? (size_t)n : 0;
-	}
-	if (special)
-		return close(fd) == 0 && ok;
-	keep_owner(fd, path);
-	ok = close(fd) == 0 && ok;
-	ok = commit(temporary, path, ok);
-	if (error)
-		errno = error;
-	return ok;
-}
-
 /* The gzip member of bytes, allocated. Level 3: a third of the time of the default for a
  * tenth more bytes. */
 static uint8_t *compress_bytes(uint8_t *bytes, size_t size, size_t *out_size)
@@ -673,7 +558,7 @@ bool pbfile_write(struct pbfile *f, const char *path)
 		memcpy(plain, f->samples, f->samples_size);
 	seep__pprof__profile__pack(f->p, plain + f->samples_size);
 	packed = compress_bytes(plain, size, &packed_size);
-	ok = pbfile_write_bytes(packed, packed_size, path);
+	ok = file_bytes_write(packed, packed_size, path);
 	free(packed);
 	free(plain);
 	return ok;

@@ -44,9 +44,6 @@ struct pbfile *pbfile_parse(uint8_t *bytes, size_t size, char **out_why);
 struct pbfile *pbfile_parse_places(uint8_t *bytes, size_t size, const char *const *labels,
 				   char **out_why);
 void pbfile_free(struct pbfile *f);
-/* Bytes of a file, gunzipped where they need it; NULL with errno. Allocated, with a NUL
- * after them. */
-uint8_t *pbfile_read_bytes(const char *path, size_t *out_size);
 
 const char *pbfile_text(const struct pbfile *f, int64_t string);
 /* Index of the sample type, -1. NULL: the file's default. */
@@ -61,12 +58,5 @@ Seep__Pprof__Function *pbfile_function_at(const struct pbfile *f, uint64_t id);
 /* Writes it gzipped, to a temporary name first, mode 0600 or that of the file it
  * replaces. False: errno. */
 bool pbfile_write(struct pbfile *f, const char *path);
-/* Any bytes, likewise; shared with other writers. */
-bool pbfile_write_bytes(const void *bytes, size_t size, const char *path);
-/* A device, a pipe, or the system's name for an open file (/dev/stdout): it is written
- * to, and never replaced by a file. */
-bool pbfile_is_special(const char *path);
-/* How such a one is opened. */
-#define PBFILE_AS_IT_IS (O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY)
 
 #endif

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "tools/lib/estimate.h"
+#include "tools/lib/filebytes.h"
 #include "tools/lib/names.h"
 #include "tools/lib/pbfile.h"
 #include "tools/lib/say.h"
@@ -170,7 +171,7 @@ double profile_error(const char *path, const char *type, int64_t *out_period)
 	static const char *const none[] = { NULL };
 	char *why = NULL;
 	size_t size;
-	uint8_t *bytes = pbfile_read_bytes(path, &size);
+	uint8_t *bytes = file_bytes_read(path, &size);
 	struct pbfile *f = bytes ? pbfile_parse_places(bytes, size, none, &why) : NULL;
 	double percent = 0;
 	int index;

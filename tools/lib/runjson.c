@@ -5,12 +5,12 @@
 #include "tools/lib/runjson.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/lib/filebytes.h"
 #include "tools/lib/say.h"
 
 void runjson_each_file(const struct runtable_row *row,
@@ -102,42 +102,17 @@ static json_t *build(const struct launch *l, int status, const char *verdict)
 			 "files", files);
 }
 
-static bool write_all(int fd, const char *text, size_t size)
-{
-	while (size > 0) {
-		ssize_t n = write(fd, text, size);
-
-		if (n < 0 && errno != EINTR)
-			return false;
-		if (n > 0) {
-			text += n;
-			size -= (size_t)n;
-		}
-	}
-	return true;
-}
-
 void runjson_write(const struct launch *l, int status, const char *verdict)
 {
 	const char *slash = strrchr(l->out, '/');
 	char *path = slash ? format_string("%.*s/run.json", (int)(slash - l->out), l->out)
 			   : format_string("run.json");
-	char *temporary = format_string("%s.%d.tmp", path, getpid());
 	json_t *j = build(l, status, verdict);
-	int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-		      0600);
 	char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL; /* dumpfd: by the word */
-	bool ok = fd >= 0 && text && write_all(fd, text, strlen(text)) &&
-		  rename(temporary, path) == 0;
 
-	if (!ok)
+	if (!text || !file_bytes_write(text, strlen(text), path))
 		say("cannot write %s: %s", path, strerror(errno));
-	if (fd >= 0)
-		close(fd);
-	if (!ok && fd >= 0)
-		unlink(temporary);
 	json_decref(j);
 	free(text);
-	free(temporary);
 	free(path);
 }

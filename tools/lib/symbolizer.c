@@ -16,6 +16,7 @@
 #include <time.h>
 
 #include "tools/lib/dwarf.h"
+#include "tools/lib/filebytes.h"
 #include "tools/lib/intern.h"
 #include "tools/lib/reportjson.h"
 #include "tools/lib/say.h"
@@ -604,7 +605,7 @@ static bool report_file(struct symbolizer *s, const char *bytes, const char *in,
 		errno = ENOMEM;
 		return false;
 	}
-	ok = pbfile_write_bytes(text, size, out);
+	ok = file_bytes_write(text, size, out);
 	free(text);
 	return ok;
 }
@@ -619,7 +620,7 @@ bool symbolizer_file(struct symbolizer *s, const char *in, const char *out,
 
 	*out_counts = (struct symbolizer_counts){ 0 };
 	errno = 0;
-	bytes = pbfile_read_bytes(in, &size);
+	bytes = file_bytes_read(in, &size);
 	if (bytes && size > 0 && bytes[0] == '{') {
 		ok = report_file(s, (const char *)bytes, in, out, out_counts);
 		free(bytes);
