@@ -69,6 +69,28 @@ static void test_advice(void **state)
 	munmap(raw, 4 * HUGE_PAGE);
 }
 
+/* Of a long growth the first half is tried, page by page, until one is dear. */
+static void test_several(void **state)
+{
+	void *raw = mmap(NULL, 6 * HUGE_PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uintptr_t lo;
+
+	(void)state;
+	if (!hugeprice_is_fair(96 * MIB, START_NS))
+		skip(); /* one was dear just now */
+	assert_ptr_not_equal(raw, MAP_FAILED);
+	lo = align_up((uintptr_t)raw, HUGE_PAGE);
+	hugeprice_advise(lo, lo + 5 * HUGE_PAGE, 96 * MIB);
+	assert_true(is_touched(lo));
+	if (hugeprice_is_fair(96 * MIB, START_NS)) { /* all were cheap */
+		assert_true(is_touched(lo + HUGE_PAGE));
+		assert_true(is_touched(lo + 2 * HUGE_PAGE));
+	}
+	assert_false(is_touched(lo + 3 * HUGE_PAGE));
+	munmap(raw, 6 * HUGE_PAGE);
+}
+
 /* As a sandbox does it that knows no such clock. */
 static void refuse_clocks(void)
 {
@@ -108,6 +130,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_price),
 		cmocka_unit_test(test_advice),
+		cmocka_unit_test(test_several),
 		cmocka_unit_test(test_refused_clock),
 	};
 
