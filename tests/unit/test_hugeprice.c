@@ -52,7 +52,7 @@ static bool is_touched(uintptr_t addr)
 	return in & 1;
 }
 
-#define PAGES 4 /* huge ones */
+#define PAGES 6 /* huge ones */
 
 /* Of fresh memory; 0: the kernel has none, or does not show them. */
 static uintptr_t fresh_pages(int protection)
@@ -151,6 +151,25 @@ static void test_dear(void **state)
 	assert_false(is_touched(next));
 }
 
+/* Of a long growth the first half is tried, page by page, until one is dear. */
+static void test_several(void **state)
+{
+	uintptr_t lo = fresh_pages(PROT_READ | PROT_WRITE);
+
+	(void)state;
+	if (lo == 0)
+		skip();
+	hugeprice_note(DEAR_NS, MIB); /* long ago */
+	hugeprice_advise(lo, lo + 5 * HUGE_PAGE, 96 * MIB);
+	assert_true(is_touched(lo));
+	if (hugeprice_is_fair(96 * MIB, START_NS)) { /* all were cheap */
+		assert_true(is_touched(lo + HUGE_PAGE));
+		assert_true(is_touched(lo + 2 * HUGE_PAGE));
+		assert_true(is_advised(lo + 4 * HUGE_PAGE));
+	}
+	assert_false(is_touched(lo + 3 * HUGE_PAGE));
+}
+
 /* As a sandbox does it that knows no such clock. */
 static void refuse_clocks(void)
 {
@@ -191,6 +210,7 @@ int main(void)
 		cmocka_unit_test(test_price),
 		cmocka_unit_test(test_advice),
 		cmocka_unit_test(test_dear),
+		cmocka_unit_test(test_several),
 		cmocka_unit_test(test_refused_clock),
 	};
 
