@@ -165,7 +165,7 @@ static uint32_t carve(struct mspan *s, void **end, uint32_t want)
 		}
 		atomic_store_relaxed(&s->alloc_bits[w], ~bits);
 	}
-	s->nfree -= taken;
+	s->nfree = (uint16_t)(s->nfree - taken);
 	return taken;
 }
 
@@ -294,7 +294,7 @@ static uint32_t release_slots(struct mspan *s, void *const *pointers, uint32_t n
 		atomic_store_relaxed(&s->alloc_bits[w], word);
 	} while (at != end && (uintptr_t)*at - base < bytes);
 	n = (uint32_t)(at - pointers);
-	s->nfree += n;
+	s->nfree = (uint16_t)(s->nfree + n);
 	return n;
 }
 
@@ -311,7 +311,7 @@ static inline void prefetch_span(const void *p)
 		return;
 	s = atomic_load_relaxed(&arena_first.spans[offset >> PAGE_SHIFT]);
 	__builtin_prefetch(s, 1);
-	__builtin_prefetch((const char *)s + 2 * CACHE_LINE, 1);
+	__builtin_prefetch((const char *)s + CACHE_LINE, 1);
 }
 
 static void drop_span(struct mcentral *m, struct mspan *s)
