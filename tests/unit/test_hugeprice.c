@@ -207,10 +207,8 @@ static void test_refused_clock(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_price),
-		cmocka_unit_test(test_advice),
-		cmocka_unit_test(test_dear),
-		cmocka_unit_test(test_several),
+		cmocka_unit_test(test_price),	      cmocka_unit_test(test_advice),
+		cmocka_unit_test(test_dear),	      cmocka_unit_test(test_several),
 		cmocka_unit_test(test_refused_clock),
 	};
 
