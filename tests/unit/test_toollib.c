@@ -484,8 +484,8 @@ static void samples_of_others_are_read_whole(void **state)
 	char *why;
 
 	(void)state;
-	f->p->location[0]->id = 77;
-	f->p->sample[0]->location_id[0] = 77;
+	f->p->location[0]->id = 2;
+	f->p->location[1]->id = 1;
 	bytes = written(f, &size);
 	f = places_of(bytes, size, "absent", &why);
 	assert_int_equal(f->samples_size, 0);
