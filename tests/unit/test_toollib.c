@@ -475,6 +475,27 @@ static void labels_of_samples_that_stay_bytes(void **state)
 	free(bytes);
 }
 
+/* Whole values, and the beginning of another; files that end anywhere. */
+static void samples_that_end_early(void **state)
+{
+	size_t size;
+	uint8_t *bytes = labelled(&size), value[] = { 0x12, 2, 12, 0x80, 0x0a, 1, 1 };
+	char *why;
+
+	(void)state;
+	for (size_t n = 0; n < size; n++) {
+		struct pbfile *f = places_of(bytes, n, "absent", &why);
+
+		assert_true((f == NULL) == (why != NULL));
+		free(why);
+		pbfile_free(f);
+	}
+	memcpy(bytes + 2, value, sizeof(value));
+	assert_null(places_of(bytes, size, "absent", &why));
+	free(why);
+	free(bytes);
+}
+
 /* What no file of ours has: locations with other numbers, numbers one by one. */
 static void samples_of_others_are_read_whole(void **state)
 {
@@ -555,6 +576,7 @@ int main(void)
 		cmocka_unit_test(samples_stay_bytes_where_places_are_asked_for),
 		cmocka_unit_test(faults_of_samples_that_stay_bytes_are_found),
 		cmocka_unit_test(labels_of_samples_that_stay_bytes),
+		cmocka_unit_test(samples_that_end_early),
 		cmocka_unit_test(samples_of_others_are_read_whole),
 		cmocka_unit_test(runs_cancel_whatever_their_addresses),
 		cmocka_unit_test(stacks_have_readable_frames),
