@@ -25,6 +25,7 @@ int __posix_memalign(void **out, size_t align, size_t size);
 
 /* INIT. Each file's share of the constructor. */
 void foreign_init(void);
+void cxx_init(void);
 void thread_api_init(void);
 void dl_init(void);
 void longjmp_init(void);
