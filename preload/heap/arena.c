@@ -22,8 +22,12 @@
 #define RESERVE_LIMITED (32 * MIB) /* under RLIMIT_AS: leave room for the program */
 #define GROW_SMALL	(1 * MIB)  /* while the heap is small */
 #define GROW_HUGE	HUGE_PAGE  /* later */
-#define HUGE_AFTER	(8 * MIB)  /* heap size from which huge pages are advised */
-#define HUGE_FIRST	(16 * MIB) /* most that a heap below that grows by with them */
+/* Heap sizes from which huge pages are advised: for one object of some megabytes, which
+ * fills its own, and for anything, since the last one lies half empty. */
+#define HUGE_AFTER (8 * MIB)
+#define HUGE_SPANS (24 * MIB)
+#define HUGE_OWN   (4 * MIB)  /* such an object */
+#define HUGE_FIRST (16 * MIB) /* most that a heap below that grows by with them */
 
 struct arena_fast arena_fast;
 struct arena arena_first;
@@ -230,16 +234,18 @@ static bool commit_tables(struct arena *a, size_t end_page)
 	return true;
 }
 
-/* Does growth by npages get them? An object that makes the heap large, too: it fills its
- * huge pages itself, unless it is so large that it may be a table with little in it. */
+/* Does growth for npages get them? An object that makes the heap large, too, unless it is
+ * so large that it may be a table with little in it. */
 static bool want_huge(size_t npages)
 {
-	if (arena.huge == ARENA_HUGE_AUTO) {
-		if (npages > HUGE_FIRST >> PAGE_SHIFT)
-			npages = 0;
-		return (arena.npages + npages) << PAGE_SHIFT >= HUGE_AFTER;
-	}
-	return arena.huge == ARENA_HUGE_ALWAYS;
+	size_t bytes = npages << PAGE_SHIFT;
+	size_t heap = arena.npages << PAGE_SHIFT;
+
+	if (arena.huge != ARENA_HUGE_AUTO)
+		return arena.huge == ARENA_HUGE_ALWAYS;
+	if (bytes < HUGE_OWN || bytes > HUGE_FIRST)
+		return heap >= HUGE_SPANS;
+	return heap + bytes >= HUGE_AFTER;
 }
 
 /* Bytes to grow by when npages are wanted: whole steps, to the step's boundary. */
@@ -258,16 +264,28 @@ static bool fits(const struct arena *a, size_t npages)
 	return a->npages - a->end_page >= npages;
 }
 
-static uintptr_t extend(struct arena *a, size_t bytes)
+/* Where huge pages end in growth by bytes. In a small heap they cover the first half of
+ * the object: a vector that has just grown may never fill the other. */
+static uintptr_t huge_end(uintptr_t start, size_t bytes, size_t npages)
+{
+	bool small = arena.npages << PAGE_SHIFT < HUGE_SPANS;
+
+	if (small && arena.huge == ARENA_HUGE_AUTO)
+		bytes = npages << PAGE_SHIFT >> 1;
+	return align_down(start + bytes, HUGE_PAGE);
+}
+
+/* Grows a by bytes, of which npages are wanted now. */
+static uintptr_t extend(struct arena *a, size_t bytes, size_t npages)
 {
 	uintptr_t start = a->base + (a->end_page << PAGE_SHIFT);
 	size_t end_page = a->end_page + (bytes >> PAGE_SHIFT);
 
 	if (!commit_tables(a, end_page) || os_commit((void *)start, bytes) != 0)
 		return 0;
-	if (want_huge(bytes >> PAGE_SHIFT)) {
+	if (want_huge(npages)) {
 		uintptr_t lo = align_up(start, HUGE_PAGE);
-		uintptr_t hi = align_down(start + bytes, HUGE_PAGE);
+		uintptr_t hi = huge_end(start, bytes, npages);
 
 		if (arena.huge == ARENA_HUGE_AUTO)
 			hugeprice_advise(lo, hi, (arena.npages << PAGE_SHIFT) + bytes);
@@ -282,11 +300,11 @@ static uintptr_t extend(struct arena *a, size_t bytes)
 static uintptr_t grow_in(struct arena *a, size_t npages, size_t *out_npages)
 {
 	size_t bytes = growth(a, npages);
-	uintptr_t start = extend(a, bytes);
+	uintptr_t start = extend(a, bytes, npages);
 
 	if (start == 0 && bytes > npages << PAGE_SHIFT) { /* memory is short */
 		bytes = npages << PAGE_SHIFT;
-		start = extend(a, bytes);
+		start = extend(a, bytes, npages);
 	}
 	*out_npages = start ? bytes >> PAGE_SHIFT : 0;
 	return start;
