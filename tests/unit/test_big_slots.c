@@ -2,10 +2,12 @@
 /* Bins of big slots, few of which keep many pages from others. */
 #include "tests/unit/cm.h"
 
+#include <pthread.h>
 #include <string.h>
 
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
+#include "preload/heap/mcentral.h"
 #include "preload/heap/sizeclass.h"
 
 /* Objects that all grow by steps, as a program's tables do: what the sizes before have
@@ -56,11 +58,56 @@ static void test_in_use(void **state)
 	}
 }
 
+enum { HANDED = 64, HANDED_SIZE = 16 * 1024 };
+static void *handed[HANDED];
+
+static void *free_handed(void *arg)
+{
+	for (int i = 0; i < HANDED; i++)
+		heap_free(handed[i]);
+	heap_thread_exit();
+	return arg;
+}
+
+static uint32_t count_transferred(void)
+{
+	uint32_t nspans, ntransfer;
+	uint64_t nfree;
+
+	mcentral_count(sizeclass_of(HANDED_SIZE), &nspans, &nfree, &ntransfer);
+	return ntransfer;
+}
+
+/* What one thread frees is kept for another, and goes back when it is asked for. */
+static void test_handed_over(void **state)
+{
+	pthread_t thread;
+
+	(void)state;
+	for (int i = 0; i < HANDED; i++) {
+		handed[i] = heap_malloc(HANDED_SIZE);
+		assert_non_null(handed[i]);
+	}
+	assert_int_equal(count_transferred(), 0); /* nor did one thread leave any */
+	assert_int_equal(pthread_create(&thread, NULL, free_handed, NULL), 0);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_in_range(count_transferred(), 1, HANDED / 2);
+	for (int i = 0; i < HANDED; i++)
+		handed[i] = heap_malloc(HANDED_SIZE);
+	assert_int_equal(count_transferred(), 0);
+	for (int i = 0; i < HANDED; i++)
+		heap_free(handed[i]);
+	assert_in_range(count_transferred(), 1, HANDED / 2);
+	heap_trim();
+	assert_int_equal(count_transferred(), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_left_behind),
 		cmocka_unit_test(test_in_use),
+		cmocka_unit_test(test_handed_over),
 	};
 
 	heap_thread_start();
