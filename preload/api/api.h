@@ -25,6 +25,7 @@ int __posix_memalign(void **out, size_t align, size_t size);
 
 /* INIT. Each file's share of the constructor. */
 void foreign_init(void);
+void cxx_init(void);
 void thread_api_init(void);
 void dl_init(void);
 void longjmp_init(void);
@@ -118,6 +119,8 @@ void *signal_in(int sig, void *handler, int flags);
 const void *signal_program_handler(int sig, const void *handler);
 /* The handler remembered for sig: ask before signal_in(). */
 void *signal_known(int sig);
+/* The calling thread will go on at stack pointer target, perhaps out of handlers. */
+void signal_leave(uintptr_t target);
 /* What the program sees in the place of handler, known being what was remembered. */
 void *signal_out(void *handler, void *known);
 

@@ -139,6 +139,7 @@ static void begin(void)
 		unsetenv("SEEP_OPTIONS"); /* programs that this one starts */
 	apply_huge_option();
 	foreign_init();
+	cxx_init();
 	dl_init();
 	longjmp_init();
 	thread_api_init();

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * longjmp: the four names of it, which tell the escape profiler that activations end
- * without returning. Their registers go on untouched, by a tail jump, to libc's.
+ * longjmp: the four names of it, which tell signal.c that a handler may be left, and the
+ * escape profiler that activations end without returning. Their registers go on
+ * untouched, by a tail jump, to libc's.
  */
 #include <dlfcn.h>
 
@@ -28,7 +29,7 @@ void longjmp_init(void)
 }
 
 /* The stack pointer that env restores. */
-UNUSED static uintptr_t target_of(const uintptr_t *env)
+static uintptr_t target_of(const uintptr_t *env)
 {
 	uintptr_t sp = env[JB_RSP], guard;
 
@@ -40,11 +41,10 @@ void longjmp_prepare(const uintptr_t *env)
 {
 	if (!longjmp_real[0])
 		longjmp_init();
+	signal_leave(target_of(env));
 #if CONFIG_PROFILER
 	if (hijack_is_on())
 		hijack_leave(target_of(env));
-#else
-	(void)env;
 #endif
 }
 

@@ -7,8 +7,8 @@
  * thread holds. So every handler that the program sets is entered through ours, which
  * looks at what it interrupted:
  *
- *   code outside this library, no lock of ours held    the handler runs (a tail call: it
- *                                                      is in no stack)
+ *   code outside this library that we have not         the handler runs (a tail call: it
+ *   called, no lock of ours held                       is in no stack)
  *   our code, no lock held: malloc's fast path, say    the handler runs with an mcache of
  *                                                      its own, so the interrupted one is
  *                                                      as it was when it goes on
@@ -20,7 +20,10 @@
  * Handlers set by a raw system call are not seen.
  *
  * A handler that leaves by siglongjmp keeps its mcache; the interrupted one then is lost
- * to the thread, with the few slots in it.
+ * to the thread, with the few slots in it. So is what the profiler remembers of the
+ * thread's stack, if it was at work there. Should the program jump back into the handler,
+ * as one does that switches between threads of its own in it, the interrupted code finds
+ * its own again.
  */
 #include <signal.h>
 #include <string.h>
@@ -31,6 +34,11 @@
 #include "preload/base/lock.h"
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
+#include "preload/heap/mcache.h"
+#include "preload/heap/tls.h"
+#if CONFIG_PROFILER
+#include "profiler/stack/unwind.h"
+#endif
 
 #define SIGNALS 65
 
@@ -112,9 +120,50 @@ static bool put_off(int sig, const siginfo_t *info, ucontext_t *context)
 	return true;
 }
 
+/* Our code that a handler has interrupted: on the handler's stack. */
+struct interruption {
+	struct interruption *outer; /* of the handler that the code itself runs in */
+	uintptr_t sp;		    /* of the code */
+	uintptr_t frame;	    /* the handler's begin below */
+	uint16_t internal;	    /* of the code, and of the handler */
+#if CONFIG_PROFILER
+	struct unwind_aside aside;
+#endif
+};
+
+void signal_leave(uintptr_t target)
+{
+	struct mcache *mc = mcache_self();
+	struct interruption *i = mc->interruption, *left = NULL;
+	uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
+	uint16_t internal;
+
+	for (; i && target - sp > i->frame - sp; i = i->outer) {
+		left = i;
+		sp = i->sp;
+	}
+	if (LIKELY(!left))
+		return;
+	mc->interruption = i;
+	internal = i ? i->internal : 0;
+	if (seep_tls.internal == internal && (i || !seep_tls.unwinding))
+		return;
+#if CONFIG_PROFILER
+	unwind_set_aside(&left->aside);
+#endif
+	seep_tls.internal = internal;
+}
+
 static NOINLINE void run_beside(int sig, siginfo_t *info, void *context,
 				full_handler handler)
 {
+	const ucontext_t *uc = context;
+	struct interruption i = {
+		.outer = mcache_self()->interruption,
+		.sp = (uintptr_t)uc->uc_mcontext.gregs[REG_RSP],
+		.frame = (uintptr_t)__builtin_frame_address(0),
+		.internal = seep_tls.internal,
+	};
 	uintptr_t saved;
 
 	if (lock_any_held()) {
@@ -123,8 +172,14 @@ static NOINLINE void run_beside(int sig, siginfo_t *info, void *context,
 		return;
 	}
 	saved = heap_thread_push();
+	if (saved)
+		mcache_self()->interruption = &i;
 	handler(sig, info, context);
 	heap_thread_pop(saved);
+#if CONFIG_PROFILER
+	unwind_take_back(&i.aside);
+#endif
+	seep_tls.internal = i.internal;
 }
 
 static void on_program_signal(int sig, siginfo_t *info, void *context)
@@ -134,7 +189,8 @@ static void on_program_signal(int sig, siginfo_t *info, void *context)
 	uintptr_t text = (uintptr_t)__ehdr_start;
 	full_handler handler = atomic_load_acquire(&signals.set[sig].handler);
 
-	if (LIKELY(!lock_any_held()) && LIKELY(pc - text >= (uintptr_t)etext - text))
+	if (LIKELY(!lock_any_held()) && LIKELY(pc - text >= (uintptr_t)etext - text) &&
+	    LIKELY(seep_tls.internal == 0))
 		handler(sig, info, context);
 	else
 		run_beside(sig, info, context, handler);

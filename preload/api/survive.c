@@ -86,6 +86,7 @@ void survive_fork_child(bool profiled)
 	if (!profiled)
 		own.path = NULL;
 	site_store_move(&own);
+	sample_store_move();
 	mark_row();
 }
 
@@ -150,7 +151,8 @@ static int write_recovered(const struct store_header *h)
 	if (error)
 		log_line("cannot write %.200s.*: %s", prefix, os_error_text(error));
 	else if (!row)
-		log_line("wrote %s.{heap,allocs,peak}.pb.gz", prefix);
+		log_line("wrote %s.{heap,allocs,peak%s}.pb.gz", prefix,
+			 h->latest_ns ? ",lifetimes" : "");
 	if (row && !error) {
 		exit_fill_row(row, prefix);
 		row->lost = h->lost;
@@ -191,7 +193,7 @@ void survive_recover(void)
 		os_exit_group(1);
 	}
 	adopt_modules(h);
-	sample_adopt(h->period, h->command);
+	sample_adopt(h);
 	os_exit_group(write_recovered(h));
 }
 

@@ -16,6 +16,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
+#include "preload/base/atomic.h"
 #include "preload/base/base.h"
 
 #ifndef MREMAP_DONTUNMAP
@@ -174,12 +175,20 @@ int os_gettid(void)
 	return (int)os_call(SYS_gettid, 0, 0, 0, 0, 0, 0);
 }
 
+static bool counter_is_avoided; /* atomic: all threads */
+
+void os_avoid_counter(void)
+{
+	atomic_store_relaxed(&counter_is_avoided, true);
+}
+
 static uint64_t clock_ns(clockid_t id)
 {
 	struct timespec ts = { 0 };
 
 	/* libc's call goes through the vDSO; it is async-signal-safe. */
-	if (clock_gettime(id, &ts) != 0)
+	if (UNLIKELY(atomic_load_relaxed(&counter_is_avoided)) ||
+	    clock_gettime(id, &ts) != 0)
 		os_call(SYS_clock_gettime, id, (long)&ts, 0, 0, 0, 0);
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }

@@ -71,6 +71,9 @@ uint64_t os_coarse_ns(void);   /* the same by a few ms: cheaper */
 uint64_t os_realtime_ns(void); /* CLOCK_REALTIME */
 uint64_t os_process_ns(void);  /* CPU time used; a system call */
 uint64_t os_thread_ns(void);
+/* From now on the clocks do not read the time stamp counter: the program has forbidden
+ * it. */
+void os_avoid_counter(void);
 void os_random(void *buf,
 	       size_t size);	     /* from the kernel, else from clock and addresses */
 size_t os_address_space_limit(void); /* RLIMIT_AS in bytes, SIZE_MAX when unlimited */

@@ -21,7 +21,7 @@
 #define RESERVE_LEAST	(1 * MIB)
 #define RESERVE_LIMITED (32 * MIB) /* under RLIMIT_AS: leave room for the program */
 #define GROW_SMALL	(1 * MIB)  /* while the heap is small */
-#define GROW_HUGE	(4 * MIB)  /* whole huge pages, later */
+#define GROW_HUGE	HUGE_PAGE  /* later */
 #define HUGE_AFTER	(8 * MIB)  /* heap size from which huge pages are advised */
 #define HUGE_FIRST	(16 * MIB) /* most that a heap below that grows by with them */
 
@@ -63,6 +63,11 @@ struct arena *arena_of_further(uintptr_t addr)
 	}
 	return NULL;
 }
+
+/* A large arena's first pages are left out, so that what the tables say of the next,
+ * where a small heap lies, is in other sets of the L1 cache than the first bytes of
+ * objects that begin on an OS page. Whole huge pages. */
+#define PAST_HEADERS (6 * MIB >> PAGE_SHIFT)
 
 /* Pages that the tables in front of an arena of npages take. */
 static size_t table_pages(size_t npages)
@@ -113,7 +118,7 @@ static bool make_arena(size_t size, size_t least)
 	}
 	*a = (struct arena){ .base = base, .npages = size >> PAGE_SHIFT };
 	a->spans = (struct mspan **)(base + align_up(a->npages, OS_PAGE));
-	a->first_page = table_pages(a->npages);
+	a->first_page = table_pages(a->npages) + (size > GIB ? PAST_HEADERS : 0);
 	a->start = base + (a->first_page << PAGE_SHIFT);
 	a->end_page = a->first_page;
 	/* free() may read the class byte of any address in the arena. */

@@ -217,15 +217,13 @@ static struct mspan *take_among(struct lcache *lc, unsigned bin, size_t npages)
 	return s;
 }
 
-struct mspan *lcache_take_slow(struct lcache *lc, size_t npages)
+/* One that is not much longer. */
+static struct mspan *take_near(struct lcache *lc, size_t npages)
 {
 	size_t most = npages + waste(npages);
 	unsigned bin = lcache_bin(npages);
-	struct mspan *s;
+	struct mspan *s = take_among(lc, bin, npages);
 
-	if (lcache_pages(lc) < npages)
-		return NULL;
-	s = take_among(lc, bin, npages);
 	while (!s && ++bin < LCACHE_BINS && bin <= lcache_bin(most)) {
 		s = lc->bins[bin];
 		if (s && s->npages <= most)
@@ -233,6 +231,23 @@ struct mspan *lcache_take_slow(struct lcache *lc, size_t npages)
 		else
 			s = NULL;
 	}
+	return s;
+}
+
+/* Are the bins empty? */
+static bool only_rest(const struct lcache *lc)
+{
+	return lc->rest && lc->rest->npages == lcache_pages(lc);
+}
+
+struct mspan *lcache_take_slow(struct lcache *lc, size_t npages)
+{
+	struct mspan *s = NULL;
+
+	if (lcache_pages(lc) < npages)
+		return NULL;
+	if (!only_rest(lc))
+		s = take_near(lc, npages);
 	return s || atomic_load_relaxed(&lcaches.scattered) ? s : cut(lc, npages);
 }
 

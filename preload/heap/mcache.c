@@ -2,10 +2,10 @@
 /*
  * mcache: slow parts, see mcache.h.
  *
- * An mcache is one mapping: the struct, then one array per class, each with NULL words in
- * front. Arrays are as long as the class may ever need, but their pages fault in only
- * as far as the room in use grows: from a few slots, by half at every trip to mcentral.
- * A released mcache keeps its memory for the next thread.
+ * An mcache is one mapping: the struct, not quite at its beginning, then one array per
+ * class, each with NULL words in front. Arrays are as long as the class may ever need,
+ * but their pages fault in only as far as the room in use grows: from a few slots, by
+ * half at every trip to mcentral. A released mcache keeps its memory for the next thread.
  */
 #include "preload/heap/mcache.h"
 
@@ -25,6 +25,7 @@
 #define TICK_EVERY	 32	   /* slow calls between looks at some classes */
 #define DECAY_CLASSES	 8	   /* classes at a time */
 #define BIG_SLOT	 (4 * KIB) /* one may keep a span of 64 KiB and more */
+#define BIG_EVERY	 32	   /* see is_big_due() */
 #define NEIGHBOUR_MAX	 (1 * KIB) /* bytes of a slot that is taken with neighbours */
 
 __thread struct seep_tls seep_tls
@@ -47,9 +48,13 @@ static struct {
 	bool several;	      /* atomic: there ever was more than one in use */
 } mcaches;
 
+/* Large objects begin on an OS page, and a program mostly touches their first bytes. All
+ * those have one set of the L1 cache to share: what each call needs is kept out of it. */
+#define PAST_HEADERS 256
+
 static size_t mcache_bytes(void)
 {
-	size_t bytes = align_up(sizeof(struct mcache), CACHE_LINE);
+	size_t bytes = PAST_HEADERS + align_up(sizeof(struct mcache), CACHE_LINE);
 
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
 		bytes += (sizeclass_info[c].cache_max + MCACHE_BELOW) * sizeof(void *);
@@ -96,9 +101,12 @@ struct mcache *mcache_new(void)
 	if (mc) {
 		mcaches.spare = mc->next;
 	} else {
-		mc = meta_map(mcache_bytes(), META_MCACHE);
-		if (mc)
+		uintptr_t where = (uintptr_t)meta_map(mcache_bytes(), META_MCACHE);
+
+		if (where != 0) {
+			mc = (struct mcache *)(where + PAST_HEADERS);
 			init_bins(mc);
+		}
 	}
 	if (mc) {
 		mc->prev = NULL;
@@ -269,6 +277,13 @@ static bool is_big(unsigned c)
 	return sizeclass_info[c].slot_size > BIG_SLOT;
 }
 
+/* Is another bin of big slots to be looked at? Not so often where threads hand objects to
+ * each other: they make slow calls all the time, and each look takes a class's lock. */
+static bool is_big_due(struct mcache *mc)
+{
+	return !mcache_are_several() || ++mc->nbig % BIG_EVERY == 0;
+}
+
 /* Bins of big slots, few of which keep many pages, have turns of their own: one bin at
  * each slow call of any of them, since a program whose objects grow leaves one behind at
  * each step, and all of them when the heap has grown. */
@@ -279,7 +294,7 @@ static void look_at_big(struct mcache *mc, unsigned c)
 		for (unsigned i = SIZECLASS_COUNT - 1; is_big(i); i--)
 			if (i != c)
 				decay_bin(mc, i);
-	} else if (is_big(c)) {
+	} else if (is_big(c) && is_big_due(mc)) {
 		mc->big_class =
 			is_big(mc->big_class) ? mc->big_class - 1 : SIZECLASS_COUNT - 1;
 		if (mc->big_class != c && is_big(mc->big_class))

@@ -36,8 +36,9 @@
 #define FIRST_EXACT   ((uint64_t)40000000)
 #define SHARE_SAMPLED 1000
 #define START_SAMPLED ((uint64_t)50000)
-#define LEAST	      ((uint64_t)20000) /* a shorter look sees too little */
-#define BYTES_A_NS    4			/* read while looking, at least about */
+#define LEAST	      ((uint64_t)20000)	 /* a shorter look sees too little */
+#define BYTES_A_NS    4			 /* read while looking, at least about */
+#define MOST_NS	      ((uint64_t)200000) /* of a look, and one more for each byte */
 #define SEGMENT_MAX   (16 * MIB)
 #define HEAP_MAX      (16 * MIB) /* bytes of heap in one look */
 #define TRIES	      4096	 /* counters of looks, by site and level */
@@ -61,6 +62,7 @@ static struct {
 	uint64_t dry_ns[2]; /* when nothing was left, os_coarse_ns(); [1]: of first looks
 			     */
 	size_t left;	    /* bytes that this look may still read */
+	size_t heap_read;   /* bytes of the heap, which are not taken off that */
 	uint16_t tries[TRIES];
 	struct hint hints[TRIES]; /* by site and level */
 	/* dlclose(): atomic, sequentially consistent */
@@ -363,6 +365,7 @@ static bool look_heap(struct followed *f, struct hint *h)
 		size_t bytes = s ? s->npages << PAGE_SHIFT : PAGE_SIZE;
 
 		if (s && s->base == at) {
+			where.heap_read += bytes;
 			if (look_span(f, s, h))
 				return true;
 			left -= bytes < left ? bytes : left;
@@ -475,14 +478,19 @@ static void conclude(struct followed *f, struct hint *h)
 		found_in_frame(f, first);
 }
 
+/* The clock also counts what a host gave to other machines meanwhile, which may be tens
+ * of milliseconds: no more is believed than so much reading can take. */
 static void look_far(struct followed *f, struct hint *h)
 {
-	uint64_t before = os_thread_ns();
+	uint64_t before = os_thread_ns(), spent, most = where.left + MOST_NS;
 
 	f->scanned = true;
+	where.heap_read = 0;
 	if (!look_globals(f, h) && !look_tls(f, h) && !look_heap(f, h))
 		look_threads(f, h);
-	where.spent_ns += os_thread_ns() - before;
+	spent = os_thread_ns() - before;
+	most += where.heap_read - where.left;
+	where.spent_ns += spent < most ? spent : most;
 	where.nlooks++;
 }
 

@@ -15,6 +15,7 @@
 #include "preload/heap/tls.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/share.h"
+#include "profiler/site/store.h"
 
 #define WAIT_NS 10000000u
 #define ODDS	64 /* no budget is larger than so many periods: e^-64 */
@@ -126,6 +127,7 @@ void sample_init(void)
 	/* Samples are few: their age costs nothing, and a live check shows it. */
 	sampler.packed = sample_hooks.begin && sampler.exact && !o->lifetimes;
 	sampler.record_size = sampler.packed				  ? RECORD_PACKED
+			      : o->lifetimes && store_is_open()		  ? RECORD_STORED
 			      : sample_hooks.begin || o->lifetimes	  ? RECORD_ESCAPE
 			      : o->leak != OPT_LEAK_OFF || !sampler.exact ? RECORD_BIRTH
 									  : RECORD_SHORT;
@@ -137,6 +139,8 @@ void sample_init(void)
 	if (!sampler.on)
 		return;
 	install(sampler.exact);
+	if (o->lifetimes)
+		store_note_time(os_now_ns());
 	if (sampler.exact) {
 		set_exact();
 		heap_neighbours = 8;

@@ -17,6 +17,7 @@
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
 #include "profiler/pprof/table.h"
+#include "profiler/sample/lifestore.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/label.h"
 #include "profiler/site/site.h"
@@ -27,10 +28,14 @@
 #define PARTS	   (1u << LG_PARTS)
 #define MAX_NS	   ((uint64_t)INT64_MAX)
 
-/* A key is site << 16 | end << 8 | range. */
+struct sum {
+	struct lifetime_sum sum;
+	struct life_entry *entry; /* the same in the file; NULL: none */
+};
+
 struct sums {
-	struct table places; /* key to number + 1 in list */
-	struct lifetime_sum *list;
+	struct table places; /* LIFE_KEY to number + 1 in list */
+	struct sum *list;
 	size_t count, size;
 };
 
@@ -43,7 +48,8 @@ struct sums {
 static struct {
 	struct {
 		struct lock lock;
-		struct sums sums; /* guarded by lock */
+		struct sums sums;      /* guarded by lock */
+		struct life_pool pool; /* guarded by lock */
 	} shards[SHARDS];
 } lifetimes = { .shards = { FOUR_SHARDS, FOUR_SHARDS, FOUR_SHARDS, FOUR_SHARDS } };
 
@@ -96,39 +102,158 @@ static void free_sums(struct sums *s)
 	*s = (struct sums){ .count = 0 };
 }
 
-static bool add(struct sums *s, uint32_t site, unsigned range, enum lifetime_end how,
-		const struct lifetime_sum *one)
+/* NULL: memory ran out. */
+static struct sum *sum_of(struct sums *s, uint64_t key)
 {
-	uint64_t key = (uint64_t)site << 16 | (uint64_t)how << 8 | range;
 	struct slot *slot = table_at(&s->places, key);
-	struct lifetime_sum *to;
 
 	if (!slot)
-		return false;
+		return NULL;
 	if (slot->value == 0) {
 		if (!more_room(s))
-			return false;
-		s->list[s->count] = (struct lifetime_sum){ .objects = 0 };
+			return NULL;
+		s->list[s->count] = (struct sum){ .entry = NULL };
 		slot->value = ++s->count;
 	}
-	to = &s->list[slot->value - 1];
+	return &s->list[slot->value - 1];
+}
+
+static void add(struct lifetime_sum *to, const struct lifetime_sum *one)
+{
 	to->objects += one->objects;
 	to->bytes += one->bytes;
 	to->slack += one->slack;
 	to->total_ns += one->total_ns;
 	if (to->total_ns > MAX_NS)
 		to->total_ns = MAX_NS;
-	return true;
+}
+
+static unsigned shard_of(uint32_t site)
+{
+	return (site * 0x9e3779b1u) >> 28;
 }
 
 void lifetime_end(uint32_t site, uint64_t age_ns, enum lifetime_end how,
 		  const struct lifetime_sum *one)
 {
-	unsigned i = (site * 0x9e3779b1u) >> 28;
+	uint64_t key = LIFE_KEY(site, how, lifetime_range(age_ns));
+	unsigned i = shard_of(site);
+	struct sum *to;
 
 	lock_acquire(&lifetimes.shards[i].lock);
-	add(&lifetimes.shards[i].sums, site, lifetime_range(age_ns), how, one);
+	to = sum_of(&lifetimes.shards[i].sums, key);
+	if (to) {
+		add(&to->sum, one);
+		if (UNLIKELY(!to->entry))
+			to->entry = life_get(&lifetimes.shards[i].pool, i);
+		if (to->entry)
+			life_fill(to->entry, key, &to->sum);
+	}
 	lock_release(&lifetimes.shards[i].lock);
+}
+
+/* ---- what outlives the process ---- */
+
+struct life_entry *lifetime_begin(uint32_t site, const struct lifetime_sum *one)
+{
+	unsigned i = shard_of(site);
+	struct life_entry *e;
+
+	lock_acquire(&lifetimes.shards[i].lock);
+	e = life_get(&lifetimes.shards[i].pool, i);
+	lock_release(&lifetimes.shards[i].lock);
+	lifetime_change(e, site, one);
+	store_note_time(one->total_ns);
+	return e;
+}
+
+void lifetime_change(struct life_entry *e, uint32_t site, const struct lifetime_sum *one)
+{
+	if (e)
+		life_fill(e, LIFE_KEY(site, LIFETIME_LIVE, 0), one);
+}
+
+/* Its pool need not be that of the site, which may have changed. */
+void lifetime_forget(struct life_entry *e)
+{
+	unsigned i;
+
+	if (!e)
+		return;
+	i = life_pool_of(e);
+	lock_acquire(&lifetimes.shards[i].lock);
+	life_put(&lifetimes.shards[i].pool, e);
+	lock_release(&lifetimes.shards[i].lock);
+}
+
+static bool fill_again(struct mspan *s, void *arg)
+{
+	for (uint32_t i = 0; s->samples && i < s->nslots; i++) {
+		const struct sample_record *r = sample_find(s, i);
+		struct lifetime_sum one;
+
+		if (!r || sample_is_hidden(r))
+			continue;
+		sample_describe_life(s, r, &one);
+		lifetime_change(r->entry, r->site, &one);
+	}
+	(void)arg;
+	return true;
+}
+
+static void fill_sums_again(const struct sums *s)
+{
+	for (size_t i = 0; i < s->places.nslots; i++) {
+		const struct slot *slot = &s->places.slots[i];
+
+		if (slot->key && slot->value && s->list[slot->value - 1].entry)
+			life_fill(s->list[slot->value - 1].entry, slot->key,
+				  &s->list[slot->value - 1].sum);
+	}
+}
+
+NO_LOCK_CHECK void lifetime_store_move(void)
+{
+	heap_lock_all();
+	heap_each_span(fill_again, NULL);
+	heap_unlock_all();
+	for (unsigned i = 0; i < SHARDS; i++) {
+		lock_acquire(&lifetimes.shards[i].lock);
+		fill_sums_again(&lifetimes.shards[i].sums);
+		life_find_free(&lifetimes.shards[i].pool, i);
+		lock_release(&lifetimes.shards[i].lock);
+	}
+}
+
+/* A process may be killed between any two stores. */
+static bool adopt_one(uint64_t key, const struct lifetime_sum *sum, void *arg)
+{
+	const uint64_t *latest_ns = arg;
+	enum lifetime_end how = (enum lifetime_end)(key >> 8 & 0xff);
+	uint32_t site = (uint32_t)(key >> 16);
+	struct lifetime_sum one = *sum;
+	struct sum *to;
+
+	if (site == SITE_NONE || site > site_count() || how > LIFETIME_LIVE)
+		return true;
+	if (how == LIFETIME_LIVE) {
+		uint64_t age =
+			*latest_ns > sum->total_ns ? *latest_ns - sum->total_ns : 0;
+
+		one.total_ns = (uint64_t)((uint128)age * one.objects >> SITE_SHIFT);
+		key = LIFE_KEY(site, how, lifetime_range(age));
+	}
+	to = sum_of(&lifetimes.shards[shard_of(site)].sums, key);
+	if (to)
+		add(&to->sum, &one);
+	return to != NULL;
+}
+
+NO_LOCK_CHECK void lifetime_adopt(const struct store_header *h)
+{
+	uint64_t latest_ns = h->latest_ns;
+
+	life_each(h, adopt_one, &latest_ns);
 }
 
 /* ---- what is live ---- */
@@ -148,6 +273,7 @@ static bool walk_span(struct mspan *s, void *arg)
 	for (uint32_t i = 0; i < s->nslots && !w->failed; i++) {
 		const struct sample_record *r = sample_find(s, i);
 		struct lifetime_sum one;
+		struct sum *to;
 		uint64_t age, born;
 
 		if (!r || sample_is_hidden(r))
@@ -155,8 +281,11 @@ static bool walk_span(struct mspan *s, void *arg)
 		born = sample_birth_ns(r);
 		age = w->now_ns > born ? w->now_ns - born : 0;
 		sample_measure(s, r, age, &one);
-		w->failed =
-			!add(&w->sums, r->site, lifetime_range(age), LIFETIME_LIVE, &one);
+		to = sum_of(&w->sums,
+			    LIFE_KEY(r->site, LIFETIME_LIVE, lifetime_range(age)));
+		w->failed = !to;
+		if (to)
+			add(&to->sum, &one);
 	}
 	return !w->failed;
 }
@@ -211,7 +340,7 @@ static void write_sums(struct pprof *p, const struct sums *s, uintptr_t *pcs, in
 		const struct slot *slot = &s->places.slots[i];
 
 		if (slot->key && slot->value)
-			write_sum(p, slot->key, &s->list[slot->value - 1], pcs, max);
+			write_sum(p, slot->key, &s->list[slot->value - 1].sum, pcs, max);
 	}
 }
 

@@ -20,6 +20,15 @@ struct lifetime_sum {
 
 enum lifetime_end { LIFETIME_SAME, LIFETIME_OTHER, LIFETIME_LIVE };
 
+struct life_entry;
+struct store_header;
+
+/* SLOW. An object of this site is made, of which total_ns is the time of birth. What
+ * outlives the process says so: it is told of changes and of the end by the object's
+ * owner. May be NULL. */
+struct life_entry *lifetime_begin(uint32_t site, const struct lifetime_sum *one);
+void lifetime_change(struct life_entry *e, uint32_t site, const struct lifetime_sum *one);
+void lifetime_forget(struct life_entry *e);
 /* SLOW. An object of this site, made so long ago, is being freed. */
 void lifetime_end(uint32_t site, uint64_t age_ns, enum lifetime_end how,
 		  const struct lifetime_sum *one);
@@ -31,11 +40,17 @@ void lifetime_end(uint32_t site, uint64_t age_ns, enum lifetime_end how,
  */
 bool lifetime_write(struct pprof *p, uintptr_t *pcs, int max);
 
+/* DUMP. What a process that has ended left is what there is to write. Those that lived
+ * are as old as they were when a lifetime began or ended last. */
+void lifetime_adopt(const struct store_header *h);
+
 /* The lower end of range number n, and its inverse. */
 uint64_t lifetime_bound(unsigned n);
 unsigned lifetime_range(uint64_t ns);
 
 void lifetime_fork_prepare(void);
 void lifetime_fork_done(bool child);
+/* In a forked child, whose file is new. */
+void lifetime_store_move(void);
 
 #endif

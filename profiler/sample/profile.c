@@ -15,12 +15,14 @@
 #include "profiler/sample/rss.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/site.h"
+#include "profiler/site/store.h"
 #include "profiler/stack/trail.h"
 
 #define COMMENT_MAX 512
 
 static struct {
 	const char *command; /* of the process that has ended; NULL: we are it */
+	bool lifetimes;	     /* it kept them */
 } origin;
 
 #define COMMENTS 8
@@ -243,7 +245,7 @@ int sample_write_profiles(const char *prefix)
 							  &pprof_kind_allocs,
 							  &pprof_kind_peak,
 							  &pprof_kind_lifetimes };
-	bool all = opt_get()->lifetimes && !origin.command;
+	bool all = origin.command ? origin.lifetimes : opt_get()->lifetimes;
 
 	return write_kinds(kinds, ARRAY_LEN(kinds) - !all, prefix, -1);
 }
@@ -286,12 +288,20 @@ static bool add_samples(uint32_t site, struct site_counters *c, void *arg)
 	return true;
 }
 
-void sample_adopt(uint64_t period, const char *command)
+void sample_store_move(void)
+{
+	if (sampler.record_size >= RECORD_STORED)
+		lifetime_store_move();
+}
+
+void sample_adopt(const struct store_header *h)
 {
 	uint64_t samples = 0;
 
-	origin.command = command;
+	origin.command = h->command;
+	origin.lifetimes = h->latest_ns != 0;
+	lifetime_adopt(h);
 	site_each(add_samples, &samples);
 	peak_adopt();
-	sample_set_origin(period, samples);
+	sample_set_origin(h->period, samples);
 }

@@ -287,7 +287,41 @@ ALWAYS_INLINE bool capture(struct capture *out)
 	return LIKELY(out->site != SITE_NONE);
 }
 
-ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t size)
+void sample_measure(const struct mspan *s, const struct sample_record *r, uint64_t age_ns,
+		    struct lifetime_sum *out)
+{
+	size_t size = record_size(s, r);
+	uint64_t objects = sample_weight_of(size, period_nth(r->period));
+
+	out->objects = objects;
+	out->bytes = draw_scaled_bytes(size, objects);
+	out->slack = draw_scaled_bytes(mspan_slot_bytes(s) - size, objects);
+	out->total_ns = draw_scaled_bytes(age_ns, objects);
+}
+
+void sample_describe_life(const struct mspan *s, const struct sample_record *r,
+			  struct lifetime_sum *out)
+{
+	sample_measure(s, r, 0, out);
+	out->total_ns = r->birth_ns;
+}
+
+static void begin_lifetime(const struct mspan *s, struct sample_record *r, uint32_t site)
+{
+	struct lifetime_sum one;
+
+	r->thread = thread_serial();
+	if (sampler.record_size < RECORD_STORED)
+		return;
+	r->entry = NULL;
+	if (site == HIDDEN_SITE)
+		return;
+	sample_describe_life(s, r, &one);
+	r->entry = lifetime_begin(site, &one);
+}
+
+ALWAYS_INLINE void fill_record(const struct mspan *s, struct sample_record *r,
+			       uint32_t site, size_t size)
 {
 	const uint32_t bytes = sampler.record_size;
 
@@ -301,8 +335,8 @@ ALWAYS_INLINE void fill_record(struct sample_record *r, uint32_t site, size_t si
 									: os_coarse_ns();
 	if (record_has_handle())
 		*record_handle(r) = 0;
-	if (sampler.lifetimes)
-		r->thread = thread_serial();
+	if (UNLIKELY(sampler.lifetimes))
+		begin_lifetime(s, r, site);
 	atomic_store_release(&r->site, site);
 }
 
@@ -320,7 +354,7 @@ ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c)
 	r = block_claim(s, b, mspan_index_of(s, (uintptr_t)p));
 	if (UNLIKELY(!r))
 		return false;
-	fill_record(r, site, size);
+	fill_record(s, r, site, size);
 	if (record_has_handle() && sample_hooks.begin)
 		*record_handle(r) = sample_hooks.begin(p, size, c->site, c->trail);
 	sample_count_page(s, b, p, 1);
@@ -343,7 +377,7 @@ static void hide(void *p, size_t size)
 	r = block_claim(s, b, index);
 	if (!r)
 		return;
-	fill_record(r, HIDDEN_SITE, size);
+	fill_record(s, r, HIDDEN_SITE, size);
 	sample_count_page(s, b, p, 1);
 	atomic_store_relaxed(&sampler.any_hidden, 1u);
 }
@@ -404,27 +438,27 @@ void sample_end_escape(uint32_t handle)
 	seep_tls.internal--;
 }
 
-void sample_measure(const struct mspan *s, const struct sample_record *r, uint64_t age_ns,
-		    struct lifetime_sum *out)
-{
-	size_t size = record_size(s, r);
-	uint64_t objects = sample_weight_of(size, period_nth(r->period));
-
-	out->objects = objects;
-	out->bytes = draw_scaled_bytes(size, objects);
-	out->slack = draw_scaled_bytes(mspan_slot_bytes(s) - size, objects);
-	out->total_ns = draw_scaled_bytes(age_ns, objects);
-}
-
 static void end_lifetime(const struct mspan *s, const struct sample_record *r,
 			 uint32_t site)
 {
-	uint64_t age_ns = os_now_ns() - r->birth_ns;
+	uint64_t now_ns = os_now_ns(), age_ns = now_ns - r->birth_ns;
 	struct lifetime_sum one;
 
 	sample_measure(s, r, age_ns, &one);
+	store_note_time(now_ns);
 	lifetime_end(site, age_ns,
 		     r->thread == thread_serial() ? LIFETIME_SAME : LIFETIME_OTHER, &one);
+	if (sampler.record_size >= RECORD_STORED)
+		lifetime_forget(r->entry);
+}
+
+static void change_lifetime(const struct mspan *s, const struct sample_record *r,
+			    uint32_t site)
+{
+	struct lifetime_sum one;
+
+	sample_describe_life(s, r, &one);
+	lifetime_change(r->entry, site, &one);
 }
 
 /* Where an object is freed: with its stack, but only one frame of one that goes before
@@ -487,22 +521,51 @@ bool sample_on_free(struct mspan *s, uint32_t index, void *p)
 	return true;
 }
 
+/* Does an object that became smaller keep its record? It is to have one as often as one
+ * that was made in its new size. */
+static bool is_kept(uint64_t old_objects, uint64_t objects)
+{
+	return (uint64_t)((uint128)sample_random() * objects >> 64) < old_objects;
+}
+
+/* The object lives on without a record. */
+static COLD void drop_record(struct mspan *s, struct block *b, struct sample_record *r,
+			     const void *p)
+{
+	if (record_has_handle() && *record_handle(r)) {
+		sample_hooks.drop(*record_handle(r));
+		*record_handle(r) = 0;
+	}
+	if (sampler.record_size >= RECORD_STORED)
+		lifetime_forget(r->entry);
+	atomic_store_release(&r->site, SITE_NONE);
+	sample_count_page(s, b, p, -1);
+	if (s->slot_size == 0)
+		s->samples = NULL;
+}
+
 /* Grown or shrunk in place: counts as a free of the old size and an allocation of the new
- * one, at the present stack in exact mode, at the old site in sampled mode (whether to
- * sample was decided when the object was made). */
+ * one at the present stack. */
 void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 {
 	struct block *b = s->samples;
 	struct sample_record *r = block_find(s, b, index);
 	uint32_t site = r ? atomic_load_relaxed(&r->site) : SITE_NONE;
+	uint64_t objects;
 	struct capture c;
 
 	if (sampler.clear)
 		clear_tail(s, (uintptr_t)p, size);
 	if ((int32_t)site <= 0 || site == HIDDEN_SITE || !store_is_own())
 		return;
-	count_free(site, record_size(s, r), old_weight(s, b, r));
-	if (sample_is_exact() && seep_tls.internal == 0) {
+	objects = old_weight(s, b, r);
+	count_free(site, record_size(s, r), objects);
+	if (size < record_size(s, r) &&
+	    !is_kept(objects, sample_weight_of(size, period_nth(r->period)))) {
+		drop_record(s, b, r, p);
+		return;
+	}
+	if (seep_tls.internal == 0) {
 		seep_tls.internal++;
 		if (capture(&c))
 			site = c.site;
@@ -513,6 +576,8 @@ void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 	if (record_has_handle() && *record_handle(r))
 		sample_hooks.resize(*record_handle(r), size);
 	r->size = (uint16_t)size;
+	if (UNLIKELY(sampler.record_size >= RECORD_STORED))
+		change_lifetime(s, r, site);
 	atomic_store_release(&r->site, site);
 	count_alloc(site, size, new_weight(s, b, size, r->period));
 }

@@ -27,8 +27,9 @@ struct sample_record {
 			uint32_t birth;	 /* in units of 2^RECORD_BIRTH_SHIFT ns */
 		} packed;
 	};
-	uint32_t escape; /* handle of profiler/escape, 0: not followed */
-	uint32_t thread; /* thread_serial() of who made it */
+	uint32_t escape;	  /* handle of profiler/escape, 0: not followed */
+	uint32_t thread;	  /* thread_serial() of who made it */
+	struct life_entry *entry; /* lifestore.h; NULL: none */
 };
 
 /* INIT. Installs the hooks for the options' mode. In exact mode turns slow frees on. */
@@ -76,8 +77,11 @@ struct pprof_kind;
 int sample_write_fd(const struct pprof_kind *kind, int fd);
 
 /* DUMP. Profiles will be those of a process that has ended, whose sites were adopted
- * (site.h). command: its command line, kept by the caller. */
-void sample_adopt(uint64_t period, const char *command);
+ * (site.h); it is kept by the caller. */
+struct store_header;
+void sample_adopt(const struct store_header *h);
+/* In a forked child, whose file is new (site_store_move()). */
+void sample_store_move(void);
 
 /* Following objects to their end (profiler/escape, a later layer): filled once in
  * preload/api/init.c, may stay empty. See escape.h for the meaning. */

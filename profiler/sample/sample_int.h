@@ -22,7 +22,8 @@
 #define HIDDEN_SITE	   INT32_MAX /* of sample_hide_enter(); no stack has it */
 #define RECORD_SHORT	   offsetof(struct sample_record, birth_ns)
 #define RECORD_BIRTH	   offsetof(struct sample_record, escape)
-#define RECORD_ESCAPE	   sizeof(struct sample_record) /* the maker's thread, too */
+#define RECORD_ESCAPE	   offsetof(struct sample_record, entry) /* the thread, too */
+#define RECORD_STORED	   sizeof(struct sample_record)
 #define RECORD_PACKED	   (offsetof(struct sample_record, packed) + 8)
 #define RECORD_BIRTH_SHIFT 22 /* 4 ms, about what the coarse clock knows */
 
@@ -246,6 +247,9 @@ bool period_add(struct period p);	  /* false: the list is full */
 /* sample.c: what an object of this age stands for. */
 void sample_measure(const struct mspan *s, const struct sample_record *r, uint64_t age_ns,
 		    struct lifetime_sum *out);
+/* The same of one that lives: total_ns is the time of its birth. */
+void sample_describe_life(const struct mspan *s, const struct sample_record *r,
+			  struct lifetime_sum *out);
 /* profile.c: at most LABEL_MAX into list; how many. */
 #define LABEL_MAX 2
 int sample_labels(const struct labels *labels, struct pprof_label *list);

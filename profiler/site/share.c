@@ -67,7 +67,7 @@ static struct share_chunk *cut_chunk(uint32_t first)
 	struct share_chunk *chunk;
 
 	if (!b || b->nused == SHARE_BLOCK_CHUNKS) {
-		b = store_share_block(sizeof(*b));
+		b = store_block(STORE_SHARES, sizeof(*b));
 		if (!b)
 			b = meta_alloc(sizeof(*b), CACHE_LINE, META_SITE);
 		if (!b)

@@ -384,8 +384,7 @@ NO_LOCK_CHECK void site_fork_done(bool child)
 bool site_store(const struct store_owner *owner, uint64_t period)
 {
 	return store_open(owner, period, sizeof(struct site_node), CHUNK,
-			  sizeof(struct site_counters), COUNTER_CHUNK,
-			  sizeof(struct share_block));
+			  sizeof(struct site_counters), COUNTER_CHUNK);
 }
 
 /* What the parent has given counters since, the child has not. */
@@ -447,8 +446,9 @@ bool site_adopt(const struct store_header *h)
 	memcpy(&base, &h, sizeof(base)); /* the mapping is ours to write */
 	if (h->node_bytes != sizeof(struct site_node) || h->node_chunk != CHUNK ||
 	    h->counter_bytes != sizeof(struct site_counters) ||
-	    h->counter_chunk != COUNTER_CHUNK ||
-	    h->share_bytes != sizeof(struct share_block) || sites.count != 0)
+	    h->counter_chunk != COUNTER_CHUNK || sites.count != 0 ||
+	    (h->lists[STORE_SHARES].head &&
+	     h->lists[STORE_SHARES].bytes != sizeof(struct share_block)))
 		return false;
 	sites.count = stored(h->node_chunks, CHUNKS, h->nnodes, CHUNK);
 	sites.ncounters =
@@ -459,7 +459,7 @@ bool site_adopt(const struct store_header *h)
 		site_chunks.counters[i] = (void *)(base + h->counter_chunks[i]);
 	for (uint32_t site = 1; site <= sites.count; site++)
 		repair(site_node(site), site);
-	for (uint64_t at = h->share_blocks; at;) {
+	for (uint64_t at = h->lists[STORE_SHARES].head; at;) {
 		const struct share_block *b = (void *)(base + at);
 
 		adopt_shares(b);

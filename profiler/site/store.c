@@ -34,6 +34,7 @@
 #define MAX_REGIONS  64
 #define MODULE_CHUNK 16
 #define CHUNK_ALIGN  CACHE_LINE
+#define MILLISECOND  1000000u
 
 struct region {
 	char *addr;
@@ -48,6 +49,7 @@ static struct {
 	struct region regions[MAX_REGIONS];
 	uint32_t nregions;
 	size_t used; /* of the last region */
+	uint64_t heads[STORE_LISTS];
 	uint64_t device, inode;
 	char path[OPT_PATH_MAX + 32];
 	char *counters; /* copy for a child, from before a fork */
@@ -253,7 +255,7 @@ void *store_chunk(enum store_kind kind, uint32_t index, size_t size)
 	return p;
 }
 
-void *store_share_block(size_t size)
+void *store_block(enum store_list list, size_t size)
 {
 	uint64_t offset, *p = NULL;
 
@@ -262,13 +264,23 @@ void *store_share_block(size_t size)
 	lock_acquire(&store.lock);
 	p = cut(size, &offset);
 	if (p) {
-		*p = store.header->share_blocks;
-		atomic_store_release(&store.header->share_blocks, offset);
+		*p = store.heads[list];
+		store.heads[list] = offset;
+		store.header->lists[list].bytes = size;
+		atomic_store_release(&store.header->lists[list].head, offset);
 	} else {
 		atomic_add_relaxed(&store.header->lost, 1u);
 	}
 	lock_release(&store.lock);
 	return p;
+}
+
+void store_note_time(uint64_t now_ns)
+{
+	struct store_header *h = store.header;
+
+	if (h && now_ns > atomic_load_relaxed(&h->latest_ns) + MILLISECOND)
+		atomic_store_relaxed(&h->latest_ns, now_ns);
 }
 
 void store_set_counts(uint32_t nnodes, uint32_t ncounters)
@@ -358,8 +370,7 @@ static void set_owner(struct store_header *h, const struct store_owner *owner)
 }
 
 bool store_open(const struct store_owner *owner, uint64_t period, uint32_t node_bytes,
-		uint32_t node_chunk, uint32_t counter_bytes, uint32_t counter_chunk,
-		uint32_t share_bytes)
+		uint32_t node_chunk, uint32_t counter_bytes, uint32_t counter_chunk)
 {
 	int fd = owner->path ? create(owner->path) : -ENOENT;
 	struct store_header *h;
@@ -379,7 +390,6 @@ bool store_open(const struct store_owner *owner, uint64_t period, uint32_t node_
 	h->node_chunk = node_chunk;
 	h->counter_bytes = counter_bytes;
 	h->counter_chunk = counter_chunk;
-	h->share_bytes = share_bytes;
 	h->module_bytes = sizeof(struct store_module);
 	h->module_chunk = MODULE_CHUNK;
 	h->period = period;
@@ -481,7 +491,10 @@ static void copy_header(struct store_header *to, const struct store_header *from
 	memcpy(to->counter_chunks, from->counter_chunks,
 	       (ncounters / from->counter_chunk + 1) * sizeof(uint64_t));
 	memcpy(to->module_chunks, from->module_chunks, sizeof(to->module_chunks));
-	to->share_bytes = from->share_bytes; /* shares are in the counters now */
+	/* Shares are in the counters now. */
+	to->lists[STORE_LIVES].head = store.heads[STORE_LIVES];
+	to->lists[STORE_LIVES].bytes = from->lists[STORE_LIVES].bytes;
+	to->latest_ns = from->latest_ns;
 	to->nnodes = nnodes;
 	to->ncounters = ncounters;
 }
@@ -513,6 +526,20 @@ static void copy_chunks(const struct region *r, char *fresh, uint32_t nnodes,
 				   MODULE_CHUNK * sizeof(struct store_module));
 }
 
+/* Blocks of lifetimes stay where they are, on their list, but empty. Those that the
+ * parent has made since are not on ours. */
+static void copy_list(const struct region *r, char *fresh)
+{
+	for (uint64_t at = store.heads[STORE_LIVES]; at;) {
+		const char *block = address_of(at);
+
+		if (!block)
+			return;
+		copy_piece(r, fresh, at, block, sizeof(at));
+		memcpy(&at, block, sizeof(at));
+	}
+}
+
 /* Copies go in the place of the regions one after the other, the header's last, since
  * the others are copied with its help. */
 static void replace_region(struct region *r, int fd, uint32_t nnodes, uint32_t ncounters)
@@ -528,6 +555,7 @@ static void replace_region(struct region *r, int fd, uint32_t nnodes, uint32_t n
 	if (r == &store.regions[0])
 		copy_header((void *)fresh, store.header, nnodes, ncounters);
 	copy_chunks(r, fresh, nnodes, ncounters);
+	copy_list(r, fresh);
 	os_call(SYS_mremap, (long)fresh, (long)r->size, (long)r->size,
 		MREMAP_MAYMOVE | MREMAP_FIXED, (long)r->addr, 0);
 }
@@ -539,6 +567,7 @@ void store_fork_move(const struct store_owner *owner, uint32_t nnodes, uint32_t 
 	if (!store.header)
 		return;
 	store.path[0] = '\0'; /* the parent's */
+	store.heads[STORE_SHARES] = 0;
 	fd = owner->path ? create(owner->path) : -ENOENT;
 	for (uint32_t i = store.nregions; i > 0; i--)
 		replace_region(&store.regions[i - 1], fd, nnodes, ncounters);
@@ -575,13 +604,13 @@ static bool chunks_lie_inside(const struct store_header *h, size_t size)
 }
 
 /* Each block was put before those that are older: no list is endless. */
-static bool shares_lie_inside(const struct store_header *h, size_t size)
+static bool list_lies_inside(const struct store_header *h, size_t size, int list)
 {
-	uint64_t n = 0, bytes = h->share_bytes;
+	uint64_t n = 0, bytes = h->lists[list].bytes;
 
 	if (bytes < sizeof(uint64_t) || bytes > size)
-		return h->share_blocks == 0;
-	for (uint64_t at = h->share_blocks; at; n++) {
+		return h->lists[list].head == 0;
+	for (uint64_t at = h->lists[list].head; at; n++) {
 		if (at % 8 || at > size - bytes || n > size / bytes)
 			return false;
 		memcpy(&at, (const char *)h + at, sizeof(at));
@@ -594,7 +623,8 @@ static bool is_sound(const struct store_header *h, size_t size)
 	return h->magic == STORE_MAGIC && h->version == STORE_VERSION &&
 	       h->header_bytes == sizeof(*h) && h->module_chunk == MODULE_CHUNK &&
 	       h->module_bytes == sizeof(struct store_module) &&
-	       chunks_lie_inside(h, size) && shares_lie_inside(h, size);
+	       chunks_lie_inside(h, size) && list_lies_inside(h, size, STORE_SHARES) &&
+	       list_lies_inside(h, size, STORE_LIVES);
 }
 
 struct store_header *store_load(const char *path, size_t *out_size)

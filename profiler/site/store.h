@@ -4,12 +4,12 @@
  * of modules lie in a shared mapping of it, so that the kernel keeps them when the
  * process is killed, and profiles can be made of them afterwards.
  *
- * Format (version 4): struct store_header at offset 0, which says where the chunks lie:
+ * Format (version 5): struct store_header at offset 0, which says where the chunks lie:
  * arrays of struct site_node and struct site_counters (site.c, site.h) and of struct
  * store_module. Numbers count from 1; a chunk holds those with the same number / chunk.
- * share_blocks leads to a list of struct share_block (share.h), each of which begins with
- * the offset of the next. Everything is x86-64 layout. Offsets of 0 are chunks that found
- * no room in the file.
+ * Then lists of blocks, each of which begins with the offset of the next: struct
+ * share_block (share.h) and struct life_block (sample/lifestore.h). Everything is x86-64
+ * layout. Offsets of 0 are chunks that found no room in the file, and ends of lists.
  *
  * The file is allocated in full before it is mapped: no write can fail with SIGBUS. Where
  * it cannot be made or cannot grow, memory is anonymous, and `lost` counts.
@@ -22,13 +22,14 @@
 #include "profiler/stack/module.h"
 
 #define STORE_MAGIC	     0x3165726f74736873ull
-#define STORE_VERSION	     4
+#define STORE_VERSION	     5
 #define STORE_NODE_CHUNKS    4096
 #define STORE_COUNTER_CHUNKS 8192
 #define STORE_MODULE_CHUNKS  256
 #define STORE_MODULE_PATH    512
 
 enum store_kind { STORE_NODES, STORE_COUNTERS, STORE_MODULES };
+enum store_list { STORE_SHARES, STORE_LIVES, STORE_LISTS };
 
 struct store_module {
 	uint64_t bias, start, end;
@@ -59,8 +60,13 @@ struct store_header {
 	uint64_t node_chunks[STORE_NODE_CHUNKS]; /* offsets; atomic */
 	uint64_t counter_chunks[STORE_COUNTER_CHUNKS];
 	uint64_t module_chunks[STORE_MODULE_CHUNKS];
-	uint64_t share_blocks; /* offset of the latest; atomic */
-	uint64_t share_bytes;  /* size of one */
+	struct {
+		uint64_t head;	/* offset of the latest; atomic */
+		uint64_t bytes; /* size of a block */
+	} lists[STORE_LISTS];
+	/* os_now_ns(), to a millisecond, when a lifetime began or ended last; 0:
+	 * lifetimes are not kept. Atomic. */
+	uint64_t latest_ns;
 };
 
 /* Whose file it is. */
@@ -73,8 +79,7 @@ struct store_owner {
 
 /* INIT, before the first site. Makes the file. False: sites will be anonymous. */
 bool store_open(const struct store_owner *owner, uint64_t period, uint32_t node_bytes,
-		uint32_t node_chunk, uint32_t counter_bytes, uint32_t counter_chunk,
-		uint32_t share_bytes);
+		uint32_t node_chunk, uint32_t counter_bytes, uint32_t counter_chunk);
 bool store_is_open(void);
 /* The word that the kernel clears in every kind of forked child, 1 before. */
 HIDDEN extern const uint8_t *store_own_mark;
@@ -86,8 +91,10 @@ static inline bool store_is_own(void)
 }
 /* SLOW. Zeroed memory of one chunk in the file; NULL: no file, or no room. */
 void *store_chunk(enum store_kind kind, uint32_t index, size_t size);
-/* The same for a block of shares, which goes on the list. */
-void *store_share_block(size_t size);
+/* The same for a block that goes on a list; all of one list are of one size. */
+void *store_block(enum store_list list, size_t size);
+/* FAST. Now. */
+void store_note_time(uint64_t now_ns);
 /* FAST. After the things themselves. */
 void store_set_counts(uint32_t nnodes, uint32_t ncounters);
 /* SLOW. Enters a module, or what is new of it. For module_hook. */

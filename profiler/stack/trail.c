@@ -336,6 +336,20 @@ static COLD void enter_generation(struct trails *a, uint32_t generation)
 	trails_forget(a); /* memos, too */
 }
 
+void trail_thread_forget(void)
+{
+	struct trails *a = seep_tls.trails;
+
+	if (!a)
+		return;
+	if (a->moves) { /* its arrays may be gone */
+		seep_tls.trails = NULL;
+		return;
+	}
+	enter_generation(a, a->generation);
+	memset(a->steps.list, 0, (a->steps.mask + 1) * sizeof(a->steps.list[0]));
+}
+
 /* Walks from the caller of fp's frame, which is our outermost, to what is remembered.
  */
 ALWAYS_INLINE NO_SANITIZE enum verdict walk_from(struct scan *s, const uintptr_t *fp)

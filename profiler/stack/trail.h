@@ -179,6 +179,9 @@ void trail_set_latest(struct trail_found found);
 /* FAST. The trail that trail_capture_node() has just left, if it did not return 0. */
 const struct trail *trail_latest(void);
 
+/* Forgets all that the calling thread's trails hold: a capture, or who sets their nodes,
+ * was interrupted and will not go on. */
+void trail_thread_forget(void);
 /* Gives back the calling thread's trails. SLOW. */
 void trail_thread_end(void);
 

@@ -91,6 +91,7 @@ struct trails {
 	struct trail_stats stats;
 	uint32_t max;	       /* frames of one site */
 	uint32_t capacity;     /* of walked */
+	bool moves;	       /* arrays are being replaced */
 	uint32_t nlearned;     /* rows since the mask was set */
 	uint32_t nmemos;       /* the same of memos */
 	uint64_t serial;       /* last one given out */

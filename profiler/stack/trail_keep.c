@@ -161,18 +161,23 @@ bool trails_grow_walked(struct trails *a)
 
 	if (a->capacity >= FRAMES_MAX / 2)
 		return false;
+	a->moves = true;
+	atomic_signal_barrier();
 	more = meta_remap(a->walked, walked_bytes(a->capacity),
 			  walked_bytes(a->capacity * 2), META_STACK);
-	if (!more)
-		return false;
-	a->walked = more;
-	a->capacity *= 2;
-	return true;
+	if (more) {
+		a->walked = more;
+		a->capacity *= 2;
+	}
+	atomic_signal_barrier();
+	a->moves = false;
+	return more != NULL;
 }
 
 /* Room for count frames in t. */
 bool trail_grow(struct trail *t, uint32_t count)
 {
+	struct trails *a = seep_tls.trails;
 	struct trail fresh = *t;
 	struct trail_place *places;
 
@@ -196,8 +201,12 @@ bool trail_grow(struct trail *t, uint32_t count)
 		memcpy(fresh.words, t->words,
 		       t->frames[t->count - 1].nwords * sizeof(*t->words));
 	}
+	a->moves = true;
+	atomic_signal_barrier();
 	unmap_arrays(t);
 	*t = fresh;
+	atomic_signal_barrier();
+	a->moves = false;
 	return true;
 }
 

@@ -31,6 +31,11 @@ struct return_stubs return_stubs;
 
 uint32_t unwind_changes;
 
+/* About 300 KiB each, of which little is touched. Where there are more, nobody will come
+ * back to them. */
+#define ASIDES_MAX 64
+static int32_t asides; /* atomic: set aside and not taken back */
+
 /* ---- rows ---- */
 
 static size_t table_bytes(void)
@@ -445,6 +450,31 @@ void unwind_init(void)
 NO_SANITIZE uintptr_t unwind_caller(void)
 {
 	return walk_true_return(walk_last_own_frame(__builtin_frame_address(0))[1]);
+}
+
+void unwind_set_aside(struct unwind_aside *a)
+{
+	if (atomic_load_relaxed(&asides) < ASIDES_MAX) {
+		atomic_add_relaxed(&asides, 1);
+		*a = (struct unwind_aside){ seep_tls.trails, seep_tls.unwind,
+					    seep_tls.unwinding, true };
+		seep_tls.trails = NULL;
+		seep_tls.unwind = NULL;
+	} else {
+		trail_thread_forget();
+	}
+	seep_tls.unwinding = false;
+}
+
+void unwind_take_back(const struct unwind_aside *a)
+{
+	if (!a->is_set)
+		return;
+	atomic_add_relaxed(&asides, -1);
+	unwind_thread_end();
+	seep_tls.trails = a->trails;
+	seep_tls.unwind = a->scratch;
+	seep_tls.unwinding = a->unwinding;
 }
 
 void unwind_fork_child(void)

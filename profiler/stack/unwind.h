@@ -58,6 +58,15 @@ void unwind_set_own_text(uintptr_t start, uintptr_t end);
 /* INIT. Return addresses in [start, start + size) are stubs that profiler/escape put in
  * place of others: the true one of the stub at s is the word at table + (s - start). */
 void unwind_set_stubs(uintptr_t start, size_t size, uintptr_t table);
+/* The calling thread leaves what it does here, and may come back to it or not. What it
+ * keeps is put into a, and it begins anew. */
+struct unwind_aside {
+	void *trails, *scratch;
+	bool unwinding, is_set;
+};
+void unwind_set_aside(struct unwind_aside *a);
+/* It comes back. Nothing, if a was not set. */
+void unwind_take_back(const struct unwind_aside *a);
 /* In a forked child. */
 void unwind_fork_child(void);
 

@@ -7,7 +7,7 @@ import subprocess
 import time
 import seeptest
 
-DEADLINE = 120  # seconds, of a loaded machine's
+DEADLINE = 300  # seconds, of a loaded machine's
 
 
 def until(condition):

@@ -37,9 +37,9 @@ class Agent(seeptest.TestCase):
         for kind, index in (("heap", "inuse_space"), ("allocs", "alloc_space"),
                             ("peak", "peak_space")):
             got = total(self.heap(p.pid, kind), index)
-            # 76 samples on average: 5 standard deviations are about 57 %
-            self.assertGreater(got, COUNT * 10 * SIZE * 0.4)
-            self.assertLess(got, COUNT * 10 * SIZE * 1.7)
+            # 76 samples on average: fewer than 23, or more than 167, are had once in 10^11
+            self.assertGreater(got, COUNT * 10 * SIZE * 0.3)
+            self.assertLess(got, COUNT * 10 * SIZE * 2.2)
         until(lambda: p.threads() == [str(p.pid)])
         self.assertEqual(p.descriptors(), before)
         self.assertEqual(sorted(os.listdir(self.dir)),
@@ -161,22 +161,26 @@ class Agent(seeptest.TestCase):
         self.assertEqual(total(self.heap(p.pid), "inuse_objects"), COUNT)
         self.assertEqual(p.end(), 0)
 
-    @unittest.skipUnless(os.geteuid() == 0, "needs root")
+    @unittest.skipUnless(seeptest.may_become(), "needs root")
     def test_chroot_and_another_user(self):
         p = Asked("mode=exact")
         p.say(f"alloc {COUNT} {SIZE}")
-        self.assertEqual(p.say(f"chroot {self.dir}"), 0)
+        if p.say(f"chroot {self.dir}") != 0:
+            p.end()
+            self.skipTest("chroot is not permitted")
         self.assertEqual(p.say("setuid 65534"), 0)
         # without /proc and the program's file its functions have no names
         self.assertGreaterEqual(everything(self.heap(p.pid), "inuse_objects"), COUNT)
         self.assertEqual(p.end(), 0)
 
-    @unittest.skipUnless(os.geteuid() == 0, "needs root")
+    @unittest.skipUnless(seeptest.may_become(), "needs root")
     def test_another_user_may_not(self):
         p = Asked("mode=exact")
         os.chmod(self.dir, 0o777)
-        r = seeptest.seep("heap", str(p.pid), cwd=self.dir, user=65534, group=65534,
-                          extra_groups=[])
+        tool = shutil.copy(seeptest.TOOL, self.dir)  # it may be in a directory of root's
+        r = subprocess.run([tool, "heap", str(p.pid)], cwd=self.dir, user=65534, group=65534,
+                           extra_groups=[], env=seeptest.clean_env(), capture_output=True,
+                           timeout=seeptest.TIMEOUT)
         self.assertEqual(r.returncode, 24, r.stderr)
         self.assertIn(b"another user", r.stderr)
         self.assertEqual(p.end(), 0)

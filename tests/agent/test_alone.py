@@ -20,7 +20,7 @@ class Alone(seeptest.TestCase):
                               cwd=self.dir)
             self.assertEqual((r.returncode, r.stderr), (0, b"seep: clean\n"))
         p.stdin.close()
-        self.assertEqual(p.wait(60), 0)
+        self.assertEqual(p.wait(seeptest.TIMEOUT), 0)
 
     def test_walking(self):
         self.ask("walk")

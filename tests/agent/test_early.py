@@ -28,10 +28,10 @@ class Early(seeptest.TestCase):
         p.stdin.write(b"g")
         p.stdin.flush()
         self.assertEqual(p.stdout.readline(), b"runs\n")
-        text = tool.communicate(timeout=60)[1].decode()
+        text = tool.communicate(timeout=seeptest.TIMEOUT)[1].decode()
         self.assertEqual(tool.returncode, 0, text)
         p.stdin.close()
-        self.assertEqual(p.wait(60), 0)
+        self.assertEqual(p.wait(seeptest.TIMEOUT), 0)
         p.stdout.close()
 
     def test_before_the_library_is_loaded(self):
@@ -45,10 +45,10 @@ class Early(seeptest.TestCase):
         with self.assertRaises(subprocess.TimeoutExpired):
             tool.wait(2)
         os.close(os.open(pipe, os.O_WRONLY))
-        text = tool.communicate(timeout=60)[1].decode()
+        text = tool.communicate(timeout=seeptest.TIMEOUT)[1].decode()
         self.assertEqual((tool.returncode, text.splitlines()[-1]), (0, "seep: clean"), text)
         p.stdin.close()
-        self.assertEqual(p.wait(60), 0)
+        self.assertEqual(p.wait(seeptest.TIMEOUT), 0)
         p.stdout.close()
 
     def test_at_an_exec(self):
@@ -76,7 +76,7 @@ class Early(seeptest.TestCase):
             self.assertEqual(r.returncode, 0, r.stderr)
             self.assertTrue(os.path.islink(null), command)
         p.stdin.close()
-        self.assertEqual(p.wait(60), 0)
+        self.assertEqual(p.wait(seeptest.TIMEOUT), 0)
         p.stdout.close()
 
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import struct
 import seeptest
-from asked import Asked, until
+from asked import DEADLINE, Asked, until
 
 SIGNAL = 57
 SI_QUEUE = -1
@@ -53,10 +53,10 @@ class Hostile(seeptest.TestCase):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
             s.bind(b"\0seep-%016x" % key)
             s.listen(1)
-            s.settimeout(60)
+            s.settimeout(DEADLINE)
             queue(self.p.pid, key)
             c = s.accept()[0]
-        c.settimeout(60)
+        c.settimeout(DEADLINE)
         return c
 
     def talk(self, message, fds=()):
@@ -129,7 +129,7 @@ class Hostile(seeptest.TestCase):
                              b"no regular file came with the request")
 
     def test_someone_else_with_the_key(self):
-        if os.geteuid() != 0:
+        if not seeptest.may_become():
             self.skipTest("needs root")
         key = random.getrandbits(64)
         pid = os.fork()
@@ -142,7 +142,7 @@ class Hostile(seeptest.TestCase):
         target = self.p.pid
         s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         s.bind(b"\0seep-%016x" % key)
-        s.settimeout(60)
+        s.settimeout(DEADLINE)
         os.seteuid(65534)
         s.listen(1)
         os.seteuid(0)

@@ -14,11 +14,11 @@ CHECKS = int(os.environ.get("SEEP_TEST_CHECKS", "60"))
 class Live:
     """The program tests/agent/live.c."""
 
-    def __init__(self, options="mode=exact", argv=(), victim="live", **extra):
+    def __init__(self, options="mode=exact", argv=(), victim="live", preexec_fn=None, **extra):
         env = seeptest.clean_env(LD_PRELOAD=seeptest.LIB, SEEP_OPTIONS=options, **extra)
         self.proc = subprocess.Popen([*argv, seeptest.victim("agent/" + victim)], env=env,
                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                     stderr=subprocess.PIPE)
+                                     stderr=subprocess.PIPE, preexec_fn=preexec_fn)
         self.pid = self.proc.pid
         if victim == "live":  # past the loader: the library is there
             self.say("ready")
@@ -36,7 +36,7 @@ class Live:
 
     def __exit__(self, *_):
         self.proc.stdin.close()
-        status = self.proc.wait(60)
+        status = self.proc.wait(seeptest.TIMEOUT)
         text = self.proc.stderr.read()
         self.proc.stdout.close()
         self.proc.stderr.close()
@@ -388,13 +388,14 @@ class Unnoticed(TestCase):
                     while tool.poll() is None:
                         self.assertEqual(p.say("pipes 20"), 0)
                     self.assertIn(tool.returncode, (0, 23))
+            until(lambda: len(p.threads()) == 2)  # the agent is gone
             self.assertEqual(p.say("children"), 0)
             self.assertEqual(p.descriptors(), before)
 
     def memory(self, p):
         with open(f"/proc/{p.pid}/status") as f:
             fields = dict(line.split(":", 1) for line in f)
-        return int(fields["RssAnon"].split()[0]), int(fields["VmSize"].split()[0])
+        return seeptest.resident(p.pid), int(fields["VmSize"].split()[0])
 
     def mappings(self, p):
         with open(f"/proc/{p.pid}/maps") as f:
@@ -402,7 +403,7 @@ class Unnoticed(TestCase):
 
     def test_many_checks(self):
         """SEEP_TEST_CHECKS=10000 for the long one."""
-        with Live() as p:
+        with Live(preexec_fn=seeptest.without_huge_pages) as p:
             p.say("grow 1000")
             p.say("lose 100")
             p.say("sleepers 4")
@@ -511,7 +512,7 @@ class Ways(TestCase):
                           self.ask(p.pid, "--force", status=24)[1])
 
     def test_refused_by_its_pause(self):
-        with Live("mode=exact:hugepage=off") as p:
+        with Live("mode=exact:hugepage=off", preexec_fn=seeptest.without_huge_pages) as p:
             p.say("grow 200000")
             text = self.ask(p.pid, "--max-pause", "0.1", status=24)[1]
             self.assertRegex(text, r"^seep: predicted pause: [\d.]+ ms \(0 B in huge pages, ")
@@ -522,7 +523,7 @@ class Ways(TestCase):
 
     def test_predicted_when_pages_are_restored(self):
         """An agent that is at work on them, or what looks like one, is waited for."""
-        with Live("mode=exact:hugepage=off") as p:
+        with Live("mode=exact:hugepage=off", preexec_fn=seeptest.without_huge_pages) as p:
             p.say("grow 200000")
             p.say("agent seep-agent")
             argv = [seeptest.TOOL, "check", "-q", "--no-symbolize", "--max-pause", "0.001",

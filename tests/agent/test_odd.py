@@ -40,7 +40,7 @@ class Odd(seeptest.TestCase):
 
     def end(self, p):
         p.stdin.close()
-        self.assertEqual(p.wait(60), 0)
+        self.assertEqual(p.wait(seeptest.TIMEOUT), 0)
 
     def thread_in(self, p, wanted):
         return any(state(tid) == wanted for tid in os.listdir(f"/proc/{p.pid}/task"))

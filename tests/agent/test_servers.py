@@ -193,7 +193,7 @@ class Servers(seeptest.TestCase):
         self.ask_often([p.pid])
 
     @unittest.skipUnless(os.path.isdir("/usr/lib/postgresql"), "not installed: postgresql")
-    @unittest.skipUnless(os.geteuid() == 0, "needs root, to be somebody else")
+    @unittest.skipUnless(seeptest.may_become(), "needs root, to be somebody else")
     def test_postgres(self):
         versions = "/usr/lib/postgresql"
         programs = os.path.join(versions, max(os.listdir(versions)), "bin")

@@ -307,6 +307,22 @@ static int is_zero(const char *p, size_t n)
 	return n == 0;
 }
 
+/* A process that must not read the time stamp counter, and its child. */
+static int test_no_counter(void)
+{
+	pid_t pid;
+
+	if (prctl(PR_SET_TSC, PR_TSC_SIGSEGV) != 0)
+		return errno == EINVAL; /* not this processor's */
+	use();
+	pid = fork();
+	if (pid == 0) {
+		use();
+		_exit(6);
+	}
+	return HOLDS(ended_with(pid, 6));
+}
+
 /* Calls that an allocator may do without fail. What was dirty must still come zeroed. */
 static int test_sandbox_refuses(void)
 {
@@ -381,6 +397,7 @@ static const struct test_case cases[] = {
 	{ "no_proc", test_no_proc },
 	{ "no_arguments", test_no_arguments },
 	{ "break", test_break },
+	{ "no_counter", test_no_counter },
 	{ "sandbox_refuses", test_sandbox_refuses },
 	{ "sandbox_kills", test_sandbox_kills },
 };

@@ -31,5 +31,8 @@ def add(name, argv, mode):
 for m in MODES:
     add("malloc_family", [seeptest.victim("integration/malloc_family")], m)
     add("new_delete", [seeptest.victim("integration/new_delete")], m)
+    for forms in 1, 2, 4, 8, 15:
+        name = f"replaced_{forms}"
+        add(name, [seeptest.victim(f"integration/{name}")], m)
 
 seeptest.main()

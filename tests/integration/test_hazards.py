@@ -15,8 +15,8 @@ CASES = {
                       "deep_recursion", "cancel"],
     "hazards_load": ["deepbind", "dlmopen", "runpath", "unload", "load_threads"],
     "hazards_proc": ["clone_vm", "clone_copy", "vfork_exec", "spawn_threads", "reexec",
-                     "daemon", "no_proc", "no_arguments", "break", "sandbox_refuses",
-                     "sandbox_kills"],
+                     "daemon", "no_proc", "no_arguments", "break", "no_counter",
+                     "sandbox_refuses", "sandbox_kills"],
 }
 HOOK = seeptest.preloadable(seeptest.victim("integration/libhazard_hook.so"))
 PLUGINS = {"PLUGINS": seeptest.victim("integration"), "LATE": seeptest.LIB}
@@ -108,7 +108,7 @@ class Hazards(seeptest.TestCase):
                     options=f"mode=exact:out={self.dir}/x")
         self.assertEqual(len(glob.glob(self.dir + "/x.*.heap.pb.gz")), 2)
 
-    @unittest.skipUnless(os.geteuid() == 0, "needs another user")
+    @unittest.skipUnless(seeptest.may_become(), "needs another user")
     def test_secure(self):
         """AT_SECURE: a set-user-ID program linked with the library obeys no environment."""
         program = self.dir + "/secure"

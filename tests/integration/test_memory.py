@@ -34,7 +34,7 @@ def show(name, value):
 
 class Purging(seeptest.TestCase):
     def decays(self, options):
-        # The victim looks until RSS is below the goal, or 12 seconds have passed.
+        # The victim looks until RSS is below the goal, or far too long.
         f, _ = figures("decay", 1024 if FULL else 256, 100 * MIB, options=options)
         self.assertGreater(f["full_kib"], 250 * MIB)
         self.assertLess(f["freed_kib"], 100 * MIB)
@@ -126,7 +126,7 @@ class Tables(seeptest.TestCase):
         exact = figures("file_tables", options="mode=exact")[0]["resident_kib"]
         # How much was read since the last return differs from run to run.
         sampled = min(figures("file_tables", options=f"{self.OPTIONS}:seed={seed}")[0]
-                      ["resident_kib"] for seed in range(1, 6))
+                      ["resident_kib"] for seed in range(1, 13))
         self.assertLess(sampled, exact)
         show("tables_resident_kib", sampled)
 

@@ -288,7 +288,7 @@ class Tool(seeptest.TestCase):
                                  env=seeptest.clean_env(), cwd=self.dir)
             self.assertEqual(p.stdout.readline(), b"ready\n")
             p.send_signal(signal.SIGTERM)
-            out, err = p.communicate(timeout=60)
+            out, err = p.communicate(timeout=seeptest.TIMEOUT)
             # bash may lose memory of its own on the way; that is the gate's to say.
             self.assertIn(p.returncode, (0, 23) if command == "gate" else (0,), err)
             self.assertEqual(out, b"got\n")

@@ -217,6 +217,8 @@ static APART void keep_sparse(void)
 
 	if (p == MAP_FAILED)
 		exit(77);
+	madvise(p, SPARSE_BYTES,
+		MADV_NOHUGEPAGE); /* 6 GiB else, where they are the rule */
 	p[0] = make_block();
 	p[words - 1] = make_block();
 	for (size_t at = 1; at < words / 2; at *= 3)

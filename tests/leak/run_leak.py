@@ -112,7 +112,7 @@ class Run:
                                  SEEP_OPTIONS=f"mode={mode}:leak=exit:out={out}" + options)
         command = [*setup.wrap, setup.program, case, setup.plugin]
         done = subprocess.run(command, env=env, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=seeptest.TIMEOUT,
                               check=False)
         self.status, self.stderr, self.stdout = done.returncode, done.stderr, done.stdout
         self.reports = []
@@ -392,7 +392,7 @@ def place_strace(setup):
         done = subprocess.run(
             ["strace", "-f", "-o", d + "/log", "-E", "LD_PRELOAD=" + seeptest.LIB, "-E",
              "SEEP_OPTIONS=mode=exact:leak=exit", setup.program, "plain"], text=True,
-            stderr=subprocess.PIPE, timeout=120, check=False)
+            stderr=subprocess.PIPE, timeout=seeptest.TIMEOUT, check=False)
     check(done.returncode == LEAK, f"{done.returncode}\n{done.stderr}")
     return check(done.stderr.splitlines()[-1] == "seep: LEAK objects=1 bytes=60 sites=1",
                  done.stderr)
@@ -406,7 +406,7 @@ def place_gdb(setup):
         ["gdb", "-nx", "-batch", "-ex", "set environment LD_PRELOAD " + seeptest.LIB, "-ex",
          "set environment SEEP_OPTIONS mode=exact:leak=exit", "-ex", "run", "--args",
          setup.program, "plain"], text=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120, check=False)
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=seeptest.TIMEOUT, check=False)
     if "ptrace: " in done.stderr or "not being run" in done.stderr:
         return "SKIP gdb may not trace"
     check("exited with code 027" in done.stdout, done.stdout + done.stderr)

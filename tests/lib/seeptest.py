@@ -13,7 +13,7 @@ import unittest
 
 TOOL = os.environ.get("SEEP_TOOL", "")
 SOURCE = os.environ["SEEP_SOURCE"]
-TIMEOUT = 240
+TIMEOUT = 600  # seconds, of a loaded machine's
 os.environ["PATH"] += ":/usr/sbin:/sbin"  # where servers are
 # What somebody may have set for programs that the tests run, or for Seep.
 FOREIGN = re.compile("(SEEP|MALLOC|PYTHON|PERL|LUA|NODE|JAVA|_JAVA|JDK_JAVA|GIT|PG|PPROF|LSAN|"
@@ -100,6 +100,38 @@ def may_trace():
     if pid == 0:
         os._exit(0 if ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0 else 1)  # PTRACE_TRACEME
     return os.waitpid(pid, 0)[1] == 0
+
+
+def may_become(uid=65534):
+    """Root that may be somebody else, which not every container's may."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == 0 and os.geteuid() == 0
+
+
+def without_huge_pages():
+    """For preexec_fn: resident memory is what was touched, whatever the kernel is set to."""
+    ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE
+
+
+def on_one_processor():
+    """For preexec_fn. The kernel counts resident pages for each processor apart, and tells
+    the sum when it gets round to it."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def resident(pid):
+    """KiB of private memory that is no file's: counted page by page, not by the kernel's
+    counters, each of which is behind by up to some dozens of pages a thread or processor."""
+    with open(f"/proc/{pid}/smaps_rollup") as f:
+        return int(re.search(r"^Anonymous: +(\d+)", f.read(), re.M)[1])
 
 
 # Threads are stopped by a signal otherwise: calls end early, what a thread waits for is not

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Objects whose lives are known: short, longer, unended, ended by another thread. With an
- * argument a child of fork() does the same again and the parent waits. */
+/* Objects whose lives are known: short, longer, unended, ended by another thread, resized
+ * in place. With "fork" a child of fork() does the same again and the parent waits; with
+ * "kill" as the last argument each process ends by SIGKILL. */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,9 +18,10 @@
 #define NOINLINE __attribute__((noipa))
 #endif
 
-#define HANDED 40
+#define HANDED	40
+#define RESIZED 30
 
-void *kept[50];
+void *kept[50], *resized[RESIZED];
 static void *handed[HANDED];
 
 NOINLINE void *churn_site(void)
@@ -49,6 +54,23 @@ NOINLINE void *long_site(size_t size)
 
 	__asm__ volatile("" : "+r"(p));
 	return p;
+}
+
+NOINLINE void *grown_site(void *old)
+{
+	void *p = realloc(old, 320);
+
+	__asm__ volatile("" : "+r"(p));
+	return p;
+}
+
+/* Made by one site, and another's from then on. */
+static void resize(void)
+{
+	for (int i = 0; i < 1000; i++)
+		free(grown_site(long_site(310)));
+	for (int i = 0; i < RESIZED; i++)
+		resized[i] = grown_site(long_site(310));
 }
 
 /* Until so many milliseconds have passed. */
@@ -91,18 +113,29 @@ static void live(void)
 		free(lasting[i]);
 	pthread_create(&t, NULL, consume, NULL);
 	pthread_join(t, NULL);
+	resize();
+}
+
+static int end(bool kills)
+{
+	if (kills)
+		raise(SIGKILL);
+	return 0;
 }
 
 int main(int argc, char **argv)
 {
-	(void)argv;
+	bool kills = argc > 1 && strcmp(argv[argc - 1], "kill") == 0;
+
 	live();
-	if (argc > 1) {
+	if (argc > 1 && strcmp(argv[1], "fork") == 0) {
 		if (fork() == 0) {
 			live();
-			return 0;
+			return end(kills);
 		}
+		for (int i = 0; i < 25; i++) /* the child has it still */
+			free(kept[i]);
 		wait(NULL);
 	}
-	return 0;
+	return end(kills);
 }

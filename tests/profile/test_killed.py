@@ -8,6 +8,7 @@ import random
 import re
 import resource
 import subprocess
+import time
 import unittest
 import seeptest
 
@@ -22,7 +23,7 @@ class Killed(seeptest.TestCase):
         env = seeptest.clean_env(HOME=self.dir, PPROF_TMPDIR=self.dir)
         text = subprocess.run(["go", "tool", "pprof", "-top", "-nodefraction=0",
                                f"-sample_index={sample}", path], env=env, check=True,
-                              capture_output=True, timeout=120).stdout.decode()
+                              capture_output=True, timeout=seeptest.TIMEOUT).stdout.decode()
         found = re.search(rf"(\d+)\s+\S+%\s+{function}$", text, re.M)
         return int(found[1]) if found else 0
 
@@ -56,17 +57,20 @@ class Killed(seeptest.TestCase):
                                  {"heap": "inuse_objects", "allocs": "alloc_objects",
                                   "peak": "peak_objects"}[kind])
                 # The last steps may have been done, or begun, without a word; what the
-                # other threads had under way at the peak is in no step.
-                self.assertGreaterEqual(n, said * (0.8 if kind == "peak" else 1),
+                # other threads had under way at the peak is in no step, and may have been
+                # more then than it is later: the largest of theirs is as large as 40.
+                self.assertGreaterEqual(n, said * 0.8 - 45 if kind == "peak" else said,
                                         (seed, i, kind))
                 self.assertLessEqual(n, said + 2 * STEP + (said if kind == "allocs" else 0),
                                      (seed, i, kind))
 
     def has_ended(self, pid):
-        """Perhaps nobody has asked for its status."""
+        """Perhaps nobody has asked for its status. All threads have: the first one's state
+        says nothing of the others."""
         try:
             with open(f"/proc/{pid}/stat") as f:
-                return f.read().rsplit(")", 1)[1].split()[0] in "ZX"
+                fields = f.read().rsplit(")", 1)[1].split()
+                return fields[0] in "ZX" and int(fields[17]) <= 1
         except OSError:
             return True
 
@@ -154,7 +158,7 @@ class Killed(seeptest.TestCase):
         p.stdout.close()
         p.stderr.close()
 
-    @unittest.skipUnless(os.geteuid() == 0, "root becomes another user")
+    @unittest.skipUnless(seeptest.may_become(), "root becomes another user")
     def test_another_user(self):
         """What a user wrote of where profiles go is done with that user's rights."""
         program = """
@@ -208,6 +212,29 @@ else:
         r = seeptest.run([GROW, "fork"], options=f"mode=exact:out={self.dir}/q")
         self.assertEqual(len(glob.glob(self.dir + "/q.*.store")), 1)  # the child's
 
+    def without_swap(self, group, limit):
+        """Else a program would not run out of memory; OSError where it cannot be had."""
+        with open("/proc/swaps") as f:
+            if len(f.readlines()) < 2:
+                return
+        for name, value in (("memory.memsw.limit_in_bytes", limit), ("memory.swap.max", 0)):
+            if os.path.exists(os.path.join(group, name)):
+                with open(os.path.join(group, name), "w") as f:
+                    f.write(str(value))
+                return
+        raise OSError
+
+    def remove_group(self, group):
+        """Once the last of its processes is gone."""
+        end = time.monotonic() + seeptest.TIMEOUT
+        while True:
+            try:
+                return os.rmdir(group)
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
+
     def memory_group(self, limit):
         """A new memory control group, or the test is skipped."""
         for root, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
@@ -217,10 +244,11 @@ else:
                 os.mkdir(group)
             except OSError:
                 continue
-            self.addCleanup(os.rmdir, group)
+            self.addCleanup(self.remove_group, group)
             try:
                 with open(os.path.join(group, name), "w") as f:
                     f.write(str(limit))
+                self.without_swap(group, limit)
                 return group
             except OSError:
                 continue

@@ -79,7 +79,7 @@ class Report(seeptest.TestCase):
         self.assertEqual(values, [(1000000, "exported_churn")])
         env = seeptest.clean_env(HOME=self.dir)
         r = subprocess.run(["go", "tool", "pprof", "-top", "-sample_index=alloc_space", out],
-                           env=env, capture_output=True, timeout=120)
+                           env=env, capture_output=True, timeout=seeptest.TIMEOUT)
         self.assertEqual(r.returncode, 0, r.stderr)
         self.assertRegex(r.stdout.decode(), r"976\.56kB .* exported_churn")
         self.ok("diff", "-o", out, a, a)

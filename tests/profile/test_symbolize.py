@@ -52,7 +52,7 @@ class Symbolize(seeptest.TestCase):
         env = seeptest.clean_env(HOME=self.dir, PPROF_TMPDIR=self.dir,
                                  GOCACHE=f"{self.dir}/cache")
         r = subprocess.run(["go", "tool", "pprof", *args], env=env, capture_output=True,
-                           timeout=120, cwd=self.dir)
+                           timeout=seeptest.TIMEOUT, cwd=self.dir)
         self.assertEqual(r.returncode, 0, r.stderr)
         return r.stdout.decode()
 

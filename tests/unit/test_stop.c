@@ -294,7 +294,7 @@ static void in_child(void (*fn)(void))
 	pid_t child = fork();
 
 	if (child == 0) {
-		alarm(100);
+		alarm(600); /* of a loaded machine; else some seconds */
 		fn();
 		_exit(0);
 	}

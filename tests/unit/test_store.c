@@ -370,8 +370,8 @@ static void refuse_lists(void)
 	uint64_t block;
 
 	require((h = store_load(path, &size)) != NULL);
-	require(h->share_blocks != 0);
-	block = h->share_blocks;
+	require(h->lists[STORE_SHARES].head != 0);
+	block = h->lists[STORE_SHARES].head;
 	for (int i = 0; i < 3; i++) {
 		int fd = open(path, O_RDWR);
 		const uint64_t wrong[] = { size - 8, block + 1, block };
