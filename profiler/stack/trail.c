@@ -409,7 +409,7 @@ NOINLINE struct trail *trail_capture_any(struct trails *a, const uintptr_t *fp)
 		s.all = a;
 		a->stats.walks++;
 		a->memo = NULL;
-		a->latest = (struct trail_found){ TRAIL_UNKNOWN, 0 };
+		a->latest = found_word(TRAIL_UNKNOWN, 0);
 		if (keep(&s, walk_from(&s, fp)))
 			t = s.trail;
 		trails_set_plain(a);

@@ -80,11 +80,13 @@ struct trails {
 	/* Frames of own from here inwards have no flags, and these words each.
 	 * UINT32_MAX: it is to be found out. */
 	uint32_t simple_from, simple_words;
-	uint32_t generation;	   /* of the modules */
-	uint32_t row_mask;	   /* rows in use: row_mask + 1 */
-	uint32_t memo_mask;	   /* the same of memos */
-	struct trail_found latest; /* own's innermost frame, or TRAIL_UNKNOWN */
-	struct trail_memo *memo;   /* that own's innermost frames are from, or NULL */
+	uint32_t generation; /* of the modules */
+	uint32_t row_mask;   /* rows in use: row_mask + 1 */
+	uint32_t memo_mask;  /* the same of memos */
+	/* Own's innermost frame, or TRAIL_UNKNOWN, as found_word(): one store, as it is
+	 * one load. */
+	uint64_t latest;
+	struct trail_memo *memo; /* that own's innermost frames are from, or NULL */
 	struct trail own;
 	struct trail_stats stats;
 	uint32_t max;	       /* frames of one site */
@@ -101,6 +103,11 @@ struct trails {
 	struct known_row rows[ROWS_MAX];
 	struct trail_memo memos[MEMOS_MAX] __attribute__((aligned(CACHE_LINE)));
 };
+
+static inline uint64_t found_word(uint32_t node, uint32_t number)
+{
+	return node | (uint64_t)number << 32;
+}
 
 enum verdict { MATCHED, ROOT, CUT, REFUSED, ENDED };
 

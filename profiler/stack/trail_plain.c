@@ -166,7 +166,7 @@ ALWAYS_INLINE NO_SANITIZE bool memo_put(struct trails *a, struct trail_memo *m)
 		nodes->sum = sum;
 	}
 	a->memo = m;
-	a->latest = (struct trail_found){ m->frames[0].node, m->number };
+	a->latest = found_word(m->frames[0].node, m->number);
 	return true;
 }
 
@@ -188,7 +188,7 @@ static NOINLINE void memo_keep(struct trails *a, struct trail_memo *m, uint32_t 
 	m->slot = slot;
 	m->count = (uint16_t)n;
 	m->index = (uint16_t)(count - 1);
-	m->number = a->latest.number;
+	m->number = 0;
 	for (uint32_t i = 0; i <= n; i++) {
 		const struct trail_place *p = &t->places[top - i];
 
@@ -285,7 +285,7 @@ static NOINLINE NO_SANITIZE bool capture_by_walk(struct trails *a, const uintptr
 		find_simple(a);
 	node = put_walked(a, count, n);
 	a->memo = NULL;
-	a->latest = (struct trail_found){ node ? node : TRAIL_UNKNOWN, 0 };
+	a->latest = found_word(node ? node : TRAIL_UNKNOWN, 0);
 	if (n > 0 && n <= MEMO_FRAMES && LIKELY(node != 0))
 		memo_keep(a, m, count, n);
 	return true;
@@ -338,6 +338,7 @@ ALWAYS_INLINE bool capture_plain(struct trails *a, const uintptr_t *fp)
 struct trail_found trail_capture_node(const uintptr_t *fp)
 {
 	struct trails *a = seep_tls.trails;
+	uint64_t latest;
 	bool done;
 
 	fp = walk_last_own_frame((const uintptr_t *)fp[0]);
@@ -348,14 +349,15 @@ struct trail_found trail_capture_node(const uintptr_t *fp)
 	done = capture_plain(a, fp);
 	atomic_signal_barrier();
 	seep_tls.unwinding = false;
-	return LIKELY(done) ? a->latest : (struct trail_found){ 0, 0 };
+	latest = LIKELY(done) ? a->latest : 0;
+	return (struct trail_found){ (uint32_t)latest, (uint32_t)(latest >> 32) };
 }
 
 void trail_set_latest(struct trail_found found)
 {
 	struct trails *a = seep_tls.trails;
 
-	a->latest = found;
+	a->latest = found_word(found.node, found.number);
 	if (a->memo)
 		a->memo->number = found.number;
 }

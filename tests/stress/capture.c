@@ -314,8 +314,8 @@ static void next(struct walker *w, int depth)
 	uint32_t r;
 
 	w->noise = w->noise * 1664525 + 1013904223;
-	if (w->noise >> 26 == 0)
-		w->random ^= w->noise;
+	if (w->plain && w->noise >> 26 == 0)
+		w->random ^= 1u << (w->noise >> 8) % 8; /* few: nodes are limited */
 	r = draw(w);
 	if (done())
 		return;
@@ -442,6 +442,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < n && i < 64; i++)
 		pthread_join(threads[i], NULL);
 	trail_get_stats(&stats);
+	printf("nodes %u\n", site_count());
 	printf("remembered %lu\n", (unsigned long)(stats.captures - stats.walks));
 	printf("walked %.2f compared %.2f refused %.4f a capture\n",
 	       (double)stats.walked / (double)stats.captures,
