@@ -39,8 +39,8 @@ struct pbfile *pbfile_read(const char *path, char **out_why);
 /* The same from bytes; takes them over. */
 struct pbfile *pbfile_parse(uint8_t *bytes, size_t size, char **out_why);
 /* The same, for those who look at places only: samples are checked, and stay bytes that
- * pbfile_write() writes again. A profile whose samples have a label that is named in
- * NULL-terminated LABELS is read whole. */
+ * pbfile_write() writes again. A profile that has one of the texts of NULL-terminated
+ * LABELS, as a label's key or value, is read whole. */
 struct pbfile *pbfile_parse_places(uint8_t *bytes, size_t size, const char *const *labels,
 				   char **out_why);
 void pbfile_free(struct pbfile *f);

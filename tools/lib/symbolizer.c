@@ -60,8 +60,8 @@ static const char *human(struct symbolizer *s, const char *linkage)
 
 /* ---- profiles ---- */
 
-/* Samples with these are looked at, too. */
-static const char *const settled_labels[] = { "escape", "holder", NULL };
+/* Samples are looked at, too, where labels may say these. */
+static const char *const settled_labels[] = { "maybe-returned", "holder", NULL };
 
 /* One profile being changed. */
 struct job {
