@@ -333,6 +333,27 @@ static void test_memory_of_few(void **state)
 		heap_free(objects[i]);
 }
 
+/* Spans that go take all of their records along, whichever block these are in. */
+static void test_memory_of_many(void **state)
+{
+	enum { OBJECTS = 4000, ROUNDS = 30, SETTLED = 3 };
+	static void *objects[OBJECTS];
+	size_t before = 0;
+
+	(void)state;
+	for (int round = 0; round < ROUNDS; round++) {
+		for (int i = 0; i < OBJECTS; i++)
+			objects[i] = sampled(48);
+		for (int i = 0; i < OBJECTS; i++)
+			heap_free(objects[i]);
+		heap_trim();
+		if (round == SETTLED)
+			before = meta_bytes(META_SAMPLE);
+	}
+	assert_int_equal(meta_bytes(META_SAMPLE), before);
+	heap_set_budget(1 << 30);
+}
+
 /* The field of a followed object's birth has come round, or will before it is read. */
 static void test_packed_birth(void **state)
 {
@@ -366,6 +387,7 @@ int main(void)
 		cmocka_unit_test(test_memory_of_few),
 		cmocka_unit_test(test_beside), /* from here on threads are many */
 		cmocka_unit_test(test_threads_of_a_span),
+		cmocka_unit_test(test_memory_of_many),
 	};
 
 	opt_init("mode=sampled:seed=42");
