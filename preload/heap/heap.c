@@ -84,6 +84,13 @@ void heap_thread_exit(void)
 	mcache_release(mc);
 }
 
+/* The caller may be a signal handler that interrupted a flush, halfway. */
+void heap_process_exit(void)
+{
+	if (seep_tls.state == TLS_LIVE && !lock_any_held())
+		mcache_refuse_doubles(mcache_self());
+}
+
 uintptr_t heap_thread_push(void)
 {
 	uintptr_t saved = seep_tls.cache_offset;

@@ -218,6 +218,18 @@ static void double_free_at_exit(void)
 	exit(0);
 }
 
+static void double_free_until_exit(void)
+{
+	void *p[20];
+
+	for (int i = 0; i < 20; i++)
+		p[i] = malloc(40);
+	for (int i = 0; i < 20; i++)
+		free(p[i]);
+	free(p[0]);
+	exit(0);
+}
+
 static void double_delete(void)
 {
 	void *(*make)(size_t) = (void *(*)(size_t))dlsym(RTLD_DEFAULT, "_Znwm");
@@ -546,6 +558,7 @@ static const struct {
 	CASE(double_free_ending_thread),
 	CASE(double_free_after_realloc),
 	CASE(double_free_at_exit),
+	CASE(double_free_until_exit),
 	CASE(double_delete),
 	CASE(interior_small),
 	CASE(interior_small_flushed),

@@ -32,6 +32,7 @@ FOUND = {
     "double_free_ending_thread": rf"double free of {ADDRESS} \(size class 7\)",
     "double_free_after_realloc": DOUBLE,
     "double_free_at_exit": DOUBLE,
+    "double_free_until_exit": DOUBLE,
     "double_delete": DOUBLE,
     "interior_small": rf"invalid free of {ADDRESS}: inside an object \(size class 32\)",
     "interior_small_flushed": INSIDE,
