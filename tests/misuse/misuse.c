@@ -457,6 +457,22 @@ static void usable_size_interior_large(void)
 	malloc_usable_size(p + 4096);
 }
 
+static void usable_size_freed(void)
+{
+	void *p = malloc(100);
+
+	free(p);
+	malloc_usable_size(p);
+}
+
+static void usable_size_freed_large(void)
+{
+	void *p = malloc(1 << 20);
+
+	free(p);
+	malloc_usable_size(p);
+}
+
 /* ---- writes: not found in this mode, but without power over the allocator ---- */
 
 static void write_after_free(void)
@@ -590,6 +606,8 @@ static const struct {
 	CASE(usable_size_unaligned),
 	CASE(usable_size_interior),
 	CASE(usable_size_interior_large),
+	CASE(usable_size_freed),
+	CASE(usable_size_freed_large),
 	CASE(write_after_free),
 	CASE(write_after_free_large),
 	CASE(write_behind),
