@@ -21,7 +21,7 @@
 #define RESERVE_LEAST	(1 * MIB)
 #define RESERVE_LIMITED (32 * MIB) /* under RLIMIT_AS: leave room for the program */
 #define GROW_SMALL	(1 * MIB)  /* while the heap is small */
-#define GROW_HUGE	(4 * MIB)  /* whole huge pages, later */
+#define GROW_HUGE	HUGE_PAGE  /* later */
 #define HUGE_AFTER	(8 * MIB)  /* heap size from which huge pages are advised */
 #define HUGE_FIRST	(16 * MIB) /* most that a heap below that grows by with them */
 

@@ -516,6 +516,17 @@ static struct mspan *object_of(const void *p, uint32_t *out_index, const char *w
 	return s;
 }
 
+/* An object that was not sampled is charged with what it grows by: so it is sampled as
+ * often as one that was made in this size. In exact mode the budget is spent. */
+static void *grown(void *p, size_t old_size, size_t size)
+{
+	struct mcache *mc = mcache_self();
+
+	if (size <= old_size || mc->budget < 0 || seep_tls.state != TLS_LIVE)
+		return p;
+	return sampled(p, size, charge(mc, size - old_size));
+}
+
 static void *realloc_large(struct mspan *s, void *p, size_t size)
 {
 	void *fresh;
@@ -530,7 +541,7 @@ static void *realloc_large(struct mspan *s, void *p, size_t size)
 		s->size_asked = old_asked; /* the hook compares the two */
 		resized(s, 0, p, size);
 		s->size_asked = size;
-		return p;
+		return s->samples ? p : grown(p, old_asked, size);
 	}
 	heap_free_slow(p);
 	return sampled(fresh, size, charge_own(size));

@@ -36,25 +36,35 @@ void hugeprice_note(uint64_t ns, size_t heap_bytes)
 		price.again_bytes = again < LARGE_HEAP ? again : LARGE_HEAP;
 }
 
+/* The huge page at lo is advised and faulted in. False: that was refused, or dear. */
+static bool try_one(uintptr_t lo, size_t heap_bytes)
+{
+	uint64_t before;
+
+	if (!os_hugepage((void *)lo, HUGE_PAGE, true))
+		return false;
+	before = os_thread_ns();
+	*(volatile char *)lo = 0; /* nobody has it yet */
+	hugeprice_note(os_thread_ns() - before, heap_bytes);
+	return hugeprice_is_fair(heap_bytes, 0);
+}
+
 void hugeprice_advise(uintptr_t lo, uintptr_t hi, size_t heap_bytes)
 {
-	uint64_t cpu_ns, before;
+	uint64_t cpu_ns;
+	size_t ntry;
 
 	if (lo >= hi)
 		return;
 	cpu_ns = price.again_bytes > heap_bytes ? os_process_ns() : 0;
 	if (!hugeprice_is_fair(heap_bytes, cpu_ns))
 		return;
-	if (heap_bytes >= LARGE_HEAP || cpu_ns > 0) { /* whatever it costs */
-		os_hugepage((void *)lo, hi - lo, true);
-		return;
+	if (heap_bytes < LARGE_HEAP && cpu_ns == 0) { /* else whatever it costs */
+		ntry = ((hi - lo) / HUGE_PAGE + 1) / 2;
+		for (; ntry > 0; ntry--, lo += HUGE_PAGE)
+			if (!try_one(lo, heap_bytes))
+				return;
 	}
-	if (!os_hugepage((void *)lo, HUGE_PAGE, true))
-		return;
-	before = os_thread_ns();
-	*(volatile char *)lo = 0; /* nobody has it yet */
-	hugeprice_note(os_thread_ns() - before, heap_bytes);
-	lo += HUGE_PAGE;
-	if (lo < hi && hugeprice_is_fair(heap_bytes, 0))
+	if (lo < hi)
 		os_hugepage((void *)lo, hi - lo, true);
 }

@@ -9,10 +9,12 @@
  * 0.3 ms when the memory was freed a moment ago, 1.1 ms in small pages, 3.5 to 5.9 ms
  * else; a program of 60 ms with a heap of 25 MiB took more than twice as long.
  *
- * So at each growth that is to get huge pages the first of them is faulted in at once and
- * timed. When it was dear, what follows gets none until the heap is some times as large,
- * or simply large, or the program has run for so long that a huge page, which saves it
- * some time in every second, is likely to be worth that price.
+ * What was freed last is had first, so after some cheap ones all are dear. Therefore
+ * huge pages are advised one by one, and each is faulted in at once and timed: of a
+ * large object's the first half, since it may never fill them. When one was dear, what
+ * follows gets none until the heap is some times as large, or simply large, or the
+ * program has run for so long that a huge page, which saves it some time in every second,
+ * is likely to be worth that price.
  *
  * Concurrency: guarded by mheap_lock, like the arena.
  */

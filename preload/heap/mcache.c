@@ -25,6 +25,7 @@
 #define TICK_EVERY	 32	   /* slow calls between looks at some classes */
 #define DECAY_CLASSES	 8	   /* classes at a time */
 #define BIG_SLOT	 (4 * KIB) /* one may keep a span of 64 KiB and more */
+#define BIG_EVERY	 32	   /* see is_big_due() */
 #define NEIGHBOUR_MAX	 (1 * KIB) /* bytes of a slot that is taken with neighbours */
 
 __thread struct seep_tls seep_tls
@@ -283,6 +284,13 @@ static bool is_big(unsigned c)
 	return sizeclass_info[c].slot_size > BIG_SLOT;
 }
 
+/* Is another bin of big slots to be looked at? Not so often where threads hand objects to
+ * each other: they make slow calls all the time, and each look takes a class's lock. */
+static bool is_big_due(struct mcache *mc)
+{
+	return !mcache_are_several() || ++mc->nbig % BIG_EVERY == 0;
+}
+
 /* Bins of big slots, few of which keep many pages, have turns of their own: one bin at
  * each slow call of any of them, since a program whose objects grow leaves one behind at
  * each step, and all of them when the heap has grown. */
@@ -293,7 +301,7 @@ static void look_at_big(struct mcache *mc, unsigned c)
 		for (unsigned i = SIZECLASS_COUNT - 1; is_big(i); i--)
 			if (i != c)
 				decay_bin(mc, i);
-	} else if (is_big(c)) {
+	} else if (is_big(c) && is_big_due(mc)) {
 		mc->big_class =
 			is_big(mc->big_class) ? mc->big_class - 1 : SIZECLASS_COUNT - 1;
 		if (mc->big_class != c && is_big(mc->big_class))

@@ -55,6 +55,7 @@ struct mcache {
 	uint64_t tick_ns;	    /* owner only: time of the last look around */
 	uint32_t decay_class;	    /* owner only: looked at last by decay_bin() */
 	uint32_t big_class;	    /* owner only: the same of big slots */
+	uint32_t nbig;		    /* owner only: see is_big_due() */
 	uint32_t growths;	    /* owner only: mheap_growths() when last seen */
 	void *interruption;	    /* owner only, of preload/api/signal.c */
 	uint16_t decay_count[SIZECLASS_COUNT]; /* owner only: pointers seen then */

@@ -24,13 +24,15 @@
 #include "preload/heap/arena.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/heap_int.h"
+#include "preload/heap/mcache.h"
 #include "preload/heap/mheap.h"
 #include "preload/heap/sizeclass.h"
 
 #define TRANSFER_BATCHES 4
 #define TRANSFER_BYTES	 (128 * KIB) /* but two batches at least */
 /* Larger slots go straight back to their spans, of which none is kept when it is wholly
- * free: one held pointer would keep a span of 64 to 128 KiB from other classes. */
+ * free: one held pointer would keep a span of 64 to 128 KiB from other classes. But with
+ * several threads, what one frees is mostly what another is about to allocate. */
 #define TRANSFER_MAX_SLOT (4 * KIB)
 
 struct mcentral {
@@ -165,7 +167,7 @@ static uint32_t carve(struct mspan *s, void **end, uint32_t want)
 		}
 		atomic_store_relaxed(&s->alloc_bits[w], ~bits);
 	}
-	s->nfree -= taken;
+	s->nfree = (uint16_t)(s->nfree - taken);
 	return taken;
 }
 
@@ -294,7 +296,7 @@ static uint32_t release_slots(struct mspan *s, void *const *pointers, uint32_t n
 		atomic_store_relaxed(&s->alloc_bits[w], word);
 	} while (at != end && (uintptr_t)*at - base < bytes);
 	n = (uint32_t)(at - pointers);
-	s->nfree += n;
+	s->nfree = (uint16_t)(s->nfree + n);
 	return n;
 }
 
@@ -311,7 +313,7 @@ static inline void prefetch_span(const void *p)
 		return;
 	s = atomic_load_relaxed(&arena_first.spans[offset >> PAGE_SHIFT]);
 	__builtin_prefetch(s, 1);
-	__builtin_prefetch((const char *)s + 2 * CACHE_LINE, 1);
+	__builtin_prefetch((const char *)s + CACHE_LINE, 1);
 }
 
 static void drop_span(struct mcentral *m, struct mspan *s)
@@ -355,6 +357,12 @@ static void give_all(struct mcentral *m, void *const *pointers, uint32_t n, unsi
 	}
 }
 
+/* Is what threads give kept for others? */
+static bool is_kept(unsigned c)
+{
+	return sizeclass_info[c].slot_size <= TRANSFER_MAX_SLOT || mcache_are_several();
+}
+
 static bool make_transfer(struct mcentral *m, unsigned c)
 {
 	uint32_t batch = sizeclass_info[c].batch;
@@ -362,7 +370,7 @@ static bool make_transfer(struct mcentral *m, unsigned c)
 
 	if (m->transfer)
 		return true;
-	if (sizeclass_info[c].slot_size > TRANSFER_MAX_SLOT)
+	if (!is_kept(c))
 		return false;
 	if (max * (size_t)sizeclass_info[c].slot_size > TRANSFER_BYTES)
 		max = batch * 2;
@@ -385,8 +393,7 @@ void mcentral_give_locked(unsigned c, void *const *pointers, uint32_t n)
 	struct mcentral *m = &central.classes[c];
 
 	if (!make_transfer(m, c) || n > m->transfer_max / 2) {
-		give_all(m, pointers, n, c,
-			 sizeclass_info[c].slot_size <= TRANSFER_MAX_SLOT);
+		give_all(m, pointers, n, c, is_kept(c));
 		return;
 	}
 	if (m->ntransfer + n > m->transfer_max)

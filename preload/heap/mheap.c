@@ -355,11 +355,11 @@ static void init_small(struct mspan *s, unsigned c)
 {
 	const struct sizeclass_info *info = &sizeclass_info[c];
 
-	s->nslots = info->nslots;
+	s->nslots = (uint16_t)info->nslots;
 	s->slot_size = info->slot_size;
 	s->magic = info->magic;
 	s->sizeclass = (uint8_t)c;
-	s->nfree = info->nslots;
+	s->nfree = (uint16_t)info->nslots;
 	for (size_t i = 0; i < ARRAY_LEN(s->alloc_bits); i++)
 		s->alloc_bits[i] = 0;
 }

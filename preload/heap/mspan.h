@@ -35,25 +35,25 @@ enum mspan_state {
 	MSPAN_LARGE   /* one object, owned by the program, or free in an lcache */
 };
 
+/* What freeing, and making a large object, needs lies on one cache line. */
 struct mspan {
 	/* immutable while not FREE */
 	uintptr_t base; /* address of the first page */
 	size_t npages;
-	uint32_t nslots;    /* 1 when large */
 	uint32_t slot_size; /* bytes; 0 when large: npages << PAGE_SHIFT counts */
 	uint32_t magic;	    /* of the size class */
-	uint8_t sizeclass;  /* 0: large or free */
-	uint8_t state;	    /* enum mspan_state; written under mheap's lock */
-	bool needs_zero;    /* large, free: pages may hold old bytes */
-	bool listed;	    /* small: on mcentral's list of spans with free slots */
+	uint16_t nslots;    /* 1 when large */
 
 	/* guarded by the class's mcentral lock (small), by mheap's lock (free) */
-	uint32_t nfree;
-	size_t ndirty; /* free: most pages that may hold memory; 0: all zero */
-	struct mspan *next, *prev;
+	uint16_t nfree;
 
-	/* guarded by mheap's lock: list of all spans in use */
-	struct mspan *inuse_next, *inuse_prev;
+	/* immutable while not FREE, but listed */
+	uint8_t sizeclass; /* 0: large or free */
+	uint8_t state;	   /* enum mspan_state; written under mheap's lock */
+	bool needs_zero;   /* large, free: pages may hold old bytes */
+	bool listed;	   /* small: on mcentral's list of spans with free slots */
+
+	struct mspan *next; /* guarded as nfree; so is prev */
 
 	/* large only; written by the thread that owns the object */
 	size_t size_asked; /* bytes the program asked for */
@@ -62,14 +62,23 @@ struct mspan {
 	 * through heap_hooks.release_samples when the span is freed. Atomic. */
 	void *samples;
 
-	/* Owned by the leak check while it runs: where this span's bits start. */
-	size_t mark_index;
-
 	/* Written under the lock that guards nfree, read without it for checks of an
 	 * object that the reader owns: atomic, relaxed. A large object uses the first
 	 * word only; what follows is room for its samples, see mspan_room(). */
 	uint64_t alloc_bits[MSPAN_MAX_SLOTS / 64];
-};
+
+	struct mspan *prev;
+	size_t ndirty; /* free: most pages that may hold memory; 0: all zero */
+
+	/* guarded by mheap's lock: list of all spans in use */
+	struct mspan *inuse_next, *inuse_prev;
+
+	/* Owned by the leak check while it runs: where this span's bits start. */
+	size_t mark_index;
+} __attribute__((aligned(CACHE_LINE)));
+_Static_assert(offsetof(struct mspan, alloc_bits) + sizeof(uint64_t) == CACHE_LINE,
+	       "one cache line");
+_Static_assert(MSPAN_MAX_SLOTS <= UINT16_MAX, "nslots");
 #define MSPAN_ROOM ((MSPAN_MAX_SLOTS / 64 - 1) * sizeof(uint64_t)) /* bytes */
 
 /* FAST. Memory of MSPAN_ROOM bytes that goes with the large object s, with old contents:

@@ -63,15 +63,17 @@ ALWAYS_INLINE void count_free(uint32_t number, uint64_t objects, uint64_t bytes)
  */
 ALWAYS_INLINE uint32_t find_number(const uintptr_t *fp, uint32_t *out_site)
 {
-	uint32_t number;
+	struct trail_found found;
 
 	seep_tls.internal = 1;
-	*out_site = trail_repeated_node(fp);
-	if (*out_site == SITE_NONE)
-		*out_site = trail_capture_node(fp);
-	number = LIKELY(*out_site - 1 < TRAIL_UNKNOWN - 1) ? site_number(*out_site) : 0;
+	found = trail_capture_node(fp);
+	if (UNLIKELY(found.number == 0) && LIKELY(found.node - 1 < TRAIL_UNKNOWN - 1)) {
+		found.number = site_number(found.node);
+		trail_set_latest(found);
+	}
 	seep_tls.internal = 0;
-	return number;
+	*out_site = found.node;
+	return found.number;
 }
 
 /* The same of a record's site; 0: it has none. */

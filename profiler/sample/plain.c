@@ -63,22 +63,24 @@ ALWAYS_INLINE void may_follow(struct sample_record *r, const void *p, size_t siz
 
 /* ---- events ---- */
 
-/* Of the counters of the calling thread's stack, which has just been captured, if it
- * could be: site is what trail_capture_node() said. 0: the general way has to do it. */
-static NOINLINE uint32_t number_anew(uint32_t site, uint32_t *out_site)
+/* The stack that trail_capture_node() has just captured, if it could: its site, and the
+ * number of its counters. 0: the general way has to do it. */
+static NOINLINE struct trail_found find_anew(struct trail_found found)
 {
-	if (site == TRAIL_UNKNOWN)
-		site = capture_site(trail_latest());
-	*out_site = site;
-	return site_counters(site) ? site_number(site) : 0;
+	if (found.node == TRAIL_UNKNOWN)
+		found.node = capture_site(trail_latest());
+	found.number = site_counters(found.node) ? site_number(found.node) : 0;
+	if (found.number)
+		trail_set_latest(found);
+	return found;
 }
 
 ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 {
 	const size_t record_size = followed ? RECORD_PACKED : RECORD_SHORT;
 	struct sample_record *r;
+	struct trail_found found;
 	uint64_t objects;
-	uint32_t site, number;
 	struct mspan *s = arena_span_of(p);
 	struct block *b = atomic_load_acquire(&s->samples);
 	struct site_counters *c;
@@ -89,19 +91,21 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 		return;
 	}
 	seep_tls.internal = 1;
-	site = trail_capture_node(__builtin_frame_address(0));
-	number = LIKELY(site - 1 < TRAIL_UNKNOWN - 1) ? site_number(site) : 0;
-	if (UNLIKELY(number == 0) && !(number = number_anew(site, &site))) {
-		seep_tls.internal = 0;
-		sample_on_malloc(p, size);
-		return;
+	found = trail_capture_node(__builtin_frame_address(0));
+	if (UNLIKELY(found.number == 0)) {
+		found = find_anew(found);
+		if (found.number == 0) {
+			seep_tls.internal = 0;
+			sample_on_malloc(p, size);
+			return;
+		}
 	}
 	r = (void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) * record_size];
-	count_put_record(r, site, size);
+	count_put_record(r, found.node, size);
 	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
-		objects = count_alloc_beside(number, ONE, size);
+		objects = count_alloc_beside(found.number, ONE, size);
 	} else {
-		c = site_counters_at(number);
+		c = site_counters_at(found.number);
 		count_alloc_alone(c, ONE, size);
 		objects = c->alloc_objects;
 	}

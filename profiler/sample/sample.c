@@ -521,22 +521,51 @@ bool sample_on_free(struct mspan *s, uint32_t index, void *p)
 	return true;
 }
 
+/* Does an object that became smaller keep its record? It is to have one as often as one
+ * that was made in its new size. */
+static bool is_kept(uint64_t old_objects, uint64_t objects)
+{
+	return (uint64_t)((uint128)sample_random() * objects >> 64) < old_objects;
+}
+
+/* The object lives on without a record. */
+static COLD void drop_record(struct mspan *s, struct block *b, struct sample_record *r,
+			     const void *p)
+{
+	if (record_has_handle() && *record_handle(r)) {
+		sample_hooks.drop(*record_handle(r));
+		*record_handle(r) = 0;
+	}
+	if (sampler.record_size >= RECORD_STORED)
+		lifetime_forget(r->entry);
+	atomic_store_release(&r->site, SITE_NONE);
+	sample_count_page(s, b, p, -1);
+	if (s->slot_size == 0)
+		s->samples = NULL;
+}
+
 /* Grown or shrunk in place: counts as a free of the old size and an allocation of the new
- * one, at the present stack in exact mode, at the old site in sampled mode (whether to
- * sample was decided when the object was made). */
+ * one at the present stack. */
 void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 {
 	struct block *b = s->samples;
 	struct sample_record *r = block_find(s, b, index);
 	uint32_t site = r ? atomic_load_relaxed(&r->site) : SITE_NONE;
+	uint64_t objects;
 	struct capture c;
 
 	if (sampler.clear)
 		clear_tail(s, (uintptr_t)p, size);
 	if ((int32_t)site <= 0 || site == HIDDEN_SITE || !store_is_own())
 		return;
-	count_free(site, record_size(s, r), old_weight(s, b, r));
-	if (sample_is_exact() && seep_tls.internal == 0) {
+	objects = old_weight(s, b, r);
+	count_free(site, record_size(s, r), objects);
+	if (size < record_size(s, r) &&
+	    !is_kept(objects, sample_weight_of(size, period_nth(r->period)))) {
+		drop_record(s, b, r, p);
+		return;
+	}
+	if (seep_tls.internal == 0) {
 		seep_tls.internal++;
 		if (capture(&c))
 			site = c.site;

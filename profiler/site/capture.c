@@ -13,8 +13,11 @@ static uint32_t child(struct trail_steps *steps, uint32_t parent, uintptr_t pc,
 		      uint32_t sum)
 {
 	struct trail_step *s = trail_step_at(steps, sum);
-	uint32_t node = site_child(parent, pc);
+	uint32_t node = trail_known_step(steps, parent, pc, sum);
 
+	if (node != SITE_NONE) /* put twice, it would take the place of the other one */
+		return node;
+	node = site_child(parent, pc);
 	if (node == SITE_NONE)
 		return node;
 	*trail_step_second(s) = *s;

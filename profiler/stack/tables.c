@@ -22,8 +22,10 @@
 #include "preload/base/os.h"
 #include "profiler/stack/module.h"
 
-#define MODULES	   256 /* at start; of further ones the tables stay */
-#define ROWS_EVERY 4   /* rows of a module between two returns of its tables */
+#define MODULES 256 /* at start; of further ones the tables stay */
+/* Rows of a module between two returns of its tables: at first as many as there were. */
+#define ROWS_FIRST 8
+#define ROWS_EVERY 64
 
 #define HDR_PTR	   0x1b /* of .eh_frame_hdr: pcrel, sdata4 */
 #define HDR_COUNT  0x03 /* udata4 */
@@ -140,6 +142,15 @@ static void give_back(const struct module *m)
 		os_purge((void *)found.from, found.to - found.from);
 }
 
+/* Are the tables given back after so many rows? What is needed again costs a fault for
+ * each place, so a program that compiles many rows does it less often. */
+static bool is_due(uint32_t rows)
+{
+	if (rows < ROWS_EVERY)
+		return rows >= ROWS_FIRST && (rows & (rows - 1)) == 0;
+	return rows % ROWS_EVERY == 0;
+}
+
 void tables_note_row(uintptr_t pc)
 {
 	const struct module *m;
@@ -149,7 +160,6 @@ void tables_note_row(uintptr_t pc)
 	m = module_find_code(pc);
 	if (!m || m->id >= tables.nmodules)
 		return;
-	if (atomic_add_relaxed(&tables.modules[m->id].rows, 1u) % ROWS_EVERY ==
-	    ROWS_EVERY - 1)
+	if (is_due(atomic_add_relaxed(&tables.modules[m->id].rows, 1u) + 1))
 		give_back(m);
 }

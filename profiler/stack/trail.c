@@ -23,43 +23,6 @@
 
 /* ---- step 3: comparing ---- */
 
-#define DIFF(p)	 (*(const volatile uintptr_t *)(p).slot ^ (p).pc)
-#define DIFF4(p) (DIFF((p)[0]) | DIFF((p)[-1]) | DIFF((p)[-2]) | DIFF((p)[-3]))
-
-/* The innermost of places (lo, hi] whose word has changed; lo: none has. */
-ALWAYS_INLINE NO_SANITIZE const struct trail_place *
-changed_place(const struct trail_place *lo, const struct trail_place *hi)
-{
-	const struct trail_place *four = lo + 4, *from = hi;
-
-	for (;;) {
-		while (LIKELY(hi >= four) && LIKELY(DIFF4(hi) == 0))
-			hi -= 4;
-		/* What is left over goes with some that were compared already. */
-		if (LIKELY(hi < four) && LIKELY(from >= four) && LIKELY(DIFF4(four) == 0))
-			return lo;
-		/* A stub may stand for one of the four. */
-		for (int i = 0; i < 4; i++, hi--) {
-			uintptr_t word;
-
-			if (hi == lo)
-				return lo;
-			word = *(const volatile uintptr_t *)hi->slot;
-			if (word != hi->pc && walk_true_return(word) != hi->pc)
-				return hi;
-		}
-	}
-}
-
-NO_SANITIZE static uint32_t changed_word(const struct trail_word *words, uint32_t lo,
-					 uint32_t hi)
-{
-	while (hi > lo &&
-	       *(const volatile uintptr_t *)words[hi - 1].addr == words[hi - 1].value)
-		hi--;
-	return hi;
-}
-
 /* The walk is at the place of remembered frame `at`, with this rbp. True: it matches, and
  * all that is further out is unchanged. Else s->at is where a match may be yet. */
 static NOINLINE bool proves_with_words(struct scan *s, int at, uintptr_t bp)
@@ -248,8 +211,7 @@ static void simplify_row(struct known_row *r, struct cfi_row row, uintptr_t pc)
 	r->distance = (uint32_t)row.cfa_offset;
 }
 
-/* Where the row of pc is remembered now. That of a stub is not. */
-static NOINLINE struct known_row *learn_row(struct trails *a, uintptr_t pc)
+NOINLINE struct known_row *trail_learn_row(struct trails *a, uintptr_t pc)
 {
 	struct known_row *r;
 
@@ -333,7 +295,7 @@ NO_SANITIZE static enum verdict walk(struct scan *s)
 		f->bp = bp;
 		r = &a->rows[pc & a->row_mask]; /* the slowest chain is through here */
 		if (UNLIKELY(r->pc != pc))
-			r = learn_row(a, pc);
+			r = trail_learn_row(a, pc);
 		next = slot + r->distance;
 		if (r->kind == ROW_FRAME) { /* not a sum of either: it is on the chain */
 			next = slot_by_frame(slot, bp);
@@ -371,7 +333,7 @@ static COLD void enter_generation(struct trails *a, uint32_t generation)
 {
 	a->generation = generation;
 	memset(a->rows, 0, (a->row_mask + 1) * sizeof(a->rows[0]));
-	trails_forget(a);
+	trails_forget(a); /* memos, too */
 }
 
 void trail_thread_forget(void)
@@ -431,7 +393,7 @@ static bool keep(struct scan *s, enum verdict v)
 	return true;
 }
 
-static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp)
+NOINLINE struct trail *trail_capture_any(struct trails *a, const uintptr_t *fp)
 {
 	struct trail *t = NULL;
 
@@ -445,6 +407,9 @@ static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp)
 		struct scan s;
 
 		s.all = a;
+		a->stats.walks++;
+		a->memo = NULL;
+		a->latest = (struct trail_found){ TRAIL_UNKNOWN, 0 };
 		if (keep(&s, walk_from(&s, fp)))
 			t = s.trail;
 		trails_set_plain(a);
@@ -454,224 +419,4 @@ static NOINLINE struct trail *capture(struct trails *a, const uintptr_t *fp)
 	atomic_signal_barrier();
 	seep_tls.unwinding = false;
 	return t;
-}
-
-/* ---- the plain case ----
- *
- * Nearly every capture is of the thread's own stack, meets what is remembered, and on the
- * way only frames that are left by a constant distance. Where nobody further out needs
- * rbp it is not followed; nor are frames set, which only that would be for.
- *
- * A stub is no return address that a row is known of: it is looked through where a step
- * fails, so that nobody pays for it where there are none. */
-
-/* Is none of [lo, hi] changed? There may be stubs: then it is not known. */
-ALWAYS_INLINE NO_SANITIZE bool is_unchanged(const struct trail_place *lo,
-					    const struct trail_place *hi)
-{
-	const struct trail_place *four = lo + 3;
-	uintptr_t diff = 0;
-
-	if (UNLIKELY(hi < four))
-		return false;
-	for (; hi > four; hi -= 4)
-		diff |= DIFF4(hi);
-	return (diff | DIFF4(four)) == 0; /* some of these for the second time */
-}
-
-/* The trail's frame at this place is met. What is further out has not changed, or else
- * *at is where a match may be yet; NULL: it is not a plain case. */
-ALWAYS_INLINE NO_SANITIZE bool is_proved(struct trail *t, const struct trail_place **at)
-{
-	const struct trail_place *places = t->places, *changed;
-	uint32_t i = (uint32_t)(*at - places), set = t->nset - 1;
-	const struct trail_frame *f = &t->frames[i < set ? i : set];
-
-	if (UNLIKELY((f->flags | f->base) != 0) ||
-	    (UNLIKELY(f->nwords != 0) && changed_word(t->words, 0, f->nwords) != 0)) {
-		*at = NULL;
-		return false;
-	}
-	if (LIKELY(is_unchanged(places, *at - 1)))
-		return true;
-	changed = changed_place(places - 1, *at - 1);
-	if (changed < places)
-		return true;
-	*at = changed - 1;
-	return false;
-}
-
-/* Puts the n frames that were walked on top of the trail's; the innermost node. */
-ALWAYS_INLINE uint32_t put_plain(struct trails *a, uint32_t count, uint32_t n)
-{
-	struct trail *t = &a->own;
-	struct trail_place *p = &t->places[count];
-	struct trail_node *nodes = &t->nodes[count];
-	uint32_t node = nodes[-1].node, sum = nodes[-1].sum;
-	const struct trail_place *from = a->plain + n;
-
-	for (; from-- > a->plain; p++, nodes++) {
-		const uintptr_t pc = from->pc;
-
-		*p = *from;
-		sum = trail_sum(sum, pc);
-		if (LIKELY(node != 0))
-			node = trail_known_step(&a->steps, node, pc, sum);
-		*nodes = (struct trail_node){ node, sum };
-	}
-	return node;
-}
-
-/* The caller of fp's frame is our own outermost. False: it is not a plain case. */
-ALWAYS_INLINE NO_SANITIZE bool capture_plain(struct trails *a, const uintptr_t *fp,
-					     uint32_t *out_node)
-{
-	struct trail *t = &a->own;
-	const struct trail_place *at = t->places + t->count - 1;
-	uintptr_t slot = (uintptr_t)(fp + 1), pc = fp[1], next;
-	const uintptr_t root = t->root;
-	struct trail_place *f = a->plain;
-	uint32_t n, count;
-
-	if (UNLIKELY(slot < a->plain_lo) ||
-	    UNLIKELY(a->generation != unwind_generation()))
-		return false;
-	for (;;) {
-		const struct known_row *r;
-
-		while (at->slot < slot)
-			at--;
-		if (at->slot == slot && at->pc == pc) {
-			if (LIKELY(is_proved(t, &at)))
-				break;
-			if (!at)
-				return false;
-		}
-		if (UNLIKELY(f == a->plain + PLAIN_MAX))
-			return false;
-		f->slot = slot;
-		f->pc = pc;
-		r = &a->rows[pc & a->row_mask]; /* the slowest chain is through here */
-		if (UNLIKELY(r->pc != pc))
-			r = learn_row(a, pc);
-		next = slot + r->distance;
-		if (UNLIKELY(next > root)) {
-			if (walk_true_return(pc) == pc)
-				return false;
-			pc = walk_true_return(pc);
-			continue;
-		}
-		slot = next;
-		pc = *(const volatile uintptr_t *)slot;
-		f++;
-	}
-	n = (uint32_t)(f - a->plain);
-	count = (uint32_t)(at - t->places) + 1;
-	if (UNLIKELY(count + n > a->plain_max))
-		return false; /* it has to grow, or to be cut */
-	a->stats.captures++;
-	a->stats.walked += n;
-	a->stats.compared += count - 1;
-	if (t->nset > count)
-		t->nset = count;
-	t->count = count + n;
-	*out_node = put_plain(a, count, n);
-	return true;
-}
-
-/* Is the trail's innermost frame the one at fp, with all beyond as it was? */
-ALWAYS_INLINE NO_SANITIZE bool is_repeated(const struct trails *a, const uintptr_t *fp)
-{
-	const struct trail *t = &a->own;
-	const uintptr_t slot = (uintptr_t)(fp + 1);
-	const struct trail_place *p = t->places, *last;
-	const struct trail_frame *f;
-	uintptr_t diff = 0;
-
-	if (UNLIKELY(slot < a->plain_lo) ||
-	    UNLIKELY(a->generation != unwind_generation()))
-		return false;
-	last = p + t->count - 1;
-	f = &t->frames[t->nset - 1];
-	if (last->slot != slot || last->pc != fp[1] ||
-	    UNLIKELY((f->flags | f->base | f->nwords) != 0))
-		return false;
-	for (; last - p >= 4; p += 4)
-		diff |= DIFF4(p + 3);
-	for (; p < last; p++)
-		diff |= DIFF(*p);
-	return diff == 0;
-}
-#undef DIFF4
-#undef DIFF
-
-uint32_t trail_repeated_node(const uintptr_t *fp)
-{
-	struct trails *a = seep_tls.trails;
-	uint32_t node = 0;
-
-	if (UNLIKELY(!a) || UNLIKELY(seep_tls.unwinding))
-		return 0;
-	fp = walk_last_own_frame((const uintptr_t *)fp[0]);
-	seep_tls.unwinding = true;
-	atomic_signal_barrier();
-	if (is_repeated(a, fp)) {
-		node = a->own.nodes[a->own.count - 1].node;
-		a->stats.captures++;
-		a->stats.compared += a->own.count - 1;
-	}
-	atomic_signal_barrier();
-	seep_tls.unwinding = false;
-	return node;
-}
-
-uint32_t trail_capture_node(const uintptr_t *fp)
-{
-	struct trails *a = seep_tls.trails;
-	uint32_t node = 0;
-
-	fp = walk_last_own_frame((const uintptr_t *)fp[0]);
-	if (UNLIKELY(!a) || UNLIKELY(seep_tls.unwinding))
-		return 0;
-	seep_tls.unwinding = true;
-	atomic_signal_barrier();
-	if (UNLIKELY(!capture_plain(a, fp, &node)))
-		node = 0;
-	else if (UNLIKELY(node == 0))
-		node = TRAIL_UNKNOWN;
-	atomic_signal_barrier();
-	seep_tls.unwinding = false;
-	return node;
-}
-
-const struct trail *trail_latest(void)
-{
-	const struct trails *a = seep_tls.trails;
-
-	return &a->own;
-}
-
-struct trail *trail_capture_from(const uintptr_t *fp)
-{
-	struct trails *a = seep_tls.trails;
-	uint32_t node;
-
-	fp = walk_last_own_frame(fp);
-	if (LIKELY(a != NULL) && LIKELY(!seep_tls.unwinding)) {
-		bool done;
-
-		seep_tls.unwinding = true;
-		atomic_signal_barrier();
-		done = capture_plain(a, fp, &node);
-		atomic_signal_barrier();
-		seep_tls.unwinding = false;
-		if (LIKELY(done))
-			return &a->own;
-	}
-	return capture(a, fp);
-}
-
-struct trail *trail_capture(void)
-{
-	return trail_capture_from(__builtin_frame_address(0));
 }

@@ -87,6 +87,19 @@ static inline struct trail_step *trail_step_second(const struct trail_step *s)
 	return (struct trail_step *)((uintptr_t)s ^ sizeof(*s));
 }
 
+/* FAST. The site one step further in, if the thread has taken that step lately; else 0.
+ */
+ALWAYS_INLINE uint32_t trail_known_step(struct trail_steps *steps, uint32_t parent,
+					uintptr_t pc, uint32_t sum)
+{
+	const struct trail_step *s = trail_step_at(steps, sum);
+
+	if (LIKELY(s->pc == pc) && LIKELY(s->parent == parent))
+		return s->node;
+	s = trail_step_second(s);
+	return LIKELY(s->pc == pc) && LIKELY(s->parent == parent) ? s->node : 0;
+}
+
 struct trail {
 	struct trail_place *places; /* [0] is the outermost; [-1] is never reached */
 	struct trail_node *nodes;   /* beside places */
@@ -147,6 +160,12 @@ static inline bool trail_is_cut(const struct trail *t)
 /* Sets all frames of a trail of the calling thread. */
 void trail_set_frames(const struct trail *t);
 
+/* A stack by its node. The caller may give it a number, by which it finds what it keeps
+ * for the node; until it has, or when that is forgotten, the number is 0. */
+struct trail_found {
+	uint32_t node, number;
+};
+
 /*
  * trail_capture_from() for who wants no more than the node of the whole stack, where
  * nothing is out of the ordinary; else 0. TRAIL_UNKNOWN: it is captured, as
@@ -154,9 +173,9 @@ void trail_set_frames(const struct trail *t);
  * whose caller is ours, too. SIGNAL.
  */
 #define TRAIL_UNKNOWN UINT32_MAX
-uint32_t trail_capture_node(const uintptr_t *fp);
-/* The same for who expects the stack of the last capture: 0 if it is another. SIGNAL. */
-uint32_t trail_repeated_node(const uintptr_t *fp);
+struct trail_found trail_capture_node(const uintptr_t *fp);
+/* What trail_capture_node() has just captured is this. FAST. */
+void trail_set_latest(struct trail_found found);
 /* FAST. The trail that trail_capture_node() has just left, if it did not return 0. */
 const struct trail *trail_latest(void);
 
@@ -169,6 +188,7 @@ void trail_thread_end(void);
 /* Work done so far, by all threads; those that run may lag by some captures. */
 struct trail_stats {
 	uint64_t captures;
+	uint64_t walks;	   /* were not known without a walk */
 	uint64_t full;	   /* met nothing to reuse */
 	uint64_t walked;   /* frames */
 	uint64_t compared; /* words */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * trail_int: what trail.c, which walks, and trail_keep.c, which remembers, share.
+ * trail_int: what trail.c, which walks, trail_plain.c, which does so where nothing is out
+ * of the ordinary, and trail_keep.c, which remembers, share.
  */
 #ifndef PROFILER_STACK_TRAIL_INT_H
 #define PROFILER_STACK_TRAIL_INT_H
@@ -34,6 +35,26 @@ struct known_row {
 	uint16_t kind;	   /* enum row_kind */
 };
 
+/* What a walk found that began at this place, in the plain case. The words that it read
+ * are at the same places when it begins there again, so that they can be compared without
+ * looking up a row or a step each. */
+#define MEMO_FRAMES 6
+#define MEMO_WAYS   3
+#define MEMOS_FIRST 64
+#define MEMOS_MAX   512
+struct trail_memo {
+	uintptr_t slot;	 /* of the innermost frame; 0: nothing is known */
+	uint32_t number; /* see trail_found */
+	uint16_t count;	 /* frames walked, from 1 */
+	uint16_t index;	 /* that the trail's frame had which was met */
+	struct memo_frame {
+		uintptr_t pc;
+		uint32_t offset; /* of its slot from the innermost one's */
+		uint32_t node;
+	} frames[MEMO_FRAMES + 1]; /* innermost first; [count] was met */
+};
+_Static_assert(sizeof(struct trail_memo) == 2 * CACHE_LINE, "mostly the first line does");
+
 /* How a frame that the walk has met is left, besides by a constant distance; in the lower
  * bits of its slot. */
 enum walked_flag {
@@ -55,37 +76,33 @@ struct trails {
 	 * has something out of the ordinary. Set whenever own is, but for its frames on
 	 * top. */
 	uintptr_t plain_lo;
-	uint32_t plain_max;		     /* frames that it can have */
-	uint32_t generation;		     /* of the modules */
-	uint32_t max;			     /* frames of one site */
-	uint32_t capacity;		     /* of walked */
-	bool moves;			     /* arrays are being replaced */
-	uint32_t row_mask;		     /* rows in use: row_mask + 1 */
-	uint32_t nlearned;		     /* since the mask was set */
-	uint64_t serial;		     /* last one given out */
-	struct walked *walked;		     /* by one capture, innermost first */
-	struct trail_place plain[PLAIN_MAX]; /* the same in the plain case */
-	struct trail own, others[OTHERS];
+	uint32_t plain_max; /* frames that it can have */
+	/* Frames of own from here inwards have no flags, and these words each.
+	 * UINT32_MAX: it is to be found out. */
+	uint32_t simple_from, simple_words;
+	uint32_t generation;	   /* of the modules */
+	uint32_t row_mask;	   /* rows in use: row_mask + 1 */
+	uint32_t memo_mask;	   /* the same of memos */
+	struct trail_found latest; /* own's innermost frame, or TRAIL_UNKNOWN */
+	struct trail_memo *memo;   /* that own's innermost frames are from, or NULL */
+	struct trail own;
 	struct trail_stats stats;
+	uint32_t max;	       /* frames of one site */
+	uint32_t capacity;     /* of walked */
+	bool moves;	       /* arrays are being replaced */
+	uint32_t nlearned;     /* rows since the mask was set */
+	uint32_t nmemos;       /* the same of memos */
+	uint64_t serial;       /* last one given out */
+	struct walked *walked; /* by one capture, innermost first */
+	struct trail others[OTHERS];
+	struct known_row stub_row;	     /* leads nowhere */
+	struct trail_place plain[PLAIN_MAX]; /* walked by one capture in the plain case */
 	struct trail_steps steps;
-	struct known_row stub_row; /* leads nowhere */
 	struct known_row rows[ROWS_MAX];
+	struct trail_memo memos[MEMOS_MAX] __attribute__((aligned(CACHE_LINE)));
 };
 
 enum verdict { MATCHED, ROOT, CUT, REFUSED, ENDED };
-
-/* FAST. The site one step further in, if the thread has taken that step lately; else 0.
- */
-ALWAYS_INLINE uint32_t trail_known_step(struct trail_steps *steps, uint32_t parent,
-					uintptr_t pc, uint32_t sum)
-{
-	const struct trail_step *s = trail_step_at(steps, sum);
-
-	if (LIKELY(s->pc == pc) && LIKELY(s->parent == parent))
-		return s->node;
-	s = trail_step_second(s);
-	return LIKELY(s->pc == pc) && LIKELY(s->parent == parent) ? s->node : 0;
-}
 
 /* One capture. */
 struct scan {
@@ -117,5 +134,61 @@ struct trail *trails_guess_other(struct trails *a, uintptr_t sp);
 void trails_add_stats(struct trails *a);
 /* Step 4: what was walked is put on what s->at retains. False: it cannot be. */
 bool trail_keep(struct scan *s, enum verdict v);
+
+/* SLOW. Where the row of pc is remembered now. That of a stub is not. */
+struct known_row *trail_learn_row(struct trails *a, uintptr_t pc);
+/* Any capture that is no plain case; a may be NULL. fp is our outermost frame. */
+struct trail *trail_capture_any(struct trails *a, const uintptr_t *fp);
+
+/* ---- comparing ----
+ * Each word has a branch of its own: a comparison and its branch are one operation. */
+
+ALWAYS_INLINE NO_SANITIZE bool place_is_same(const struct trail_place *p)
+{
+	return LIKELY(*(const volatile uintptr_t *)p->slot == p->pc);
+}
+
+/* Are p[0] to p[-3] unchanged? */
+ALWAYS_INLINE bool four_are_same(const struct trail_place *p)
+{
+	return place_is_same(p) && place_is_same(p - 1) && place_is_same(p - 2) &&
+	       place_is_same(p - 3);
+}
+
+/* The innermost of places (lo, hi] whose word has changed; lo: none has. */
+ALWAYS_INLINE NO_SANITIZE const struct trail_place *
+changed_place(const struct trail_place *lo, const struct trail_place *hi)
+{
+	const struct trail_place *four = lo + 4, *from = hi;
+
+	for (;;) {
+		while (LIKELY(hi >= four) && four_are_same(hi))
+			hi -= 4;
+		/* What is left over goes with some that were compared already. */
+		if (LIKELY(hi < four) && LIKELY(from >= four) && four_are_same(four))
+			return lo;
+		/* A stub may stand for one of the four. */
+		for (int i = 0; i < 4; i++, hi--) {
+			uintptr_t word;
+
+			if (hi == lo)
+				return lo;
+			word = *(const volatile uintptr_t *)hi->slot;
+			if (word != hi->pc && walk_true_return(word) != hi->pc)
+				return hi;
+		}
+	}
+}
+
+/* How many of words [0, hi) are left when those from the last changed one on are dropped,
+ * or lo. */
+NO_SANITIZE static inline uint32_t changed_word(const struct trail_word *words,
+						uint32_t lo, uint32_t hi)
+{
+	while (hi > lo &&
+	       *(const volatile uintptr_t *)words[hi - 1].addr == words[hi - 1].value)
+		hi--;
+	return hi;
+}
 
 #endif

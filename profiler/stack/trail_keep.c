@@ -93,6 +93,7 @@ struct trails *trails_make(void)
 	a->max = (uint32_t)opt_get()->stack + 1;
 	a->generation = unwind_generation();
 	a->row_mask = ROWS_FIRST - 1;
+	a->memo_mask = MEMOS_FIRST - 1;
 	a->steps.mask = TRAIL_STEPS_FIRST - 1;
 	a->plain_lo = UINTPTR_MAX;
 	a->stub_row.distance = ROW_FAR;
@@ -118,6 +119,7 @@ static void unmap_arrays(struct trail *t)
 void trails_add_stats(struct trails *a)
 {
 	atomic_add_relaxed(&totals.stats.captures, a->stats.captures);
+	atomic_add_relaxed(&totals.stats.walks, a->stats.walks);
 	atomic_add_relaxed(&totals.stats.full, a->stats.full);
 	atomic_add_relaxed(&totals.stats.walked, a->stats.walked);
 	atomic_add_relaxed(&totals.stats.compared, a->stats.compared);
@@ -218,8 +220,16 @@ static void forget(struct trails *a, struct trail *t)
 	t->rootless = false;
 }
 
+/* Of another thread, or of code that may be gone. */
+static void forget_memos(struct trails *a)
+{
+	for (uint32_t i = 0; i <= a->memo_mask; i++)
+		a->memos[i].slot = 0;
+}
+
 void trails_forget(struct trails *a)
 {
+	forget_memos(a);
 	forget(a, &a->own);
 	for (int i = 0; i < OTHERS; i++)
 		forget(a, &a->others[i]);
@@ -456,6 +466,7 @@ void trails_set_plain(struct trails *a)
 				      t->places[0].pc > FRAME_PSEUDO_MAX
 			      ? thread->stack_lo
 			      : UINTPTR_MAX;
+	a->simple_from = UINT32_MAX;
 	a->plain_max = t->capacity < a->max ? t->capacity : a->max - 1;
 }
 
@@ -507,6 +518,7 @@ void trail_get_stats(struct trail_stats *out)
 	if (seep_tls.trails)
 		trails_add_stats(seep_tls.trails);
 	out->captures = atomic_load_relaxed(&totals.stats.captures);
+	out->walks = atomic_load_relaxed(&totals.stats.walks);
 	out->full = atomic_load_relaxed(&totals.stats.full);
 	out->walked = atomic_load_relaxed(&totals.stats.walked);
 	out->compared = atomic_load_relaxed(&totals.stats.compared);

@@ -2,11 +2,15 @@
 /*
  * Nanoseconds a capture of a stack of 20 frames takes: the same again, with five new
  * frames, with nothing to reuse, with nothing cached, and by a full walk. Prints lines
- * "capture CASE NS", the minimum of several rounds. Built without frame pointers.
+ * "capture CASE NS", the minimum of several rounds less that without captures. Built
+ * without frame pointers.
+ *
+ * capture_bench [CASE]: that one alone, for who counts instructions.
  */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "preload/base/opt.h"
@@ -25,6 +29,7 @@
 
 static volatile unsigned sink;
 static double total;
+static uint32_t depth; /* of the last capture */
 
 static uint64_t now(void)
 {
@@ -34,11 +39,41 @@ static uint64_t now(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+static bool idle; /* the calls alone, without a capture */
+
+/* In the library, stacks begin with the program's frames, below those of malloc() and of
+ * the hook that it calls, which have frame pointers: so here. */
+#define OURS __attribute__((noinline, section("ours_text"), used))
+extern const char __start_ours_text[], __stop_ours_text[];
+
+/* As exact mode does for every allocation. */
+OURS static unsigned hook(void)
+{
+	const uintptr_t *fp = __builtin_frame_address(0);
+	struct trail_found found;
+	const struct trail *t;
+
+	if (idle)
+		return 1;
+	found = trail_capture_node(fp);
+	if (__builtin_expect(found.number != 0, 1))
+		return found.node;
+	t = found.node ? trail_latest() : trail_capture_from(fp);
+	found.node = t ? capture_site(t) : SITE_NONE;
+	found.number = 1;
+	trail_set_latest(found);
+	return found.node;
+}
+
+OURS static unsigned allocate(void)
+{
+	__asm__ volatile("" ::"r"(__builtin_frame_address(0))); /* makes it have one */
+	return hook() + 1;
+}
+
 static NOINLINE_FN unsigned here(void)
 {
-	struct capture c;
-
-	return capture_here(&c) ? c.site : 0;
+	return allocate() + 1;
 }
 
 /* Five frames that differ from those of the other branch by their place in the code. */
@@ -71,6 +106,7 @@ static NOINLINE_FN void same(void)
 	for (int i = 0; i < BATCH; i++)
 		sink += here();
 	total = (double)(now() - start) / BATCH;
+	depth = trail_latest()->count;
 }
 
 static NOINLINE_FN void five(void)
@@ -80,6 +116,17 @@ static NOINLINE_FN void five(void)
 	for (int i = 0; i < BATCH; i += 2)
 		sink += left4() + right4();
 	total = (double)(now() - start) / BATCH;
+	depth = trail_latest()->count;
+}
+
+/* trails_forget(), for the thread's own stack alone. */
+static void forget_own(void)
+{
+	struct trails *a = seep_tls.trails;
+
+	a->plain_lo = UINTPTR_MAX;
+	a->own.count = a->own.nset = 0;
+	a->own.born = a->serial;
 }
 
 static NOINLINE_FN void nothing(void)
@@ -87,10 +134,11 @@ static NOINLINE_FN void nothing(void)
 	uint64_t start = now();
 
 	for (int i = 0; i < BATCH; i++) {
-		trails_forget(seep_tls.trails);
+		forget_own();
 		sink += here();
 	}
 	total = (double)(now() - start) / BATCH;
+	depth = trail_latest()->count;
 }
 
 static NOINLINE_FN void cold(void)
@@ -106,6 +154,7 @@ static NOINLINE_FN void cold(void)
 		spent += now() - start;
 	}
 	total = (double)spent / 20;
+	depth = trail_latest()->count;
 }
 
 static NOINLINE_FN void full(void)
@@ -114,45 +163,62 @@ static NOINLINE_FN void full(void)
 	enum unwind_end end;
 	uint64_t start = now();
 
-	for (int i = 0; i < BATCH; i++)
+	for (int i = 0; i < BATCH && !idle; i++)
 		sink += (unsigned)unwind_here(frames, DEPTH + 20, &end);
 	total = (double)(now() - start) / BATCH;
+	depth = trail_latest()->count;
 }
 
-static NOINLINE_FN void descend(int depth, void (*fn)(void))
+static NOINLINE_FN void descend(int frames, void (*fn)(void))
 {
-	if (depth > 0)
-		descend(depth - 1, fn);
+	if (frames > 0)
+		descend(frames - 1, fn);
 	else
 		fn();
 	sink++;
 }
 
-static void measure(const char *name, void (*fn)(void), int depth)
+static const char *only;
+
+static double least(void (*fn)(void), int frames)
 {
 	double best = 1e9;
 
 	for (int i = 0; i < ROUNDS; i++) {
-		descend(depth, fn);
+		descend(frames, fn);
 		best = total < best ? total : best;
 	}
-	printf("capture %s %.1f\n", name, best);
+	return best;
 }
 
-int main(void)
+/* Without what the calls that lead to a capture take themselves. */
+static void measure(const char *name, void (*fn)(void), int frames)
 {
+	double calls;
+
+	if (only && strcmp(only, name) != 0)
+		return;
+	least(fn, frames); /* there is a trail */
+	idle = true;
+	calls = least(fn, frames);
+	idle = false;
+	printf("capture %s %.1f depth %u calls %.1f\n", name, least(fn, frames) - calls,
+	       depth, calls);
+}
+
+int main(int argc, char **argv)
+{
+	only = argc > 1 ? argv[1] : NULL;
 	opt_init("mode=exact");
 	module_refresh();
 	thread_init();
 	unwind_init();
-	/* In the library, stacks begin with the program's frames: so here, without the
-	 * frame of capture_here(). */
-	unwind_set_own_text((uintptr_t)capture_here, (uintptr_t)capture_here + 256);
-	measure("same", same, DEPTH - 6);
-	measure("five_new", five, DEPTH - 10);
-	measure("nothing_to_reuse", nothing, DEPTH - 6);
-	measure("cold", cold, DEPTH - 6);
-	measure("full_walk", full, DEPTH - 6);
+	unwind_set_own_text((uintptr_t)__start_ours_text, (uintptr_t)__stop_ours_text);
+	measure("same", same, DEPTH - 9);
+	measure("five_new", five, DEPTH - 13);
+	measure("nothing_to_reuse", nothing, DEPTH - 9);
+	measure("cold", cold, DEPTH - 9);
+	measure("full_walk", full, DEPTH - 9);
 	measure("same_depth_5000", same, 5000);
 	return 0;
 }

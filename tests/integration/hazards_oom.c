@@ -196,13 +196,18 @@ static void *greedy(void *arg)
 
 static int test_threads(void)
 {
+	pthread_attr_t attr; /* the limit of the stack's size may be anything */
 	pthread_t t[4];
 	struct link *list = NULL;
 	int ok = 1;
 
 	limit(RLIMIT_AS, 150 * MB);
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, 8 * MB);
 	for (int i = 0; i < 4; i++)
-		pthread_create(&t[i], NULL, greedy, (void *)(uintptr_t)(64 << 4 * i));
+		if (!HOLDS(pthread_create(&t[i], &attr, greedy,
+					  (void *)(uintptr_t)(64 << 4 * i)) == 0))
+			return 0;
 	for (int i = 0; i < 4; i++) {
 		void *ret;
 

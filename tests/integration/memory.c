@@ -237,12 +237,15 @@ static int idle(size_t count)
 {
 	pthread_t *t = malloc(count * sizeof(*t));
 	size_t before, after;
+	pthread_attr_t a;
 
+	pthread_attr_init(&a);
+	pthread_attr_setstacksize(&a, SMALL_STACK);
 	pthread_barrier_init(&ready, NULL, (unsigned)count + 1);
 	pthread_barrier_init(&go, NULL, (unsigned)count + 1);
 	pthread_barrier_init(&done, NULL, (unsigned)count + 1);
 	for (size_t i = 0; i < count; i++)
-		if (pthread_create(&t[i], NULL, idle_thread, NULL) != 0)
+		if (pthread_create(&t[i], &a, idle_thread, NULL) != 0)
 			abort();
 	pthread_barrier_wait(&ready);
 	before = rss_kib();

@@ -442,7 +442,7 @@ static void interrupted(void)
 	sigset_t usr1;
 	pthread_t t;
 
-	alarm(60); /* a lost signal would be waited for without end */
+	alarm(600); /* a lost signal would be waited for without end */
 	sigaction(SIGUSR1, &act, NULL);
 	sigemptyset(&usr1);
 	sigaddset(&usr1, SIGUSR1);

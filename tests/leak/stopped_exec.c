@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define HELPERS_END 60 /* seconds at most, many times what it takes */
+#define HELPERS_END 600 /* seconds at most, many times what it takes */
 
 int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
 

@@ -6,7 +6,7 @@ import seeptest
 
 # Where the call takes no lock: a step, unlike other signals, cannot be put off until that
 # is released.
-MODES = {"malloc": ["mode=exact", "mode=exact:lifetimes=on", "mode=sampled:sample=1"],
+MODES = {"malloc": ["mode=exact", "mode=exact:labels=size", "mode=sampled:sample=1"],
          "free": ["mode=exact"]}
 
 

@@ -19,9 +19,9 @@ TYPES = ["alloc_objects", "alloc_space", "inuse_objects", "inuse_space"]
 
 
 class Statistics(seeptest.TestCase):
-    def make(self, seed):
-        r = seeptest.run([SIZES], options=f"mode=sampled:sample=32K:seed={seed}:"
-                                          f"out={self.dir}/{seed}")
+    def make(self, seed, sample="32K", *args):
+        r = seeptest.run([SIZES, *args], options=f"mode=sampled:sample={sample}:seed={seed}:"
+                                                 f"out={self.dir}/{seed}")
         self.assertEqual((r.returncode, r.stderr), (0, b""))
         lines = [line.split() for line in r.stdout.decode().splitlines()]
         return {name: list(map(int, rest)) for name, *rest in lines}
@@ -83,6 +83,23 @@ class Statistics(seeptest.TestCase):
 
     def test_many_seeds(self):
         self.in_two_steps(self.many_seeds)
+
+    def other_objects(self, seeds, errors):
+        for sample in ("1K", "32K", "1M"):
+            for seed in seeds:
+                self.truth = self.make(seed, sample, "all")
+            self.assertEqual(len(self.truth), 10)
+            for i, sample_type in enumerate(TYPES):
+                for site, pairs in self.estimates(sample_type, seeds).items():
+                    self.check_mean(f"{sample_type} of {site} at {sample}",
+                                    self.truth[site][i], [v for v, _ in pairs], errors)
+            for seed in seeds:
+                for kind in ("heap", "allocs", "peak"):
+                    os.unlink(self.one(f"{seed}.*.{kind}.pb.gz"))
+
+    def test_other_objects(self):
+        """Aligned, resized, of other threads; many samples, and few."""
+        self.in_two_steps(self.other_objects)
 
     def escape(self, seeds, errors):
         found = {}

@@ -18,6 +18,8 @@ struct walker {
 	int on_signal;	  /* in a signal handler */
 	void *routine;	  /* the coroutine we run in */
 	shape_fn *plugin; /* a function of the loaded plugin */
+	int plain;	  /* only frames of constant size, without frame pointers */
+	uint32_t noise;	  /* changes random now and then */
 };
 
 /* throw.cc */

@@ -76,6 +76,7 @@ static void rounds_of(size_t size)
 {
 	struct heap_stats s;
 	size_t first, most = 0;
+	int whole = 0;
 	size_t total = OBJECTS * ((size + PAGE_SIZE - 1) >> PAGE_SHIFT);
 
 	with.size = size;
@@ -88,9 +89,11 @@ static void rounds_of(size_t size)
 		assert_in_range(npages, 0, MOST);
 		assert_in_range(with.own, 0, OWN);
 		if (total <= MOST) /* nearly all of it comes back whole */
-			assert_in_range(npages + with.own, total / 4 * 3, MOST);
+			whole += npages + with.own >= total / 4 * 3;
 	}
 	assert_true(most > 0);
+	/* But once a second what was idle goes, which may be while they are freed. */
+	assert_true(total > MOST || whole >= ROUNDS / 2);
 	assert_in_range(committed(), first, first + first / 2);
 	heap_trim();
 	assert_int_equal(depot(), 0);

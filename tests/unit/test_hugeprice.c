@@ -7,7 +7,11 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -48,15 +52,49 @@ static bool is_touched(uintptr_t addr)
 	return in & 1;
 }
 
-static void test_advice(void **state)
+#define PAGES 6 /* huge ones */
+
+/* Of fresh memory; 0: the kernel has none, or does not show them. */
+static uintptr_t fresh_pages(int protection)
 {
-	void *raw = mmap(NULL, 4 * HUGE_PAGE, PROT_READ | PROT_WRITE,
+	void *raw = mmap(NULL, (PAGES + 1) * HUGE_PAGE, protection,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	uintptr_t lo;
 
-	(void)state;
 	assert_ptr_not_equal(raw, MAP_FAILED);
 	lo = align_up((uintptr_t)raw, HUGE_PAGE);
+	if (madvise((void *)lo, HUGE_PAGE, MADV_HUGEPAGE) != 0 ||
+	    madvise((void *)lo, HUGE_PAGE, MADV_NOHUGEPAGE) != 0)
+		return 0;
+	return access("/proc/self/smaps", R_OK) == 0 ? lo : 0;
+}
+
+/* Has the kernel been asked for a huge page at addr? */
+static bool is_advised(uintptr_t addr)
+{
+	FILE *f = fopen("/proc/self/smaps", "re");
+	bool inside = false, advised = false;
+	unsigned long from, to;
+	char line[512];
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+			inside = addr - from < to - from;
+		else if (inside && strncmp(line, "VmFlags:", 8) == 0)
+			advised = strstr(line, " hg") != NULL;
+	}
+	fclose(f);
+	return advised;
+}
+
+static void test_advice(void **state)
+{
+	uintptr_t lo = fresh_pages(PROT_READ | PROT_WRITE);
+
+	(void)state;
+	if (lo == 0)
+		skip();
 	hugeprice_note(DEAR_NS, 24 * MIB);
 	hugeprice_advise(lo, lo + 2 * HUGE_PAGE, 48 * MIB);
 	assert_false(is_touched(lo));
@@ -66,7 +104,70 @@ static void test_advice(void **state)
 	assert_true(is_touched(lo));
 	assert_int_equal(*(char *)lo, 0);
 	assert_false(is_touched(lo + HUGE_PAGE)); /* left to the program */
-	munmap(raw, 4 * HUGE_PAGE);
+	/* A large heap's are asked for, whatever they cost. */
+	assert_false(is_advised(lo + 2 * HUGE_PAGE));
+	hugeprice_advise(lo + 2 * HUGE_PAGE, lo + 4 * HUGE_PAGE, 128 * MIB);
+	assert_true(is_advised(lo + 2 * HUGE_PAGE) && is_advised(lo + 3 * HUGE_PAGE));
+	assert_false(is_touched(lo + 2 * HUGE_PAGE));
+}
+
+static uintptr_t dear_page;
+
+/* It costs the thread as much as where the host has to find it. */
+static void make_page_dear(int sig, siginfo_t *info, void *context)
+{
+	uint64_t start = os_thread_ns();
+
+	(void)sig;
+	(void)context;
+	if ((uintptr_t)info->si_addr != dear_page)
+		abort();
+	while (os_thread_ns() - start < DEAR_NS) {
+	}
+	mprotect((void *)dear_page, PAGES * HUGE_PAGE, PROT_READ | PROT_WRITE);
+}
+
+/* The first page is timed: when it was dear, the others are not asked for, nor are those
+ * of the next growth. */
+static void test_dear(void **state)
+{
+	struct sigaction act = { .sa_sigaction = make_page_dear, .sa_flags = SA_SIGINFO },
+			 old;
+	uintptr_t lo = fresh_pages(PROT_READ), next;
+
+	(void)state;
+	if (lo == 0)
+		skip();
+	dear_page = lo;
+	hugeprice_note(DEAR_NS, MIB); /* long ago */
+	sigaction(SIGSEGV, &act, &old);
+	hugeprice_advise(lo, lo + 2 * HUGE_PAGE, 127 * MIB);
+	sigaction(SIGSEGV, &old, NULL);
+	assert_true(is_advised(lo));
+	assert_false(is_advised(lo + HUGE_PAGE));
+	next = fresh_pages(PROT_READ | PROT_WRITE);
+	hugeprice_advise(next, next + 2 * HUGE_PAGE, 127 * MIB);
+	assert_false(is_advised(next));
+	assert_false(is_touched(next));
+}
+
+/* Of a long growth the first half is tried, page by page, until one is dear. */
+static void test_several(void **state)
+{
+	uintptr_t lo = fresh_pages(PROT_READ | PROT_WRITE);
+
+	(void)state;
+	if (lo == 0)
+		skip();
+	hugeprice_note(DEAR_NS, MIB); /* long ago */
+	hugeprice_advise(lo, lo + 5 * HUGE_PAGE, 96 * MIB);
+	assert_true(is_touched(lo));
+	if (hugeprice_is_fair(96 * MIB, START_NS)) { /* all were cheap */
+		assert_true(is_touched(lo + HUGE_PAGE));
+		assert_true(is_touched(lo + 2 * HUGE_PAGE));
+		assert_true(is_advised(lo + 4 * HUGE_PAGE));
+	}
+	assert_false(is_touched(lo + 3 * HUGE_PAGE));
 }
 
 /* As a sandbox does it that knows no such clock. */
@@ -106,8 +207,8 @@ static void test_refused_clock(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_price),
-		cmocka_unit_test(test_advice),
+		cmocka_unit_test(test_price),	      cmocka_unit_test(test_advice),
+		cmocka_unit_test(test_dear),	      cmocka_unit_test(test_several),
 		cmocka_unit_test(test_refused_clock),
 	};
 

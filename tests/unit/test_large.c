@@ -172,17 +172,20 @@ static void test_own_busy(void **state)
 	pages_add_up();
 }
 
-/* A look around may give back what is kept: what went wrong with one in between is tried
+#define TRIES 5
+
+/* A look around, of any thread, may give back what is kept: what went wrong is tried
  * again. A scenario returns what it has found to be untrue. */
 static void undisturbed(const char *(*scenario)(void))
 {
-	const char *untrue;
-	uint64_t look;
+	const char *untrue = "";
 
-	do {
-		look = mcache_self()->tick_ns;
+	for (int i = 0; i < TRIES && untrue;) {
+		uint64_t look = mcache_self()->tick_ns;
+
 		untrue = scenario();
-	} while (untrue && mcache_self()->tick_ns != look);
+		i += mcache_self()->tick_ns == look;
+	}
 	if (untrue)
 		fail_msg("%s", untrue);
 }
@@ -438,10 +441,56 @@ static const char *handed_over(void)
 	return NULL;
 }
 
+/* As many as p has are freed by a thread of their own; the pages in the depot then. */
+static size_t hand_over(void **p)
+{
+	pthread_t t;
+
+	pthread_create(&t, NULL, free_them, p);
+	pthread_join(t, NULL);
+	return depot_pages();
+}
+
+static void age_depot(void)
+{
+	lock_acquire(&mheap_lock);
+	lcache_age_depot_locked(false);
+	lock_release(&mheap_lock);
+}
+
+/* Idle is what was not missed at the time when the fewest were there: what has come since
+ * stays. Where nothing is near in size, something longer is fetched. */
+static const char *aged(void)
+{
+	void *room = heap_malloc_large((size_t)256 << 20), *p[2][HANDED], *mine;
+	size_t first, fewest, both;
+
+	heap_trim();
+	for (int i = 0; i < 2 * HANDED; i++)
+		p[i / HANDED][i % HANDED] = heap_malloc_large(10 * PAGE_SIZE);
+	first = hand_over(p[0]);
+	age_depot();
+	EXPECT(first > 0 && depot_pages() == first); /* there were none before */
+	mine = heap_malloc_large(5 * PAGE_SIZE);
+	fewest = depot_pages();
+	EXPECT(fewest > 0 && fewest < first);
+	both = hand_over(p[1]);
+	EXPECT(both > first);
+	age_depot();
+	EXPECT(depot_pages() == both - fewest);
+	age_depot();
+	EXPECT(depot_pages() == 0);
+	heap_free(mine);
+	heap_free(room);
+	heap_trim();
+	return NULL;
+}
+
 static void test_depot(void **state)
 {
 	(void)state;
 	undisturbed(handed_over);
+	undisturbed(aged);
 }
 
 struct keeper {

@@ -47,7 +47,7 @@ static void test_every_offset(void **state)
 		struct mspan s = { .base = (uintptr_t)1 << 40,
 				   .slot_size = i->slot_size,
 				   .magic = i->magic,
-				   .nslots = i->nslots };
+				   .nslots = (uint16_t)i->nslots };
 
 		for (uint32_t off = 0; off < i->npages << PAGE_SHIFT; off++)
 			if (mspan_index_of(&s, s.base + off) != off / i->slot_size)

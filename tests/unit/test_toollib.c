@@ -429,6 +429,101 @@ static void faults_of_samples_that_stay_bytes_are_found(void **state)
 	free(bytes);
 }
 
+/* Samples with a label, ahead of everything else. */
+static uint8_t *labelled(size_t *out_size)
+{
+	Seep__Pprof__Label label = SEEP__PPROF__LABEL__INIT, *labels[] = { &label };
+	struct pbfile *f = good(0x5000, 12);
+	uint8_t *bytes, *again;
+	char *why;
+
+	label.key = 1;
+	label.str = 2;
+	label.num = 100;
+	f->p->sample[0]->n_label = 1;
+	f->p->sample[0]->label = labels;
+	bytes = written(f, out_size);
+	f = places_of(bytes, *out_size, "absent", &why);
+	assert_true(f->samples_size > 0);
+	free(bytes);
+	again = written(f, out_size);
+	return again;
+}
+
+static void labels_of_samples_that_stay_bytes(void **state)
+{
+	/* tag, size, ...; tag, size, key, text, number */
+	static const uint8_t sample[] = { 0x12, 15, 0x0a, 2, 1,	   2, 0x12, 1,	12,
+					  0x1a, 6,  0x08, 1, 0x10, 2, 0x18, 100 };
+	enum { KEY = 12, TEXT = 14, NUMBER = 16, BEYOND = 127 };
+	size_t size;
+	uint8_t *bytes = labelled(&size);
+	struct pbfile *f;
+	char *why;
+
+	(void)state;
+	assert_memory_equal(bytes, sample, sizeof(sample));
+	for (int at = KEY; at <= NUMBER; at += TEXT - KEY) {
+		bytes[at] = BEYOND; /* the last text, or a number like any other */
+		f = places_of(bytes, size, "absent", &why);
+		assert_int_equal(f != NULL, at == NUMBER);
+		assert_int_equal(why == NULL, at == NUMBER);
+		free(why);
+		pbfile_free(f);
+		bytes[at] = sample[at];
+	}
+	free(bytes);
+}
+
+/* Whole values, and the beginning of another; files that end anywhere. */
+static void samples_that_end_early(void **state)
+{
+	size_t size;
+	uint8_t *bytes = labelled(&size), value[] = { 0x12, 2, 12, 0x80, 0x0a, 1, 1 };
+	char *why;
+
+	(void)state;
+	for (size_t n = 0; n < size; n++) {
+		struct pbfile *f = places_of(bytes, n, "absent", &why);
+
+		assert_true((f == NULL) == (why != NULL));
+		free(why);
+		pbfile_free(f);
+	}
+	memcpy(bytes + 2, value, sizeof(value));
+	assert_null(places_of(bytes, size, "absent", &why));
+	free(why);
+	free(bytes);
+}
+
+/* What no file of ours has: locations with other numbers, numbers one by one. */
+static void samples_of_others_are_read_whole(void **state)
+{
+	struct pbfile *f = good(0x5000, 12);
+	size_t size;
+	uint8_t *bytes;
+	char *why;
+
+	(void)state;
+	f->p->location[0]->id = 2;
+	f->p->location[1]->id = 1;
+	bytes = written(f, &size);
+	f = places_of(bytes, size, "absent", &why);
+	assert_int_equal(f->samples_size, 0);
+	assert_int_equal(f->p->n_sample, 1);
+	pbfile_free(f);
+	free(bytes);
+	bytes = labelled(&size);
+	bytes[2] = bytes[4] = 0x08; /* 0x0a, 2, 1, 2: two, packed */
+	bytes[3] = 1;
+	f = places_of(bytes, size, "absent", &why);
+	assert_int_equal(f->samples_size, 0);
+	assert_int_equal(f->p->sample[0]->n_location_id, 2);
+	assert_int_equal(f->p->sample[0]->location_id[1], 2);
+	pbfile_free(f);
+	free(bytes);
+}
+
 static void runs_cancel_whatever_their_addresses(void **state)
 {
 	struct pbfile *a = good(0x5000, 12), *b = good(0x7f0000005000, 30);
@@ -480,6 +575,9 @@ int main(void)
 		cmocka_unit_test(changes_survive_writing),
 		cmocka_unit_test(samples_stay_bytes_where_places_are_asked_for),
 		cmocka_unit_test(faults_of_samples_that_stay_bytes_are_found),
+		cmocka_unit_test(labels_of_samples_that_stay_bytes),
+		cmocka_unit_test(samples_that_end_early),
+		cmocka_unit_test(samples_of_others_are_read_whole),
 		cmocka_unit_test(runs_cancel_whatever_their_addresses),
 		cmocka_unit_test(stacks_have_readable_frames),
 	};

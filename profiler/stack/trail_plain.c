@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * trail_plain: the plain case of a capture, see trail.c for the whole.
+ *
+ * Nearly every capture is of the thread's own stack, meets what is remembered, and on the
+ * way only frames that are left by a constant distance. Where nobody further out needs
+ * rbp it is not followed; nor are frames set, which only that would be for.
+ *
+ * Programs allocate at the same places again and again, so a walk is remembered by where
+ * it began (struct trail_memo). When all words that it read are as they were, it would
+ * find the same: what is compared are the same words as by walking, but at addresses that
+ * are known before, and in one or two cache lines of ours instead of two a frame.
+ *
+ * A stub is no return address that a row is known of: it is looked through where a step
+ * fails, so that nobody pays for it where there are none.
+ */
+#include "preload/heap/tls.h"
+#include "profiler/stack/trail_int.h"
+
+static NOINLINE NO_SANITIZE bool are_few_unchanged(const struct trail_place *lo,
+						   const struct trail_place *hi)
+{
+	while (hi >= lo && place_is_same(hi))
+		hi--;
+	return hi < lo;
+}
+
+/* Is none of [lo, hi] changed? There may be stubs: then it is not known. */
+ALWAYS_INLINE NO_SANITIZE bool is_unchanged(const struct trail_place *lo,
+					    const struct trail_place *hi)
+{
+	const struct trail_place *four = lo + 3;
+
+	if (UNLIKELY(hi < four))
+		return are_few_unchanged(lo, hi);
+	for (; hi > four; hi -= 4)
+		if (!four_are_same(hi))
+			return false;
+	return four_are_same(four); /* some of these for the second time */
+}
+
+/* The trail's frame i is met. What is further out has not changed, or else *at is where a
+ * match may be yet; NULL: it is not a plain case. */
+ALWAYS_INLINE NO_SANITIZE bool is_proved(const struct trails *a,
+					 const struct trail_place **at)
+{
+	const struct trail *t = &a->own;
+	const struct trail_place *places = t->places, *changed;
+	uint32_t i = (uint32_t)(*at - places), set = t->nset - 1;
+	const struct trail_frame *f = &t->frames[i < set ? i : set];
+
+	if (UNLIKELY((f->flags | f->base) != 0) ||
+	    UNLIKELY(changed_word(t->words, 0, f->nwords) != 0)) {
+		*at = NULL;
+		return false;
+	}
+	if (LIKELY(is_unchanged(places, *at - 1)))
+		return true;
+	changed = changed_place(places - 1, *at - 1);
+	if (changed < places)
+		return true;
+	*at = changed - 1;
+	return false;
+}
+
+/* Does the trail's frame i depend on nothing but return addresses, and on words that are
+ * unchanged? False: it is not known. */
+ALWAYS_INLINE bool is_simple(const struct trails *a, uint32_t i)
+{
+	return LIKELY(i >= a->simple_from) &&
+	       (LIKELY(a->simple_words == 0) ||
+		LIKELY(changed_word(a->own.words, 0, a->simple_words) == 0));
+}
+
+static void find_simple(struct trails *a)
+{
+	const struct trail_frame *frames = a->own.frames;
+	uint32_t i = a->own.nset;
+
+	a->simple_words = frames[i - 1].nwords;
+	while (i > 0 && (frames[i - 1].flags | frames[i - 1].base) == 0 &&
+	       frames[i - 1].nwords == a->simple_words)
+		i--;
+	a->simple_from = i;
+}
+
+/* The first count frames are kept, and n more will be on top of them. */
+ALWAYS_INLINE void note_capture(struct trails *a, uint32_t count, uint32_t n)
+{
+	struct trail *t = &a->own;
+
+	a->stats.captures++;
+	a->stats.walked += n;
+	a->stats.compared += count - 1;
+	if (t->nset > count) {
+		t->nset = count;
+		if (UNLIKELY(count <= a->simple_from))
+			a->simple_from = UINT32_MAX;
+	}
+	t->count = count + n;
+}
+
+/* ---- memos ---- */
+
+/* FAST. The walk that began here, if its words are as they were; else *out_holds is
+ * false, and here is where it is to be remembered. Walks that part from another one are
+ * told apart by the first word that differs. */
+ALWAYS_INLINE NO_SANITIZE struct trail_memo *memo_find(struct trails *a, uintptr_t slot,
+						       uintptr_t pc, bool *out_holds)
+{
+	uint32_t hash = ((uint32_t)pc ^ (uint32_t)slot << 8) * 0x9e3779b1u;
+
+	*out_holds = false;
+	for (uint32_t way = 1;; way++) {
+		struct trail_memo *m = &a->memos[hash >> 16 & a->memo_mask];
+		const struct memo_frame *f = m->frames, *met = &m->frames[m->count];
+		uintptr_t word;
+
+		if (m->slot != slot || f->pc != pc)
+			return m;
+		do {
+			f++;
+			word = *(const volatile uintptr_t *)(slot + f->offset);
+		} while (word == f->pc && f != met);
+		if (LIKELY(word == f->pc)) {
+			*out_holds = true;
+			return m;
+		}
+		if (way == MEMO_WAYS)
+			return m;
+		hash = (hash ^ (uint32_t)word) * 0x9e3779b1u;
+	}
+}
+
+/* FAST. Puts the stack on the trail whose inner part m, which holds, is; false: the trail
+ * does not have what it met, or that has changed. */
+ALWAYS_INLINE NO_SANITIZE bool memo_put(struct trails *a, struct trail_memo *m)
+{
+	struct trail *t = &a->own;
+	const uintptr_t slot = m->slot;
+	const struct memo_frame *f = &m->frames[m->count];
+	uint32_t count = m->index + 1u, sum;
+	struct trail_place *p = &t->places[m->index];
+	struct trail_node *nodes = &t->nodes[m->index];
+
+	if (UNLIKELY(count > t->count) || UNLIKELY(p->slot != slot + f->offset) ||
+	    UNLIKELY(nodes->node != f->node) || UNLIKELY(!is_simple(a, m->index)) ||
+	    UNLIKELY(!is_unchanged(t->places, p - 1)))
+		return false;
+	p++, nodes++, f--;
+	/* Frames that are there still. */
+	while (UNLIKELY(p->pc == f->pc) && count < t->count &&
+	       p->slot == slot + f->offset) {
+		count++, p++, nodes++;
+		if (f-- == m->frames)
+			break;
+	}
+	note_capture(a, count, (uint32_t)(f + 1 - m->frames));
+	for (sum = nodes[-1].sum; f >= m->frames; f--, p++, nodes++) {
+		const uintptr_t pc = f->pc;
+
+		p->slot = slot + f->offset;
+		p->pc = pc;
+		sum = trail_sum(sum, pc);
+		nodes->node = f->node;
+		nodes->sum = sum;
+	}
+	a->memo = m;
+	a->latest = (struct trail_found){ m->frames[0].node, m->number };
+	return true;
+}
+
+/* The n frames on top of the trail's first count, and all their nodes, are known. */
+static NOINLINE void memo_keep(struct trails *a, struct trail_memo *m, uint32_t count,
+			       uint32_t n)
+{
+	const struct trail *t = &a->own;
+	const uint32_t top = count + n - 1;
+	const uintptr_t slot = t->places[top].slot;
+
+	if (UNLIKELY(t->places[count - 1].slot - slot > UINT32_MAX) ||
+	    UNLIKELY(count > UINT16_MAX))
+		return;
+	if (UNLIKELY(++a->nmemos > a->memo_mask) && a->memo_mask < MEMOS_MAX - 1) {
+		a->memo_mask = a->memo_mask * 2 + 1;
+		a->nmemos = 0;
+	}
+	m->slot = slot;
+	m->count = (uint16_t)n;
+	m->index = (uint16_t)(count - 1);
+	m->number = a->latest.number;
+	for (uint32_t i = 0; i <= n; i++) {
+		const struct trail_place *p = &t->places[top - i];
+
+		m->frames[i].pc = p->pc;
+		m->frames[i].offset = (uint32_t)(p->slot - slot);
+		m->frames[i].node = t->nodes[top - i].node;
+	}
+	a->memo = m;
+}
+
+/* ---- walking ---- */
+
+/* Puts the n frames that were walked on top of the trail's; the innermost node. */
+ALWAYS_INLINE uint32_t put_walked(struct trails *a, uint32_t count, uint32_t n)
+{
+	struct trail *t = &a->own;
+	struct trail_place *p = &t->places[count];
+	struct trail_node *nodes = &t->nodes[count];
+	uint32_t node = nodes[-1].node, sum = nodes[-1].sum;
+	const struct trail_place *from = a->plain + n;
+
+	for (; from-- > a->plain; p++, nodes++) {
+		const uintptr_t pc = from->pc;
+
+		p->slot = from->slot; /* a wide load would wait for both stores */
+		p->pc = pc;
+		sum = trail_sum(sum, pc);
+		if (LIKELY(node != 0))
+			node = trail_known_step(&a->steps, node, pc, sum);
+		*nodes = (struct trail_node){ node, sum };
+	}
+	return node;
+}
+
+/* From slot to what is remembered; the frame of the trail that was met, or NULL: it is no
+ * plain case. What lies before is in a->plain. */
+ALWAYS_INLINE NO_SANITIZE const struct trail_place *
+walk_plain(struct trails *a, uintptr_t slot, uintptr_t pc, uint32_t *out_n)
+{
+	const struct trail *t = &a->own;
+	const struct trail_place *at = t->places + t->count - 1;
+	const uintptr_t root = t->root;
+	struct trail_place *f = a->plain;
+	uintptr_t next;
+
+	for (;;) {
+		const struct known_row *r;
+
+		while (at->slot < slot)
+			at--;
+		if (at->slot == slot && at->pc == pc) {
+			if (LIKELY(is_proved(a, &at)))
+				break;
+			if (!at)
+				return NULL;
+		}
+		if (UNLIKELY(f == a->plain + PLAIN_MAX))
+			return NULL;
+		f->slot = slot;
+		f->pc = pc;
+		r = &a->rows[pc & a->row_mask]; /* the slowest chain is through here */
+		if (UNLIKELY(r->pc != pc))
+			r = trail_learn_row(a, pc);
+		next = slot + r->distance;
+		if (UNLIKELY(next > root)) {
+			if (walk_true_return(pc) == pc)
+				return NULL;
+			pc = walk_true_return(pc);
+			continue;
+		}
+		slot = next;
+		pc = *(const volatile uintptr_t *)slot;
+		f++;
+	}
+	*out_n = (uint32_t)(f - a->plain);
+	return at;
+}
+
+/* Nothing that is remembered holds. False: it is not a plain case. */
+static NOINLINE NO_SANITIZE bool capture_by_walk(struct trails *a, const uintptr_t *fp,
+						 struct trail_memo *m)
+{
+	uint32_t n, count, node;
+	const struct trail_place *at = walk_plain(a, (uintptr_t)(fp + 1), fp[1], &n);
+
+	if (UNLIKELY(!at))
+		return false;
+	count = (uint32_t)(at - a->own.places) + 1;
+	if (UNLIKELY(count + n > a->plain_max))
+		return false; /* it has to grow, or to be cut */
+	note_capture(a, count, n);
+	a->stats.walks++;
+	if (UNLIKELY(a->simple_from == UINT32_MAX))
+		find_simple(a);
+	node = put_walked(a, count, n);
+	a->memo = NULL;
+	a->latest = (struct trail_found){ node ? node : TRAIL_UNKNOWN, 0 };
+	if (n > 0 && n <= MEMO_FRAMES && LIKELY(node != 0))
+		memo_keep(a, m, count, n);
+	return true;
+}
+
+/* ---- captures ---- */
+
+ALWAYS_INLINE bool is_plain(const struct trails *a, const uintptr_t *fp)
+{
+	return LIKELY((uintptr_t)(fp + 1) >= a->plain_lo) &&
+	       LIKELY(a->generation == unwind_generation());
+}
+
+/* FAST. Is the trail's innermost frame the one at fp, with all beyond as it was? Then
+ * this was a capture. */
+ALWAYS_INLINE NO_SANITIZE bool repeat(struct trails *a, const uintptr_t *fp)
+{
+	const struct trail *t = &a->own;
+	const uint32_t count = t->count;
+	const struct trail_place *last = t->places + count - 1;
+
+	if (last->slot != (uintptr_t)(fp + 1) || last->pc != fp[1] ||
+	    UNLIKELY(!is_simple(a, count - 1)) ||
+	    UNLIKELY(!is_unchanged(t->places, last - 1)))
+		return false;
+	a->stats.captures++;
+	a->stats.compared += count - 1;
+	return true;
+}
+
+/* The same when it is another stack. False: it is not a plain case. */
+static NOINLINE bool capture_other(struct trails *a, const uintptr_t *fp)
+{
+	bool holds;
+	struct trail_memo *m = memo_find(a, (uintptr_t)(fp + 1), fp[1], &holds);
+
+	if (LIKELY(holds) && LIKELY(memo_put(a, m)))
+		return true;
+	return capture_by_walk(a, fp, m);
+}
+
+/* The caller of fp's frame is our own outermost. False: it is not a plain case. */
+ALWAYS_INLINE bool capture_plain(struct trails *a, const uintptr_t *fp)
+{
+	if (UNLIKELY(!is_plain(a, fp)))
+		return false;
+	return repeat(a, fp) || capture_other(a, fp);
+}
+
+struct trail_found trail_capture_node(const uintptr_t *fp)
+{
+	struct trails *a = seep_tls.trails;
+	bool done;
+
+	fp = walk_last_own_frame((const uintptr_t *)fp[0]);
+	if (UNLIKELY(!a) || UNLIKELY(seep_tls.unwinding))
+		return (struct trail_found){ 0, 0 };
+	seep_tls.unwinding = true;
+	atomic_signal_barrier();
+	done = capture_plain(a, fp);
+	atomic_signal_barrier();
+	seep_tls.unwinding = false;
+	return LIKELY(done) ? a->latest : (struct trail_found){ 0, 0 };
+}
+
+void trail_set_latest(struct trail_found found)
+{
+	struct trails *a = seep_tls.trails;
+
+	a->latest = found;
+	if (a->memo)
+		a->memo->number = found.number;
+}
+
+const struct trail *trail_latest(void)
+{
+	const struct trails *a = seep_tls.trails;
+
+	return &a->own;
+}
+
+struct trail *trail_capture_from(const uintptr_t *fp)
+{
+	struct trails *a = seep_tls.trails;
+
+	fp = walk_last_own_frame(fp);
+	if (LIKELY(a != NULL) && LIKELY(!seep_tls.unwinding)) {
+		bool done;
+
+		seep_tls.unwinding = true;
+		atomic_signal_barrier();
+		done = capture_plain(a, fp);
+		atomic_signal_barrier();
+		seep_tls.unwinding = false;
+		if (LIKELY(done))
+			return &a->own;
+	}
+	return trail_capture_any(a, fp);
+}
+
+struct trail *trail_capture(void)
+{
+	return trail_capture_from(__builtin_frame_address(0));
+}
