@@ -84,6 +84,13 @@ void heap_thread_exit(void)
 	mcache_release(mc);
 }
 
+/* The caller may be a signal handler that interrupted a flush, halfway. */
+void heap_process_exit(void)
+{
+	if (seep_tls.state == TLS_LIVE && !lock_any_held())
+		mcache_refuse_doubles(mcache_self());
+}
+
 uintptr_t heap_thread_push(void)
 {
 	uintptr_t saved = seep_tls.cache_offset;
@@ -477,24 +484,36 @@ static struct mspan *plain_span(const void *p)
 	return s;
 }
 
-/* Names p when it is one of the two slots of its class that were freed last. */
-static COLD NOINLINE void freed_block(const struct mspan *s, const void *p)
+static COLD NOINLINE void freed_block(const struct mspan *s, const void *p,
+				      const char *what)
 {
-	heap_fatal(p, "realloc of freed block %p (size class %u)", p, s->sizeclass);
+	heap_fatal(p, "%s of freed block %p (size class %u)", what, p, s->sizeclass);
 }
 
-ALWAYS_INLINE void refuse_cached(const struct mspan *s, const void *p)
+/* Names p when it is one of the two slots of its class that were freed last. */
+ALWAYS_INLINE void refuse_cached(const struct mspan *s, const void *p, const char *what)
 {
 	void **top = mcache_self()->top[s->sizeclass];
 
 	if (UNLIKELY(top[-1] == p) || UNLIKELY(top[-2] == p))
-		freed_block(s, p);
+		freed_block(s, p, what);
 }
 
-static void refuse_freed(const struct mspan *s, uint32_t index, const void *p)
+/* The object of p, which must be one. NULL: not ours. */
+static struct mspan *object_of(const void *p, uint32_t *out_index, const char *what)
 {
-	if (s->samples && heap_hooks.is_freed && heap_hooks.is_freed(s, index))
-		freed_block(s, p);
+	struct mspan *s = heap_find((uintptr_t)p, out_index);
+
+	if (!s) {
+		if (arena_of((uintptr_t)p))
+			heap_fatal(p, "%s of freed block %p", what, p);
+		return NULL;
+	}
+	heap_check_object(s, *out_index, p, what);
+	refuse_cached(s, p, what);
+	if (s->samples && heap_hooks.is_freed && heap_hooks.is_freed(s, *out_index))
+		freed_block(s, p, what);
+	return s;
 }
 
 /* An object that was not sampled is charged with what it grows by: so it is sampled as
@@ -531,16 +550,13 @@ static void *realloc_large(struct mspan *s, void *p, size_t size)
 static NOINLINE void *realloc_any(void *p, size_t size)
 {
 	uint32_t index;
-	struct mspan *s = heap_find((uintptr_t)p, &index);
+	struct mspan *s = object_of(p, &index, "realloc");
 
 	if (!s) {
-		if (!arena_of((uintptr_t)p) && heap_foreign.realloc)
-			return heap_foreign.realloc(p, size);
-		heap_fatal(p, "realloc of freed block %p", p);
+		if (!heap_foreign.realloc)
+			heap_fatal(p, "invalid realloc of %p: no block of ours", p);
+		return heap_foreign.realloc(p, size);
 	}
-	heap_check_object(s, index, p, "realloc");
-	refuse_cached(s, p);
-	refuse_freed(s, index, p);
 	if (s->slot_size == 0)
 		return realloc_large(s, p, size);
 	if (stays(s, size))
@@ -556,10 +572,23 @@ void *heap_realloc(void *p, size_t size)
 	lock_assert_none();
 	if (UNLIKELY(!s))
 		return realloc_any(p, size);
-	refuse_cached(s, p);
+	refuse_cached(s, p, "realloc");
 	if (stays(s, size))
 		return p;
 	return realloc_by_copy(s, mspan_index_of(s, (uintptr_t)p), p, size);
+}
+
+size_t heap_usable_size(const void *p)
+{
+	uint32_t index;
+	struct mspan *s;
+
+	if (!p)
+		return 0;
+	s = object_of(p, &index, "malloc_usable_size");
+	if (s)
+		return mspan_slot_bytes(s);
+	return heap_foreign.usable_size ? heap_foreign.usable_size(p) : 0;
 }
 
 /* ---- all locks ---- */

@@ -230,23 +230,6 @@ void heap_free_slow(void *p)
 		free_elsewhere(p);
 }
 
-size_t heap_usable_size(const void *p)
-{
-	uint32_t index;
-	struct mspan *s;
-
-	if (!p)
-		return 0;
-	s = heap_find((uintptr_t)p, &index);
-	if (s) {
-		heap_check_object(s, index, p, "malloc_usable_size");
-		return mspan_slot_bytes(s);
-	}
-	if (!arena_of((uintptr_t)p) && heap_foreign.usable_size)
-		return heap_foreign.usable_size(p);
-	return 0;
-}
-
 uint64_t heap_foreign_count(void)
 {
 	return atomic_load_relaxed(&frees.nforeign);

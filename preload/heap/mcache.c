@@ -177,6 +177,13 @@ static void refuse_doubles(const struct mcache *mc, unsigned c)
 		heap_fatal(p, "double free of %p (size class %u)", p, c);
 }
 
+void mcache_refuse_doubles(const struct mcache *mc)
+{
+	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
+		if (mcache_count(mc, c) > 1)
+			refuse_doubles(mc, c);
+}
+
 /* The thread ends: nothing of the program runs meanwhile. */
 static void refuse_last_doubles(const struct mcache *mc)
 {

@@ -250,6 +250,9 @@ void mcache_empty_out(struct mcache *mc);
 struct mcache *mcache_new(void);	/* NULL: memory is out */
 void mcache_release(struct mcache *mc); /* emptied; kept for the next thread */
 
+/* Names a pointer that a bin of the own mcache holds twice. */
+void mcache_refuse_doubles(const struct mcache *mc);
+
 /* Did more than one thread allocate? Without the lock: a guess. */
 bool mcache_are_several(void);
 

@@ -218,6 +218,18 @@ static void double_free_at_exit(void)
 	exit(0);
 }
 
+static void double_free_until_exit(void)
+{
+	void *p[20];
+
+	for (int i = 0; i < 20; i++)
+		p[i] = malloc(40);
+	for (int i = 0; i < 20; i++)
+		free(p[i]);
+	free(p[0]);
+	exit(0);
+}
+
 static void double_delete(void)
 {
 	void *(*make)(size_t) = (void *(*)(size_t))dlsym(RTLD_DEFAULT, "_Znwm");
@@ -445,6 +457,22 @@ static void usable_size_interior_large(void)
 	malloc_usable_size(p + 4096);
 }
 
+static void usable_size_freed(void)
+{
+	void *p = malloc(100);
+
+	free(p);
+	malloc_usable_size(p);
+}
+
+static void usable_size_freed_large(void)
+{
+	void *p = malloc(1 << 20);
+
+	free(p);
+	malloc_usable_size(p);
+}
+
 /* ---- writes: not found in this mode, but without power over the allocator ---- */
 
 static void write_after_free(void)
@@ -546,6 +574,7 @@ static const struct {
 	CASE(double_free_ending_thread),
 	CASE(double_free_after_realloc),
 	CASE(double_free_at_exit),
+	CASE(double_free_until_exit),
 	CASE(double_delete),
 	CASE(interior_small),
 	CASE(interior_small_flushed),
@@ -577,6 +606,8 @@ static const struct {
 	CASE(usable_size_unaligned),
 	CASE(usable_size_interior),
 	CASE(usable_size_interior_large),
+	CASE(usable_size_freed),
+	CASE(usable_size_freed_large),
 	CASE(write_after_free),
 	CASE(write_after_free_large),
 	CASE(write_behind),

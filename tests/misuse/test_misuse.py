@@ -32,6 +32,7 @@ FOUND = {
     "double_free_ending_thread": rf"double free of {ADDRESS} \(size class 7\)",
     "double_free_after_realloc": DOUBLE,
     "double_free_at_exit": DOUBLE,
+    "double_free_until_exit": DOUBLE,
     "double_delete": DOUBLE,
     "interior_small": rf"invalid free of {ADDRESS}: inside an object \(size class 32\)",
     "interior_small_flushed": INSIDE,
@@ -65,6 +66,9 @@ FOUND = {
         rf"invalid malloc_usable_size of {ADDRESS}: inside an object \(size class \d+\)",
     "usable_size_interior_large":
         rf"invalid malloc_usable_size of {ADDRESS}: inside a large object",
+    "usable_size_freed":
+        rf"malloc_usable_size of freed block {ADDRESS} \(size class 7\)",
+    "usable_size_freed_large": rf"malloc_usable_size of freed block {ADDRESS}",
     "realloc_stack": rf"invalid realloc of {ADDRESS}: on the stack",
 }
 # The block is handed out twice before anything looks at it, but in exact mode, which
