@@ -446,9 +446,12 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 		not_checked(g, r, is_main, became_without_seep);
 	if (g->reachable && !g->quiet)
 		print_reachable(r);
-	g->objects += a.objects;
-	g->bytes += a.bytes;
-	g->sites += a.sites;
+	/* What a check finds that could not look everywhere may be held there. */
+	if (r->verdict != RUNROW_INCOMPLETE) {
+		g->objects += a.objects;
+		g->bytes += a.bytes;
+		g->sites += a.sites;
+	}
 	if (r->verdict == RUNROW_INCOMPLETE)
 		set_incomplete(g, format_string("%s (process %d): %s", r->exe, r->pid,
 						r->reason));
@@ -461,7 +464,7 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 						r->exe));
 	g->threads_blocked += r->threads_blocked;
 	g->threads_ended += r->threads_ended;
-	if (a.objects && !g->quiet)
+	if (a.objects && r->verdict != RUNROW_INCOMPLETE && !g->quiet)
 		print_report(g, r);
 	if (r->threads_blocked + r->threads_ended > 0 && !g->quiet)
 		print_threads(r);

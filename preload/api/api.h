@@ -29,6 +29,7 @@ void cxx_init(void);
 void thread_api_init(void);
 void dl_init(void);
 void longjmp_init(void);
+void sandbox_init(void);
 void fork_init(void);
 /* The real function behind one of ours; NULL when there is none. INIT or SLOW. */
 void *api_next_symbol(const char *name);
@@ -97,6 +98,7 @@ void leave_init(void);
 struct sigaction;
 void fatal_init(void); /* INIT */
 void fatal_fork_child(void);
+void sandbox_fork_child(void);
 /* Raises a signal that came while the reports were being written. */
 void fatal_raise_pending(void);
 /* SIGNAL. What the program sets or sees, for whoever interposes sigaction(): the default

@@ -115,6 +115,7 @@ static NO_LOCK_CHECK void in_child(void)
 		_IO_list_resetlock();
 	exit_fork_child();
 	fatal_fork_child();
+	sandbox_fork_child();
 }
 
 /* What libc's static pthread_atfork() calls; that one would lie far from all the code

@@ -142,6 +142,7 @@ static void begin(void)
 	cxx_init();
 	dl_init();
 	longjmp_init();
+	sandbox_init();
 	thread_api_init();
 	exit_init();
 #if CONFIG_PROFILER

@@ -21,7 +21,7 @@
 #define BIG	       (64 * KIB)  /* from here a mapping of its own */
 #define FIXALLOC_CHUNK (16 * KIB)
 #define RANGES_MAX     65536
-#define SPARE	       (64 * MIB)
+#define SPARE	       (68 * MIB)
 #define HUGE	       (2 * MIB)
 #define HUGE_FROM      (4 * MIB) /* bumped: from here by huge pages */
 
@@ -145,6 +145,19 @@ static char *map_huge(void)
 	return at;
 }
 
+/* The first chunks are what huge pages could be made of, should the heap become large
+ * (profiler/leak/collapse.c). */
+static char *map_small(void)
+{
+	char *p = NULL;
+
+	reserve_spare();
+	if (meta.chunks < HUGE_FROM / CHUNK)
+		p = take_spare(CHUNK);
+	meta.chunks++;
+	return p ? p : map_range(CHUNK);
+}
+
 static bool next_chunk(void)
 {
 	size_t size = HUGE;
@@ -152,8 +165,7 @@ static bool next_chunk(void)
 
 	if (!chunk) {
 		size = CHUNK;
-		chunk = map_range(CHUNK);
-		meta.chunks++;
+		chunk = map_small();
 	}
 	if (!chunk)
 		return false;

@@ -13,8 +13,16 @@
 #include <stdint.h>
 #include <sys/syscall.h>
 
+#include "preload/base/base.h"
+
+/* Filters of system calls that the program has installed (filter.h). */
+extern uint32_t os_filters HIDDEN;
+/* SIGNAL. One of them would kill for this call. */
+bool os_refused(long nr, const long args[6]);
+
 /* SIGNAL. The system call itself; the result is the kernel's (-errno on failure). */
-static inline long os_call(long nr, long a, long b, long c, long d, long e, long f)
+static inline long os_call_unasked(long nr, long a, long b, long c, long d, long e,
+				   long f)
 {
 	register long r10 __asm__("r10") = d;
 	register long r8 __asm__("r8") = e;
@@ -26,6 +34,22 @@ static inline long os_call(long nr, long a, long b, long c, long d, long e, long
 			 : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
 			 : "rcx", "r11", "memory");
 	return ret;
+}
+
+/* SIGNAL. The same, but -EPERM instead of the end of the program. */
+static inline long os_call(long nr, long a, long b, long c, long d, long e, long f)
+{
+	if (__builtin_expect(os_filters != 0, 0) &&
+	    os_refused(nr, (const long[6]){ a, b, c, d, e, f }))
+		return -1; /* EPERM */
+	return os_call_unasked(nr, a, b, c, d, e, f);
+}
+
+/* SIGNAL. For calls that libc makes for us: true, -EPERM should be the answer. */
+static inline bool os_is_refused(long nr, long first)
+{
+	return __builtin_expect(os_filters != 0, 0) &&
+	       os_refused(nr, (const long[6]){ first });
 }
 
 /* Memory. SIGNAL. Sizes are bytes and multiples of OS_PAGE. */
@@ -63,6 +87,9 @@ long os_readlink(const char *path, char *buf, size_t size); /* length; not termi
 void os_fill_signals(sigset_t *mask, uint64_t without);
 
 /* Process and time. SIGNAL. */
+/* Before a filter is installed by the only thread: what os_getpid() and os_gettid() say
+ * should it refuse them. Not anew: forgets, in a forked child. */
+void os_learn_ids(bool anew);
 int os_getpid(void);
 int os_getppid(void);
 int os_gettid(void);

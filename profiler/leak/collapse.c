@@ -22,6 +22,8 @@
 #define MOSTLY_HUGE   128	  /* blocks: what is small beside them counts */
 #define SMALL_HEAD    (160 * MIB) /* of an arena: too early to be given huge pages */
 
+#define OWN_MOST      (128 * MIB) /* a range of our own */
+
 #define COLLAPSE      25 /* MADV_COLLAPSE */
 #define COLLAPSE_BUSY 64 /* blocks in a row that could not be had: memory is short */
 
@@ -49,6 +51,20 @@ static void note_small(const struct arena *a, size_t end)
 		    NULL);
 }
 
+/* Pieces of our own memory lie side by side; the arenas are among them. */
+static bool note_own(uintptr_t start, size_t size, void *arg)
+{
+	const uintptr_t end = align_up(start + size, HUGE);
+
+	(void)arg;
+	start = align_down(start, HUGE);
+	if (start == collapse.blocks[collapse.count - 1])
+		start += HUGE;
+	if (size <= OWN_MOST)
+		note_region(start, end, NULL);
+	return true;
+}
+
 void collapse_note(void)
 {
 	int pagemap;
@@ -70,6 +86,8 @@ void collapse_note(void)
 		if (collapse.count >= MOSTLY_HUGE)
 			note_small(a, end);
 	}
+	if (collapse.count >= MOSTLY_HUGE)
+		meta_each_range(note_own, NULL);
 	os_close(pagemap);
 }
 

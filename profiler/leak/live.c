@@ -40,6 +40,7 @@
 #include "profiler/leak/growth.h"
 #include "profiler/leak/history.h"
 #include "profiler/leak/leak_int.h"
+#include "profiler/leak/pagemap.h"
 #include "profiler/leak/sweep.h"
 #include "profiler/pprof/symbol.h"
 #include "profiler/sample/sample.h"
@@ -89,6 +90,7 @@ struct live {
 	struct depth *depths; /* of cycle.world.threads */
 	int pid, agent;	      /* of the program; the agent's thread */
 	int copy;
+	int pagemap;
 	int nice; /* the agent's, before and after the pause */
 	bool confirm;
 	int error;
@@ -425,6 +427,8 @@ static int make_copy(struct live *l, bool confirm)
 	else
 		read_depths(l);
 	symbol_prepare_copy(); /* asks the loader: before its lock is held */
+	if (l->pagemap >= 0)
+		pagemap_warm(l->pagemap);
 	loader_with_lock(with_loader_locked, l);
 	if (l->error == 0 && l->copy < 0)
 		l->error = l->copy;
@@ -617,6 +621,7 @@ static int snapshots(struct live *l)
 	l->cycle.origin = &l->origin;
 	l->origin.maps = os_open("/proc/thread-self/maps", O_RDONLY, 0);
 	l->origin.memory = os_open("/proc/thread-self/mem", O_RDONLY, 0);
+	l->pagemap = pagemap_open();
 	l->shared = map_shared();
 	l->depths = meta_map(STOP_MAX_THREADS * sizeof(*l->depths), META_LEAK);
 	if (cycle_prepare(&l->cycle) && l->shared && l->depths)
@@ -630,6 +635,8 @@ static int snapshots(struct live *l)
 		os_close(l->origin.maps);
 	if (l->origin.memory >= 0)
 		os_close(l->origin.memory);
+	if (l->pagemap >= 0)
+		os_close(l->pagemap);
 	leak_leave();
 	return ret;
 }

@@ -4,8 +4,10 @@
  *
  * A word of a root or an object counts as a pointer when it lies in a live object, at its
  * start or inside. Reached objects go on a stack; what comes off it passes a small queue,
- * where its cache lines are asked for when it enters and used when it leaves. Whether an
- * object is white already is decided without a branch, since no branch predictor knows.
+ * where its cache lines are asked for when it enters and used when it leaves. How many
+ * pointers an object has, and whether what they lead to is white already, is decided
+ * without a branch, since no branch predictor knows: what an object has is put with what
+ * others had, and a number of them is looked up at once.
  *
  * The stack is bounded, to a small part of the heap: what does not fit is spilled, as a
  * bit in a bitmap, and comes back in order of address when the rest is done.
@@ -143,6 +145,8 @@ static bool init_tables(struct marker *m)
 bool mark_worker_init(struct marker *m, struct mark_worker *w)
 {
 	w->m = m;
+	w->lo = m->narenas == 1 ? m->arenas[0].base : m->lo;
+	w->hi = m->narenas == 1 ? w->lo + m->arenas[0].bytes : m->hi;
 	w->capacity = m->heap_bytes / STACK_FRACTION / sizeof(*w->stack);
 	if (w->capacity < STACK_LEAST)
 		w->capacity = STACK_LEAST;
@@ -449,28 +453,28 @@ static NO_SANITIZE COLD void scan_decoded(struct mark_worker *w, uintptr_t lo,
 	}
 }
 
-/* All that does not change is in locals: the compiler must take any word that is written
- * for one of them. Only this worker writes its white, so a plain store will do. */
-INLINE NO_SANITIZE void scan_words(struct mark_worker *w, uintptr_t lo, uintptr_t hi,
-				   bool logs)
+/* The words that scan() found. All that does not change is in locals: the compiler must
+ * take any word that is written for one of them. Only this worker writes its white, so a
+ * plain store will do. */
+INLINE NO_SANITIZE void reach_found(struct mark_worker *w, bool logs)
 {
 	const struct mark_arena a = w->m->arenas[0];
-	bool strict = w->m->strict, more = w->m->narenas > 1;
+	const size_t n = w->nfound;
+	bool strict = w->m->strict;
 	uint64_t *white = w->white;
 	uint32_t *log = w->log;
 	size_t log_mask = w->log_entries - 1, logged = w->logged;
 	uintptr_t *top = w->stack + w->used;
 
-	for (; lo < hi; lo += sizeof(uintptr_t)) {
-		uintptr_t word = *(const volatile uintptr_t *)lo;
+	for (size_t i = 0; i < n; i++) {
+		uintptr_t word = w->found[i];
 		uint64_t mask, old;
 		struct place p;
 
-		if (LIKELY(word - a.base >= a.bytes) &&
-		    (LIKELY(!more) || !find_place(w->m, word, &p)))
-			continue;
 		if (LIKELY(word - a.base < a.bytes))
 			p = place_of(&a, word);
+		else if (!find_place(w->m, word, &p))
+			continue;
 		if (UNLIKELY(p.inside >= LOW_BITS) && strict && note_inner(w, &p))
 			continue;
 		mask = (uint64_t)1 << (p.bit % 64);
@@ -485,30 +489,47 @@ INLINE NO_SANITIZE void scan_words(struct mark_worker *w, uintptr_t lo, uintptr_
 	}
 	w->used = (size_t)(top - w->stack);
 	w->logged = logged;
+	w->nfound = 0;
 }
 
-static NO_SANITIZE void scan_alone(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+static NO_SANITIZE void reach_alone(struct mark_worker *w)
 {
-	scan_words(w, lo, hi, false);
+	reach_found(w, false);
 }
 
-static NO_SANITIZE void scan_beside(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+static NO_SANITIZE void reach_beside(struct mark_worker *w)
 {
-	scan_words(w, lo, hi, true);
+	reach_found(w, true);
 }
 
-/* At most MARK_SCAN_WORDS words. */
-static NO_SANITIZE void scan(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+static void reach_all(struct mark_worker *w)
 {
+	make_room(w, w->nfound + 1);
+	if (w->logs)
+		reach_beside(w);
+	else
+		reach_alone(w);
+}
+
+/* At most MARK_SCAN_WORDS words. What may be a pointer is kept until there is a number of
+ * them: how many an object has nobody can predict. */
+INLINE NO_SANITIZE void scan(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+{
+	const uintptr_t base = w->lo, bytes = w->hi - base;
+	uintptr_t *found = w->found + w->nfound;
+
 	if (UNLIKELY(w->m->ndecodes > 0)) {
 		scan_decoded(w, lo, hi);
 		return;
 	}
-	make_room(w, MARK_SCAN_WORDS + 1);
-	if (w->logs)
-		scan_beside(w, lo, hi);
-	else
-		scan_alone(w, lo, hi);
+#pragma GCC unroll 4
+	for (; lo < hi; lo += sizeof(uintptr_t)) {
+		uintptr_t word = *(const volatile uintptr_t *)lo;
+
+		*found = word;
+		found += word - base < bytes;
+	}
+	w->nfound = (size_t)(found - w->found);
 }
 
 static void push_range(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
@@ -585,6 +606,8 @@ static void work(struct mark_worker *w)
 			scan_next(w);
 		else if (!refill(w))
 			return;
+		if (w->nfound >= MARK_FOUND || (w->used == 0 && w->nfound > 0))
+			reach_all(w);
 		if (pool && UNLIKELY(turn % SHARE_TURNS == 0))
 			share(w, turn);
 	}

@@ -16,6 +16,7 @@
 #include "preload/heap/mspan.h"
 
 #define MARK_QUEUE	32 /* objects whose cache lines are on their way */
+#define MARK_FOUND	16 /* words that are looked up at once */
 #define MARK_WORKERS	8  /* most, the caller's own among them */
 #define MARK_RANGES	1024
 #define MARK_SCAN_WORDS 128 /* looked at in one go */
@@ -43,8 +44,10 @@ struct mark_arena {
  * white, and the rest when it is done. */
 struct mark_worker {
 	struct marker *m;
+	uintptr_t lo, hi; /* where the arenas are */
 	uintptr_t *stack; /* objects' first bytes */
 	size_t used, capacity;
+	size_t nfound;
 	uint64_t *white;    /* that no worker has reached, as far as this one has heard;
 			     * atomic. The caller's own: the marker's */
 	uint32_t *log;	    /* beside helpers, a ring: bits it made black; atomic */
@@ -64,10 +67,11 @@ struct mark_worker {
 		size_t size;
 	} queue[MARK_QUEUE]; /* a ring */
 	unsigned head, tail;
-	uint64_t objects, bytes; /* scanned or about to be */
-	char *thread_stack;	 /* of a helper */
-	uint32_t tid;		 /* of a helper; the kernel clears it at its end; futex */
-	bool stays;		 /* the helper, as it could not end */
+	uintptr_t found[MARK_FOUND + MARK_SCAN_WORDS + 1]; /* that may be pointers */
+	uint64_t objects, bytes;			   /* scanned or about to be */
+	char *thread_stack;				   /* of a helper */
+	uint32_t tid; /* of a helper; the kernel clears it at its end; futex */
+	bool stays;   /* the helper, as it could not end */
 	size_t told __attribute__((
 		aligned(2 * CACHE_LINE)));  /* of logged, what others may read; atomic */
 } __attribute__((aligned(2 * CACHE_LINE))); /* nobody else's are beside it */

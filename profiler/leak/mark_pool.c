@@ -27,7 +27,10 @@
 #include "preload/base/os.h"
 #include "profiler/leak/mark.h"
 
-#define HELPER_STACK	  (64 * KIB)
+#define HELPER_STACK (64 * KIB)
+#define HELPER_FLAGS                                                        \
+	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | \
+	 CLONE_SYSVSEM | CLONE_UNTRACED | CLONE_CHILD_CLEARTID)
 #define CHUNK		  2048 /* objects that change hands at once */
 #define CHUNKS		  MARK_WORKERS
 #define OBJECTS_LEAST	  16	     /* on a stack that gives some away */
@@ -228,9 +231,6 @@ static __attribute__((noreturn)) int helper_main(void *arg)
 
 static bool start_one(struct marker *m)
 {
-	const int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
-			  CLONE_THREAD | CLONE_SYSVSEM | CLONE_UNTRACED |
-			  CLONE_CHILD_CLEARTID;
 	struct mark_worker *w = &m->workers[m->nworkers];
 
 	w->thread_stack = meta_map(HELPER_STACK, META_LEAK);
@@ -238,8 +238,8 @@ static bool start_one(struct marker *m)
 	if (w->thread_stack && mark_worker_init(m, w) && mark_log_init(w)) {
 		add_idle(m->pool, 1u);
 		m->nworkers++;
-		if (clone(helper_main, w->thread_stack + HELPER_STACK, flags, w, NULL,
-			  NULL, &w->tid) > 0)
+		if (clone(helper_main, w->thread_stack + HELPER_STACK, HELPER_FLAGS, w,
+			  NULL, NULL, &w->tid) > 0)
 			return true;
 		m->nworkers--;
 		add_idle(m->pool, UINT32_MAX);
@@ -261,7 +261,7 @@ static void free_pool(struct marker *m)
 
 void mark_start_helpers(struct marker *m, unsigned n)
 {
-	if (n == 0 || m->ndecodes > 0)
+	if (n == 0 || m->ndecodes > 0 || os_is_refused(SYS_clone, HELPER_FLAGS))
 		return;
 	m->pool = meta_map(sizeof(*m->pool), META_LEAK);
 	if (m->pool && mark_log_init(&m->workers[0]))

@@ -16,6 +16,9 @@
 
 #define READ_FIRST (1 * MIB)
 #define READ_MOST  (4 * GIB) /* at a microsecond for 256 KiB */
+#define USER_END   (((uintptr_t)1 << 47) - OS_PAGE)
+#define WARM_PAGES 32768 /* at once: the kernel holds the lock of the mappings */
+#define WARM_NS	   3000000u
 
 struct region {
 	uint64_t start, end, categories;
@@ -54,6 +57,8 @@ bool pagemap_each(int pagemap, uintptr_t lo, uintptr_t hi, uint64_t categories,
 {
 	struct region list[16];
 
+	if (pagemap_state.filtered)
+		return false;
 	while (lo < hi) {
 		struct scan s = { .size = sizeof(s),
 				  .start = lo,
@@ -71,6 +76,31 @@ bool pagemap_each(int pagemap, uintptr_t lo, uintptr_t hi, uint64_t categories,
 		lo = s.walk_end;
 	}
 	return true;
+}
+
+void pagemap_warm(int pagemap)
+{
+	const uint64_t until = os_now_ns() + WARM_NS;
+	struct region list[32];
+	uintptr_t at = 0;
+	long n = 1;
+
+	if (pagemap_state.filtered)
+		return;
+	while (n > 0 && at < USER_END && os_now_ns() < until) {
+		/* Whether a page is a file's stands in the page's own record. */
+		struct scan s = { .size = sizeof(s),
+				  .start = at,
+				  .end = USER_END,
+				  .vec = (uintptr_t)list,
+				  .vec_len = ARRAY_LEN(list),
+				  .max_pages = WARM_PAGES,
+				  .any = PAGEMAP_PRESENT,
+				  .wanted = PAGEMAP_FILE };
+
+		n = os_call(SYS_ioctl, pagemap, SCAN, (long)&s, 0, 0, 0);
+		at = s.walk_end;
+	}
 }
 
 /* Runs end with the piece that is read at once. */
@@ -105,7 +135,7 @@ bool pagemap_each_filled(int pagemap, uintptr_t lo, uintptr_t hi,
 			 void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
 {
 	/* A kernel that refuses does so before it has told of anything. */
-	if (hi - lo > READ_FIRST && !pagemap_state.filtered &&
+	if (hi - lo > READ_FIRST &&
 	    pagemap_each(pagemap, lo, hi, PAGEMAP_PRESENT | PAGEMAP_SWAPPED, fn, arg))
 		return true;
 	return hi - lo <= READ_MOST && read_each(pagemap, lo, hi, fn, arg);

@@ -8,6 +8,7 @@
 
 #include "preload/base/base.h"
 
+#define PAGEMAP_FILE	(1u << 2)
 #define PAGEMAP_PRESENT (1u << 3)
 #define PAGEMAP_SWAPPED (1u << 4)
 #define PAGEMAP_HUGE	(1u << 6)
@@ -22,5 +23,8 @@ bool pagemap_each(int pagemap, uintptr_t lo, uintptr_t hi, uint64_t categories,
  * older kernels, too, page by page. */
 bool pagemap_each_filled(int pagemap, uintptr_t lo, uintptr_t hi,
 			 void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);
+/* DUMP. Has the kernel look at what a copy of the process is made of, for three
+ * milliseconds at most: the caches of the processor hold it then. */
+void pagemap_warm(int pagemap);
 
 #endif

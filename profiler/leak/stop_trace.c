@@ -442,6 +442,8 @@ static bool start(struct world *w, char *stack)
 	tracer.world = w;
 	tracer.error = 0;
 	atomic_store_release(&tracer.phase, (uint32_t)PHASE_START);
+	if (os_is_refused(SYS_clone, flags))
+		return false;
 	tracer.tracer = clone(tracer_main, stack + STOP_STACK, flags, w);
 	return tracer.tracer > 0;
 }

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * filter: see filter.h. An interpreter of the classic packet filter's language, as far as
+ * the kernel lets seccomp use it; what it does not let through cannot be here.
+ */
+#include "preload/base/filter.h"
+
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <string.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/meta.h"
+#include "preload/base/os.h"
+
+/* In places where a sanitizer knows of no thread. */
+#define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
+#define BY_REGISTER 0x08 /* BPF_X, of an operand */
+
+uint32_t os_filters; /* atomic; how many are in force */
+
+static struct {
+	struct sock_filter *next; /* memory for one more */
+	struct {
+		const struct sock_filter *code;
+		size_t length;
+	} list[FILTER_MOST];
+	bool strict; /* written before os_filters */
+} filters;
+
+bool filter_prepare(void)
+{
+	if (os_filters >= FILTER_MOST - 1)
+		return false;
+	if (!filters.next)
+		filters.next = meta_alloc(FILTER_LENGTH * sizeof(*filters.next),
+					  sizeof(*filters.next), META_OTHER);
+	return filters.next != NULL;
+}
+
+void filter_add(const struct sock_filter *code, size_t length)
+{
+	const uint32_t at = os_filters;
+
+	if (length == 0 || length > FILTER_LENGTH || !filters.next)
+		return;
+	memcpy(filters.next, code, length * sizeof(*code));
+	filters.list[at].code = filters.next;
+	filters.list[at].length = length;
+	filters.next = NULL;
+	atomic_store_release(&os_filters, at + 1);
+}
+
+void filter_add_strict(void)
+{
+	filters.strict = true;
+	atomic_store_release(&os_filters, os_filters + 1);
+}
+
+/* ---- what one says ---- */
+
+struct machine {
+	uint32_t a, x, memory[BPF_MEMWORDS];
+};
+
+static NO_SANITIZE uint32_t load(const struct machine *m, const struct sock_filter *i,
+				 const struct seccomp_data *data)
+{
+	uint32_t word = 0;
+
+	switch (BPF_MODE(i->code)) {
+	case BPF_IMM:
+		return i->k;
+	case BPF_LEN:
+		return sizeof(*data);
+	case BPF_MEM:
+		return m->memory[i->k % BPF_MEMWORDS];
+	case BPF_ABS:
+		if (i->k <= sizeof(*data) - sizeof(word))
+			memcpy(&word, (const char *)data + i->k, sizeof(word));
+		return word;
+	default:
+		return 0;
+	}
+}
+
+static NO_SANITIZE uint32_t compute(uint16_t op, uint32_t a, uint32_t b)
+{
+	switch (op) {
+	case BPF_ADD:
+		return a + b;
+	case BPF_SUB:
+		return a - b;
+	case BPF_MUL:
+		return a * b;
+	case BPF_DIV:
+		return b ? a / b : 0;
+	case BPF_AND:
+		return a & b;
+	case BPF_OR:
+		return a | b;
+	case BPF_XOR:
+		return a ^ b;
+	case BPF_LSH:
+		return b < 32 ? a << b : 0;
+	case BPF_RSH:
+		return b < 32 ? a >> b : 0;
+	default:
+		return 0u - a; /* BPF_NEG */
+	}
+}
+
+static NO_SANITIZE bool compare(uint16_t op, uint32_t a, uint32_t b)
+{
+	switch (op) {
+	case BPF_JEQ:
+		return a == b;
+	case BPF_JGT:
+		return a > b;
+	case BPF_JGE:
+		return a >= b;
+	default:
+		return (a & b) != 0; /* BPF_JSET */
+	}
+}
+
+/* Everything but jumps and returns. */
+static NO_SANITIZE void step(struct machine *m, const struct sock_filter *i,
+			     const struct seccomp_data *data)
+{
+	const uint32_t operand = i->code & BY_REGISTER ? m->x : i->k;
+
+	switch (BPF_CLASS(i->code)) {
+	case BPF_LD:
+		m->a = load(m, i, data);
+		break;
+	case BPF_LDX:
+		m->x = load(m, i, data);
+		break;
+	case BPF_ST:
+		m->memory[i->k % BPF_MEMWORDS] = m->a;
+		break;
+	case BPF_STX:
+		m->memory[i->k % BPF_MEMWORDS] = m->x;
+		break;
+	case BPF_ALU:
+		m->a = compute(BPF_OP(i->code), m->a, operand);
+		break;
+	default: /* BPF_MISC */
+		if (BPF_MISCOP(i->code) == BPF_TAX)
+			m->x = m->a;
+		else
+			m->a = m->x;
+	}
+}
+
+static NO_SANITIZE uint32_t run(const struct sock_filter *code, size_t length,
+				const struct seccomp_data *data)
+{
+	struct machine m;
+
+	memset(&m, 0, sizeof(m));
+	for (size_t at = 0; at < length; at++) {
+		const struct sock_filter *i = &code[at];
+
+		if (BPF_CLASS(i->code) == BPF_RET)
+			return BPF_RVAL(i->code) == BPF_A ? m.a : i->k;
+		if (BPF_CLASS(i->code) != BPF_JMP)
+			step(&m, i, data);
+		else if (BPF_OP(i->code) == BPF_JA)
+			at += i->k;
+		else if (compare(BPF_OP(i->code), m.a,
+				 i->code & BY_REGISTER ? m.x : i->k))
+			at += i->jt;
+		else
+			at += i->jf;
+	}
+	return SECCOMP_RET_ALLOW;
+}
+
+/* Unknown actions kill, says the kernel. */
+static NO_SANITIZE bool is_deadly(uint32_t result)
+{
+	switch (result & SECCOMP_RET_ACTION_FULL) {
+	case SECCOMP_RET_ALLOW:
+	case SECCOMP_RET_LOG:
+	case SECCOMP_RET_ERRNO:
+	case SECCOMP_RET_TRACE:
+	case SECCOMP_RET_USER_NOTIF:
+		return false;
+	default:
+		return true; /* a SIGSYS with a handler, too */
+	}
+}
+
+static NO_SANITIZE bool is_in_strict(long nr)
+{
+	return nr == SYS_read || nr == SYS_write || nr == SYS_exit ||
+	       nr == SYS_rt_sigreturn;
+}
+
+NO_SANITIZE bool os_refused(long nr, const long args[6])
+{
+	struct seccomp_data data = { .nr = (int)nr, .arch = AUDIT_ARCH_X86_64 };
+
+	for (int i = 0; i < 6; i++)
+		data.args[i] = (uint64_t)args[i];
+	if (filters.strict && !is_in_strict(nr))
+		return true;
+	for (uint32_t i = 0; i < FILTER_MOST && i < atomic_load_acquire(&os_filters); i++)
+		if (is_deadly(run(filters.list[i].code, filters.list[i].length, &data)))
+			return true;
+	return false;
+}

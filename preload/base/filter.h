@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * filter: what the program's own filters of system calls (seccomp) would say to ours.
+ *
+ * A filter that kills knows the calls of the program, and not those that a profiler makes
+ * besides. So filters are remembered as the program installs them
+ * (preload/api/sandbox.c), and os_call() asks them first: what would end the program, or
+ * send it a signal, fails with EPERM instead. Filters that were there when the program
+ * started, or that one of several threads has set for itself only, are not known.
+ *
+ * Concurrency: written while the process has one thread, or by one at a time; a filter is
+ * whole before os_filters counts it, and never goes.
+ */
+#ifndef PRELOAD_BASE_FILTER_H
+#define PRELOAD_BASE_FILTER_H
+
+#include "preload/base/base.h"
+
+struct sock_filter;
+
+#define FILTER_MOST   32   /* as the kernel's limit of instructions allows */
+#define FILTER_LENGTH 4096 /* BPF_MAXINSNS */
+
+/* SLOW. Memory for one more, before it is installed. False: it cannot be remembered. */
+bool filter_prepare(void);
+/* SIGNAL. The one that filter_prepare() was for is in force. */
+void filter_add(const struct sock_filter *code, size_t length);
+/* SIGNAL. Strict mode is in force: read, write, exit, sigreturn. */
+void filter_add_strict(void);
+
+#endif

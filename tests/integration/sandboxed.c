@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sandboxed: a program that installs a filter which ends it at one system call, and then
+ * allocates: sandboxed NUMBER WAY LEAKS. WAY: prctl, seccomp, odd (the filter
+ * finds the number by its memory and arithmetic). 77: no filters here.
+ */
+#define _GNU_SOURCE
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define LOAD(field) \
+	BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+
+struct node {
+	struct node *next;
+	char rest[56];
+};
+
+static struct node *volatile kept;
+
+static void install(struct sock_filter *code, size_t n, int by_prctl)
+{
+	struct sock_fprog program = { (unsigned short)n, code };
+
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	if ((by_prctl ? prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)
+		      : syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program)) != 0)
+		_exit(77);
+}
+
+static void plain(unsigned nr, int by_prctl)
+{
+	struct sock_filter code[] = {
+		LOAD(nr),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+
+	install(code, sizeof(code) / sizeof(*code), by_prctl);
+}
+
+/* The same, the long way round. */
+static void odd(unsigned nr)
+{
+	struct sock_filter code[] = {
+		LOAD(arch),
+		BPF_STMT(BPF_ST, 3),
+		LOAD(nr),
+		BPF_STMT(BPF_MISC | BPF_TAX, 0),
+		BPF_STMT(BPF_LDX | BPF_IMM, 7),
+		BPF_STMT(BPF_ALU | BPF_ADD | BPF_X, 0),
+		BPF_STMT(BPF_ALU | BPF_LSH | BPF_K, 1),
+		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, (nr + 7) * 2 + 1, 3, 0),
+		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (nr + 7) * 2 - 1, 0, 2),
+		BPF_STMT(BPF_LD | BPF_MEM, 3),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_THREAD),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+
+	install(code, sizeof(code) / sizeof(*code), 1);
+}
+
+static __attribute__((noinline)) void lose(void)
+{
+	char *volatile p = malloc(300);
+
+	p[0] = 1;
+	p = NULL;
+}
+
+int main(int argc, char **argv)
+{
+	unsigned nr = (unsigned)atoi(argv[1]);
+
+	if (strcmp(argv[2], "odd") == 0)
+		odd(nr);
+	else
+		plain(nr, strcmp(argv[2], "prctl") == 0);
+	for (int i = 0; i < 150000; i++) { /* enough for huge pages */
+		struct node *n = malloc(sizeof(*n));
+
+		n->next = kept;
+		kept = n;
+	}
+	free(realloc(calloc(1, 3 << 20), 9 << 20));
+	if (argv[3][0] == '1')
+		lose();
+	return 0;
+}

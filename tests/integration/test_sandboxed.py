@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs whose own filters of system calls kill for what we would like to ask: they end
+as they would without us, with the same verdict, or with a reason."""
+import subprocess
+import seeptest
+from seeptest import seep
+
+SANDBOXED = seeptest.victim("integration/sandboxed")
+LEAK = "seep: LEAK objects=1 bytes=300 sites=1"
+# No difference at all; and what a check or its report cannot do without.
+SAME = {"clone": 56, "ptrace": 101, "process_vm_readv": 310, "clock_gettime": 228,
+        "memfd_create": 319, "madvise": 28, "mprotect": 10, "getpid": 39, "gettid": 186,
+        "ioctl": 16, "prctl": 157, "futex": 202, "rt_sigprocmask": 14,
+        "sched_getaffinity": 204, "pread64": 17, "close": 3}
+NEEDED = {"openat": 257, "readlink": 89, "lseek": 8, "stat": 4}
+
+
+class Sandboxed(seeptest.TestCase):
+    def setUp(self):
+        super().setUp()
+        if subprocess.run([SANDBOXED, "101", "prctl", "0"], env=seeptest.clean_env(),
+                          check=False).returncode == 77:
+            self.skipTest("no seccomp")
+
+    def gate(self, *args):
+        r = seep("gate", "-q", "--", SANDBOXED, *map(str, args), cwd=self.dir)
+        return r.returncode, r.stderr.decode().splitlines()[-1]
+
+    def test_same_verdict(self):
+        for name, nr in SAME.items():
+            for way in ("prctl", "seccomp", "odd"):
+                self.assertEqual((name, way, *self.gate(nr, way, 0)),
+                                 (name, way, 0, "seep: clean"))
+            self.assertEqual((name, *self.gate(nr, "prctl", 1)), (name, 23, LEAK))
+
+    def test_or_a_reason(self):
+        for name, nr in NEEDED.items():
+            for leaks, verdict in ((0, "seep: clean"), (1, LEAK)):
+                status, last = self.gate(nr, "prctl", leaks)
+                self.assertIn(status, (24, 23 if leaks else 0), (name, leaks, last))
+                if status == 24:
+                    self.assertRegex(last, "^seep: INCOMPLETE: .")
+                else:
+                    self.assertEqual(last, verdict)
+
+    def test_preloaded_only(self):
+        for options in ("", "mode=exact:leak=exit", "hugepage=off"):
+            for name, nr in (SAME | NEEDED).items():
+                r = subprocess.run([SANDBOXED, str(nr), "prctl", "0"], stderr=subprocess.PIPE,
+                                   env=seeptest.clean_env(LD_PRELOAD=seeptest.LIB,
+                                                          SEEP_OPTIONS=options), check=False)
+                self.assertIn(r.returncode, (0, 24), (options, name, r.stderr))
+
+
+seeptest.main()
