@@ -46,6 +46,10 @@ static const char usage[] =
 	"and\n"
 	"                         threads that ended and were never joined nor detached\n"
 	"  --strict               24 too when any process of the tree was not checked\n"
+	"  --wait SECONDS         how long to wait, after COMMAND, for daemons and "
+	"others\n"
+	"                         that it leaves behind (5); they are checked when they "
+	"end\n"
 	"  -o, --out PATTERN      files' names: %e program, %p process (seep.out/%e.%p)\n"
 	"  --no-symbolize         no lines and inlined frames in reports and profiles\n"
 	"  -O, --option KEY=VALUE any option of the library\n"
@@ -58,6 +62,8 @@ static const char usage[] =
 	"be\n"
 	"completed, 25 wrong usage; 126 and 127 when COMMAND cannot be run.\n";
 
+#define LINGER_S 5
+
 enum {
 	OPT_SUPPRESSIONS = 256,
 	OPT_GEN_SUPPRESSIONS,
@@ -67,6 +73,7 @@ enum {
 	OPT_REACHABLE,
 	OPT_EXITCODE,
 	OPT_STRICT,
+	OPT_WAIT,
 	OPT_THREADS,
 	OPT_NO_SYMBOLIZE
 };
@@ -80,6 +87,7 @@ static const struct option options[] = {
 	{ "reachable", no_argument, NULL, OPT_REACHABLE },
 	{ "exitcode", required_argument, NULL, OPT_EXITCODE },
 	{ "strict", no_argument, NULL, OPT_STRICT },
+	{ "wait", required_argument, NULL, OPT_WAIT },
 	{ "threads", no_argument, NULL, OPT_THREADS },
 	LAUNCH_OPTIONS,
 	{ "no-symbolize", no_argument, NULL, OPT_NO_SYMBOLIZE },
@@ -147,6 +155,9 @@ static void parse_one(struct gate *g, int c)
 		break;
 	case OPT_STRICT:
 		g->strict = true;
+		break;
+	case OPT_WAIT:
+		g->launch.linger_s = (int)parse_number("--wait", optarg, 0, 86400);
 		break;
 	case OPT_NO_SYMBOLIZE:
 		g->no_symbolize = true;
@@ -523,13 +534,15 @@ int command_gate(int argc, char **argv)
 	static struct gate g = {
 		.launch = { .out = "seep.out/%e.%p",
 			    .defaults = "mode=exact:leak=exit",
-			    .is_gate = true },
+			    .is_gate = true,
+			    .linger_s = LINGER_S },
 		.exitcode = EXIT_LEAK,
 	};
 	const char *verdict;
 	int status;
 
 	parse(&g, argc, argv);
+	g.launch.quiet = g.quiet;
 	launch_run(&g.launch);
 	collect_suppressions(&g);
 	compare_reports(&g);

@@ -53,8 +53,9 @@
 
 /* A fault of the instruction, which happens again when the handler returns. */
 static const int faults[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
-static const int others[] = { SIGABRT, SIGSYS,	SIGTRAP, SIGTERM, SIGINT,  SIGHUP,
-			      SIGQUIT, SIGPIPE, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU };
+static const int others[] = { SIGVTALRM, SIGPROF, SIGPOLL, SIGPWR,  SIGSTKFLT, SIGABRT,
+			      SIGSYS,	 SIGTRAP, SIGTERM, SIGINT,  SIGHUP,    SIGQUIT,
+			      SIGPIPE,	 SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU };
 
 static struct {
 	bool on;

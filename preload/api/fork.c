@@ -54,6 +54,7 @@ static NO_LOCK_CHECK void before(void)
 		_IO_list_lock();
 	lock_acquire(&forking.lock);
 #if CONFIG_PROFILER
+	runtable_fork_prepare();
 	escape_fork_prepare();
 	thread_fork_prepare();
 	module_fork_prepare();

@@ -11,6 +11,7 @@
 #define atomic_load_acquire(p)	       __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define atomic_store_relaxed(p, v)     __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 #define atomic_store_release(p, v)     __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define atomic_add_release(p, v)       __atomic_add_fetch((p), (v), __ATOMIC_RELEASE)
 #define atomic_add_relaxed(p, v)       __atomic_add_fetch((p), (v), __ATOMIC_RELAXED)
 #define atomic_sub_relaxed(p, v)       __atomic_sub_fetch((p), (v), __ATOMIC_RELAXED)
 #define atomic_or_relaxed(p, v)	       __atomic_or_fetch((p), (v), __ATOMIC_RELAXED)

@@ -171,9 +171,21 @@ void runtable_attach(void)
 	claim(0);
 }
 
+/* Should the fork fail, or its child be killed at once, one too many is counted: the tool
+ * then waits a little in vain. */
+void runtable_fork_prepare(void)
+{
+	if (control.table)
+		atomic_add_relaxed(&control.table->forking, 1);
+}
+
 void runtable_fork_child(void)
 {
+	struct runtable *t = control.table;
+
 	claim(1);
+	if (t)
+		atomic_add_release(&t->forking, -1);
 }
 
 struct runtable_row *runtable_note_spawn(int pid, const char *program)

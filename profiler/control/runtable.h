@@ -72,7 +72,9 @@ struct runtable {
 	uint32_t is_gate; /* the library leaves reports and statuses to the tool */
 	uint32_t room;	  /* rows that the file has room for; atomic, only rises */
 	uint32_t lost;	  /* processes that got no row; atomic */
-	uint64_t reserved[4];
+	int32_t forking;  /* forks whose child has no row yet; atomic */
+	uint32_t unused;
+	uint64_t reserved[3];
 	int32_t pids[RUNTABLE_ROWS]; /* rows[].pid, to be found quickly; atomic */
 	struct runtable_row rows[RUNTABLE_ROWS];
 };
@@ -81,6 +83,7 @@ struct runtable {
 /* INIT. Maps the table of the option run= and claims a row. Without one all calls below
  * do nothing. */
 void runtable_attach(void);
+void runtable_fork_prepare(void);
 void runtable_fork_child(void);		 /* claims a row of its own */
 struct runtable_row *runtable_row(void); /* NULL: no table */
 int runtable_is_gate(void);

@@ -127,6 +127,22 @@ static int become_daemon(void)
 	return 0;
 }
 
+/* Loses twice as much as the command, and when that has ended. */
+static int leave_grandchild(void)
+{
+	const pid_t command = getpid();
+
+	if (fork() > 0)
+		_exit(0);
+	if (fork() > 0)
+		_exit(0);
+	while (kill(command, 0) == 0)
+		usleep(1000);
+	lose();
+	scrub();
+	return 0;
+}
+
 static int restored(void)
 {
 	struct sigaction act;
@@ -210,6 +226,8 @@ int main(int argc, char **argv)
 	}
 	if (strcmp(how, "return") == 0)
 		return 0;
+	if (strcmp(how, "grandchild") == 0)
+		return leave_grandchild();
 	if (strcmp(how, "daemon") == 0)
 		return become_daemon();
 	if (strstr(how, "fork"))

@@ -14,7 +14,8 @@ LEAVING = {"_exit": 7, "_Exit": 7, "quick_exit": 7, "exec-fails": 7, "exec": 1,
            "handler-exit": 5}
 DYING = {"abort": 6, "segv": 11, "ill": 4, "trap": 5, "fpe": 8, "alternate": 15,
          "restored": 15, "raise-1": 1, "raise-2": 2, "raise-3": 3, "raise-7": 7,
-         "raise-13": 13, "raise-31": 31}
+         "raise-13": 13, "raise-16": 16, "raise-26": 26, "raise-27": 27, "raise-29": 29,
+         "raise-30": 30, "raise-31": 31}
 
 
 class Exits(seeptest.TestCase):

@@ -181,6 +181,54 @@ class Gate(seeptest.TestCase):
         self.assertEqual(self.last(r), "seep: LEAK objects=3 bytes=300 sites=3")
         self.assertEqual({p["state"] for p in self.processes()} - {"replaced"}, {"done"})
 
+    def left_behind(self, what, *options):
+        """A command that leaves a child behind, which waits until the command has ended, and
+        then for a line in the file `go`. The tool, and the child's pid."""
+        os.mkfifo(self.dir + "/go")
+        os.mkfifo(self.dir + "/said")
+        script = f"(read x < go; exec {what}) & echo $$ $! > said"
+        p = subprocess.Popen([seeptest.TOOL, "gate", "-q", *options, "--", "sh", "-c", script],
+                             cwd=self.dir, env=seeptest.clean_env(), stdin=subprocess.DEVNULL,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        with open(self.dir + "/said") as f:
+            command, child = map(int, f.read().split())
+        while os.path.exists(f"/proc/{command}"):
+            time.sleep(0.01)
+        return p, child
+
+    def test_left_behind(self):
+        """What outlives the command is waited for, and checked."""
+        p, _ = self.left_behind(f"{EXITS} return", "--wait", "3600")
+        with open(self.dir + "/go", "w") as f:
+            f.write("\n")
+        self.assertEqual(p.communicate(timeout=DEADLINE * 10)[1].decode().splitlines()[-1:],
+                         ["seep: LEAK objects=1 bytes=100 sites=1"])
+        self.assertEqual(p.returncode, 23)
+
+    def test_left_behind_for_long(self):
+        """But not for ever, nor once the user has asked for an end."""
+        for options, asked in ((["--wait", "0"], False), (["--wait", "3600"], True)):
+            p, child = self.left_behind("true", "--strict", *options)
+            while asked and p.poll() is None:
+                p.send_signal(signal.SIGINT)
+                time.sleep(0.01)
+            p.wait(DEADLINE * 10)
+            os.kill(child, signal.SIGKILL)
+            err = p.communicate()[1].decode().splitlines()[-1]
+            self.assertRegex(err, r"^seep: INCOMPLETE: .*\(process \d+\) is still running$")
+            self.assertEqual(p.returncode, 24)
+            os.unlink(self.dir + "/go")
+            os.unlink(self.dir + "/said")
+
+    def test_daemon_alone(self):
+        """The command has ended, perhaps before what it leaves is known of."""
+        for how in ("daemon", "grandchild"):
+            r = self.gate(EXITS, how, options=("-q", "--wait", "600"))
+            self.assertEqual((how, r.returncode, self.last(r).split(" ")[1]),
+                             (how, 23, "LEAK"))
+            live = [p for p in self.processes() if p["state"] != "replaced"]
+            self.assertEqual({p["state"] for p in live}, {"done"})
+
     # ---- servers that are told to stop ----
 
     def stop(self, argv, how, ready, **kw):

@@ -6,7 +6,7 @@ _seep_commands="run gate check escape recover heap allocs peak lifetimes leak th
 _seep_options() {
 	case $1 in
 	run) echo "-o --out --mode --sample --seed --leak --suppressions --lifetimes --labels --no-escape --no-threads --no-follow --no-symbolize -O --option --lib -q --quiet -h --help" ;;
-	gate) echo "--suppressions --gen-suppressions --since --save --reachable --possible --exitcode --threads --strict -o --out --no-symbolize -O --option --lib -q --quiet -h --help" ;;
+	gate) echo "--suppressions --gen-suppressions --since --save --reachable --possible --exitcode --threads --strict --wait -o --out --no-symbolize -O --option --lib -q --quiet -h --help" ;;
 	check) echo "--since --save --max-pause --stop --standing --possible --reachable --json --no-symbolize --signal --force -q --quiet -h --help" ;;
 	leak) echo "-o --out --since --save --max-pause --stop --standing --possible --reachable --json --no-symbolize --signal --force -q --quiet -h --help" ;;
 	escape) echo "-o --out --from --format --report --top --sample --bound --no-symbolize -O --option --lib -h --help" ;;
@@ -38,7 +38,7 @@ _seep_values() {
 _seep_takes_value() {
 	case $1 in
 	-o | --out | --mode | --labels | --sample | --seed | --suppressions | -O | --option | --lib) return 0 ;;
-	--exitcode | -d | --debug-dir | --demangle | --by | --sample-index) return 0 ;;
+	--exitcode | --wait | -d | --debug-dir | --demangle | --by | --sample-index) return 0 ;;
 	--save | --max-pause | --json) return 0 ;;
 	-n | --top | --format | --source-root | --gen-suppressions | --signal | --from | --report) return 0 ;;
 	*) return 1 ;;

@@ -55,6 +55,7 @@ complete -c seep -n '__seep_in gate check leak' -l reachable -d 'list what is st
 complete -c seep -n '__seep_in gate check leak' -l possible -d 'possibly lost objects count'
 complete -c seep -n '__seep_in gate' -l threads -d 'blocked and unjoined threads count'
 complete -c seep -n '__seep_in gate' -l exitcode -x -d 'status for leaks'
+complete -c seep -n '__seep_in gate' -l wait -x -d 'seconds to wait for what is left behind'
 complete -c seep -n '__seep_in gate' -l strict -d '24 when any process was not checked'
 complete -c seep -n '__seep_in escape' -l from -r -d 'the report of this profile'
 complete -c seep -n '__seep_in escape' -l format -x -a 'text json' -d 'of the report'

@@ -24,6 +24,7 @@
 
 #include "tools/lib/inspect.h"
 #include "tools/lib/leftovers.h"
+#include "tools/lib/linger.h"
 #include "tools/lib/recover.h"
 #include "tools/lib/say.h"
 
@@ -498,6 +499,7 @@ void launch_run(struct launch *l)
 		set_environment(l, library, table);
 	start(l, program);
 	await(l);
+	linger(l, l->linger_s, l->quiet);
 	l->out_of_memory = recover_oom_kills() != oom_kills;
 	note_signal(l);
 	settle_spawned(l);

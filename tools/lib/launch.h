@@ -19,6 +19,8 @@ struct launch {
 	const char *defaults; /* options of the subcommand, before the user's */
 	char *extra;	      /* options of the command line, after the user's; or NULL */
 	bool is_gate;
+	int linger_s; /* how long to wait for what the command leaves behind */
+	bool quiet;   /* no line about that */
 	/* found */
 	struct runtable *table;
 	int pid;
