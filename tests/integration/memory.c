@@ -303,6 +303,7 @@ static int faults(size_t rounds)
 	static void *live[24];
 	struct rusage u;
 	size_t bytes = 0;
+	double start = now();
 
 	for (size_t i = 0; i < rounds; i++) {
 		void **slot = &live[next_random() % 24];
@@ -315,8 +316,8 @@ static int faults(size_t rounds)
 		bytes += size;
 	}
 	getrusage(RUSAGE_SELF, &u);
-	printf("faults %ld\npages %zu\nfreed_kib %zu\n", u.ru_minflt, bytes / 4096,
-	       rss_kib());
+	printf("faults %ld\npages %zu\nfreed_kib %zu\nseconds %.2f\n", u.ru_minflt,
+	       bytes / 4096, rss_kib(), now() - start);
 	return 0;
 }
 

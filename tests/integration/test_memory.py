@@ -54,11 +54,13 @@ class Purging(seeptest.TestCase):
         show("trimmed_kib", f["freed_kib"])
 
     def test_no_storm_of_faults(self):
-        # All of the touched pages would be faults if every release were given back.
+        # All of the touched pages would be faults if every release were given back. Ten
+        # times a second a part of what lay idle is: a quarter of 96 MiB at most.
         rounds = 20000 if FULL else 3000
         for option in ("hugepage=auto", "hugepage=off"):
             f, _ = figures("faults", rounds, options=option)
-            self.assertLess(f["faults"], f["pages"] / 20, option)
+            ticks = f["seconds"] * 10
+            self.assertLess(f["faults"], f["pages"] / 20 + ticks * 6144, option)
             self.assertLess(f["freed_kib"], 160 * MIB, option)
             show(option + " faults", f["faults"])
 
