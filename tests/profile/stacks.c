@@ -27,18 +27,18 @@ NOINLINE void step(unsigned number, unsigned depth);
 		__asm__ volatile("" : : "r"(depth));               \
 	}
 #define TIMES_8(f, n) f(n##0) f(n##1) f(n##2) f(n##3) f(n##4) f(n##5) f(n##6) f(n##7)
-#define TIMES_64(f, n)                                                      \
-	TIMES_8(f, n##0)                                                    \
-	TIMES_8(f, n##1)                                                    \
-	TIMES_8(f, n##2)                                                    \
-	TIMES_8(f, n##3) TIMES_8(f, n##4) TIMES_8(f, n##5) TIMES_8(f, n##6) \
-		TIMES_8(f, n##7)
-#define TIMES_512(f, n)                                                         \
-	TIMES_64(f, n##0)                                                       \
-	TIMES_64(f, n##1)                                                       \
-	TIMES_64(f, n##2)                                                       \
-	TIMES_64(f, n##3) TIMES_64(f, n##4) TIMES_64(f, n##5) TIMES_64(f, n##6) \
-		TIMES_64(f, n##7)
+#define TIMES_64(f, n)   \
+	TIMES_8(f, n##0) \
+	TIMES_8(f, n##1) \
+	TIMES_8(f, n##2) \
+	TIMES_8(f, n##3) \
+	TIMES_8(f, n##4) TIMES_8(f, n##5) TIMES_8(f, n##6) TIMES_8(f, n##7)
+#define TIMES_512(f, n)   \
+	TIMES_64(f, n##0) \
+	TIMES_64(f, n##1) \
+	TIMES_64(f, n##2) \
+	TIMES_64(f, n##3) \
+	TIMES_64(f, n##4) TIMES_64(f, n##5) TIMES_64(f, n##6) TIMES_64(f, n##7)
 #define ENTRY(n) function##n,
 
 TIMES_512(FUNCTION, _)
