@@ -147,8 +147,7 @@ class Lifetimes(seeptest.TestCase):
                                  for k in ("", "k"))
                 live = "held_site", "live", None
                 self.assertIn(("handed_site", "freed", "other"), killed[0])
-                resized = "grown_site" if mode == "mode=exact" else "long_site"
-                self.assertIn((resized, "live", None), killed[0])
+                self.assertIn(("grown_site", "live", None), killed[0])
                 for ends in (ended, killed):
                     ends.sort(key=lambda e: e[live])
                 self.assertEqual(killed, ended)
