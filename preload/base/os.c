@@ -84,6 +84,11 @@ bool os_hugepage(void *addr, size_t size, bool on)
 		       on ? MADV_HUGEPAGE : MADV_NOHUGEPAGE, 0, 0, 0) == 0;
 }
 
+bool os_resident(void *addr, size_t size, unsigned char *out)
+{
+	return os_call(SYS_mincore, (long)addr, (long)size, (long)out, 0, 0, 0) == 0;
+}
+
 void os_dontdump(void *addr, size_t size)
 {
 	os_call(SYS_madvise, (long)addr, (long)size, MADV_DONTDUMP, 0, 0, 0);

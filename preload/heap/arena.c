@@ -5,8 +5,8 @@
  * A reservation is PROT_NONE, so it costs neither memory nor commit charge; the heap's
  * pages and the two tables in front of them are made usable as the end moves up. Huge
  * pages are advised for growth only: pages at the moving end are about to be filled
- * densely, while holes further down may be filled by many classes; and only where they
- * are cheap, see hugeprice.h.
+ * densely, while holes further down may be filled by many classes; only where they are
+ * cheap, see hugeprice.h; and for large objects only where the program fills these.
  */
 #include "preload/heap/arena.h"
 
@@ -22,12 +22,10 @@
 #define RESERVE_LIMITED (32 * MIB) /* under RLIMIT_AS: leave room for the program */
 #define GROW_SMALL	(1 * MIB)  /* while the heap is small */
 #define GROW_HUGE	HUGE_PAGE  /* later */
-/* Heap sizes from which huge pages are advised: for one object of some megabytes, which
- * fills its own, and for anything, since the last one lies half empty. */
-#define HUGE_AFTER (8 * MIB)
-#define HUGE_SPANS (24 * MIB)
-#define HUGE_OWN   (4 * MIB)  /* such an object */
-#define HUGE_FIRST (16 * MIB) /* most that a heap below that grows by with them */
+/* Heap sizes from which huge pages are advised: the last one lies half empty. */
+#define HUGE_AFTER (24 * MIB)
+#define HUGE_LARGE (32 * MIB) /* for large objects */
+#define DENSE_MOST (4 * MIB)  /* looked at */
 
 struct arena_fast arena_fast;
 struct arena arena_first;
@@ -38,6 +36,10 @@ static struct {
 	size_t npages;	/* committed in all */
 	size_t limit;	/* RLIMIT_AS when last seen, bytes */
 	enum arena_huge huge;
+	/* What large objects were given last in small pages, and how many bytes more they
+	 * may have in huge ones before that is looked at again. */
+	uintptr_t seen, seen_end;
+	size_t trusted;
 } arena;
 
 void arena_set_huge(enum arena_huge mode)
@@ -234,24 +236,51 @@ static bool commit_tables(struct arena *a, size_t end_page)
 	return true;
 }
 
-/* Does growth for npages get them? An object that makes the heap large, too, unless it is
- * so large that it may be a table with little in it. */
-static bool want_huge(size_t npages)
+/* A large object may hardly be touched: a buffer, a stack or a table for the worst case.
+ * Then a huge page costs up to 512 times the memory. Does the program fill such objects?
+ * It has done so if what they were given last in small pages is there. */
+static bool fills_large(void)
 {
-	size_t bytes = npages << PAGE_SHIFT;
-	size_t heap = arena.npages << PAGE_SHIFT;
+	unsigned char in[DENSE_MOST / OS_PAGE];
+	size_t npages = (arena.seen_end - arena.seen) / OS_PAGE, count = 0;
+
+	if (npages == 0 ||
+	    !os_resident((void *)arena.seen, arena.seen_end - arena.seen, in))
+		return false;
+	for (size_t i = 0; i < npages; i++)
+		count += in[i] & 1;
+	return count >= npages - npages / 4;
+}
+
+static bool want_huge(enum arena_for what)
+{
+	const size_t heap = arena.npages << PAGE_SHIFT;
 
 	if (arena.huge != ARENA_HUGE_AUTO)
 		return arena.huge == ARENA_HUGE_ALWAYS;
-	if (bytes < HUGE_OWN || bytes > HUGE_FIRST)
-		return heap >= HUGE_SPANS;
-	return heap + bytes >= HUGE_AFTER;
+	if (what == ARENA_FOR_SMALL)
+		return heap >= HUGE_AFTER;
+	if (heap < HUGE_LARGE)
+		return false;
+	if (arena.trusted == 0 && fills_large())
+		arena.trusted = heap;
+	return arena.trusted > 0;
+}
+
+static void note_large(uintptr_t start, size_t bytes, bool huge)
+{
+	if (huge) {
+		arena.trusted -= bytes < arena.trusted ? bytes : arena.trusted;
+	} else {
+		arena.seen = start;
+		arena.seen_end = start + (bytes < DENSE_MOST ? bytes : DENSE_MOST);
+	}
 }
 
 /* Bytes to grow by when npages are wanted: whole steps, to the step's boundary. */
-static size_t growth(const struct arena *a, size_t npages)
+static size_t growth(const struct arena *a, size_t npages, bool huge)
 {
-	size_t step = want_huge(npages) ? GROW_HUGE : GROW_SMALL;
+	size_t step = huge ? GROW_HUGE : GROW_SMALL;
 	uintptr_t start = a->base + (a->end_page << PAGE_SHIFT);
 	uintptr_t end = align_up(start + (npages << PAGE_SHIFT), step);
 	uintptr_t most = a->base + a->size;
@@ -264,49 +293,38 @@ static bool fits(const struct arena *a, size_t npages)
 	return a->npages - a->end_page >= npages;
 }
 
-/* Where huge pages end in growth by bytes. In a small heap they cover the first half of
- * the object: a vector that has just grown may never fill the other. */
-static uintptr_t huge_end(uintptr_t start, size_t bytes, size_t npages)
-{
-	bool small = arena.npages << PAGE_SHIFT < HUGE_SPANS;
-
-	if (small && arena.huge == ARENA_HUGE_AUTO)
-		bytes = npages << PAGE_SHIFT >> 1;
-	return align_down(start + bytes, HUGE_PAGE);
-}
-
-/* Grows a by bytes, of which npages are wanted now. */
-static uintptr_t extend(struct arena *a, size_t bytes, size_t npages)
+static uintptr_t extend(struct arena *a, size_t bytes, bool huge)
 {
 	uintptr_t start = a->base + (a->end_page << PAGE_SHIFT);
 	size_t end_page = a->end_page + (bytes >> PAGE_SHIFT);
+	uintptr_t lo = align_up(start, HUGE_PAGE);
+	uintptr_t hi = align_down(start + bytes, HUGE_PAGE);
 
 	if (!commit_tables(a, end_page) || os_commit((void *)start, bytes) != 0)
 		return 0;
-	if (want_huge(npages)) {
-		uintptr_t lo = align_up(start, HUGE_PAGE);
-		uintptr_t hi = huge_end(start, bytes, npages);
-
-		if (arena.huge == ARENA_HUGE_AUTO)
-			hugeprice_advise(lo, hi, (arena.npages << PAGE_SHIFT) + bytes);
-		else if (lo < hi)
-			os_hugepage((void *)lo, hi - lo, true);
-	}
+	if (huge && arena.huge == ARENA_HUGE_AUTO)
+		hugeprice_advise(lo, hi, (arena.npages << PAGE_SHIFT) + bytes);
+	else if (huge && lo < hi)
+		os_hugepage((void *)lo, hi - lo, true);
 	atomic_store_release(&a->end_page, end_page);
 	arena.npages += bytes >> PAGE_SHIFT;
 	return start;
 }
 
-static uintptr_t grow_in(struct arena *a, size_t npages, size_t *out_npages)
+static uintptr_t grow_in(struct arena *a, size_t npages, enum arena_for what,
+			 size_t *out_npages)
 {
-	size_t bytes = growth(a, npages);
-	uintptr_t start = extend(a, bytes, npages);
+	bool huge = want_huge(what);
+	size_t bytes = growth(a, npages, huge);
+	uintptr_t start = extend(a, bytes, huge);
 
 	if (start == 0 && bytes > npages << PAGE_SHIFT) { /* memory is short */
 		bytes = npages << PAGE_SHIFT;
-		start = extend(a, bytes, npages);
+		start = extend(a, bytes, huge);
 	}
 	*out_npages = start ? bytes >> PAGE_SHIFT : 0;
+	if (start && what == ARENA_FOR_LARGE && arena.huge == ARENA_HUGE_AUTO)
+		note_large(start, bytes, huge);
 	return start;
 }
 
@@ -318,7 +336,7 @@ static struct arena *find_room(size_t npages)
 	return NULL;
 }
 
-uintptr_t arena_grow(size_t npages, size_t *out_npages)
+uintptr_t arena_grow(size_t npages, enum arena_for what, size_t *out_npages)
 {
 	struct arena *a;
 
@@ -328,7 +346,7 @@ uintptr_t arena_grow(size_t npages, size_t *out_npages)
 	a = find_room(npages);
 	if (!a && npages <= SIZE_MAX >> (PAGE_SHIFT + 1) && make_next(npages))
 		a = find_room(npages);
-	return a ? grow_in(a, npages, out_npages) : 0;
+	return a ? grow_in(a, npages, what, out_npages) : 0;
 }
 
 bool arena_is_first(const struct arena *a)
@@ -341,6 +359,7 @@ void arena_release(struct arena *a)
 	size_t size = a->size;
 
 	arena.npages -= a->end_page - a->first_page;
+	arena.seen = arena.seen_end = 0;
 	atomic_store_release(&a->size, (size_t)0);
 	a->npages = a->first_page = 0;
 	atomic_store_release(&a->end_page, (size_t)0);

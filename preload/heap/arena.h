@@ -57,10 +57,14 @@ static inline struct arena *arena_of(uintptr_t addr)
 	return arena_of_further(addr);
 }
 
+/* What pages are wanted for: objects that fill theirs, or such as have pages of their
+ * own. */
+enum arena_for { ARENA_FOR_SMALL, ARENA_FOR_LARGE };
+
 /* SLOW, needs mheap's lock. Adds at least npages of fresh zero pages at the end of an
  * arena, making a new one if need be. Returns their address and how many in *out_npages;
  * 0 when memory is out. */
-uintptr_t arena_grow(size_t npages, size_t *out_npages);
+uintptr_t arena_grow(size_t npages, enum arena_for what, size_t *out_npages);
 
 /* The arena of the fast path is never released. */
 bool arena_is_first(const struct arena *a);

@@ -198,10 +198,10 @@ static struct mspan *new_run(uintptr_t base, size_t npages, size_t ndirty)
 	return s;
 }
 
-static bool grow(size_t npages)
+static bool grow(size_t npages, enum arena_for what)
 {
 	size_t got;
-	uintptr_t base = arena_grow(npages, &got);
+	uintptr_t base = arena_grow(npages, what, &got);
 	struct mspan *s;
 
 	if (base == 0)
@@ -282,7 +282,7 @@ static void donate_page(struct mspan *s)
 /* Takes a run of at least npages out of the lists, growing the arena if there is none;
  * the thread keeps cached pages at most, if clean ones are needed. Structs for the parts
  * that it may be cut into, before and behind, are there. */
-static struct mspan *take_run(size_t npages, size_t cached)
+static struct mspan *take_run(size_t npages, size_t cached, enum arena_for what)
 {
 	struct mspan *s;
 
@@ -290,9 +290,9 @@ static struct mspan *take_run(size_t npages, size_t cached)
 	s = freelist_find(npages);
 	if ((!s || s->ndirty < npages) && lcache_drain_own_locked(cached))
 		s = freelist_find(npages);
-	if (!s &&
-	    (grow(npages) || (lcache_drain_own_locked(0) && freelist_find(npages)) ||
-	     (release_arenas() && grow(npages))))
+	if (!s && (grow(npages, what) ||
+		   (lcache_drain_own_locked(0) && freelist_find(npages)) ||
+		   (release_arenas() && grow(npages, what))))
 		s = freelist_find(npages);
 	if (!s)
 		return NULL;
@@ -367,10 +367,12 @@ static void init_small(struct mspan *s, unsigned c)
 struct mspan *mheap_alloc_small(unsigned c)
 {
 	size_t npages = sizeclass_info[c].npages;
+	bool large =
+		sizeclass_info[c].slot_size >= 2 * OS_PAGE; /* may be hardly touched */
 	struct mspan *s;
 
 	lock_acquire(&mheap_lock);
-	s = take_run(npages, 0);
+	s = take_run(npages, 0, large ? ARENA_FOR_LARGE : ARENA_FOR_SMALL);
 	if (s) {
 		split(s, npages);
 		init_small(s, c);
@@ -415,7 +417,7 @@ static void init_large(struct mspan *s)
  */
 static struct mspan *cut_run(size_t npages, size_t want, size_t align)
 {
-	struct mspan *s = take_run(want, cached_pages());
+	struct mspan *s = take_run(want, cached_pages(), ARENA_FOR_LARGE);
 
 	if (!s)
 		return NULL;
@@ -459,7 +461,7 @@ struct mspan *mheap_alloc_unseen(void)
 	uintptr_t base;
 
 	lock_acquire(&mheap_lock);
-	base = arena_grow(1, &got);
+	base = arena_grow(1, ARENA_FOR_LARGE, &got);
 	if (base)
 		s = new_run(base, got, 0);
 	if (s) {

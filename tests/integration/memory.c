@@ -321,18 +321,14 @@ static int faults(size_t rounds)
 	return 0;
 }
 
-/* Does the heap, once it is big, ask for huge pages? */
-static int huge(size_t mib)
+/* Has the kernel been asked for huge pages at this address? */
+static void print_advised(uintptr_t at)
 {
-	struct blocks b = blocks_of(mib * MIB / 64);
-	uintptr_t lo = 0, hi = 0, at, in = 0, thp = 0;
+	uintptr_t lo = 0, hi = 0, in = 0, thp = 0;
 	size_t flagged = 0;
 	char line[512];
-	FILE *f;
+	FILE *f = fopen("/proc/self/smaps", "r");
 
-	fill(&b, 1000, mib * MIB);
-	at = (uintptr_t)b.at[b.count - b.count / 8];
-	f = fopen("/proc/self/smaps", "r");
 	while (f && fgets(line, sizeof(line), f)) {
 		if (sscanf(line, "%lx-%lx ", &lo, &hi) == 2)
 			in = at - lo < hi - lo;
@@ -342,6 +338,26 @@ static int huge(size_t mib)
 			flagged = strstr(line, " hg") != NULL;
 	}
 	printf("advised %zu\n", flagged);
+}
+
+/* Does the heap, once it is big, ask for huge pages? */
+static int huge(size_t mib)
+{
+	struct blocks b = blocks_of(mib * MIB / 64);
+
+	fill(&b, 1000, mib * MIB);
+	print_advised((uintptr_t)b.at[b.count - b.count / 8]);
+	return 0;
+}
+
+/* The same for objects of a MiB, of which all bytes are written to, or one. */
+static int huge_objects(size_t mib, size_t written)
+{
+	struct blocks b = blocks_of(mib);
+
+	for (size_t i = 0; i < mib; i++)
+		b.at[i] = memset(malloc(MIB), 1, written);
+	print_advised((uintptr_t)b.at[mib - mib / 8] + MIB / 2);
 	return 0;
 }
 
@@ -519,6 +535,10 @@ int main(int argc, char **argv)
 		return faults(size);
 	if (strcmp(name, "huge") == 0)
 		return huge(size);
+	if (strcmp(name, "huge_filled") == 0)
+		return huge_objects(size, MIB);
+	if (strcmp(name, "huge_sparse") == 0)
+		return huge_objects(size, 1);
 	if (strcmp(name, "own_tables") == 0)
 		return own_tables();
 	if (strcmp(name, "file_tables") == 0)

@@ -106,9 +106,12 @@ class Fragmentation(seeptest.TestCase):
             self.assertLess(f[f"left_{kind}_kib"], 64 * MIB, kind)
 
 
+THP = "/sys/kernel/mm/transparent_hugepage/enabled"
+
+
 class HugePages(seeptest.TestCase):
-    def advised(self, options, mib):
-        return figures("huge", mib, options=options)[0]["advised"]
+    def advised(self, options, mib, case="huge"):
+        return figures(case, mib, options=options)[0]["advised"]
 
     @unittest.skipUnless(os.path.isdir("/sys/kernel/mm/transparent_hugepage"),
                          "the kernel has no transparent huge pages")
@@ -118,6 +121,14 @@ class HugePages(seeptest.TestCase):
         self.assertEqual(self.advised("hugepage=auto", 4), 0)
         self.assertEqual(self.advised("hugepage=off", 64), 0)
         self.assertEqual(self.advised("hugepage=on", 6), 1)
+
+    @unittest.skipUnless(os.path.exists(THP) and "[always]" not in open(THP).read(),
+                         "there are no huge pages, or the kernel does not wait to be asked")
+    def test_large_objects(self):
+        """A program that hardly touches its large objects must not pay for all of them."""
+        self.assertEqual(self.advised("hugepage=auto", 256, "huge_filled"), 1)
+        self.assertEqual(self.advised("hugepage=auto", 256, "huge_sparse"), 0)
+        self.assertEqual(self.advised("hugepage=on", 256, "huge_sparse"), 1)
 
 
 class Tables(seeptest.TestCase):
