@@ -25,7 +25,7 @@
 /* Heap sizes from which huge pages are advised: the last one lies half empty. */
 #define HUGE_AFTER (24 * MIB)
 #define HUGE_LARGE (32 * MIB) /* for large objects */
-#define DENSE_MOST (4 * MIB)  /* looked at */
+#define DENSE_MOST (2 * MIB)  /* looked at */
 
 struct arena_fast arena_fast;
 struct arena arena_first;
