@@ -23,6 +23,9 @@ struct graph {
 #define GRAPH_KINDS 5
 extern const char *const graph_kinds[GRAPH_KINDS];
 
+/* The root, where others mark. Each such program has its own. */
+extern struct node *volatile graph_first;
+
 /* Makes the nodes by alloc and links them. */
 void graph_make(struct graph *g, const char *kind, size_t count, void *(*alloc)(size_t));
 /* Without the nodes. */

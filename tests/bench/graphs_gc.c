@@ -9,7 +9,7 @@
 
 #include "graph.h"
 
-struct node *volatile graph_first; /* the root */
+struct node *volatile graph_first;
 
 int main(int argc, char **argv)
 {
