@@ -488,8 +488,8 @@ static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t more;
 	struct node *head;
-	int done;
-} queue = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, 0 };
+	int begun, done;
+} queue = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, 0, 0 };
 
 NOINLINE void make_sent(int value)
 {
@@ -509,7 +509,7 @@ static void *receive(void *arg)
 	(void)arg;
 	pthread_mutex_lock(&queue.lock);
 	while (!queue.done || queue.head) {
-		struct node *n = queue.head;
+		struct node *n = queue.begun ? queue.head : NULL;
 
 		if (!n) {
 			pthread_cond_wait(&queue.more, &queue.lock);
@@ -522,17 +522,27 @@ static void *receive(void *arg)
 	return NULL;
 }
 
+static void set_queue(int *what)
+{
+	pthread_mutex_lock(&queue.lock);
+	*what = 1;
+	pthread_cond_signal(&queue.more);
+	pthread_mutex_unlock(&queue.lock);
+}
+
+/* The first half is in the queue for certain when make_sent() returns; whether others are
+ * is up to the scheduler. */
 NOINLINE void case_sent(void)
 {
 	pthread_t t;
 
 	pthread_create(&t, NULL, receive, NULL);
-	for (int i = 0; i < ROUNDS; i++)
+	for (int i = 0; i < ROUNDS / 2; i++)
 		make_sent(i);
-	pthread_mutex_lock(&queue.lock);
-	queue.done = 1;
-	pthread_cond_signal(&queue.more);
-	pthread_mutex_unlock(&queue.lock);
+	set_queue(&queue.begun);
+	for (int i = ROUNDS / 2; i < ROUNDS; i++)
+		make_sent(i);
+	set_queue(&queue.done);
 	pthread_join(t, NULL);
 }
 
