@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import threading
 import profilepb
@@ -183,6 +184,61 @@ class Symbolize(seeptest.TestCase):
         shutil.copy(VICTIM, os.path.join(self.dir, "cache", build_id, "debuginfo"))
         self.check_order(self.symbolize(
             raw, env={"DEBUGINFOD_CACHE_PATH": os.path.join(self.dir, "cache")}))
+
+    def compressed(self):
+        """Section headers of the program's compressed debug sections, by name: (offset of
+        the header, offset and size of the data)."""
+        with open(self.exe, "rb") as f:
+            data = f.read()
+        table, = struct.unpack_from("<Q", data, 40)
+        count, names = struct.unpack_from("<HH", data, 60)
+        names, = struct.unpack_from("<Q", data, table + 64 * names + 24)
+        found = {}
+        for at in range(table, table + 64 * count, 64):
+            name, _, flags, _, offset, size = struct.unpack_from("<IIQQQQ", data, at)
+            if flags & 0x800:
+                name = data[names + name:data.index(b"\0", names + name)].decode()
+                found[name] = at, offset, size
+        return found
+
+    def bytes_of(self, raw):
+        with gzip.open(self.symbolize(raw)) as f:
+            return f.read()
+
+    def test_compressed_debug_information(self):
+        raw = self.profile()
+        plain = self.bytes_of(raw)
+        tool("objcopy", "--compress-debug-sections=zlib", self.exe)
+        self.assertIn(".debug_info", self.compressed())
+        self.assertEqual(self.bytes_of(raw), plain)
+        debug = self.exe + ".debug"
+        tool("objcopy", "--only-keep-debug", self.exe, debug)
+        tool("objcopy", "--strip-debug", f"--add-gnu-debuglink={debug}", self.exe)
+        self.assertEqual(self.bytes_of(raw), plain)
+        os.unlink(debug)
+        self.assertFalse(self.flags(self.symbolize(raw))["line_numbers"])
+
+    def test_damaged_compressed_debug_information(self):
+        """No lines, or some; names as without."""
+        raw = self.profile()
+        tool("objcopy", "--compress-debug-sections=zlib", self.exe)
+        sections = self.compressed()
+        with open(self.exe, "rb") as f:
+            whole = f.read()
+        size_fields = (b"\0" * 8, b"\xff" * 8, struct.pack("<Q", 1 << 30),
+                       struct.pack("<Q", 5))
+        damages = [(offset + 8, text) for _, offset, _ in sections.values()
+                   for text in size_fields]
+        damages += [(offset + 24 + size // 2, b"\xa5" * 16)
+                    for _, offset, size in sections.values() if size > 64]
+        damages += [(at + 24, struct.pack("<Q", len(whole) - 8))
+                    for at, _, _ in sections.values()]
+        damages += [(sections[".debug_info"][1], struct.pack("<I", kind)) for kind in (0, 2, 9)]
+        for at, text in damages:
+            with open(self.exe, "wb") as f:
+                f.write(whole[:at] + text + whole[at + len(text):])
+            name = self.stack(self.symbolize(raw), 300)[0]["name"]
+            self.assertEqual(name, "shop::quiet", (at, text))
 
     def serve(self, files):
         """An HTTP server with those files; its address, and what it was asked for."""

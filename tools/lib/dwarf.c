@@ -7,6 +7,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/lib/dwarf_int.h"
 #include "tools/lib/say.h"
@@ -37,8 +38,14 @@ static void module_free(struct dwarf_module *m)
 {
 	if (!m)
 		return;
+	if (m->image.elf)
+		dwarf_end(m->dwarf);
+	dwarf_image_free(&m->image);
 	if (m->dwfl)
 		dwfl_end(m->dwfl);
+	if (m->separate_fd >= 0)
+		close(m->separate_fd);
+	free(m->separate_path);
 	free(m->units);
 	free(m->ranges);
 	free(m->symbols);
@@ -77,6 +84,7 @@ struct dwarf_module *dwarf_module(struct dwarf *d, const char *path, const char 
 	d->modules = grown(d->modules, number, &d->modules_size, sizeof(m));
 	m = allocate(sizeof(*m));
 	m->owner = d;
+	m->separate_fd = -1;
 	if (!dwarf_file_open(m, path, build_id, not_after)) {
 		module_free(m);
 		m = NULL;
@@ -113,15 +121,33 @@ bool dwarf_file_address(const struct dwarf_module *m, uint64_t address, uint64_t
 	return false;
 }
 
-void dwarf_want(struct dwarf_module *m, uint64_t file_address)
+static void name_by_symbol(struct dwarf_module *m, struct dwarf_address *a)
+{
+	const struct file_symbol *s = dwarf_file_symbol(m, a->address);
+	struct dwarf_frame *frame;
+
+	if (!s)
+		return;
+	frame = arena_zalloc(&m->owner->arena, sizeof(*frame));
+	frame->function = s->name;
+	a->frames = frame;
+	a->nframes = 1;
+}
+
+void dwarf_want(struct dwarf_module *m, uint64_t file_address, bool is_named)
 {
 	size_t before = m->wanted.count;
+	size_t number = intern_bytes(&m->wanted, &file_address, sizeof(file_address));
 
-	if (intern_bytes(&m->wanted, &file_address, sizeof(file_address)) != before)
-		return;
-	m->addresses =
-		grown(m->addresses, before, &m->addresses_size, sizeof(*m->addresses));
-	m->addresses[before] = (struct dwarf_address){ .address = file_address };
+	if (number == before) {
+		m->addresses = grown(m->addresses, before, &m->addresses_size,
+				     sizeof(*m->addresses));
+		m->addresses[before] = (struct dwarf_address){ .address = file_address,
+							       .is_named = true };
+	}
+	m->addresses[number].is_named &= is_named;
+	if (number < m->naddresses_done && !is_named && !m->addresses[number].frames)
+		name_by_symbol(m, &m->addresses[number]);
 }
 
 const struct dwarf_address *dwarf_lookup(const struct dwarf_module *m,
@@ -173,19 +199,6 @@ static int by_unit(const void *a, const void *b)
 							   : 0;
 }
 
-static void name_by_symbol(struct dwarf_module *m, struct dwarf_address *a)
-{
-	const struct file_symbol *s = dwarf_file_symbol(m, a->address);
-	struct dwarf_frame *frame;
-
-	if (!s)
-		return;
-	frame = arena_zalloc(&m->owner->arena, sizeof(*frame));
-	frame->function = s->name;
-	a->frames = frame;
-	a->nframes = 1;
-}
-
 static void resolve_units(struct dwarf_module *m, struct pending *list, size_t n)
 {
 	struct dwarf_address **group = allocate((n + 1) * sizeof(*group));
@@ -226,7 +239,7 @@ static void resolve_module(struct dwarf_module *m)
 	resolve_units(m, list, npending);
 	free(list);
 	for (size_t i = m->naddresses_done; i < m->wanted.count; i++)
-		if (!m->addresses[i].frames)
+		if (!m->addresses[i].frames && !m->addresses[i].is_named)
 			name_by_symbol(m, &m->addresses[i]);
 	m->naddresses_done = m->wanted.count;
 }

@@ -43,6 +43,7 @@ struct dwarf_address {
 	int nframes;
 	enum dwarf_returns returns; /* of the outermost frame: the function itself */
 	bool has_lines; /* from debug information, inlined frames told apart */
+	bool is_named;	/* for all who want it */
 };
 
 struct dwarf;	     /* all modules */
@@ -61,7 +62,9 @@ struct dwarf_module *dwarf_module(struct dwarf *d, const char *path, const char 
 /* The file's address for one in a process that mapped file_offset at start. */
 bool dwarf_file_address(const struct dwarf_module *m, uint64_t address, uint64_t start,
 			uint64_t file_offset, uint64_t *out_address);
-void dwarf_want(struct dwarf_module *m, uint64_t file_address);
+/* is_named: it has a name already, which it keeps where there is no debug information:
+ * then no symbols are read for it. */
+void dwarf_want(struct dwarf_module *m, uint64_t file_address, bool is_named);
 void dwarf_resolve(struct dwarf *d);
 /* NULL: was not wanted. Valid until the next dwarf_want(). */
 const struct dwarf_address *dwarf_lookup(const struct dwarf_module *m,

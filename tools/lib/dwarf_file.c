@@ -111,6 +111,62 @@ static int find_linked(const char *list, const char *file, const char *link,
 	return -1;
 }
 
+/* Below .build-id in the roots of LIST. */
+static int find_by_id(const char *list, const char *id, char **out)
+{
+	for (const char *at = list + 1; at; at = strchr(at, ':'), at = at ? at + 1 : at) {
+		char *path;
+		int fd;
+
+		if (at[0] != '/')
+			continue;
+		path = format_string("%.*s/.build-id/%.2s/%s.debug",
+				     (int)strcspn(at, ":"), at, id, id + 2);
+		fd = open_regular(path, 0);
+		if (fd >= 0 && is_wanted_file(fd, id)) {
+			*out = path;
+			return fd;
+		}
+		if (fd >= 0)
+			close(fd);
+		free(path);
+	}
+	return -1;
+}
+
+/* In hexadecimal, allocated; NULL: it has none. */
+static char *id_of(Dwfl_Module *mod)
+{
+	const unsigned char *bytes;
+	GElf_Addr address;
+	int n = dwfl_module_build_id(mod, &bytes, &address);
+	char *id;
+
+	if (n < 2)
+		return NULL;
+	id = allocate(2 * (size_t)n + 1);
+	for (int i = 0; i < n; i++)
+		snprintf(id + 2 * i, 3, "%02x", bytes[i]);
+	return id;
+}
+
+/* The separate debug information of the module's file. */
+static int find_separate(const struct dwarf_module *m, const char *file, const char *link,
+			 GElf_Word checksum, char **out)
+{
+	char *id = id_of(m->module);
+	int fd = id ? find_by_id(m->owner->debuginfo_path, id, out) : -1;
+
+	free(id);
+	if (fd < 0 && link && link[0] == '/') {
+		fd = open_regular(link, 0);
+		*out = fd >= 0 ? format_string("%s", link) : NULL;
+	} else if (fd < 0 && link && *link) {
+		fd = find_linked(m->owner->debuginfo_path, file, link, checksum, out);
+	}
+	return fd;
+}
+
 /* libdwfl's own function would load libdebuginfod and the thirty libraries that it needs
  * for every module without debug information, where no server is to be asked. */
 static int find_debuginfo(Dwfl_Module *mod, void **user, const char *name,
@@ -121,21 +177,24 @@ static int find_debuginfo(Dwfl_Module *mod, void **user, const char *name,
 	struct dwarf_module *m = *user;
 	int fd;
 
-	if (!m || (urls && *urls))
-		return dwfl_standard_find_debuginfo(mod, user, name, base, file, link,
-						    checksum, out);
-	fd = dwfl_build_id_find_debuginfo(mod, user, name, base, file, link, checksum,
-					  out);
-	if (fd >= 0 || !link || !*link)
-		return fd;
-	if (!file)
-		return dwfl_standard_find_debuginfo(mod, user, name, base, file, link,
-						    checksum, out);
-	if (link[0] != '/')
-		return find_linked(m->owner->debuginfo_path, file, link, checksum, out);
-	fd = open_regular(link, 0);
-	*out = fd >= 0 ? format_string("%s", link) : NULL;
-	return fd;
+	if (m && file) {
+		fd = m->separate_fd;
+		*out = m->separate_path;
+		m->separate_fd = -1;
+		m->separate_path = NULL;
+		if (fd < 0)
+			fd = find_separate(m, file, link, checksum, out);
+		if (fd >= 0 || !urls || !*urls)
+			return fd;
+	}
+	if (m && !(urls && *urls)) { /* what several files share, by .gnu_debugaltlink */
+		fd = dwfl_build_id_find_debuginfo(mod, user, name, base, file, link,
+						  checksum, out);
+		if (fd >= 0 || !link || !*link)
+			return fd;
+	}
+	return dwfl_standard_find_debuginfo(mod, user, name, base, file, link, checksum,
+					    out);
 }
 
 static bool attach(struct dwarf_module *m, const char *path, const char *build_id,
@@ -296,10 +355,79 @@ bool dwarf_file_open(struct dwarf_module *m, const char *path, const char *build
 	return found;
 }
 
+static bool has_section(Elf *elf, const char *wanted)
+{
+	Elf_Scn *scn = NULL;
+	size_t names;
+
+	if (elf_getshdrstrndx(elf, &names) != 0)
+		return false;
+	while ((scn = elf_nextscn(elf, scn)) != NULL) {
+		GElf_Shdr sh;
+		const char *name = gelf_getshdr(scn, &sh)
+					   ? elf_strptr(elf, names, sh.sh_name)
+					   : NULL;
+
+		if (name && strcmp(name, wanted) == 0 && sh.sh_type != SHT_NOBITS)
+			return true;
+	}
+	return false;
+}
+
+/* Where the first segment is, 0: there is none. */
+static uint64_t first_address(Elf *elf)
+{
+	size_t n;
+
+	if (elf_getphdrnum(elf, &n) != 0)
+		return 0;
+	for (size_t i = 0; i < n; i++) {
+		GElf_Phdr ph;
+
+		if (gelf_getphdr(elf, (int)i, &ph) && ph.p_type == PT_LOAD)
+			return ph.p_vaddr;
+	}
+	return 0;
+}
+
+static void unpack_file(struct dwarf_module *m, Elf *elf)
+{
+	size_t size;
+	const char *bytes = elf_rawfile(elf, &size);
+
+	if (bytes && first_address(elf) == first_address(m->elf))
+		m->dwarf = dwarf_unpack(bytes, size, &m->image);
+}
+
+/* Compressed debug information of the file, or for it. */
+static void unpack_debug(struct dwarf_module *m)
+{
+	const char *path, *link;
+	GElf_Word checksum = 0;
+	Elf *separate;
+
+	dwfl_module_info(m->module, NULL, NULL, NULL, NULL, NULL, &path, NULL);
+	if (has_section(m->elf, ".debug_info")) {
+		unpack_file(m, m->elf);
+		return;
+	}
+	link = dwelf_elf_gnu_debuglink(m->elf, &checksum);
+	m->separate_fd = find_separate(m, path, link, checksum, &m->separate_path);
+	if (m->separate_fd < 0)
+		return;
+	separate = elf_begin(m->separate_fd, ELF_C_READ_MMAP, NULL);
+	if (separate && has_section(separate, ".debug_info"))
+		unpack_file(m, separate);
+	elf_end(separate);
+}
+
 void dwarf_file_open_debug(struct dwarf_module *m)
 {
 	Dwarf_Addr bias = 0;
 
+	unpack_debug(m);
+	if (m->dwarf) /* at the file's addresses */
+		return;
 	m->dwarf = dwfl_module_getdwarf(m->module, &bias);
 	m->debug_bias = m->file_bias - bias;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dwarf_int: what dwarf.c (addresses), dwarf_file.c (finding files) and dwarf_unit.c
- * (reading units) share.
+ * dwarf_int: what dwarf.c (addresses), dwarf_file.c (finding files), dwarf_unpack.c
+ * (compressed ones) and dwarf_unit.c (reading units) share.
  */
 #ifndef TOOLS_LIB_DWARF_INT_H
 #define TOOLS_LIB_DWARF_INT_H
@@ -19,6 +19,8 @@ struct unit_range {
 };
 
 struct unit {
+	Dwarf_Off offset; /* of its first DIE; the rest is there when is_open */
+	bool is_open;
 	Dwarf_Die die; /* with the functions: of the split file, where there is one */
 	Dwarf_Die lines_die; /* with the lines */
 	int language;
@@ -38,12 +40,22 @@ struct dwarf_function {
 	enum dwarf_returns returns;
 };
 
+/* A file in memory; zeroed: none. */
+struct dwarf_image {
+	void *memory;
+	size_t size;
+	Elf *elf;
+};
+
 struct dwarf_module {
 	struct dwarf *owner;
 	Dwfl *dwfl;
 	Dwfl_Module *module;
 	Elf *elf;
-	Dwarf *dwarf; /* NULL: no debug information */
+	Dwarf *dwarf;		  /* NULL: no debug information */
+	struct dwarf_image image; /* where it is, when it was compressed */
+	int separate_fd;	  /* of separate debug information, until libdw has it */
+	char *separate_path;
 	/* Address in the debug information = address in the file + debug_bias. */
 	uint64_t file_bias, debug_bias;
 	bool segments_moved; /* a file of debug information only: its offsets say nothing
@@ -84,6 +96,12 @@ bool dwarf_file_open(struct dwarf_module *m, const char *path, const char *build
 void dwarf_file_open_debug(struct dwarf_module *m);
 /* The symbol that the address is in, NULL. */
 const struct file_symbol *dwarf_file_symbol(struct dwarf_module *m, uint64_t address);
+
+/* dwarf_unpack.c */
+/* The debug information of a file that has it compressed, in *out; NULL: it is not
+ * compressed, or not in a way that is known here. */
+Dwarf *dwarf_unpack(const void *file, size_t size, struct dwarf_image *out);
+void dwarf_image_free(struct dwarf_image *image); /* after dwarf_end() */
 
 /* dwarf_path.c */
 /* The name of a source file, kept: below directory if it is relative, without the . and

@@ -41,10 +41,11 @@ bool dwarf_file_address(const struct dwarf_module *m, uint64_t address, uint64_t
 	return false;
 }
 
-void dwarf_want(struct dwarf_module *m, uint64_t file_address)
+void dwarf_want(struct dwarf_module *m, uint64_t file_address, bool is_named)
 {
 	(void)m;
 	(void)file_address;
+	(void)is_named;
 }
 
 void dwarf_resolve(struct dwarf *d)

@@ -29,45 +29,99 @@ static int by_low(const void *a, const void *b)
 	return x->low < y->low ? -1 : x->low > y->low ? 1 : 0;
 }
 
-static void add_unit(struct dwarf_module *m, Dwarf_Die *die, Dwarf_Die *split)
+static uint32_t new_unit(struct dwarf_module *m, struct unit unit)
+{
+	m->units = grown(m->units, m->nunits, &m->units_size, sizeof(*m->units));
+	m->units[m->nunits] = unit;
+	return (uint32_t)m->nunits++;
+}
+
+static void add_range(struct dwarf_module *m, uint64_t low, uint64_t high, uint32_t unit)
+{
+	if (low >= high || low == 0) /* 0: what the linker left out */
+		return;
+	m->ranges = grown(m->ranges, m->nranges, &m->ranges_size, sizeof(*m->ranges));
+	m->ranges[m->nranges++] = (struct unit_range){ low, high, unit };
+}
+
+/* A unit whose ranges are its own to tell. offset: of its first DIE. */
+static void add_unit(struct dwarf_module *m, Dwarf_Off offset)
 {
 	Dwarf_Addr base, low, high;
-	ptrdiff_t at = 0;
 	size_t ranges_before = m->nranges;
+	ptrdiff_t at = 0;
+	Dwarf_Die die;
+	int tag;
 
-	while ((at = dwarf_ranges(die, at, &base, &low, &high)) > 0) {
-		if (low >= high || low == 0) /* 0: what the linker left out */
-			continue;
-		m->ranges =
-			grown(m->ranges, m->nranges, &m->ranges_size, sizeof(*m->ranges));
-		m->ranges[m->nranges++] =
-			(struct unit_range){ low, high, (uint32_t)m->nunits };
-	}
-	if (m->nranges == ranges_before)
+	if (!dwarf_offdie(m->dwarf, offset, &die))
 		return;
-	m->units = grown(m->units, m->nunits, &m->units_size, sizeof(*m->units));
-	m->units[m->nunits++] = (struct unit){
-		.die = split ? *split : *die,
-		.lines_die = *die,
-		.language = dwarf_srclang(split ? split : die),
-	};
+	tag = dwarf_tag(&die);
+	if (tag != DW_TAG_compile_unit && tag != DW_TAG_skeleton_unit)
+		return;
+	while ((at = dwarf_ranges(&die, at, &base, &low, &high)) > 0)
+		add_range(m, low, high, (uint32_t)m->nunits);
+	if (m->nranges > ranges_before)
+		new_unit(m, (struct unit){ .offset = offset });
+}
+
+/* Ranges from .debug_aranges, sorted by unit first: nothing of the units is read. */
+static void list_by_table(struct dwarf_module *m, struct intern *out_known)
+{
+	Dwarf_Aranges *table;
+	size_t n;
+
+	if (dwarf_getaranges(m->dwarf, &table, &n) != 0)
+		return;
+	for (size_t i = 0; i < n; i++) {
+		Dwarf_Arange *range = dwarf_onearange(table, i);
+		size_t before = out_known->count, number;
+		Dwarf_Addr low;
+		Dwarf_Word length;
+		Dwarf_Off offset;
+
+		if (!range || dwarf_getarangeinfo(range, &low, &length, &offset) != 0)
+			continue;
+		number = intern_bytes(out_known, &offset, sizeof(offset));
+		if (number == before)
+			new_unit(m, (struct unit){ .offset = offset });
+		add_range(m, low, low + length, (uint32_t)number);
+	}
 }
 
 void dwarf_unit_list(struct dwarf_module *m)
 {
-	Dwarf_CU *cu = NULL;
-	Dwarf_Half version;
-	uint8_t type;
-	Dwarf_Die die, split;
+	struct intern known = { 0 }; /* numbers are indices of units */
+	Dwarf_Off at = 0, next, first;
+	size_t header;
 
-	while (dwarf_get_units(m->dwarf, cu, &cu, &version, &type, &die, &split) == 0) {
-		int tag = dwarf_tag(&die);
-		bool has_split = type == DW_UT_skeleton && dwarf_tag(&split) > 0;
-
-		if (tag == DW_TAG_compile_unit || tag == DW_TAG_skeleton_unit)
-			add_unit(m, &die, has_split ? &split : NULL);
+	list_by_table(m, &known);
+	while (dwarf_next_unit(m->dwarf, at, &next, &header, NULL, NULL, NULL, NULL, NULL,
+			       NULL) == 0) {
+		first = at + header;
+		if (intern_find(&known, &first, sizeof(first)) >= known.count)
+			add_unit(m, first);
+		at = next;
 	}
+	intern_free(&known);
 	qsort(m->ranges, m->nranges, sizeof(*m->ranges), by_low);
+}
+
+/* Its DIEs, when they are needed. */
+static bool open_unit(struct dwarf_module *m, struct unit *u)
+{
+	Dwarf_Die split;
+	uint8_t type;
+
+	if (u->is_open)
+		return true;
+	if (!dwarf_offdie(m->dwarf, u->offset, &u->lines_die) ||
+	    dwarf_cu_info(u->lines_die.cu, NULL, &type, NULL, &split, NULL, NULL, NULL) !=
+		    0)
+		return false;
+	u->die = type == DW_UT_skeleton && dwarf_tag(&split) > 0 ? split : u->lines_die;
+	u->language = dwarf_srclang(&u->die);
+	u->is_open = true;
+	return true;
 }
 
 /* ---- functions ---- */
@@ -553,13 +607,14 @@ void dwarf_unit_resolve(struct dwarf_module *m, struct unit *u,
 	struct walk w = {
 		.m = m, .unit = u, .addresses = list, .chains = chains, .n = n
 	};
-	bool missing = false;
+	bool missing = false, known = open_unit(m, u);
 
 	for (size_t i = 0; i < n; i++)
 		list[i] = addresses[i]->address + m->debug_bias;
-	visit_children(&w, &u->die, false, 0);
+	if (known)
+		visit_children(&w, &u->die, false, 0);
 	for (size_t i = 0; i < n; i++)
-		missing |= !chains[i];
+		missing |= known && !chains[i];
 	if (missing) {
 		for (size_t i = 0; i < n; i++) {
 			free(chains[i]);
@@ -569,7 +624,8 @@ void dwarf_unit_resolve(struct dwarf_module *m, struct unit *u,
 		visit_children(&w, &u->die, false, 0);
 	}
 	for (size_t i = 0; i < n; i++) {
-		make_frames(m, u, addresses[i], chains[i]);
+		if (known)
+			make_frames(m, u, addresses[i], chains[i]);
 		free(chains[i]);
 	}
 	free(chains);

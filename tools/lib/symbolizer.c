@@ -115,13 +115,26 @@ static bool holder_of(const struct job *j, const Seep__Pprof__Sample *sample,
 	return out->mapping_id != 0;
 }
 
+/* The name the outermost frame has in the file, NULL: none or only a place. */
+static const char *old_name(const struct job *j, const Seep__Pprof__Location *l)
+{
+	const Seep__Pprof__Function *fn;
+	const char *name;
+
+	if (l->n_line == 0)
+		return NULL;
+	fn = pbfile_function_at(j->f, l->line[l->n_line - 1]->function_id);
+	name = pbfile_text(j->f, fn->system_name ? fn->system_name : fn->name);
+	return *name && !names_is_place(name) ? name : NULL;
+}
+
 static void want_location(const struct job *j, const Seep__Pprof__Location *l)
 {
 	uint64_t address;
 	struct dwarf_module *m = module_of(j, l, &address);
 
 	if (m)
-		dwarf_want(m, address);
+		dwarf_want(m, address, old_name(j, l) != NULL);
 }
 
 static void want_all(struct job *j)
@@ -148,19 +161,6 @@ static void want_all(struct job *j)
 			want_location(j, &holder);
 	if (j->s->dwarf)
 		dwarf_resolve(j->s->dwarf);
-}
-
-/* The name the outermost frame has in the file, NULL: none or only a place. */
-static const char *old_name(const struct job *j, const Seep__Pprof__Location *l)
-{
-	const Seep__Pprof__Function *fn;
-	const char *name;
-
-	if (l->n_line == 0)
-		return NULL;
-	fn = pbfile_function_at(j->f, l->line[l->n_line - 1]->function_id);
-	name = pbfile_text(j->f, fn->system_name ? fn->system_name : fn->name);
-	return *name && !names_is_place(name) ? name : NULL;
 }
 
 static void set_lines(struct job *j, Seep__Pprof__Location *l,
@@ -537,7 +537,7 @@ static void want_stack(struct report *r, json_t *leak)
 			continue;
 		m = frame_module(r, frame);
 		if (m)
-			dwarf_want(m, frame_offset(frame));
+			dwarf_want(m, frame_offset(frame), *text_in(frame, "function"));
 	}
 }
 
