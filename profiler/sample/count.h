@@ -16,18 +16,19 @@ static inline void count_add_alone(uint64_t *counter, uint64_t value)
 	__asm__("addq %1, %0" : "+m"(*counter) : "er"(value)); /* whole for signals */
 }
 
+typedef uint64_t __attribute__((may_alias)) record_word;
+_Static_assert(RECORD_SHORT == sizeof(record_word) &&
+		       offsetof(struct sample_record, size) == 4 &&
+		       offsetof(struct sample_record, epoch) == 6 &&
+		       offsetof(struct sample_record, period) == 7,
+	       "the fields of a word");
+
 /* FAST. All that a record of RECORD_SHORT has, in one store, released. */
 static inline void count_put_record(struct sample_record *r, uint32_t site, size_t size)
 {
-	typedef uint64_t __attribute__((may_alias)) record_word;
 	uint64_t word = site | (uint64_t)(uint16_t)size << 32 |
-			(uint64_t)sampler.epoch << 48 | (uint64_t)period_number() << 56;
+			(uint64_t)atomic_load_acquire(&sampler.stamp) << 48;
 
-	_Static_assert(RECORD_SHORT == sizeof(word) &&
-			       offsetof(struct sample_record, size) == 4 &&
-			       offsetof(struct sample_record, epoch) == 6 &&
-			       offsetof(struct sample_record, period) == 7,
-		       "the fields of a word");
 	atomic_store_release((record_word *)r, word);
 }
 

@@ -90,6 +90,8 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 		sample_on_malloc(p, size);
 		return;
 	}
+	r = (void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) * record_size];
+	__builtin_prefetch(r, 1); /* the capture takes as long as that */
 	seep_tls.internal = 1;
 	found = trail_capture_node(__builtin_frame_address(0));
 	if (UNLIKELY(found.number == 0)) {
@@ -100,7 +102,6 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 			return;
 		}
 	}
-	r = (void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) * record_size];
 	count_put_record(r, found.node, size);
 	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
 		objects = count_alloc_beside(found.number, ONE, size);
@@ -127,18 +128,21 @@ void plain_on_malloc_followed(void *p, size_t size)
 	on_malloc(p, size, true);
 }
 
-/* What is freed may have been recorded under other settings. */
+/* What is freed may have been recorded under other settings, or in a parent. */
 ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool followed)
 {
 	const size_t record_size = followed ? RECORD_PACKED : RECORD_SHORT;
 	struct block *b = s->samples;
 	struct sample_record *r = (void *)&b->records[(size_t)index * record_size];
-	uint32_t site = r->site, number, handle = 0;
-	size_t size;
+	const uint64_t word = atomic_load_relaxed((record_word *)r);
+	const uint32_t site = (uint32_t)word;
+	const size_t size = (uint16_t)(word >> 32);
+	uint32_t number, handle = 0;
 
 	if (site == SITE_NONE)
 		return true;
-	if (UNLIKELY(site >= HIDDEN_SITE) || UNLIKELY(!period_nth(r->period)->exact) ||
+	if (UNLIKELY(site >= HIDDEN_SITE) ||
+	    UNLIKELY(word >> 48 != atomic_load_relaxed(&sampler.exact_stamp)) ||
 	    UNLIKELY(!s->slot_size) || UNLIKELY(!store_is_own()))
 		return sample_on_free(s, index, p);
 	number = site_number(site);
@@ -149,7 +153,6 @@ ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool follow
 		handle = r->packed.escape;
 		r->packed.escape = 0;
 	}
-	size = r->size;
 	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
 		count_free_beside(number, ONE, size);
 	else

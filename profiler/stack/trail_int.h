@@ -53,7 +53,9 @@ struct trail_memo {
 		uint32_t node;
 	} frames[MEMO_FRAMES + 1]; /* innermost first; [count] was met */
 };
-_Static_assert(sizeof(struct trail_memo) == 2 * CACHE_LINE, "mostly the first line does");
+#define LG_MEMO_SIZE 7
+#define MEMO_MASK(n) (((n)-1) << LG_MEMO_SIZE)
+_Static_assert(sizeof(struct trail_memo) == 1 << LG_MEMO_SIZE, "mostly one line does");
 
 /* How a frame that the walk has met is left, besides by a constant distance; in the lower
  * bits of its slot. */
@@ -82,11 +84,15 @@ struct trails {
 	uint32_t simple_from, simple_words;
 	uint32_t generation; /* of the modules */
 	uint32_t row_mask;   /* rows in use: row_mask + 1 */
-	uint32_t memo_mask;  /* the same of memos */
+	uint32_t memo_mask;  /* MEMO_MASK() of the memos in use */
 	/* Own's innermost frame, or TRAIL_UNKNOWN, as found_word(): one store, as it is
 	 * one load. */
 	uint64_t latest;
-	struct trail_memo *memo; /* that own's innermost frames are from, or NULL */
+	/* What was captured last has the frames of own up to the one that this met, and
+	 * then this one's. NULL: it is own. */
+	struct trail_memo *memo;
+	struct trail_memo *fresh; /* for own's innermost frames, or NULL */
+	uint32_t nfresh;	  /* how many */
 	struct trail own;
 	struct trail_stats stats;
 	uint32_t max;	       /* frames of one site */
