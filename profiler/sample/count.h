@@ -9,6 +9,7 @@
 
 #include "preload/base/atomic.h"
 #include "profiler/sample/sample_int.h"
+#include "profiler/stack/trail.h"
 
 /* FAST. A counter that nobody else writes to. */
 static inline void count_add_alone(uint64_t *counter, uint64_t value)
@@ -16,12 +17,14 @@ static inline void count_add_alone(uint64_t *counter, uint64_t value)
 	__asm__("addq %1, %0" : "+m"(*counter) : "er"(value)); /* whole for signals */
 }
 
-/* FAST. All that a record of RECORD_SHORT has, in one store, released. */
-static inline void count_put_record(struct sample_record *r, uint32_t site, size_t size)
+/* FAST. All that a record of RECORD_SHORT has, in one store, released. number is
+ * period_number(). */
+static inline void count_put_record(struct sample_record *r, uint32_t site, size_t size,
+				    uint8_t number)
 {
 	typedef uint64_t __attribute__((may_alias)) record_word;
 	uint64_t word = site | (uint64_t)(uint16_t)size << 32 |
-			(uint64_t)sampler.epoch << 48 | (uint64_t)period_number() << 56;
+			(uint64_t)sampler.epoch << 48 | (uint64_t)number << 56;
 
 	_Static_assert(RECORD_SHORT == sizeof(word) &&
 			       offsetof(struct sample_record, size) == 4 &&
@@ -49,8 +52,13 @@ static inline void count_free_alone(struct site_counters *c, uint64_t objects,
 	count_add_alone(&c->free_bytes, bytes);
 }
 
-/* The same beside other threads; objects in fixed point. Returns how many were made in
- * what the thread counts in. */
+/* SLOW. The stack that trail_capture_node() has just captured, if it could: its site, and
+ * the number of its counters, which the trail knows from now on, so that captures of the
+ * same stack find them. 0: the general way has to do it. */
+struct trail_found count_find_anew(struct trail_found found);
+
+/* count_alloc_alone() and the like beside other threads; objects in fixed point. Returns
+ * how many were made in what the thread counts in. */
 uint64_t count_alloc_beside(uint32_t number, uint64_t objects, uint64_t bytes);
 void count_free_beside(uint32_t number, uint64_t objects, uint64_t bytes);
 /* For samples, which are few: a thread gets a share when it has made many. */
