@@ -43,6 +43,7 @@ struct mcache {
 	 */
 	uint64_t random;
 	double variate;
+	uint64_t share_objects, share_bytes, share_check; /* the same: see draw.h */
 	uint64_t coin;	   /* the same, for what is tossed; 0: not yet */
 	void *sampled;	   /* the same: recorded last */
 	uint32_t nsampled; /* the same: objects, beside other threads */

@@ -5,9 +5,20 @@
 #include "profiler/sample/count.h"
 
 #include "preload/heap/mcache.h"
+#include "profiler/site/capture.h"
 #include "profiler/site/share.h"
 
 #define SAMPLES_ALONE 256 /* of a thread, before it gets a share */
+
+NOINLINE struct trail_found count_find_anew(struct trail_found found)
+{
+	if (found.node == TRAIL_UNKNOWN)
+		found.node = capture_site(trail_latest());
+	found.number = site_counters(found.node) ? site_number(found.node) : 0;
+	if (found.number)
+		trail_set_latest(found);
+	return found;
+}
 
 static struct share *own_share(void)
 {

@@ -9,6 +9,7 @@
 
 #include "preload/base/atomic.h"
 #include "profiler/sample/sample_int.h"
+#include "profiler/stack/trail.h"
 
 /* FAST. A counter that nobody else writes to. */
 static inline void count_add_alone(uint64_t *counter, uint64_t value)
@@ -23,11 +24,17 @@ _Static_assert(RECORD_SHORT == sizeof(record_word) &&
 		       offsetof(struct sample_record, period) == 7,
 	       "the fields of a word");
 
-/* FAST. All that a record of RECORD_SHORT has, in one store, released. */
-static inline void count_put_record(struct sample_record *r, uint32_t site, size_t size)
+/* FAST. The epoch and, in the upper byte, the period of a record that is made now. */
+static inline uint16_t count_stamp(void)
 {
-	uint64_t word = site | (uint64_t)(uint16_t)size << 32 |
-			(uint64_t)atomic_load_acquire(&sampler.stamp) << 48;
+	return (uint16_t)atomic_load_acquire(&sampler.stamp);
+}
+
+/* FAST. All that a record of RECORD_SHORT has, in one store, released. */
+static inline void count_put_record(struct sample_record *r, uint32_t site, size_t size,
+				    uint16_t stamp)
+{
+	uint64_t word = site | (uint64_t)(uint16_t)size << 32 | (uint64_t)stamp << 48;
 
 	atomic_store_release((record_word *)r, word);
 }
@@ -50,8 +57,13 @@ static inline void count_free_alone(struct site_counters *c, uint64_t objects,
 	count_add_alone(&c->free_bytes, bytes);
 }
 
-/* The same beside other threads; objects in fixed point. Returns how many were made in
- * what the thread counts in. */
+/* SLOW. The stack that trail_capture_node() has just captured, if it could: its site, and
+ * the number of its counters, which the trail knows from now on, so that captures of the
+ * same stack find them. 0: the general way has to do it. */
+struct trail_found count_find_anew(struct trail_found found);
+
+/* count_alloc_alone() and the like beside other threads; objects in fixed point. Returns
+ * how many were made in what the thread counts in. */
 uint64_t count_alloc_beside(uint32_t number, uint64_t objects, uint64_t bytes);
 void count_free_beside(uint32_t number, uint64_t objects, uint64_t bytes);
 /* For samples, which are few: a thread gets a share when it has made many. */

@@ -63,18 +63,6 @@ ALWAYS_INLINE void may_follow(struct sample_record *r, const void *p, size_t siz
 
 /* ---- events ---- */
 
-/* The stack that trail_capture_node() has just captured, if it could: its site, and the
- * number of its counters. 0: the general way has to do it. */
-static NOINLINE struct trail_found find_anew(struct trail_found found)
-{
-	if (found.node == TRAIL_UNKNOWN)
-		found.node = capture_site(trail_latest());
-	found.number = site_counters(found.node) ? site_number(found.node) : 0;
-	if (found.number)
-		trail_set_latest(found);
-	return found;
-}
-
 ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 {
 	const size_t record_size = followed ? RECORD_PACKED : RECORD_SHORT;
@@ -95,14 +83,14 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 	seep_tls.internal = 1;
 	found = trail_capture_node(__builtin_frame_address(0));
 	if (UNLIKELY(found.number == 0)) {
-		found = find_anew(found);
+		found = count_find_anew(found);
 		if (found.number == 0) {
 			seep_tls.internal = 0;
 			sample_on_malloc(p, size);
 			return;
 		}
 	}
-	count_put_record(r, found.node, size);
+	count_put_record(r, found.node, size, count_stamp());
 	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
 		objects = count_alloc_beside(found.number, ONE, size);
 	} else {
