@@ -10,12 +10,6 @@
 #include "preload/base/atomic.h"
 #include "profiler/sample/sample_int.h"
 
-/* FAST. A counter that nobody else writes to. */
-static inline void count_add_alone(uint64_t *counter, uint64_t value)
-{
-	__asm__("addq %1, %0" : "+m"(*counter) : "er"(value)); /* whole for signals */
-}
-
 /* FAST. All that a record of RECORD_SHORT has, in one store, released. */
 static inline void count_put_record(struct sample_record *r, uint32_t site, size_t size)
 {
@@ -36,17 +30,17 @@ static inline void count_alloc_alone(struct site_counters *c, uint64_t objects,
 				     uint64_t bytes)
 {
 	peak_grow_alone(c, bytes);
-	count_add_alone(&c->alloc_objects, objects);
-	count_add_alone(&c->alloc_bytes, bytes);
-	count_add_alone(&sampler.samples, 1);
+	thread_add_alone(&c->alloc_objects, objects);
+	thread_add_alone(&c->alloc_bytes, bytes);
+	thread_add_alone(&sampler.samples, 1);
 }
 
 static inline void count_free_alone(struct site_counters *c, uint64_t objects,
 				    uint64_t bytes)
 {
 	peak_shrink_alone(c, bytes);
-	count_add_alone(&c->free_objects, objects);
-	count_add_alone(&c->free_bytes, bytes);
+	thread_add_alone(&c->free_objects, objects);
+	thread_add_alone(&c->free_bytes, bytes);
 }
 
 /* The same beside other threads; objects in fixed point. Returns how many were made in
