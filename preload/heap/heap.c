@@ -102,6 +102,7 @@ uintptr_t heap_thread_push(void)
 	if (!mc)
 		return 0;
 	mc->budget = old->budget;
+	mc->below = old;
 	seep_tls.cache_offset = (uintptr_t)mc - (uintptr_t)&mcache_empty;
 	return saved;
 }
@@ -113,7 +114,7 @@ void heap_thread_pop(uintptr_t saved)
 	if (saved == 0 || seep_tls.state != TLS_LIVE)
 		return;
 	seep_tls.cache_offset = saved;
-	mc->interruption = NULL;
+	mc->below = NULL; /* which is used again */
 	mcache_release(mc);
 }
 
