@@ -133,6 +133,7 @@ struct mcache *mcache_list(void)
 
 /* ---- double frees ---- */
 
+#define NO_SANITIZE  __attribute__((no_sanitize("thread")))
 #define FILTER_LG    12 /* bits */
 #define HASH	     0x9e3779b97f4a7c15u
 #define LOOKS_ALWAYS 64 /* flushes of a thread, ends of threads; then now and then */
@@ -145,6 +146,30 @@ static bool is_among(void *const *pointers, uint32_t n, const void *p)
 		if (pointers[i] == p)
 			return true;
 	return false;
+}
+
+/* The thread of mc may be at work in it. Whatever lies below a top was stored before that
+ * was moved, and p, which is the caller's, is not stored now, unless it is freed twice.
+ */
+NO_SANITIZE static bool holds(const struct mcache *mc, unsigned c, const void *p)
+{
+	void **end = atomic_load_acquire(&mc->top[c]);
+
+	for (void **at = end; at > mc->base[c];)
+		if (atomic_load_relaxed(--at) == p)
+			return true;
+	return false;
+}
+
+bool mcache_any_holds(unsigned c, const void *p)
+{
+	bool found = false;
+
+	lock_acquire(&mcache_lock);
+	for (const struct mcache *mc = mcaches.inuse; mc && !found; mc = mc->next)
+		found = holds(mc, c, p);
+	lock_release(&mcache_lock);
+	return found;
 }
 
 /* A pointer that is there twice; NULL: none. */

@@ -250,6 +250,9 @@ void mcache_empty_out(struct mcache *mc);
 struct mcache *mcache_new(void);	/* NULL: memory is out */
 void mcache_release(struct mcache *mc); /* emptied; kept for the next thread */
 
+/* Is p in the class's bin of any thread? Nobody else frees or allocates p meanwhile. */
+bool mcache_any_holds(unsigned sizeclass, const void *p);
+
 /* Names a pointer that a bin of the own mcache holds twice. */
 void mcache_refuse_doubles(const struct mcache *mc);
 
