@@ -32,9 +32,10 @@ struct arena arena_first;
 
 static struct {
 	struct arena further[ARENA_MAX - 1];
-	size_t narenas; /* atomic: release after the entry is filled */
-	size_t npages;	/* committed in all */
-	size_t limit;	/* RLIMIT_AS when last seen, bytes */
+	size_t narenas;	  /* atomic: release after the entry is filled */
+	bool allows_fast; /* free()'s fast path; for good */
+	size_t npages;	  /* committed in all */
+	size_t limit;	  /* RLIMIT_AS when last seen, bytes */
 	enum arena_huge huge;
 	/* What large objects were given last in small pages, and how many bytes more they
 	 * may have in huge ones before that is looked at again. */
@@ -136,9 +137,16 @@ static bool make_arena(size_t size, size_t least)
 	if (arena_fast.size == 0) {
 		atomic_store_release(&arena_fast.base, base);
 		atomic_store_release(&arena_fast.size, size);
-		atomic_store_release(&arena_fast.units, size / 16);
 	}
 	return true;
+}
+
+/* free() reads the word without atomics, which would cost it an instruction: it may see
+ * either value. */
+__attribute__((no_sanitize("thread"))) void arena_allow_fast(void)
+{
+	arena.allows_fast = true;
+	atomic_store_release(&arena_fast.units, arena_fast.size / 16);
 }
 
 static bool make_first(void)
@@ -174,7 +182,8 @@ static void shrink(struct arena *a, size_t keep)
 		return;
 	if (a->base == arena_fast.base) {
 		atomic_store_release(&arena_fast.size, size);
-		atomic_store_release(&arena_fast.units, size / 16);
+		if (arena.allows_fast)
+			atomic_store_release(&arena_fast.units, size / 16);
 	}
 	atomic_store_release(&a->size, size);
 	a->npages = npages;

@@ -37,7 +37,7 @@ struct arena {
 struct arena_fast {
 	uintptr_t base;
 	size_t size;
-	size_t units; /* size / 16 */
+	size_t units; /* size / 16, or 0: every free takes the slow path */
 };
 HIDDEN extern struct arena_fast arena_fast;
 
@@ -65,6 +65,9 @@ enum arena_for { ARENA_FOR_SMALL, ARENA_FOR_LARGE };
  * arena, making a new one if need be. Returns their address and how many in *out_npages;
  * 0 when memory is out. */
 uintptr_t arena_grow(size_t npages, enum arena_for what, size_t *out_npages);
+
+/* SLOW, needs mheap's lock. From now on free() may take its fast path. */
+void arena_allow_fast(void);
 
 /* The arena of the fast path is never released. */
 bool arena_is_first(const struct arena *a);

@@ -491,12 +491,15 @@ static COLD NOINLINE void freed_block(const struct mspan *s, const void *p,
 	heap_fatal(p, "%s of freed block %p (size class %u)", what, p, s->sizeclass);
 }
 
-/* Names p when it is one of the two slots of its class that were freed last. */
+/* Names p when it is one of the two slots of its class that were freed last, or any of
+ * them in youth. */
 ALWAYS_INLINE void refuse_cached(const struct mspan *s, const void *p, const char *what)
 {
 	void **top = mcache_self()->top[s->sizeclass];
 
-	if (UNLIKELY(top[-1] == p) || UNLIKELY(top[-2] == p))
+	if (UNLIKELY(top[-1] == p) || UNLIKELY(top[-2] == p) ||
+	    (UNLIKELY(heap_is_young()) && s->sizeclass != 0 &&
+	     heap_is_cached(s->sizeclass, p)))
 		freed_block(s, p, what);
 }
 

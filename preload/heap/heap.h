@@ -23,6 +23,10 @@
  * costs the fast path one subtraction: every mcache has a budget of bytes, and malloc
  * takes the slow path when it is spent.
  *
+ * A process is young until it has freed HEAP_YOUTH objects: all frees take the slow path,
+ * which looks for each among what is free. Most programs that free wrongly do so in a
+ * small test, too, and to one that does much it is nothing.
+ *
  * Concurrency: an mcache is touched by its thread only (others only with the world
  * stopped and all heap locks held); lock order is MCACHE, MCENTRAL (one a class), MHEAP,
  * ARENA, META. State that is all zero is valid: malloc works before any constructor ran.

@@ -13,9 +13,11 @@
 #include "preload/heap/lcache.h"
 #include "preload/heap/mcache.h"
 #include "preload/heap/mcentral.h"
+#include "preload/heap/mheap.h"
 
 static struct {
 	uint64_t nforeign; /* atomic */
+	uint32_t nyoung;   /* times heap_is_cached() was asked; atomic */
 } frees;
 
 void heap_fatal(const void *p, const char *format, ...)
@@ -33,6 +35,12 @@ void heap_fatal(const void *p, const char *format, ...)
 	abort();
 }
 
+/* To a program, or into a cache. */
+static inline bool is_given_out(const struct mspan *s, uint32_t index)
+{
+	return atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) & 1;
+}
+
 void heap_check_object(const struct mspan *s, uint32_t index, const void *p,
 		       const char *what)
 {
@@ -44,7 +52,7 @@ void heap_check_object(const struct mspan *s, uint32_t index, const void *p,
 	if (index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p)
 		heap_fatal(p, "invalid %s of %p: inside an object (size class %u)", what,
 			   p, s->sizeclass);
-	if (!(atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) & 1))
+	if (!is_given_out(s, index))
 		heap_fatal(p, "%s of freed block %p (size class %u)", what, p,
 			   s->sizeclass);
 }
@@ -63,11 +71,42 @@ static inline struct mcache *own_mcache(void)
 	return LIKELY(seep_tls.state == TLS_LIVE) ? mcache_self() : heap_thread_start();
 }
 
+static COLD void allow_fast(void)
+{
+	lock_acquire(&mheap_lock);
+	arena_allow_fast();
+	lock_release(&mheap_lock);
+}
+
+bool heap_is_cached(unsigned c, const void *p)
+{
+	uint32_t n = atomic_add_relaxed(&frees.nyoung, 1u);
+
+	if (n == HEAP_YOUTH)
+		allow_fast();
+	return n <= HEAP_YOUTH && (mcache_any_holds(c, p) || mcentral_holds(c, p));
+}
+
+/* Dies with a message when p, in a page of class c, is known to be no object. */
+static COLD void look_closely(unsigned c, const void *p)
+{
+	const struct mspan *s = arena_span_of(p);
+	uint32_t index = s ? mspan_index_of(s, (uintptr_t)p) : 0;
+
+	if (!s || index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p)
+		heap_fatal(p, "invalid free of %p: inside an object (size class %u)", p,
+			   c);
+	if (!is_given_out(s, index) || heap_is_cached(c, p))
+		heap_fatal(p, "double free of %p (size class %u)", p, c);
+}
+
 static NOINLINE void push(unsigned c, void *p)
 {
 	struct mcache *mc = own_mcache();
 	void **top;
 
+	if (UNLIKELY(heap_is_young()))
+		look_closely(c, p);
 	if (UNLIKELY(!mc)) {
 		free_to_central(c, p);
 		return;
@@ -82,14 +121,13 @@ static NOINLINE void push(unsigned c, void *p)
 		top = mc->top[c];
 	}
 	*top = p;
-	mc->top[c] = top + 1;
+	atomic_store_release(&mc->top[c], top + 1);
 }
 
 /* p is slot index of s, by its address. */
 ALWAYS_INLINE void free_slot(struct mspan *s, uint32_t index, void *p)
 {
-	if (UNLIKELY(!(atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) &
-		       1)))
+	if (UNLIKELY(!is_given_out(s, index)))
 		heap_fatal(p, "double free of %p (size class %u)", p, s->sizeclass);
 	if (atomic_load_acquire(&s->samples) && heap_hooks.sample_free &&
 	    UNLIKELY(!heap_hooks.sample_free(s, index, p)))

@@ -133,6 +133,7 @@ struct mcache *mcache_list(void)
 
 /* ---- double frees ---- */
 
+#define NO_SANITIZE  __attribute__((no_sanitize("thread")))
 #define FILTER_LG    12 /* bits */
 #define HASH	     0x9e3779b97f4a7c15u
 #define LOOKS_ALWAYS 64 /* flushes of a thread, ends of threads; then now and then */
@@ -145,6 +146,30 @@ static bool is_among(void *const *pointers, uint32_t n, const void *p)
 		if (pointers[i] == p)
 			return true;
 	return false;
+}
+
+/* The thread of mc may be at work in it. Whatever lies below a top was stored before that
+ * was moved, and p, which is the caller's, is not stored now, unless it is freed twice.
+ */
+NO_SANITIZE static bool holds(const struct mcache *mc, unsigned c, const void *p)
+{
+	void **end = atomic_load_acquire(&mc->top[c]);
+
+	for (void **at = end; at > mc->base[c];)
+		if (atomic_load_relaxed(--at) == p)
+			return true;
+	return false;
+}
+
+bool mcache_any_holds(unsigned c, const void *p)
+{
+	bool found = false;
+
+	lock_acquire(&mcache_lock);
+	for (const struct mcache *mc = mcaches.inuse; mc && !found; mc = mc->next)
+		found = holds(mc, c, p);
+	lock_release(&mcache_lock);
+	return found;
 }
 
 /* A pointer that is there twice; NULL: none. */
@@ -356,7 +381,7 @@ static uint32_t take_batch(struct mcache *mc, unsigned c)
 		n = mcache_room(mc, c);
 	mcentral_lock(c);
 	got = mcentral_take_locked(c, mc->base[c], n);
-	mc->top[c] = mc->base[c] + got;
+	atomic_store_release(&mc->top[c], mc->base[c] + got);
 	mcentral_unlock(c);
 	return got;
 }
@@ -385,7 +410,7 @@ bool mcache_open(struct mcache *mc, unsigned c, void *p)
 	top = mc->top[c];
 	top[0] = top[-1];
 	top[-1] = p;
-	mc->top[c] = top + 1;
+	atomic_store_release(&mc->top[c], top + 1);
 	return true;
 }
 

@@ -189,7 +189,8 @@ ALWAYS_INLINE void heap_free(void *p)
 		if (LIKELY(top != mc->limit[c]) && LIKELY(top[-1] != p) &&
 		    LIKELY(top[-2] != p)) {
 			*top = p;
-			FORGET(c);
+			/* In this order, for mcache_any_holds(). */
+			__asm__("" : "+r"(c) : "m"(*top));
 			mc->top[c] = top + 1;
 			return;
 		}
@@ -254,6 +255,9 @@ void mcache_empty_out(struct mcache *mc);
 struct mcache *mcache_new(void); /* NULL: memory is out */
 /* Emptied, with those below it; kept for the next thread. */
 void mcache_release(struct mcache *mc);
+
+/* Is p in the class's bin of any thread? Nobody else frees or allocates p meanwhile. */
+bool mcache_any_holds(unsigned sizeclass, const void *p);
 
 /* Names a pointer that a bin of the own mcache holds twice. */
 void mcache_refuse_doubles(const struct mcache *mc);

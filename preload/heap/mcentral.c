@@ -420,6 +420,18 @@ const void *mcentral_find_any(unsigned c, void *const *pointers, uint32_t n)
 	return found;
 }
 
+bool mcentral_holds(unsigned c, const void *p)
+{
+	struct mcentral *m = &central.classes[c];
+	bool found = false;
+
+	lock_acquire(&m->lock);
+	for (uint32_t i = m->ntransfer; i > 0 && !found; i--)
+		found = m->transfer[i - 1] == p;
+	lock_release(&m->lock);
+	return found;
+}
+
 static void drop_empty_spans(struct mcentral *m)
 {
 	for (struct mspan *s = m->spans, *next; s && m->nempty > 0; s = next) {

@@ -22,6 +22,9 @@ void mcentral_give_locked(unsigned sizeclass, void *const *pointers, uint32_t n)
  * looked at; NULL: none. */
 const void *mcentral_find_any(unsigned sizeclass, void *const *pointers, uint32_t n);
 
+/* SLOW. Does p lie in the transfer cache? */
+bool mcentral_holds(unsigned sizeclass, const void *p);
+
 void mcentral_lock(unsigned sizeclass);
 void mcentral_unlock(unsigned sizeclass);
 /* Every class, in order; for fork and the leak check. */

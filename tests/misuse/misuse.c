@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One wrong thing each, by name. The script knows which end the program with one line and
- * SIGABRT, and which are not found; those must leave an allocator that works. */
+/* One wrong thing each, by name; "NAME late" does it in a process that has freed so much
+ * before that frees are no longer looked at closely. The script knows which end the
+ * program with one line and SIGABRT, and which are not found; those must leave an
+ * allocator that works. */
 #include <dlfcn.h>
 #include <malloc.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,237 +12,23 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "tests/misuse/misuse.h"
+
 static char global[256] __attribute__((aligned(64)));
 static __thread char per_thread[64] __attribute__((aligned(64)));
 extern char **environ;
-
-/* ---- double free ---- */
-
-static void double_free(void)
-{
-	void *p = malloc(40);
-
-	free(p);
-	free(p);
-}
-
-static void double_free_one_between(void)
-{
-	void *p = malloc(40), *q = malloc(40);
-
-	free(p);
-	free(q);
-	free(p);
-}
-
-static void double_free_three_between(void)
-{
-	void *p[4];
-
-	for (int i = 0; i < 4; i++)
-		p[i] = malloc(40);
-	for (int i = 0; i < 4; i++)
-		free(p[i]);
-	free(p[0]);
-}
-
-/* Both are in the thread's array when it is full. */
-static void double_free_before_flush(void)
-{
-	void *p[2000];
-
-	for (int i = 0; i < 2000; i++)
-		p[i] = malloc(40);
-	for (int i = 0; i < 10; i++)
-		free(p[i]);
-	free(p[0]);
-	for (int i = 10; i < 2000; i++)
-		free(p[i]);
-}
-
-static void *free_ten(void *p)
-{
-	void *q[10];
-
-	for (int i = 0; i < 10; i++)
-		q[i] = malloc(100);
-	free(p);
-	for (int i = 0; i < 10; i++)
-		free(q[i]);
-	free(p);
-	return NULL;
-}
-
-static void double_free_later(void)
-{
-	void *p[2000];
-
-	for (int i = 0; i < 2000; i++)
-		p[i] = malloc(40);
-	for (int i = 0; i < 2000; i++)
-		free(p[i]);
-	free(p[0]); /* its slot was given back when the array was flushed */
-	for (int i = 0; i < 2000; i++)
-		p[i] = malloc(40);
-	for (int i = 0; i < 2000; i++)
-		free(p[i]);
-	malloc_trim(0);
-}
-
-static void double_free_large(void)
-{
-	void *p = malloc(1 << 20);
-
-	free(p);
-	free(p);
-}
-
-static void double_free_large_later(void)
-{
-	void *p = malloc(1 << 20), *q = malloc(3 << 20);
-
-	free(p);
-	free(q);
-	free(malloc(100));
-	free(p);
-}
-
-static void double_free_aligned(void)
-{
-	void *p = memalign(1024, 100);
-
-	free(p);
-	free(p);
-}
-
-static void *free_it(void *p)
-{
-	free(p);
-	return NULL;
-}
-
-static void in_thread(void *(*fn)(void *), void *arg)
-{
-	pthread_t t;
-
-	pthread_create(&t, NULL, fn, arg);
-	pthread_join(t, NULL);
-}
-
-static void double_free_thread(void)
-{
-	void *p = malloc(100);
-
-	in_thread(free_it, p);
-	free(p);
-	malloc_trim(0);
-}
-
-static void *free_twice(void *p)
-{
-	free(p);
-	free(p);
-	return NULL;
-}
-
-/* The thread's first call. */
-static void double_free_in_thread(void)
-{
-	in_thread(free_twice, malloc(100));
-}
-
-static void double_free_two_threads(void)
-{
-	void *p = malloc(100);
-
-	in_thread(free_it, p);
-	in_thread(free_it, p);
-}
-
-/* Others of its size come and go in between. */
-static void double_free_large_between(void)
-{
-	void *p[8];
-
-	for (int i = 0; i < 8; i++)
-		p[i] = malloc(100000);
-	for (int i = 0; i < 8; i++)
-		free(p[i]);
-	free(malloc(100000));
-	free(p[2]);
-}
-
-static void double_free_large_thread(void)
-{
-	void *p = malloc(100000);
-
-	in_thread(free_it, p);
-	free(p);
-}
-
-/* A longer one was cut in two: the second part is no object. */
-static void double_free_large_part(void)
-{
-	char *p = malloc(400000), *q;
-
-	free(p);
-	q = malloc(100000);
-	free(q == p ? p + 131072 : p);
-}
-
-/* Both are in the thread's array when it ends. */
-static void double_free_ending_thread(void)
-{
-	in_thread(free_ten, malloc(100));
-}
-
-static void double_free_after_realloc(void)
-{
-	char *p = malloc(40), *q = realloc(p, 5000);
-
-	free(p);
-	free(q);
-}
-
-static void free_again(void)
-{
-	free(*(void **)global);
-}
-
-static void double_free_at_exit(void)
-{
-	void *p = malloc(40);
-
-	*(void **)global = p;
-	atexit(free_again);
-	free(p);
-	exit(0);
-}
-
-static void double_free_until_exit(void)
-{
-	void *p[20];
-
-	for (int i = 0; i < 20; i++)
-		p[i] = malloc(40);
-	for (int i = 0; i < 20; i++)
-		free(p[i]);
-	free(p[0]);
-	exit(0);
-}
-
-static void double_delete(void)
-{
-	void *(*make)(size_t) = (void *(*)(size_t))dlsym(RTLD_DEFAULT, "_Znwm");
-	void (*give)(void *, size_t) =
-		(void (*)(void *, size_t))dlsym(RTLD_DEFAULT, "_ZdlPvm");
-	void *p = make(24);
-
-	give(p, 24);
-	give(p, 24);
-}
+void *volatile misuse_unused;
 
 /* ---- what was never a block ---- */
+
+/* Handed out again before the array is flushed. */
+static void interior_reused(void)
+{
+	char *p = malloc(1000);
+
+	free(p + 48);
+	misuse_unused = malloc(1000);
+}
 
 static void interior_small(void)
 {
@@ -296,7 +83,7 @@ static void *free_own_stack(void *arg)
 
 static void stack_pointer_thread(void)
 {
-	in_thread(free_own_stack, NULL);
+	misuse_in_thread(free_own_stack, NULL);
 }
 
 static void thread_local_pointer(void)
@@ -416,6 +203,20 @@ static void realloc_freed_small_later(void)
 	free(p);
 	free(q);
 	free(realloc(p, 2000));
+}
+
+/* Ten others of the size were freed since. */
+static void realloc_freed_between(void)
+{
+	void *p[11];
+
+	for (int i = 0; i < 11; i++)
+		p[i] = malloc(100);
+	for (int i = 0; i < 11; i++)
+		free(p[i]);
+	misuse_unused = realloc(p[0], 3000);
+	for (int i = 0; i < 20; i++)
+		misuse_unused = malloc(100);
 }
 
 static void realloc_interior(void)
@@ -548,34 +349,8 @@ static void allocator_works(void)
 	malloc_trim(0);
 }
 
-#define CASE(name)          \
-	{                   \
-#name, name \
-	}
-
-static const struct {
-	const char *name;
-	void (*run)(void);
-} cases[] = {
-	CASE(double_free),
-	CASE(double_free_one_between),
-	CASE(double_free_three_between),
-	CASE(double_free_before_flush),
-	CASE(double_free_later),
-	CASE(double_free_large),
-	CASE(double_free_large_later),
-	CASE(double_free_aligned),
-	CASE(double_free_thread),
-	CASE(double_free_in_thread),
-	CASE(double_free_two_threads),
-	CASE(double_free_large_between),
-	CASE(double_free_large_thread),
-	CASE(double_free_large_part),
-	CASE(double_free_ending_thread),
-	CASE(double_free_after_realloc),
-	CASE(double_free_at_exit),
-	CASE(double_free_until_exit),
-	CASE(double_delete),
+static const struct misuse_case cases[] = {
+	CASE(interior_reused),
 	CASE(interior_small),
 	CASE(interior_small_flushed),
 	CASE(interior_large),
@@ -600,6 +375,7 @@ static const struct {
 	CASE(realloc_freed_large),
 	CASE(realloc_freed_small),
 	CASE(realloc_freed_small_later),
+	CASE(realloc_freed_between),
 	CASE(realloc_interior),
 	CASE(realloc_stack),
 	CASE(usable_size_wild),
@@ -615,18 +391,37 @@ static const struct {
 	CASE(delete_of_array),
 };
 
-int main(int argc, char **argv)
+static void grow_old(void)
 {
-	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		if (argc == 1)
-			puts(cases[i].name);
-		else if (strcmp(argv[1], cases[i].name) == 0) {
-			cases[i].run();
-			if (argc == 2)
-				allocator_works();
+	for (int i = 0; i < 20000; i++)
+		free(malloc(24));
+}
+
+/* Is name among those up to end? Without a name they are listed. */
+static int run_among(const struct misuse_case *c, const struct misuse_case *end,
+		     const char *name, int late)
+{
+	for (; c < end; c++) {
+		if (!name) {
+			puts(c->name);
+		} else if (strcmp(name, c->name) == 0) {
+			if (late)
+				grow_old();
+			c->run();
+			allocator_works();
 			puts("survived");
-			return 0;
+			return 1;
 		}
 	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	const struct misuse_case *end = cases + sizeof(cases) / sizeof(cases[0]);
+
+	if (run_among(misuse_double_frees, misuse_double_frees_end, argv[1], argc > 2) ||
+	    run_among(cases, end, argv[1], argc > 2))
+		return 0;
 	return argc != 1;
 }
