@@ -101,8 +101,7 @@ static void profiler_init(void)
 	survive_init();
 	module_refresh();
 	thread_init();
-	if (o->mode == OPT_MODE_SAMPLED)
-		tables_be_thrifty();
+	tables_be_thrifty();
 	unwind_init();
 	if (o->leak != OPT_LEAK_OFF || o->suppressions[0])
 		leak_init();

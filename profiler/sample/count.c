@@ -50,9 +50,9 @@ NOINLINE uint64_t count_alloc_beside(uint32_t number, uint64_t objects, uint64_t
 	if (UNLIKELY(!c))
 		return alloc_shared(number, objects, bytes);
 	peak_grow_beside(c, bytes);
-	count_add_alone(&c->alloc_objects, objects);
-	count_add_alone(&c->alloc_bytes, bytes);
-	count_add_alone(&own_share()->recorded, 1);
+	thread_add_alone(&c->alloc_objects, objects);
+	thread_add_alone(&c->alloc_bytes, bytes);
+	thread_add_alone(&own_share()->recorded, 1);
 	return c->alloc_objects;
 }
 
@@ -65,8 +65,8 @@ NOINLINE void count_free_beside(uint32_t number, uint64_t objects, uint64_t byte
 		return;
 	}
 	peak_shrink_beside(c, bytes);
-	count_add_alone(&c->free_objects, objects);
-	count_add_alone(&c->free_bytes, bytes);
+	thread_add_alone(&c->free_objects, objects);
+	thread_add_alone(&c->free_bytes, bytes);
 }
 
 /* Does the thread count in a share, or from now on? */
@@ -90,7 +90,7 @@ void count_sample_beside(uint32_t number, uint64_t objects, uint64_t bytes)
 	count_alloc_beside(number, objects, bytes);
 	c = share_counters(number);
 	if (LIKELY(c != NULL))
-		count_add_alone(&c->samples, 1);
+		thread_add_alone(&c->samples, 1);
 	else
 		thread_add(&site_counters_at(number)->samples, 1);
 }

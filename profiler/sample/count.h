@@ -11,12 +11,6 @@
 #include "profiler/sample/sample_int.h"
 #include "profiler/stack/trail.h"
 
-/* FAST. A counter that nobody else writes to. */
-static inline void count_add_alone(uint64_t *counter, uint64_t value)
-{
-	__asm__("addq %1, %0" : "+m"(*counter) : "er"(value)); /* whole for signals */
-}
-
 typedef uint64_t __attribute__((may_alias)) record_word;
 _Static_assert(RECORD_SHORT == sizeof(record_word) &&
 		       offsetof(struct sample_record, size) == 4 &&
@@ -44,17 +38,17 @@ static inline void count_alloc_alone(struct site_counters *c, uint64_t objects,
 				     uint64_t bytes)
 {
 	peak_grow_alone(c, bytes);
-	count_add_alone(&c->alloc_objects, objects);
-	count_add_alone(&c->alloc_bytes, bytes);
-	count_add_alone(&sampler.samples, 1);
+	thread_add_alone(&c->alloc_objects, objects);
+	thread_add_alone(&c->alloc_bytes, bytes);
+	thread_add_alone(&sampler.samples, 1);
 }
 
 static inline void count_free_alone(struct site_counters *c, uint64_t objects,
 				    uint64_t bytes)
 {
 	peak_shrink_alone(c, bytes);
-	count_add_alone(&c->free_objects, objects);
-	count_add_alone(&c->free_bytes, bytes);
+	thread_add_alone(&c->free_objects, objects);
+	thread_add_alone(&c->free_bytes, bytes);
 }
 
 /* SLOW. The stack that trail_capture_node() has just captured, if it could: its site, and

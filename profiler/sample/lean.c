@@ -48,7 +48,7 @@ ALWAYS_INLINE void count_alloc(uint32_t number, uint64_t objects, uint64_t bytes
 	}
 	c = site_counters_at(number);
 	count_alloc_alone(c, objects, bytes);
-	count_add_alone(&c->samples, 1);
+	thread_add_alone(&c->samples, 1);
 }
 
 ALWAYS_INLINE void count_free(uint32_t number, uint64_t objects, uint64_t bytes)

@@ -166,8 +166,8 @@ ALWAYS_INLINE void peak_grow_alone(struct site_counters *c, uint64_t bytes)
 	uint64_t live;
 
 	peak_touch_alone(c);
-	live = atomic_load_relaxed(&peak_totals.live) + bytes;
-	atomic_store_relaxed(&peak_totals.live, live);
+	thread_add_alone(&peak_totals.live, bytes);
+	live = atomic_load_relaxed(&peak_totals.live);
 	if (live > atomic_load_relaxed(&peak_totals.peak)) {
 		atomic_store_relaxed(&peak_totals.peak, live);
 		atomic_store_relaxed(&peak_totals.fresh, true);
@@ -179,8 +179,7 @@ ALWAYS_INLINE void peak_shrink_alone(struct site_counters *c, uint64_t bytes)
 	if (UNLIKELY(atomic_load_relaxed(&peak_totals.fresh)))
 		peak_end();
 	peak_touch_alone(c);
-	atomic_store_relaxed(&peak_totals.live,
-			     atomic_load_relaxed(&peak_totals.live) - bytes);
+	thread_add_alone(&peak_totals.live, 0 - bytes);
 }
 
 /* FAST. The same beside other threads. */

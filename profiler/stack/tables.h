@@ -2,9 +2,9 @@
 /*
  * tables: the memory of call frame information. Compiling one row touches four or five
  * places in .eh_frame_hdr and .eh_frame, and the kernel maps 64 KiB around each: after
- * some hundred rows all of a library's tables are resident, 7 MiB for a compiler. A
- * program that is only sampled compiles few rows, and gives those pages back now and
- * then; they are in the page cache when they are needed again.
+ * some hundred rows all of a library's tables are resident, 7 MiB for a compiler. So
+ * those pages are given back now and then; they are in the page cache when they are
+ * needed again.
  */
 #ifndef PROFILER_STACK_TABLES_H
 #define PROFILER_STACK_TABLES_H

@@ -40,13 +40,15 @@ struct known_row {
  * looking up a row or a step each. */
 #define MEMO_FRAMES 6
 #define MEMO_WAYS   3
+#define MEMO_LATE   64
 #define MEMOS_FIRST 64
 #define MEMOS_MAX   512
 struct trail_memo {
 	uintptr_t slot;	 /* of the innermost frame; 0: nothing is known */
 	uint32_t number; /* see trail_found */
-	uint16_t count;	 /* frames walked, from 1 */
-	uint16_t index;	 /* that the trail's frame had which was met */
+	uint8_t count;	 /* frames walked, from 1 */
+	uint8_t late; /* captures that found it, but not at once, since it was put here */
+	uint16_t index; /* that the trail's frame had which was met */
 	struct memo_frame {
 		uintptr_t pc;
 		uint32_t offset; /* of its slot from the innermost one's */

@@ -137,6 +137,25 @@ memo_compare(const struct trail_memo *m)
 	return f;
 }
 
+ALWAYS_INLINE uint32_t memo_hash(uintptr_t slot, uintptr_t pc)
+{
+	return ((uint32_t)pc ^ (uint32_t)slot << 8) * 0x9e3779b1u;
+}
+
+/* m has been found often, each time after another one: it comes first now. That one is
+ * walked anew, since where it belongs depends on this one. */
+static NOINLINE struct trail_memo *memo_promote(struct trails *a, struct trail_memo *m)
+{
+	struct trail_memo *first = memo_at(a, memo_hash(m->slot, m->frames[0].pc));
+
+	m->late = 0;
+	if (first == m)
+		return m;
+	*first = *m;
+	m->slot = 0;
+	return first;
+}
+
 /* FAST. The walk that began here, if its words are as they were, and all those beyond,
  * which the trail has; else *out_holds is false, and here is where it is to be
  * remembered. Walks that part from another one are told apart by the first word that
@@ -145,7 +164,7 @@ ALWAYS_INLINE NO_SANITIZE struct trail_memo *memo_find(struct trails *a, uintptr
 						       uintptr_t pc, bool *out_holds)
 {
 	const struct trail *t = &a->own;
-	uint32_t hash = ((uint32_t)pc ^ (uint32_t)slot << 8) * 0x9e3779b1u;
+	uint32_t hash = memo_hash(slot, pc);
 
 	*out_holds = false;
 	for (uint32_t way = 1;; way++) {
@@ -167,6 +186,8 @@ ALWAYS_INLINE NO_SANITIZE struct trail_memo *memo_find(struct trails *a, uintptr
 			if (LIKELY(word == f->node)) {
 				*out_holds = is_simple(a, m->index) &&
 					     LIKELY(is_unchanged(t->places, p - 1));
+				if (way > 1 && UNLIKELY(++m->late == MEMO_LATE))
+					m = memo_promote(a, m);
 				return m;
 			}
 		}
@@ -228,7 +249,8 @@ static NOINLINE void memo_keep(struct trails *a, uint32_t number)
 		a->nmemos = 0;
 	}
 	m->slot = slot;
-	m->count = (uint16_t)n;
+	m->count = (uint8_t)n;
+	m->late = 0;
 	m->index = (uint16_t)met;
 	m->number = number;
 	for (uint32_t i = 0; i <= n; i++) {

@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <execinfo.h>
+#include <fcntl.h>
 #include <glob.h>
 #include <link.h>
 #include <locale.h>
@@ -15,6 +16,7 @@
 #include <pthread.h>
 #include <regex.h>
 #include <search.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -388,6 +390,35 @@ static int find_tables(struct dl_phdr_info *info, size_t size, void *arg)
 	return 1;
 }
 
+/* Which pages of the tables were resident at the last look, and how often one was no
+ * longer: nobody but who gives them back makes that happen. */
+static struct {
+	struct tables tables; /* empty: nobody looks */
+	bool was[4096];
+	size_t resident, dropped;
+} looks;
+
+static void look(void)
+{
+	size_t n = (looks.tables.to - looks.tables.from) / 4096;
+	static uint64_t entries[4096];
+	int fd = n && n <= 4096 ? open("/proc/self/pagemap", O_RDONLY) : -1;
+
+	if (fd < 0 || pread(fd, entries, n * 8, (off_t)(looks.tables.from / 4096 * 8)) !=
+			      (ssize_t)(n * 8))
+		n = 0;
+	if (fd >= 0)
+		close(fd);
+	looks.resident = 0;
+	for (size_t i = 0; i < n; i++) {
+		bool is = entries[i] >> 63;
+
+		looks.resident += is;
+		looks.dropped += looks.was[i] && !is;
+		looks.was[i] = is;
+	}
+}
+
 /* Allocates from many places inside libc. */
 static void allocate_in_libc(int round)
 {
@@ -400,36 +431,46 @@ static void allocate_in_libc(int round)
 
 	for (int i = 0; i < 40; i++)
 		free(strdup("seep"));
+	look();
 	asprintf(&text, "%d %200s %ls", round, "text", L"wide");
 	free(text);
+	look();
 	f = open_memstream(&text, &n);
 	fprintf(f, "%0*d", 3000, round);
 	fclose(f);
 	free(text);
+	look();
 	f = fopen("/proc/self/status", "r");
 	for (n = 0; f && getline(&line, &n, f) > 0;)
 		;
 	free(line);
 	fclose(f);
+	look();
 	if (regcomp(&r, "(a|b)*c[[:alpha:]]{2,3}(d|e+)", REG_EXTENDED) == 0) {
 		regexec(&r, "abababcxyzee", 0, NULL, 0);
 		regfree(&r);
 	}
+	look();
 	if (glob("/usr/lib/*.so*", 0, NULL, &g) == 0)
 		globfree(&g);
+	look();
 	closedir(opendir("/"));
 	n = (size_t)scandir("/", &names, NULL, alphasort);
 	for (size_t i = 0; i < n; i++)
 		free(names[i]);
 	free(names);
+	look();
 	free(realpath("/proc/self/exe", NULL));
 	free(getcwd(NULL, 0));
+	look();
 	tzset();
 	setlocale(LC_ALL, round % 2 ? "C" : "C.UTF-8");
+	look();
 	list = backtrace_symbols((void *[]){ (void *)malloc }, 1);
 	free(list);
 	hcreate(100);
 	hdestroy();
+	look();
 }
 
 /* The tables of call frames are no file's any more: nobody may take them for one. */
@@ -458,24 +499,14 @@ static int own_tables(void)
 	return 0;
 }
 
-/* Resident KiB of the same pages after the same work. */
+/* What is resident of the same pages after the same work, and what was for a while. */
 static int file_tables(void)
 {
-	struct tables t = { 0 };
-	uint64_t entry;
-	size_t kib = 0;
-	FILE *f;
-
-	dl_iterate_phdr(find_tables, &t);
+	dl_iterate_phdr(find_tables, &looks.tables);
 	for (int i = 0; i < 20; i++)
 		allocate_in_libc(i);
-	f = fopen("/proc/self/pagemap", "r");
-	for (uintptr_t at = t.from; f && at < t.to; at += 4096) {
-		fseek(f, (long)(at / 4096 * 8), SEEK_SET);
-		if (fread(&entry, sizeof(entry), 1, f) == 1 && entry >> 63)
-			kib += 4;
-	}
-	printf("bytes %zu\nresident_kib %zu\n", t.to - t.from, kib);
+	printf("bytes %zu\nresident_kib %zu\ndropped %zu\n",
+	       looks.tables.to - looks.tables.from, looks.resident * 4, looks.dropped);
 	return 0;
 }
 
