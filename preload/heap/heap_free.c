@@ -124,6 +124,21 @@ static NOINLINE void push(unsigned c, void *p)
 	atomic_store_release(&mc->top[c], top + 1);
 }
 
+/* The same; mostly there is room, as on the fast path. */
+ALWAYS_INLINE void push_fast(unsigned c, void *p)
+{
+	struct mcache *mc = mcache_self();
+	void **top = mc->top[c];
+
+	if (UNLIKELY(top == mc->limit[c]) || UNLIKELY(top[-1] == p) ||
+	    UNLIKELY(top[-2] == p)) {
+		push(c, p);
+		return;
+	}
+	*top = p;
+	mc->top[c] = top + 1;
+}
+
 /* p is slot index of s, by its address. */
 ALWAYS_INLINE void free_slot(struct mspan *s, uint32_t index, void *p)
 {
@@ -132,7 +147,7 @@ ALWAYS_INLINE void free_slot(struct mspan *s, uint32_t index, void *p)
 	if (atomic_load_acquire(&s->samples) && heap_hooks.sample_free &&
 	    UNLIKELY(!heap_hooks.sample_free(s, index, p)))
 		heap_fatal(p, "double free of %p (size class %u)", p, s->sizeclass);
-	push(s->sizeclass, p);
+	push_fast(s->sizeclass, p);
 }
 
 static void free_small(struct mspan *s, uint32_t index, void *p)
