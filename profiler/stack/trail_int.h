@@ -42,7 +42,7 @@ struct known_row {
 #define MEMO_WAYS   3
 #define MEMO_LATE   64
 #define MEMOS_FIRST 64
-#define MEMOS_MAX   512
+#define MEMOS_MAX   1024
 struct trail_memo {
 	uintptr_t slot;	 /* of the innermost frame; 0: nothing is known */
 	uint32_t number; /* see trail_found */
@@ -109,7 +109,8 @@ struct trails {
 	struct trail_place plain[PLAIN_MAX]; /* walked by one capture in the plain case */
 	struct trail_steps steps;
 	struct known_row rows[ROWS_MAX];
-	struct trail_memo memos[MEMOS_MAX] __attribute__((aligned(CACHE_LINE)));
+	/* In pairs: two that share a place both have room. */
+	struct trail_memo memos[MEMOS_MAX] __attribute__((aligned(4 * CACHE_LINE)));
 };
 
 static inline uint64_t found_word(uint32_t node, uint32_t number)

@@ -125,6 +125,17 @@ ALWAYS_INLINE struct trail_memo *memo_at(struct trails *a, uint32_t hash)
 	return (void *)((uintptr_t)a->memos + (hash >> lg & a->memo_mask));
 }
 
+/* FAST. The other one of a pair. */
+ALWAYS_INLINE struct trail_memo *memo_beside(const struct trail_memo *m)
+{
+	return (void *)((uintptr_t)m ^ sizeof(*m));
+}
+
+ALWAYS_INLINE bool memo_is_of(const struct trail_memo *m, uintptr_t slot, uintptr_t pc)
+{
+	return LIKELY(m->slot == slot) && LIKELY(m->frames[0].pc == pc);
+}
+
 /* FAST. The first of m's frames whose word is not as it was, or the one that was met. */
 ALWAYS_INLINE NO_SANITIZE const struct memo_frame *
 memo_compare(const struct trail_memo *m)
@@ -148,6 +159,8 @@ static NOINLINE struct trail_memo *memo_promote(struct trails *a, struct trail_m
 {
 	struct trail_memo *first = memo_at(a, memo_hash(m->slot, m->frames[0].pc));
 
+	if (!memo_is_of(first, m->slot, m->frames[0].pc))
+		first = memo_beside(first);
 	m->late = 0;
 	if (first == m)
 		return m;
@@ -172,8 +185,11 @@ ALWAYS_INLINE NO_SANITIZE struct trail_memo *memo_find(struct trails *a, uintptr
 		const struct memo_frame *f;
 		uintptr_t word;
 
-		if (m->slot != slot || m->frames[0].pc != pc)
-			return m;
+		if (UNLIKELY(!memo_is_of(m, slot, pc))) {
+			if (!memo_is_of(memo_beside(m), slot, pc))
+				return m;
+			m = memo_beside(m);
+		}
 		f = memo_compare(m);
 		word = *(const volatile uintptr_t *)(slot + f->offset);
 		if (LIKELY(word == f->pc)) {
@@ -248,6 +264,8 @@ static NOINLINE void memo_keep(struct trails *a, uint32_t number)
 		a->memo_mask = a->memo_mask * 2 + sizeof(*m);
 		a->nmemos = 0;
 	}
+	if (m->slot && !memo_is_of(m, slot, t->places[top].pc))
+		*memo_beside(m) = *m;
 	m->slot = slot;
 	m->count = (uint8_t)n;
 	m->late = 0;
