@@ -17,16 +17,15 @@
 #include <sys/prctl.h>
 
 #include "preload/api/api.h"
+#include "preload/base/atomic.h"
 #include "preload/base/filter.h"
 #include "preload/base/os.h"
 #if CONFIG_PROFILER
-#include "preload/base/atomic.h"
 #include "profiler/stack/thread.h"
 #endif
 
-static struct {
-	int pid; /* of this process; in a child of vfork(), of another */
-} sandbox;
+static int owner;	    /* id of this process; in a child of vfork(), of another */
+static uint32_t installing; /* atomic; a thread is in install() */
 
 HIDDEN extern void *sandbox_real[2];
 HIDDEN long sandbox_by_prctl(long op, unsigned long mode,
@@ -44,14 +43,15 @@ void sandbox_resolve(void)
 
 void sandbox_init(void)
 {
-	sandbox.pid = os_getpid();
+	owner = os_getpid();
 	sandbox_resolve();
 }
 
 void sandbox_fork_child(void)
 {
 	os_learn_ids(false);
-	sandbox.pid = os_getpid();
+	owner = os_getpid();
+	atomic_store_relaxed(&installing, 0);
 }
 
 /* By what is known without a system call, which might be one too many. */
@@ -84,18 +84,20 @@ static long result(long ret)
 static long install(const long args[6], unsigned long mode, bool for_all,
 		    const struct sock_fprog *program)
 {
-	const bool ours = os_getpid() == sandbox.pid && (for_all || is_alone());
-	const bool ready = ours && mode == SECCOMP_MODE_FILTER && filter_prepare();
+	const bool first = os_getpid() == owner && (for_all || is_alone()) &&
+			   atomic_exchange_acquire(&installing, 1) == 0;
+	const bool ready = first && mode == SECCOMP_MODE_FILTER && filter_prepare();
 	long ret;
 
-	if (ours && os_filters == 0)
+	if (first && !os_is_filtered())
 		os_learn_ids(true);
 	ret = os_call_unasked(args[0], args[1], args[2], args[3], args[4], args[5], 0);
-
 	if (ret == 0 && ready)
 		filter_add(program->filter, program->len);
-	if (ret == 0 && ours && mode == SECCOMP_MODE_STRICT)
+	if (ret == 0 && first && mode == SECCOMP_MODE_STRICT)
 		filter_add_strict();
+	if (first)
+		atomic_store_release(&installing, 0);
 	return result(ret);
 }
 

@@ -203,12 +203,13 @@ static NO_SANITIZE bool is_in_strict(long nr)
 NO_SANITIZE bool os_refused(long nr, const long args[6])
 {
 	struct seccomp_data data = { .nr = (int)nr, .arch = AUDIT_ARCH_X86_64 };
+	const uint32_t n = atomic_load_acquire(&os_filters);
 
 	for (int i = 0; i < 6; i++)
 		data.args[i] = (uint64_t)args[i];
 	if (filters.strict && !is_in_strict(nr))
 		return true;
-	for (uint32_t i = 0; i < FILTER_MOST && i < atomic_load_acquire(&os_filters); i++)
+	for (uint32_t i = 0; i < FILTER_MOST && i < n; i++)
 		if (is_deadly(run(filters.list[i].code, filters.list[i].length, &data)))
 			return true;
 	return false;

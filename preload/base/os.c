@@ -51,7 +51,7 @@ int os_commit(void *addr, size_t size)
 {
 	const long protection = PROT_READ | PROT_WRITE;
 
-	if (UNLIKELY(os_filters) &&
+	if (os_is_filtered() &&
 	    os_refused(SYS_mprotect,
 		       (const long[6]){ (long)addr, (long)size, protection }))
 		return map(addr, size, (int)protection,

@@ -15,8 +15,13 @@
 
 #include "preload/base/base.h"
 
-/* Filters of system calls that the program has installed (filter.h). */
+/* How many filters of system calls the program has installed (filter.h). Atomic. */
 extern uint32_t os_filters HIDDEN;
+/* FAST. It has some. */
+static inline bool os_is_filtered(void)
+{
+	return __builtin_expect(__atomic_load_n(&os_filters, __ATOMIC_RELAXED) != 0, 0);
+}
 /* SIGNAL. One of them would kill for this call. */
 bool os_refused(long nr, const long args[6]);
 
@@ -39,8 +44,7 @@ static inline long os_call_unasked(long nr, long a, long b, long c, long d, long
 /* SIGNAL. The same, but -EPERM instead of the end of the program. */
 static inline long os_call(long nr, long a, long b, long c, long d, long e, long f)
 {
-	if (__builtin_expect(os_filters != 0, 0) &&
-	    os_refused(nr, (const long[6]){ a, b, c, d, e, f }))
+	if (os_is_filtered() && os_refused(nr, (const long[6]){ a, b, c, d, e, f }))
 		return -1; /* EPERM */
 	return os_call_unasked(nr, a, b, c, d, e, f);
 }
@@ -48,8 +52,7 @@ static inline long os_call(long nr, long a, long b, long c, long d, long e, long
 /* SIGNAL. For calls that libc makes for us: true, -EPERM should be the answer. */
 static inline bool os_is_refused(long nr, long first)
 {
-	return __builtin_expect(os_filters != 0, 0) &&
-	       os_refused(nr, (const long[6]){ first });
+	return os_is_filtered() && os_refused(nr, (const long[6]){ first });
 }
 
 /* Memory. SIGNAL. Sizes are bytes and multiples of OS_PAGE. */

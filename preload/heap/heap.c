@@ -102,6 +102,7 @@ uintptr_t heap_thread_push(void)
 	if (!mc)
 		return 0;
 	mc->budget = old->budget;
+	mc->below = old;
 	seep_tls.cache_offset = (uintptr_t)mc - (uintptr_t)&mcache_empty;
 	return saved;
 }
@@ -113,7 +114,7 @@ void heap_thread_pop(uintptr_t saved)
 	if (saved == 0 || seep_tls.state != TLS_LIVE)
 		return;
 	seep_tls.cache_offset = saved;
-	mc->interruption = NULL;
+	mc->below = NULL; /* which is used again */
 	mcache_release(mc);
 }
 
@@ -499,17 +500,51 @@ ALWAYS_INLINE void refuse_cached(const struct mspan *s, const void *p, const cha
 		freed_block(s, p, what);
 }
 
-/* The object of p, which must be one. NULL: not ours. */
-static struct mspan *object_of(const void *p, uint32_t *out_index, const char *what)
+/* The small allocated slot that begins at p; NULL: none does, or it is not known. */
+ALWAYS_INLINE struct mspan *slot_at(const void *p, uint32_t *out_index)
+{
+	const struct arena *a = &arena_first;
+	size_t page = ((uintptr_t)p - arena_fast.base) >> PAGE_SHIFT;
+	struct mspan *s;
+	uint64_t at, index;
+
+	if (UNLIKELY(page >= atomic_load_relaxed(&a->end_page)) ||
+	    UNLIKELY(page < a->first_page))
+		return NULL;
+	s = atomic_load_acquire(&a->spans[page]);
+	if (UNLIKELY(!s) || UNLIKELY(atomic_load_acquire(&s->state) != MSPAN_SMALL))
+		return NULL;
+	at = (uintptr_t)p - s->base;
+	index = at * s->magic >> MSPAN_MAGIC_SHIFT;
+	if (UNLIKELY(at >= s->npages << PAGE_SHIFT) ||
+	    UNLIKELY(index * s->slot_size != at) || UNLIKELY(index >= s->nslots) ||
+	    UNLIKELY(!(atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) &
+		       1)))
+		return NULL;
+	*out_index = (uint32_t)index;
+	return s;
+}
+
+static NOINLINE struct mspan *object_slow(const void *p, uint32_t *out_index,
+					  const char *what)
 {
 	struct mspan *s = heap_find((uintptr_t)p, out_index);
 
-	if (!s) {
-		if (arena_of((uintptr_t)p))
-			heap_fatal(p, "%s of freed block %p", what, p);
+	if (s)
+		heap_check_object(s, *out_index, p, what);
+	else if (arena_of((uintptr_t)p))
+		heap_fatal(p, "%s of freed block %p", what, p);
+	return s;
+}
+
+/* The object of p, which must be one. NULL: not ours. */
+ALWAYS_INLINE struct mspan *object_of(const void *p, uint32_t *out_index,
+				      const char *what)
+{
+	struct mspan *s = slot_at(p, out_index);
+
+	if (UNLIKELY(!s) && !(s = object_slow(p, out_index, what)))
 		return NULL;
-	}
-	heap_check_object(s, *out_index, p, what);
 	refuse_cached(s, p, what);
 	if (s->samples && heap_hooks.is_freed && heap_hooks.is_freed(s, *out_index))
 		freed_block(s, p, what);

@@ -235,18 +235,30 @@ static void retire_locked(struct mcache *mc)
 		mcaches.inuse = mc->next;
 	if (mc->next)
 		mc->next->prev = mc->prev;
+	mc->interruption = NULL;
+	mc->below = NULL;
 	mc->next = mcaches.spare;
 	mcaches.spare = mc;
+}
+
+static void retire(struct mcache *mc)
+{
+	mcache_empty_out(mc);
+	lock_acquire(&mcache_lock);
+	retire_locked(mc);
+	lock_release(&mcache_lock);
 }
 
 void mcache_release(struct mcache *mc)
 {
 	if (is_looked_at(atomic_add_relaxed(&mcaches.nreleased, (uint64_t)1)))
 		refuse_last_doubles(mc);
-	mcache_empty_out(mc);
-	lock_acquire(&mcache_lock);
-	retire_locked(mc);
-	lock_release(&mcache_lock);
+	while (mc) {
+		struct mcache *below = mc->below;
+
+		retire(mc);
+		mc = below;
+	}
 }
 
 /* A bin that holds as many pointers as at the last look is taken to be out of use: half
@@ -397,19 +409,23 @@ void mcache_empty_out(struct mcache *mc)
 	lcache_empty_out(&mc->large);
 }
 
-void mcache_reap_others(struct mcache *keep)
+/* Is it keep or, the fork being made in a signal handler, what that interrupted? */
+static bool is_among_own(const struct mcache *mc, const struct mcache *keep)
+{
+	while (keep && keep != mc)
+		keep = keep->below;
+	return keep != NULL;
+}
+
+void mcache_reap_others(const struct mcache *keep)
 {
 	struct mcache *mc = mcaches.inuse;
 
 	while (mc) {
 		struct mcache *next = mc->next;
 
-		if (mc != keep) {
-			mcache_empty_out(mc);
-			lock_acquire(&mcache_lock);
-			retire_locked(mc);
-			lock_release(&mcache_lock);
-		}
+		if (!is_among_own(mc, keep))
+			retire(mc);
 		mc = next;
 	}
 }

@@ -43,6 +43,7 @@ struct mcache {
 	 */
 	uint64_t random;
 	double variate;
+	uint64_t share_objects, share_bytes, share_check; /* the same: see draw.h */
 	uint64_t coin;	   /* the same, for what is tossed; 0: not yet */
 	void *sampled;	   /* the same: recorded last */
 	uint32_t nsampled; /* the same: objects, beside other threads */
@@ -58,6 +59,9 @@ struct mcache {
 	uint32_t nbig;		    /* owner only: see is_big_due() */
 	uint32_t growths;	    /* owner only: mheap_growths() when last seen */
 	void *interruption;	    /* owner only, of preload/api/signal.c */
+	/* Owner only: what heap_thread_push() put this one in the place of; NULL: none.
+	 */
+	struct mcache *below;
 	uint16_t decay_count[SIZECLASS_COUNT]; /* owner only: pointers seen then */
 	uint16_t first_room[SIZECLASS_COUNT];  /* owner only: of a bin without room */
 };
@@ -247,8 +251,9 @@ static inline size_t mcache_argument(void)
 
 /* SLOW. Everything back to mcentral. */
 void mcache_empty_out(struct mcache *mc);
-struct mcache *mcache_new(void);	/* NULL: memory is out */
-void mcache_release(struct mcache *mc); /* emptied; kept for the next thread */
+struct mcache *mcache_new(void); /* NULL: memory is out */
+/* Emptied, with those below it; kept for the next thread. */
+void mcache_release(struct mcache *mc);
 
 /* Names a pointer that a bin of the own mcache holds twice. */
 void mcache_refuse_doubles(const struct mcache *mc);
@@ -258,7 +263,8 @@ bool mcache_are_several(void);
 
 /* With mcache_lock held. */
 struct mcache *mcache_list(void);
-/* forked child: gives up every mcache but keep, emptying it. Locks are reset already. */
-void mcache_reap_others(struct mcache *keep);
+/* forked child: gives up every mcache but keep and those below it, emptying them. Locks
+ * are reset already. */
+void mcache_reap_others(const struct mcache *keep);
 
 #endif

@@ -316,6 +316,7 @@ static __attribute__((noreturn)) void copy_main(struct live *l)
 {
 	struct world *w = &l->cycle.world;
 
+	world_hurry_no_more();
 	be_modest();
 	symbol_copied();
 	wait_for_go(l);
@@ -361,6 +362,7 @@ static NO_LOCK_CHECK void release_locks(void)
 /* The copy goes on from here as well, and ends in copy_main(). */
 static void clone_copy(struct live *l)
 {
+	world_hurry_alone();
 	l->copy = (int)os_call(SYS_clone, 0, 0, 0, 0, 0, 0);
 }
 
@@ -383,6 +385,7 @@ static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
 	hurry(l, true);
 	start = os_now_ns();
 	take_locks();
+	world_hurry(); /* not before: who holds a lock must come to run */
 	if (l->confirm)
 		l->error = world_stop(w);
 	if (l->error == 0)
@@ -395,6 +398,7 @@ static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
 		world_resume(w);
 	release_locks();
 	pause = os_now_ns() - start;
+	world_hurry_no_more();
 	hurry(l, false);
 	if (l->confirm)
 		l->shared->confirm_ns = pause;

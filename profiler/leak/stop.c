@@ -370,10 +370,17 @@ void world_hurry(void)
 		       set_policy(SCHED_RR, 1);
 }
 
-void world_hurry_no_more(void)
+void world_hurry_alone(void)
 {
 	if (stop.hurries)
-		set_policy(SCHED_OTHER, 0);
+		set_policy(SCHED_RR | SCHED_RESET_ON_FORK, 1);
+}
+
+/* Who may have the one policy (RLIMIT_RTPRIO) may still not take the flag away. */
+void world_hurry_no_more(void)
+{
+	if (stop.hurries && !set_policy(SCHED_OTHER, 0))
+		set_policy(SCHED_OTHER | SCHED_RESET_ON_FORK, 0);
 	stop.hurries = false;
 }
 

@@ -62,6 +62,8 @@ void world_resume(struct world *w);
  * The threads that are stopped and let go would run first otherwise.
  */
 void world_hurry(void);
+/* After world_hurry(): processes made from now on do not come before others. */
+void world_hurry_alone(void);
 void world_hurry_no_more(void);
 /*
  * SIGNAL. Around an exec by a thread of this process, not of a child that shares its

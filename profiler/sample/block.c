@@ -36,6 +36,7 @@ struct block *block_make(struct mspan *s)
 	if (s->slot_size == 0) {
 		b = mspan_room(s);
 		block_nth(b->records, 0, 0)->site = SITE_NONE;
+		b->number = 0;
 		atomic_store_release(&s->samples, (void *)b);
 		return b;
 	}

@@ -25,7 +25,10 @@
 struct block {
 	union {
 		uint16_t page_count[MAX_PAGES]; /* small */
-		uint64_t weight;		/* large: what the object counts as */
+		struct {			/* large: what the object counts as */
+			uint64_t weight, bytes;
+			uint32_t number; /* of its counters; 0: bytes is not set */
+		};
 	};
 	char records[]; /* sampler.record_size bytes each */
 };
@@ -132,6 +135,21 @@ static inline uint32_t block_last_site(const struct mspan *s, const struct block
 	return SITE_NONE;
 }
 
+/* FAST. The record of a free object becomes the caller's. Where there is one thread it is
+ * enough that no signal handler comes in between. */
+ALWAYS_INLINE bool block_claim_free(uint32_t *site, uint32_t old)
+{
+	uint8_t done;
+
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
+		return atomic_cas_acquire(site, &old, SAMPLE_CLAIMED);
+	__asm__ volatile("cmpxchgl %3, %1"
+			 : "=@cce"(done), "+m"(*site), "+a"(old)
+			 : "r"(SAMPLE_CLAIMED)
+			 : "memory");
+	return done;
+}
+
 /* FAST. One in b, which has a few, for an object that is new in the slot: its site is to
  * be stored last, released; NULL: memory is out. */
 ALWAYS_INLINE struct sample_record *block_claim_few(const struct mspan *s,
@@ -145,7 +163,7 @@ ALWAYS_INLINE struct sample_record *block_claim_few(const struct mspan *s,
 		uint32_t site = atomic_load_relaxed(&r->site);
 
 		if ((int32_t)site > 0 || site == SAMPLE_CLAIMED ||
-		    !atomic_cas_acquire(&r->site, &site, SAMPLE_CLAIMED))
+		    !block_claim_free(&r->site, site))
 			continue;
 		atomic_store_relaxed(&few->index[i], (uint16_t)index);
 		return r;

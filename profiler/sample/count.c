@@ -5,9 +5,20 @@
 #include "profiler/sample/count.h"
 
 #include "preload/heap/mcache.h"
+#include "profiler/site/capture.h"
 #include "profiler/site/share.h"
 
 #define SAMPLES_ALONE 256 /* of a thread, before it gets a share */
+
+NOINLINE struct trail_found count_find_anew(struct trail_found found)
+{
+	if (found.node == TRAIL_UNKNOWN)
+		found.node = capture_site(trail_latest());
+	found.number = site_counters(found.node) ? site_number(found.node) : 0;
+	if (found.number)
+		trail_set_latest(found);
+	return found;
+}
 
 static struct share *own_share(void)
 {
@@ -39,9 +50,9 @@ NOINLINE uint64_t count_alloc_beside(uint32_t number, uint64_t objects, uint64_t
 	if (UNLIKELY(!c))
 		return alloc_shared(number, objects, bytes);
 	peak_grow_beside(c, bytes);
-	count_add_alone(&c->alloc_objects, objects);
-	count_add_alone(&c->alloc_bytes, bytes);
-	count_add_alone(&own_share()->recorded, 1);
+	thread_add_alone(&c->alloc_objects, objects);
+	thread_add_alone(&c->alloc_bytes, bytes);
+	thread_add_alone(&own_share()->recorded, 1);
 	return c->alloc_objects;
 }
 
@@ -54,8 +65,8 @@ NOINLINE void count_free_beside(uint32_t number, uint64_t objects, uint64_t byte
 		return;
 	}
 	peak_shrink_beside(c, bytes);
-	count_add_alone(&c->free_objects, objects);
-	count_add_alone(&c->free_bytes, bytes);
+	thread_add_alone(&c->free_objects, objects);
+	thread_add_alone(&c->free_bytes, bytes);
 }
 
 /* Does the thread count in a share, or from now on? */
@@ -79,7 +90,7 @@ void count_sample_beside(uint32_t number, uint64_t objects, uint64_t bytes)
 	count_alloc_beside(number, objects, bytes);
 	c = share_counters(number);
 	if (LIKELY(c != NULL))
-		count_add_alone(&c->samples, 1);
+		thread_add_alone(&c->samples, 1);
 	else
 		thread_add(&site_counters_at(number)->samples, 1);
 }

@@ -17,12 +17,13 @@
 #define DRAW_WEIGHT_SHIFT 24 /* size and number of the settings below */
 #define DRAW_WEIGHT_KEY	  (((uint64_t)1 << DRAW_WEIGHT_SHIFT) - 1)
 
-/* FAST. splitmix64's. */
+/* FAST. Random bits of a counter that goes in steps of DRAW_GOLDEN: both halves of a
+ * product, as wyrand does. */
 static inline uint64_t draw_mix(uint64_t z)
 {
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-	return z ^ z >> 31;
+	uint128 product = (uint128)z * (z ^ 0xe7037ed1a0b428dbu);
+
+	return (uint64_t)(product >> 64) ^ (uint64_t)product;
 }
 
 /* FAST. Threads count for themselves, each from a place of its own, mc->random, which is
@@ -78,6 +79,31 @@ static inline uint64_t draw_scaled_bytes(size_t size, uint64_t weight)
 	if (weight == (uint64_t)1 << SITE_SHIFT)
 		return size;
 	return (uint64_t)((uint128)size * weight >> SITE_SHIFT);
+}
+
+/* What an object stands for. */
+struct draw_share {
+	uint64_t objects, bytes; /* objects in fixed point */
+};
+
+/* SLOW. By the tables above; it is at hand from now on, if keep. */
+struct draw_share sample_share_anew(struct mcache *mc, size_t size, uint8_t number,
+				    bool large, bool keep);
+
+/* FAST. Programs make objects of one size again and again: what the thread's latest
+ * stands for is at hand. A signal handler may come in between and leave a part of
+ * another's there, but then the words do not fit each other. */
+ALWAYS_INLINE struct draw_share draw_share(struct mcache *mc, size_t size, uint8_t number,
+					   bool large, bool keep)
+{
+	uint64_t key = ((uint64_t)size << 8 | number) + 1;
+	struct draw_share share = { atomic_load_relaxed(&mc->share_objects),
+				    atomic_load_relaxed(&mc->share_bytes) };
+
+	if (LIKELY((atomic_load_relaxed(&mc->share_check) ^ share.objects ^
+		    share.bytes) == key))
+		return share;
+	return sample_share_anew(mc, size, number, large, keep);
 }
 
 /* ---- pages with recorded objects ---- */

@@ -48,7 +48,7 @@ ALWAYS_INLINE void count_alloc(uint32_t number, uint64_t objects, uint64_t bytes
 	}
 	c = site_counters_at(number);
 	count_alloc_alone(c, objects, bytes);
-	count_add_alone(&c->samples, 1);
+	thread_add_alone(&c->samples, 1);
 }
 
 ALWAYS_INLINE void count_free(uint32_t number, uint64_t objects, uint64_t bytes)
@@ -67,10 +67,8 @@ ALWAYS_INLINE uint32_t find_number(const uintptr_t *fp, uint32_t *out_site)
 
 	seep_tls.internal = 1;
 	found = trail_capture_node(fp);
-	if (UNLIKELY(found.number == 0) && LIKELY(found.node - 1 < TRAIL_UNKNOWN - 1)) {
-		found.number = site_number(found.node);
-		trail_set_latest(found);
-	}
+	if (UNLIKELY(found.number == 0))
+		found = count_find_anew(found);
 	seep_tls.internal = 0;
 	*out_site = found.node;
 	return found.number;
@@ -90,8 +88,10 @@ void lean_on_malloc(void *p, size_t size)
 	struct block *b = atomic_load_acquire(&s->samples);
 	struct mcache *mc = mcache_self();
 	struct sample_record *r;
+	uint16_t stamp = count_stamp();
+	uint8_t period = (uint8_t)(stamp >> 8);
+	struct draw_share share;
 	uint32_t site, number;
-	uint64_t objects;
 
 	if (is_odd() || UNLIKELY(!b) || UNLIKELY(s->slot_size == 0) ||
 	    !(number = find_number(__builtin_frame_address(0), &site)) ||
@@ -102,10 +102,10 @@ void lean_on_malloc(void *p, size_t size)
 		return;
 	}
 	r->birth_ns = os_coarse_ns();
-	count_put_record(r, site, size);
+	count_put_record(r, site, size, stamp);
 	sample_count_page(s, b, p, 1);
-	objects = draw_weight(size, r->period);
-	count_alloc(number, objects, draw_scaled_bytes(size, objects));
+	share = draw_share(mc, size, period, false, true);
+	count_alloc(number, share.objects, share.bytes);
 	mc->sampled = p;
 }
 
@@ -113,17 +113,17 @@ static NOINLINE bool free_recorded(struct mspan *s, uint32_t index, void *p,
 				   struct sample_record *r)
 {
 	uint32_t site = atomic_load_relaxed(&r->site), number = number_of(site);
-	uint64_t objects, bytes;
+	struct mcache *mc = mcache_self();
+	struct draw_share share;
 
 	if (UNLIKELY(number == 0) || is_odd())
 		return sample_on_free(s, index, p);
-	objects = draw_weight(r->size, r->period);
-	bytes = draw_scaled_bytes(r->size, objects);
+	share = draw_share(mc, r->size, r->period, false, false);
 	/* From here on the record may be another object's. */
 	atomic_store_release(&r->site, site | SAMPLE_FREED);
 	sample_count_page(s, s->samples, p, -1);
-	count_free(number, objects, bytes);
-	if (p != mcache_self()->sampled)
+	count_free(number, share.objects, share.bytes);
+	if (p != mc->sampled)
 		sample_note_end(p, site);
 	return true;
 }
@@ -146,33 +146,40 @@ uint64_t lean_on_malloc_large(struct mspan *s, size_t size)
 	struct block *b = mspan_room(s);
 	struct sample_record *r = (void *)b->records;
 	struct mcache *mc = mcache_self();
+	uint16_t stamp = count_stamp();
+	uint8_t period = (uint8_t)(stamp >> 8);
+	struct draw_share share;
 	uint32_t site, number;
+	uint64_t now;
 
 	if (is_odd() || !(number = find_number(__builtin_frame_address(0), &site)) ||
 	    !draw_budget(mc)) {
 		sample_on_malloc((void *)s->base, size);
 		return os_coarse_ns();
 	}
-	count_put_record(r, site, size);
-	r->birth_ns = os_coarse_ns();
-	b->weight = draw_large_weight(size, r->period);
+	now = os_coarse_ns();
+	count_put_record(r, site, size, stamp);
+	r->birth_ns = now;
+	share = draw_share(mc, size, period, true, true);
+	b->weight = share.objects;
+	b->bytes = share.bytes;
+	b->number = number;
 	atomic_store_release(&s->samples, (void *)b);
-	count_alloc(number, b->weight, draw_scaled_bytes(size, b->weight));
+	count_alloc(number, share.objects, share.bytes);
 	mc->sampled = (void *)s->base;
-	return r->birth_ns;
+	return now;
 }
 
 void lean_on_free_large(struct mspan *s)
 {
 	const struct block *b = s->samples;
 	const struct sample_record *r = (const void *)b->records;
-	uint32_t site = r->site, number = number_of(site);
+	uint32_t site = r->site, number = b->number;
 
 	if (UNLIKELY(number == 0) || is_odd()) {
 		sample_on_free(s, 0, (void *)s->base);
 	} else {
-		count_free(number, b->weight,
-			   draw_scaled_bytes(s->size_asked, b->weight));
+		count_free(number, b->weight, b->bytes);
 		if ((void *)s->base == mcache_self()->sampled)
 			misuse_note_free(s->base, site, SITE_NONE, unwind_caller());
 		else

@@ -270,6 +270,8 @@ NO_LOCK_CHECK void sample_fork_done(bool child)
 		else
 			lock_release(&sampler.stripes[i - 1].lock);
 	}
-	if (child)
+	if (child) {
 		sampler.epoch++;
+		period_stamp();
+	}
 }

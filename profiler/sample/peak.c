@@ -22,7 +22,8 @@ struct peak_totals peak_totals;
 
 /* A counter of frees is read before the one of allocations. Negative in a share of which
  * another one freed, and in torn pairs of a running program. */
-static void read_live(const struct site_counters *c, int64_t *objects, int64_t *bytes)
+ALWAYS_INLINE void read_live(const struct site_counters *c, int64_t *objects,
+			     int64_t *bytes)
 {
 	uint64_t freed = atomic_load_relaxed(&c->free_objects);
 	uint64_t freed_bytes = atomic_load_relaxed(&c->free_bytes);
@@ -44,6 +45,18 @@ void peak_keep(struct site_counters *c)
 	read_live(c, &objects, &bytes);
 	atomic_store_relaxed(&c->peak_objects, (uint64_t)objects);
 	atomic_store_relaxed(&c->peak_bytes, (uint64_t)bytes);
+}
+
+/* The same with one thread, which needs no locked instruction: programs that grow have a
+ * new peak every few frees. */
+NOINLINE void peak_keep_alone(struct site_counters *c)
+{
+	int64_t objects, bytes;
+
+	read_live(c, &objects, &bytes);
+	atomic_store_relaxed(&c->peak_objects, (uint64_t)objects);
+	atomic_store_relaxed(&c->peak_bytes, (uint64_t)bytes);
+	atomic_store_relaxed(&c->peak_number, atomic_load_relaxed(&peak_totals.number));
 }
 
 void peak_end(void)

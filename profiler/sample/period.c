@@ -27,11 +27,21 @@ static void put(struct period *to, struct period p)
 	*to = p;
 }
 
+void period_stamp(void)
+{
+	uint32_t stamp = sampler.epoch | (uint32_t)period_number() << 8;
+
+	atomic_store_release(&sampler.stamp, stamp);
+	atomic_store_release(&sampler.exact_stamp,
+			     period_latest()->exact ? stamp : UINT32_MAX);
+}
+
 void period_first(struct period p)
 {
 	p.started_ns = 0;
 	put(&periods.list[0], p);
 	atomic_store_release(&periods.count, 1u);
+	period_stamp();
 }
 
 bool period_add(struct period p)
@@ -43,5 +53,6 @@ bool period_add(struct period p)
 	p.started_ns = os_realtime_ns();
 	put(&periods.list[n], p);
 	atomic_store_release(&periods.count, n + 1);
+	period_stamp();
 	return true;
 }

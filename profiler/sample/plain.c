@@ -63,18 +63,6 @@ ALWAYS_INLINE void may_follow(struct sample_record *r, const void *p, size_t siz
 
 /* ---- events ---- */
 
-/* The stack that trail_capture_node() has just captured, if it could: its site, and the
- * number of its counters. 0: the general way has to do it. */
-static NOINLINE struct trail_found find_anew(struct trail_found found)
-{
-	if (found.node == TRAIL_UNKNOWN)
-		found.node = capture_site(trail_latest());
-	found.number = site_counters(found.node) ? site_number(found.node) : 0;
-	if (found.number)
-		trail_set_latest(found);
-	return found;
-}
-
 ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 {
 	const size_t record_size = followed ? RECORD_PACKED : RECORD_SHORT;
@@ -90,18 +78,19 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 		sample_on_malloc(p, size);
 		return;
 	}
+	r = (void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) * record_size];
+	__builtin_prefetch(r, 1); /* the capture takes as long as that */
 	seep_tls.internal = 1;
 	found = trail_capture_node(__builtin_frame_address(0));
 	if (UNLIKELY(found.number == 0)) {
-		found = find_anew(found);
+		found = count_find_anew(found);
 		if (found.number == 0) {
 			seep_tls.internal = 0;
 			sample_on_malloc(p, size);
 			return;
 		}
 	}
-	r = (void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) * record_size];
-	count_put_record(r, found.node, size);
+	count_put_record(r, found.node, size, count_stamp());
 	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
 		objects = count_alloc_beside(found.number, ONE, size);
 	} else {
@@ -127,18 +116,21 @@ void plain_on_malloc_followed(void *p, size_t size)
 	on_malloc(p, size, true);
 }
 
-/* What is freed may have been recorded under other settings. */
+/* What is freed may have been recorded under other settings, or in a parent. */
 ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool followed)
 {
 	const size_t record_size = followed ? RECORD_PACKED : RECORD_SHORT;
 	struct block *b = s->samples;
 	struct sample_record *r = (void *)&b->records[(size_t)index * record_size];
-	uint32_t site = r->site, number, handle = 0;
-	size_t size;
+	const uint64_t word = atomic_load_relaxed((record_word *)r);
+	const uint32_t site = (uint32_t)word;
+	const size_t size = (uint16_t)(word >> 32);
+	uint32_t number, handle = 0;
 
 	if (site == SITE_NONE)
 		return true;
-	if (UNLIKELY(site >= HIDDEN_SITE) || UNLIKELY(!period_nth(r->period)->exact) ||
+	if (UNLIKELY(site >= HIDDEN_SITE) ||
+	    UNLIKELY(word >> 48 != atomic_load_relaxed(&sampler.exact_stamp)) ||
 	    UNLIKELY(!s->slot_size) || UNLIKELY(!store_is_own()))
 		return sample_on_free(s, index, p);
 	number = site_number(site);
@@ -149,7 +141,6 @@ ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool follow
 		handle = r->packed.escape;
 		r->packed.escape = 0;
 	}
-	size = r->size;
 	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
 		count_free_beside(number, ONE, size);
 	else

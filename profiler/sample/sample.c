@@ -96,6 +96,24 @@ NOINLINE uint64_t sample_weight_of(size_t size, const struct period *at)
 	return (uint64_t)(int64_t)(one * maths_inverse_share(x) + 0.5);
 }
 
+NOINLINE struct draw_share sample_share_anew(struct mcache *mc, size_t size,
+					     uint8_t number, bool large, bool keep)
+{
+	struct draw_share share;
+
+	share.objects =
+		large ? draw_large_weight(size, number) : draw_weight(size, number);
+	share.bytes = draw_scaled_bytes(size, share.objects);
+	if (keep) {
+		uint64_t key = ((uint64_t)size << 8 | number) + 1;
+
+		atomic_store_relaxed(&mc->share_objects, share.objects);
+		atomic_store_relaxed(&mc->share_bytes, share.bytes);
+		atomic_store_relaxed(&mc->share_check, key ^ share.objects ^ share.bytes);
+	}
+	return share;
+}
+
 uint64_t sample_weight(size_t size)
 {
 	return sample_weight_of(size, period_latest());
@@ -227,6 +245,7 @@ ALWAYS_INLINE uint64_t new_weight(const struct mspan *s, struct block *b, size_t
 {
 	if (s->slot_size)
 		return objects_then(size, period);
+	b->number = 0;
 	b->weight = LIKELY(period_nth(period)->exact) ? (uint64_t)1 << SITE_SHIFT
 						      : draw_large_weight(size, period);
 	return b->weight;

@@ -60,7 +60,10 @@ struct sampler {
 	/* atomic totals */
 	uint64_t dropped, truncated;
 	uint32_t any_hidden; /* atomic */
-	uint8_t epoch;	  /* forks between the first process and this one, modulo 256 */
+	uint8_t epoch; /* forks between the first process and this one, modulo 256 */
+	/* What new records have in their upper 16 bits, epoch and period; the same, but
+	 * UINT32_MAX, when that is not exact. period_stamp() sets both; atomic. */
+	uint32_t stamp, exact_stamp;
 	uint64_t samples; /* recorded; atomic */
 };
 extern struct sampler sampler HIDDEN;
@@ -126,8 +129,9 @@ struct peak_totals {
 };
 extern struct peak_totals peak_totals HIDDEN;
 void peak_keep(struct site_counters *c); /* what is live of it */
-void peak_end(void);			 /* the first free after a new maximum */
-void peak_add_shared(int64_t bytes);	 /* beside other threads */
+void peak_keep_alone(struct site_counters *c);
+void peak_end(void);		     /* the first free after a new maximum */
+void peak_add_shared(int64_t bytes); /* beside other threads */
 
 /* FAST. The same: threads beside each other do not share the total at every event. What
  * each adds is kept back until it is worth a step. */
@@ -142,6 +146,13 @@ ALWAYS_INLINE void peak_add_beside(int64_t bytes)
 		peak_add_shared(bytes);
 }
 
+ALWAYS_INLINE void peak_touch_alone(struct site_counters *c)
+{
+	if (UNLIKELY(atomic_load_relaxed(&c->peak_number) !=
+		     atomic_load_relaxed(&peak_totals.number)))
+		peak_keep_alone(c);
+}
+
 ALWAYS_INLINE void peak_touch(struct site_counters *c)
 {
 	if (UNLIKELY(atomic_load_relaxed(&c->peak_number) !=
@@ -154,9 +165,9 @@ ALWAYS_INLINE void peak_grow_alone(struct site_counters *c, uint64_t bytes)
 {
 	uint64_t live;
 
-	peak_touch(c);
-	live = atomic_load_relaxed(&peak_totals.live) + bytes;
-	atomic_store_relaxed(&peak_totals.live, live);
+	peak_touch_alone(c);
+	thread_add_alone(&peak_totals.live, bytes);
+	live = atomic_load_relaxed(&peak_totals.live);
 	if (live > atomic_load_relaxed(&peak_totals.peak)) {
 		atomic_store_relaxed(&peak_totals.peak, live);
 		atomic_store_relaxed(&peak_totals.fresh, true);
@@ -167,9 +178,8 @@ ALWAYS_INLINE void peak_shrink_alone(struct site_counters *c, uint64_t bytes)
 {
 	if (UNLIKELY(atomic_load_relaxed(&peak_totals.fresh)))
 		peak_end();
-	peak_touch(c);
-	atomic_store_relaxed(&peak_totals.live,
-			     atomic_load_relaxed(&peak_totals.live) - bytes);
+	peak_touch_alone(c);
+	thread_add_alone(&peak_totals.live, 0 - bytes);
 }
 
 /* FAST. The same beside other threads. */
@@ -241,6 +251,7 @@ static inline uint8_t period_number(void)
 }
 
 const struct period *period_latest(void); /* FAST. */
+void period_stamp(void);		  /* the epoch or the latest has changed */
 void period_first(struct period p);	  /* INIT. The only one so far */
 bool period_add(struct period p);	  /* false: the list is full */
 

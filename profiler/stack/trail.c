@@ -408,7 +408,7 @@ NOINLINE struct trail *trail_capture_any(struct trails *a, const uintptr_t *fp)
 
 		s.all = a;
 		a->stats.walks++;
-		a->memo = NULL;
+		a->memo = a->fresh = NULL;
 		a->latest = found_word(TRAIL_UNKNOWN, 0);
 		if (keep(&s, walk_from(&s, fp)))
 			t = s.trail;

@@ -190,8 +190,8 @@ struct trail_stats {
 	uint64_t captures;
 	uint64_t walks;	   /* were not known without a walk */
 	uint64_t full;	   /* met nothing to reuse */
-	uint64_t walked;   /* frames */
-	uint64_t compared; /* words */
+	uint64_t walked;   /* frames, by these */
+	uint64_t compared; /* words, but for captures that a memo answered */
 	uint64_t refused;  /* captures that could not be remembered */
 };
 void trail_get_stats(struct trail_stats *out);

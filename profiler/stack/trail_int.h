@@ -40,20 +40,24 @@ struct known_row {
  * looking up a row or a step each. */
 #define MEMO_FRAMES 6
 #define MEMO_WAYS   3
+#define MEMO_LATE   64
 #define MEMOS_FIRST 64
 #define MEMOS_MAX   512
 struct trail_memo {
 	uintptr_t slot;	 /* of the innermost frame; 0: nothing is known */
 	uint32_t number; /* see trail_found */
-	uint16_t count;	 /* frames walked, from 1 */
-	uint16_t index;	 /* that the trail's frame had which was met */
+	uint8_t count;	 /* frames walked, from 1 */
+	uint8_t late; /* captures that found it, but not at once, since it was put here */
+	uint16_t index; /* that the trail's frame had which was met */
 	struct memo_frame {
 		uintptr_t pc;
 		uint32_t offset; /* of its slot from the innermost one's */
 		uint32_t node;
 	} frames[MEMO_FRAMES + 1]; /* innermost first; [count] was met */
 };
-_Static_assert(sizeof(struct trail_memo) == 2 * CACHE_LINE, "mostly the first line does");
+#define LG_MEMO_SIZE 7
+#define MEMO_MASK(n) (((n)-1) << LG_MEMO_SIZE)
+_Static_assert(sizeof(struct trail_memo) == 1 << LG_MEMO_SIZE, "mostly one line does");
 
 /* How a frame that the walk has met is left, besides by a constant distance; in the lower
  * bits of its slot. */
@@ -82,11 +86,15 @@ struct trails {
 	uint32_t simple_from, simple_words;
 	uint32_t generation; /* of the modules */
 	uint32_t row_mask;   /* rows in use: row_mask + 1 */
-	uint32_t memo_mask;  /* the same of memos */
+	uint32_t memo_mask;  /* MEMO_MASK() of the memos in use */
 	/* Own's innermost frame, or TRAIL_UNKNOWN, as found_word(): one store, as it is
 	 * one load. */
 	uint64_t latest;
-	struct trail_memo *memo; /* that own's innermost frames are from, or NULL */
+	/* What was captured last has the frames of own up to the one that this met, and
+	 * then this one's. NULL: it is own. */
+	struct trail_memo *memo;
+	struct trail_memo *fresh; /* for own's innermost frames, or NULL */
+	uint32_t nfresh;	  /* how many */
 	struct trail own;
 	struct trail_stats stats;
 	uint32_t max;	       /* frames of one site */

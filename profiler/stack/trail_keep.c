@@ -93,7 +93,7 @@ struct trails *trails_make(void)
 	a->max = (uint32_t)opt_get()->stack + 1;
 	a->generation = unwind_generation();
 	a->row_mask = ROWS_FIRST - 1;
-	a->memo_mask = MEMOS_FIRST - 1;
+	a->memo_mask = MEMO_MASK(MEMOS_FIRST);
 	a->steps.mask = TRAIL_STEPS_FIRST - 1;
 	a->plain_lo = UINTPTR_MAX;
 	a->stub_row.distance = ROW_FAR;
@@ -223,8 +223,9 @@ static void forget(struct trails *a, struct trail *t)
 /* Of another thread, or of code that may be gone. */
 static void forget_memos(struct trails *a)
 {
-	for (uint32_t i = 0; i <= a->memo_mask; i++)
+	for (uint32_t i = 0; i <= a->memo_mask >> LG_MEMO_SIZE; i++)
 		a->memos[i].slot = 0;
+	a->memo = a->fresh = NULL;
 }
 
 void trails_forget(struct trails *a)

@@ -9,7 +9,9 @@
  * Programs allocate at the same places again and again, so a walk is remembered by where
  * it began (struct trail_memo). When all words that it read are as they were, it would
  * find the same: what is compared are the same words as by walking, but at addresses that
- * are known before, and in one or two cache lines of ours instead of two a frame.
+ * are known before, and in one or two cache lines of ours instead of two a frame. The
+ * trail is left as it is then: what was captured is the trail up to the frame that was
+ * met, and the memo's frames. They are put on it only when somebody asks for the trail.
  *
  * A stub is no return address that a row is known of: it is looked through where a step
  * fails, so that nobody pays for it where there are none.
@@ -102,29 +104,92 @@ ALWAYS_INLINE void note_capture(struct trails *a, uint32_t count, uint32_t n)
 
 /* ---- memos ---- */
 
-/* FAST. The walk that began here, if its words are as they were; else *out_holds is
- * false, and here is where it is to be remembered. Walks that part from another one are
- * told apart by the first word that differs. */
+/* Of the frames that are set, those that the captured stack still has keep their serials:
+ * the others have ended, even if they are called again before the trail is touched. */
+static NOINLINE void memo_note_ended(struct trail *t, const struct trail_memo *m)
+{
+	uint32_t count = m->index + 1u;
+	const struct memo_frame *f = &m->frames[m->count];
+
+	while (f-- > m->frames && count < t->nset && t->places[count].pc == f->pc &&
+	       t->places[count].slot == m->slot + f->offset)
+		count++;
+	t->nset = count;
+}
+
+/* FAST. Where a walk with this hash may be. */
+ALWAYS_INLINE struct trail_memo *memo_at(struct trails *a, uint32_t hash)
+{
+	const uint32_t lg = 16 - LG_MEMO_SIZE; /* one shift and a mask of bytes */
+
+	return (void *)((uintptr_t)a->memos + (hash >> lg & a->memo_mask));
+}
+
+/* FAST. The first of m's frames whose word is not as it was, or the one that was met. */
+ALWAYS_INLINE NO_SANITIZE const struct memo_frame *
+memo_compare(const struct trail_memo *m)
+{
+	const struct memo_frame *f = m->frames + 1, *met = m->frames + m->count;
+
+	while (LIKELY(*(const volatile uintptr_t *)(m->slot + f->offset) == f->pc) &&
+	       f != met)
+		f++;
+	return f;
+}
+
+ALWAYS_INLINE uint32_t memo_hash(uintptr_t slot, uintptr_t pc)
+{
+	return ((uint32_t)pc ^ (uint32_t)slot << 8) * 0x9e3779b1u;
+}
+
+/* m has been found often, each time after another one: it comes first now. That one is
+ * walked anew, since where it belongs depends on this one. */
+static NOINLINE struct trail_memo *memo_promote(struct trails *a, struct trail_memo *m)
+{
+	struct trail_memo *first = memo_at(a, memo_hash(m->slot, m->frames[0].pc));
+
+	m->late = 0;
+	if (first == m)
+		return m;
+	*first = *m;
+	m->slot = 0;
+	return first;
+}
+
+/* FAST. The walk that began here, if its words are as they were, and all those beyond,
+ * which the trail has; else *out_holds is false, and here is where it is to be
+ * remembered. Walks that part from another one are told apart by the first word that
+ * differs, or by the node of what they met. */
 ALWAYS_INLINE NO_SANITIZE struct trail_memo *memo_find(struct trails *a, uintptr_t slot,
 						       uintptr_t pc, bool *out_holds)
 {
-	uint32_t hash = ((uint32_t)pc ^ (uint32_t)slot << 8) * 0x9e3779b1u;
+	const struct trail *t = &a->own;
+	uint32_t hash = memo_hash(slot, pc);
 
 	*out_holds = false;
 	for (uint32_t way = 1;; way++) {
-		struct trail_memo *m = &a->memos[hash >> 16 & a->memo_mask];
-		const struct memo_frame *f = m->frames, *met = &m->frames[m->count];
+		struct trail_memo *m = memo_at(a, hash);
+		const struct memo_frame *f;
 		uintptr_t word;
 
-		if (m->slot != slot || f->pc != pc)
+		if (m->slot != slot || m->frames[0].pc != pc)
 			return m;
-		do {
-			f++;
-			word = *(const volatile uintptr_t *)(slot + f->offset);
-		} while (word == f->pc && f != met);
+		f = memo_compare(m);
+		word = *(const volatile uintptr_t *)(slot + f->offset);
 		if (LIKELY(word == f->pc)) {
-			*out_holds = true;
-			return m;
+			const struct trail_place *p = &t->places[m->index];
+
+			if (UNLIKELY(m->index >= t->count) ||
+			    UNLIKELY(p->slot != slot + f->offset))
+				return m;
+			word = t->nodes[m->index].node;
+			if (LIKELY(word == f->node)) {
+				*out_holds = is_simple(a, m->index) &&
+					     LIKELY(is_unchanged(t->places, p - 1));
+				if (way > 1 && UNLIKELY(++m->late == MEMO_LATE))
+					m = memo_promote(a, m);
+				return m;
+			}
 		}
 		if (way == MEMO_WAYS)
 			return m;
@@ -132,63 +197,62 @@ ALWAYS_INLINE NO_SANITIZE struct trail_memo *memo_find(struct trails *a, uintptr
 	}
 }
 
-/* FAST. Puts the stack on the trail whose inner part m, which holds, is; false: the trail
- * does not have what it met, or that has changed. */
-ALWAYS_INLINE NO_SANITIZE bool memo_put(struct trails *a, struct trail_memo *m)
+/* FAST. The stack whose inner part m, which holds, is, is the captured one. The trail is
+ * left as it is: what is further in than m's last frame may hold again. */
+ALWAYS_INLINE struct trail_found memo_take(struct trails *a, struct trail_memo *m)
 {
-	struct trail *t = &a->own;
-	const uintptr_t slot = m->slot;
-	const struct memo_frame *f = &m->frames[m->count];
-	uint32_t count = m->index + 1u, sum;
-	struct trail_place *p = &t->places[m->index];
-	struct trail_node *nodes = &t->nodes[m->index];
-
-	if (UNLIKELY(count > t->count) || UNLIKELY(p->slot != slot + f->offset) ||
-	    UNLIKELY(nodes->node != f->node) || UNLIKELY(!is_simple(a, m->index)) ||
-	    UNLIKELY(!is_unchanged(t->places, p - 1)))
-		return false;
-	p++, nodes++, f--;
-	/* Frames that are there still. */
-	while (UNLIKELY(p->pc == f->pc) && count < t->count &&
-	       p->slot == slot + f->offset) {
-		count++, p++, nodes++;
-		if (f-- == m->frames)
-			break;
-	}
-	note_capture(a, count, (uint32_t)(f + 1 - m->frames));
-	for (sum = nodes[-1].sum; f >= m->frames; f--, p++, nodes++) {
-		const uintptr_t pc = f->pc;
-
-		p->slot = slot + f->offset;
-		p->pc = pc;
-		sum = trail_sum(sum, pc);
-		nodes->node = f->node;
-		nodes->sum = sum;
-	}
+	a->stats.captures++;
 	a->memo = m;
-	a->latest = found_word(m->frames[0].node, m->number);
-	return true;
+	if (UNLIKELY(a->own.nset > m->index + 1u))
+		memo_note_ended(&a->own, m);
+	return (struct trail_found){ m->frames[0].node, m->number };
 }
 
-/* The n frames on top of the trail's first count, and all their nodes, are known. */
-static NOINLINE void memo_keep(struct trails *a, struct trail_memo *m, uint32_t count,
-			       uint32_t n)
+/* Puts what was captured on the trail, if it is not there. */
+static NOINLINE void memo_settle(struct trails *a)
+{
+	const struct trail_memo *m = a->memo;
+	struct trail *t = &a->own;
+	uint32_t i, sum;
+
+	if (!m)
+		return;
+	i = m->index + 1u;
+	sum = t->nodes[m->index].sum;
+	for (const struct memo_frame *f = &m->frames[m->count]; f-- > m->frames; i++) {
+		t->places[i] = (struct trail_place){ m->slot + f->offset, f->pc };
+		sum = trail_sum(sum, f->pc);
+		t->nodes[i] = (struct trail_node){ f->node, sum };
+	}
+	t->count = i;
+	a->latest = found_word(m->frames[0].node, m->number);
+	a->memo = NULL;
+	a->fresh = NULL;
+}
+
+/* The latest walk, all of whose nodes are known now, is remembered where it was looked
+ * for. */
+static NOINLINE void memo_keep(struct trails *a, uint32_t number)
 {
 	const struct trail *t = &a->own;
-	const uint32_t top = count + n - 1;
+	struct trail_memo *m = a->fresh;
+	const uint32_t n = a->nfresh, top = t->count - 1, met = top - n;
 	const uintptr_t slot = t->places[top].slot;
 
-	if (UNLIKELY(t->places[count - 1].slot - slot > UINT32_MAX) ||
-	    UNLIKELY(count > UINT16_MAX))
+	a->fresh = NULL;
+	if (UNLIKELY(t->places[met].slot - slot > UINT32_MAX) ||
+	    UNLIKELY(met > UINT16_MAX) || UNLIKELY(t->nodes[met].node == 0))
 		return;
-	if (UNLIKELY(++a->nmemos > a->memo_mask) && a->memo_mask < MEMOS_MAX - 1) {
-		a->memo_mask = a->memo_mask * 2 + 1;
+	if (UNLIKELY(++a->nmemos << LG_MEMO_SIZE > a->memo_mask) &&
+	    a->memo_mask < MEMO_MASK(MEMOS_MAX)) {
+		a->memo_mask = a->memo_mask * 2 + sizeof(*m);
 		a->nmemos = 0;
 	}
 	m->slot = slot;
-	m->count = (uint16_t)n;
-	m->index = (uint16_t)(count - 1);
-	m->number = 0;
+	m->count = (uint8_t)n;
+	m->late = 0;
+	m->index = (uint16_t)met;
+	m->number = number;
 	for (uint32_t i = 0; i <= n; i++) {
 		const struct trail_place *p = &t->places[top - i];
 
@@ -196,7 +260,6 @@ static NOINLINE void memo_keep(struct trails *a, struct trail_memo *m, uint32_t 
 		m->frames[i].offset = (uint32_t)(p->slot - slot);
 		m->frames[i].node = t->nodes[top - i].node;
 	}
-	a->memo = m;
 }
 
 /* ---- walking ---- */
@@ -267,28 +330,31 @@ walk_plain(struct trails *a, uintptr_t slot, uintptr_t pc, uint32_t *out_n)
 	return at;
 }
 
-/* Nothing that is remembered holds. False: it is not a plain case. */
-static NOINLINE NO_SANITIZE bool capture_by_walk(struct trails *a, const uintptr_t *fp,
-						 struct trail_memo *m)
+/* Nothing that is remembered holds. Node 0: it is not a plain case. */
+static NOINLINE NO_SANITIZE struct trail_found
+capture_by_walk(struct trails *a, const uintptr_t *fp, struct trail_memo *m)
 {
-	uint32_t n, count, node;
+	struct trail_found found = { 0, 0 };
+	uint32_t n, count;
 	const struct trail_place *at = walk_plain(a, (uintptr_t)(fp + 1), fp[1], &n);
 
 	if (UNLIKELY(!at))
-		return false;
+		return found;
 	count = (uint32_t)(at - a->own.places) + 1;
 	if (UNLIKELY(count + n > a->plain_max))
-		return false; /* it has to grow, or to be cut */
+		return found; /* it has to grow, or to be cut */
 	note_capture(a, count, n);
 	a->stats.walks++;
 	if (UNLIKELY(a->simple_from == UINT32_MAX))
 		find_simple(a);
-	node = put_walked(a, count, n);
+	found.node = put_walked(a, count, n);
+	if (UNLIKELY(found.node == 0))
+		found.node = TRAIL_UNKNOWN;
 	a->memo = NULL;
-	a->latest = found_word(node ? node : TRAIL_UNKNOWN, 0);
-	if (n > 0 && n <= MEMO_FRAMES && LIKELY(node != 0))
-		memo_keep(a, m, count, n);
-	return true;
+	a->fresh = n > 0 && n <= MEMO_FRAMES ? m : NULL;
+	a->nfresh = n;
+	a->latest = found_word(found.node, 0);
+	return found;
 }
 
 /* ---- captures ---- */
@@ -313,59 +379,61 @@ ALWAYS_INLINE NO_SANITIZE bool repeat(struct trails *a, const uintptr_t *fp)
 		return false;
 	a->stats.captures++;
 	a->stats.compared += count - 1;
+	a->memo = NULL;
 	return true;
 }
 
-/* The same when it is another stack. False: it is not a plain case. */
-static NOINLINE bool capture_other(struct trails *a, const uintptr_t *fp)
+/* The caller of fp's frame is our own outermost. Node 0: it is not a plain case. */
+ALWAYS_INLINE struct trail_found capture_plain(struct trails *a, const uintptr_t *fp)
 {
+	struct trail_memo *m;
 	bool holds;
-	struct trail_memo *m = memo_find(a, (uintptr_t)(fp + 1), fp[1], &holds);
 
-	if (LIKELY(holds) && LIKELY(memo_put(a, m)))
-		return true;
-	return capture_by_walk(a, fp, m);
-}
-
-/* The caller of fp's frame is our own outermost. False: it is not a plain case. */
-ALWAYS_INLINE bool capture_plain(struct trails *a, const uintptr_t *fp)
-{
 	if (UNLIKELY(!is_plain(a, fp)))
-		return false;
-	return repeat(a, fp) || capture_other(a, fp);
+		return (struct trail_found){ 0, 0 };
+	if (repeat(a, fp))
+		return (struct trail_found){ (uint32_t)a->latest,
+					     (uint32_t)(a->latest >> 32) };
+	m = memo_find(a, (uintptr_t)(fp + 1), fp[1], &holds);
+	if (LIKELY(holds))
+		return memo_take(a, m);
+	return capture_by_walk(a, fp, m);
 }
 
 struct trail_found trail_capture_node(const uintptr_t *fp)
 {
 	struct trails *a = seep_tls.trails;
-	uint64_t latest;
-	bool done;
+	struct trail_found found;
 
 	fp = walk_last_own_frame((const uintptr_t *)fp[0]);
 	if (UNLIKELY(!a) || UNLIKELY(seep_tls.unwinding))
 		return (struct trail_found){ 0, 0 };
 	seep_tls.unwinding = true;
 	atomic_signal_barrier();
-	done = capture_plain(a, fp);
+	found = capture_plain(a, fp);
 	atomic_signal_barrier();
 	seep_tls.unwinding = false;
-	latest = LIKELY(done) ? a->latest : 0;
-	return (struct trail_found){ (uint32_t)latest, (uint32_t)(latest >> 32) };
+	return found;
 }
 
 void trail_set_latest(struct trail_found found)
 {
 	struct trails *a = seep_tls.trails;
 
-	a->latest = found_word(found.node, found.number);
-	if (a->memo)
+	if (a->memo) {
 		a->memo->number = found.number;
+		return;
+	}
+	a->latest = found_word(found.node, found.number);
+	if (a->fresh)
+		memo_keep(a, found.number);
 }
 
 const struct trail *trail_latest(void)
 {
-	const struct trails *a = seep_tls.trails;
+	struct trails *a = seep_tls.trails;
 
+	memo_settle(a);
 	return &a->own;
 }
 
@@ -375,14 +443,18 @@ struct trail *trail_capture_from(const uintptr_t *fp)
 
 	fp = walk_last_own_frame(fp);
 	if (LIKELY(a != NULL) && LIKELY(!seep_tls.unwinding)) {
-		bool done;
+		struct trail_found found;
 
 		seep_tls.unwinding = true;
 		atomic_signal_barrier();
-		done = capture_plain(a, fp);
+		found = capture_plain(a, fp);
+		if (LIKELY(found.node != 0))
+			memo_settle(a);
+		if (a->fresh && found.node - 1 < TRAIL_UNKNOWN - 1)
+			memo_keep(a, 0);
 		atomic_signal_barrier();
 		seep_tls.unwinding = false;
-		if (LIKELY(done))
+		if (LIKELY(found.node != 0))
 			return &a->own;
 	}
 	return trail_capture_any(a, fp);

@@ -2,6 +2,7 @@
 """seep check and seep leak: what a running process has lost, while it runs on."""
 import json
 import os
+import re
 import shutil
 import subprocess
 import unittest
@@ -520,6 +521,16 @@ class Ways(TestCase):
             self.check(p.pid, "--max-pause", "10000", status=0)
         for bad in ("x", "-1", "0", ""):
             self.ask(1, "--max-pause", bad, status=25)
+
+    def test_predicted_by_mappings(self):
+        """Each costs, with nothing in it: a stack is one, and the guard below it."""
+        with Live("mode=exact:hugepage=off", preexec_fn=seeptest.without_huge_pages) as p:
+            def predicted():
+                text = self.ask(p.pid, "--max-pause", "0.001", status=24)[1]
+                return float(re.match(r"seep: predicted pause: ([\d.]+) ms", text)[1])
+            before = predicted()
+            p.say("sleepers 200")
+            self.assertGreater(predicted(), before + 1.3)
 
     def test_predicted_when_pages_are_restored(self):
         """An agent that is at work on them, or what looks like one, is waited for."""

@@ -101,7 +101,7 @@ static double now(clockid_t clock)
 	return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
 }
 
-double graph_cpu_ns(void)
+static double cpu_ns(void)
 {
 	struct rusage u;
 
@@ -111,7 +111,20 @@ double graph_cpu_ns(void)
 	       (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e3;
 }
 
-double graph_wall_ns(void)
+void graph_start(struct graph_clock *c)
 {
-	return now(CLOCK_MONOTONIC);
+	c->cpu_at = cpu_ns();
+	c->wall_at = now(CLOCK_MONOTONIC);
+}
+
+void graph_stop(struct graph_clock *c)
+{
+	const double cpu = cpu_ns() - c->cpu_at;
+	const double wall = now(CLOCK_MONOTONIC) - c->wall_at;
+
+	if (!c->ran || cpu < c->cpu)
+		c->cpu = cpu;
+	if (!c->ran || wall < c->wall)
+		c->wall = wall;
+	c->ran = true;
 }

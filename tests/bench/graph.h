@@ -30,7 +30,15 @@ extern struct node *volatile graph_first;
 void graph_make(struct graph *g, const char *kind, size_t count, void *(*alloc)(size_t));
 /* Without the nodes. */
 void graph_drop_table(struct graph *g);
-double graph_cpu_ns(void); /* of this process and its children */
-double graph_wall_ns(void);
+
+/* The least of what several runs took, in nanoseconds; zero before the first. */
+struct graph_clock {
+	double cpu; /* of this process and its children */
+	double wall;
+	double cpu_at, wall_at; /* when this run began */
+	bool ran;
+};
+void graph_start(struct graph_clock *c);
+void graph_stop(struct graph_clock *c);
 
 #endif

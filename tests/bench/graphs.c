@@ -21,15 +21,14 @@
 static struct graph graph;
 static double memory; /* percent of the heap */
 
-static void measure(unsigned markers, double *cpu, double *wall)
+static void measure(unsigned markers, struct graph_clock *clock)
 {
 	static struct marker m;
-	double c, w, used;
+	double used;
 
 	heap_lock_all();
 	heap_index_large();
-	c = graph_cpu_ns();
-	w = graph_wall_ns();
+	graph_start(clock);
 	if (!mark_init(&m))
 		exit(1);
 
@@ -43,12 +42,7 @@ static void measure(unsigned markers, double *cpu, double *wall)
 
 	mark_stop_helpers(&m);
 
-	c = graph_cpu_ns() - c;
-	w = graph_wall_ns() - w;
-	if (c < *cpu)
-		*cpu = c;
-	if (w < *wall)
-		*wall = w;
+	graph_stop(clock);
 	if (m.objects < graph.count)
 		exit(2);
 	mark_free(&m);
@@ -57,15 +51,15 @@ static void measure(unsigned markers, double *cpu, double *wall)
 
 static void run(const char *name, unsigned rounds, unsigned most)
 {
-	double cpu[3] = { 0, 1e18, 1e18 }, wall[3] = { 0, 1e18, 1e18 };
+	struct graph_clock clocks[3] = { 0 };
 	const double count = (double)graph.count;
 
 	for (unsigned i = 0; i < rounds; i++)
 		for (unsigned markers = 1; markers <= most; markers++)
-			measure(markers, &cpu[markers], &wall[markers]);
+			measure(markers, &clocks[markers]);
 	for (unsigned markers = 1; markers <= most; markers++)
 		printf("mark %s %zu %u %.1f %.1f\n", name, graph.count, markers,
-		       cpu[markers] / count, wall[markers] / count);
+		       clocks[markers].cpu / count, clocks[markers].wall / count);
 	printf("mark %s memory %.2f%% of the heap\n", name, memory);
 	fflush(stdout);
 }

@@ -14,7 +14,8 @@ struct node *volatile graph_first;
 int main(int argc, char **argv)
 {
 	struct graph graph;
-	double cpu = 1e18, wall = 1e18, count;
+	struct graph_clock clock = { 0 };
+	double count;
 
 	if (argc < 5)
 		return 2;
@@ -27,17 +28,13 @@ int main(int argc, char **argv)
 	GC_enable();
 	count = (double)graph.count;
 	for (int i = atoi(argv[3]); i > 0; i--) {
-		double c = graph_cpu_ns(), w = graph_wall_ns();
-
+		graph_start(&clock);
 		GC_gcollect();
-		c = graph_cpu_ns() - c;
-		w = graph_wall_ns() - w;
-		cpu = c < cpu ? c : cpu;
-		wall = w < wall ? w : wall;
+		graph_stop(&clock);
 	}
 	if (GC_get_heap_size() - GC_get_free_bytes() < graph.count * sizeof(struct node))
 		return 1;
-	printf("gc %s %zu %s %.1f %.1f\n", argv[1], graph.count, argv[4], cpu / count,
-	       wall / count);
+	printf("gc %s %zu %s %.1f %.1f\n", argv[1], graph.count, argv[4],
+	       clock.cpu / count, clock.wall / count);
 	return 0;
 }

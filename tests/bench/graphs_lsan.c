@@ -15,7 +15,8 @@ struct node *volatile graph_first;
 int main(int argc, char **argv)
 {
 	struct graph graph;
-	double cpu = 1e18, wall = 1e18, count;
+	struct graph_clock clock = { 0 };
+	double count;
 
 	if (argc < 4)
 		return 2;
@@ -24,17 +25,13 @@ int main(int argc, char **argv)
 	graph_drop_table(&graph);
 	count = (double)graph.count;
 	for (int i = atoi(argv[3]); i > 0; i--) {
-		double c = graph_cpu_ns(), w = graph_wall_ns();
-
+		graph_start(&clock);
 		if (__lsan_do_recoverable_leak_check() != 0)
 			return 1;
-		c = graph_cpu_ns() - c;
-		w = graph_wall_ns() - w;
-		cpu = c < cpu ? c : cpu;
-		wall = w < wall ? w : wall;
+		graph_stop(&clock);
 	}
-	printf("lsan %s %zu 1 %.1f %.1f\n", argv[1], graph.count, cpu / count,
-	       wall / count);
+	printf("lsan %s %zu 1 %.1f %.1f\n", argv[1], graph.count, clock.cpu / count,
+	       clock.wall / count);
 	fflush(stdout);
 	_exit(0); /* no check more */
 }

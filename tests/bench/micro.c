@@ -27,7 +27,7 @@ static inline void touch(void *p)
 	__asm__ volatile("" : : "r"(p) : "memory");
 }
 
-static void pairs(long n, size_t size)
+static __attribute__((noinline)) void pairs(long n, size_t size)
 {
 	for (long i = 0; i < n; i++) {
 		void *p = malloc(size);
@@ -55,6 +55,13 @@ static void pair_1k(long n)
 static void pair_8k(long n)
 {
 	pairs(n, 8192);
+}
+
+/* Four of ten are samples, with the stacks of two places. */
+static __attribute__((noinline)) void pair_256k(long n)
+{
+	pairs(n / 2, 262144);
+	pairs(n / 2, 262144);
 }
 
 /* Replaces one of nslots blocks at a time, round robin or at random. */
@@ -282,6 +289,7 @@ static const struct {
 	{ "pair_64", pair_64, 20 * MILLION },
 	{ "pair_1k", pair_1k, 20 * MILLION },
 	{ "pair_8k", pair_8k, 10 * MILLION },
+	{ "pair_256k", pair_256k, MILLION },
 	{ "ring_64", ring_64, 20 * MILLION },
 	{ "ring_4096", ring_4096, 10 * MILLION },
 	{ "ring_200k", ring_200k, 3 * MILLION },

@@ -7,7 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include "preload/base/lock.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
 #include "preload/heap/mcentral.h"
@@ -302,6 +305,82 @@ static void test_growth_in_steps(void **state)
 	heap_free(b.p);
 }
 
+/* A handler that interrupted malloc forks. In the child, too, the interrupted code finds
+ * its mcache as it was, and no other thread gets it. */
+static void test_fork_in_handler(void **state)
+{
+	struct mcache *own = heap_thread_start();
+	const unsigned c = sizeclass_of(200);
+	void *p = heap_malloc(200), **top;
+	int status = -1, error = 0;
+	uintptr_t saved;
+	pid_t child;
+
+	(void)state;
+	heap_free(p);
+	top = own->top[c];
+	saved = heap_thread_push();
+	heap_free(heap_malloc(200));
+	heap_fork_prepare();
+	child = fork();
+	heap_fork_done(child == 0);
+	if (child == 0 && mcache_new() == own)
+		error = 1;
+	heap_thread_pop(saved);
+	if (mcache_self() != own || own->top[c] != top || heap_malloc(200) != p)
+		error = 2;
+	if (child == 0)
+		_exit(error);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+	assert_int_equal(error, 0);
+	heap_free(p);
+}
+
+static size_t count_mcaches(void)
+{
+	size_t n = 0;
+
+	lock_acquire(&mcache_lock);
+	for (const struct mcache *mc = mcache_list(); mc; mc = mc->next)
+		n++;
+	lock_release(&mcache_lock);
+	return n;
+}
+
+/* As pthread_exit() in a handler, or after one was left, ends a thread. */
+static void *end_in_handler(void *arg)
+{
+	heap_free(heap_malloc(1 << 20));
+	heap_thread_push();
+	heap_free(heap_malloc(200));
+	heap_thread_push();
+	mcache_self()->interruption = arg;
+	heap_thread_exit();
+	return arg;
+}
+
+/* What handlers have interrupted goes back as well, and the next thread that gets one of
+ * these mcaches knows nothing of a handler's stack. */
+static void test_end_in_handler(void **state)
+{
+	const size_t before = count_mcaches();
+	struct mcache *list[3];
+	pthread_t t;
+
+	pthread_create(&t, NULL, end_in_handler, state);
+	pthread_join(t, NULL);
+	assert_int_equal(count_mcaches(), before);
+	for (size_t i = 0; i < ARRAY_LEN(list); i++) {
+		list[i] = mcache_new();
+		assert_non_null(list[i]);
+		assert_null(list[i]->interruption);
+		assert_null(list[i]->below);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(list); i++)
+		mcache_release(list[i]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -315,6 +394,8 @@ int main(void)
 		cmocka_unit_test(test_refill_and_decay),
 		cmocka_unit_test(test_growth_in_steps),
 		cmocka_unit_test(test_refill_at_a_tick),
+		cmocka_unit_test(test_fork_in_handler),
+		cmocka_unit_test(test_end_in_handler),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

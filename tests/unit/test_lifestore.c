@@ -15,6 +15,7 @@
 #include "preload/base/lock.h"
 #include "profiler/sample/lifestore.h"
 #include "profiler/site/site.h"
+#include "tests/unit/child.h"
 
 #define MANY  (20 * LIFE_BLOCK_ENTRIES)
 #define POOLS 3
@@ -22,25 +23,6 @@
 static char path[512], child_path[512];
 static struct life_pool pools[POOLS];
 static struct life_entry *entries[MANY];
-
-static int in_child(void (*fn)(void))
-{
-	int status;
-	pid_t pid = fork();
-
-	if (pid == 0) {
-		fn();
-		_exit(0);
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	return status;
-}
-
-static void require(bool ok)
-{
-	if (!ok)
-		_exit(1);
-}
 
 static struct store_owner owner_of(const char *file)
 {

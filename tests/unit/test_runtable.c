@@ -14,6 +14,7 @@
 
 #include "preload/base/opt.h"
 #include "profiler/control/runtable.h"
+#include "tests/unit/child.h"
 
 #define OTHER_PID 0x3fffffff /* of no process */
 
@@ -46,27 +47,13 @@ static int teardown(void **state)
 	return unlink(path);
 }
 
-static void require(bool ok)
-{
-	if (!ok)
-		_exit(1);
-}
-
-/* Options are read once in a process. Returns its status. */
-static int in_child(void (*fn)(void))
+/* Options are read once in a process. */
+static void use_table(void)
 {
 	char options[600];
-	int status;
-	pid_t pid = fork();
 
-	if (pid == 0) {
-		snprintf(options, sizeof(options), "mode=exact:run=%s", path);
-		opt_init(options);
-		fn();
-		_exit(0);
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	return status;
+	snprintf(options, sizeof(options), "mode=exact:run=%s", path);
+	opt_init(options);
 }
 
 static void attach(void)
@@ -75,6 +62,7 @@ static void attach(void)
 	char exe[256];
 	ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
 
+	use_table();
 	runtable_attach();
 	row = runtable_row();
 	require(row && row->state == RUNROW_CLAIMED && row->pid == getpid());
@@ -102,6 +90,7 @@ static void take_over(void)
 {
 	struct runtable_row *spawned;
 
+	use_table();
 	runtable_attach();
 	spawned = runtable_note_spawn(0, "/bin/next");
 	require(spawned && spawned->state == RUNROW_SPAWNED);
@@ -129,6 +118,7 @@ static void forget(void)
 {
 	struct runtable_row *row = runtable_note_spawn(OTHER_PID, "next");
 
+	use_table();
 	require(row == NULL); /* no table yet */
 	runtable_forget_spawn(row);
 	runtable_attach();
@@ -154,6 +144,7 @@ static void fork_child(void)
 	int status;
 	pid_t pid;
 
+	use_table();
 	runtable_attach();
 	pid = fork();
 	if (pid == 0) {
@@ -175,6 +166,7 @@ static void test_fork_child(void **state)
 
 static void last_row(void)
 {
+	use_table();
 	runtable_attach();
 	require(runtable_row_index() == RUNTABLE_ROWS - 1);
 	require(!runtable_note_spawn(OTHER_PID, "next"));
@@ -194,6 +186,7 @@ static void test_full(void **state)
 
 static void refuse(void)
 {
+	use_table();
 	runtable_attach();
 	require(!runtable_row() && runtable_is_out_of_reach());
 	require(!runtable_note_spawn(OTHER_PID, "next"));

@@ -350,12 +350,82 @@ static void test_come_and_go(void **state)
 	in_child(while_threads_come_and_go);
 }
 
+static long policy(void)
+{
+	return syscall(SYS_sched_getscheduler, 0);
+}
+
+/* Of a process made now. */
+static int policy_of_child(void)
+{
+	int status = 0;
+	pid_t child = fork();
+
+	if (child == 0)
+		_exit((int)policy());
+	assert_int_equal(waitpid(child, &status, 0), child);
+	return WEXITSTATUS(status);
+}
+
+static void hurries(void)
+{
+	const struct sched_param none = { 0 };
+	struct world w;
+
+	assert_int_equal(sched_setscheduler(0, SCHED_OTHER, &none), 0);
+	assert_int_equal(world_prepare(&w), 0);
+	world_hurry();
+	if (policy() != SCHED_RR) { /* not allowed: as it was, then */
+		assert_int_equal(policy(), SCHED_OTHER);
+		world_hurry_alone();
+		assert_int_equal(policy(), SCHED_OTHER);
+	} else {
+		assert_int_equal(policy_of_child(), SCHED_RR);
+		world_hurry_alone();
+		assert_int_equal(policy(), SCHED_RR | SCHED_RESET_ON_FORK);
+	}
+	assert_int_equal(policy_of_child(), SCHED_OTHER);
+	world_hurry_no_more();
+	assert_int_equal(policy() & ~SCHED_RESET_ON_FORK, SCHED_OTHER);
+	world_free(&w);
+}
+
+static void test_hurry(void **state)
+{
+	(void)state;
+	in_child(hurries);
+}
+
+/* A program's own choice is kept. */
+static void has_chosen(void)
+{
+	const struct sched_param none = { 0 };
+	struct world w;
+
+	assert_int_equal(sched_setscheduler(0, SCHED_BATCH, &none), 0);
+	assert_int_equal(world_prepare(&w), 0);
+	world_hurry();
+	assert_int_equal(policy(), SCHED_BATCH);
+	world_hurry_alone();
+	assert_int_equal(policy(), SCHED_BATCH);
+	world_hurry_no_more();
+	assert_int_equal(policy(), SCHED_BATCH);
+	world_free(&w);
+}
+
+static void test_chosen_policy(void **state)
+{
+	(void)state;
+	in_child(has_chosen);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_ptrace),	    cmocka_unit_test(test_signal),
-		cmocka_unit_test(test_missed),	    cmocka_unit_test(test_alone),
-		cmocka_unit_test(test_come_and_go),
+		cmocka_unit_test(test_ptrace),	      cmocka_unit_test(test_signal),
+		cmocka_unit_test(test_missed),	      cmocka_unit_test(test_alone),
+		cmocka_unit_test(test_come_and_go),   cmocka_unit_test(test_hurry),
+		cmocka_unit_test(test_chosen_policy),
 	};
 
 #if defined(__SANITIZE_THREAD__)

@@ -20,6 +20,7 @@
 #include "profiler/site/site.h"
 #include "profiler/site/store.h"
 #include "profiler/stack/thread.h"
+#include "tests/unit/child.h"
 
 #define DEPTH	6
 #define STACKS	60000 /* more than the first region holds */
@@ -67,27 +68,6 @@ static bool add_up(uint32_t site, struct site_counters *c, void *arg)
 static uint64_t sum_below(uint64_t n)
 {
 	return n * (n - 1) / 2;
-}
-
-/* Runs fn in a child, since a process has one set of sites; status: of its exit. */
-static int in_child(void (*fn)(void))
-{
-	int status;
-	pid_t pid = fork();
-
-	if (pid == 0) {
-		fn();
-		_exit(0);
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	return status;
-}
-
-/* A child reports by its status: cmocka's own way would run the later tests there. */
-static void require(bool ok)
-{
-	if (!ok)
-		_exit(1);
 }
 
 static void check_file(const char *file, uint64_t samples, uint64_t bytes)
