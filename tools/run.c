@@ -301,6 +301,11 @@ static void summarize(const struct launch *l)
 		print_others(l, NULL);
 		return;
 	}
+	if (!r && WIFSIGNALED(l->status)) {
+		say_bad("%s was killed by signal %d (%s) before Seep was loaded into it",
+			l->argv[0], WTERMSIG(l->status), strsignal(WTERMSIG(l->status)));
+		return;
+	}
 	if (!r) {
 		say_bad("libseep.so was not loaded into %s: the loader or the program "
 			"dropped LD_PRELOAD",

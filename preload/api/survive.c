@@ -137,10 +137,9 @@ static void adopt_modules(const struct store_header *h)
 	}
 }
 
-static int write_recovered(const struct store_header *h)
+static int write_recovered(const struct store_header *h, struct runtable_row *row)
 {
 	const char *pattern = opt_get()->out[0] ? opt_get()->out : h->out;
-	struct runtable_row *row = runtable_adopt(h->row, h->pid);
 	char *prefix = meta_map(PATH_ROOM, META_OTHER);
 	int error;
 
@@ -182,6 +181,7 @@ void survive_recover(void)
 {
 	const char *path = opt_get()->recover;
 	struct store_header *h = NULL;
+	struct runtable_row *row;
 	size_t size;
 
 	if (path[0] == '\0')
@@ -193,8 +193,12 @@ void survive_recover(void)
 		os_exit_group(1);
 	}
 	adopt_modules(h);
+	row = runtable_adopt(h->row, h->pid);
+	/* What is live grew older after the last event. */
+	if (row && h->latest_ns != 0 && row->ended_ns > h->latest_ns)
+		h->latest_ns = row->ended_ns;
 	sample_adopt(h);
-	os_exit_group(write_recovered(h));
+	os_exit_group(write_recovered(h, row));
 }
 
 #else

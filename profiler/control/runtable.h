@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define RUNTABLE_MAGIC	 0x31307065657367ull
-#define RUNTABLE_VERSION 5
+#define RUNTABLE_VERSION 6
 #define RUNTABLE_ROWS	 16384 /* processes of a run */
 #define RUNTABLE_STEP	 64    /* rows that the file grows by */
 #define RUNROW_RSS_PARTS 6
@@ -58,6 +58,7 @@ struct runtable_row {
 	/* Resident at the end, and its parts: live, slack, free in the allocator,
 	 * metadata, profiler, outside the heap (profiler/sample/rss.h). 0: not known. */
 	uint64_t rss, rss_parts[RUNROW_RSS_PARTS];
+	uint64_t ended_ns; /* CLOCK_MONOTONIC, when the tool saw its end; 0: it did not */
 	uint32_t threads_blocked, threads_ended; /* for ever; and never joined */
 	char exe[256];				 /* path of the program */
 	char prefix[512];			 /* of the files it wrote; empty: none */

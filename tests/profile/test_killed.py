@@ -87,6 +87,12 @@ class Killed(seeptest.TestCase):
         self.assertGreater(process["rss"]["peak"], 1 << 20)
         self.assertIn("seep: resident: never more than ", text)
 
+    def test_killed_before_it_began(self):
+        r = seeptest.seep("run", "--", seeptest.victim("profile/early"))
+        self.assertEqual(r.returncode, 137)
+        self.assertRegex(r.stderr.decode(), r"^seep: \S*early was killed by signal 9 "
+                         r"\(Killed\) before Seep was loaded into it\n$")
+
     def test_ends_by_a_system_call(self):
         """No handler of anybody's runs at exit_group itself; it is no signal."""
         r = seeptest.seep("run", "-o", f"{self.dir}/x", "--", "python3", "-c",

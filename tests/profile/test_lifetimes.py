@@ -3,7 +3,9 @@
 import glob
 import json
 import os
+import signal
 import subprocess
+import time
 import pbgz
 import seeptest
 
@@ -162,6 +164,29 @@ class Lifetimes(seeptest.TestCase):
         for s in self.of("long_site"):
             if s["stack"][1] == "live":
                 self.assertGreaterEqual(s["values"][LIFETIME] / s["values"][OBJECTS], 20e6)
+
+    def test_ages_of_the_idle(self):
+        """They go on after the last allocation, until the end that the tool saw."""
+        start = time.monotonic_ns()
+        p = subprocess.Popen([seeptest.TOOL, "run", "-q", "--lifetimes", "-o",
+                              f"{self.dir}/x", "--", "perl", "-e",
+                              '$| = 1; print "ready\\n"; <STDIN>'],
+                             env=seeptest.clean_env(), stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE)
+        self.assertEqual(p.stdout.readline(), b"ready\n")
+        since = time.monotonic_ns()
+        with open(f"/proc/{p.pid}/task/{p.pid}/children") as f:
+            pid = int(f.read())
+        time.sleep(2)  # what is measured
+        idle = time.monotonic_ns() - since
+        os.kill(pid, signal.SIGKILL)
+        p.communicate()
+        self.assertEqual(p.returncode, 137)
+        lived = time.monotonic_ns() - start
+        ages = [s["values"][LIFETIME] / s["values"][OBJECTS]
+                for s in pbgz.read(self.one("x.*.lifetimes.pb.gz")) if s["end"] == "live"]
+        self.assertGreaterEqual(max(ages), idle)
+        self.assertLess(max(ages), lived)
 
     def test_run_of_the_killed(self):
         r = seeptest.seep("run", "--lifetimes", "-o", f"{self.dir}/x", "--", LIVES, "kill")

@@ -7,6 +7,7 @@ import glob
 import http.server
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -351,14 +352,23 @@ class Symbolize(seeptest.TestCase):
         debug = os.path.join(self.dir, "lines.debug")
         tool("objcopy", "--only-keep-debug", self.exe, debug)
         tool("objcopy", "--strip-debug", f"--add-gnu-debuglink={debug}", self.exe)
-        os.unlink(debug)
-        os.mkfifo(debug)
+        os.truncate(debug, 1 << 37)  # its checksum is read for minutes
+        screen, terminal = pty.openpty()
         p = subprocess.Popen([seeptest.TOOL, "gate", "-o", f"{self.dir}/g", "--", self.exe],
                              env=seeptest.clean_env(), stdin=subprocess.DEVNULL,
-                             stderr=subprocess.PIPE)
-        with open(debug, "wb"):  # returns when the reader has opened it
+                             stderr=terminal)
+        os.close(terminal)
+        text = ""
+        with open(screen, "rb", buffering=0) as f:
+            while "reading debug information" not in text:
+                text += f.read(1024).decode()
             p.send_signal(signal.SIGTERM)
-            text = p.communicate(timeout=seeptest.TIMEOUT)[1].decode()
+            try:
+                while more := f.read(1024):
+                    text += more.decode()
+            except OSError:  # nobody writes to it any more
+                pass
+        p.wait(timeout=seeptest.TIMEOUT)
         self.assertEqual(p.returncode, 23)
         self.assertRegex(text, r"\d of \d files got no lines in time")
         self.assertIn("crate::heap::grow", text)

@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tools/lib/inspect.h"
@@ -403,6 +404,18 @@ static void start(struct launch *l, char *program)
 	l->why = format_string("could not be run: %s", why_not(error));
 }
 
+/* For the ages of what a killed program held. */
+static void note_end(const struct launch *l)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	for (unsigned i = 0; i < launch_rows(l); i++)
+		if (l->table->pids[i] == l->pid)
+			l->table->rows[i].ended_ns = (uint64_t)now.tv_sec * 1000000000u +
+						     (uint64_t)now.tv_nsec;
+}
+
 static void await(struct launch *l)
 {
 	struct rusage used;
@@ -410,6 +423,7 @@ static void await(struct launch *l)
 	while (wait4(l->pid, &l->status, 0, &used) < 0)
 		if (errno != EINTR)
 			die(EXIT_INCOMPLETE, "cannot wait: %s", strerror(errno));
+	note_end(l);
 	l->max_rss = (uint64_t)used.ru_maxrss * 1024;
 	running.pid = 0;
 	l->asked_to_end = running.asked > 0;

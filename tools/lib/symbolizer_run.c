@@ -24,6 +24,8 @@
 #include "tools/lib/symbolizer.h"
 
 #define TIME_LIMIT_MS 10000
+#define LOOK_MS	      100
+#define SILENCE_MS    2000 /* who sits there longer is told what for */
 
 struct files {
 	char **paths;
@@ -107,27 +109,34 @@ static int64_t now_ms(void)
 }
 
 /* Did it end by itself, in time and before somebody asked us to end? */
-static bool ends(int fd, int asks)
+static bool ends(int fd, int asks, bool quiet)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };
-	int64_t last = now_ms() + TIME_LIMIT_MS;
+	int64_t start = now_ms(), waited;
+	bool told = quiet || !isatty(2);
 
-	for (;;) {
-		int64_t left = last - now_ms();
-		int n = left > 0 ? poll(&p, 1, (int)left) : 0;
+	while ((waited = now_ms() - start) < TIME_LIMIT_MS && launch_asks() == asks) {
+		/* not for long: a signal may come right before it */
+		int n = poll(&p, 1, LOOK_MS);
 
 		if (n > 0)
 			return true;
-		if (n == 0 || errno != EINTR || launch_asks() != asks)
+		if (n < 0 && errno != EINTR)
 			return false;
+		if (!told && waited >= SILENCE_MS) {
+			say("reading debug information for lines, %d s at most",
+			    TIME_LIMIT_MS / 1000);
+			told = true;
+		}
 	}
+	return false;
 }
 
-static void wait_for(pid_t pid, int asks)
+static void wait_for(pid_t pid, int asks, bool quiet)
 {
 	int fd = (int)syscall(SYS_pidfd_open, pid, 0);
 
-	if (fd >= 0 && !ends(fd, asks))
+	if (fd >= 0 && !ends(fd, asks, quiet))
 		kill(pid, SIGKILL);
 	if (fd >= 0)
 		close(fd);
@@ -148,7 +157,7 @@ static void work_off(const struct files *f, bool quiet)
 	if (pid == 0)
 		child(f, done);
 	if (pid > 0)
-		wait_for(pid, asks);
+		wait_for(pid, asks, quiet);
 	if (*done < f->count) {
 		char *temporary = format_string("%s.%d.tmp", f->paths[*done], pid);
 
