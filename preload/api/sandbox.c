@@ -84,7 +84,8 @@ static long result(long ret)
 static long install(const long args[6], unsigned long mode, bool for_all,
 		    const struct sock_fprog *program)
 {
-	const bool ours = os_getpid() == sandbox.pid && (for_all || is_alone());
+	const bool here = os_getpid() == sandbox.pid,
+		   ours = here && (for_all || is_alone());
 	const bool ready = ours && mode == SECCOMP_MODE_FILTER && filter_prepare();
 	long ret;
 
@@ -94,6 +95,8 @@ static long install(const long args[6], unsigned long mode, bool for_all,
 
 	if (ret == 0 && ready)
 		filter_add(program->filter, program->len);
+	else if (ret >= 0 && here && mode == SECCOMP_MODE_FILTER)
+		filter_add_unknown();
 	if (ret == 0 && ours && mode == SECCOMP_MODE_STRICT)
 		filter_add_strict();
 	return result(ret);

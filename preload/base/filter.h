@@ -6,7 +6,8 @@
  * besides. So filters are remembered as the program installs them
  * (preload/api/sandbox.c), and os_call() asks them first: what would end the program, or
  * send it a signal, fails with EPERM instead. Filters that were there when the program
- * started, or that one of several threads has set for itself only, are not known.
+ * started, or that one of several threads has set for itself only, cannot be asked; but
+ * that there are such is known, and what can be done by common calls is then done so.
  *
  * Concurrency: written while the process has one thread, or by one at a time; a filter is
  * whole before os_filters counts it, and never goes.
@@ -27,5 +28,9 @@ bool filter_prepare(void);
 void filter_add(const struct sock_filter *code, size_t length);
 /* SIGNAL. Strict mode is in force: read, write, exit, sigreturn. */
 void filter_add_strict(void);
+/* SIGNAL. One is in force that was not remembered. */
+void filter_add_unknown(void);
+/* SIGNAL. There may be one in force that was not remembered. */
+bool filter_is_unknown(void);
 
 #endif
