@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "tools/commands.h"
+#include "tools/lib/launch.h"
 #include "tools/lib/say.h"
 
 static const struct {
@@ -76,7 +77,7 @@ int main(int argc, char **argv)
 	const char *name = argc > 1 ? argv[1] : "";
 
 	take_closed_numbers();
-
+	launch_see_children();
 	on_exit(check_output, NULL);
 	if (strcmp(name, "help") == 0 && argc == 3) {
 		static char option[] = "--help";

@@ -84,7 +84,8 @@ static long result(long ret)
 static long install(const long args[6], unsigned long mode, bool for_all,
 		    const struct sock_fprog *program)
 {
-	const bool first = os_getpid() == owner && (for_all || is_alone()) &&
+	const bool here = os_getpid() == owner;
+	const bool first = here && (for_all || is_alone()) &&
 			   atomic_exchange_acquire(&installing, 1) == 0;
 	const bool ready = first && mode == SECCOMP_MODE_FILTER && filter_prepare();
 	long ret;
@@ -94,6 +95,8 @@ static long install(const long args[6], unsigned long mode, bool for_all,
 	ret = os_call_unasked(args[0], args[1], args[2], args[3], args[4], args[5], 0);
 	if (ret == 0 && ready)
 		filter_add(program->filter, program->len);
+	else if (ret >= 0 && here && mode == SECCOMP_MODE_FILTER)
+		filter_add_unknown();
 	if (ret == 0 && first && mode == SECCOMP_MODE_STRICT)
 		filter_add_strict();
 	if (first)

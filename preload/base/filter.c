@@ -5,6 +5,7 @@
  */
 #include "preload/base/filter.h"
 
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -26,7 +27,8 @@ static struct {
 		const struct sock_filter *code;
 		size_t length;
 	} list[FILTER_MOST];
-	bool strict; /* written before os_filters */
+	bool strict;		   /* written before os_filters */
+	enum filter_others others; /* atomic; any thread */
 } filters;
 
 bool filter_prepare(void)
@@ -56,6 +58,78 @@ void filter_add_strict(void)
 {
 	filters.strict = true;
 	atomic_store_release(&os_filters, os_filters + 1);
+}
+
+/* ---- those that are not known ---- */
+
+void filter_add_unknown(void)
+{
+	atomic_store_relaxed(&filters.others, FILTER_UNKNOWN_SINCE);
+}
+
+static bool read_number(const char *line, const char *key, uint32_t *out)
+{
+	const size_t length = strlen(key);
+
+	if (strncmp(line, key, length) != 0)
+		return false;
+	*out = 0;
+	for (const char *p = line + length; *p >= '0' && *p <= '9'; p++)
+		*out = *out * 10 + (uint32_t)(*p - '0');
+	return true;
+}
+
+struct counts {
+	uint32_t mode;	  /* SECCOMP_MODE_FILTER: there are filters */
+	uint32_t filters; /* Linux 5.9 */
+	bool has_mode, has_filters;
+};
+
+static void read_counts(int fd, struct counts *out)
+{
+	char line[32], chunk[256];
+	size_t n = 0;
+	long got;
+
+	while ((got = os_read(fd, chunk, sizeof(chunk))) > 0)
+		for (long i = 0; i < got; i++) {
+			if (chunk[i] != '\n') {
+				if (n < sizeof(line) - 1)
+					line[n++] = chunk[i];
+				continue;
+			}
+			line[n] = '\0';
+			n = 0;
+			out->has_mode |= read_number(line, "Seccomp:\t", &out->mode);
+			out->has_filters |=
+				read_number(line, "Seccomp_filters:\t", &out->filters);
+		}
+}
+
+/* The kernel counts those of a thread. What cannot be looked at may be there. */
+static bool are_all_known(void)
+{
+	struct counts c = { 0 };
+	int fd = os_open("/proc/thread-self/status", O_RDONLY, 0);
+
+	if (fd < 0)
+		return false;
+	read_counts(fd, &c);
+	os_close(fd);
+	if (!c.has_mode || c.mode != SECCOMP_MODE_FILTER)
+		return c.has_mode;
+	return c.has_filters && c.filters <= atomic_load_acquire(&os_filters);
+}
+
+enum filter_others filter_others(void)
+{
+	enum filter_others found = atomic_load_relaxed(&filters.others);
+
+	if (found != FILTER_NOT_LOOKED)
+		return found;
+	found = are_all_known() ? FILTER_ALL_KNOWN : FILTER_UNKNOWN_BEFORE;
+	atomic_store_relaxed(&filters.others, found);
+	return found;
 }
 
 /* ---- what one says ---- */

@@ -6,7 +6,8 @@
  * besides. So filters are remembered as the program installs them
  * (preload/api/sandbox.c), and os_call() asks them first: what would end the program, or
  * send it a signal, fails with EPERM instead. Filters that were there when the program
- * started, or that one of several threads has set for itself only, are not known.
+ * started, or that one of several threads has set for itself only, cannot be asked; but
+ * that there are such is known, and what can be done by common calls is then done so.
  *
  * Concurrency: written while the process has one thread, or by one at a time; a filter is
  * whole before os_filters counts it, and never goes.
@@ -27,5 +28,17 @@ bool filter_prepare(void);
 void filter_add(const struct sock_filter *code, size_t length);
 /* SIGNAL. Strict mode is in force: read, write, exit, sigreturn. */
 void filter_add_strict(void);
+/* SIGNAL. One is in force that was not remembered. */
+void filter_add_unknown(void);
+
+/* What may be in force besides what was remembered. */
+enum filter_others {
+	FILTER_NOT_LOOKED,
+	FILTER_ALL_KNOWN,
+	FILTER_UNKNOWN_BEFORE, /* the start: what the loader calls is allowed */
+	FILTER_UNKNOWN_SINCE   /* of some thread */
+};
+/* SIGNAL. The first time by a look at a file of /proc. */
+enum filter_others filter_others(void);
 
 #endif

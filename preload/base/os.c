@@ -18,6 +18,7 @@
 
 #include "preload/base/atomic.h"
 #include "preload/base/base.h"
+#include "preload/base/filter.h"
 
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
@@ -84,9 +85,45 @@ bool os_hugepage(void *addr, size_t size, bool on)
 		       on ? MADV_HUGEPAGE : MADV_NOHUGEPAGE, 0, 0, 0) == 0;
 }
 
+#define PAGEMAP_THERE ((uint64_t)3 << 62) /* in memory, or swapped out */
+
+static bool read_pagemap(int fd, uintptr_t addr, size_t npages, unsigned char *out)
+{
+	uint64_t entries[64];
+	const size_t most = sizeof(entries) / sizeof(*entries);
+
+	for (size_t at = 0, n; at < npages; at += n) {
+		const long offset = (long)((addr / OS_PAGE + at) * sizeof(entries[0]));
+
+		n = npages - at < most ? npages - at : most;
+		if (os_call(SYS_pread64, fd, (long)entries, (long)(n * sizeof(*entries)),
+			    offset, 0, 0) != (long)(n * sizeof(*entries)))
+			return false;
+		for (size_t i = 0; i < n; i++)
+			out[at + i] = (entries[i] & PAGEMAP_THERE) != 0;
+	}
+	return true;
+}
+
+/* mincore() is in no list of what a service needs (systemd's @system-service): a filter
+ * of such a list ends the program. */
 bool os_resident(void *addr, size_t size, unsigned char *out)
 {
-	return os_call(SYS_mincore, (long)addr, (long)size, (long)out, 0, 0, 0) == 0;
+	const enum filter_others others = filter_others();
+	bool done;
+	int fd;
+
+	if (others == FILTER_ALL_KNOWN)
+		return os_call(SYS_mincore, (long)addr, (long)size, (long)out, 0, 0, 0) ==
+		       0;
+	if (others == FILTER_UNKNOWN_SINCE)
+		return false;
+	fd = os_open("/proc/thread-self/pagemap", O_RDONLY, 0);
+	if (fd < 0)
+		return false;
+	done = read_pagemap(fd, (uintptr_t)addr, size / OS_PAGE, out);
+	os_close(fd);
+	return done;
 }
 
 void os_dontdump(void *addr, size_t size)

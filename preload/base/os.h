@@ -65,7 +65,7 @@ bool os_purge(void *addr,
 /* The kernel clears it in a forked child, by whatever call. False: refused. */
 bool os_wipe_on_fork(void *addr, size_t size);
 bool os_hugepage(void *addr, size_t size, bool on); /* MADV_HUGEPAGE / NOHUGEPAGE */
-/* mincore(): a byte for each OS page, odd if there is memory behind it. */
+/* A byte for each OS page, odd if there is memory behind it. False: not known. */
 bool os_resident(void *addr, size_t size, unsigned char *out);
 void os_dontdump(void *addr, size_t size);
 void os_name(void *addr, size_t size,

@@ -461,9 +461,11 @@ struct mspan *mheap_alloc_unseen(void)
 	uintptr_t base;
 
 	lock_acquire(&mheap_lock);
-	base = arena_grow(1, ARENA_FOR_LARGE, &got);
-	if (base)
-		s = new_run(base, got, 0);
+	base = arena_grow(2, ARENA_FOR_LARGE, &got);
+	if (base) { /* programs keep pointers a little past the end of what is before */
+		fixalloc_feed(&mheap.spans, (void *)base, PAGE_SIZE);
+		s = new_run(base + PAGE_SIZE, got - 1, 0);
+	}
 	if (s) {
 		split(s, 1);
 		init_large(s);

@@ -2,11 +2,13 @@
 /*
  * sandboxed: a program that installs a filter which ends it at one system call, and then
  * allocates: sandboxed NUMBER WAY LEAKS. WAY: prctl, seccomp, odd (the filter
- * finds the number by its memory and arithmetic). 77: no filters here.
+ * finds the number by its memory and arithmetic), before (it is there when the program
+ * starts: it execs itself), thread (for one of two threads). 77: no filters here.
  */
 #define _GNU_SOURCE
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,14 +78,51 @@ static __attribute__((noinline)) void lose(void)
 	p = NULL;
 }
 
+static void *sleeps(void *arg)
+{
+	for (;;)
+		pause();
+	return arg;
+}
+
+static void restrict_oneself(unsigned nr, char **argv)
+{
+	static char none[] = "none";
+	pthread_t other;
+
+	if (strcmp(argv[2], "odd") == 0) {
+		odd(nr);
+		return;
+	}
+	if (strcmp(argv[2], "thread") == 0)
+		pthread_create(&other, NULL, sleeps, NULL);
+	plain(nr, strcmp(argv[2], "prctl") == 0);
+	if (strcmp(argv[2], "before") == 0) {
+		argv[2] = none;
+		execv(argv[0], argv);
+		_exit(99);
+	}
+}
+
+/* Large objects that are filled: what comes next may be given huge pages. */
+static void fill_large(void)
+{
+	static char *volatile large[40];
+
+	for (size_t i = 0; i < sizeof(large) / sizeof(large[0]); i++) {
+		large[i] = malloc(1 << 20);
+		memset(large[i], 1, 1 << 20);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	unsigned nr = (unsigned)atoi(argv[1]);
 
-	if (strcmp(argv[2], "odd") == 0)
-		odd(nr);
-	else
-		plain(nr, strcmp(argv[2], "prctl") == 0);
+	if (strcmp(argv[2], "none") != 0)
+		restrict_oneself(nr, argv);
+	if (strcmp(argv[2], "none") == 0 || strcmp(argv[2], "thread") == 0)
+		fill_large();
 	for (int i = 0; i < 150000; i++) { /* enough for huge pages */
 		struct node *n = malloc(sizeof(*n));
 

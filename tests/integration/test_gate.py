@@ -168,6 +168,20 @@ class Gate(seeptest.TestCase):
         self.assertEqual(self.gate(PYTHON, "-c", code).stdout, plain.stdout)
         self.assertNotIn(b"None", plain.stdout)
 
+    def test_children_ignored(self):
+        """Started by somebody who ignores SIGCHLD: as the program is, too."""
+        def ignore():
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        mask = ["sh", "-c", "grep SigIgn /proc/$$/status"]
+        plain = subprocess.run(mask, capture_output=True, check=True, preexec_fn=ignore,
+                               env=seeptest.clean_env())
+        r = self.gate(*mask, preexec_fn=ignore)
+        self.assertEqual((r.returncode, r.stdout, self.last(r)),
+                         (0, plain.stdout, "seep: clean"))
+        r = self.gate(EXITS, "return", preexec_fn=ignore)
+        self.assertEqual((r.returncode, self.last(r)),
+                         (23, "seep: LEAK objects=1 bytes=100 sites=1"))
+
     def test_make_in_make(self):
         with open(self.dir + "/m", "w") as f:
             f.write(MAKEFILE)

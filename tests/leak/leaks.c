@@ -329,6 +329,22 @@ static void coroutine(void)
 	swapcontext(&main_context, &routine_context);
 }
 
+/* Pointers a little past the end, as scanners of text have them: of the last object, too,
+ * before the heap must grow. */
+static void past_end(void)
+{
+	static char *volatile start[512], *volatile past[512];
+	const uintptr_t step = 1 << 20;
+
+	for (int i = 0; i < 512; i++) {
+		start[i] = malloc(130000);
+		past[i] = start[i] + malloc_usable_size(start[i]);
+		past[i] += 6;
+		if ((uintptr_t)past[i] % step == 6)
+			return;
+	}
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -355,6 +371,7 @@ static const struct {
 	{ "in_library", in_library },
 	{ "on_alternate_stack", on_alternate_stack },
 	{ "coroutine", coroutine },
+	{ "past_end", past_end },
 };
 
 int main(int argc, char **argv)

@@ -43,7 +43,7 @@ static struct {
 	volatile sig_atomic_t pid;   /* of the child, 0: not yet */
 	volatile sig_atomic_t asked; /* so often INT or TERM came */
 	struct sigaction old[NFORWARDED];
-	struct sigaction old_pipe, old_limit; /* of SIGPIPE and SIGXFSZ */
+	struct sigaction old_pipe, old_limit, old_child; /* SIGPIPE, SIGXFSZ, SIGCHLD */
 	char link_directory[64]; /* of a library whose path LD_PRELOAD cannot hold */
 } running;
 
@@ -302,12 +302,20 @@ static void ignore_signals(void)
 	sigaction(SIGXFSZ, &act, &running.old_limit);
 }
 
+void launch_see_children(void)
+{
+	struct sigaction act = { .sa_handler = SIG_DFL };
+
+	sigaction(SIGCHLD, &act, &running.old_child);
+}
+
 static void restore_signals(void)
 {
 	for (size_t i = 0; i < NFORWARDED; i++)
 		sigaction(forwarded[i], &running.old[i], NULL);
 	sigaction(SIGPIPE, &running.old_pipe, NULL);
 	sigaction(SIGXFSZ, &running.old_limit, NULL);
+	sigaction(SIGCHLD, &running.old_child, NULL);
 }
 
 /* ---- running ---- */

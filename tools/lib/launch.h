@@ -57,6 +57,9 @@ void launch_check_options(const struct launch *l);
 /* Makes the directory of the files; where none can be written dies, or gives up the files
  * of a gate (out is empty then). */
 void launch_check_files(struct launch *l);
+/* To be called first: who ignores SIGCHLD is told of no child's end. The program that is
+ * started inherits what we have inherited. */
+void launch_see_children(void);
 /* Runs the program to its end. Dies with 126 or 127 when it cannot be started. */
 void launch_run(struct launch *l);
 /* How often INT or TERM came, also after the program's end. */
