@@ -46,6 +46,18 @@ class Hostile(seeptest.TestCase):
         self.assertEqual(self.p.end(), 0)
         super().tearDown()
 
+    def test_signal_of_another_user(self):
+        """It is answered no more than by silence: the next request is served at once."""
+        key = random.getrandbits(64)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            s.bind(b"\0seep-%016x" % key)
+            s.listen(1)
+            s.setblocking(False)
+            queue(self.p.pid, key, uid=12345)
+            self.connect().close()
+            with self.assertRaises(BlockingIOError):
+                s.accept()
+
     def connect(self):
         """The agent's end of a conversation that we began."""
         until(lambda: len(self.p.threads()) == 1)

@@ -244,6 +244,12 @@ def special_disabled_sampled(setup):
     check(found == [(1, 64)], str(found))  # the slot of 60 bytes that was not hidden
 
 
+def special_disabled_known(setup):
+    """All are sampled, and neither the stack nor the span is new."""
+    run = Run(setup, "disabled-known", ":sample=1:seed=1", mode="sampled")
+    check(run.report()["leaks"] == [], str(run.report()["leaks"]))
+
+
 def lost_unused(setup):
     """What matched and what did not is told; a block matches its kinds only."""
     with tempfile.NamedTemporaryFile("w", suffix=".supp", dir=seeptest.TEMPORARY) as f:
@@ -456,6 +462,7 @@ def tests_of(program):
             "ignored": known("ignored", [direct(1, 60, "ignored")]),
             "disabled": known("disabled", [direct(1, 60, "disabled")]),
             "disabled-sampled": special_disabled_sampled,
+            "disabled-known": special_disabled_known,
             "retracted": special_retracted,
             "fatal-check": known("fatal-check", [direct(1, 60, "lose_one")]),
             "final-check": known("final-check", []),

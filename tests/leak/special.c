@@ -65,6 +65,20 @@ static APART void disabled(void)
 	keep_alive(make_block(60));
 }
 
+/* The third of three from one stack, beside the first two in their span. */
+static APART void disabled_known(void)
+{
+	static void *volatile places[3];
+
+	for (volatile int i = 0; i < 3; i++) { /* volatile: one call, not three */
+		if (i == 2)
+			__lsan_disable();
+		places[i] = make_block(40);
+	}
+	__lsan_enable();
+	places[2] = NULL;
+}
+
 /* The same loss is found by each check of a running program. */
 static APART void lose_one(void)
 {
@@ -566,6 +580,7 @@ static const struct {
 } cases[] = {
 	{ "ignored", ignored },
 	{ "disabled", disabled },
+	{ "disabled-known", disabled_known },
 	{ "recoverable", recoverable },
 	{ "retracted", retracted },
 	{ "fatal-check", fatal_check },

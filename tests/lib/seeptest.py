@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import unittest
@@ -21,6 +22,10 @@ FOREIGN = re.compile("(SEEP|MALLOC|PYTHON|PERL|LUA|NODE|JAVA|_JAVA|JDK_JAVA|GIT|
                      "(PYTHON|PERL5|LUA|PG|PHP)[A-Z0-9_]+|GLIBC_TUNABLES|POSIXLY_CORRECT|"
                      "LANG|LANGUAGE|NO_COLOR|COLUMNS|LINES|BASH_ENV|ENV|CDPATH|IFS")
 KEPT = ("LD_LIBRARY_PATH",)
+# As nohup, or a script that runs the tests in the background, hands them down.
+for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(ignored) == signal.SIG_IGN:
+        signal.signal(ignored, signal.SIG_DFL)
 # Neither LD_PRELOAD nor every script and socket can do with any directory.
 TEMPORARY = tempfile.gettempdir()
 if re.search(r"[\s:'\"\\$%]", TEMPORARY) or len(TEMPORARY) > 50:

@@ -3,6 +3,7 @@
 import html.parser
 import json
 import os
+import re
 import subprocess
 import xml.etree.ElementTree as ET
 import profilepb
@@ -67,6 +68,45 @@ class Report(seeptest.TestCase):
         self.assertEqual([(e["stack"][0]["function"], e["old"], e["new"], e["delta"])
                           for e in j["entries"]], [("exported_churn", 500, 1500, 1000)])
         self.assertEqual(j["new_total"] - j["old_total"], 1000)
+
+    def entries(self, *argv):
+        return json.loads(self.ok("diff", "--format=json", *argv))["entries"]
+
+    def test_diff_order(self):
+        """Most first, as many as asked for; what is the same in both is never shown."""
+        self.make("a", args=["1"])
+        self.make("b", seeptest.victim("profile/sizes"))
+        a, b = self.one("a.*.allocs.pb.gz"), self.one("b.*.allocs.pb.gz")
+        grown = self.entries("-n", "0", a, b)
+        self.assertGreater(len(grown), 3)
+        self.assertEqual([e["delta"] for e in grown],
+                         sorted((e["delta"] for e in grown), reverse=True))
+        self.assertTrue(all(e["delta"] > 0 for e in grown))
+        self.assertEqual(self.entries("-n", "2", a, b), grown[:2])
+        text = self.ok("diff", "-n", "2", a, b)
+        self.assertEqual(len(re.findall(r"\n[+-]\S+ \S+ in ", text)), 2)
+        self.assertIn(f"... and {len(grown) - 2} more; -n 0 shows all", text)
+        both = self.entries("-n", "0", "--shrunk", a, b)
+        self.assertGreater(len(both), len(grown))
+        self.assertTrue(all(e["delta"] < 0 for e in both[len(grown):]))
+        self.assertEqual(self.entries("--shrunk", b, b), [])
+
+    def test_diff_by(self):
+        """A function's lines are added up, or each is one of its own."""
+        self.make("a", args=["1"])
+        self.make("b", seeptest.victim("profile/sizes"), ["all"])
+        a, b = self.one("a.*.allocs.pb.gz"), self.one("b.*.allocs.pb.gz")
+        self.assertEqual(seep("symbolize", b, "-o", b).returncode, 0)
+        by = {what: self.entries("-n", "0", "--sample-index=alloc_objects", "--by", what, a, b)
+              for what in ("function", "line")}
+        lines = {}
+        for e in by["line"]:
+            self.assertEqual(len(e["stack"]), 1)
+            lines.setdefault(e["stack"][0]["function"], []).append(e["delta"])
+        self.assertEqual({e["stack"][0]["function"]: e["delta"] for e in by["function"]},
+                         {function: sum(deltas) for function, deltas in lines.items()})
+        self.assertEqual(len(by["function"]), len(lines))
+        self.assertEqual(len(lines["grown"]), 2)  # malloc and realloc
 
     def test_diff_profile(self):
         """The written difference is what pprof makes of the two files."""

@@ -347,6 +347,7 @@ static void test_history(void **state)
 	const struct history_entry reborn = { .base = 0x10000,
 					      .born_ns = 6400,
 					      .bytes = 1 };
+	const struct history_entry old = { .base = 0x10000, .born_ns = 64, .bytes = 1 };
 	uint64_t taken_back = 0;
 	uint32_t known;
 
@@ -360,6 +361,8 @@ static void test_history(void **state)
 	assert_int_equal(note_some(0, 1, &known), 21000);
 	assert_int_equal(known, 0);
 	/* The same address, another object. */
+	assert_true(history_knows(&old));
+	assert_false(history_knows(&reborn));
 	history_begin();
 	assert_false(history_note(&reborn));
 	history_end(count_entry, &taken_back);

@@ -417,6 +417,50 @@ static void test_mapping(void **state)
 	release(p);
 }
 
+/* Of a process that has ended and whose files are gone: code in two segments, no names.
+ */
+static void test_two_segments(void **state)
+{
+	const uintptr_t base = 0x123400000000, first = base + 0x1000,
+			second = base + 0x9000;
+	const uintptr_t pcs[] = { first + 0x11, second + 0x11, base + 0x11 };
+	const int64_t values[] = { 1, 2, 3, 4 };
+	struct module m = { .bias = base, .start = base, .end = base + 0xb000 };
+	struct pprof *w = begin(&pprof_kind_heap);
+	const Seep__Pprof__Mapping *one, *two;
+	profile *p;
+
+	(void)state;
+	m.nsegments = 3;
+	m.segments[0].start = base;
+	m.segments[0].end = first;
+	m.segments[1].start = first;
+	m.segments[1].end = first + 0x2000;
+	m.segments[1].file_offset = 0x1000;
+	m.segments[1].executable = true;
+	m.segments[2].start = second;
+	m.segments[2].end = second + 0x2000;
+	m.segments[2].file_offset = 0x5000;
+	m.segments[2].executable = true;
+	module_adopt(&m, "/nowhere/two_segments");
+	pprof_sample(w, pcs, 3, false, values, NULL, 0);
+	pprof_duration(w, 4712);
+	assert_int_equal(pprof_finish(w), 0);
+	p = decode_and_check(&pprof_kind_heap);
+	assert_int_equal(p->duration_nanos, 4712);
+	assert_true(frame_of(p, 0, 0)->mapping_id > 0);
+	assert_int_equal(frame_of(p, 0, 1)->mapping_id,
+			 frame_of(p, 0, 0)->mapping_id + 1);
+	assert_int_equal(frame_of(p, 0, 2)->mapping_id, 0);
+	one = p->mapping[frame_of(p, 0, 0)->mapping_id - 1];
+	two = p->mapping[frame_of(p, 0, 1)->mapping_id - 1];
+	assert_int_equal(one->file_offset, 0x1000);
+	assert_int_equal(two->file_offset, 0x5000);
+	assert_false(one->has_functions);
+	assert_false(two->has_functions);
+	release(p);
+}
+
 static void test_late_module(void **state)
 {
 	static const char *const names[] = { "libresolv.so.2", "libnsl.so.1",
@@ -558,9 +602,10 @@ static void test_many(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		IN_DIR(test_kinds),   IN_DIR(test_frames),	IN_DIR(test_unnamed),
-		IN_DIR(test_mapping), IN_DIR(test_late_module), IN_DIR(test_labels),
-		IN_DIR(test_utf8),    IN_DIR(test_many),	IN_DIR(test_null_pc),
+		IN_DIR(test_kinds),	   IN_DIR(test_frames),	     IN_DIR(test_unnamed),
+		IN_DIR(test_mapping),	   IN_DIR(test_late_module), IN_DIR(test_labels),
+		IN_DIR(test_two_segments), IN_DIR(test_utf8),	     IN_DIR(test_many),
+		IN_DIR(test_null_pc),
 	};
 
 	module_refresh();

@@ -143,6 +143,30 @@ static void test_unbiased(void **state)
 	assert_int_equal(after.live_objects, before.live_objects);
 }
 
+/* Objects that become smaller where they are: what lives of them is estimated by the
+ * samples that are kept. The standard deviation is about sqrt(N * .45) objects; six of
+ * them are allowed. If all samples were kept, there would be a quarter too many. */
+static void test_shrunk(void **state)
+{
+	enum { N = 600 };
+	struct sample_total before, after;
+	double sum = 0;
+
+	(void)state;
+	sample_get_total(&before);
+	for (int i = 0; i < N; i++) {
+		void *p = heap_malloc(1 << 20);
+
+		assert_ptr_equal(heap_realloc(p, 600000), p);
+		sample_get_total(&after);
+		sum += (double)(after.live_bytes - before.live_bytes) / 600000;
+		heap_free(p);
+	}
+	assert_true(fabs(sum - N) < 6 * sqrt(N * .45));
+	sample_get_total(&after);
+	assert_int_equal(after.live_bytes, before.live_bytes);
+}
+
 static void test_lifetime_ranges(void **state)
 {
 	unsigned last = 0;
@@ -380,6 +404,7 @@ int main(void)
 		cmocka_unit_test(test_weight),
 		cmocka_unit_test(test_counted),
 		cmocka_unit_test(test_unbiased),
+		cmocka_unit_test(test_shrunk),
 		cmocka_unit_test(test_records),
 		cmocka_unit_test(test_lifetime_ranges),
 		cmocka_unit_test(test_packed_birth),

@@ -22,7 +22,9 @@ static void test_glob(void **state)
 		{ "", "x", 1 },		  { "a*b*c", "a1b2b3c", 1 },
 		{ "^abc$", "abc", 1 },	  { "^abc$", "abcabc", 0 },
 		{ "a**b", "ab", 1 },	  { "x*$", "abx", 1 },
-		{ "c$", "abcabc", 1 },
+		{ "c$", "abcabc", 1 },	  { "^a*bc$", "abxbc", 1 },
+		{ "^a*bc", "abxbcx", 1 }, { "^a*bc$", "abcbcbc", 1 },
+		{ "^a*bc$", "abcb", 0 },
 	};
 
 	(void)state;
@@ -31,16 +33,28 @@ static void test_glob(void **state)
 			fail_msg("%s on %s", cases[i].pattern, cases[i].text);
 }
 
+static void count_plain(const char *name, uint64_t objects, uint64_t bytes, void *arg)
+{
+	(void)objects;
+	(void)bytes;
+	*(uint64_t *)arg += strcmp(name, "from_a_file_of_dos") == 0;
+}
+
 static void test_parse(void **state)
 {
 	static char good[] = "# comment\n\nleak:abc\n  leak:x*y  \r\n";
 	static char bad[] = "leak:a\nrace:b\nleak:\n";
+	static char crlf[] = "# x\r\n\r\nleak:from_a_file_of_dos\r\n";
 	static char noise[4096];
 	unsigned seed = 7;
+	uint64_t found = 0;
 
 	(void)state;
 	assert_int_equal(suppress_parse(good), 0);
 	assert_int_equal(suppress_parse(bad), 2);
+	assert_int_equal(suppress_parse(crlf), 0);
+	suppress_each(count_plain, &found);
+	assert_int_equal(found, 1);
 	for (int round = 0; round < 200; round++) {
 		for (size_t i = 0; i + 1 < sizeof(noise); i++) {
 			seed = seed * 1664525u + 1013904223u;
