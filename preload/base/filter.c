@@ -123,13 +123,13 @@ static bool are_all_known(void)
 
 enum filter_others filter_others(void)
 {
-	enum filter_others found = atomic_load_relaxed(&filters.others);
+	enum filter_others found = atomic_load_relaxed(&filters.others), now;
 
 	if (found != FILTER_NOT_LOOKED)
 		return found;
-	found = are_all_known() ? FILTER_ALL_KNOWN : FILTER_UNKNOWN_BEFORE;
-	atomic_store_relaxed(&filters.others, found);
-	return found;
+	now = are_all_known() ? FILTER_ALL_KNOWN : FILTER_UNKNOWN_BEFORE;
+	/* Unless one has come since. */
+	return atomic_cas_relaxed(&filters.others, &found, now) ? now : found;
 }
 
 /* ---- what one says ---- */
