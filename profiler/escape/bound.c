@@ -56,8 +56,10 @@ void bound_keep_trail(struct bound_stack *b, const struct trail *t)
 {
 	const struct trail_place *last = &t->places[t->count - 1];
 	uint32_t base = trail_base(t), n = t->count - 1 - base, i;
-	bool whole = n > 0 && !trail_is_cut(t) && t->places[base].slot != 0;
+	bool pseudo = n > 0 && t->places[base].pc <= FRAME_PSEUDO_MAX;
+	bool whole = n > 0 && !pseudo && !trail_is_cut(t) && t->places[base].slot != 0;
 
+	n -= pseudo;
 	b->base = n > 0 ? last[-1].slot : 0;
 	b->outer_slot = whole ? t->places[base].slot : 0;
 	b->outer_pc = whole ? t->places[base].pc : 0;

@@ -352,6 +352,8 @@ void thread_fork_done(bool child)
 	for (struct thread_info *t = registry.list; t; t = t->next) {
 		if (t != own && t->state == THREAD_RUNNING)
 			note_end(t);
+		if (t != own)
+			t->released = true; /* only the parent can join it */
 	}
 	if (own)
 		own->tid = os_gettid();

@@ -15,6 +15,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -409,6 +410,21 @@ static APART void handler(void)
 	sigaction(SIGUSR1, &act, NULL);
 }
 
+void wait_until_all_wait(void);
+
+/* The child has the parent's thread in its memory only. */
+static void forked(void)
+{
+	pid_t child;
+
+	start(fine_timed, make_queue());
+	wait_until_all_wait();
+	child = fork();
+	if (child == 0)
+		_exit(0);
+	waitpid(child, NULL, 0);
+}
+
 static APART void make(const char *what)
 {
 	if (strcmp(what, "lost") == 0)
@@ -476,6 +492,8 @@ static APART void make(const char *what)
 		pthread_mutex_lock(&locks[0]), start(waits_for_lock, "fine");
 	else if (strcmp(what, "ended") == 0)
 		ended();
+	else if (strcmp(what, "forked") == 0)
+		forked();
 	else
 		_exit(2);
 }
@@ -487,16 +505,14 @@ static void *starter(void *what)
 	return NULL;
 }
 
-void wait_until_all_wait(void);
-
 int main(int argc, char **argv)
 {
 	char c;
 
 	named("main");
 	if (strcmp(argv[1], "locked") == 0 || strcmp(argv[1], "robust") == 0 ||
-	    strcmp(argv[1], "inherits") == 0)
-		make(argv[1]); /* main() holds the lock */
+	    strcmp(argv[1], "inherits") == 0 || strcmp(argv[1], "forked") == 0)
+		make(argv[1]); /* main() holds the lock, or forks */
 	else
 		pthread_join(start(starter, argv[1]), NULL);
 	wait_until_all_wait();

@@ -64,7 +64,7 @@ class Gate(seeptest.TestCase):
             self.assertRegex(text.splitlines()[-1], "^seep: LEAK objects=")
 
     def test_idle_threads_are_none(self):
-        for case in ("global", "pool", "timed", "join-fine", "locked"):
+        for case in ("global", "pool", "timed", "join-fine", "locked", "forked"):
             text = self.gate(case, "--threads")[1]
             self.assertRegex(text.splitlines()[-1], "^seep: (clean|LEAK)", case)
             self.assertNotIn("THREADS", text, case)

@@ -448,8 +448,18 @@ static void leaving()
 	printf("left %d\n", left_over != nullptr);
 }
 
+// ---- code without call frame information, and no frame pointer: the stack ends there
+// ----
+
+__asm__(".text\n.type unknown_code, @function\nunknown_code:\n"
+	"\tpush %rbp\n\tmov $1, %ebp\n\tpush %rdi\n"
+	"\tpush %rax\n\tcall malloc@PLT\n\tmov %rax, %rdi\n\tcall free@PLT\n\tpop %rax\n"
+	"\tpop %rax\n\tpop %rbp\n\tret\n.size unknown_code, . - unknown_code\n");
+extern "C" size_t unknown_code(size_t size);
+
 int main()
 {
+	printf("unknown %zu\n", unknown_code(some));
 	printf("deep %ld\n", make_deep(6000));
 	exceptions();
 	jumps();
