@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * heap: the slow paths of malloc, calloc, realloc and memalign, and a thread's beginning
- * and end. The overview is in heap.h; free's slow path is in heap_free.c.
+ * heap: the slow paths of malloc, calloc and memalign, and a thread's beginning and end.
+ * The overview is in heap.h; realloc is in heap_realloc.c, free's slow path in
+ * heap_free.c.
  *
  * A thread that has given its mcache back (its last thread-specific destructors are
  * running) shares one fallback mcache under a lock.
@@ -203,26 +204,6 @@ void heap_redraw_budgets(int64_t (*draw)(void), int64_t limit)
 	}
 }
 
-/* Charges size to the budget, unless it is spent already: then the fast path charged it.
- * True: sample. */
-static inline bool charge(struct mcache *mc, size_t size)
-{
-	int64_t bytes = size < (size_t)(INT64_MAX / 4) ? (int64_t)size : INT64_MAX / 4;
-
-	if (mc->budget >= 0)
-		mc->budget -= bytes;
-	return mc->budget < 0;
-}
-
-/* The same for an object that did not come through an mcache. */
-static inline bool charge_own(size_t size)
-{
-	struct mcache *mc =
-		LIKELY(seep_tls.state == TLS_LIVE) ? mcache_self() : heap_thread_start();
-
-	return mc && charge(mc, size);
-}
-
 /* The process has not begun to profile. If it does now, the object is what the fresh
  * budget is charged with first. */
 static COLD void begin_with(bool (*begin)(void), void *p, size_t size)
@@ -231,7 +212,7 @@ static COLD void begin_with(bool (*begin)(void), void *p, size_t size)
 		return; /* it tries again with the next */
 	if (!heap_hooks.sample_malloc)
 		heap_set_budget(TICK_BYTES);
-	else if (seep_tls.state == TLS_LIVE && charge(mcache_self(), size))
+	else if (seep_tls.state == TLS_LIVE && heap_charge(mcache_self(), size))
 		heap_hooks.sample_malloc(p, size);
 }
 
@@ -257,6 +238,11 @@ ALWAYS_INLINE void *sampled(void *p, size_t size, bool due)
 	return p;
 }
 
+void *heap_sampled(void *p, size_t size, bool due)
+{
+	return sampled(p, size, due);
+}
+
 /* ---- malloc ---- */
 
 size_t heap_padding;
@@ -278,10 +264,15 @@ ALWAYS_INLINE void *malloc_class(unsigned c, size_t size)
 
 	if (!mc)
 		return NULL;
-	due = locked ? mc->budget < 0 : charge(mc, size);
+	due = locked ? mc->budget < 0 : heap_charge(mc, size);
 	p = pop(mc, c);
 	give_back(locked);
 	return sampled(p, size, due);
+}
+
+void *heap_malloc_class(unsigned c, size_t size)
+{
+	return malloc_class(c, size);
 }
 
 void *heap_sample_large(struct mspan *s, size_t size)
@@ -296,7 +287,7 @@ void *heap_sample_large(struct mspan *s, size_t size)
 
 static NOINLINE void *malloc_large(size_t size, size_t align)
 {
-	bool due = charge_own(size);
+	bool due = heap_charge_own(size);
 	void *p = large_malloc(size, align);
 
 	return due && p ? heap_sample_large(arena_span_of(p), size) : p;
@@ -395,238 +386,6 @@ void *heap_memalign_slow(size_t align, size_t size)
 	p = memalign_slow(align, size);
 	mcache_note_argument(0);
 	return p;
-}
-
-/* ---- realloc ----
- *
- * An object that becomes smaller may stay where it is when there is no memory to move it.
- */
-
-/* Would an object of size bytes stay where it is? Slots are kept as long as at least half
- * of them is used, so that small back and forth costs nothing. */
-static bool stays(const struct mspan *s, size_t size)
-{
-	return size + heap_padding <= s->slot_size &&
-	       (size >= s->slot_size / 2 || sizeclass_of(size) == s->sizeclass);
-}
-
-static void *resized(struct mspan *s, uint32_t index, void *p, size_t size)
-{
-	if (s->samples && heap_hooks.sample_resize)
-		heap_hooks.sample_resize(s, index, p, size);
-	return p;
-}
-
-/* An object that is to grow probably grows again: its new slot is a quarter larger than
- * the old one, if that is small, so that many small steps are few copies. */
-static void *malloc_to_grow(size_t old_bytes, size_t size)
-{
-	size_t room = old_bytes + old_bytes / 4;
-	struct mcache *mc = mcache_self();
-	unsigned c;
-	void *p;
-
-	if (size <= old_bytes || room <= size + heap_padding || room > SIZECLASS_MAX_SIZE)
-		return heap_malloc(size);
-	c = sizeclass_of(room);
-	p = LIKELY(seep_tls.state == TLS_LIVE) ? mcache_pop(mc, c, size) : NULL;
-	return LIKELY(p != NULL) ? p : malloc_class(c, size);
-}
-
-/* Slots are multiples of 16 bytes, so that much may be copied more than is asked for. */
-#define COPY_INLINE 128 /* bytes; above, a call of memcpy is faster than a loop */
-
-static inline void copy_slot(void *to, const void *from, size_t bytes)
-{
-	typedef long long sixteen __attribute__((vector_size(16), may_alias));
-	const sixteen *in = from;
-	sixteen *out = to, *end = out + (bytes + 15) / 16;
-
-	if (bytes > COPY_INLINE) {
-		memcpy(to, from, bytes);
-		return;
-	}
-	do {
-		*out++ = *in++;
-		__asm__("" : "+r"(in)); /* or gcc makes it a call of memcpy */
-	} while (out < end);
-}
-
-static NOINLINE void *realloc_by_copy(struct mspan *s, uint32_t index, void *p,
-				      size_t size)
-{
-	size_t old_bytes = mspan_slot_bytes(s);
-	void *fresh = malloc_to_grow(old_bytes, size);
-
-	if (!fresh)
-		return size <= old_bytes ? resized(s, index, p, size) : NULL;
-	copy_slot(fresh, p, old_bytes < size ? old_bytes : size);
-	heap_free(p);
-	return fresh;
-}
-
-/* p is an allocated slot of a page with nothing sampled: its span; NULL: not, or unknown.
- * A page whose class byte is set has a span. */
-static struct mspan *plain_span(const void *p)
-{
-	uintptr_t offset = (uintptr_t)p - arena_fast.base;
-	struct mspan *s;
-	uint64_t at, index;
-
-	if (offset >= arena_fast.size ||
-	    ((const uint8_t *)arena_fast.base)[offset >> PAGE_SHIFT] == 0)
-		return NULL;
-	s = atomic_load_relaxed(&arena_first.spans[offset >> PAGE_SHIFT]);
-	at = (uintptr_t)p - s->base;
-	index = at * s->magic >> MSPAN_MAGIC_SHIFT;
-	if (index * s->slot_size != at ||
-	    !(atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) & 1))
-		return NULL;
-	return s;
-}
-
-static COLD NOINLINE void freed_block(const struct mspan *s, const void *p,
-				      const char *what)
-{
-	heap_fatal(p, "%s of freed block %p (size class %u)", what, p, s->sizeclass);
-}
-
-/* Names p when it is one of the two slots of its class that were freed last, or any of
- * them in youth. */
-ALWAYS_INLINE void refuse_cached(const struct mspan *s, const void *p, const char *what)
-{
-	void **top = mcache_self()->top[s->sizeclass];
-
-	if (UNLIKELY(top[-1] == p) || UNLIKELY(top[-2] == p) ||
-	    (UNLIKELY(heap_is_young()) && s->sizeclass != 0 &&
-	     heap_is_cached(s->sizeclass, p)))
-		freed_block(s, p, what);
-}
-
-/* The small allocated slot that begins at p; NULL: none does, or it is not known. */
-ALWAYS_INLINE struct mspan *slot_at(const void *p, uint32_t *out_index)
-{
-	const struct arena *a = &arena_first;
-	size_t page = ((uintptr_t)p - arena_fast.base) >> PAGE_SHIFT;
-	struct mspan *s;
-	uint64_t at, index;
-
-	if (UNLIKELY(page >= atomic_load_relaxed(&a->end_page)) ||
-	    UNLIKELY(page < a->first_page))
-		return NULL;
-	s = atomic_load_acquire(&a->spans[page]);
-	if (UNLIKELY(!s) || UNLIKELY(atomic_load_acquire(&s->state) != MSPAN_SMALL))
-		return NULL;
-	at = (uintptr_t)p - s->base;
-	index = at * s->magic >> MSPAN_MAGIC_SHIFT;
-	if (UNLIKELY(at >= s->npages << PAGE_SHIFT) ||
-	    UNLIKELY(index * s->slot_size != at) || UNLIKELY(index >= s->nslots) ||
-	    UNLIKELY(!(atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) &
-		       1)))
-		return NULL;
-	*out_index = (uint32_t)index;
-	return s;
-}
-
-static NOINLINE struct mspan *object_slow(const void *p, uint32_t *out_index,
-					  const char *what)
-{
-	struct mspan *s = heap_find((uintptr_t)p, out_index);
-
-	if (s)
-		heap_check_object(s, *out_index, p, what);
-	else if (arena_of((uintptr_t)p))
-		heap_fatal(p, "%s of freed block %p", what, p);
-	return s;
-}
-
-/* The object of p, which must be one. NULL: not ours. */
-ALWAYS_INLINE struct mspan *object_of(const void *p, uint32_t *out_index,
-				      const char *what)
-{
-	struct mspan *s = slot_at(p, out_index);
-
-	if (UNLIKELY(!s) && !(s = object_slow(p, out_index, what)))
-		return NULL;
-	refuse_cached(s, p, what);
-	if (s->samples && heap_hooks.is_freed && heap_hooks.is_freed(s, *out_index))
-		freed_block(s, p, what);
-	return s;
-}
-
-/* An object that was not sampled is charged with what it grows by: so it is sampled as
- * often as one that was made in this size. In exact mode the budget is spent. */
-static void *grown(void *p, size_t old_size, size_t size)
-{
-	struct mcache *mc = mcache_self();
-
-	if (size <= old_size || mc->budget < 0 || seep_tls.state != TLS_LIVE)
-		return p;
-	return sampled(p, size, charge(mc, size - old_size));
-}
-
-static void *realloc_large(struct mspan *s, void *p, size_t size)
-{
-	void *fresh;
-	size_t old_asked = s->size_asked;
-
-	if (size <= SIZECLASS_MAX_SIZE)
-		return realloc_by_copy(s, 0, p, size);
-	fresh = large_realloc(s, size);
-	if (!fresh)
-		return size <= old_asked ? resized(s, 0, p, size) : NULL;
-	if (fresh == p) {
-		s->size_asked = old_asked; /* the hook compares the two */
-		resized(s, 0, p, size);
-		s->size_asked = size;
-		return s->samples ? p : grown(p, old_asked, size);
-	}
-	heap_free_slow(p);
-	return sampled(fresh, size, charge_own(size));
-}
-
-static NOINLINE void *realloc_any(void *p, size_t size)
-{
-	uint32_t index;
-	struct mspan *s = object_of(p, &index, "realloc");
-
-	if (!s) {
-		if (!heap_foreign.realloc)
-			heap_fatal(p, "invalid realloc of %p: no block of ours", p);
-		return heap_foreign.realloc(p, size);
-	}
-	if (s->slot_size == 0)
-		return realloc_large(s, p, size);
-	if (stays(s, size))
-		return resized(s, index, p, size);
-	return realloc_by_copy(s, index, p, size);
-}
-
-/* The quick way needs no frame of its own. */
-void *heap_realloc(void *p, size_t size)
-{
-	struct mspan *s = plain_span(p);
-
-	lock_assert_none();
-	if (UNLIKELY(!s))
-		return realloc_any(p, size);
-	refuse_cached(s, p, "realloc");
-	if (stays(s, size))
-		return p;
-	return realloc_by_copy(s, mspan_index_of(s, (uintptr_t)p), p, size);
-}
-
-size_t heap_usable_size(const void *p)
-{
-	uint32_t index;
-	struct mspan *s;
-
-	if (!p)
-		return 0;
-	s = object_of(p, &index, "malloc_usable_size");
-	if (s)
-		return mspan_slot_bytes(s);
-	return heap_foreign.usable_size ? heap_foreign.usable_size(p) : 0;
 }
 
 /* ---- all locks ---- */

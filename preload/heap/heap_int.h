@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * heap_int: what the files heap.c, heap_free.c and heap_walk.c share.
+ * heap_int: what the files heap.c, heap_realloc.c, heap_free.c and heap_walk.c share.
  */
 #ifndef PRELOAD_HEAP_HEAP_INT_H
 #define PRELOAD_HEAP_HEAP_INT_H
 
 #include "preload/base/atomic.h"
 #include "preload/heap/arena.h"
+#include "preload/heap/heap.h"
+#include "preload/heap/mcache.h"
 #include "preload/heap/mspan.h"
 
 /* Dies with a message when p is not the start of the allocated slot index of s. */
@@ -29,6 +31,31 @@ static inline bool heap_is_young(void)
 /* SLOW. In youth, which comes to its end by this: does p, a slot of the class that the
  * caller takes for an object, lie free in some cache? Later false. */
 bool heap_is_cached(unsigned sizeclass, const void *p);
+
+/* FAST. Charges size to the budget, unless it is spent already: then the fast path
+ * charged it. True: sample. */
+static inline bool heap_charge(struct mcache *mc, size_t size)
+{
+	int64_t bytes = size < (size_t)(INT64_MAX / 4) ? (int64_t)size : INT64_MAX / 4;
+
+	if (mc->budget >= 0)
+		mc->budget -= bytes;
+	return mc->budget < 0;
+}
+
+/* The same for an object that did not come through an mcache. */
+static inline bool heap_charge_own(size_t size)
+{
+	struct mcache *mc =
+		LIKELY(seep_tls.state == TLS_LIVE) ? mcache_self() : heap_thread_start();
+
+	return mc && heap_charge(mc, size);
+}
+
+/* SLOW. One slot of the class for size bytes asked. NULL: memory is out. */
+void *heap_malloc_class(unsigned sizeclass, size_t size);
+/* SLOW. p, an object of size bytes or NULL, is recorded if due. */
+void *heap_sampled(void *p, size_t size, bool due);
 
 /* Foreign pointers met so far. */
 uint64_t heap_foreign_count(void);
