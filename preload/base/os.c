@@ -475,6 +475,34 @@ int os_each_line(const char *path, bool (*fn)(char *line, void *arg), void *arg)
 }
 #pragma GCC diagnostic pop
 
+struct dirent64 { /* the kernel's */
+	uint64_t ino;
+	int64_t off;
+	unsigned short reclen;
+	unsigned char type;
+	char name[];
+};
+
+int os_each_entry(const char *path, void (*fn)(const char *name, void *arg), void *arg)
+{
+	uint64_t buf[64];
+	long n;
+	int fd = os_open(path, O_RDONLY | O_DIRECTORY, 0);
+
+	if (fd < 0)
+		return fd;
+	while ((n = os_call(SYS_getdents64, fd, (long)buf, sizeof(buf), 0, 0, 0)) > 0)
+		for (long at = 0; at < n;) {
+			const struct dirent64 *d = (void *)((char *)buf + at);
+
+			if (d->name[0] != '.')
+				fn(d->name, arg);
+			at += d->reclen;
+		}
+	os_close(fd);
+	return (int)n;
+}
+
 static uintptr_t parse_hex(const char **text)
 {
 	uintptr_t value = 0;

@@ -134,6 +134,10 @@ void os_futex_wake(const uint32_t *word, int count);
  * cut. */
 int os_each_line(const char *path, bool (*fn)(char *line, void *arg), void *arg);
 
+/* SIGNAL. Calls fn for the name of every entry of a directory that does not begin with a
+ * dot. Returns 0 or -errno. */
+int os_each_entry(const char *path, void (*fn)(const char *name, void *arg), void *arg);
+
 /* A line of /proc/PID/maps: "lo-hi rwxp offset dev inode   path". False: it is none. */
 struct os_mapping {
 	uintptr_t lo, hi;

@@ -187,6 +187,9 @@ void cycle_sweep(struct cycle *c)
 	if (c->roots.closed && has_losses(out))
 		leak_incomplete(out, "memory that the program has closed (PROT_NONE) "
 				     "cannot be made readable");
+	if (c->roots.unseen && has_losses(out))
+		leak_incomplete(out, "which pages wait for being supplied (userfaultfd) "
+				     "cannot be seen (/proc/self/pagemap)");
 	if (c->roots.hidden && has_losses(out))
 		leak_incomplete(out, "memory that a snapshot does not have "
 				     "(MADV_DONTFORK, MADV_WIPEONFORK) is not readable");

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #include "preload/heap/arena.h"
@@ -149,6 +150,18 @@ static void include_filled(struct roots *r, uintptr_t lo, uintptr_t hi)
 	}
 }
 
+/* Only what is there. */
+static void include_supplied(struct roots *r, uintptr_t lo, uintptr_t hi)
+{
+	struct filled f = { .r = r, .gap = OS_PAGE };
+
+	if (!has_pagemap(r) ||
+	    !pagemap_each_filled(r->pagemap - 1, lo, hi, add_filled, &f))
+		r->unseen = true;
+	else if (f.hi != 0)
+		include(r, f.lo, f.hi);
+}
+
 static void open_filled(uintptr_t lo, uintptr_t hi, void *arg)
 {
 	struct roots *r = arg;
@@ -191,7 +204,9 @@ static bool see_line(char *line, void *arg)
 		return true;
 	if (m.shared && meta_is_ours(m.lo))
 		return true; /* the run table, the profile store: large */
-	if (m.path && m.path[0] == '/')
+	if (r->supplied && !meta_is_ours(m.lo))
+		include_supplied(r, m.lo, m.hi);
+	else if (m.path && m.path[0] == '/')
 		include_readable(r, m.lo, m.hi);
 	else if (m.shared)
 		include(r, m.lo, m.hi);
@@ -200,12 +215,30 @@ static bool see_line(char *line, void *arg)
 	return true;
 }
 
+/* Pages of a mapping may come from a thread of the program (userfaultfd), which stands
+ * still; or from another process. */
+static void see_descriptor(const char *fd, void *arg)
+{
+	struct roots *r = arg;
+	char path[64], kind[32];
+	long n;
+
+	if (r->supplied)
+		return;
+	fmt_string(path, sizeof(path), "/proc/thread-self/fd/%s", fd);
+	n = os_readlink(path, kind, sizeof(kind) - 1);
+	kind[n > 0 ? n : 0] = '\0';
+	r->supplied = strcmp(kind, "anon_inode:[userfaultfd]") == 0;
+}
+
 /* Of the thread, not of the process: the latter's is empty once the main thread has
  * called pthread_exit. */
 static bool see_maps(struct roots *r)
 {
-	bool read = os_each_line("/proc/thread-self/maps", see_line, r) == 0;
+	bool read;
 
+	os_each_entry("/proc/thread-self/fd", see_descriptor, r);
+	read = os_each_line("/proc/thread-self/maps", see_line, r) == 0;
 	if (r->pagemap > 0)
 		os_close(r->pagemap - 1);
 	r->pagemap = 0;

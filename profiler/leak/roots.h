@@ -18,9 +18,11 @@ struct roots {
 	 * and the calling thread's TLS. Who is found lost may not be; who is found
 	 * reached, is. */
 	bool no_maps;
-	bool hidden; /* in a snapshot: some memory of the program could not be seen */
-	bool closed; /* some memory without the right to read could not be opened */
-	bool full;   /* more ranges than there was room for */
+	bool hidden;   /* in a snapshot: some memory of the program could not be seen */
+	bool closed;   /* some memory without the right to read could not be opened */
+	bool full;     /* more ranges than there was room for */
+	bool supplied; /* a page that is not there might be waited for for ever ... */
+	bool unseen;   /* ... and which are there cannot be told */
 	int pagemap; /* of roots_collect(): 1 + the descriptor; 0: none yet; or -errno */
 	struct unreadable unreadable; /* open until roots_close() */
 };

@@ -80,14 +80,6 @@ static bool is_known(const struct world *w, int tid, struct listing *l)
 	return false;
 }
 
-struct dirent64 {
-	uint64_t ino;
-	int64_t off;
-	unsigned short reclen;
-	unsigned char type;
-	char name[];
-};
-
 static int parse_tid(const char *name)
 {
 	int tid = 0;
@@ -110,28 +102,28 @@ static int add_thread(struct world *w, int tid, int caller, struct listing *l)
 	return 1;
 }
 
+struct adding {
+	struct world *w;
+	struct listing listing;
+	int caller, added;
+};
+
+static void see_task(const char *name, void *arg)
+{
+	struct adding *a = arg;
+
+	a->added += add_thread(a->w, parse_tid(name), a->caller, &a->listing);
+}
+
 int stop_list_threads(struct world *w, int pid, int caller)
 {
-	uint64_t buf[64];
 	char path[48];
-	struct listing l = begin_listing(w);
-	int fd, added = 0;
-	long n;
+	struct adding a = { .w = w, .listing = begin_listing(w), .caller = caller };
+	int error;
 
 	fmt_string(path, sizeof(path), "/proc/%d/task", pid);
-	fd = os_open(path, O_RDONLY | O_DIRECTORY, 0);
-	if (fd < 0)
-		return fd;
-	while ((n = os_call(SYS_getdents64, fd, (long)buf, sizeof(buf), 0, 0, 0)) > 0) {
-		for (long at = 0; at < n;) {
-			struct dirent64 *d = (void *)((char *)buf + at);
-
-			added += add_thread(w, parse_tid(d->name), caller, &l);
-			at += d->reclen;
-		}
-	}
-	os_close(fd);
-	return n < 0 ? (int)n : added;
+	error = os_each_entry(path, see_task, &a);
+	return error ? error : a.added;
 }
 
 /* Threads of pid, by the links that the kernel counts for the folder; 0: not known. */

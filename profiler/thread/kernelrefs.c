@@ -21,14 +21,6 @@
 
 #define MESSAGE_QUEUES 0x19800202 /* file system of mq_open() */
 
-struct dirent64 {
-	uint64_t ino;
-	int64_t off;
-	unsigned short reclen;
-	unsigned char type;
-	char name[];
-};
-
 struct visit {
 	int pid;
 	void (*fn)(uintptr_t word, void *arg);
@@ -126,25 +118,10 @@ static void see_descriptor(const char *fd, void *arg)
 
 bool kernelrefs_descriptors(int pid, void (*fn)(const char *fd, void *arg), void *arg)
 {
-	uint64_t buf[64];
 	char path[32];
-	long n;
-	int dir;
 
 	fmt_string(path, sizeof(path), "/proc/%d/fd", pid);
-	dir = os_open(path, O_RDONLY | O_DIRECTORY, 0);
-	if (dir < 0)
-		return false;
-	while ((n = os_call(SYS_getdents64, dir, (long)buf, sizeof(buf), 0, 0, 0)) > 0)
-		for (long at = 0; at < n;) {
-			const struct dirent64 *d = (void *)((char *)buf + at);
-
-			if (d->name[0] != '.')
-				fn(d->name, arg);
-			at += d->reclen;
-		}
-	os_close(dir);
-	return n == 0;
+	return os_each_entry(path, fn, arg) == 0;
 }
 
 bool kernelrefs_each(int pid, void (*fn)(uintptr_t word, void *arg), void *arg)

@@ -2,6 +2,8 @@
 /* Known leaks and known non-leaks in C, by name. Pointers are lost in functions that are
  * not inlined; then stack and registers are scrubbed. */
 #include <dlfcn.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
@@ -9,7 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -224,6 +228,23 @@ static void in_shared_mapping(void)
 	page[7] = chain(5);
 }
 
+/* Pages that nobody will ever supply stand around the one with the pointer. Where there
+ * is no userfaultfd, it is in_mapping(). */
+static void supplied(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register area = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	char *pages = mmap(NULL, 65536, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+
+	*(void **)(pages + 5 * 4096) = chain(5);
+	area.range.start = (uintptr_t)pages;
+	area.range.len = 65536;
+	if (fd >= 0 && ioctl(fd, UFFDIO_API, &api) == 0)
+		ioctl(fd, UFFDIO_REGISTER, &area);
+}
+
 static int ready[2];
 
 static void *hold_on_stack(void *arg)
@@ -372,6 +393,7 @@ static const struct {
 	{ "on_alternate_stack", on_alternate_stack },
 	{ "coroutine", coroutine },
 	{ "past_end", past_end },
+	{ "supplied", supplied },
 };
 
 int main(int argc, char **argv)

@@ -19,7 +19,7 @@ LEAKS = {
 }
 HELD = ["in_tls", "interior", "last_byte", "tsd_low", "tsd_high", "in_mapping",
         "in_shared_mapping", "other_stack", "other_register", "in_library",
-        "on_alternate_stack", "coroutine", "past_end"]
+        "on_alternate_stack", "coroutine", "past_end", "supplied"]
 
 
 class Leaks(seeptest.TestCase):
