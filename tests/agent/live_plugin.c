@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../lib/redis_module.h"
+
 void plugin_loses(void);
 
 __attribute__((noinline)) static void plugin_inner(void)
@@ -33,20 +35,12 @@ static void *run(void *arg)
 	return NULL;
 }
 
-/* What redis calls; the first word of its context is where its functions are asked for.
- */
-int RedisModule_OnLoad(void **context, void **argv, int argc);
 int RedisModule_OnLoad(void **context, void **argv, int argc)
 {
-	int (*get)(const char *, void *);
-	void (*name)(void *, const char *, int, int) = NULL;
-
 	(void)argv;
 	(void)argc;
-	memcpy(&get, &context[0], sizeof(get));
-	if (get("RedisModule_SetModuleAttribs", &name) != 0 || !name)
+	if (redis_module_register(context, "leaky") != 0)
 		return 1;
-	name(context, "leaky", 1, 1);
 	plugin_loses();
 	return 0;
 }

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """seep check on real servers: redis under load, a backend of postgres, nginx; as they are,
 and with a library in them that loses memory."""
-import glob
 import json
 import os
-import pwd
 import shutil
 import socket
 import subprocess
 import unittest
 import seeptest
+import servers
 from asked import until
 
 PLUGIN = seeptest.preloadable(seeptest.victim("agent/liblive_plugin.so"))
-PG = sorted(glob.glob("/usr/lib/postgresql/*/bin/postgres"))
 
 
 class TestCase(seeptest.TestCase):
@@ -100,37 +98,24 @@ class Redis(TestCase):
         self.check(pid, "--stop", "--since")
 
 
-@unittest.skipUnless(PG, "no postgres")
+@unittest.skipUnless(servers.POSTGRES, "no postgres")
 class Postgres(TestCase):
     def setUp(self):
         super().setUp()
-        self.user = {}
-        if os.geteuid() == 0:  # it does not run as root
-            if not seeptest.may_become():
-                self.skipTest("root may not be somebody else")
-            nobody = pwd.getpwnam("nobody")
-            self.user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-            os.chown(self.dir, nobody.pw_uid, nobody.pw_gid)
-        self.bin = os.path.dirname(PG[-1])
+        self.user = servers.not_root(self)
         self.env = seeptest.clean_env(HOME=self.dir)
 
     def run_tool(self, name, *args):
-        return subprocess.run([os.path.join(self.bin, name), *args], env=self.env,
+        return subprocess.run([servers.postgres_tool(name), *args], env=self.env,
                               cwd=self.dir, capture_output=True, **self.user)
 
     def session(self, options, **kw):
         """A server and one open session: the backend's pid and psql."""
-        data = os.path.join(self.dir, "data")
-        if not os.path.exists(data):
-            r = self.run_tool("initdb", "-D", data, "--no-sync", "-A", "trust", "-U", "me",
-                              "--no-locale")
-            self.assertEqual(r.returncode, 0, r.stderr.decode())
-        server = self.start([PG[-1], "-D", data, "-k", self.dir, "-h", "", "-F"], options,
-                            **kw, **self.user)
+        server = self.start(servers.postgres(self, self.user), options, **kw, **self.user)
         until(lambda: server.poll() is not None or self.run_tool(
             "pg_isready", "-h", self.dir).returncode == 0)
         self.assertIsNone(server.poll())
-        psql = subprocess.Popen([os.path.join(self.bin, "psql"), "-h", self.dir, "-U", "me",
+        psql = subprocess.Popen([servers.postgres_tool("psql"), "-h", self.dir, "-U", "me",
                                  "-qAt", "postgres"], env=self.env, cwd=self.dir,
                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                 stderr=subprocess.DEVNULL, **self.user)
@@ -163,28 +148,21 @@ class Postgres(TestCase):
         self.check(backend, "--since")
 
 
-NGINX = """daemon off; master_process off; pid DIR/pid; error_log DIR/log; user root;
-events { worker_connections 64; }
-http { access_log off; client_body_temp_path DIR/1; proxy_temp_path DIR/2;
-fastcgi_temp_path DIR/3; uwsgi_temp_path DIR/4; scgi_temp_path DIR/5; gzip on;
-gzip_types *; server { listen unix:DIR/socket; root DIR; } }
-"""
-
-
 @unittest.skipUnless(shutil.which("nginx"), "no nginx")
 class Nginx(TestCase):
     def nginx(self, **kw):
-        for name, text in ("conf", NGINX.replace("DIR", self.dir)), ("file", "x" * 100000):
-            with open(os.path.join(self.dir, name), "w") as f:
-                f.write(text)
-        server = self.start(["nginx", "-c", os.path.join(self.dir, "conf")], "mode=exact", **kw)
+        with open(os.path.join(self.dir, "file"), "w") as f:
+            f.write("x" * 100000)
+        command = servers.nginx(self.dir, "master_process off",
+                                f"gzip on; gzip_types *; root {self.dir};")
+        server = self.start(command, "mode=exact", **kw)
         until(lambda: server.poll() is not None or self.serves())
         self.assertIsNone(server.poll())
         return server.pid
 
     def fetch(self):
         with socket.socket(socket.AF_UNIX) as s:
-            s.connect(os.path.join(self.dir, "socket"))
+            s.connect(os.path.join(self.dir, "sock"))
             s.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n"
                       b"Connection: close\r\n\r\n")
             parts = list(iter(lambda: s.recv(65536), b""))

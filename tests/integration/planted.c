@@ -15,6 +15,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "../lib/redis_module.h"
+
 struct node {
 	struct node *next;
 	char text[40];
@@ -23,7 +25,6 @@ struct node {
 void planted_direct(int n);
 void planted_list(int n);
 void planted_by_request(void);
-int RedisModule_OnLoad(void **context, void **argv, int argc);
 unsigned lzf_compress(const void *in, unsigned size, void *out, unsigned most);
 unsigned lzf_decompress(const void *in, unsigned size, void *out, unsigned most);
 
@@ -116,19 +117,11 @@ ssize_t recv(int fd, void *to, size_t size, int flags)
 	return see(to, syscall(SYS_recvfrom, fd, to, size, flags, NULL, NULL));
 }
 
-/* The first word of redis's context is where its functions are asked for. */
 int RedisModule_OnLoad(void **context, void **argv, int argc)
 {
-	int (*get)(const char *, void *);
-	void (*name)(void *, const char *, int, int) = NULL;
-
 	(void)argv;
 	(void)argc;
-	memcpy(&get, &context[0], sizeof(get));
-	if (get("RedisModule_SetModuleAttribs", &name) != 0 || !name)
-		return 1;
-	name(context, "planted", 1, 1);
-	return 0;
+	return redis_module_register(context, "planted");
 }
 
 /* "It does not become smaller." */

@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import pty
-import pwd
 import re
 import resource
 import shutil
@@ -16,11 +15,11 @@ import termios
 import time
 import unittest
 import seeptest
+import servers
 
 EXITS = seeptest.victim("integration/exits")
 STATIC = seeptest.victim("integration/static_victim")
 PYTHON = "/usr/bin/python3"
-PG = sorted(os.listdir("/usr/lib/postgresql")) if os.path.isdir("/usr/lib/postgresql") else []
 DEADLINE = 300  # seconds, of a loaded machine's
 HOWS = ["_exit", "handler-exit", "exec", "abort", "segv", "raise-2", "raise-13", "fork-raise",
         "thread-fork-exit", "vfork-exec"]
@@ -29,12 +28,6 @@ MAKEFILE = "check: %s\n" % " ".join(f"{h}.log" for h in HOWS) + """
 \t@s=0; $(EXITS) $* > $@ || s=$$?; echo "status $$s" >> $@; exit $$s
 recurse:
 \t@$(MAKE) -s -f $(firstword $(MAKEFILE_LIST)) check || echo "make $$?"
-"""
-NGINX = """daemon off; worker_processes 1; pid DIR/pid; error_log DIR/log; user root;
-events { worker_connections 64; }
-http { access_log off; client_body_temp_path DIR/1; proxy_temp_path DIR/2;
-fastcgi_temp_path DIR/3; uwsgi_temp_path DIR/4; scgi_temp_path DIR/5;
-server { listen unix:DIR/sock; return 204; } }
 """
 
 
@@ -288,31 +281,17 @@ class Gate(seeptest.TestCase):
     @unittest.skipUnless(shutil.which("nginx"), "no nginx")
     def test_nginx(self):
         """A worker does lose the table of its connections."""
-        with open(self.dir + "/conf", "w") as f:
-            f.write(NGINX.replace("DIR", self.dir))
-        self.hows(["nginx", "-c", self.dir + "/conf"], lambda: answers(self.dir + "/sock"), 23)
+        self.hows(servers.nginx(self.dir), lambda: answers(self.dir + "/sock"), 23)
 
-    @unittest.skipUnless(PG, "no postgres")
+    @unittest.skipUnless(servers.POSTGRES, "no postgres")
     def test_postgres(self):
         """It does lose a copy of its environment."""
-        user = {}
-        if os.geteuid() == 0:  # it does not run as root
-            if not seeptest.may_become():
-                self.skipTest("root may not be somebody else")
-            who = pwd.getpwnam("nobody")
-            os.chown(self.dir, who.pw_uid, who.pw_gid)
-            user = {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
-        programs = f"/usr/lib/postgresql/{PG[-1]}/bin/"
-        data = self.dir + "/data"
-        subprocess.run([programs + "initdb", "-D", data, "--no-sync", "-A", "trust", "-U", "me",
-                        "--no-locale"], cwd=self.dir, env=seeptest.clean_env(HOME=self.dir),
-                       check=True, capture_output=True, **user)
+        user = servers.not_root(self)
 
         def ready():
-            return subprocess.run([programs + "pg_isready", "-h", self.dir],
+            return subprocess.run([servers.postgres_tool("pg_isready"), "-h", self.dir],
                                   capture_output=True).returncode == 0
-        self.hows([programs + "postgres", "-D", data, "-k", self.dir, "-h", "", "-F"], ready, 23,
-                  **user)
+        self.hows(servers.postgres(self, user), ready, 23, **user)
 
 
 seeptest.main()

@@ -4,7 +4,6 @@ the running process, and for the gate when the server is told to stop."""
 import glob
 import json
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -12,19 +11,13 @@ import subprocess
 import time
 import unittest
 import seeptest
+import servers
 
 PLANTED = seeptest.preloadable(seeptest.victim("integration/libplanted.so"))
-PG = sorted(glob.glob("/usr/lib/postgresql/*/bin/postgres"))
 DEADLINE = 300  # seconds, of a loaded machine's
 START = {"planted_direct": 4, "planted_list": 5}
 REQUESTS = 2
 BY_REQUEST = {"planted_by_request": 3 * REQUESTS}
-NGINX = """daemon off; worker_processes 1; pid DIR/pid; error_log DIR/log; user root;
-events { worker_connections 64; }
-http { access_log off; client_body_temp_path DIR/1; proxy_temp_path DIR/2;
-fastcgi_temp_path DIR/3; uwsgi_temp_path DIR/4; scgi_temp_path DIR/5;
-server { listen unix:DIR/sock; return 204; } }
-"""
 
 
 def children(pid):
@@ -174,9 +167,7 @@ class Nginx(Planted):
 
     def serve(self, gated):
         self.socket = self.dir + "/sock"
-        with open(self.dir + "/conf", "w") as f:
-            f.write(NGINX.replace("DIR", self.dir))
-        p = self.start(["nginx", "-c", self.dir + "/conf"], gated, {"PLANTED": "1"}, [PLANTED])
+        p = self.start(servers.nginx(self.dir), gated, {"PLANTED": "1"}, [PLANTED])
         for _ in range(REQUESTS):
             self.assertIn(b" 204 ", self.talk(b"GET / HTTP/1.0\r\nX: PLANTED\r\n\r\n"))
         return p
@@ -191,21 +182,14 @@ class Nginx(Planted):
         self.assertEqual(self.gate(self.serve(True))[0], {**START, **BY_REQUEST})
 
 
-@unittest.skipUnless(PG, "no postgres")
+@unittest.skipUnless(servers.POSTGRES, "no postgres")
 class Postgres(Planted):
     def setUp(self):
         super().setUp()
-        if os.geteuid() == 0:  # it does not run as root
-            if not seeptest.may_become():
-                self.skipTest("root may not be somebody else")
-            who = pwd.getpwnam("nobody")
-            self.user = {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
-            os.chown(self.dir, who.pw_uid, who.pw_gid)
-        self.run_tool("initdb", "-D", self.dir + "/data", "--no-sync", "-A", "trust", "-U", "me",
-                      "--no-locale")
+        self.user = servers.not_root(self)
 
     def run_tool(self, name, *args):
-        return subprocess.run([os.path.join(os.path.dirname(PG[-1]), name), *args],
+        return subprocess.run([servers.postgres_tool(name), *args],
                               env=seeptest.clean_env(HOME=self.dir), cwd=self.dir, check=True,
                               capture_output=True, **self.user).stdout.decode()
 
@@ -216,14 +200,13 @@ class Postgres(Planted):
             return False
 
     def serve(self, gated):
-        return self.start([PG[-1], "-D", self.dir + "/data", "-k", self.dir, "-h", "", "-F"],
-                          gated, {"PLANTED": "1"}, [PLANTED])
+        return self.start(servers.postgres(self, self.user), gated, {"PLANTED": "1"}, [PLANTED])
 
     def test_preloaded(self):
         p = self.serve(False)
         # It loses a copy of its environment, and others of its own are held by the middle.
         self.assertEqual(self.check(p.pid)[0], START)
-        psql = subprocess.Popen([os.path.join(os.path.dirname(PG[-1]), "psql"), "-h", self.dir,
+        psql = subprocess.Popen([servers.postgres_tool("psql"), "-h", self.dir,
                                  "-U", "me", "-qAt", "postgres"], stdin=subprocess.PIPE,
                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                 env=seeptest.clean_env(HOME=self.dir), cwd=self.dir, **self.user)
