@@ -51,12 +51,14 @@ void peak_keep(struct site_counters *c)
  * new peak every few frees. */
 NOINLINE void peak_keep_alone(struct site_counters *c)
 {
+	/* First: if a handler ends a peak meanwhile, the next change looks again. */
+	const uint64_t number = atomic_load_relaxed(&peak_totals.number);
 	int64_t objects, bytes;
 
 	read_live(c, &objects, &bytes);
 	atomic_store_relaxed(&c->peak_objects, (uint64_t)objects);
 	atomic_store_relaxed(&c->peak_bytes, (uint64_t)bytes);
-	atomic_store_relaxed(&c->peak_number, atomic_load_relaxed(&peak_totals.number));
+	atomic_store_relaxed(&c->peak_number, number);
 }
 
 void peak_end(void)
