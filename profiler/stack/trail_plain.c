@@ -17,6 +17,7 @@
  * fails, so that nobody pays for it where there are none.
  */
 #include "preload/heap/tls.h"
+#include "profiler/stack/thread.h"
 #include "profiler/stack/trail_int.h"
 
 static NOINLINE NO_SANITIZE bool are_few_unchanged(const struct trail_place *lo,
@@ -305,13 +306,14 @@ ALWAYS_INLINE uint32_t put_walked(struct trails *a, uint32_t count, uint32_t n)
 }
 
 /* From slot to what is remembered; the frame of the trail that was met, or NULL: it is no
- * plain case. What lies before is in a->plain. */
+ * plain case. What lies before is in a->plain. No slot is beyond last. Where nothing is
+ * remembered, to the stack's end; the frame is then the one before the outermost. */
 ALWAYS_INLINE NO_SANITIZE const struct trail_place *
-walk_plain(struct trails *a, uintptr_t slot, uintptr_t pc, uint32_t *out_n)
+walk_plain(struct trails *a, uintptr_t slot, uintptr_t pc, uintptr_t last,
+	   uint32_t *out_n)
 {
 	const struct trail *t = &a->own;
 	const struct trail_place *at = t->places + t->count - 1;
-	const uintptr_t root = t->root;
 	struct trail_place *f = a->plain;
 	uintptr_t next;
 
@@ -331,10 +333,14 @@ walk_plain(struct trails *a, uintptr_t slot, uintptr_t pc, uint32_t *out_n)
 		f->slot = slot;
 		f->pc = pc;
 		r = &a->rows[pc & a->row_mask]; /* the slowest chain is through here */
-		if (UNLIKELY(r->pc != pc))
+		if (UNLIKELY(a->row_pcs[pc & a->row_mask] != pc))
 			r = trail_learn_row(a, pc);
 		next = slot + r->distance;
-		if (UNLIKELY(next > root)) {
+		if (UNLIKELY(next > last)) {
+			if (r->kind == ROW_END && t->count == 0) {
+				f++;
+				break;
+			}
 			if (walk_true_return(pc) == pc)
 				return NULL;
 			pc = walk_true_return(pc);
@@ -354,7 +360,8 @@ capture_by_walk(struct trails *a, const uintptr_t *fp, struct trail_memo *m)
 {
 	struct trail_found found = { 0, 0 };
 	uint32_t n, count;
-	const struct trail_place *at = walk_plain(a, (uintptr_t)(fp + 1), fp[1], &n);
+	const struct trail_place *at =
+		walk_plain(a, (uintptr_t)(fp + 1), fp[1], a->own.root, &n);
 
 	if (UNLIKELY(!at))
 		return found;
@@ -371,6 +378,49 @@ capture_by_walk(struct trails *a, const uintptr_t *fp, struct trail_memo *m)
 	a->memo = NULL;
 	a->fresh = n > 0 && n <= MEMO_FRAMES ? m : NULL;
 	a->nfresh = n;
+	a->latest = found_word(found.node, 0);
+	return found;
+}
+
+/* The same where nothing is remembered, on the thread's own stack: a->fresh and memos are
+ * for what a trail has. */
+static NOINLINE NO_SANITIZE struct trail_found capture_to_end(struct trails *a,
+							      const uintptr_t *fp)
+{
+	struct trail_found found = { 0, 0 };
+	const uintptr_t slot = (uintptr_t)(fp + 1);
+	struct trail *t = &a->own;
+	const struct trail_place *root;
+	uintptr_t lo, hi;
+	uint32_t n;
+
+	if (!t->places || a->generation != unwind_generation() ||
+	    !thread_stack_bounds(slot, &lo, &hi) || hi - slot >= ROW_FAR)
+		return found;
+	if (!walk_plain(a, slot, fp[1], hi - 8, &n) || n > t->capacity || n >= a->max)
+		return found;
+	root = &a->plain[n - 1];
+	t->places[0] = *root;
+	t->frames[0] = (struct trail_frame){ .serial = ++a->serial };
+	t->nodes[0] = (struct trail_node){ trail_known_step(&a->steps, 0, root->pc,
+							    (uint32_t)root->pc),
+					   (uint32_t)root->pc };
+	t->root = root->slot;
+	t->top = root->slot + 8;
+	t->rootless = false;
+	t->born = a->serial - 1;
+	t->nset = 1;
+	t->count = n;
+	trails_set_plain(a);
+	a->simple_from = a->simple_words = 0;
+	a->stats.captures++;
+	a->stats.walks++;
+	a->stats.full++;
+	a->stats.walked += n;
+	found.node = put_walked(a, 1, n - 1);
+	if (UNLIKELY(found.node == 0))
+		found.node = TRAIL_UNKNOWN;
+	a->memo = a->fresh = NULL;
 	a->latest = found_word(found.node, 0);
 	return found;
 }
@@ -407,8 +457,11 @@ ALWAYS_INLINE struct trail_found capture_plain(struct trails *a, const uintptr_t
 	struct trail_memo *m;
 	bool holds;
 
-	if (UNLIKELY(!is_plain(a, fp)))
+	if (UNLIKELY(!is_plain(a, fp))) {
+		if (a->own.count == 0)
+			return capture_to_end(a, fp);
 		return (struct trail_found){ 0, 0 };
+	}
 	if (repeat(a, fp))
 		return (struct trail_found){ (uint32_t)a->latest,
 					     (uint32_t)(a->latest >> 32) };
