@@ -31,13 +31,11 @@
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
-#define STUBS  4096 /* as in stub.S */
-#define STRIDE 16
-#define SAMPLED_LEVELS                                                               \
-	10		/* beyond, stacks are compared: each return costs about 1 us \
-			 */
-#define ASKED	    256 /* modules that are asked once */
-#define CPUID_XSAVE (1u << 27) /* leaf 1, ecx: OSXSAVE */
+#define STUBS	       4096 /* as in stub.S */
+#define STRIDE	       16
+#define SAMPLED_LEVELS 10  /* a return costs about 1 us; beyond, stacks are compared */
+#define ASKED	       256 /* modules that are asked once */
+#define CPUID_XSAVE    (1u << 27) /* leaf 1, ecx: OSXSAVE */
 
 struct stub_entry {
 	uintptr_t ra;	/* the true return address */
