@@ -141,12 +141,11 @@ ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool follow
 		handle = r->packed.escape;
 		r->packed.escape = 0;
 	}
-	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
-		count_free_beside(number, ONE, size);
-	else
-		count_free_alone(site_counters_at(number), ONE, size);
 	if (followed && UNLIKELY(handle))
 		sample_end_escape(handle);
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
+		return count_free_beside(number, ONE, size);
+	count_free_alone(site_counters_at(number), ONE, size);
 	return true;
 }
 
