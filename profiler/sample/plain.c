@@ -16,7 +16,7 @@
 #include "profiler/site/capture.h"
 #include "profiler/site/site.h"
 #include "profiler/site/store.h"
-#include "profiler/stack/trail.h"
+#include "profiler/stack/trail_fast.h"
 
 #define ONE ((uint64_t)1 << SITE_SHIFT)
 
@@ -81,7 +81,7 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 	r = (void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) * record_size];
 	__builtin_prefetch(r, 1); /* the capture takes as long as that */
 	seep_tls.internal = 1;
-	found = trail_capture_node(__builtin_frame_address(0));
+	found = trail_capture_fast(__builtin_frame_address(0));
 	if (UNLIKELY(found.number == 0)) {
 		found = count_find_anew(found);
 		if (found.number == 0) {
