@@ -208,9 +208,9 @@ class Verdicts(TestCase):
     def test_stacks_behind_larger_places(self):
         with Live() as p:
             p.say("keeps 300")
-            p.say("lose 20")
+            p.say("lose 1")
             _, text = self.ask(p.pid, status=23)
-            self.assertRegex(text, r"\nseep: direct leak: 960 bytes in 20 objects, from:\n"
+            self.assertRegex(text, r"\nseep: direct leak: 48 bytes in 1 object, from:\n"
                                    r"seep:     #0 fresh .*\nseep:     #1 lose ")
 
     def test_profile(self):
