@@ -11,7 +11,9 @@
 #include "profiler/leak/hidden.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
@@ -176,9 +178,40 @@ bool hidden_mark(struct marker *m, const struct roots *roots, const struct origi
 		return true;
 	s.list = meta_map(MAX_RANGES * sizeof(*s.list), META_LEAK);
 	s.buffer = meta_map(CHUNK, META_LEAK);
-	if (s.list && s.buffer && from->maps >= 0 && from->memory >= 0)
+	if (s.list && s.buffer && from->maps >= 0) /* memory: only if there is any */
 		ok = find_and_read(&s);
 	meta_unmap(s.list, MAX_RANGES * sizeof(*s.list), META_LEAK);
 	meta_unmap(s.buffer, CHUNK, META_LEAK);
 	return ok;
+}
+
+/* A program that has changed its user may not open its own memory, unless it may be
+ * dumped for the moment: the file is root's. */
+static int open_memory(void)
+{
+	static const char path[] = "/proc/thread-self/mem";
+	int fd = os_open(path, O_RDONLY, 0);
+
+	if (fd != -EACCES || os_call(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0, 0) == 1)
+		return fd;
+	if (os_call(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0, 0) != 0)
+		return fd;
+	fd = os_open(path, O_RDONLY, 0);
+	/* 2 cannot be set by a program; 0 allows less still */
+	os_call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0, 0);
+	return fd;
+}
+
+void hidden_open(struct origin *out)
+{
+	out->maps = os_open("/proc/thread-self/maps", O_RDONLY, 0);
+	out->memory = open_memory();
+}
+
+void hidden_close(struct origin *o)
+{
+	if (o->maps >= 0)
+		os_close(o->maps);
+	if (o->memory >= 0)
+		os_close(o->memory);
 }
