@@ -344,6 +344,11 @@ bool os_is_secure(void)
 	return getauxval(AT_SECURE) != 0;
 }
 
+bool os_is_emulated(void)
+{
+	return getauxval(AT_SYSINFO_EHDR) == 0;
+}
+
 /* Where a filter refuses it, as libc does: by an instruction that is not allowed. With
  * all signals blocked no handler takes it. */
 void os_exit_group(int status)
