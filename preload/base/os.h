@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "preload/base/base.h"
 
@@ -103,6 +104,9 @@ uint64_t os_coarse_ns(void);   /* the same by a few ms: cheaper */
 uint64_t os_realtime_ns(void); /* CLOCK_REALTIME */
 uint64_t os_process_ns(void);  /* CPU time used; a system call */
 uint64_t os_thread_ns(void);
+/* INIT. The kernel's clock_gettime(), which returns 0 or an error, in the program's own
+ * memory (vDSO); NULL: libc's, which takes half as long again. */
+void os_set_clock(int (*clock)(clockid_t id, struct timespec *out));
 /* From now on the clocks do not read the time stamp counter: the program has forbidden
  * it. */
 void os_avoid_counter(void);
