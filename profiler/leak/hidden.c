@@ -13,7 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/prctl.h>
+#include <unistd.h>
 
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
@@ -80,6 +80,8 @@ static bool see_lacking(struct search *s)
 	size_t have = 0;
 	long n;
 
+	/* The copy before this one may have read it: they share the place in it. */
+	os_call(SYS_lseek, s->from->maps, 0, SEEK_SET, 0, 0, 0);
 	while ((n = os_read(s->from->maps, text + have, CHUNK - 1 - have)) > 0) {
 		char *line = text, *end;
 		struct os_mapping m;
@@ -185,27 +187,11 @@ bool hidden_mark(struct marker *m, const struct roots *roots, const struct origi
 	return ok;
 }
 
-/* A program that has changed its user may not open its own memory, unless it may be
- * dumped for the moment: the file is root's. */
-static int open_memory(void)
-{
-	static const char path[] = "/proc/thread-self/mem";
-	int fd = os_open(path, O_RDONLY, 0);
-
-	if (fd != -EACCES || os_call(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0, 0) == 1)
-		return fd;
-	if (os_call(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0, 0) != 0)
-		return fd;
-	fd = os_open(path, O_RDONLY, 0);
-	/* 2 cannot be set by a program; 0 allows less still */
-	os_call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0, 0);
-	return fd;
-}
-
 void hidden_open(struct origin *out)
 {
 	out->maps = os_open("/proc/thread-self/maps", O_RDONLY, 0);
-	out->memory = open_memory();
+	/* Where the program has changed its user, it is root's; few need it. */
+	out->memory = os_open("/proc/thread-self/mem", O_RDONLY, 0);
 }
 
 void hidden_close(struct origin *o)
