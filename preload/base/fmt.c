@@ -288,7 +288,7 @@ static bool stat_stderr(uint64_t *dev, uint64_t *ino)
 {
 	struct stat st;
 
-	if (os_call(SYS_fstat, 2, (long)&st, 0, 0, 0, 0) != 0)
+	if (os_stat(2, &st) != 0)
 		return false;
 	*dev = st.st_dev;
 	*ino = st.st_ino;

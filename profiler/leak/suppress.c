@@ -138,7 +138,6 @@ void suppress_load(void)
 		return;
 	}
 	size = os_file_size(fd);
-	os_call(SYS_lseek, fd, 0, 0, 0, 0, 0);
 	text = size >= 0 && (size_t)size <= MAX_FILE_BYTES
 		       ? meta_map((size_t)size + 1, META_LEAK)
 		       : NULL;
