@@ -325,6 +325,9 @@ void log_line(const char *format, ...)
 	va_start(ap, format);
 	out_vformat(&o, format, ap);
 	va_end(ap);
+	for (size_t i = 0; i < o.used; i++) /* of a file's name */
+		if ((unsigned char)text[i] < ' ')
+			text[i] = '?';
 	text[o.used++] = '\n';
 	os_write_all(2, text, o.used);
 }
