@@ -10,6 +10,7 @@
 
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
+#include "profiler/leak/absent.h"
 #include "profiler/pprof/datasym.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
@@ -39,10 +40,15 @@ static void find(struct search *s, uintptr_t word, uintptr_t where)
 
 static NO_SANITIZE void look_through(uintptr_t lo, uintptr_t hi, void *arg)
 {
+	const struct search *s = arg;
 	uintptr_t at = align_up(lo, sizeof(uintptr_t));
 
-	for (; at + sizeof(uintptr_t) <= hi; at += sizeof(uintptr_t))
-		find(arg, *(const volatile uintptr_t *)at, at);
+	for (uintptr_t end = hi; at < hi; at = end, end = hi) {
+		if (s->m->absent && !absent_next(s->m->absent, &at, hi, &end))
+			return;
+		for (; at + sizeof(uintptr_t) <= end; at += sizeof(uintptr_t))
+			find(arg, *(const volatile uintptr_t *)at, at);
+	}
 }
 
 static NO_SANITIZE void look_through_code(uintptr_t lo, uintptr_t hi, void *arg)

@@ -153,11 +153,16 @@ static bool has_losses(const struct leak_result *out)
 
 bool cycle_mark(struct cycle *c)
 {
+	c->roots.is_copy = c->origin != NULL;
 	heap_index_large(); /* objects are looked for by any address */
 	/* The marker's own memory may come to lie where a snapshot has a gap. */
 	if (!roots_collect(&c->roots, &c->world, c->own_sp)) {
 		roots_close(&c->roots);
-		leak_incomplete(c->out, "pages of the heap cannot be made readable");
+		leak_incomplete(c->out,
+				c->roots.absent.full
+					? "which pages of the heap wait for being "
+					  "supplied (userfaultfd) cannot be seen"
+					: "pages of the heap cannot be made readable");
 		return false;
 	}
 	if (!mark_init(&c->marker)) {
@@ -165,6 +170,7 @@ bool cycle_mark(struct cycle *c)
 		leak_incomplete(c->out, "out of memory for the mark bits");
 		return false;
 	}
+	c->marker.absent = c->roots.absent.count > 0 ? &c->roots.absent : NULL;
 	c->marker.decodes = opt_get()->pointers;
 	c->marker.ndecodes = opt_get()->npointers;
 	if (c->roots.full)
@@ -196,6 +202,9 @@ void cycle_sweep(struct cycle *c)
 	if (c->roots.unseen && has_losses(out))
 		leak_incomplete(out, "which pages wait for being supplied (userfaultfd) "
 				     "cannot be seen (/proc/self/pagemap)");
+	if (has_losses(out) && absent_is_awaited(&c->roots.absent))
+		leak_incomplete(out, "pages of objects wait for being supplied "
+				     "(userfaultfd): what they hold cannot be seen");
 	if (c->roots.hidden && has_losses(out))
 		leak_incomplete(out, "memory that a snapshot does not have "
 				     "(MADV_DONTFORK, MADV_WIPEONFORK) is not readable");

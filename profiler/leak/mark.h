@@ -76,6 +76,7 @@ struct mark_worker {
 		aligned(2 * CACHE_LINE)));  /* of logged, what others may read; atomic */
 } __attribute__((aligned(2 * CACHE_LINE))); /* nobody else's are beside it */
 
+struct absent;
 struct mark_pool;
 
 struct marker {
@@ -95,6 +96,8 @@ struct marker {
 	bool strict;
 	const struct opt_pointer *decodes; /* of the options; NULL: words as they are */
 	unsigned ndecodes;
+	const struct absent *absent; /* not to be read; NULL: there is nothing */
+	bool is_careful;	     /* one of the two */
 	unsigned nworkers;
 	struct mark_worker workers[MARK_WORKERS];
 	struct mark_pool *pool; /* between helpers; NULL without */
@@ -176,7 +179,5 @@ static inline void mark_clear(uint64_t *bits, size_t bit)
 {
 	bits[bit / 64] &= ~((uint64_t)1 << (bit % 64));
 }
-/* STW. Puts a range on the sweep's own stack of grey objects. */
-void mark_push(struct marker *m, uintptr_t lo, uintptr_t hi);
 
 #endif

@@ -340,9 +340,8 @@ static void json_exe(struct out *o)
 {
 	char exe[400];
 	/* The process's own link is gone once the main thread has ended. */
-	long n = os_readlink("/proc/thread-self/exe", exe, sizeof(exe) - 1);
 
-	exe[n > 0 ? n : 0] = '\0';
+	os_program(exe, sizeof(exe));
 	out_json(o, exe);
 }
 

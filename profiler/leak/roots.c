@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "preload/base/filter.h"
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
@@ -44,8 +45,8 @@ bool roots_init(struct roots *r)
 	r->include = meta_map(MAX_RANGES * sizeof(*r->include), META_LEAK);
 	r->exclude = meta_map(MAX_RANGES * sizeof(*r->exclude), META_LEAK);
 	r->code = meta_map(MAX_RANGES * sizeof(*r->code), META_LEAK);
-	return unreadable_init(&r->unreadable, MAX_RANGES) && r->include && r->exclude &&
-	       r->code;
+	return unreadable_init(&r->unreadable, MAX_RANGES) &&
+	       absent_init(&r->absent, MAX_RANGES) && r->include && r->exclude && r->code;
 }
 
 void roots_free(struct roots *r)
@@ -54,6 +55,7 @@ void roots_free(struct roots *r)
 	meta_unmap(r->exclude, MAX_RANGES * sizeof(*r->exclude), META_LEAK);
 	meta_unmap(r->code, MAX_RANGES * sizeof(*r->code), META_LEAK);
 	unreadable_free(&r->unreadable);
+	absent_free(&r->absent);
 }
 
 static void add(struct roots *r, struct root_range *list, size_t *count, uintptr_t lo,
@@ -170,7 +172,7 @@ static void include_filled(struct roots *r, uintptr_t lo, uintptr_t hi)
 	}
 }
 
-/* Only what is there. */
+/* Only what is there; of the heap it is the marker that leaves the rest out. */
 static void include_supplied(struct roots *r, uintptr_t lo, uintptr_t hi)
 {
 	struct filled f = { .r = r, .gap = OS_PAGE };
@@ -236,6 +238,8 @@ static bool see_line(char *line, void *arg)
 
 	if (!os_parse_mapping(line, &m))
 		return true;
+	r->absent.full |= r->supplied && !has_pagemap(r);
+	absent_see(&r->absent, &m, r->supplied ? r->pagemap - 1 : -1);
 	if (!m.readable && !m.writable) {
 		unreadable_open(&r->unreadable, m.lo, m.hi,
 				m.executable ? PROT_EXEC : PROT_NONE);
@@ -270,7 +274,9 @@ static bool see_maps(struct roots *r)
 {
 	bool read;
 
-	os_each_entry("/proc/thread-self/fd", see_descriptor, r);
+	r->supplied = !r->is_copy && os_faults_are_served();
+	if (!r->supplied && !r->is_copy && !filter_from_before())
+		os_each_entry("/proc/thread-self/fd", see_descriptor, r);
 	read = os_each_line("/proc/thread-self/maps", see_line, r) == 0;
 	if (r->pagemap > 0)
 		os_close(r->pagemap - 1);
@@ -342,7 +348,8 @@ static bool is_cached_stack(const struct thread_info *t)
  * still be joined. */
 static void exclude_finished(struct roots *r, const struct thread_info *t)
 {
-	exclude(r, t->stack_lo, t->self + DTV_AT);
+	if (t->stack_lo) /* known */
+		exclude(r, t->stack_lo, t->self + DTV_AT);
 	if (thread_is_given_back(t))
 		exclude(r, t->self + DTV_AT + sizeof(uintptr_t),
 			t->self + THREAD_DESCRIPTOR_BYTES);
@@ -404,7 +411,7 @@ bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
 	sort_ranges(r->include, r->ninclude);
 	sort_ranges(r->exclude, r->nexclude);
 	sort_ranges(r->code, r->ncode);
-	return !r->unreadable.full;
+	return !r->unreadable.full && !r->absent.full;
 }
 
 void roots_close(struct roots *r)

@@ -6,6 +6,7 @@
 #define PROFILER_LEAK_ROOTS_H
 
 #include "preload/base/base.h"
+#include "profiler/leak/absent.h"
 #include "profiler/leak/stop.h"
 #include "profiler/leak/unreadable.h"
 
@@ -20,6 +21,7 @@ struct roots {
 	 * and the calling thread's TLS. Who is found lost may not be; who is found
 	 * reached, is. */
 	bool no_maps;
+	bool is_copy;  /* set before: in a snapshot nothing waits for being supplied */
 	bool hidden;   /* in a snapshot: some memory of the program could not be seen */
 	bool closed;   /* some memory without the right to read could not be opened */
 	bool full;     /* more ranges than there was room for */
@@ -27,6 +29,7 @@ struct roots {
 	bool unseen;   /* ... and which are there cannot be told */
 	int pagemap; /* of roots_collect(): 1 + the descriptor; 0: none yet; or -errno */
 	struct unreadable unreadable; /* open until roots_close() */
+	struct absent absent;	      /* of the heap */
 };
 
 /* DUMP. Room for the ranges; before the world is stopped. */

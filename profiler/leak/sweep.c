@@ -12,6 +12,7 @@
 
 #include "preload/base/meta.h"
 #include "preload/heap/heap.h"
+#include "profiler/leak/absent.h"
 #include "profiler/leak/history.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
@@ -162,6 +163,34 @@ void sweep_keep_candidates(struct marker *m, struct sweep_candidates *set)
 		each_white(m, hold_other, set);
 }
 
+/* ---- the stack of grey objects ---- */
+
+static bool grow_stack(struct marker *m)
+{
+	size_t bytes = m->capacity * sizeof(*m->stack);
+	void *p = meta_remap(m->stack, bytes, bytes * 2, META_LEAK);
+
+	if (!p) {
+		m->out_of_memory = true;
+		return false;
+	}
+	m->stack = p;
+	m->capacity *= 2;
+	return true;
+}
+
+/* What of [lo, hi) can be read. */
+static void push(struct marker *m, uintptr_t lo, uintptr_t hi)
+{
+	for (uintptr_t end = hi; lo < hi; lo = end, end = hi) {
+		if (m->absent && !absent_next(m->absent, &lo, hi, &end))
+			return;
+		if (m->used == m->capacity && !grow_stack(m))
+			return;
+		m->stack[m->used++] = (struct grey){ lo, end };
+	}
+}
+
 /* ---- who points at whom ---- */
 
 NO_SANITIZE static void note_pointers(struct marker *m, struct mspan *s, uint32_t index,
@@ -170,13 +199,19 @@ NO_SANITIZE static void note_pointers(struct marker *m, struct mspan *s, uint32_
 	uintptr_t lo = object_base(s, index), hi = lo + mspan_slot_bytes(s);
 
 	(void)arg;
-	for (; lo < hi; lo += sizeof(uintptr_t)) {
-		uint32_t other;
-		size_t other_bit;
+	push(m, lo, hi);
+	while (m->used > 0) {
+		struct grey g = m->stack[--m->used];
 
-		if (mark_find(m, *(const volatile uintptr_t *)lo, &other, &other_bit) &&
-		    other_bit != bit)
-			mark_set(m->pointed, other_bit);
+		for (; g.lo < g.hi; g.lo += sizeof(uintptr_t)) {
+			uint32_t other;
+			size_t other_bit;
+
+			if (mark_find(m, *(const volatile uintptr_t *)g.lo, &other,
+				      &other_bit) &&
+			    other_bit != bit)
+				mark_set(m->pointed, other_bit);
+		}
 	}
 }
 
@@ -309,7 +344,7 @@ static void blacken(struct marker *m, const struct mspan *s, uint32_t index, siz
 	uintptr_t base = object_base(s, index);
 
 	mark_clear(m->white, bit);
-	mark_push(m, base, base + mspan_slot_bytes(s));
+	push(m, base, base + mspan_slot_bytes(s));
 }
 
 /* The bytes of all that is reached from the grey objects; c, unless it is NULL, counts
@@ -421,7 +456,7 @@ static void visit(struct marker *m, struct mspan *s, uint32_t index, size_t bit)
 	uintptr_t base = object_base(s, index);
 
 	mark_set(m->pointed, bit);
-	mark_push(m, base, base + mspan_slot_bytes(s));
+	push(m, base, base + mspan_slot_bytes(s));
 }
 
 NO_SANITIZE static void find_leader(struct marker *m, struct mspan *s, uint32_t index,

@@ -122,7 +122,7 @@ static bool identify(int fd, uint64_t *out_device, uint64_t *out_inode)
 	struct stat st = { 0 };
 
 	/* The kernel's layout is libc's on x86-64. */
-	if (os_call(SYS_fstat, fd, (long)&st, 0, 0, 0, 0) != 0)
+	if (os_stat(fd, &st) != 0)
 		return false;
 	*out_device = st.st_dev;
 	*out_inode = st.st_ino;
