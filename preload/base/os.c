@@ -281,13 +281,20 @@ void os_avoid_counter(void)
 	atomic_store_relaxed(&counter_is_avoided, true);
 }
 
-static uint64_t clock_ns(clockid_t id)
+/* libc's goes through the vDSO; it is async-signal-safe. Atomic. */
+static int (*ask_clock)(clockid_t id, struct timespec *out) = clock_gettime;
+
+void os_set_clock(int (*clock)(clockid_t id, struct timespec *out))
+{
+	atomic_store_relaxed(&ask_clock, clock ? clock : clock_gettime);
+}
+
+ALWAYS_INLINE uint64_t clock_ns(clockid_t id)
 {
 	struct timespec ts = { 0 };
 
-	/* libc's call goes through the vDSO; it is async-signal-safe. */
 	if (UNLIKELY(atomic_load_relaxed(&counter_is_avoided)) ||
-	    clock_gettime(id, &ts) != 0)
+	    atomic_load_relaxed(&ask_clock)(id, &ts) != 0)
 		os_call(SYS_clock_gettime, id, (long)&ts, 0, 0, 0, 0);
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
@@ -364,6 +371,11 @@ size_t os_address_space_limit(void)
 bool os_is_secure(void)
 {
 	return getauxval(AT_SECURE) != 0;
+}
+
+bool os_is_emulated(void)
+{
+	return getauxval(AT_SYSINFO_EHDR) == 0;
 }
 
 /* Where a filter refuses it, as libc does: by an instruction that is not allowed. With

@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "preload/base/base.h"
 
@@ -114,6 +115,9 @@ uint64_t os_coarse_ns(void);   /* the same by a few ms: cheaper */
 uint64_t os_realtime_ns(void); /* CLOCK_REALTIME */
 uint64_t os_process_ns(void);  /* CPU time used; a system call */
 uint64_t os_thread_ns(void);
+/* INIT. The kernel's clock_gettime(), which returns 0 or an error, in the program's own
+ * memory (vDSO); NULL: libc's, which takes half as long again. */
+void os_set_clock(int (*clock)(clockid_t id, struct timespec *out));
 /* From now on the clocks do not read the time stamp counter: the program has forbidden
  * it. */
 void os_avoid_counter(void);
@@ -121,6 +125,9 @@ void os_random(void *buf,
 	       size_t size);	     /* from the kernel, else from clock and addresses */
 size_t os_address_space_limit(void); /* RLIMIT_AS in bytes, SIZE_MAX when unlimited */
 bool os_is_secure(void);	     /* AT_SECURE: set-user-ID or the like */
+/* By an emulator of user space, which has no vDSO: qemu before 8.2, which keeps an entry
+ * for every page that is mapped. */
+bool os_is_emulated(void);
 void os_exit_group(int status) __attribute__((noreturn));
 void os_yield(void);
 

@@ -6,6 +6,8 @@
  */
 #include "profiler/leak/chain.h"
 
+#include <string.h>
+
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "profiler/leak/absent.h"
@@ -49,6 +51,16 @@ static NO_SANITIZE void look_through(uintptr_t lo, uintptr_t hi, void *arg)
 	}
 }
 
+static NO_SANITIZE void look_through_code(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	for (uintptr_t at = lo + 1; at + sizeof(uintptr_t) <= hi; at++) {
+		uintptr_t word;
+
+		memcpy(&word, (const void *)at, sizeof(word));
+		find(arg, word, at);
+	}
+}
+
 static void look_at_registers(struct search *s, const struct world *w)
 {
 	for (uint32_t i = 0; i < w->nthreads; i++) {
@@ -63,6 +75,7 @@ static void look_everywhere(struct search *s, const struct roots *roots,
 			    const struct world *w)
 {
 	roots_each(roots, look_through, s);
+	roots_each_code(roots, look_through_code, s);
 	look_at_registers(s, w);
 	while (s->head < s->tail) {
 		uintptr_t base = s->queue[s->head++];

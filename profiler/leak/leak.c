@@ -70,6 +70,11 @@ static void mark_root(uintptr_t lo, uintptr_t hi, void *arg)
 	mark_range(arg, lo, hi);
 }
 
+static void mark_code_root(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	mark_code(arg, lo, hi);
+}
+
 /* Alternate signal stacks may be known to nobody but the kernel. */
 static void mark_signal_stacks(struct cycle *c)
 {
@@ -119,6 +124,7 @@ static void mark_all(struct cycle *c)
 	if (!c->alone)
 		mark_start_helpers(&c->marker, mark_useful_helpers(&c->marker));
 	roots_each(&c->roots, mark_root, &c->marker);
+	roots_each_code(&c->roots, mark_code_root, &c->marker);
 	mark_registers(c);
 	mark_interrupted(c);
 	mark_signal_stacks(c);

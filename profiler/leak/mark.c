@@ -657,17 +657,26 @@ void mark_work(struct mark_worker *w)
 
 /* ---- the caller's side ---- */
 
-void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi)
+static void mark_words(struct marker *m, uintptr_t lo, uintptr_t hi)
 {
 	struct mark_worker *w = &m->workers[0];
 
-	lo = align_up(lo, sizeof(uintptr_t));
-	hi = align_down(hi, sizeof(uintptr_t));
 	if (lo >= hi)
 		return;
 	if (w->nranges == MARK_RANGES)
 		mark_drain(m);
 	push_range(w, lo, hi);
+}
+
+void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi)
+{
+	mark_words(m, align_up(lo, sizeof(uintptr_t)), align_down(hi, sizeof(uintptr_t)));
+}
+
+void mark_code(struct marker *m, uintptr_t lo, uintptr_t hi)
+{
+	for (uintptr_t k = 1; k < sizeof(uintptr_t); k++)
+		mark_words(m, lo + k, hi - sizeof(uintptr_t) + k);
 }
 
 void mark_word(struct marker *m, uintptr_t word)

@@ -122,6 +122,9 @@ void mark_free(struct marker *m);
 /* STW. The words of [lo, hi), lo aligned here, are looked at in the next mark_drain(), or
  * before. */
 void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi);
+/* STW. And those that no multiple of a word's size is the address of; lo and hi are such.
+ */
+void mark_code(struct marker *m, uintptr_t lo, uintptr_t hi);
 /* STW. The object that word lies in, if any, is reached, strict or not. What it points to
  * is, after the next mark_drain(). */
 void mark_word(struct marker *m, uintptr_t word);

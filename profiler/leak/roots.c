@@ -4,11 +4,11 @@
  *
  * Included: every writable mapping of the process (data, bss, stacks with the TLS and
  * thread descriptors above them, anonymous and shared memory, the brk heap), anonymous
- * memory that may only be read by now or not even that, and the RELRO parts of modules.
- * Excluded: our own memory and module, the dead part of each thread's stack below its
- * stack pointer, and whole stacks of finished threads, which glibc keeps for the next
- * thread, with all that their last owner left there; the program may use one that it has
- * given itself again.
+ * memory that may only be read by now or not even that, among it code that the program
+ * has made, and the RELRO parts of modules. Excluded: our own memory and module, the dead
+ * part of each thread's stack below its stack pointer, and whole stacks of finished
+ * threads, which glibc keeps for the next thread, with all that their last owner left
+ * there; the program may use one that it has given itself again.
  */
 #include "profiler/leak/roots.h"
 
@@ -44,14 +44,16 @@ bool roots_init(struct roots *r)
 	r->capacity = MAX_RANGES;
 	r->include = meta_map(MAX_RANGES * sizeof(*r->include), META_LEAK);
 	r->exclude = meta_map(MAX_RANGES * sizeof(*r->exclude), META_LEAK);
+	r->code = meta_map(MAX_RANGES * sizeof(*r->code), META_LEAK);
 	return unreadable_init(&r->unreadable, MAX_RANGES) &&
-	       absent_init(&r->absent, MAX_RANGES) && r->include && r->exclude;
+	       absent_init(&r->absent, MAX_RANGES) && r->include && r->exclude && r->code;
 }
 
 void roots_free(struct roots *r)
 {
 	meta_unmap(r->include, MAX_RANGES * sizeof(*r->include), META_LEAK);
 	meta_unmap(r->exclude, MAX_RANGES * sizeof(*r->exclude), META_LEAK);
+	meta_unmap(r->code, MAX_RANGES * sizeof(*r->code), META_LEAK);
 	unreadable_free(&r->unreadable);
 	absent_free(&r->absent);
 }
@@ -84,10 +86,27 @@ void roots_exclude(struct roots *r, uintptr_t lo, uintptr_t hi)
 
 /* ---- mappings ---- */
 
+static bool begins(const char *path, const char *with)
+{
+	return strncmp(path, with, strlen(with)) == 0;
+}
+
 static bool is_device(const char *path)
 {
-	return strncmp(path, "/dev/", 5) == 0 && strncmp(path, "/dev/shm", 8) != 0 &&
-	       strncmp(path, "/dev/zero", 9) != 0;
+	return begins(path, "/dev/") && !begins(path, "/dev/shm") &&
+	       !begins(path, "/dev/zero");
+}
+
+/* Anonymous memory has names, too: one that was given to it, and a shared one's. */
+static bool is_anonymous(const struct os_mapping *m)
+{
+	return !m->path || begins(m->path, "[anon:") || begins(m->path, "/dev/zero");
+}
+
+static bool is_made_code(const struct os_mapping *m)
+{
+	return m->executable && m->readable && !meta_is_ours(m->lo) &&
+	       (is_anonymous(m) || begins(m->path, "/memfd:"));
 }
 
 /* A file may end before its mapping does, and what the program names may be anything:
@@ -181,12 +200,32 @@ static void open_filled(uintptr_t lo, uintptr_t hi, void *arg)
  * program may have written there before, and may open it again. */
 static void open_closed(struct roots *r, const struct os_mapping *m)
 {
-	bool no_file = !m->path || strncmp(m->path, "[anon:", 6) == 0;
-
-	if (!no_file || m->shared || m->executable || meta_is_ours(m->lo) ||
+	if (!is_anonymous(m) || m->shared || m->executable || meta_is_ours(m->lo) ||
 	    !has_pagemap(r))
 		return;
 	pagemap_each_filled(r->pagemap - 1, m->lo, m->hi, open_filled, r);
+}
+
+/* Not the run table and the profile store, which are large. */
+static bool is_root(const struct os_mapping *m)
+{
+	if (!m->readable || (m->shared && meta_is_ours(m->lo)))
+		return false;
+	if (m->writable)
+		return !m->path || !is_device(m->path);
+	return is_anonymous(m) || is_made_code(m);
+}
+
+static void include_mapping(struct roots *r, const struct os_mapping *m)
+{
+	if (r->supplied && !meta_is_ours(m->lo))
+		include_supplied(r, m->lo, m->hi);
+	else if (m->path && m->path[0] == '/')
+		include_readable(r, m->lo, m->hi);
+	else if (m->shared)
+		include(r, m->lo, m->hi);
+	else
+		include_filled(r, m->lo, m->hi);
 }
 
 /* Included, too, is memory of no file that may only be read: tables that the program has
@@ -194,6 +233,7 @@ static void open_closed(struct roots *r, const struct os_mapping *m)
 static bool see_line(char *line, void *arg)
 {
 	struct roots *r = arg;
+	size_t before = r->ninclude;
 	struct os_mapping m;
 
 	if (!os_parse_mapping(line, &m))
@@ -205,18 +245,10 @@ static bool see_line(char *line, void *arg)
 				m.executable ? PROT_EXEC : PROT_NONE);
 		open_closed(r, &m);
 	}
-	if (!m.readable || (m.path && (!m.writable || is_device(m.path))))
-		return true;
-	if (m.shared && meta_is_ours(m.lo))
-		return true; /* the run table, the profile store: large */
-	if (r->supplied && !meta_is_ours(m.lo))
-		include_supplied(r, m.lo, m.hi);
-	else if (m.path && m.path[0] == '/')
-		include_readable(r, m.lo, m.hi);
-	else if (m.shared)
-		include(r, m.lo, m.hi);
-	else
-		include_filled(r, m.lo, m.hi);
+	if (is_root(&m))
+		include_mapping(r, &m);
+	for (; is_made_code(&m) && before < r->ninclude; before++)
+		add(r, r->code, &r->ncode, r->include[before].lo, r->include[before].hi);
 	return true;
 }
 
@@ -378,6 +410,7 @@ bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
 		include_readable(r, align_up(regions.list[i].lo, 8), regions.list[i].hi);
 	sort_ranges(r->include, r->ninclude);
 	sort_ranges(r->exclude, r->nexclude);
+	sort_ranges(r->code, r->ncode);
 	return !r->unreadable.full && !r->absent.full;
 }
 
@@ -386,13 +419,13 @@ void roots_close(struct roots *r)
 	unreadable_close(&r->unreadable);
 }
 
-void roots_each(const struct roots *r, void (*fn)(uintptr_t lo, uintptr_t hi, void *arg),
-		void *arg)
+static void each_piece(const struct roots *r, const struct root_range *list, size_t n,
+		       void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
 {
 	size_t x = 0;
 
-	for (size_t i = 0; i < r->ninclude; i++) {
-		uintptr_t lo = r->include[i].lo, hi = r->include[i].hi;
+	for (size_t i = 0; i < n; i++) {
+		uintptr_t lo = list[i].lo, hi = list[i].hi;
 
 		while (x < r->nexclude && r->exclude[x].hi <= lo)
 			x++;
@@ -405,6 +438,18 @@ void roots_each(const struct roots *r, void (*fn)(uintptr_t lo, uintptr_t hi, vo
 		if (lo < hi)
 			fn(lo, hi, arg);
 	}
+}
+
+void roots_each(const struct roots *r, void (*fn)(uintptr_t lo, uintptr_t hi, void *arg),
+		void *arg)
+{
+	each_piece(r, r->include, r->ninclude, fn, arg);
+}
+
+void roots_each_code(const struct roots *r,
+		     void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
+{
+	each_piece(r, r->code, r->ncode, fn, arg);
 }
 
 void roots_add_region(uintptr_t lo, size_t size)

@@ -13,8 +13,10 @@
 struct roots {
 	struct root_range {
 		uintptr_t lo, hi;
-	} * include, *exclude;
-	size_t ninclude, nexclude, capacity;
+	} * include, *exclude, *code;
+	/* code: of include, what the program has made itself (JIT): a pointer stands
+	 * anywhere in an instruction. */
+	size_t ninclude, nexclude, ncode, capacity;
 	/* The list of mappings could not be read: known are modules, registered stacks
 	 * and the calling thread's TLS. Who is found lost may not be; who is found
 	 * reached, is. */
@@ -44,6 +46,9 @@ void roots_close(struct roots *r);
 /* STW. Every readable piece that is not excluded. */
 void roots_each(const struct roots *r, void (*fn)(uintptr_t lo, uintptr_t hi, void *arg),
 		void *arg);
+/* STW. Every piece of code among them. */
+void roots_each_code(const struct roots *r,
+		     void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);
 /* Ranges that the program named through the LSan interface. */
 void roots_add_region(uintptr_t lo, size_t size);
 void roots_remove_region(uintptr_t lo, size_t size);

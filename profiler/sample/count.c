@@ -20,11 +20,6 @@ NOINLINE struct trail_found count_find_anew(struct trail_found found)
 	return found;
 }
 
-static struct share *own_share(void)
-{
-	return ((struct thread_info *)seep_tls.thread)->share;
-}
-
 static NOINLINE uint64_t alloc_shared(uint32_t number, uint64_t objects, uint64_t bytes)
 {
 	struct site_counters *c = site_counters_at(number);
@@ -43,7 +38,8 @@ static NOINLINE void free_shared(uint32_t number, uint64_t objects, uint64_t byt
 	thread_add_two(&c->free_objects, objects, &c->free_bytes, bytes);
 }
 
-NOINLINE uint64_t count_alloc_beside(uint32_t number, uint64_t objects, uint64_t bytes)
+static NOINLINE uint64_t alloc_beside_slow(uint32_t number, uint64_t objects,
+					   uint64_t bytes)
 {
 	struct site_counters *c = share_counters(number);
 
@@ -52,21 +48,67 @@ NOINLINE uint64_t count_alloc_beside(uint32_t number, uint64_t objects, uint64_t
 	peak_grow_beside(c, bytes);
 	thread_add_alone(&c->alloc_objects, objects);
 	thread_add_alone(&c->alloc_bytes, bytes);
-	thread_add_alone(&own_share()->recorded, 1);
+	thread_add_alone(&share_own()->recorded, 1);
 	return c->alloc_objects;
 }
 
-NOINLINE void count_free_beside(uint32_t number, uint64_t objects, uint64_t bytes)
+static NOINLINE bool free_beside_slow(uint32_t number, uint64_t objects, uint64_t bytes)
 {
 	struct site_counters *c = share_counters(number);
 
 	if (UNLIKELY(!c)) {
 		free_shared(number, objects, bytes);
-		return;
+		return true;
 	}
 	peak_shrink_beside(c, bytes);
 	thread_add_alone(&c->free_objects, objects);
 	thread_add_alone(&c->free_bytes, bytes);
+	return true;
+}
+
+/* The thread's own counters, and what it keeps back of the total; NULL: something more is
+ * to be done. */
+ALWAYS_INLINE struct site_counters *counters_beside(const struct share *own,
+						    uint32_t number, int64_t bytes)
+{
+	struct site_counters *c = LIKELY(own != NULL) ? share_find(own, number) : NULL;
+	int64_t sum;
+
+	if (UNLIKELY(!c) || UNLIKELY(!peak_has(c)))
+		return NULL;
+	sum = seep_tls.live_delta + bytes;
+	if (UNLIKELY(!peak_is_little(sum)))
+		return NULL;
+	seep_tls.live_delta = (int32_t)sum;
+	return c;
+}
+
+/* Nearly always there is nothing to call: so these two need no frame. */
+NOINLINE uint64_t count_alloc_beside(uint32_t number, uint64_t objects, uint64_t bytes)
+{
+	struct share *own = share_own();
+	struct site_counters *c = counters_beside(own, number, (int64_t)bytes);
+
+	if (UNLIKELY(!c))
+		return alloc_beside_slow(number, objects, bytes);
+	thread_add_alone(&c->alloc_objects, objects);
+	thread_add_alone(&c->alloc_bytes, bytes);
+	thread_add_alone(&own->recorded, 1);
+	return c->alloc_objects;
+}
+
+NOINLINE bool count_free_beside(uint32_t number, uint64_t objects, uint64_t bytes)
+{
+	struct site_counters *c;
+
+	if (UNLIKELY(atomic_load_relaxed(&peak_totals.fresh)))
+		return free_beside_slow(number, objects, bytes);
+	c = counters_beside(share_own(), number, -(int64_t)bytes);
+	if (UNLIKELY(!c))
+		return free_beside_slow(number, objects, bytes);
+	thread_add_alone(&c->free_objects, objects);
+	thread_add_alone(&c->free_bytes, bytes);
+	return true;
 }
 
 /* Does the thread count in a share, or from now on? */

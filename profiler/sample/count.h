@@ -59,7 +59,8 @@ struct trail_found count_find_anew(struct trail_found found);
 /* count_alloc_alone() and the like beside other threads; objects in fixed point. Returns
  * how many were made in what the thread counts in. */
 uint64_t count_alloc_beside(uint32_t number, uint64_t objects, uint64_t bytes);
-void count_free_beside(uint32_t number, uint64_t objects, uint64_t bytes);
+/* Always true, for who ends with it. */
+bool count_free_beside(uint32_t number, uint64_t objects, uint64_t bytes);
 /* For samples, which are few: a thread gets a share when it has made many. */
 void count_sample_beside(uint32_t number, uint64_t objects, uint64_t bytes);
 void count_sample_free_beside(uint32_t number, uint64_t objects, uint64_t bytes);

@@ -16,7 +16,7 @@
 #include "profiler/site/capture.h"
 #include "profiler/site/site.h"
 #include "profiler/site/store.h"
-#include "profiler/stack/trail.h"
+#include "profiler/stack/trail_fast.h"
 
 #define ONE ((uint64_t)1 << SITE_SHIFT)
 
@@ -81,7 +81,7 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 	r = (void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) * record_size];
 	__builtin_prefetch(r, 1); /* the capture takes as long as that */
 	seep_tls.internal = 1;
-	found = trail_capture_node(__builtin_frame_address(0));
+	found = trail_capture_fast(__builtin_frame_address(0));
 	if (UNLIKELY(found.number == 0)) {
 		found = count_find_anew(found);
 		if (found.number == 0) {
@@ -141,12 +141,11 @@ ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool follow
 		handle = r->packed.escape;
 		r->packed.escape = 0;
 	}
-	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
-		count_free_beside(number, ONE, size);
-	else
-		count_free_alone(site_counters_at(number), ONE, size);
 	if (followed && UNLIKELY(handle))
 		sample_end_escape(handle);
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
+		return count_free_beside(number, ONE, size);
+	count_free_alone(site_counters_at(number), ONE, size);
 	return true;
 }
 

@@ -154,7 +154,8 @@ const struct sample_record *sample_find(const struct mspan *s, uint32_t index)
 	return r && (int32_t)r->site > 0 ? r : NULL;
 }
 
-bool sample_is_freed(const struct mspan *s, uint32_t index)
+/* Is the slot known to be free? As heap_hooks.mark_size says to the heap. */
+static bool is_freed(const struct mspan *s, uint32_t index)
 {
 	return atomic_load_relaxed(&sampler.whole) && find(s, index)->site & SAMPLE_FREED;
 }
@@ -515,7 +516,7 @@ bool sample_on_free(struct mspan *s, uint32_t index, void *p)
 	size_t size;
 
 	if ((int32_t)site <= 0)
-		return site == SITE_NONE || !sample_is_freed(s, index);
+		return site == SITE_NONE || !is_freed(s, index);
 	if (record_has_handle()) {
 		handle = *record_handle(r);
 		*record_handle(r) = 0;

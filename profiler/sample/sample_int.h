@@ -101,7 +101,6 @@ void sample_on_malloc(void *p, size_t size);
 bool sample_on_free(struct mspan *s, uint32_t index, void *p);
 void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size);
 void sample_on_release(struct mspan *s);
-bool sample_is_freed(const struct mspan *s, uint32_t index);
 /* plain.c: the same for exact mode with records of RECORD_SHORT. */
 void plain_on_malloc(void *p, size_t size);
 bool plain_on_free(struct mspan *s, uint32_t index, void *p);
@@ -136,27 +135,37 @@ void peak_add_shared(int64_t bytes); /* beside other threads */
 /* FAST. The same: threads beside each other do not share the total at every event. What
  * each adds is kept back until it is worth a step. */
 #define PEAK_STEP 8192
+static inline bool peak_is_little(int64_t sum)
+{
+	return sum < PEAK_STEP && sum > -PEAK_STEP;
+}
+
 ALWAYS_INLINE void peak_add_beside(int64_t bytes)
 {
 	int64_t sum = seep_tls.live_delta + bytes;
 
-	if (LIKELY(sum < PEAK_STEP) && LIKELY(sum > -PEAK_STEP))
+	if (LIKELY(peak_is_little(sum)))
 		seep_tls.live_delta = (int32_t)sum;
 	else
 		peak_add_shared(bytes);
 }
 
+/* FAST. Was what is live of it kept since the latest peak? */
+static inline bool peak_has(const struct site_counters *c)
+{
+	return atomic_load_relaxed(&c->peak_number) ==
+	       atomic_load_relaxed(&peak_totals.number);
+}
+
 ALWAYS_INLINE void peak_touch_alone(struct site_counters *c)
 {
-	if (UNLIKELY(atomic_load_relaxed(&c->peak_number) !=
-		     atomic_load_relaxed(&peak_totals.number)))
+	if (UNLIKELY(!peak_has(c)))
 		peak_keep_alone(c);
 }
 
 ALWAYS_INLINE void peak_touch(struct site_counters *c)
 {
-	if (UNLIKELY(atomic_load_relaxed(&c->peak_number) !=
-		     atomic_load_relaxed(&peak_totals.number)))
+	if (UNLIKELY(!peak_has(c)))
 		peak_keep(c);
 }
 

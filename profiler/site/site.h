@@ -2,7 +2,7 @@
 /*
  * site: the calling-context tree. A node is one frame below its parent's frame; the node
  * of a whole stack is that stack's site. Nodes are never freed, so a site id stays good
- * for the life of the process. Counters live in a side table, made for leaf nodes only.
+ * for the life of the process. Counters are made for leaf nodes only.
  *
  * Concurrency: lookups take no lock; inserting takes one (rank SITE). Counters are
  * atomic. Ids are 1-based; 0 means "no site".
@@ -42,33 +42,33 @@ uint32_t site_child(uint32_t parent, uintptr_t pc);
 uint32_t site_parent(uint32_t site); /* the caller's node; 0 at the outermost frame */
 uintptr_t site_pc(uint32_t site);    /* return address, or a pseudo pc of unwind.h */
 uint32_t site_depth(uint32_t site);  /* frames from here outwards. DUMP */
-uint32_t site_count(void);	     /* nodes made; ids are 1..count */
+uint32_t site_count(void);	     /* no id is higher */
 /* SLOW. The counters of a site, made at first use; NULL when out of memory. */
 struct site_counters *site_counters(uint32_t site);
 
-/* Where nodes and counters lie: written by site.c alone. Chunks never move. */
-#define SITE_LG_CHUNK	      12
+/* Where the tree and counters lie: written by site.c alone. Chunks never move. */
+#define SITE_LG_CHUNK	      14
 #define SITE_LG_COUNTER_CHUNK 9
-#define SITE_CHUNKS	      4096 /* 16 million nodes */
-#define SITE_COUNTER_CHUNKS   8192 /* 4 million of them with counters */
-struct site_node {
-	uintptr_t pc;	   /* atomic */
-	uint32_t parent;   /* atomic, release after pc */
-	uint32_t counters; /* number, 0: none; atomic */
-};
-_Static_assert(sizeof(struct site_node) == 16, "four in a cache line");
+#define SITE_CHUNKS	      4096 /* 64 million cells */
+#define SITE_COUNTER_CHUNKS   8192 /* 4 million sites with counters */
 struct site_chunks {
-	struct site_node *nodes[SITE_CHUNKS];		     /* atomic */
+	uint32_t *cells[SITE_CHUNKS];			     /* atomic */
 	struct site_counters *counters[SITE_COUNTER_CHUNKS]; /* atomic */
 };
 extern struct site_chunks site_chunks HIDDEN;
 
-/* FAST. */
-static inline struct site_node *site_node(uint32_t site)
+/* A cell: the return address of a node (code.h), or one of these. */
+#define SITE_PARENT   0x80000000u /* and whose child the next cell's node is */
+#define SITE_COUNTERS 0xc0000000u /* and their number, of the node before */
+#define SITE_TAG      0xc0000000u
+#define SITE_VALUE    0x3fffffffu
+
+/* FAST. The cell with that number. */
+static inline uint32_t *site_cell(uint32_t at)
 {
 	return &atomic_load_acquire(
-		&site_chunks.nodes[site >> SITE_LG_CHUNK])[site &
-							   ((1u << SITE_LG_CHUNK) - 1)];
+		&site_chunks
+			 .cells[at >> SITE_LG_CHUNK])[at & ((1u << SITE_LG_CHUNK) - 1)];
 }
 
 /* FAST. Counters by their number. */
@@ -79,10 +79,19 @@ static inline struct site_counters *site_counters_at(uint32_t number)
 		[number & ((1u << SITE_LG_COUNTER_CHUNK) - 1)];
 }
 
+/* SLOW. site_number() where it is not behind the node. */
+uint32_t site_number_elsewhere(uint32_t site);
+
 /* FAST. Of the site's counters; 0: there are none. */
 static inline uint32_t site_number(uint32_t site)
 {
-	return site ? atomic_load_acquire(&site_node(site)->counters) : 0;
+	uint32_t cell;
+
+	if (UNLIKELY(site == SITE_NONE))
+		return 0;
+	cell = atomic_load_acquire(site_cell(site + 1));
+	return LIKELY(cell >= SITE_COUNTERS) ? cell & SITE_VALUE
+					     : site_number_elsewhere(site);
 }
 
 /* FAST. Counters if there are any, else NULL. */
@@ -108,7 +117,7 @@ bool site_store(const struct store_owner *owner, uint64_t period);
 /* In a forked child, before its first sample: to a file of its own. */
 void site_store_move(const struct store_owner *owner);
 /* DUMP. Takes the sites of a process that has ended in the place of our own, which must
- * have none. Damaged nodes count as outermost frames. */
+ * have none. Damaged nodes count as outermost frames, or have no address. */
 bool site_adopt(const struct store_header *h);
 
 #endif
