@@ -17,7 +17,11 @@
 void scavenge_note_locked(size_t npages); /* traffic: pages taken or given */
 bool scavenge_is_due_locked(void);	  /* is it time for a tick? */
 void scavenge_tick_locked(void);
-size_t scavenge_all_locked(void); /* purges everything; pages given back */
+size_t scavenge_all_locked(void);
+/* npages that hold nothing are about to be used because no dirty run fits: in a small
+ * heap as much of the dirty ones goes, but for a small share of ninuse pages. */
+void scavenge_make_up_locked(size_t npages,
+			     size_t ninuse); /* purges everything; pages given back */
 uint64_t scavenge_purged_pages(void);
 
 #endif
