@@ -19,10 +19,10 @@
 
 #define RESERVE_FIRST	(256 * GIB)
 #define RESERVE_LEAST	(1 * MIB)
-#define RESERVE_LIMITED (32 * MIB) /* under RLIMIT_AS: leave room for the program */
-#define RESERVE_COSTLY	(1 * GIB)  /* where each page of it costs time and memory */
-#define GROW_SMALL	(1 * MIB)  /* while the heap is small */
-#define GROW_HUGE	HUGE_PAGE  /* later */
+#define RESERVE_LIMITED (32 * MIB)  /* under RLIMIT_AS: leave room for the program */
+#define RESERVE_COSTLY	(1 * GIB)   /* where each page of it costs time and memory */
+#define GROW_SMALL	(256 * KIB) /* while the heap is small */
+#define GROW_HUGE	HUGE_PAGE   /* later */
 /* Heap sizes from which huge pages are advised: the last one lies half empty. */
 #define HUGE_AFTER (24 * MIB)
 #define HUGE_LARGE (32 * MIB) /* for large objects */

@@ -39,6 +39,7 @@
  * free: one held pointer would keep a span of 64 to 128 KiB from other classes. But with
  * several threads, what one frees is mostly what another is about to allocate. */
 #define TRANSFER_MAX_SLOT (4 * KIB)
+#define SHORT_SPANS	  2 /* of a class, the first: see sizeclass.c */
 
 struct mcentral {
 	struct lock lock;
@@ -52,6 +53,8 @@ struct mcentral {
 	uint64_t nfree;	       /* free slots in spans of the list */
 	uint32_t nempty;       /* spans of the list without any object */
 	uint32_t nspans;       /* of the class, full ones too */
+	uint64_t npages;       /* of them all */
+	uint64_t nslots;       /* in them all */
 	uint64_t ntaken;       /* pointers taken so far */
 	uint64_t decay_taken;  /* ntaken at the last mcentral_decay() */
 } __attribute__((aligned(CACHE_LINE)));
@@ -195,12 +198,16 @@ static uint32_t take_from_span(struct mcentral *m, struct mspan *s, void **end,
 
 static bool add_span(struct mcentral *m, unsigned c)
 {
-	struct mspan *s = mheap_alloc_small(c);
+	bool is_short = m->nspans < SHORT_SPANS;
+	struct mspan *s = mheap_alloc_small(c, is_short ? sizeclass_short_pages(c)
+							: sizeclass_info[c].npages);
 
 	if (!s)
 		return false;
 	list_span(m, s);
 	m->nfree += s->nslots;
+	m->nslots += s->nslots;
+	m->npages += s->npages;
 	m->nempty++;
 	m->nspans++;
 	return true;
@@ -360,6 +367,8 @@ static void drop_span(struct mcentral *m, struct mspan *s)
 {
 	unlist_span(m, s);
 	m->nfree -= s->nslots;
+	m->nslots -= s->nslots;
+	m->npages -= s->npages;
 	m->nempty--;
 	m->nspans--;
 	if (s->samples && heap_hooks.release_samples)
@@ -544,14 +553,17 @@ size_t mcentral_free_bytes(void)
 	return bytes;
 }
 
-void mcentral_count(unsigned c, uint32_t *out_nspans, uint64_t *out_nfree,
-		    uint32_t *out_ntransfer)
+void mcentral_count(unsigned c, struct mcentral_counts *out)
 {
 	const struct mcentral *m = &central.classes[c];
 
 	mcentral_lock(c);
-	*out_nspans = m->nspans;
-	*out_nfree = m->nfree;
-	*out_ntransfer = m->ntransfer;
+	*out = (struct mcentral_counts){
+		.nspans = m->nspans,
+		.ntransfer = m->ntransfer,
+		.npages = m->npages,
+		.nslots = m->nslots,
+		.nfree = m->nfree,
+	};
 	mcentral_unlock(c);
 }
