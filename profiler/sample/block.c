@@ -4,6 +4,8 @@
  */
 #include "profiler/sample/block.h"
 
+#include "preload/heap/sizeclass.h"
+
 static struct fixalloc *pool(unsigned which, size_t bytes)
 {
 	struct fixalloc *f = &sampler.pools[which];
@@ -15,10 +17,12 @@ static struct fixalloc *pool(unsigned which, size_t bytes)
 	return f;
 }
 
+/* A class's first spans have fewer slots than others. */
 static struct fixalloc *pool_of_all(const struct mspan *s)
 {
-	return pool(s->sizeclass,
-		    sizeof(struct block) + s->nslots * (size_t)sampler.record_size);
+	size_t nslots = sizeclass_info[s->sizeclass].nslots;
+
+	return pool(s->sizeclass, sizeof(struct block) + nslots * sampler.record_size);
 }
 
 static struct fixalloc *pool_of_first(const struct mspan *s)
