@@ -6,10 +6,10 @@
  * of its return address (code.h), and its id is the cell's number. Frames of a new stack
  * come in a row, so that most nodes lie right behind their parent, and that is how it is
  * known. Before any other node there is a cell with its parent's id. Behind a node that
- * got counters lies the number of these, or, where there was something else already, in
- * a place of its own, behind a cell with the node's id, like one more child.
+ * got counters lies the number of these (counters.c), or, where there was something else
+ * already, in a place of its own, behind a cell with the node's id, like one more child.
  *
- *	P 0 | main | f | malloc's caller | C 1 | P f | g | h | C 2 | ...
+ *	P 0 | main | f | malloc's caller | F 1 | P f | g | h | F 2 | ...
  *
  * A hash table finds what lies behind a parent's id: open addressing, entries of half a
  * hash and a number, so that nearly every node that is looked at is the right one. It
@@ -22,7 +22,7 @@
  * Concurrency: cells and the table are read without a lock: cells are stored in order,
  * and before their entry (release); they never change. Insertion holds the lock.
  */
-#include "profiler/site/site.h"
+#include "profiler/site/site_int.h"
 
 #include <string.h>
 
@@ -34,16 +34,13 @@
 #include "profiler/site/share.h"
 #include "profiler/site/store.h"
 
-#define LG_FIRST	 10		    /* of the first table: 8 KiB */
-#define LG_LAST		 27		    /* holds all numbers */
-#define MAPPED_BYTES	 ((size_t)64 * KIB) /* tables from here on are mappings */
-#define HUGE_BYTES	 (4 * MIB)
-#define LG_CHUNK	 SITE_LG_CHUNK
-#define CHUNK		 (1u << LG_CHUNK)
-#define CHUNKS		 SITE_CHUNKS
-#define LG_COUNTER_CHUNK SITE_LG_COUNTER_CHUNK
-#define COUNTER_CHUNK	 (1u << LG_COUNTER_CHUNK)
-#define COUNTER_CHUNKS	 SITE_COUNTER_CHUNKS
+#define LG_FIRST     10			/* of the first table: 8 KiB */
+#define LG_LAST	     27			/* holds all numbers */
+#define MAPPED_BYTES ((size_t)64 * KIB) /* tables from here on are mappings */
+#define HUGE_BYTES   (4 * MIB)
+#define LG_CHUNK     SITE_LG_CHUNK
+#define CHUNK	     (1u << LG_CHUNK)
+#define CHUNKS	     SITE_CHUNKS
 
 struct table {
 	unsigned lg;	    /* of the entries */
@@ -52,13 +49,12 @@ struct table {
 
 static struct {
 	struct lock lock;	/* for insertion */
-	struct lock chunk_lock; /* for new chunks and counters */
+	struct lock chunk_lock; /* for new chunks */
 	struct table *table;	/* atomic; NULL: nothing is in it */
 	uint32_t ninserted;	/* cells that count; atomic, after their entry */
 	uint32_t nhashed;	/* entries of the table; guarded by lock */
 	uint32_t count;		/* cells given out; atomic */
-	uint32_t ncounters;	/* written under chunk_lock; atomic */
-	bool any_elsewhere;	/* numbers of counters; atomic */
+	bool any_elsewhere;	/* numbers of site_few; atomic */
 } sites = { .lock = LOCK_INIT(LOCK_RANK_SITE),
 	    .chunk_lock = LOCK_INIT(LOCK_RANK_SITE_CHUNK) };
 
@@ -156,7 +152,7 @@ static bool is_child(uint32_t at, const struct key *k)
 	uint32_t cell = cell_at(at);
 
 	return cell_at(at - 1) == (SITE_PARENT | k->parent) &&
-	       (k->counters ? cell >= SITE_COUNTERS : has_pc(cell, k->code, k->pc));
+	       (k->counters ? cell >= SITE_FEW : has_pc(cell, k->code, k->pc));
 }
 
 /* ---- the hash table ---- */
@@ -214,7 +210,7 @@ static void put_again(struct table *t, uint32_t at, uint32_t parent)
 {
 	uint32_t cell = cell_at(at);
 
-	put(t, hash_of(parent, cell >= SITE_COUNTERS ? UINTPTR_MAX : code_pc(cell)), at);
+	put(t, hash_of(parent, cell >= SITE_FEW ? UINTPTR_MAX : code_pc(cell)), at);
 }
 
 static size_t table_bytes(unsigned lg)
@@ -353,7 +349,7 @@ uint32_t site_count(void)
 	return atomic_load_acquire(&sites.count);
 }
 
-uint32_t site_number_elsewhere(uint32_t site)
+uint32_t site_few_elsewhere(uint32_t site)
 {
 	const struct key k = key_of_counters(site);
 	uint32_t at;
@@ -364,89 +360,30 @@ uint32_t site_number_elsewhere(uint32_t site)
 	return at ? cell_at(at) & SITE_VALUE : 0;
 }
 
-/* A number whose chunk exists; 0: out of memory or numbers. */
-static uint32_t new_counters(void)
-{
-	struct site_counters **chunk;
-	uint32_t number;
-
-	lock_acquire(&sites.chunk_lock);
-	number = sites.ncounters + 1;
-	chunk = &site_chunks.counters[number >> LG_COUNTER_CHUNK];
-	if (number >> LG_COUNTER_CHUNK < COUNTER_CHUNKS && !*chunk) {
-		void *fresh = new_chunk(STORE_COUNTERS, number >> LG_COUNTER_CHUNK,
-					COUNTER_CHUNK * sizeof(**chunk));
-
-		atomic_store_release(chunk, (struct site_counters *)fresh);
-	}
-	if (number >> LG_COUNTER_CHUNK >= COUNTER_CHUNKS || !*chunk) {
-		number = 0;
-	} else {
-		atomic_store_release(&sites.ncounters, number);
-		store_set_count(STORE_COUNTERS, number);
-	}
-	lock_release(&sites.chunk_lock);
-	return number;
-}
-
-static COLD struct site_counters *make_counters(uint32_t site)
+COLD void site_put_few(uint32_t site, uint32_t number)
 {
 	const struct key k = key_of_counters(site);
-	uint32_t number;
 
 	lock_acquire(&sites.lock);
-	if (site_number(site) == 0 && (number = new_counters()) != 0) {
+	if (site_few_number(site) == 0) {
 		bool next = sites.count == site;
 
 		if (!next)
 			atomic_store_release(&sites.any_elsewhere, true);
-		put_cells(&k, SITE_COUNTERS | number, next);
+		put_cells(&k, SITE_FEW | number, next);
 	}
 	lock_release(&sites.lock);
-	return site_counters_if_any(site);
 }
 
-struct site_counters *site_counters(uint32_t site)
-{
-	struct site_counters *c = site_counters_if_any(site);
-
-	if (LIKELY(c) || site == SITE_NONE)
-		return c;
-	return make_counters(site);
-}
-
-/* Whose counters are in the cell; SITE_NONE: it holds no number of counters. */
-static uint32_t owner_of(uint32_t at)
+uint32_t site_owner(uint32_t at)
 {
 	uint32_t before = at > 0 ? cell_at(at - 1) : 0;
 
-	if (cell_at(at) < SITE_COUNTERS)
+	if (cell_at(at) < SITE_FEW)
 		return SITE_NONE;
 	if (is_node(before))
 		return at - 1;
 	return (before & SITE_TAG) == SITE_PARENT ? before & SITE_VALUE : SITE_NONE;
-}
-
-void site_each(bool (*fn)(uint32_t site, struct site_counters *c, void *arg), void *arg)
-{
-	uint32_t n = site_count();
-
-	for (uint32_t at = 1; at <= n; at++) {
-		uint32_t site = owner_of(at), number = cell_at(at) & SITE_VALUE;
-		struct site_counters *c, sum;
-
-		if (!site || !number)
-			continue;
-		c = site_counters_at(number);
-		if (share_is_used()) {
-			memset(&sum, 0, sizeof(sum));
-			share_add(&sum, c);
-			share_add_up(number, &sum);
-			c = &sum;
-		}
-		if (!fn(site, c, arg))
-			return;
-	}
 }
 
 int site_stack(uint32_t site, uintptr_t *pcs, int max)
@@ -458,28 +395,16 @@ int site_stack(uint32_t site, uintptr_t *pcs, int max)
 	return n;
 }
 
-/* Into the copy of all counters that the child will go on with. */
-static void fold_shares(struct site_counters *copy)
-{
-	if (!copy || !share_is_used())
-		return;
-	for (uint32_t number = 1; number <= sites.ncounters; number++)
-		share_add_up(number, &copy[number]);
-}
-
 NO_LOCK_CHECK void site_fork_prepare(void)
 {
 	lock_acquire(&sites.lock);
 	lock_acquire(&sites.chunk_lock);
-	share_fork_prepare();
-	store_fork_prepare();
-	fold_shares(store_fork_counters());
+	counters_fork_prepare();
 }
 
 NO_LOCK_CHECK void site_fork_done(bool child)
 {
-	store_fork_done(child);
-	share_fork_done(child);
+	counters_fork_done(child);
 	if (child) {
 		lock_reset(&sites.chunk_lock);
 		lock_reset(&sites.lock);
@@ -493,6 +418,7 @@ NO_LOCK_CHECK void site_fork_done(bool child)
 
 static const struct store_shape shapes[STORE_KINDS] = {
 	[STORE_NODES] = { sizeof(uint32_t), CHUNK },
+	[STORE_FEW] = { sizeof(struct site_few), FEW_CHUNK },
 	[STORE_COUNTERS] = { sizeof(struct site_counters), COUNTER_CHUNK },
 	[STORE_PCS] = { sizeof(uint64_t), 1u << CODE_LG_CHUNK },
 };
@@ -517,21 +443,8 @@ static void repair(uint32_t at)
 
 	if ((*cell & SITE_TAG) == SITE_PARENT && value >= at)
 		*cell = 0;
-	if (*cell >= SITE_COUNTERS && (value > sites.ncounters || owner_of(at) >= at))
+	if (*cell >= SITE_FEW && (!counters_are_known(value) || site_owner(at) >= at))
 		*cell = 0;
-}
-
-/* Of one block: what its chunks hold goes to the counters. */
-static void adopt_shares(const struct share_block *b)
-{
-	for (uint32_t i = 0; i < b->nused && i < SHARE_BLOCK_CHUNKS; i++)
-		for (uint32_t k = 0; k < SHARE_CHUNK; k++) {
-			uint64_t number = (uint64_t)b->chunks[i].first + k;
-
-			if (number > 0 && number <= sites.ncounters)
-				share_add(site_counters_at((uint32_t)number),
-					  &b->chunks[i].list[k]);
-		}
 }
 
 static bool is_of_our_kind(const struct store_header *h)
@@ -551,21 +464,13 @@ bool site_adopt(const struct store_header *h)
 	if (!is_of_our_kind(h) || sites.count != 0)
 		return false;
 	sites.count = store_counted(h, STORE_NODES);
-	sites.ncounters = store_counted(h, STORE_COUNTERS);
 	for (uint32_t i = 0; i <= sites.count / CHUNK; i++)
 		site_chunks.cells[i] = (void *)(base + h->node_chunks[i]);
-	for (uint32_t i = 0; i <= sites.ncounters / COUNTER_CHUNK; i++)
-		site_chunks.counters[i] = (void *)(base + h->counter_chunks[i]);
 	if (sites.count && !site_chunks.cells[(sites.count + 1) >> LG_CHUNK])
 		sites.count--; /* who looks at a node looks behind it, too */
 	code_adopt(h);
+	counters_adopt(h);
 	for (uint32_t at = 1; at <= sites.count; at++)
 		repair(at);
-	for (uint64_t at = h->lists[STORE_SHARES].head; at;) {
-		const struct share_block *b = (void *)(base + at);
-
-		adopt_shares(b);
-		at = b->next;
-	}
 	return true;
 }

@@ -33,6 +33,42 @@ struct site_counters {
 };
 _Static_assert(sizeof(struct site_counters) == CACHE_LINE, "no two sites in one line");
 
+/*
+ * Counters of a site that has made few objects, each a whole one (exact mode): most sites
+ * of a large program never make more than one or two. `now` changes by compare and swap.
+ * It holds bytes and objects made and freed, or, once they do not suffice, the number of
+ * struct site_counters, which took over all. `peak` has the latest peak's number that the
+ * site has met, and what was live then.
+ */
+struct site_few {
+	uint64_t now;  /* atomic; FEW_*, or FEW_MOVED and the number */
+	uint64_t peak; /* atomic; number << 32, objects << FEW_SHIFT, bytes */
+};
+#define FEW_SHIFT	  24 /* bits of bytes: all that the site has ever made */
+#define FEW_BYTES_MOST	  (((uint64_t)1 << FEW_SHIFT) - 1)
+#define FEW_OBJECTS_MOST  63u
+#define FEW_OBJECT	  ((uint64_t)1 << 48)
+#define FEW_FREED_SHIFT	  FEW_SHIFT
+#define FEW_FREED_OBJECT  ((uint64_t)1 << 55)
+#define FEW_MOVED	  ((uint64_t)1 << 63)
+#define FEW_PEAK_SHIFT	  32
+#define FEW_OBJECTS_FIELD 127u
+
+/* FAST. What a site has made and freed, in whole objects. */
+struct few_sums {
+	uint32_t made, freed;
+	uint64_t made_bytes, freed_bytes;
+};
+static inline struct few_sums few_read(uint64_t now)
+{
+	return (struct few_sums){
+		.made = (uint32_t)(now / FEW_OBJECT) & FEW_OBJECTS_FIELD,
+		.freed = (uint32_t)(now / FEW_FREED_OBJECT) & FEW_OBJECTS_FIELD,
+		.made_bytes = now & FEW_BYTES_MOST,
+		.freed_bytes = now >> FEW_FREED_SHIFT & FEW_BYTES_MOST,
+	};
+}
+
 /* SLOW. The site of a stack, innermost frame first. 0 when out of memory. No heap. */
 uint32_t site_intern(const struct frame *frames, int count);
 /* SLOW. The node of pc below parent (SITE_NONE: pc is the outermost frame). 0 when out of
@@ -43,25 +79,34 @@ uint32_t site_parent(uint32_t site); /* the caller's node; 0 at the outermost fr
 uintptr_t site_pc(uint32_t site);    /* return address, or a pseudo pc of unwind.h */
 uint32_t site_depth(uint32_t site);  /* frames from here outwards. DUMP */
 uint32_t site_count(void);	     /* no id is higher */
-/* SLOW. The counters of a site, made at first use; NULL when out of memory. */
+/* SLOW. Those of a site that has made few, made at first use; NULL when out of memory. It
+ * may have counters already: see now. */
+struct site_few *site_few(uint32_t site);
+/* SLOW. The counters of a site, made at first use and with all that it has made so far;
+ * NULL when out of memory. */
 struct site_counters *site_counters(uint32_t site);
+/* FAST. Whose counters these are. */
+uint32_t site_of_number(uint32_t number);
 
 /* Where the tree and counters lie: written by site.c alone. Chunks never move. */
 #define SITE_LG_CHUNK	      14
+#define SITE_LG_FEW_CHUNK     11
 #define SITE_LG_COUNTER_CHUNK 9
 #define SITE_CHUNKS	      4096 /* 64 million cells */
-#define SITE_COUNTER_CHUNKS   8192 /* 4 million sites with counters */
+#define SITE_FEW_CHUNKS	      2048 /* 4 million sites that made anything */
+#define SITE_COUNTER_CHUNKS   8192 /* as many that made much */
 struct site_chunks {
 	uint32_t *cells[SITE_CHUNKS];			     /* atomic */
+	struct site_few *few[SITE_FEW_CHUNKS];		     /* atomic */
 	struct site_counters *counters[SITE_COUNTER_CHUNKS]; /* atomic */
 };
 extern struct site_chunks site_chunks HIDDEN;
 
 /* A cell: the return address of a node (code.h), or one of these. */
-#define SITE_PARENT   0x80000000u /* and whose child the next cell's node is */
-#define SITE_COUNTERS 0xc0000000u /* and their number, of the node before */
-#define SITE_TAG      0xc0000000u
-#define SITE_VALUE    0x3fffffffu
+#define SITE_PARENT 0x80000000u /* and whose child the next cell's node is */
+#define SITE_FEW    0xc0000000u /* and the number of struct site_few, of the node before */
+#define SITE_TAG    0xc0000000u
+#define SITE_VALUE  0x3fffffffu
 
 /* FAST. The cell with that number. */
 static inline uint32_t *site_cell(uint32_t at)
@@ -79,19 +124,34 @@ static inline struct site_counters *site_counters_at(uint32_t number)
 		[number & ((1u << SITE_LG_COUNTER_CHUNK) - 1)];
 }
 
-/* SLOW. site_number() where it is not behind the node. */
-uint32_t site_number_elsewhere(uint32_t site);
+/* FAST. */
+static inline struct site_few *site_few_at(uint32_t number)
+{
+	return &atomic_load_acquire(&site_chunks.few[number >> SITE_LG_FEW_CHUNK])
+		[number & ((1u << SITE_LG_FEW_CHUNK) - 1)];
+}
 
-/* FAST. Of the site's counters; 0: there are none. */
-static inline uint32_t site_number(uint32_t site)
+/* SLOW. site_few_number() where it is not behind the node. */
+uint32_t site_few_elsewhere(uint32_t site);
+
+/* FAST. Of the site's struct site_few; 0: there is none. */
+static inline uint32_t site_few_number(uint32_t site)
 {
 	uint32_t cell;
 
 	if (UNLIKELY(site == SITE_NONE))
 		return 0;
 	cell = atomic_load_acquire(site_cell(site + 1));
-	return LIKELY(cell >= SITE_COUNTERS) ? cell & SITE_VALUE
-					     : site_number_elsewhere(site);
+	return LIKELY(cell >= SITE_FEW) ? cell & SITE_VALUE : site_few_elsewhere(site);
+}
+
+/* FAST. Of the site's counters; 0: there are none. */
+static inline uint32_t site_number(uint32_t site)
+{
+	uint32_t few = site_few_number(site);
+	uint64_t now = few ? atomic_load_acquire(&site_few_at(few)->now) : 0;
+
+	return now & FEW_MOVED ? (uint32_t)now : 0;
 }
 
 /* FAST. Counters if there are any, else NULL. */

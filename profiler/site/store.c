@@ -52,9 +52,13 @@ static struct {
 	uint64_t heads[STORE_LISTS];
 	uint64_t device, inode;
 	char path[OPT_PATH_MAX + 32];
-	char *counters; /* copy for a child, from before a fork */
-	size_t counters_bytes;
-	uint32_t counts[STORE_KINDS]; /* of that moment */
+	/* From before a fork, for the child: copies of what changes, NULL where there is
+	 * none, and how many there were. */
+	struct {
+		char *list;
+		size_t bytes;
+	} copies[STORE_KINDS];
+	uint32_t counts[STORE_KINDS];
 } store = { .lock = LOCK_INIT(LOCK_RANK_STORE) };
 
 static const uint8_t always = 1;
@@ -214,6 +218,8 @@ static uint64_t *directory(struct store_header *h, enum store_kind kind)
 	switch (kind) {
 	case STORE_NODES:
 		return h->node_chunks;
+	case STORE_FEW:
+		return h->few_chunks;
 	case STORE_COUNTERS:
 		return h->counter_chunks;
 	case STORE_PCS:
@@ -226,9 +232,8 @@ static uint64_t *directory(struct store_header *h, enum store_kind kind)
 static uint32_t directory_size(enum store_kind kind)
 {
 	static const uint32_t sizes[STORE_KINDS] = {
-		[STORE_NODES] = STORE_NODE_CHUNKS,
-		[STORE_COUNTERS] = STORE_COUNTER_CHUNKS,
-		[STORE_PCS] = STORE_PC_CHUNKS,
+		[STORE_NODES] = STORE_NODE_CHUNKS,	 [STORE_FEW] = STORE_FEW_CHUNKS,
+		[STORE_COUNTERS] = STORE_COUNTER_CHUNKS, [STORE_PCS] = STORE_PC_CHUNKS,
 		[STORE_MODULES] = STORE_MODULE_CHUNKS,
 	};
 
@@ -441,46 +446,51 @@ static size_t bytes_in_chunk(struct store_shape shape, uint32_t count, uint32_t 
 	return (size_t)(n < shape.chunk ? n : shape.chunk) * shape.bytes;
 }
 
-static void copy_counters(struct store_header *h)
+static void copy_list(struct store_header *h, enum store_kind kind)
 {
-	const struct store_shape shape = h->shapes[STORE_COUNTERS];
-	uint32_t n = store.counts[STORE_COUNTERS];
-	char *to = store.counters;
+	const struct store_shape shape = h->shapes[kind];
+	const uint64_t *offsets = directory(h, kind);
+	char *to = store.copies[kind].list;
 
-	for (uint32_t i = 0; i <= n / shape.chunk; i++) {
-		size_t bytes = bytes_in_chunk(shape, n, i);
+	for (uint32_t i = 0; i <= store.counts[kind] / shape.chunk; i++) {
+		size_t bytes = bytes_in_chunk(shape, store.counts[kind], i);
 
-		if (h->counter_chunks[i])
-			memcpy(to, address_of(h->counter_chunks[i]), bytes);
+		if (offsets[i])
+			memcpy(to, address_of(offsets[i]), bytes);
 		to += bytes;
 	}
+}
+
+static void make_copy(struct store_header *h, enum store_kind kind)
+{
+	size_t need = ((size_t)store.counts[kind] + 1) * h->shapes[kind].bytes;
+
+	if (need > store.copies[kind].bytes) {
+		meta_unmap(store.copies[kind].list, store.copies[kind].bytes, META_SITE);
+		store.copies[kind].bytes = align_up(2 * need, OS_PAGE);
+		store.copies[kind].list = meta_map(store.copies[kind].bytes, META_SITE);
+		if (!store.copies[kind].list)
+			store.copies[kind].bytes = 0;
+	}
+	if (store.copies[kind].list)
+		copy_list(h, kind);
 }
 
 NO_LOCK_CHECK void store_fork_prepare(void)
 {
 	struct store_header *h = store.header;
-	size_t need;
 
 	lock_acquire(&store.lock);
 	if (!h)
 		return;
 	memcpy(store.counts, h->counts, sizeof(store.counts));
-	need = ((size_t)store.counts[STORE_COUNTERS] + 1) *
-	       h->shapes[STORE_COUNTERS].bytes;
-	if (need > store.counters_bytes) {
-		meta_unmap(store.counters, store.counters_bytes, META_SITE);
-		store.counters_bytes = align_up(2 * need, OS_PAGE);
-		store.counters = meta_map(store.counters_bytes, META_SITE);
-		if (!store.counters)
-			store.counters_bytes = 0;
-	}
-	if (store.counters)
-		copy_counters(h);
+	make_copy(h, STORE_FEW);
+	make_copy(h, STORE_COUNTERS);
 }
 
 void *store_fork_counters(void)
 {
-	return store.header ? store.counters : NULL;
+	return store.header ? store.copies[STORE_COUNTERS].list : NULL;
 }
 
 NO_LOCK_CHECK void store_fork_done(bool child)
@@ -533,22 +543,30 @@ static void copy_constant(const struct region *r, char *fresh, enum store_kind k
 				   bytes_in_chunk(shape, n, i));
 }
 
+static void copy_changing(const struct region *r, char *fresh, enum store_kind kind)
+{
+	struct store_header *h = store.header;
+	const struct store_shape shape = h->shapes[kind];
+	const uint64_t *offsets = directory(h, kind);
+	const char *from = store.copies[kind].list;
+
+	for (uint32_t i = 0; from && i <= store.counts[kind] / shape.chunk; i++) {
+		size_t bytes = bytes_in_chunk(shape, store.counts[kind], i);
+
+		if (offsets[i])
+			copy_piece(r, fresh, offsets[i], from, bytes);
+		from += bytes;
+	}
+}
+
 static void copy_chunks(const struct region *r, char *fresh)
 {
 	const struct store_header *h = store.header;
-	const struct store_shape shape = h->shapes[STORE_COUNTERS];
-	uint32_t n = store.counts[STORE_COUNTERS];
-	const char *from = store.counters;
 
 	copy_constant(r, fresh, STORE_NODES);
 	copy_constant(r, fresh, STORE_PCS);
-	for (uint32_t i = 0; from && i <= n / shape.chunk; i++) {
-		size_t bytes = bytes_in_chunk(shape, n, i);
-
-		if (h->counter_chunks[i])
-			copy_piece(r, fresh, h->counter_chunks[i], from, bytes);
-		from += bytes;
-	}
+	copy_changing(r, fresh, STORE_FEW);
+	copy_changing(r, fresh, STORE_COUNTERS);
 	for (uint32_t i = 0; i < STORE_MODULE_CHUNKS; i++)
 		if (h->module_chunks[i])
 			copy_piece(r, fresh, h->module_chunks[i],
@@ -558,7 +576,7 @@ static void copy_chunks(const struct region *r, char *fresh)
 
 /* Blocks of lifetimes stay where they are, on their list, but empty. Those that the
  * parent has made since are not on ours. */
-static void copy_list(const struct region *r, char *fresh)
+static void copy_lives(const struct region *r, char *fresh)
 {
 	for (uint64_t at = store.heads[STORE_LIVES]; at;) {
 		const char *block = address_of(at);
@@ -585,7 +603,7 @@ static void replace_region(struct region *r, int fd)
 	if (r == &store.regions[0])
 		copy_header((void *)fresh, store.header);
 	copy_chunks(r, fresh);
-	copy_list(r, fresh);
+	copy_lives(r, fresh);
 	os_call(SYS_mremap, (long)fresh, (long)r->size, (long)r->size,
 		MREMAP_MAYMOVE | MREMAP_FIXED, (long)r->addr, 0);
 }

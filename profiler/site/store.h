@@ -5,9 +5,9 @@
  * process is killed, and profiles can be made of them afterwards.
  *
  * Format (version 6): struct store_header at offset 0, which says where the chunks lie:
- * arrays of the tree's cells and of struct site_counters (site.c, site.h), of return
- * addresses in full (code.h), and of struct store_module. Numbers of cells and counters
- * count from 1; a chunk holds those with the same number / chunk.
+ * arrays of the tree's cells, of struct site_few and struct site_counters (site.c,
+ * site.h), of return addresses in full (code.h), and of struct store_module. All numbers
+ * but those of modules count from 1; a chunk holds those with the same number / chunk.
  * Then lists of blocks, each of which begins with the offset of the next: struct
  * share_block (share.h) and struct life_block (sample/lifestore.h). Everything is x86-64
  * layout. Offsets of 0 are chunks that found no room in the file, and ends of lists.
@@ -25,13 +25,21 @@
 #define STORE_MAGIC	     0x3165726f74736873ull
 #define STORE_VERSION	     6
 #define STORE_NODE_CHUNKS    4096
+#define STORE_FEW_CHUNKS     2048
 #define STORE_COUNTER_CHUNKS 8192
 #define STORE_PC_CHUNKS	     1024
 #define STORE_MODULE_CHUNKS  256
 #define STORE_REGIONS	     127
 #define STORE_MODULE_PATH    512
 
-enum store_kind { STORE_NODES, STORE_COUNTERS, STORE_PCS, STORE_MODULES, STORE_KINDS };
+enum store_kind {
+	STORE_NODES,
+	STORE_FEW,
+	STORE_COUNTERS,
+	STORE_PCS,
+	STORE_MODULES,
+	STORE_KINDS
+};
 enum store_list { STORE_SHARES, STORE_LIVES, STORE_LISTS };
 
 struct store_module {
@@ -66,6 +74,7 @@ struct store_header {
 	char out[OPT_PATH_MAX];			 /* pattern of the files to write */
 	uint64_t regions[STORE_REGIONS];	 /* see code.h; atomic */
 	uint64_t node_chunks[STORE_NODE_CHUNKS]; /* offsets; atomic */
+	uint64_t few_chunks[STORE_FEW_CHUNKS];
 	uint64_t counter_chunks[STORE_COUNTER_CHUNKS];
 	uint64_t pc_chunks[STORE_PC_CHUNKS];
 	uint64_t module_chunks[STORE_MODULE_CHUNKS];
