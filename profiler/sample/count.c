@@ -92,10 +92,7 @@ NOINLINE bool count_free_few(uint32_t site, uint64_t bytes)
 		return false;
 	if (UNLIKELY(atomic_load_relaxed(&peak_totals.fresh)))
 		peak_end();
-	if (!touch_few(f)) {
-		site_counters(site);
-		return false;
-	}
+	touch_few(f);
 	while (!atomic_cas_relaxed(&f->now, &now, now + freed))
 		if (now & FEW_MOVED)
 			return false;

@@ -144,6 +144,23 @@ void plain_on_malloc_followed(void *p, size_t size)
 	on_malloc(p, size, true);
 }
 
+/* True. */
+ALWAYS_INLINE bool free_more(uint32_t number, size_t size)
+{
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
+		return count_free_beside(number, ONE, size);
+	count_free_alone(site_counters_at(number), ONE, size);
+	return true;
+}
+
+/* The object was made when its site had made few, and may have made more by now. */
+static NOINLINE bool free_few(uint32_t site, size_t size)
+{
+	uint32_t number = count_free_few(site, size) ? 0 : site_number(site);
+
+	return number == 0 || free_more(number, size);
+}
+
 /* What is freed may have been recorded under other settings, or in a parent. */
 ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool followed)
 {
@@ -153,12 +170,11 @@ ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool follow
 	const uint64_t word = atomic_load_relaxed((record_word *)r);
 	const uint32_t site = (uint32_t)word;
 	const size_t size = (uint16_t)(word >> 32);
-	const uint32_t number = site & ~SAMPLE_NUMBER;
 	uint32_t handle = 0;
 
 	if (site == SITE_NONE)
 		return true;
-	if (UNLIKELY(site - SAMPLE_NUMBER >= HIDDEN_SITE - SAMPLE_NUMBER) ||
+	if (UNLIKELY(site >= HIDDEN_SITE) ||
 	    UNLIKELY(word >> 48 != atomic_load_relaxed(&sampler.exact_stamp)) ||
 	    UNLIKELY(!s->slot_size) || UNLIKELY(!store_is_own()))
 		return sample_on_free(s, index, p);
@@ -169,10 +185,9 @@ ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool follow
 	}
 	if (followed && UNLIKELY(handle))
 		sample_end_escape(handle);
-	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
-		return count_free_beside(number, ONE, size);
-	count_free_alone(site_counters_at(number), ONE, size);
-	return true;
+	if (LIKELY(site & SAMPLE_NUMBER))
+		return free_more(site & ~SAMPLE_NUMBER, size);
+	return free_few(site, size);
 }
 
 bool plain_on_free(struct mspan *s, uint32_t index, void *p)

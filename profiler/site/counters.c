@@ -207,7 +207,7 @@ static void fold_shares(struct site_counters *copy)
 
 NO_LOCK_CHECK void counters_fork_prepare(void)
 {
-	lock_acquire_nested(&counters.lock);
+	lock_acquire(&counters.lock);
 	share_fork_prepare();
 	store_fork_prepare();
 	fold_shares(store_fork_counters());

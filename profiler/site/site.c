@@ -48,15 +48,13 @@ struct table {
 };
 
 static struct {
-	struct lock lock;	/* for insertion */
-	struct lock chunk_lock; /* for new chunks */
-	struct table *table;	/* atomic; NULL: nothing is in it */
-	uint32_t ninserted;	/* cells that count; atomic, after their entry */
-	uint32_t nhashed;	/* entries of the table; guarded by lock */
-	uint32_t count;		/* cells given out; atomic */
-	bool any_elsewhere;	/* numbers of site_few; atomic */
-} sites = { .lock = LOCK_INIT(LOCK_RANK_SITE),
-	    .chunk_lock = LOCK_INIT(LOCK_RANK_SITE_CHUNK) };
+	struct lock lock;    /* for insertion */
+	struct table *table; /* atomic; NULL: nothing is in it */
+	uint32_t ninserted;  /* cells that count; atomic, after their entry */
+	uint32_t nhashed;    /* entries of the table; guarded by lock */
+	uint32_t count;	     /* cells given out; written under lock, atomic */
+	bool any_elsewhere;  /* numbers of site_few; atomic */
+} sites = { .lock = LOCK_INIT(LOCK_RANK_SITE) };
 
 struct site_chunks site_chunks;
 
@@ -72,7 +70,7 @@ static void *new_chunk(enum store_kind kind, uint32_t index, size_t size)
 	return chunk ? chunk : meta_alloc(size, CACHE_LINE, META_SITE);
 }
 
-/* Needs chunk_lock. */
+/* Needs the lock. */
 static bool have_chunk_of(uint32_t cell)
 {
 	uint32_t **chunk = &site_chunks.cells[cell >> LG_CHUNK];
@@ -86,21 +84,16 @@ static bool have_chunk_of(uint32_t cell)
 	return *chunk != NULL;
 }
 
-/* The first of n cells in a row, and their chunks exist, also that of the one behind
- * them; 0: out of memory or numbers. */
+/* Needs the lock. The first of n cells in a row, and their chunks exist, also that of
+ * the one behind them; 0: out of memory or numbers. */
 static uint32_t new_cells(uint32_t n)
 {
-	uint32_t first;
+	uint32_t first = sites.count + 1;
 
-	lock_acquire(&sites.chunk_lock);
-	first = sites.count + 1;
-	if (have_chunk_of(first) && have_chunk_of(first + n)) {
-		atomic_store_release(&sites.count, first + n - 1);
-		store_set_count(STORE_NODES, sites.count);
-	} else {
-		first = 0;
-	}
-	lock_release(&sites.chunk_lock);
+	if (!have_chunk_of(first) || !have_chunk_of(first + n))
+		return 0;
+	atomic_store_release(&sites.count, first + n - 1);
+	store_set_count(STORE_NODES, sites.count);
 	return first;
 }
 
@@ -398,20 +391,16 @@ int site_stack(uint32_t site, uintptr_t *pcs, int max)
 NO_LOCK_CHECK void site_fork_prepare(void)
 {
 	lock_acquire(&sites.lock);
-	lock_acquire(&sites.chunk_lock);
 	counters_fork_prepare();
 }
 
 NO_LOCK_CHECK void site_fork_done(bool child)
 {
 	counters_fork_done(child);
-	if (child) {
-		lock_reset(&sites.chunk_lock);
+	if (child)
 		lock_reset(&sites.lock);
-	} else {
-		lock_release(&sites.chunk_lock);
+	else
 		lock_release(&sites.lock);
-	}
 }
 
 /* ---- the file ---- */

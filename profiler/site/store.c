@@ -512,7 +512,7 @@ static void copy_piece(const struct region *r, char *fresh, uint64_t offset,
 static void copy_header(struct store_header *to, struct store_header *from)
 {
 	memcpy(to, from, offsetof(struct store_header, node_chunks));
-	for (int kind = 0; kind < STORE_KINDS; kind++) {
+	for (unsigned kind = 0; kind < STORE_KINDS; kind++) {
 		uint32_t n = store.counts[kind] / from->shapes[kind].chunk + 1;
 
 		if (n > directory_size(kind))
@@ -648,7 +648,7 @@ uint32_t store_counted(const struct store_header *h, enum store_kind kind)
 
 static bool chunks_lie_inside(const struct store_header *h, size_t size)
 {
-	for (int kind = 0; kind < STORE_KINDS; kind++) {
+	for (unsigned kind = 0; kind < STORE_KINDS; kind++) {
 		const struct store_shape shape = h->shapes[kind];
 		const uint64_t bytes = (uint64_t)shape.chunk * shape.bytes;
 

@@ -165,6 +165,53 @@ static void test_model(void **state)
 	assert_int_equal(site_intern(NULL, 0), SITE_NONE);
 }
 
+static struct site_counters seen;
+
+static bool see(uint32_t site, struct site_counters *c, void *arg)
+{
+	if (site == *(const uint32_t *)arg)
+		seen = *c;
+	return true;
+}
+
+static void check_sums(uint32_t site)
+{
+	const uint64_t one = (uint64_t)1 << SITE_SHIFT;
+
+	memset(&seen, 0, sizeof(seen));
+	site_each(see, &site);
+	assert_int_equal(seen.alloc_objects, FEW_OBJECTS_MOST * one);
+	assert_int_equal(seen.alloc_bytes, FEW_BYTES_MOST);
+	assert_int_equal(seen.free_objects, 62 * one);
+	assert_int_equal(seen.free_bytes, FEW_BYTES_MOST - 1);
+	assert_int_equal(seen.peak_number, UINT32_MAX);
+	assert_int_equal(seen.peak_objects, 61 * one);
+	assert_int_equal(seen.peak_bytes, FEW_BYTES_MOST - 2);
+}
+
+/* The sums are the same before and after larger counters have taken over. */
+static void test_few(void **state)
+{
+	uint32_t site = site_child(SITE_NONE, 0x880000), number;
+	struct site_few *f = site_few(site);
+
+	(void)state;
+	assert_ptr_equal(site_few(site), f);
+	assert_int_equal(site_number(site), 0);
+	f->now = FEW_OBJECTS_MOST * FEW_OBJECT + FEW_BYTES_MOST + 62 * FEW_FREED_OBJECT +
+		 ((FEW_BYTES_MOST - 1) << FEW_FREED_SHIFT);
+	f->peak = (uint64_t)UINT32_MAX << FEW_PEAK_SHIFT | (uint64_t)61 << FEW_SHIFT |
+		  (FEW_BYTES_MOST - 2);
+	assert_false(f->now & FEW_MOVED);
+	check_sums(site);
+	assert_non_null(site_counters(site));
+	number = site_number(site);
+	assert_int_not_equal(number, 0);
+	assert_int_equal(site_of_number(number), site);
+	assert_ptr_equal(site_counters(site), site_counters_at(number));
+	check_sums(site);
+}
+
 static void *insert_all(void *arg)
 {
 	uint32_t *ids = arg;
@@ -244,7 +291,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_model),	 cmocka_unit_test(test_many),
 		cmocka_unit_test(test_long_pcs), cmocka_unit_test(test_counters_of_any),
-		cmocka_unit_test(test_threads),	 cmocka_unit_test(test_growth),
+		cmocka_unit_test(test_few),	 cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_growth),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

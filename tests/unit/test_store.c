@@ -170,6 +170,92 @@ static void test_forked(void **state)
 	unlink(child_path);
 }
 
+/* ---- sites that made few ---- */
+
+static void count_few(uint32_t from, uint32_t to)
+{
+	for (uint32_t i = from; i < to; i++) {
+		struct site_few *f = site_few(site_of(i));
+
+		require(f && !(f->now & FEW_MOVED));
+		f->now += FEW_OBJECT + i;
+	}
+}
+
+static bool add_objects(uint32_t site, struct site_counters *c, void *arg)
+{
+	uint64_t *sums = arg;
+
+	(void)site;
+	sums[0] += c->alloc_objects >> SITE_SHIFT;
+	sums[1] += c->alloc_bytes;
+	return true;
+}
+
+static void check_few(const char *file, uint64_t objects, uint64_t bytes)
+{
+	uint64_t sums[2] = { 0 };
+	size_t size;
+	struct store_header *h = store_load(file, &size);
+
+	require(h != NULL && site_adopt(h));
+	site_each(add_objects, sums);
+	require(sums[0] == objects && sums[1] == bytes);
+}
+
+static void check_few_of_parent(void)
+{
+	check_few(path, 3100, sum_below(3000) + sum_below(100));
+}
+
+static void check_few_of_child(void)
+{
+	check_few(child_path, 3100, sum_below(3000) + sum_below(5100) - sum_below(5000));
+}
+
+/* The parent's larger counters take over while the child still has the parent's memory.
+ */
+static void fork_with_few(void)
+{
+	struct store_owner own = owner_of(path), childs = owner_of(child_path);
+	int moved[2];
+	char c = 0;
+	pid_t pid;
+
+	require(site_store(&own, 1) && pipe(moved) == 0);
+	count_few(0, 3000);
+	for (uint32_t i = 0; i < 3000; i += 3)
+		require(site_counters(site_of(i)) != NULL);
+	pid = fork_counting(NULL);
+	if (pid == 0) {
+		require(read(moved[0], &c, 1) == 1);
+		site_store_move(&childs);
+		count_few(5000, 5100);
+		raise(9);
+	}
+	for (uint32_t i = 0; i < 3000; i++)
+		require(site_counters(site_of(i)) != NULL);
+	for (uint32_t i = 0; i < 100; i++) {
+		struct site_counters *more = site_counters(site_of(i));
+
+		more->alloc_objects += (uint64_t)1 << SITE_SHIFT;
+		more->alloc_bytes += i;
+	}
+	require(write(moved[1], &c, 1) == 1);
+	waitpid(pid, NULL, 0);
+	raise(9);
+}
+
+static void test_few(void **state)
+{
+	(void)state;
+	assert_int_equal(in_child(fork_with_few), 9);
+	assert_int_equal(in_child(check_few_of_parent), 0);
+	assert_int_equal(in_child(check_few_of_child), 0);
+	unlink(path);
+	unlink(child_path);
+}
+
 /* ---- shares ---- */
 
 /* Each of them frees more at the site than it makes but for the first. */
@@ -514,6 +600,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_killed),
 		cmocka_unit_test(test_forked),
+		cmocka_unit_test(test_few),
 		cmocka_unit_test(test_shares),
 		cmocka_unit_test(test_damaged_shares),
 		cmocka_unit_test(test_peaks_of_parts),
