@@ -373,9 +373,22 @@ bool os_is_secure(void)
 	return getauxval(AT_SECURE) != 0;
 }
 
+/* The loader's own data: getauxval() may be the program's, and allocate. */
+extern void *__libc_stack_end __attribute__((weak));
+
 bool os_is_emulated(void)
 {
-	return getauxval(AT_SYSINFO_EHDR) == 0;
+	const uintptr_t *p = &__libc_stack_end ? __libc_stack_end : NULL;
+
+	if (!p)
+		return false;
+	p += *p + 2; /* the arguments: their number, and NULL behind them */
+	while (*p++)
+		; /* the environment */
+	for (; p[0] != AT_NULL; p += 2)
+		if (p[0] == AT_SYSINFO_EHDR)
+			return p[1] == 0;
+	return true;
 }
 
 /* Where a filter refuses it, as libc does: by an instruction that is not allowed. With

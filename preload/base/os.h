@@ -125,8 +125,8 @@ void os_random(void *buf,
 	       size_t size);	     /* from the kernel, else from clock and addresses */
 size_t os_address_space_limit(void); /* RLIMIT_AS in bytes, SIZE_MAX when unlimited */
 bool os_is_secure(void);	     /* AT_SECURE: set-user-ID or the like */
-/* By an emulator of user space, which has no vDSO: qemu before 8.2, which keeps an entry
- * for every page that is mapped. */
+/* FAST. By an emulator of user space, which has no vDSO: qemu before 8.2, which keeps an
+ * entry for every page that is mapped. */
 bool os_is_emulated(void);
 void os_exit_group(int status) __attribute__((noreturn));
 void os_yield(void);

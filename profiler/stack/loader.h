@@ -2,7 +2,8 @@
 /*
  * loader: the lock that the loader holds while somebody walks its list of modules. fork()
  * of a program with threads can copy it held, by a thread that the child does not have;
- * glibc resets its other locks, not this one. The child must then never ask the loader.
+ * glibc resets its other locks, not this one. The child must then never ask the loader;
+ * unless the thread was ours (a live check's), whose lock is given back there.
  */
 #ifndef PROFILER_STACK_LOADER_H
 #define PROFILER_STACK_LOADER_H

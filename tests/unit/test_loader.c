@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A child that inherits the loader's lock held must see it, and never wait for it. */
+/* A child that inherits the loader's lock held must see it, and never wait for it; and
+ * may use it where the holder was a reader of ours. */
 #include "tests/unit/cm.h"
 
 #include <pthread.h>
@@ -28,6 +29,12 @@ static void *hold(void *arg)
 	return arg;
 }
 
+static void *hold_as_reader(void *arg)
+{
+	loader_with_lock(stay, arg);
+	return arg;
+}
+
 static int count(struct dl_phdr_info *info, size_t size, void *arg)
 {
 	(void)info;
@@ -44,8 +51,10 @@ static int look_in_child(void)
 
 	if (pid == 0) {
 		loader_fork_child();
-		if (loader_is_usable())
-			_exit(0);
+		if (loader_is_usable()) {
+			loader_each(count, &n);
+			_exit(n > 1 ? 0 : 4);
+		}
 		loader_each(count, &n);
 		if (n != 0)
 			_exit(2);
@@ -56,22 +65,29 @@ static int look_in_child(void)
 	return status >> 8;
 }
 
-static void test_lost(void **state)
+static void while_held(void *(*by)(void *), int in_child)
 {
 	pthread_t t;
 	char c = 0;
+
+	assert_int_equal(pipe(entered) | pipe(leave), 0);
+	pthread_create(&t, NULL, by, NULL);
+	assert_int_equal(read(entered[0], &c, 1), 1);
+	assert_int_equal(look_in_child(), in_child);
+	assert_int_equal(write(leave[1], &c, 1), 1);
+	pthread_join(t, NULL);
+	assert_int_equal(look_in_child(), 0);
+}
+
+static void test_lost(void **state)
+{
 	int n = 0;
 
 	(void)state;
 	loader_init();
 	assert_int_equal(look_in_child(), 0);
-	assert_int_equal(pipe(entered) | pipe(leave), 0);
-	pthread_create(&t, NULL, hold, NULL);
-	assert_int_equal(read(entered[0], &c, 1), 1);
-	assert_int_equal(look_in_child(), 1);
-	assert_int_equal(write(leave[1], &c, 1), 1);
-	pthread_join(t, NULL);
-	assert_int_equal(look_in_child(), 0);
+	while_held(hold, 1);
+	while_held(hold_as_reader, 0);
 	assert_true(loader_is_usable());
 	loader_each(count, &n);
 	assert_true(n > 1);
