@@ -158,7 +158,8 @@ static bool read_kinds(const char *line)
 	while (*line == ' ' || *line == '\t')
 		line++;
 	for (;;) {
-		size_t length = strcspn(line, ",");
+		const char *comma = strchr(line, ',');
+		size_t length = comma ? (size_t)(comma - line) : strlen(line);
 
 		if (!add_kind(line, length, &kinds))
 			return false;
