@@ -177,3 +177,11 @@ bool absent_next(const struct absent *a, uintptr_t *lo, uintptr_t hi, uintptr_t 
 		first < a->count && a->ranges[first].lo < hi ? a->ranges[first].lo : hi;
 	return *lo < hi;
 }
+
+bool absent_has_not(const struct absent *a, uintptr_t lo, size_t size)
+{
+	uintptr_t at = lo, end;
+
+	return !a ||
+	       (absent_next(a, &at, lo + size, &end) && at == lo && end == lo + size);
+}

@@ -35,4 +35,7 @@ bool absent_is_awaited(const struct absent *a);
  * is none. */
 bool absent_next(const struct absent *a, uintptr_t *lo, uintptr_t hi, uintptr_t *out_end);
 
+/* STW. All of it can be read; a may be NULL. */
+bool absent_has_not(const struct absent *a, uintptr_t lo, size_t size);
+
 #endif

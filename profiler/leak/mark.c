@@ -336,15 +336,6 @@ static bool begin_refill(struct marker *m)
 
 /* ---- scanning ---- */
 
-/* The object, or what is pointed to, is not to be read. */
-static bool is_absent(const struct marker *m, const struct place *p)
-{
-	uintptr_t lo = p->base, hi = lo + p->inside + sizeof(uintptr_t), at = lo, end;
-
-	return m->absent &&
-	       !(absent_next(m->absent, &at, hi, &end) && at == lo && end == hi);
-}
-
 /* Of a pointer to the middle of an object. True: it does not count, but was noted. */
 static NO_SANITIZE COLD bool note_inner(const struct mark_worker *w,
 					const struct place *p)
@@ -353,7 +344,8 @@ static NO_SANITIZE COLD bool note_inner(const struct mark_worker *w,
 
 	if (!mark_test(w->white, p->bit))
 		return true;
-	if (!is_absent(m, p) && inner_is_as_good(p->base, p->inside, size_at(m, p->base)))
+	if (absent_has_not(m->absent, p->base, p->inside + sizeof(uintptr_t)) &&
+	    inner_is_as_good(p->base, p->inside, size_at(m, p->base)))
 		return false;
 	atomic_or_relaxed(&m->inner[p->bit / 64], (uint64_t)1 << (p->bit % 64));
 	return true;

@@ -239,6 +239,12 @@ class Tool(seeptest.TestCase):
         self.assertEqual(r.returncode, 0)
         self.assertIn(b"served no call", r.stderr)
 
+    def test_the_loader_as_program(self):
+        loader = "/lib64/ld-linux-x86-64.so.2"
+        r = self.seep("gate", "-q", "--", loader, LEAKS, "direct")
+        self.assertEqual((r.returncode, r.stderr.decode()),
+                         (23, "seep: LEAK objects=1 bytes=100 sites=1\n"))
+
     def test_fixed_address_is_not_its_own_malloc(self):
         r = self.seep("gate", "--", seeptest.victim("integration/fixed_address"))
         self.assertEqual((r.returncode, self.last(r)),

@@ -154,6 +154,8 @@ static enum inspect_result look_at_elf(const struct image *im, char **out_why)
 		return INSPECT_NO_HELP;
 	}
 	interp = find_phdr(im, h, PT_INTERP);
+	if (!interp && defines(im, h, "__tls_get_addr"))
+		return INSPECT_OK; /* the loader itself, with a program as its argument */
 	if (!interp) {
 		*out_why =
 			format_string("is statically linked: nothing can be preloaded; "
