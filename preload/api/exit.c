@@ -57,11 +57,9 @@ static struct {
 
 void exit_init(void)
 {
-	long n = os_readlink("/proc/thread-self/exe", at_exit.path,
-			     sizeof(at_exit.path) - 1);
 	char *slash;
 
-	at_exit.path[n > 0 ? n : 0] = '\0';
+	os_program(at_exit.path, sizeof(at_exit.path));
 	slash = strrchr(at_exit.path, '/');
 	if (slash && slash[1])
 		at_exit.name = slash + 1;

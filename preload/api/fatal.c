@@ -11,8 +11,11 @@
  * put off by a few milliseconds; a fault, or a thread that never lets go, dies without
  * reports (the profile file of profiler/site remains). Whoever holds no lock of ours can
  * wait for those who do. Locks of the program or of libc may still be in the way, so a
- * timer stands ready that sends the same signal with its default action back in force;
- * a second signal from outside ends the process at once for the same reason.
+ * timer stands ready that sends the same signal to the working thread, and a second
+ * signal from outside ends the process at once for the same reason. One that follows
+ * within a moment is not a second one: who ends a tree of processes by kill(0, SIGTERM),
+ * timeout and systemd for instance, reaches some of them twice, through the parent as
+ * well.
  *
  * A fault during the work is not the program's: it dies by the signal it first got.
  */
@@ -38,6 +41,7 @@
 #define RETRIES	    1000
 #define PATIENCE_S  30 /* of the timer that ends a report that hangs */
 #define FOREVER_NS  1000000000u
+#define MOMENT_NS   1000000000u /* signals that are the same */
 
 /* Of the kernel's XSAVE area, in words: the low halves of ymm0 to ymm15, whether there is
  * more than FXSAVE's part, what of it is in use, and the high halves. */
@@ -62,7 +66,8 @@ static struct {
 	uint64_t covered; /* bit of each signal that we handle unless the program does */
 	char *stack;
 	int worker;	  /* thread that reports; 0: none; atomic */
-	int first;	  /* its signal */
+	int first;	  /* its signal ... */
+	uint64_t began;	  /* ... and when it came; atomic */
 	int pending;	  /* signal that came during reports of exit(); atomic */
 	uint32_t retries; /* atomic */
 	int timer;
@@ -121,10 +126,12 @@ static void die_now(int sig)
 	os_exit_group(128 + sig);
 }
 
-/* sig comes to the process after this time. */
-static bool send_later(int sig, time_t seconds, long ns)
+/* sig comes to the process after this time, or to a thread of it. */
+static bool send_later(int sig, int tid, time_t seconds, long ns)
 {
-	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = sig };
+	struct sigevent event = { .sigev_notify = tid ? SIGEV_THREAD_ID : SIGEV_SIGNAL,
+				  .sigev_signo = sig,
+				  ._sigev_un._tid = tid };
 	struct itimerspec when = { .it_value = { seconds, ns } };
 
 	if (fatal_signals.has_timer)
@@ -202,8 +209,8 @@ static void work(int sig, const ucontext_t *uc)
 				    .regs = &regs };
 
 	fatal_signals.first = sig;
-	set_default(sig);
-	send_later(sig, PATIENCE_S, 0);
+	atomic_store_release(&fatal_signals.began, os_now_ns());
+	send_later(sig, os_gettid(), PATIENCE_S, 0);
 	change_mask(SIG_UNBLOCK, sig);
 	call_on_stack(fatal_signals.stack + STACK_BYTES, report, &cause);
 }
@@ -211,7 +218,7 @@ static void work(int sig, const ucontext_t *uc)
 static bool put_off(int sig)
 {
 	return atomic_add_relaxed(&fatal_signals.retries, 1u) <= RETRIES &&
-	       send_later(sig, 0, RETRY_NS);
+	       send_later(sig, 0, 0, RETRY_NS);
 }
 
 /* Another thread is at it, and will end the process. */
@@ -223,14 +230,27 @@ static void stand_still(void)
 		os_futex_wait(&never, 0, FOREVER_NS);
 }
 
+/* While a thread is at it. */
+static void hurry(int sig, const siginfo_t *info)
+{
+	bool same = info->si_code != SI_TIMER && sig != SIGABRT &&
+		    os_now_ns() - atomic_load_acquire(&fatal_signals.began) < MOMENT_NS;
+
+	if (!same)
+		die_now(fatal_signals.first);
+}
+
 static void on_signal(int sig, siginfo_t *info, void *context)
 {
 	int saved = errno, none = 0, tid = os_gettid();
+	int worker = atomic_load_acquire(&fatal_signals.worker);
 	bool synchronous = is_synchronous(sig, info);
 
 	if (!exit_is_own_process()) {
 		die(sig, info);
-	} else if (atomic_load_acquire(&fatal_signals.worker) == tid) {
+	} else if (worker != 0 && !synchronous) {
+		hurry(sig, info);
+	} else if (worker == tid) {
 		die_now(fatal_signals.first);
 	} else if (exit_is_busy() && !synchronous) {
 		atomic_store_release(&fatal_signals.pending, sig);

@@ -29,6 +29,7 @@
 #include "profiler/escape/escape.h"
 #include "profiler/leak/leak.h"
 #include "profiler/sample/sample.h"
+#include "profiler/stack/dynsym.h"
 #include "profiler/stack/loader.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/tables.h"
@@ -79,6 +80,8 @@ static void apply_huge_option(void)
 HIDDEN extern const char __ehdr_start[];
 HIDDEN extern const char etext[];
 
+typedef int (*clock_fn)(clockid_t id, struct timespec *out);
+
 static void profiler_init(void)
 {
 	const struct options *o = opt_get();
@@ -92,6 +95,7 @@ static void profiler_init(void)
 	}
 	wakers_hooks.program_handler = signal_program_handler;
 	unwind_set_own_text((uintptr_t)__ehdr_start, (uintptr_t)etext);
+	os_set_clock((clock_fn)dynsym_find_in_vdso("__vdso_clock_gettime"));
 	if (o->mode == OPT_MODE_OFF) {
 		sample_init(); /* the agent may turn it on */
 		return;

@@ -99,8 +99,8 @@ static bool is_null_device(int fd)
 {
 	struct stat st;
 
-	return os_call(SYS_fstat, fd, (long)&st, 0, 0, 0, 0) == 0 &&
-	       S_ISCHR(st.st_mode) && st.st_rdev == makedev(1, 3);
+	return os_stat(fd, &st) == 0 && S_ISCHR(st.st_mode) &&
+	       st.st_rdev == makedev(1, 3);
 }
 
 static int close_standard_files(void)

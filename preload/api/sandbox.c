@@ -7,6 +7,9 @@
  * A filter counts for the thread that sets it and those that this one makes. It is
  * remembered when there is no other thread, or when it is for all of them.
  *
+ * Pages that others supply (userfaultfd): the leak check must know that there may be
+ * some, also when the descriptor is another process's by then.
+ *
  * The time stamp counter, which the vDSO's clocks read: from PR_SET_TSC on ours ask the
  * kernel.
  */
@@ -123,6 +126,11 @@ long sandbox_by_syscall(long nr, unsigned long op, unsigned long flags,
 {
 	const long args[6] = { nr, (long)op, (long)flags, (long)program, d, e };
 
+	if (nr == SYS_userfaultfd) {
+		os_note_userfaultfd();
+		return result(os_call_unasked(nr, args[1], args[2], args[3], args[4],
+					      args[5], 0));
+	}
 	switch (op) {
 	case SECCOMP_SET_MODE_STRICT:
 		return install(args, SECCOMP_MODE_STRICT, false, NULL);
@@ -161,6 +169,7 @@ long sandbox_by_syscall(long nr, unsigned long op, unsigned long flags,
 		"\tjmp *sandbox_real + 8 * " #index "(%rip)\n"                          \
 		"\t.cfi_endproc\n\t.size " #name ", .-" #name "\n")
 
-WATCH(syscall, IF(317, sandbox_by_syscall), 0); /* SYS_seccomp */
+/* SYS_seccomp, SYS_userfaultfd */
+WATCH(syscall, IF(317, sandbox_by_syscall) IF(323, sandbox_by_syscall), 0);
 /* PR_SET_SECCOMP, PR_SET_TSC */
 WATCH(prctl, IF(22, sandbox_by_prctl) IF(26, sandbox_by_prctl), 1);

@@ -126,14 +126,14 @@ static void adopt_module(const struct store_module *s)
 
 static void adopt_modules(const struct store_header *h)
 {
-	for (uint32_t i = 0; i < h->nmodules; i++) {
-		uint32_t chunk = i / h->module_chunk;
+	for (uint32_t i = 0; i < h->counts[STORE_MODULES]; i++) {
+		uint32_t chunk = i / h->shapes[STORE_MODULES].chunk;
 		const struct store_module *list;
 
 		if (chunk >= STORE_MODULE_CHUNKS || h->module_chunks[chunk] == 0)
 			return;
 		list = (const void *)((const char *)h + h->module_chunks[chunk]);
-		adopt_module(&list[i % h->module_chunk]);
+		adopt_module(&list[i % h->shapes[STORE_MODULES].chunk]);
 	}
 }
 

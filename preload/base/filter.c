@@ -29,6 +29,7 @@ static struct {
 	} list[FILTER_MOST];
 	bool strict;		   /* written before os_filters */
 	enum filter_others others; /* atomic; any thread */
+	enum { BEFORE_NOT_LOOKED, BEFORE_NONE, BEFORE_SOME } before; /* likewise */
 } filters;
 
 bool filter_prepare(void)
@@ -130,6 +131,46 @@ enum filter_others filter_others(void)
 	now = are_all_known() ? FILTER_ALL_KNOWN : FILTER_UNKNOWN_BEFORE;
 	/* Unless one has come since. */
 	return atomic_cas_relaxed(&filters.others, &found, now) ? now : found;
+}
+
+#define STATUS_OFFSET 768 /* less than what stands before the line in question */
+#define STATUS_BYTES  640
+
+/* Every start of a program pays for this: only the part of the file is looked at that
+ * has the line, unless that is elsewhere. */
+static uint32_t mode_of_thread(int fd)
+{
+	char text[STATUS_BYTES];
+	struct counts c = { 0 };
+	long n = os_call(SYS_pread64, fd, (long)text, sizeof(text) - 1, STATUS_OFFSET, 0,
+			 0);
+
+	for (long i = 0; i + 9 < n; i++) {
+		if (text[i] != '\n' || text[i + 1] != 'S' || text[i + 4] != 'c')
+			continue;
+		text[n] = '\0';
+		if (read_number(text + i + 1, "Seccomp:\t", &c.mode))
+			return c.mode;
+	}
+	read_counts(fd, &c);
+	return c.mode;
+}
+
+bool filter_from_before(void)
+{
+	int fd;
+
+	if (atomic_load_relaxed(&filters.before) == BEFORE_NOT_LOOKED) {
+		fd = os_open("/proc/thread-self/status", O_RDONLY, 0);
+		atomic_store_relaxed(&filters.before,
+				     fd >= 0 && mode_of_thread(fd) !=
+							     SECCOMP_MODE_DISABLED
+					     ? BEFORE_SOME
+					     : BEFORE_NONE);
+		if (fd >= 0)
+			os_close(fd);
+	}
+	return atomic_load_relaxed(&filters.before) == BEFORE_SOME;
 }
 
 /* ---- what one says ---- */

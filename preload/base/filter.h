@@ -40,5 +40,9 @@ enum filter_others {
 };
 /* SIGNAL. The first time by a look at a file of /proc. */
 enum filter_others filter_others(void);
+/* SIGNAL. There were some when the program started, whatever they are: calls that the
+ * loader and libc do not make themselves are better left out. The first time by a look
+ * at a file of /proc; what cannot be looked at is not there. */
+bool filter_from_before(void);
 
 #endif

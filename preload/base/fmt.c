@@ -288,7 +288,7 @@ static bool stat_stderr(uint64_t *dev, uint64_t *ino)
 {
 	struct stat st;
 
-	if (os_call(SYS_fstat, 2, (long)&st, 0, 0, 0, 0) != 0)
+	if (os_stat(2, &st) != 0)
 		return false;
 	*dev = st.st_dev;
 	*ino = st.st_ino;
@@ -325,6 +325,9 @@ void log_line(const char *format, ...)
 	va_start(ap, format);
 	out_vformat(&o, format, ap);
 	va_end(ap);
+	for (size_t i = 0; i < o.used; i++) /* of a file's name */
+		if ((unsigned char)text[i] < ' ')
+			text[i] = '?';
 	text[o.used++] = '\n';
 	os_write_all(2, text, o.used);
 }

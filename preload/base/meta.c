@@ -23,7 +23,7 @@
 #define RANGES_MAX     65536
 #define SPARE	       (68 * MIB)
 #define HUGE	       (2 * MIB)
-#define HUGE_FROM      (4 * MIB) /* bumped: from here by huge pages */
+#define HUGE_FROM      (8 * MIB) /* bumped: from here by huge pages */
 
 struct range {
 	uintptr_t start;

@@ -398,11 +398,25 @@ static void complain_on_stderr(const char *pair, const char *reason)
 	log_line("SEEP_OPTIONS: \"%.200s\" %s; ignored", pair, reason);
 }
 
+/* Most have none, and a filter may know no getcwd(). */
+static bool may_have_relative(const char *text)
+{
+	static const char *const keys[] = { "out=", "suppressions=", "recover=", "run=" };
+
+	for (size_t i = 0; text && i < ARRAY_LEN(keys); i++)
+		for (const char *p = text; (p = strstr(p, keys[i])); p += strlen(keys[i]))
+			if (p[strlen(keys[i])] != '/')
+				return true;
+	return false;
+}
+
 void opt_init(const char *text)
 {
 	char cwd[OPT_PATH_MAX];
-	long n = os_call(SYS_getcwd, (long)cwd, sizeof(cwd), 0, 0, 0, 0);
+	long n = 0;
 
+	if (may_have_relative(text))
+		n = os_call(SYS_getcwd, (long)cwd, sizeof(cwd), 0, 0, 0, 0);
 	if (n <= 0 || cwd[0] != '/')
 		cwd[0] = '\0';
 	opt_parse(&frozen.options, text, cwd, complain_on_stderr);

@@ -14,6 +14,7 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "preload/base/atomic.h"
@@ -126,6 +127,18 @@ bool os_resident(void *addr, size_t size, unsigned char *out)
 	return done;
 }
 
+static bool faults_served; /* atomic */
+
+void os_note_userfaultfd(void)
+{
+	atomic_store_relaxed(&faults_served, true);
+}
+
+bool os_faults_are_served(void)
+{
+	return atomic_load_relaxed(&faults_served);
+}
+
 void os_dontdump(void *addr, size_t size)
 {
 	os_call(SYS_madvise, (long)addr, (long)size, MADV_DONTDUMP, 0, 0, 0);
@@ -133,6 +146,8 @@ void os_dontdump(void *addr, size_t size)
 
 void os_name(void *addr, size_t size, const char *name)
 {
+	if (filter_from_before())
+		return;
 	os_call(SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, (long)addr, (long)size,
 		(long)name, 0);
 }
@@ -196,9 +211,23 @@ int os_unlink(const char *path)
 	return (int)os_call(SYS_unlink, (long)path, 0, 0, 0, 0, 0);
 }
 
+int os_stat(int fd, struct stat *out)
+{
+	return (int)os_call(SYS_newfstatat, fd, (long)"", (long)out, AT_EMPTY_PATH, 0, 0);
+}
+
+int os_lstat(const char *path, struct stat *out)
+{
+	return (int)os_call(SYS_newfstatat, AT_FDCWD, (long)path, (long)out,
+			    AT_SYMLINK_NOFOLLOW, 0, 0);
+}
+
 long os_file_size(int fd)
 {
-	return os_call(SYS_lseek, fd, 0, 2 /* SEEK_END */, 0, 0, 0);
+	struct stat st;
+	int error = os_stat(fd, &st);
+
+	return error ? error : st.st_size;
 }
 
 void *os_map_file(int fd, size_t size, bool shared_rw)
@@ -252,13 +281,20 @@ void os_avoid_counter(void)
 	atomic_store_relaxed(&counter_is_avoided, true);
 }
 
-static uint64_t clock_ns(clockid_t id)
+/* libc's goes through the vDSO; it is async-signal-safe. Atomic. */
+static int (*ask_clock)(clockid_t id, struct timespec *out) = clock_gettime;
+
+void os_set_clock(int (*clock)(clockid_t id, struct timespec *out))
+{
+	atomic_store_relaxed(&ask_clock, clock ? clock : clock_gettime);
+}
+
+ALWAYS_INLINE uint64_t clock_ns(clockid_t id)
 {
 	struct timespec ts = { 0 };
 
-	/* libc's call goes through the vDSO; it is async-signal-safe. */
 	if (UNLIKELY(atomic_load_relaxed(&counter_is_avoided)) ||
-	    clock_gettime(id, &ts) != 0)
+	    atomic_load_relaxed(&ask_clock)(id, &ts) != 0)
 		os_call(SYS_clock_gettime, id, (long)&ts, 0, 0, 0, 0);
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
@@ -335,6 +371,11 @@ size_t os_address_space_limit(void)
 bool os_is_secure(void)
 {
 	return getauxval(AT_SECURE) != 0;
+}
+
+bool os_is_emulated(void)
+{
+	return getauxval(AT_SYSINFO_EHDR) == 0;
 }
 
 /* Where a filter refuses it, as libc does: by an instruction that is not allowed. With
@@ -537,6 +578,41 @@ bool os_parse_mapping(const char *line, struct os_mapping *out)
 	if (!out->path)
 		out->path = strchr(at, '[');
 	return true;
+}
+
+struct program {
+	uintptr_t header; /* an address in it */
+	char *buf;
+	size_t size;
+};
+
+static bool see_program(char *line, void *arg)
+{
+	struct program *p = arg;
+	struct os_mapping m;
+
+	if (!os_parse_mapping(line, &m) || p->header - m.lo >= m.hi - m.lo)
+		return true;
+	for (size_t i = 0; m.path && i < p->size; i++) {
+		p->buf[i] = i + 1 < p->size ? m.path[i] : '\0';
+		if (m.path[i] == '\0')
+			break;
+	}
+	return false;
+}
+
+void os_program(char *buf, size_t size)
+{
+	struct program p = { getauxval(AT_PHDR), buf, size };
+	long n;
+
+	buf[0] = '\0';
+	if (filter_from_before()) {
+		os_each_line("/proc/thread-self/maps", see_program, &p);
+		return;
+	}
+	n = os_readlink("/proc/thread-self/exe", buf, size - 1);
+	buf[n > 0 ? n : 0] = '\0';
 }
 
 const char *os_error_text(int error)

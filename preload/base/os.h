@@ -12,8 +12,11 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "preload/base/base.h"
+
+struct stat;
 
 /* How many filters of system calls the program has installed (filter.h). Atomic. */
 extern uint32_t os_filters HIDDEN;
@@ -67,6 +70,10 @@ bool os_wipe_on_fork(void *addr, size_t size);
 bool os_hugepage(void *addr, size_t size, bool on); /* MADV_HUGEPAGE / NOHUGEPAGE */
 /* A byte for each OS page, odd if there is memory behind it. False: not known. */
 bool os_resident(void *addr, size_t size, unsigned char *out);
+/* The program may have pages that a thread of its own, or another process, supplies when
+ * they are asked for (userfaultfd). */
+void os_note_userfaultfd(void);
+bool os_faults_are_served(void);
 void os_dontdump(void *addr, size_t size);
 void os_name(void *addr, size_t size,
 	     const char *name); /* "[anon:NAME]" where the kernel can */
@@ -81,11 +88,16 @@ long os_read(int fd, void *buf, size_t size);		 /* restarts on EINTR */
 long os_write_all(int fd, const void *buf, size_t size); /* size, or -errno */
 int os_rename(const char *from, const char *to);
 int os_unlink(const char *path);
+/* What the file is; the way libc asks. Zero or -errno. */
+int os_stat(int fd, struct stat *out);
+int os_lstat(const char *path, struct stat *out); /* of a link, not of what it leads to */
 long os_file_size(int fd);
 /* Maps size bytes of fd; NULL on failure. shared_rw: MAP_SHARED and writable, else a
  * private read-only view. */
 void *os_map_file(int fd, size_t size, bool shared_rw);
 long os_readlink(const char *path, char *buf, size_t size); /* length; not terminated */
+/* DUMP. The program's file, terminated, or an empty string. */
+void os_program(char *buf, size_t size);
 
 /* SIGNAL. Fills mask, which is zero, with all signals but those whose bits (1 << signal -
  * 1) are in without, and the two that libc keeps for itself. */
@@ -103,6 +115,9 @@ uint64_t os_coarse_ns(void);   /* the same by a few ms: cheaper */
 uint64_t os_realtime_ns(void); /* CLOCK_REALTIME */
 uint64_t os_process_ns(void);  /* CPU time used; a system call */
 uint64_t os_thread_ns(void);
+/* INIT. The kernel's clock_gettime(), which returns 0 or an error, in the program's own
+ * memory (vDSO); NULL: libc's, which takes half as long again. */
+void os_set_clock(int (*clock)(clockid_t id, struct timespec *out));
 /* From now on the clocks do not read the time stamp counter: the program has forbidden
  * it. */
 void os_avoid_counter(void);
@@ -110,6 +125,9 @@ void os_random(void *buf,
 	       size_t size);	     /* from the kernel, else from clock and addresses */
 size_t os_address_space_limit(void); /* RLIMIT_AS in bytes, SIZE_MAX when unlimited */
 bool os_is_secure(void);	     /* AT_SECURE: set-user-ID or the like */
+/* By an emulator of user space, which has no vDSO: qemu before 8.2, which keeps an entry
+ * for every page that is mapped. */
+bool os_is_emulated(void);
 void os_exit_group(int status) __attribute__((noreturn));
 void os_yield(void);
 

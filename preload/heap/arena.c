@@ -19,9 +19,10 @@
 
 #define RESERVE_FIRST	(256 * GIB)
 #define RESERVE_LEAST	(1 * MIB)
-#define RESERVE_LIMITED (32 * MIB) /* under RLIMIT_AS: leave room for the program */
-#define GROW_SMALL	(1 * MIB)  /* while the heap is small */
-#define GROW_HUGE	HUGE_PAGE  /* later */
+#define RESERVE_LIMITED (32 * MIB)  /* under RLIMIT_AS: leave room for the program */
+#define RESERVE_COSTLY	(1 * GIB)   /* where each page of it costs time and memory */
+#define GROW_SMALL	(256 * KIB) /* while the heap is small */
+#define GROW_HUGE	HUGE_PAGE   /* later */
 /* Heap sizes from which huge pages are advised: the last one lies half empty. */
 #define HUGE_AFTER (24 * MIB)
 #define HUGE_LARGE (32 * MIB) /* for large objects */
@@ -152,7 +153,7 @@ __attribute__((no_sanitize("thread"))) void arena_allow_fast(void)
 static bool make_first(void)
 {
 	size_t limit = os_address_space_limit();
-	size_t size = RESERVE_FIRST;
+	size_t size = os_is_emulated() ? RESERVE_COSTLY : RESERVE_FIRST;
 
 	arena.limit = limit;
 	if (limit < RESERVE_FIRST * 4)

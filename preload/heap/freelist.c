@@ -14,6 +14,8 @@
 #define WORDS  ((LISTS + 63) / 64)
 #define PROBES 24
 #define LONG   (1 * MIB >> PAGE_SHIFT)
+#define HOLE   16 /* pages, at most, of one */
+_Static_assert(HOLE < EXACT, "the first word has a list for each length");
 
 struct set {
 	struct mspan *heads[LISTS];
@@ -202,6 +204,14 @@ struct mspan *freelist_longest_dirty(void)
 					  (unsigned)__builtin_clzl(bits)];
 	}
 	return NULL;
+}
+
+struct mspan *freelist_dirty_hole(void)
+{
+	const struct set *set = &freelist.sets[1];
+	uint64_t bits = set->nonempty[0] & (((uint64_t)1 << HOLE) - 1);
+
+	return bits ? set->heads[63 - (unsigned)__builtin_clzl(bits)] : NULL;
 }
 
 size_t freelist_dirty_pages(void)

@@ -25,6 +25,8 @@ void freelist_set_victim(struct mspan *s);
 struct mspan *freelist_take_victim(void);
 /* Would freelist_find() choose the victim, were it in a list? */
 bool freelist_prefers_victim(size_t npages);
+/* The longest dirty run of a few pages, or NULL. */
+struct mspan *freelist_dirty_hole(void);
 size_t freelist_dirty_pages(void);
 size_t freelist_short_pages(void); /* dirty ones, in runs of less than a megabyte */
 size_t freelist_total_pages(void);

@@ -60,8 +60,11 @@ struct heap_hooks {
 	/* p is being freed and s->samples is not NULL. index is its slot. False: it is
 	 * known to be free already. SLOW. */
 	bool (*sample_free)(struct mspan *s, uint32_t index, void *p);
-	/* s->samples is not NULL. Is the slot known to be free? FAST. */
-	bool (*is_freed)(const struct mspan *s, uint32_t index);
+	/* Of which slots is it known whether an object lives there? s->samples, if not
+	 * NULL, then has a 32-bit word of each slot, mark_size bytes apart, the first one
+	 * at mark_head: over INT32_MAX, the slot is free; 0: it is not known; else not.
+	 * mark_size is 0 when nothing is known; atomic. */
+	uint32_t mark_head, mark_size;
 	/* The program has misused p and will be ended: prints what is known of the object
 	 * at p. s may be NULL. DUMP. */
 	void (*misuse)(const struct mspan *s, uint32_t index, const void *p);

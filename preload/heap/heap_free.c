@@ -234,7 +234,6 @@ static NOINLINE void free_in_span(const struct arena *a, struct mspan *s, void *
 	uint64_t index = offset * s->magic >> MSPAN_MAGIC_SHIFT;
 
 	if (UNLIKELY(s->state != MSPAN_SMALL) ||
-	    UNLIKELY(offset >= s->npages << PAGE_SHIFT) ||
 	    UNLIKELY(index * s->slot_size != offset) || UNLIKELY(index >= s->nslots))
 		free_odd(a, p);
 	else

@@ -116,7 +116,20 @@ ALWAYS_INLINE void refuse_cached(const struct mspan *s, const void *p, const cha
 		freed_block(s, p, what);
 }
 
-/* The small allocated slot that begins at p; NULL: none does, or it is not known. */
+/* FAST. The word of heap_hooks.mark_size. */
+ALWAYS_INLINE uint32_t mark_of(const struct mspan *s, uint32_t index)
+{
+	const char *marks = atomic_load_acquire(&s->samples);
+	const size_t size = atomic_load_relaxed(&heap_hooks.mark_size);
+
+	if (UNLIKELY(!marks) || UNLIKELY(size == 0))
+		return 0;
+	return atomic_load_relaxed((const uint32_t *)(const void *)(marks +
+								    heap_hooks.mark_head +
+								    index * size));
+}
+
+/* The small slot that begins at p; NULL: none does, or it is not known. */
 ALWAYS_INLINE struct mspan *slot_at(const void *p, uint32_t *out_index)
 {
 	const struct arena *a = &arena_first;
@@ -132,13 +145,15 @@ ALWAYS_INLINE struct mspan *slot_at(const void *p, uint32_t *out_index)
 		return NULL;
 	at = (uintptr_t)p - s->base;
 	index = at * s->magic >> MSPAN_MAGIC_SHIFT;
-	if (UNLIKELY(at >= s->npages << PAGE_SHIFT) ||
-	    UNLIKELY(index * s->slot_size != at) || UNLIKELY(index >= s->nslots) ||
-	    UNLIKELY(!(atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) &
-		       1)))
-		return NULL;
+	if (UNLIKELY(index * s->slot_size != at) || UNLIKELY(index >= s->nslots))
+		return NULL; /* not in s, too: the entry may be stale */
 	*out_index = (uint32_t)index;
 	return s;
+}
+
+ALWAYS_INLINE bool is_given_out(const struct mspan *s, uint32_t index)
+{
+	return atomic_load_relaxed(&s->alloc_bits[index / 64]) >> (index % 64) & 1;
 }
 
 static NOINLINE struct mspan *object_slow(const void *p, uint32_t *out_index,
@@ -159,10 +174,11 @@ ALWAYS_INLINE struct mspan *object_of(const void *p, uint32_t *out_index,
 {
 	struct mspan *s = slot_at(p, out_index);
 
-	if (UNLIKELY(!s) && !(s = object_slow(p, out_index, what)))
+	if ((UNLIKELY(!s) || UNLIKELY(!is_given_out(s, *out_index))) &&
+	    !(s = object_slow(p, out_index, what)))
 		return NULL;
 	refuse_cached(s, p, what);
-	if (s->samples && heap_hooks.is_freed && heap_hooks.is_freed(s, *out_index))
+	if (UNLIKELY(mark_of(s, *out_index) > INT32_MAX))
 		freed_block(s, p, what);
 	return s;
 }
@@ -229,7 +245,18 @@ void *heap_realloc(void *p, size_t size)
 	return realloc_by_copy(s, mspan_index_of(s, (uintptr_t)p), p, size);
 }
 
-size_t heap_usable_size(const void *p)
+/* Is p, slot index of s, an object in a span with nothing sampled? False: it is not
+ * known.
+ */
+ALWAYS_INLINE bool is_surely_plain(const struct mspan *s, uint32_t index, const void *p)
+{
+	void **top = mcache_self()->top[s->sizeclass];
+
+	return !s->samples && is_given_out(s, index) && LIKELY(top[-1] != p) &&
+	       LIKELY(top[-2] != p) && LIKELY(!heap_is_young());
+}
+
+static NOINLINE size_t usable_size_any(const void *p)
 {
 	uint32_t index;
 	struct mspan *s;
@@ -240,4 +267,17 @@ size_t heap_usable_size(const void *p)
 	if (s)
 		return mspan_slot_bytes(s);
 	return heap_foreign.usable_size ? heap_foreign.usable_size(p) : 0;
+}
+
+/* Some programs ask for every object that they make and free: where nothing is wrong, no
+ * frame of its own is needed. */
+size_t heap_usable_size(const void *p)
+{
+	uint32_t index;
+	const struct mspan *s = slot_at(p, &index);
+
+	if (UNLIKELY(!s) || (mark_of(s, index) - 1 >= INT32_MAX &&
+			     UNLIKELY(!is_surely_plain(s, index, p))))
+		return usable_size_any(p);
+	return s->slot_size;
 }

@@ -178,21 +178,19 @@ void heap_get_stats(struct heap_stats *out)
 
 void heap_get_class_stats(unsigned c, struct heap_class_stats *out)
 {
-	uint32_t nspans, ntransfer;
-	uint64_t nfree;
+	struct mcentral_counts counts;
 
-	mcentral_count(c, &nspans, &nfree, &ntransfer);
+	mcentral_count(c, &counts);
 	*out = (struct heap_class_stats){
 		.slot_size = sizeclass_info[c].slot_size,
-		.nspans = nspans,
-		.span_bytes = nspans * ((size_t)sizeclass_info[c].npages << PAGE_SHIFT),
-		.free = nfree,
-		.transfer = ntransfer,
+		.nspans = counts.nspans,
+		.span_bytes = counts.npages << PAGE_SHIFT,
+		.free = counts.nfree,
+		.transfer = counts.ntransfer,
 	};
 	lock_acquire(&mcache_lock);
 	for (const struct mcache *mc = mcache_list(); mc; mc = mc->next)
 		out->cached += count_cached(mc, c);
 	lock_release(&mcache_lock);
-	out->live = minus((size_t)nspans * sizeclass_info[c].nslots,
-			  out->free + out->transfer + out->cached);
+	out->live = minus(counts.nslots, out->free + out->transfer + out->cached);
 }

@@ -4,7 +4,8 @@
  *
  * Structure: per class a list of spans that have free slots (partly used ones; at most
  * one wholly free span is kept back, so that a program at the edge of a span does not
- * take and return it over and over) and a stack of transferred pointers.
+ * take and return it over and over) and a stack of transferred pointers, which becomes
+ * longer once where it overflows and what it spilled is soon wanted again.
  *
  * Invariants: a span is on the list exactly when listed is set, and then nfree > 0.
  * nslots
@@ -30,20 +31,30 @@
 
 #define TRANSFER_BATCHES 4
 #define TRANSFER_BYTES	 (128 * KIB) /* but two batches at least */
+#define LONG_BATCHES	 32	     /* the same two of the longer stack */
+#define LONG_BYTES	 (512 * KIB)
+#define LONG_SPILL	 4 /* and the share of it that it spills */
+#define LONG_WHEN	 4 /* as many times the short one spilled and wanted again */
 /* Larger slots go straight back to their spans, of which none is kept when it is wholly
  * free: one held pointer would keep a span of 64 to 128 KiB from other classes. But with
  * several threads, what one frees is mostly what another is about to allocate. */
 #define TRANSFER_MAX_SLOT (4 * KIB)
+#define SHORT_SPANS	  2 /* of a class, the first: see sizeclass.c */
 
 struct mcentral {
 	struct lock lock;
 	uint32_t ntransfer;    /* pointers in transfer */
 	uint32_t transfer_max; /* room in it */
+	bool is_long;	       /* it has grown, or could not */
 	void **transfer;       /* made at first use; NULL: none could be had */
+	uint64_t nspilled;     /* pointers, since the last mcentral_decay() */
+	uint64_t nregretted;   /* taken from spans after as many were spilled */
 	struct mspan *spans;   /* with free slots */
 	uint64_t nfree;	       /* free slots in spans of the list */
 	uint32_t nempty;       /* spans of the list without any object */
 	uint32_t nspans;       /* of the class, full ones too */
+	uint64_t npages;       /* of them all */
+	uint64_t nslots;       /* in them all */
 	uint64_t ntaken;       /* pointers taken so far */
 	uint64_t decay_taken;  /* ntaken at the last mcentral_decay() */
 } __attribute__((aligned(CACHE_LINE)));
@@ -187,15 +198,50 @@ static uint32_t take_from_span(struct mcentral *m, struct mspan *s, void **end,
 
 static bool add_span(struct mcentral *m, unsigned c)
 {
-	struct mspan *s = mheap_alloc_small(c);
+	bool is_short = m->nspans < SHORT_SPANS;
+	struct mspan *s = mheap_alloc_small(c, is_short ? sizeclass_short_pages(c)
+							: sizeclass_info[c].npages);
 
 	if (!s)
 		return false;
 	list_span(m, s);
 	m->nfree += s->nslots;
+	m->nslots += s->nslots;
+	m->npages += s->npages;
 	m->nempty++;
 	m->nspans++;
 	return true;
+}
+
+/* The short stack stays unused from now on: it is a page at most. */
+static COLD void lengthen_transfer(struct mcentral *m, unsigned c)
+{
+	uint32_t max = sizeclass_info[c].batch * LONG_BATCHES;
+	uint32_t most = (uint32_t)LONG_BYTES / sizeclass_info[c].slot_size;
+	void **transfer;
+
+	m->is_long = true;
+	max = max < most ? max : most;
+	if (max <= m->transfer_max)
+		return;
+	transfer = meta_alloc(max * sizeof(void *), sizeof(void *), META_CENTRAL);
+	if (!transfer)
+		return;
+	memcpy(transfer, m->transfer, m->ntransfer * sizeof(void *));
+	m->transfer = transfer;
+	m->transfer_max = max;
+}
+
+/* n pointers were taken from spans, nspilled of which could have been kept. */
+static inline void regret(struct mcentral *m, unsigned c, uint32_t n)
+{
+	if (m->is_long || m->nspilled == 0)
+		return;
+	n = n < m->nspilled ? n : (uint32_t)m->nspilled;
+	m->nspilled -= n;
+	m->nregretted += n;
+	if (UNLIKELY(m->nregretted > (uint64_t)LONG_WHEN * m->transfer_max))
+		lengthen_transfer(m, c);
 }
 
 uint32_t mcentral_take_locked(unsigned c, void **out, uint32_t want)
@@ -215,6 +261,7 @@ uint32_t mcentral_take_locked(unsigned c, void **out, uint32_t want)
 			break;
 		n += take_from_span(m, m->spans, out + want - n, want - n);
 	}
+	regret(m, c, n);
 	if (n < want)
 		memmove(out, out + want - n, n * sizeof(*out));
 	return n;
@@ -320,6 +367,8 @@ static void drop_span(struct mcentral *m, struct mspan *s)
 {
 	unlist_span(m, s);
 	m->nfree -= s->nslots;
+	m->nslots -= s->nslots;
+	m->npages -= s->npages;
 	m->nempty--;
 	m->nspans--;
 	if (s->samples && heap_hooks.release_samples)
@@ -388,6 +437,17 @@ static void spill_transfer(struct mcentral *m, unsigned c, uint32_t n)
 	m->ntransfer -= n;
 }
 
+/* The same when it is full. */
+static void spill_full(struct mcentral *m, unsigned c)
+{
+	uint32_t n = m->ntransfer - m->ntransfer / 2;
+
+	if (m->is_long && n > m->transfer_max / LONG_SPILL)
+		n = m->transfer_max / LONG_SPILL;
+	spill_transfer(m, c, n);
+	m->nspilled += n;
+}
+
 void mcentral_give_locked(unsigned c, void *const *pointers, uint32_t n)
 {
 	struct mcentral *m = &central.classes[c];
@@ -396,8 +456,8 @@ void mcentral_give_locked(unsigned c, void *const *pointers, uint32_t n)
 		give_all(m, pointers, n, c, is_kept(c));
 		return;
 	}
-	if (m->ntransfer + n > m->transfer_max)
-		spill_transfer(m, c, m->ntransfer - m->ntransfer / 2);
+	while (m->ntransfer + n > m->transfer_max)
+		spill_full(m, c);
 	memcpy(m->transfer + m->ntransfer, pointers, n * sizeof(void *));
 	m->ntransfer += n;
 }
@@ -452,6 +512,7 @@ NO_LOCK_CHECK void mcentral_decay(unsigned c)
 		drop_empty_spans(m);
 	}
 	m->decay_taken = m->ntaken;
+	m->nspilled = 0;
 	lock_release(&m->lock);
 }
 
@@ -492,14 +553,17 @@ size_t mcentral_free_bytes(void)
 	return bytes;
 }
 
-void mcentral_count(unsigned c, uint32_t *out_nspans, uint64_t *out_nfree,
-		    uint32_t *out_ntransfer)
+void mcentral_count(unsigned c, struct mcentral_counts *out)
 {
 	const struct mcentral *m = &central.classes[c];
 
 	mcentral_lock(c);
-	*out_nspans = m->nspans;
-	*out_nfree = m->nfree;
-	*out_ntransfer = m->ntransfer;
+	*out = (struct mcentral_counts){
+		.nspans = m->nspans,
+		.ntransfer = m->ntransfer,
+		.npages = m->npages,
+		.nslots = m->nslots,
+		.nfree = m->nfree,
+	};
 	mcentral_unlock(c);
 }

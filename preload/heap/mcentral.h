@@ -40,9 +40,14 @@ void mcentral_trim(void);
  * half of the transfer cache and the empty span. Does nothing while the class is busy.
  * SLOW. */
 void mcentral_decay(unsigned sizeclass);
-/* Spans of a class, free slots in them, pointers in its transfer cache. */
-void mcentral_count(unsigned sizeclass, uint32_t *out_nspans, uint64_t *out_nfree,
-		    uint32_t *out_ntransfer);
+/* What a class has. */
+struct mcentral_counts {
+	uint32_t nspans;
+	uint32_t ntransfer;	/* pointers in the transfer cache */
+	uint64_t npages;	/* of its spans */
+	uint64_t nslots, nfree; /* in them */
+};
+void mcentral_count(unsigned sizeclass, struct mcentral_counts *out);
 /* Bytes of free slots in spans and transfer caches. */
 size_t mcentral_free_bytes(void);
 

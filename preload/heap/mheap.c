@@ -297,6 +297,8 @@ static struct mspan *take_run(size_t npages, size_t cached, enum arena_for what)
 	if (!s)
 		return NULL;
 	freelist_remove(s);
+	if (s->ndirty < npages)
+		scavenge_make_up_locked(npages, mheap_inuse_pages());
 	if (s->npages > npages && !fixalloc_ready(&mheap.spans, 2))
 		donate_page(s);
 	return s;
@@ -355,18 +357,18 @@ static void init_small(struct mspan *s, unsigned c)
 {
 	const struct sizeclass_info *info = &sizeclass_info[c];
 
-	s->nslots = (uint16_t)info->nslots;
+	uint32_t nslots = (uint32_t)(s->npages << PAGE_SHIFT) / info->slot_size;
+
+	s->nslots = s->nfree = (uint16_t)(nslots < info->nslots ? nslots : info->nslots);
 	s->slot_size = info->slot_size;
 	s->magic = info->magic;
 	s->sizeclass = (uint8_t)c;
-	s->nfree = (uint16_t)info->nslots;
 	for (size_t i = 0; i < ARRAY_LEN(s->alloc_bits); i++)
 		s->alloc_bits[i] = 0;
 }
 
-struct mspan *mheap_alloc_small(unsigned c)
+struct mspan *mheap_alloc_small(unsigned c, uint32_t npages)
 {
-	size_t npages = sizeclass_info[c].npages;
 	bool large =
 		sizeclass_info[c].slot_size >= 2 * OS_PAGE; /* may be hardly touched */
 	struct mspan *s;

@@ -15,8 +15,9 @@
 
 extern struct lock mheap_lock;
 
-/* A span of small objects; every slot free, class bytes not yet set. NULL: no memory. */
-struct mspan *mheap_alloc_small(unsigned sizeclass);
+/* A span of small objects, npages long, as its class has or less; every slot free. NULL:
+ * no memory. */
+struct mspan *mheap_alloc_small(unsigned sizeclass, uint32_t npages);
 /* A large object of npages on a boundary of align bytes (a power of two; PAGE_SIZE or
  * less is free). needs_zero tells whether the pages may hold old bytes. */
 struct mspan *mheap_alloc_large(size_t npages, size_t align);

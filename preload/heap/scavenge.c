@@ -12,6 +12,11 @@
 #define SLOW_TICK_NS 1000000000u
 #define TICK_PAGES   (16 * MIB >> PAGE_SHIFT)
 #define KEEP_PAGES   (1 * MIB >> PAGE_SHIFT) /* too little to bother */
+/* Of holes, where the heap still grows; in a larger one they would be in huge pages. */
+#define MAKE_UP_MOST  (24 * MIB >> PAGE_SHIFT)
+#define MAKE_UP_KEEP  (128 * KIB >> PAGE_SHIFT)
+#define MAKE_UP_SHARE 128
+#define MAKE_UP_HOLES 8 /* more is what the program has just freed */
 
 static struct {
 	size_t least_dirty; /* since the last tick */
@@ -43,30 +48,38 @@ static struct mspan *take_longest(bool *out_victim)
 	return s;
 }
 
+/* Gives the pages of s back, which is in no list; how many. 0: forbidden (seccomp) or
+ * locked: they stay dirty. */
+static size_t purge_run(struct mspan *s)
+{
+	size_t npages = s->ndirty;
+
+	if (!os_purge((void *)s->base, s->npages << PAGE_SHIFT))
+		return 0;
+	s->ndirty = 0;
+	scavenge.purged += npages;
+	return npages;
+}
+
 /* Purges the longest dirty runs until npages are given back; the count given back. */
 static size_t purge(size_t npages)
 {
 	size_t done = 0;
-	bool ok = true;
+	size_t got = 1;
 
-	while (ok && done < npages) {
+	while (got > 0 && done < npages) {
 		bool victim;
 		struct mspan *s = take_longest(&victim);
 
 		if (!s)
 			break;
-		/* forbidden (seccomp) or locked: they stay dirty */
-		ok = os_purge((void *)s->base, s->npages << PAGE_SHIFT);
-		if (ok) {
-			done += s->ndirty;
-			s->ndirty = 0;
-		}
+		got = purge_run(s);
+		done += got;
 		if (victim)
 			freelist_set_victim(s);
 		else
 			freelist_insert(s);
 	}
-	scavenge.purged += done;
 	return done;
 }
 
@@ -99,6 +112,29 @@ bool scavenge_is_due_locked(void)
 	uint64_t elapsed = os_coarse_ns() - scavenge.last_tick_ns;
 
 	return elapsed >= SLOW_TICK_NS || (elapsed >= TICK_NS && is_busy());
+}
+
+void scavenge_make_up_locked(size_t npages, size_t ninuse)
+{
+	size_t dirty = freelist_dirty_pages();
+	size_t keep = MAKE_UP_KEEP + ninuse / MAKE_UP_SHARE;
+
+	if (ninuse > MAKE_UP_MOST || dirty <= keep || dirty > ninuse / MAKE_UP_HOLES)
+		return;
+	npages = npages < dirty - keep ? npages : dirty - keep;
+	for (size_t done = 0; done < npages;) {
+		struct mspan *s = freelist_dirty_hole();
+		size_t got;
+
+		if (!s)
+			break;
+		freelist_remove(s);
+		got = purge_run(s);
+		freelist_insert(s);
+		if (got == 0)
+			break;
+		done += got;
+	}
 }
 
 size_t scavenge_all_locked(void)

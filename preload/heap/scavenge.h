@@ -18,6 +18,9 @@ void scavenge_note_locked(size_t npages); /* traffic: pages taken or given */
 bool scavenge_is_due_locked(void);	  /* is it time for a tick? */
 void scavenge_tick_locked(void);
 size_t scavenge_all_locked(void); /* purges everything; pages given back */
+/* npages that hold nothing are about to be used because no dirty run fits: in a small
+ * heap as much of the dirty ones goes, but for a small share of ninuse pages. */
+void scavenge_make_up_locked(size_t npages, size_t ninuse);
 uint64_t scavenge_purged_pages(void);
 
 #endif

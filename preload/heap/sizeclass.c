@@ -8,6 +8,9 @@
  * holds at most 256 pointers, and 64 KiB of slots up to 1 KiB or 128 KiB of larger ones,
  * but of those at least 16 and at most 64. One class stands between two steps, 4480: a
  * page and what a program keeps about it, as sqlite does for each.
+ *
+ * A program has but one or two objects of many of the larger classes. The first spans of
+ * these are as short as they can be without wasting more than an eighth.
  * tests/unit/test_sizeclass.c checks every rule for every class.
  */
 #include "preload/heap/sizeclass.h"
@@ -118,6 +121,23 @@ const uint8_t sizeclass_coarse[SIZECLASS_MAX_SIZE / 128 + 1] = {
 	72, 73, 73, 73, 73, 73, 73, 73, 73, 73, 73, 73, 73, 73, 73, 73, 73,
 };
 /* clang-format on */
+
+#define SHORT_FROM  1024 /* slots; shorter spans than two pages would hold few more */
+#define SHORT_WASTE 8	 /* one part in so many */
+
+uint32_t sizeclass_short_pages(unsigned c)
+{
+	const struct sizeclass_info *info = &sizeclass_info[c];
+	uint32_t npages = 0, waste;
+
+	if (info->slot_size < SHORT_FROM)
+		return info->npages;
+	do
+		waste = (++npages << PAGE_SHIFT) % info->slot_size;
+	while (npages < info->npages && (waste * SHORT_WASTE > npages << PAGE_SHIFT ||
+					 npages << PAGE_SHIFT < info->slot_size));
+	return npages;
+}
 
 /* Slots of a class between 2^k and 2^(k+1) are multiples of 2^(k-3), and every such
  * multiple is a class. So the class of a size that is a multiple of align has slots on

@@ -36,6 +36,9 @@ static inline unsigned sizeclass_of(size_t size)
 	return sizeclass_coarse[(size + 127) >> 7];
 }
 
+/* SLOW. Pages of a span of a class that has hardly any: see sizeclass.c. */
+uint32_t sizeclass_short_pages(unsigned sizeclass);
+
 /* SLOW. Smallest class whose slots all lie on multiples of align (a power of two up to a
  * page) and hold size bytes; 0 when there is none. */
 unsigned sizeclass_of_aligned(size_t size, size_t align);

@@ -142,7 +142,6 @@ static void claim(uint32_t forked)
 {
 	struct runtable *t = control.table;
 	struct runtable_row *row = NULL;
-	long n;
 
 	control.row = NULL;
 	if (!t)
@@ -155,8 +154,7 @@ static void claim(uint32_t forked)
 		return;
 	row->ppid = os_getppid();
 	row->forked = forked;
-	n = os_readlink("/proc/thread-self/exe", row->exe, sizeof(row->exe) - 1);
-	row->exe[n > 0 ? n : 0] = '\0';
+	os_program(row->exe, sizeof(row->exe));
 	atomic_store_release(&row->state, (uint32_t)RUNROW_CLAIMED);
 	if (!forked)
 		close_earlier_rows(t, (uint32_t)(row - t->rows), row->pid);

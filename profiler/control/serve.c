@@ -132,8 +132,8 @@ static bool is_regular(int fd)
 	struct stat st;
 	long flags = os_call(SYS_fcntl, fd, F_GETFL, 0, 0, 0, 0);
 
-	return flags >= 0 && (flags & O_ACCMODE) != O_RDONLY &&
-	       os_call(SYS_fstat, fd, (long)&st, 0, 0, 0, 0) == 0 && S_ISREG(st.st_mode);
+	return flags >= 0 && (flags & O_ACCMODE) != O_RDONLY && os_stat(fd, &st) == 0 &&
+	       S_ISREG(st.st_mode);
 }
 
 static int write_profile(struct session *s)

@@ -26,16 +26,16 @@
 #include "profiler/escape/personality.h"
 #include "profiler/escape/where.h"
 #include "profiler/site/site.h"
+#include "profiler/stack/dynsym.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 
-#define STUBS  4096 /* as in stub.S */
-#define STRIDE 16
-#define SAMPLED_LEVELS                                                  \
-	10 /* beyond, stacks are compared: each return costs about 1 us \
-	    */
-#define CPUID_XSAVE (1u << 27) /* leaf 1, ecx: OSXSAVE */
+#define STUBS	       4096 /* as in stub.S */
+#define STRIDE	       16
+#define SAMPLED_LEVELS 10  /* a return costs about 1 us; beyond, stacks are compared */
+#define ASKED	       256 /* modules that are asked once */
+#define CPUID_XSAVE    (1u << 27) /* leaf 1, ecx: OSXSAVE */
 
 struct stub_entry {
 	uintptr_t ra;	/* the true return address */
@@ -51,7 +51,8 @@ static struct {
 	uintptr_t loader;  /* bias of the dynamic loader */
 	uint32_t levels;   /* frames that an object is followed through */
 	uintptr_t unknown; /* return address into no known module, or 0 */
-	uint32_t fresh;	   /* first never used */
+	uint64_t asked[ASKED / 64], own[ASKED / 64]; /* has_own_tables(), by id */
+	uint32_t fresh;				     /* first never used */
 	/* Free stubs: those that returned, last first; those given up otherwise, first
 	 * first, taken only when there is no other. */
 	uint16_t stack[STUBS], ring[STUBS];
@@ -179,6 +180,38 @@ static bool follows_call(uintptr_t ra)
 	return false;
 }
 
+/* The code that OCaml compiles, in the program or in a library of its own: its collector
+ * looks up each return address of a stack in tables of the compiler's. */
+static bool ask_own_tables(const struct module *m)
+{
+	static const char *const signs[] = { "caml_start_program", "caml_plugin_header" };
+	bool found = false;
+
+	for (size_t i = 0; m->dynamic && i < sizeof(signs) / sizeof(*signs); i++) {
+		uintptr_t start;
+		size_t size;
+
+		found |= dynsym_find_at(m->bias, m->dynamic, signs[i], &start, &size);
+	}
+	return found;
+}
+
+static bool has_own_tables(const struct module *m)
+{
+	uint64_t bit = (uint64_t)1 << (m->id % 64);
+	uint32_t at = m->id / 64;
+	bool own;
+
+	if (m->id < ASKED && hijack.asked[at] & bit)
+		return hijack.own[at] & bit;
+	own = ask_own_tables(m);
+	if (m->id < ASKED) {
+		hijack.asked[at] |= bit;
+		hijack.own[at] |= own ? bit : 0;
+	}
+	return own;
+}
+
 /* Code without call frame information is of those who walk their stacks by themselves,
  * and would not know a stub: the builtins of a language's runtime. */
 static bool may_replace(uintptr_t ra)
@@ -188,7 +221,7 @@ static bool may_replace(uintptr_t ra)
 	if (!m)
 		hijack.unknown = ra;
 	return m && !m->is_seep && m->bias != hijack.loader && module_find_code(ra - 8) &&
-	       follows_call(ra) && unwind_is_described(ra - 1);
+	       follows_call(ra) && unwind_is_described(ra - 1) && !has_own_tables(m);
 }
 
 static uintptr_t read_shadow_stack(void)

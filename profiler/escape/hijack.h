@@ -16,8 +16,8 @@
  *
  * Not done: threads with a shadow stack; return addresses outside of loaded code (JIT),
  * in code without call frame information (builtins of a language's runtime, which walks
- * its stacks by itself), in the loader, or without a call instruction before them (signal
- * trampolines, starts of coroutines).
+ * its stacks by itself), in OCaml's, which has tables of its own, in the loader, or
+ * without a call instruction before them (signal trampolines, starts of coroutines).
  */
 #ifndef PROFILER_ESCAPE_HIJACK_H
 #define PROFILER_ESCAPE_HIJACK_H

@@ -6,8 +6,11 @@
  */
 #include "profiler/leak/chain.h"
 
+#include <string.h>
+
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
+#include "profiler/leak/absent.h"
 #include "profiler/pprof/datasym.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
@@ -30,10 +33,25 @@ static void find(struct chain_search *s, uintptr_t word, uintptr_t where)
 
 static NO_SANITIZE void look_through(uintptr_t lo, uintptr_t hi, void *arg)
 {
+	const struct chain_search *s = arg;
 	uintptr_t at = align_up(lo, sizeof(uintptr_t));
 
-	for (; at + sizeof(uintptr_t) <= hi; at += sizeof(uintptr_t))
-		find(arg, *(const volatile uintptr_t *)at, at);
+	for (uintptr_t end = hi; at < hi; at = end, end = hi) {
+		if (s->m->absent && !absent_next(s->m->absent, &at, hi, &end))
+			return;
+		for (; at + sizeof(uintptr_t) <= end; at += sizeof(uintptr_t))
+			find(arg, *(const volatile uintptr_t *)at, at);
+	}
+}
+
+static NO_SANITIZE void look_through_code(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	for (uintptr_t at = lo + 1; at + sizeof(uintptr_t) <= hi; at++) {
+		uintptr_t word;
+
+		memcpy(&word, (const void *)at, sizeof(word));
+		find(arg, word, at);
+	}
 }
 
 static void look_at_registers(struct chain_search *s, const struct world *w)
@@ -50,6 +68,7 @@ static void look_everywhere(struct chain_search *s, const struct roots *roots,
 			    const struct world *w)
 {
 	roots_each(roots, look_through, s);
+	roots_each_code(roots, look_through_code, s);
 	look_at_registers(s, w);
 	while (s->head < s->tail) {
 		uintptr_t base = s->queue[s->head++];

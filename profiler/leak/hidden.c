@@ -11,7 +11,9 @@
 #include "profiler/leak/hidden.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
@@ -78,6 +80,8 @@ static bool see_lacking(struct search *s)
 	size_t have = 0;
 	long n;
 
+	/* The copy before this one may have read it: they share the place in it. */
+	os_call(SYS_lseek, s->from->maps, 0, SEEK_SET, 0, 0, 0);
 	while ((n = os_read(s->from->maps, text + have, CHUNK - 1 - have)) > 0) {
 		char *line = text, *end;
 		struct os_mapping m;
@@ -176,9 +180,24 @@ bool hidden_mark(struct marker *m, const struct roots *roots, const struct origi
 		return true;
 	s.list = meta_map(MAX_RANGES * sizeof(*s.list), META_LEAK);
 	s.buffer = meta_map(CHUNK, META_LEAK);
-	if (s.list && s.buffer && from->maps >= 0 && from->memory >= 0)
+	if (s.list && s.buffer && from->maps >= 0) /* memory: only if there is any */
 		ok = find_and_read(&s);
 	meta_unmap(s.list, MAX_RANGES * sizeof(*s.list), META_LEAK);
 	meta_unmap(s.buffer, CHUNK, META_LEAK);
 	return ok;
+}
+
+void hidden_open(struct origin *out)
+{
+	out->maps = os_open("/proc/thread-self/maps", O_RDONLY, 0);
+	/* Where the program has changed its user, it is root's; few need it. */
+	out->memory = os_open("/proc/thread-self/mem", O_RDONLY, 0);
+}
+
+void hidden_close(struct origin *o)
+{
+	if (o->maps >= 0)
+		os_close(o->maps);
+	if (o->memory >= 0)
+		os_close(o->memory);
 }

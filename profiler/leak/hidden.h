@@ -8,6 +8,9 @@
 
 #include "profiler/leak/leak_int.h"
 
+/* What the copy will need, opened by the program; and closed. */
+void hidden_open(struct origin *out);
+void hidden_close(struct origin *o);
 /* In a snapshot. Marks from every such range that is no excluded one. False: there is one
  * that could not be read. */
 bool hidden_mark(struct marker *m, const struct roots *roots, const struct origin *from);

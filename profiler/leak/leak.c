@@ -70,6 +70,11 @@ static void mark_root(uintptr_t lo, uintptr_t hi, void *arg)
 	mark_range(arg, lo, hi);
 }
 
+static void mark_code_root(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	mark_code(arg, lo, hi);
+}
+
 /* Alternate signal stacks may be known to nobody but the kernel. */
 static void mark_signal_stacks(struct cycle *c)
 {
@@ -119,6 +124,7 @@ static void mark_all(struct cycle *c)
 	if (!c->alone)
 		mark_start_helpers(&c->marker, mark_useful_helpers(&c->marker));
 	roots_each(&c->roots, mark_root, &c->marker);
+	roots_each_code(&c->roots, mark_code_root, &c->marker);
 	mark_registers(c);
 	mark_interrupted(c);
 	mark_signal_stacks(c);
@@ -147,11 +153,16 @@ static bool has_losses(const struct leak_result *out)
 
 bool cycle_mark(struct cycle *c)
 {
+	c->roots.is_copy = c->origin != NULL;
 	heap_index_large(); /* objects are looked for by any address */
 	/* The marker's own memory may come to lie where a snapshot has a gap. */
 	if (!roots_collect(&c->roots, &c->world, c->own_sp)) {
 		roots_close(&c->roots);
-		leak_incomplete(c->out, "pages of the heap cannot be made readable");
+		leak_incomplete(c->out,
+				c->roots.absent.full
+					? "which pages of the heap wait for being "
+					  "supplied (userfaultfd) cannot be seen"
+					: "pages of the heap cannot be made readable");
 		return false;
 	}
 	if (!mark_init(&c->marker)) {
@@ -159,6 +170,7 @@ bool cycle_mark(struct cycle *c)
 		leak_incomplete(c->out, "out of memory for the mark bits");
 		return false;
 	}
+	c->marker.absent = c->roots.absent.count > 0 ? &c->roots.absent : NULL;
 	c->marker.decodes = opt_get()->pointers;
 	c->marker.ndecodes = opt_get()->npointers;
 	if (c->roots.full)
@@ -175,6 +187,7 @@ bool cycle_look(struct cycle *c)
 	c->out->verdict = LEAK_CLEAN;
 	if (!roots_collect(&c->roots, &c->world, 0) || !mark_fill(&c->marker))
 		return false;
+	c->marker.absent = c->roots.absent.count > 0 ? &c->roots.absent : NULL;
 	c->marker.decodes = opt_get()->pointers;
 	c->marker.ndecodes = opt_get()->npointers;
 	mark_all(c);
@@ -189,8 +202,10 @@ bool cycle_look_again(struct cycle *c)
 {
 	if (!roots_collect(&c->roots, &c->world, 0))
 		return false;
+	c->marker.absent = c->roots.absent.count > 0 ? &c->roots.absent : NULL;
 	mark_refresh(&c->marker);
 	roots_each(&c->roots, mark_root, &c->marker);
+	roots_each_code(&c->roots, mark_code_root, &c->marker);
 	mark_again(&c->marker);
 	mark_drain(&c->marker);
 	sweep_hold(&c->marker);
@@ -218,6 +233,9 @@ void cycle_sweep(struct cycle *c)
 	if (c->roots.unseen && has_losses(out))
 		leak_incomplete(out, "which pages wait for being supplied (userfaultfd) "
 				     "cannot be seen (/proc/self/pagemap)");
+	if (has_losses(out) && absent_is_awaited(&c->roots.absent))
+		leak_incomplete(out, "pages of objects wait for being supplied "
+				     "(userfaultfd): what they hold cannot be seen");
 	if (c->roots.hidden && has_losses(out))
 		leak_incomplete(out, "memory that a snapshot does not have "
 				     "(MADV_DONTFORK, MADV_WIPEONFORK) is not readable");

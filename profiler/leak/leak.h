@@ -66,7 +66,7 @@ struct leak_result {
 	/* Of the caller's choice: records of what is reachable, too; chains for all of
 	 * them, not only for what grows. */
 	bool with_reachable, with_chains;
-	uint32_t max_stacks; /* in report.json, of the first records; 0: all */
+	uint32_t max_stacks; /* in report.json, of the first of each list; 0: all */
 	enum leak_verdict verdict;
 	char reason[160]; /* of LEAK_INCOMPLETE, else empty */
 	/* Lost and not suppressed, direct and indirect; with possible=on the possibly

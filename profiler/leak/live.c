@@ -43,6 +43,7 @@
 #include "profiler/leak/collapse.h"
 #include "profiler/leak/depth.h"
 #include "profiler/leak/growth.h"
+#include "profiler/leak/hidden.h"
 #include "profiler/leak/history.h"
 #include "profiler/leak/leak_int.h"
 #include "profiler/leak/pagemap.h"
@@ -594,8 +595,7 @@ static int check(struct live *l)
 	l->cycle.out = &l->result;
 	l->cycle.alone = true;
 	l->cycle.origin = &l->origin;
-	l->origin.maps = os_open("/proc/thread-self/maps", O_RDONLY, 0);
-	l->origin.memory = os_open("/proc/thread-self/mem", O_RDONLY, 0);
+	hidden_open(&l->origin);
 	l->pagemap = pagemap_open();
 	l->shared = map_shared();
 	l->depths = meta_map(STOP_MAX_THREADS * sizeof(*l->depths), META_LEAK);
@@ -611,10 +611,7 @@ static int check(struct live *l)
 	cycle_free(&l->cycle);
 	meta_unmap(l->depths, STOP_MAX_THREADS * sizeof(*l->depths), META_LEAK);
 	unmap_shared(l->shared);
-	if (l->origin.maps >= 0)
-		os_close(l->origin.maps);
-	if (l->origin.memory >= 0)
-		os_close(l->origin.memory);
+	hidden_close(&l->origin);
 	if (l->pagemap >= 0)
 		os_close(l->pagemap);
 	leak_leave();

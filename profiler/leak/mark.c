@@ -19,6 +19,7 @@
 #include "preload/base/atomic.h"
 #include "preload/base/meta.h"
 #include "preload/heap/heap.h"
+#include "profiler/leak/absent.h"
 #include "profiler/leak/inner.h"
 
 #define REFILL_PART	4   /* of a stack that spilled objects may take */
@@ -188,6 +189,15 @@ static bool begin_refill(struct marker *m)
 
 /* ---- scanning ---- */
 
+/* The object, or what is pointed to, is not to be read. */
+static bool is_absent(const struct marker *m, const struct place *p)
+{
+	uintptr_t lo = p->base, hi = lo + p->inside + sizeof(uintptr_t), at = lo, end;
+
+	return m->absent &&
+	       !(absent_next(m->absent, &at, hi, &end) && at == lo && end == hi);
+}
+
 /* Of a pointer to the middle of an object. True: it does not count, but was noted. */
 static NO_SANITIZE COLD bool note_inner(const struct mark_worker *w,
 					const struct place *p)
@@ -196,7 +206,7 @@ static NO_SANITIZE COLD bool note_inner(const struct mark_worker *w,
 
 	if (!mark_test(w->white, p->bit))
 		return true;
-	if (inner_is_as_good(p->base, p->inside, size_at(m, p->base)))
+	if (!is_absent(m, p) && inner_is_as_good(p->base, p->inside, size_at(m, p->base)))
 		return false;
 	atomic_or_relaxed(&m->inner[p->bit / 64], (uint64_t)1 << (p->bit % 64));
 	return true;
@@ -364,17 +374,13 @@ static void reach_all(struct mark_worker *w)
 		reach_alone(w);
 }
 
-/* At most MARK_SCAN_WORDS words. What may be a pointer is kept until there is a number of
- * them: how many an object has nobody can predict. */
-INLINE NO_SANITIZE void scan(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+/* What may be a pointer is kept until there is a number of them: how many an object has
+ * nobody can predict. */
+INLINE NO_SANITIZE void scan_words(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
 {
 	const uintptr_t base = w->lo, bytes = w->hi - base;
 	uintptr_t *found = w->found + w->nfound;
 
-	if (UNLIKELY(w->m->ndecodes > 0)) {
-		scan_decoded(w, lo, hi);
-		return;
-	}
 #pragma GCC unroll 4
 	for (; lo < hi; lo += sizeof(uintptr_t)) {
 		uintptr_t word = *(const volatile uintptr_t *)lo;
@@ -383,6 +389,31 @@ INLINE NO_SANITIZE void scan(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
 		found += word - base < bytes;
 	}
 	w->nfound = (size_t)(found - w->found);
+}
+
+/* Where not every word is one, or not every page can be read. */
+static NO_SANITIZE COLD void scan_careful(struct mark_worker *w, uintptr_t lo,
+					  uintptr_t hi)
+{
+	const struct absent *absent = w->m->absent;
+
+	for (uintptr_t end = hi; lo < hi; lo = end, end = hi) {
+		if (absent && !absent_next(absent, &lo, hi, &end))
+			return;
+		if (w->m->ndecodes > 0)
+			scan_decoded(w, lo, end);
+		else
+			scan_words(w, lo, end);
+	}
+}
+
+/* At most MARK_SCAN_WORDS words. */
+INLINE NO_SANITIZE void scan(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
+{
+	if (UNLIKELY(w->m->is_careful))
+		scan_careful(w, lo, hi);
+	else
+		scan_words(w, lo, hi);
 }
 
 static void push_range(struct mark_worker *w, uintptr_t lo, uintptr_t hi)
@@ -479,17 +510,26 @@ void mark_work(struct mark_worker *w)
 
 /* ---- the caller's side ---- */
 
-void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi)
+static void mark_words(struct marker *m, uintptr_t lo, uintptr_t hi)
 {
 	struct mark_worker *w = &m->workers[0];
 
-	lo = align_up(lo, sizeof(uintptr_t));
-	hi = align_down(hi, sizeof(uintptr_t));
 	if (lo >= hi)
 		return;
 	if (w->nranges == MARK_RANGES)
 		mark_drain(m);
 	push_range(w, lo, hi);
+}
+
+void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi)
+{
+	mark_words(m, align_up(lo, sizeof(uintptr_t)), align_down(hi, sizeof(uintptr_t)));
+}
+
+void mark_code(struct marker *m, uintptr_t lo, uintptr_t hi)
+{
+	for (uintptr_t k = 1; k < sizeof(uintptr_t); k++)
+		mark_words(m, lo + k, hi - sizeof(uintptr_t) + k);
 }
 
 void mark_word(struct marker *m, uintptr_t word)
@@ -505,6 +545,7 @@ void mark_drain(struct marker *m)
 {
 	struct mark_worker *w = &m->workers[0];
 
+	m->is_careful = m->ndecodes > 0 || m->absent;
 	for (;;) {
 		mark_work(w);
 		if (!(m->pool && mark_pool_await(w)) && !begin_refill(m))
@@ -517,27 +558,4 @@ void mark_drain(struct marker *m)
 		m->objects += m->workers[i].objects;
 		m->bytes += m->workers[i].bytes;
 	}
-}
-
-/* ---- the sweep's stack ---- */
-
-static bool grow_stack(struct marker *m)
-{
-	size_t bytes = m->capacity * sizeof(*m->stack);
-	void *p = meta_remap(m->stack, bytes, bytes * 2, META_LEAK);
-
-	if (!p) {
-		m->out_of_memory = true;
-		return false;
-	}
-	m->stack = p;
-	m->capacity *= 2;
-	return true;
-}
-
-void mark_push(struct marker *m, uintptr_t lo, uintptr_t hi)
-{
-	if (m->used == m->capacity && !grow_stack(m))
-		return;
-	m->stack[m->used++] = (struct grey){ lo, hi };
 }

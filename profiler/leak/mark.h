@@ -77,6 +77,7 @@ struct mark_worker {
 		aligned(2 * CACHE_LINE)));  /* of logged, what others may read; atomic */
 } __attribute__((aligned(2 * CACHE_LINE))); /* nobody else's are beside it */
 
+struct absent;
 struct mark_pool;
 
 struct marker {
@@ -102,6 +103,8 @@ struct marker {
 	bool strict;
 	const struct opt_pointer *decodes; /* of the options; NULL: words as they are */
 	unsigned ndecodes;
+	const struct absent *absent; /* not to be read; NULL: there is nothing */
+	bool is_careful;	     /* one of the two */
 	unsigned nworkers;
 	struct mark_worker workers[MARK_WORKERS];
 	struct mark_pool *pool; /* between helpers; NULL without */
@@ -144,6 +147,9 @@ bool mark_is_still_live(const struct mspan *head, uint32_t index);
 /* STW. The words of [lo, hi), lo aligned here, are looked at in the next mark_drain(), or
  * before. */
 void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi);
+/* STW. And those that no multiple of a word's size is the address of; lo and hi are such.
+ */
+void mark_code(struct marker *m, uintptr_t lo, uintptr_t hi);
 /* STW. The object that word lies in, if any, is reached, strict or not. What it points to
  * is, after the next mark_drain(). */
 void mark_word(struct marker *m, uintptr_t word);
@@ -219,7 +225,5 @@ static inline void mark_clear(uint64_t *bits, size_t bit)
 {
 	bits[bit / 64] &= ~((uint64_t)1 << (bit % 64));
 }
-/* STW. Puts a range on the sweep's own stack of grey objects. */
-void mark_push(struct marker *m, uintptr_t lo, uintptr_t hi);
 
 #endif

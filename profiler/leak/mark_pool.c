@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "preload/base/atomic.h"
+#include "preload/base/filter.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #include "profiler/leak/mark.h"
@@ -304,15 +305,45 @@ void mark_stop_helpers(struct marker *m)
 	free_pool(m);
 }
 
-unsigned mark_useful_helpers(const struct marker *m)
+/* A line with a mask in hexadecimal. */
+static bool see_allowed(char *line, void *arg)
+{
+	static const char key[] = "Cpus_allowed:";
+	size_t *cpus = arg;
+
+	if (strncmp(line, key, sizeof(key) - 1) != 0)
+		return true;
+	for (const char *p = line + sizeof(key) - 1; *p; p++) {
+		unsigned digit = (unsigned)(*p >= 'a' ? *p - 'a' + 10 : *p - '0');
+
+		*cpus += digit < 16 ? (size_t)__builtin_popcount(digit) : 0;
+	}
+	return false;
+}
+
+/* Processors that we may run on. */
+static size_t allowed_cpus(void)
 {
 	uint64_t mask[MAX_CPUS_IN_WORDS] = { 0 };
-	size_t cpus = 0, most = m->heap_bytes / WORTH_A_HELPER;
+	size_t cpus = 0;
 
-	if (os_call(SYS_sched_getaffinity, 0, sizeof(mask), (long)mask, 0, 0, 0) <= 0)
-		return 0;
+	if (filter_from_before()) {
+		os_each_line("/proc/thread-self/status", see_allowed, &cpus);
+		return cpus;
+	}
+	os_call(SYS_sched_getaffinity, 0, sizeof(mask), (long)mask, 0, 0, 0);
 	for (unsigned i = 0; i < MAX_CPUS_IN_WORDS; i++)
 		cpus += (size_t)__builtin_popcountll(mask[i]);
+	return cpus;
+}
+
+unsigned mark_useful_helpers(const struct marker *m)
+{
+	size_t cpus, most = m->heap_bytes / WORTH_A_HELPER;
+
+	if (most == 0)
+		return 0;
+	cpus = allowed_cpus();
 	cpus = cpus > 0 ? cpus - 1 : 0;
 	return (unsigned)(cpus < most ? cpus : most);
 }

@@ -298,6 +298,7 @@ static enum list list_of(const struct leak_record *r)
 static void json_records(struct out *o, const struct leak_result *r, enum list list)
 {
 	bool first = true;
+	uint32_t count = 0;
 
 	for (uint32_t i = 0; i < r->nrecords; i++) {
 		if (list_of(&r->records[i]) != list ||
@@ -307,7 +308,7 @@ static void json_records(struct out *o, const struct leak_result *r, enum list l
 			out_str(o, ",");
 		first = false;
 		json_record(o, r, &r->records[i],
-			    r->max_stacks == 0 || i < r->max_stacks ||
+			    r->max_stacks == 0 || count++ < r->max_stacks ||
 				    list == LIST_REACHABLE);
 	}
 }
@@ -339,9 +340,8 @@ static void json_exe(struct out *o)
 {
 	char exe[400];
 	/* The process's own link is gone once the main thread has ended. */
-	long n = os_readlink("/proc/thread-self/exe", exe, sizeof(exe) - 1);
 
-	exe[n > 0 ? n : 0] = '\0';
+	os_program(exe, sizeof(exe));
 	out_json(o, exe);
 }
 

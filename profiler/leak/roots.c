@@ -4,11 +4,11 @@
  *
  * Included: every writable mapping of the process (data, bss, stacks with the TLS and
  * thread descriptors above them, anonymous and shared memory, the brk heap), anonymous
- * memory that may only be read by now or not even that, and the RELRO parts of modules.
- * Excluded: our own memory and module, the dead part of each thread's stack below its
- * stack pointer, and whole stacks of finished threads, which glibc keeps for the next
- * thread, with all that their last owner left there; the program may use one that it has
- * given itself again.
+ * memory that may only be read by now or not even that, among it code that the program
+ * has made, and the RELRO parts of modules. Excluded: our own memory and module, the dead
+ * part of each thread's stack below its stack pointer, and whole stacks of finished
+ * threads, which glibc keeps for the next thread, with all that their last owner left
+ * there; the program may use one that it has given itself again.
  */
 #include "profiler/leak/roots.h"
 
@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "preload/base/filter.h"
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
@@ -43,14 +44,18 @@ bool roots_init(struct roots *r)
 	r->capacity = MAX_RANGES;
 	r->include = meta_map(MAX_RANGES * sizeof(*r->include), META_LEAK);
 	r->exclude = meta_map(MAX_RANGES * sizeof(*r->exclude), META_LEAK);
-	return unreadable_init(&r->unreadable, MAX_RANGES) && r->include && r->exclude;
+	r->code = meta_map(MAX_RANGES * sizeof(*r->code), META_LEAK);
+	return unreadable_init(&r->unreadable, MAX_RANGES) &&
+	       absent_init(&r->absent, MAX_RANGES) && r->include && r->exclude && r->code;
 }
 
 void roots_free(struct roots *r)
 {
 	meta_unmap(r->include, MAX_RANGES * sizeof(*r->include), META_LEAK);
 	meta_unmap(r->exclude, MAX_RANGES * sizeof(*r->exclude), META_LEAK);
+	meta_unmap(r->code, MAX_RANGES * sizeof(*r->code), META_LEAK);
 	unreadable_free(&r->unreadable);
+	absent_free(&r->absent);
 }
 
 static void add(struct roots *r, struct root_range *list, size_t *count, uintptr_t lo,
@@ -81,10 +86,39 @@ void roots_exclude(struct roots *r, uintptr_t lo, uintptr_t hi)
 
 /* ---- mappings ---- */
 
+static bool begins(const char *path, const char *with)
+{
+	return strncmp(path, with, strlen(with)) == 0;
+}
+
 static bool is_device(const char *path)
 {
-	return strncmp(path, "/dev/", 5) == 0 && strncmp(path, "/dev/shm", 8) != 0 &&
-	       strncmp(path, "/dev/zero", 9) != 0;
+	return begins(path, "/dev/") && !begins(path, "/dev/shm") &&
+	       !begins(path, "/dev/zero");
+}
+
+/* Anonymous memory has names, too: one that was given to it, and a shared one's. */
+static bool is_anonymous(const struct os_mapping *m)
+{
+	return !m->path || begins(m->path, "[anon:") || begins(m->path, "/dev/zero");
+}
+
+/* Ranges of ours are known beforehand where no lock may be taken: see roots_know(). */
+static bool is_ours(const struct roots *r, uintptr_t addr)
+{
+	if (!r->known)
+		return meta_is_ours(addr);
+	for (size_t i = 0; i < r->known->nown; i++)
+		if (addr - r->known->own[i].lo <
+		    r->known->own[i].hi - r->known->own[i].lo)
+			return true;
+	return false;
+}
+
+static bool is_made_code(const struct roots *r, const struct os_mapping *m)
+{
+	return m->executable && m->readable && !is_ours(r, m->lo) &&
+	       (is_anonymous(m) || begins(m->path, "/memfd:"));
 }
 
 /* A file may end before its mapping does, and what the program names may be anything:
@@ -101,18 +135,6 @@ static void include_readable(struct roots *r, uintptr_t lo, uintptr_t hi)
 		start = next;
 	}
 	include(r, start, hi);
-}
-
-/* Ranges of ours are known beforehand where no lock may be taken: see roots_know(). */
-static bool is_ours(const struct roots *r, uintptr_t addr)
-{
-	if (!r->known)
-		return meta_is_ours(addr);
-	for (size_t i = 0; i < r->known->nown; i++)
-		if (addr - r->known->own[i].lo <
-		    r->known->own[i].hi - r->known->own[i].lo)
-			return true;
-	return false;
 }
 
 static bool has_pagemap(struct roots *r)
@@ -162,7 +184,7 @@ static void include_filled(struct roots *r, uintptr_t lo, uintptr_t hi)
 	}
 }
 
-/* Only what is there. */
+/* Only what is there; of the heap it is the marker that leaves the rest out. */
 static void include_supplied(struct roots *r, uintptr_t lo, uintptr_t hi)
 {
 	struct filled f = { .r = r, .gap = OS_PAGE };
@@ -190,12 +212,32 @@ static void open_filled(uintptr_t lo, uintptr_t hi, void *arg)
  * program may have written there before, and may open it again. */
 static void open_closed(struct roots *r, const struct os_mapping *m)
 {
-	bool no_file = !m->path || strncmp(m->path, "[anon:", 6) == 0;
-
-	if (!no_file || m->shared || m->executable || is_ours(r, m->lo) ||
+	if (!is_anonymous(m) || m->shared || m->executable || is_ours(r, m->lo) ||
 	    !has_pagemap(r))
 		return;
 	pagemap_each_filled(r->pagemap - 1, m->lo, m->hi, open_filled, r);
+}
+
+/* Not the run table and the profile store, which are large. */
+static bool is_root(const struct roots *r, const struct os_mapping *m)
+{
+	if (!m->readable || (m->shared && is_ours(r, m->lo)))
+		return false;
+	if (m->writable)
+		return !m->path || !is_device(m->path);
+	return is_anonymous(m) || is_made_code(r, m);
+}
+
+static void include_mapping(struct roots *r, const struct os_mapping *m)
+{
+	if (r->supplied && !is_ours(r, m->lo))
+		include_supplied(r, m->lo, m->hi);
+	else if (m->path && m->path[0] == '/')
+		include_readable(r, m->lo, m->hi);
+	else if (m->shared)
+		include(r, m->lo, m->hi);
+	else
+		include_filled(r, m->lo, m->hi);
 }
 
 /* Included, too, is memory of no file that may only be read: tables that the program has
@@ -203,27 +245,22 @@ static void open_closed(struct roots *r, const struct os_mapping *m)
 static bool see_line(char *line, void *arg)
 {
 	struct roots *r = arg;
+	size_t before = r->ninclude;
 	struct os_mapping m;
 
 	if (!os_parse_mapping(line, &m))
 		return true;
+	r->absent.full |= r->supplied && !has_pagemap(r);
+	absent_see(&r->absent, &m, r->supplied ? r->pagemap - 1 : -1);
 	if (!m.readable && !m.writable) {
 		unreadable_open(&r->unreadable, m.lo, m.hi,
 				m.executable ? PROT_EXEC : PROT_NONE);
 		open_closed(r, &m);
 	}
-	if (!m.readable || (m.path && (!m.writable || is_device(m.path))))
-		return true;
-	if (m.shared && is_ours(r, m.lo))
-		return true; /* the run table, the profile store: large */
-	if (r->supplied && !is_ours(r, m.lo))
-		include_supplied(r, m.lo, m.hi);
-	else if (m.path && m.path[0] == '/')
-		include_readable(r, m.lo, m.hi);
-	else if (m.shared)
-		include(r, m.lo, m.hi);
-	else
-		include_filled(r, m.lo, m.hi);
+	if (is_root(r, &m))
+		include_mapping(r, &m);
+	for (; is_made_code(r, &m) && before < r->ninclude; before++)
+		add(r, r->code, &r->ncode, r->include[before].lo, r->include[before].hi);
 	return true;
 }
 
@@ -249,7 +286,8 @@ static bool see_maps(struct roots *r)
 {
 	bool read;
 
-	if (!r->known)
+	r->supplied = !r->known && !r->is_copy && os_faults_are_served();
+	if (!r->supplied && !r->known && !r->is_copy && !filter_from_before())
 		os_each_entry("/proc/thread-self/fd", see_descriptor, r);
 	read = os_each_line("/proc/thread-self/maps", see_line, r) == 0;
 	if (r->pagemap > 0)
@@ -323,7 +361,8 @@ static bool is_cached_stack(const struct thread_info *t)
  * still be joined. */
 static void exclude_finished(struct roots *r, const struct thread_info *t)
 {
-	exclude(r, t->stack_lo, t->self + DTV_AT);
+	if (t->stack_lo) /* known */
+		exclude(r, t->stack_lo, t->self + DTV_AT);
 	if (thread_is_given_back(t))
 		exclude(r, t->self + DTV_AT + sizeof(uintptr_t),
 			t->self + THREAD_DESCRIPTOR_BYTES);
@@ -373,7 +412,8 @@ static void sort_ranges(struct root_range *list, size_t n)
 bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
 {
 	if (r->known) {
-		r->ninclude = 0;
+		r->ninclude = r->ncode = 0;
+		absent_forget(&r->absent);
 		r->pagemap = 0; /* of one that died: its own */
 		r->nexclude = r->known->nown;
 		memcpy(r->exclude, r->known->own, r->nexclude * sizeof(*r->exclude));
@@ -396,7 +436,8 @@ bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
 		include_readable(r, align_up(regions.list[i].lo, 8), regions.list[i].hi);
 	sort_ranges(r->include, r->ninclude);
 	sort_ranges(r->exclude, r->nexclude);
-	return !r->unreadable.full;
+	sort_ranges(r->code, r->ncode);
+	return !r->unreadable.full && !r->absent.full;
 }
 
 /* ---- beside a running program ---- */
@@ -468,7 +509,8 @@ void roots_forget(struct roots *r, struct roots_known *k)
 	meta_unmap(k->room, k->room_bytes, META_LEAK);
 	meta_unmap(k->own, MAX_RANGES * sizeof(*k->own), META_LEAK);
 	r->known = NULL;
-	r->ninclude = r->nexclude = 0;
+	r->ninclude = r->nexclude = r->ncode = 0;
+	absent_forget(&r->absent);
 	r->no_maps = r->hidden = r->closed = r->full = r->supplied = r->unseen = false;
 	r->pagemap = 0;
 	r->unreadable.only_look = r->unreadable.met = r->unreadable.full = false;
@@ -478,7 +520,7 @@ const char *roots_unfit(const struct roots *r)
 {
 	if (r->no_maps)
 		return "the list of mappings (/proc) is not readable";
-	if (r->full)
+	if (r->full || r->absent.full)
 		return "more than 65536 mappings";
 	if (r->unreadable.met)
 		return "the program has closed memory to itself (PROT_NONE)";
@@ -510,8 +552,11 @@ static void see_one_descriptor(const char *fd, void *arg)
 bool roots_are_supplied(void)
 {
 	struct descriptors d = { .of = "/proc/self/fd" };
-	int error = os_each_entry(d.of, see_one_descriptor, &d);
+	int error;
 
+	if (os_faults_are_served() || filter_from_before())
+		return true;
+	error = os_each_entry(d.of, see_one_descriptor, &d);
 	return error != 0 || d.count == 0 || d.roots.supplied;
 }
 
@@ -520,13 +565,13 @@ void roots_close(struct roots *r)
 	unreadable_close(&r->unreadable);
 }
 
-void roots_each(const struct roots *r, void (*fn)(uintptr_t lo, uintptr_t hi, void *arg),
-		void *arg)
+static void each_piece(const struct roots *r, const struct root_range *list, size_t n,
+		       void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
 {
 	size_t x = 0;
 
-	for (size_t i = 0; i < r->ninclude; i++) {
-		uintptr_t lo = r->include[i].lo, hi = r->include[i].hi;
+	for (size_t i = 0; i < n; i++) {
+		uintptr_t lo = list[i].lo, hi = list[i].hi;
 
 		while (x < r->nexclude && r->exclude[x].hi <= lo)
 			x++;
@@ -539,6 +584,18 @@ void roots_each(const struct roots *r, void (*fn)(uintptr_t lo, uintptr_t hi, vo
 		if (lo < hi)
 			fn(lo, hi, arg);
 	}
+}
+
+void roots_each(const struct roots *r, void (*fn)(uintptr_t lo, uintptr_t hi, void *arg),
+		void *arg)
+{
+	each_piece(r, r->include, r->ninclude, fn, arg);
+}
+
+void roots_each_code(const struct roots *r,
+		     void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
+{
+	each_piece(r, r->code, r->ncode, fn, arg);
 }
 
 void roots_add_region(uintptr_t lo, size_t size)

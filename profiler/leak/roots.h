@@ -6,6 +6,7 @@
 #define PROFILER_LEAK_ROOTS_H
 
 #include "preload/base/base.h"
+#include "profiler/leak/absent.h"
 #include "profiler/leak/stop.h"
 #include "profiler/leak/unreadable.h"
 #include "profiler/stack/thread.h"
@@ -25,12 +26,15 @@ struct roots_known {
 };
 
 struct roots {
-	struct root_range *include, *exclude;
-	size_t ninclude, nexclude, capacity;
+	struct root_range *include, *exclude, *code;
+	/* code: of include, what the program has made itself (JIT): a pointer stands
+	 * anywhere in an instruction. */
+	size_t ninclude, nexclude, ncode, capacity;
 	/* The list of mappings could not be read: known are modules, registered stacks
 	 * and the calling thread's TLS. Who is found lost may not be; who is found
 	 * reached, is. */
 	bool no_maps;
+	bool is_copy;  /* set before: in a snapshot nothing waits for being supplied */
 	bool hidden;   /* in a snapshot: some memory of the program could not be seen */
 	bool closed;   /* some memory without the right to read could not be opened */
 	bool full;     /* more ranges than there was room for */
@@ -38,6 +42,7 @@ struct roots {
 	bool unseen;   /* ... and which are there cannot be told */
 	int pagemap; /* of roots_collect(): 1 + the descriptor; 0: none yet; or -errno */
 	struct unreadable unreadable; /* open until roots_close() */
+	struct absent absent;	      /* of the heap */
 	/* Beside a running program: nothing is changed of it; NULL: it stands. */
 	const struct roots_known *known;
 };
@@ -69,6 +74,9 @@ void roots_close(struct roots *r);
 /* STW. Every readable piece that is not excluded. */
 void roots_each(const struct roots *r, void (*fn)(uintptr_t lo, uintptr_t hi, void *arg),
 		void *arg);
+/* STW. Every piece of code among them. */
+void roots_each_code(const struct roots *r,
+		     void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);
 /* Ranges that the program named through the LSan interface. */
 void roots_add_region(uintptr_t lo, size_t size);
 void roots_remove_region(uintptr_t lo, size_t size);

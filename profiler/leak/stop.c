@@ -133,7 +133,7 @@ uint32_t stop_count_threads(int pid)
 	char path[48];
 
 	fmt_string(path, sizeof(path), "/proc/%d/task", pid);
-	if (os_call(SYS_stat, (long)path, (long)&st, 0, 0, 0, 0) != 0 || st.st_nlink < 3)
+	if (os_lstat(path, &st) != 0 || st.st_nlink < 3)
 		return 0;
 	return (uint32_t)st.st_nlink - 2;
 }

@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
@@ -19,6 +20,7 @@
 
 #define MAX_PATTERNS   4096
 #define MAX_FILE_BYTES (4 * MIB)
+#define NO_TEXT	       '\1' /* instead of a zero byte, which would end a pattern */
 
 static struct {
 	struct pattern {
@@ -26,7 +28,7 @@ static struct {
 		/* What it matched; guarded by the leak check's lock. */
 		uint64_t objects, bytes;
 	} patterns[MAX_PATTERNS];
-	size_t count;
+	size_t count, too_many;
 } suppressions;
 
 /* Matches pattern[0..end) against text from its beginning; whole: to its end as well. */
@@ -90,6 +92,8 @@ static bool parse_line(char *line)
 {
 	bool ok;
 
+	if (strchr(line, NO_TEXT))
+		return false;
 	line = trim(line);
 	if (*line == '\0' || *line == '#')
 		return true;
@@ -99,6 +103,8 @@ static bool parse_line(char *line)
 		return false;
 	if (suppressions.count < MAX_PATTERNS)
 		suppressions.patterns[suppressions.count++].text = line + 5;
+	else
+		suppressions.too_many++;
 	return true;
 }
 
@@ -121,42 +127,80 @@ unsigned suppress_parse(char *text)
 	return bad;
 }
 
-void suppress_load(void)
+static const char *read_all(int fd, char *text, size_t room, size_t *out_used)
 {
-	const char *path = opt_get()->suppressions;
-	int fd;
-	long size, n;
-	char *text;
-	unsigned bad;
+	size_t used = 0;
+	long n = 0;
 
-	if (path[0] == '\0')
-		return;
-	fd = os_open(path, O_RDONLY, 0);
-	if (fd < 0) {
-		log_line("cannot read suppressions %.400s: %s; none are used", path,
-			 os_error_text(fd));
-		return;
-	}
-	size = os_file_size(fd);
-	os_call(SYS_lseek, fd, 0, 0, 0, 0, 0);
-	text = size >= 0 && (size_t)size <= MAX_FILE_BYTES
-		       ? meta_map((size_t)size + 1, META_LEAK)
-		       : NULL;
-	n = text ? os_read(fd, text, (size_t)size) : -1;
+	while (used < room && (n = os_read(fd, text + used, room - used)) > 0)
+		used += (size_t)n;
+	for (size_t i = 0; i < used; i++)
+		if (text[i] == '\0')
+			text[i] = NO_TEXT;
+	*out_used = used;
+	return n < 0 ? os_error_text((int)n) : NULL;
+}
+
+/* The text, terminated; NULL, and why. */
+static char *read_file(const char *path, const char **out_why)
+{
+	/* Nobody may be at the other end of what is no file. */
+	int fd = os_open(path, O_RDONLY | O_NONBLOCK, 0);
+	size_t room = MAX_FILE_BYTES, used;
+	struct stat st = { 0 };
+	char *text = NULL;
+
+	*out_why = fd < 0 ? os_error_text(fd) : "out of memory";
+	if (fd < 0)
+		return NULL;
+	os_stat(fd, &st);
+	if (S_ISREG(st.st_mode) && (size_t)st.st_size < room)
+		room = (size_t)st.st_size;
+	if (S_ISREG(st.st_mode) && (size_t)st.st_size > room)
+		*out_why = "it has more than 4 MiB";
+	else if (S_ISFIFO(st.st_mode))
+		*out_why = "it is a pipe";
+	else
+		text = meta_map(room + 1, META_LEAK);
+	if (text)
+		*out_why = read_all(fd, text, room, &used);
 	os_close(fd);
-	if (n < 0) {
-		log_line("cannot read suppressions %.400s; none are used", path);
-		return;
-	}
-	bad = suppress_parse(text);
+	return *out_why ? NULL : text;
+}
+
+static void complain(const char *path, unsigned bad)
+{
+	size_t too_many = suppressions.too_many + suppress_blocks_too_many();
+
 	if (suppress_blocks_with_source() > 0)
 		log_line("%.400s: %u blocks with src: lines are left out: line numbers "
 			 "are not known at run time",
 			 path, suppress_blocks_with_source());
+	if (too_many)
+		log_line("%.400s: %zu suppressions are left out: %u lines of leak: and "
+			 "%u blocks are the most",
+			 path, too_many, MAX_PATTERNS, SUPPRESS_MAX_BLOCKS);
 	if (bad)
 		log_line("%.400s:%u: not a suppression (leak:PATTERN or a memcheck "
 			 "block); ignored",
 			 path, bad);
+}
+
+void suppress_load(void)
+{
+	static const char mark[] = "\xef\xbb\xbf"; /* some editors begin UTF-8 so */
+	const char *path = opt_get()->suppressions, *why;
+	char *text;
+
+	if (path[0] == '\0')
+		return;
+	text = read_file(path, &why);
+	if (!text)
+		log_line("cannot read suppressions %.400s: %s; none are used", path, why);
+	else
+		complain(path, suppress_parse(strncmp(text, mark, sizeof(mark) - 1) == 0
+						      ? text + sizeof(mark) - 1
+						      : text));
 }
 
 static bool matches_frame(const char *pattern, const struct symbol *s)

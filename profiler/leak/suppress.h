@@ -25,6 +25,8 @@ void suppress_each(void (*fn)(const char *name, uint64_t objects, uint64_t bytes
 
 /* ---- memcheck's blocks, see suppress_block.c; may stand in the same file ---- */
 
+#define SUPPRESS_MAX_BLOCKS 1024
+
 struct symbol;
 /* INIT. Takes a trimmed line that is no comment. False: it belongs to no block. *out_ok:
  * it made sense. line stays in use. */
@@ -34,6 +36,8 @@ bool suppress_block_open(void);
 /* INIT. Blocks with "src:" lines so far, which are left out: no line numbers are known
  * here. */
 uint32_t suppress_blocks_with_source(void);
+/* INIT. Blocks for which there was no room. */
+uint32_t suppress_blocks_too_many(void);
 /* DUMP. Does any block match the record? Needs the leak check's lock. */
 bool suppress_block_matches(const struct leak_record *r);
 void suppress_block_each(void (*fn)(const char *name, uint64_t objects, uint64_t bytes,

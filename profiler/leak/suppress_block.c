@@ -26,7 +26,7 @@
 #include "profiler/site/site.h"
 #include "profiler/stack/unwind.h"
 
-#define MAX_BLOCKS 1024
+#define MAX_BLOCKS SUPPRESS_MAX_BLOCKS
 #define MAX_LINES  16384 /* frame lines of all blocks */
 #define MAX_DEPTH  48	 /* innermost frames of a stack that are looked at */
 
@@ -41,6 +41,7 @@ static struct {
 	} list[MAX_BLOCKS];
 	uint32_t count;
 	uint32_t with_source; /* left out */
+	uint32_t too_many;    /* likewise */
 	/* While a block is read: */
 	uint32_t seen; /* lines of its head: name, kind */
 	bool inside, wanted;
@@ -83,6 +84,7 @@ static void begin_block(void)
 	blocks.inside = true;
 	blocks.wanted = blocks.count < MAX_BLOCKS;
 	blocks.seen = 0;
+	blocks.too_many += !blocks.wanted;
 	if (blocks.wanted) {
 		blocks.list[blocks.count].first = blocks.nlines;
 		blocks.list[blocks.count].count = 0;
@@ -90,11 +92,26 @@ static void begin_block(void)
 	}
 }
 
-static void end_block(void)
+/* A block of gaps alone would match every stack. */
+static bool names_something(uint32_t first, uint32_t count)
+{
+	for (uint32_t i = first; i < first + count; i++)
+		if (strcmp(blocks.lines[i], "...") != 0)
+			return true;
+	return false;
+}
+
+/* False: it lacks something. */
+static bool end_block(void)
 {
 	blocks.inside = false;
-	if (blocks.wanted && blocks.list[blocks.count].count > 0)
-		blocks.count++;
+	if (!blocks.wanted)
+		return true;
+	if (!names_something(blocks.list[blocks.count].first,
+			     blocks.list[blocks.count].count))
+		return false;
+	blocks.count++;
+	return true;
 }
 
 /* The second line: tools and kind of error. */
@@ -109,29 +126,58 @@ static bool read_kind(const char *line)
 	return true;
 }
 
-/* "definite,possible"; "definite" is what we call direct. */
-static void read_kinds(const char *line)
+static const struct {
+	const char *name;
+	unsigned kinds;
+} kind_names[] = {
+	{ "definite", 1u << LEAK_DIRECT }, /* what we call direct */
+	{ "indirect", 1u << LEAK_INDIRECT },
+	{ "possible", 1u << LEAK_POSSIBLE },
+	{ "reachable", 0 }, /* is no loss */
+	{ "all", ~0u },
+	{ "none", 0 },
+};
+
+/* Of one name of that length. */
+static bool add_kind(const char *name, size_t length, unsigned *kinds)
+{
+	for (size_t i = 0; i < ARRAY_LEN(kind_names); i++)
+		if (strlen(kind_names[i].name) == length &&
+		    strncmp(name, kind_names[i].name, length) == 0) {
+			*kinds |= kind_names[i].kinds;
+			return true;
+		}
+	return false;
+}
+
+/* "definite,possible". */
+static bool read_kinds(const char *line)
 {
 	unsigned kinds = 0;
 
-	if (strstr(line, "definite"))
-		kinds |= 1u << LEAK_DIRECT;
-	if (strstr(line, "indirect"))
-		kinds |= 1u << LEAK_INDIRECT;
-	if (strstr(line, "possible"))
-		kinds |= 1u << LEAK_POSSIBLE;
-	if (strstr(line, "all"))
-		kinds = ~0u;
+	while (*line == ' ' || *line == '\t')
+		line++;
+	for (;;) {
+		const char *comma = strchr(line, ',');
+		size_t length = comma ? (size_t)(comma - line) : strlen(line);
+
+		if (!add_kind(line, length, &kinds))
+			return false;
+		if (line[length] == '\0')
+			break;
+		line += length + 1;
+	}
 	if (blocks.wanted)
 		blocks.list[blocks.count].kinds = kinds;
+	return true;
 }
 
 static bool read_frame(const char *line)
 {
-	if (starts_with(line, "match-leak-kinds:")) {
-		read_kinds(line);
-		return true;
-	}
+	static const char kinds[] = "match-leak-kinds:";
+
+	if (starts_with(line, kinds))
+		return read_kinds(line + sizeof(kinds) - 1) || !blocks.wanted;
 	if (starts_with(line, "src:") && blocks.wanted) {
 		blocks.with_source++;
 		blocks.wanted = false;
@@ -139,8 +185,10 @@ static bool read_frame(const char *line)
 	if (strcmp(line, "...") != 0 && !starts_with(line, "fun:") &&
 	    !starts_with(line, "obj:"))
 		return !blocks.wanted; /* blocks of other kinds have lines of their own */
-	if (blocks.nlines == MAX_LINES)
+	if (blocks.nlines == MAX_LINES && blocks.wanted) {
 		blocks.wanted = false;
+		blocks.too_many++;
+	}
 	if (blocks.wanted) {
 		blocks.lines[blocks.nlines++] = line;
 		blocks.list[blocks.count].count++;
@@ -148,24 +196,45 @@ static bool read_frame(const char *line)
 	return true;
 }
 
+/* Of a line inside a block. A block with a line that makes no sense is left out: what is
+ * left of it would match more than was meant. */
+static bool read_inside(const char *line)
+{
+	bool ok = true;
+
+	if (strcmp(line, "}") == 0)
+		return end_block();
+	if (strcmp(line, "{") == 0) {
+		begin_block(); /* the one before has no end */
+		return false;
+	}
+	if (blocks.seen++ == 0) {
+		if (blocks.wanted)
+			blocks.list[blocks.count].name = line;
+		return true;
+	}
+	ok = blocks.seen == 2 ? read_kind(line) : read_frame(line);
+	if (!ok)
+		blocks.wanted = false;
+	return ok;
+}
+
 bool suppress_block_line(const char *line, bool *out_ok)
 {
 	*out_ok = true;
-	if (!blocks.inside) {
-		if (strcmp(line, "{") != 0)
-			return false;
-		begin_block();
-	} else if (strcmp(line, "}") == 0) {
-		end_block();
-	} else if (blocks.seen++ == 0) {
-		if (blocks.wanted)
-			blocks.list[blocks.count].name = line;
-	} else if (blocks.seen == 2) {
-		*out_ok = read_kind(line);
-	} else {
-		*out_ok = read_frame(line);
+	if (blocks.inside) {
+		*out_ok = read_inside(line);
+		return true;
 	}
+	if (strcmp(line, "{") != 0)
+		return false;
+	begin_block();
 	return true;
+}
+
+uint32_t suppress_blocks_too_many(void)
+{
+	return blocks.too_many;
 }
 
 bool suppress_block_open(void)

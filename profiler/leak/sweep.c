@@ -12,15 +12,15 @@
 
 #include "preload/base/meta.h"
 #include "preload/heap/heap.h"
+#include "profiler/leak/absent.h"
 #include "profiler/leak/history.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
 
-#define MAX_IGNORED  65536
-#define TABLE_FIRST  4096
-#define HASHED_WORDS 32
+#define MAX_IGNORED 65536
+#define TABLE_FIRST 4096
 
-#define NO_SANITIZE  __attribute__((no_sanitize("address", "thread", "undefined")))
+#define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
 
 static struct {
 	uintptr_t *list; /* made at first use */
@@ -146,18 +146,6 @@ void sweep_note_candidates(struct marker *m, struct sweep_candidates *out)
 	each_white(m, note_candidate, out);
 }
 
-/* Of what is lost nobody changes a byte. */
-NO_SANITIZE static uint32_t hash_content(const struct mspan *s, uintptr_t base)
-{
-	size_t n = mspan_slot_bytes(s) / sizeof(uintptr_t);
-	const volatile uintptr_t *word = (const volatile uintptr_t *)base;
-	uint64_t hash = 0;
-
-	for (size_t i = 0; i < n && i < HASHED_WORDS; i++)
-		hash = (hash ^ word[i]) * 0x9e3779b97f4a7c15u;
-	return (uint32_t)(hash >> 32);
-}
-
 /* What is white, live and the same object as before; the rest is held. */
 static void note_seen(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
 		      void *arg)
@@ -176,26 +164,11 @@ static void note_seen(struct marker *m, struct mspan *s, uint32_t index, size_t 
 		return;
 	}
 	if (seen->count < seen->room)
-		seen->list[seen->count] =
-			(struct sweep_candidate){ .entry = e,
-						  .content = hash_content(s, e.base) };
+		seen->list[seen->count] = (struct sweep_candidate){
+			.entry = e, .content = sweep_hash_content(s, e.base)
+		};
 	seen->fresh += !history_knows(&e);
 	seen->count++;
-}
-
-/* Spans are in the order in which they were found. */
-static void sort_seen(struct sweep_candidate *list, size_t n)
-{
-	for (size_t gap = n / 2; gap > 0; gap /= 2)
-		for (size_t i = gap; i < n; i++) {
-			struct sweep_candidate x = list[i];
-			size_t k = i;
-
-			for (; k >= gap && list[k - gap].entry.base > x.entry.base;
-			     k -= gap)
-				list[k] = list[k - gap];
-			list[k] = x;
-		}
 }
 
 void sweep_note_seen(struct marker *m, struct sweep_seen *out)
@@ -203,36 +176,18 @@ void sweep_note_seen(struct marker *m, struct sweep_seen *out)
 	out->count = out->fresh = 0;
 	each_white(m, note_seen, out);
 	if (out->count <= out->room)
-		sort_seen(out->list, out->count);
-}
-
-static const struct sweep_candidate *find_seen(const struct sweep_seen *seen,
-					       uintptr_t base)
-{
-	size_t first = 0, end = seen->count;
-
-	while (first < end) {
-		size_t middle = (first + end) / 2;
-
-		if (seen->list[middle].entry.base < base)
-			first = middle + 1;
-		else
-			end = middle;
-	}
-	return first < seen->count && seen->list[first].entry.base == base
-		       ? &seen->list[first]
-		       : NULL;
+		sweep_sort_seen(out->list, out->count);
 }
 
 static void hold_unseen(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
 			void *arg)
 {
 	const struct history_entry e = entry_of(s, index);
-	const struct sweep_candidate *c = find_seen(arg, e.base);
+	const struct sweep_candidate *c = sweep_find_seen(arg, e.base);
 
 	(void)bit;
 	if (c && c->entry.born_ns == e.born_ns && c->entry.site == e.site &&
-	    c->entry.bytes == e.bytes && c->content == hash_content(s, e.base))
+	    c->entry.bytes == e.bytes && c->content == sweep_hash_content(s, e.base))
 		return;
 	mark_word(m, e.base);
 	mark_drain(m);
@@ -271,6 +226,35 @@ void sweep_keep_candidates(struct marker *m, struct sweep_candidates *set)
 		each_white(m, hold_other, set);
 }
 
+/* ---- the stack of grey objects ---- */
+
+static bool grow_stack(struct marker *m)
+{
+	size_t bytes = m->capacity * sizeof(*m->stack);
+	void *p = m->heads ? NULL /* a look maps no memory */
+			   : meta_remap(m->stack, bytes, bytes * 2, META_LEAK);
+
+	if (!p) {
+		m->out_of_memory = true;
+		return false;
+	}
+	m->stack = p;
+	m->capacity *= 2;
+	return true;
+}
+
+/* What of [lo, hi) can be read. */
+static void push(struct marker *m, uintptr_t lo, uintptr_t hi)
+{
+	for (uintptr_t end = hi; lo < hi; lo = end, end = hi) {
+		if (m->absent && !absent_next(m->absent, &lo, hi, &end))
+			return;
+		if (m->used == m->capacity && !grow_stack(m))
+			return;
+		m->stack[m->used++] = (struct grey){ lo, end };
+	}
+}
+
 /* ---- who points at whom ---- */
 
 NO_SANITIZE static void note_pointers(struct marker *m, struct mspan *s, uint32_t index,
@@ -279,13 +263,19 @@ NO_SANITIZE static void note_pointers(struct marker *m, struct mspan *s, uint32_
 	uintptr_t lo = object_base(s, index), hi = lo + mspan_slot_bytes(s);
 
 	(void)arg;
-	for (; lo < hi; lo += sizeof(uintptr_t)) {
-		uint32_t other;
-		size_t other_bit;
+	push(m, lo, hi);
+	while (m->used > 0) {
+		struct grey g = m->stack[--m->used];
 
-		if (mark_find(m, *(const volatile uintptr_t *)lo, &other, &other_bit) &&
-		    other_bit != bit)
-			mark_set(m->pointed, other_bit);
+		for (; g.lo < g.hi; g.lo += sizeof(uintptr_t)) {
+			uint32_t other;
+			size_t other_bit;
+
+			if (mark_find(m, *(const volatile uintptr_t *)g.lo, &other,
+				      &other_bit) &&
+			    other_bit != bit)
+				mark_set(m->pointed, other_bit);
+		}
 	}
 }
 
@@ -412,7 +402,7 @@ static void blacken(struct marker *m, const struct mspan *s, uint32_t index, siz
 	uintptr_t base = object_base(s, index);
 
 	mark_clear(m->white, bit);
-	mark_push(m, base, base + mspan_slot_bytes(s));
+	push(m, base, base + mspan_slot_bytes(s));
 }
 
 /* The bytes of all that is reached from the grey objects; c, unless it is NULL, counts
@@ -524,7 +514,7 @@ static void visit(struct marker *m, struct mspan *s, uint32_t index, size_t bit)
 	uintptr_t base = object_base(s, index);
 
 	mark_set(m->pointed, bit);
-	mark_push(m, base, base + mspan_slot_bytes(s));
+	push(m, base, base + mspan_slot_bytes(s));
 }
 
 NO_SANITIZE static void find_leader(struct marker *m, struct mspan *s, uint32_t index,

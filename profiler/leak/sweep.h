@@ -52,6 +52,12 @@ struct sweep_seen {
 	struct sweep_candidate *list; /* by address */
 	size_t room, count, fresh;    /* count may be over room */
 };
+/* Of what is lost nobody changes a byte. */
+uint32_t sweep_hash_content(const struct mspan *s, uintptr_t base);
+/* Spans are in the order in which they were found. */
+void sweep_sort_seen(struct sweep_candidate *list, size_t n);
+const struct sweep_candidate *sweep_find_seen(const struct sweep_seen *seen,
+					      uintptr_t base);
 void sweep_note_seen(struct marker *m, struct sweep_seen *out);
 /* What is white, but was not seen so with the same bytes in it, is held. */
 void sweep_keep_seen(struct marker *m, struct sweep_seen *seen);

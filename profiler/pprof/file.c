@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "preload/base/fmt.h"
 #include "preload/base/os.h"
@@ -24,9 +25,9 @@ static uint64_t size_limit(void)
  * that is not ours to undo. */
 static bool is_link(const char *path)
 {
-	char byte;
+	struct stat st;
 
-	return os_readlink(path, &byte, 1) >= 0;
+	return os_lstat(path, &st) == 0 && S_ISLNK(st.st_mode);
 }
 
 int out_file_open(struct out_file *f, const char *prefix, const char *suffix)

@@ -15,10 +15,12 @@ static struct fixalloc *pool(unsigned which, size_t bytes)
 	return f;
 }
 
+/* Short spans of a class (mcentral.c) use the same pool. */
 static struct fixalloc *pool_of_all(const struct mspan *s)
 {
-	return pool(s->sizeclass,
-		    sizeof(struct block) + s->nslots * (size_t)sampler.record_size);
+	const size_t nslots = sizeclass_info[s->sizeclass].nslots;
+
+	return pool(s->sizeclass, sizeof(struct block) + nslots * sampler.record_size);
 }
 
 static struct fixalloc *pool_of_first(const struct mspan *s)

@@ -56,10 +56,17 @@ static inline void count_free_alone(struct site_counters *c, uint64_t objects,
  * same stack find them. 0: the general way has to do it. */
 struct trail_found count_find_anew(struct trail_found found);
 
+/* SLOW. Counts a new whole object of a site that has made few, with one thread or more.
+ * Returns how many those are now; 0: they do not count as few any more. */
+uint32_t count_alloc_few(uint32_t site, uint64_t bytes);
+/* SLOW. A freed one; false: the site has counters, or made nothing. */
+bool count_free_few(uint32_t site, uint64_t bytes);
+
 /* count_alloc_alone() and the like beside other threads; objects in fixed point. Returns
  * how many were made in what the thread counts in. */
 uint64_t count_alloc_beside(uint32_t number, uint64_t objects, uint64_t bytes);
-void count_free_beside(uint32_t number, uint64_t objects, uint64_t bytes);
+/* Always true, for who ends with it. */
+bool count_free_beside(uint32_t number, uint64_t objects, uint64_t bytes);
 /* For samples, which are few: a thread gets a share when it has made many. */
 void count_sample_beside(uint32_t number, uint64_t objects, uint64_t bytes);
 void count_sample_free_beside(uint32_t number, uint64_t objects, uint64_t bytes);

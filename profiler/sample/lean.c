@@ -16,8 +16,7 @@
 #include "profiler/sample/count.h"
 #include "profiler/sample/draw.h"
 #include "profiler/site/store.h"
-#include "profiler/stack/trail.h"
-#include "profiler/stack/unwind.h"
+#include "profiler/stack/trail_fast.h"
 
 /* The calling thread's budget; false: it is not to be drawn here. */
 ALWAYS_INLINE bool draw_budget(struct mcache *mc)
@@ -66,7 +65,7 @@ ALWAYS_INLINE uint32_t find_number(const uintptr_t *fp, uint32_t *out_site)
 	struct trail_found found;
 
 	seep_tls.internal = 1;
-	found = trail_capture_node(fp);
+	found = trail_capture_fast(fp);
 	if (UNLIKELY(found.number == 0))
 		found = count_find_anew(found);
 	seep_tls.internal = 0;
@@ -181,7 +180,8 @@ void lean_on_free_large(struct mspan *s)
 	} else {
 		count_free(number, b->weight, b->bytes);
 		if ((void *)s->base == mcache_self()->sampled)
-			misuse_note_free(s->base, site, SITE_NONE, unwind_caller());
+			misuse_note_free(s->base, site, SITE_NONE,
+					 walk_own_caller(__builtin_frame_address(0)));
 		else
 			sample_note_end((void *)s->base, site);
 	}

@@ -13,6 +13,7 @@
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
 #include "preload/heap/tls.h"
+#include "profiler/sample/block.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/share.h"
 #include "profiler/site/store.h"
@@ -82,7 +83,6 @@ static void install(bool exact)
 					    : sample_on_free;
 	heap_hooks.sample_large = lean ? lean_on_malloc_large : NULL;
 	heap_hooks.free_large = lean ? lean_on_free_large : NULL;
-	heap_hooks.is_freed = sample_is_freed;
 	heap_hooks.misuse = misuse_describe;
 	heap_hooks.sample_resize = sample_on_resize;
 	heap_hooks.release_samples = sample_on_release;
@@ -146,6 +146,10 @@ void sample_init(void)
 		heap_neighbours = 8;
 		sampler.whole = !has_other_threads();
 	}
+	if (sampler.whole) {
+		heap_hooks.mark_head = offsetof(struct block, records);
+		atomic_store_relaxed(&heap_hooks.mark_size, sampler.record_size);
+	}
 	heap_set_budget(sample_draw_budget());
 	if (has_other_threads())
 		redraw_budgets();
@@ -189,6 +193,7 @@ int sample_change(enum opt_mode mode, size_t sample)
 		set_exact();
 	}
 	atomic_store_relaxed(&sampler.whole, false);
+	atomic_store_relaxed(&heap_hooks.mark_size, 0u);
 	atomic_store_relaxed(&sampler.period, sample);
 	atomic_store_relaxed(&sampler.exact, p.exact);
 	atomic_store_relaxed(&sampler.on, p.on);

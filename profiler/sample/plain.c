@@ -16,7 +16,7 @@
 #include "profiler/site/capture.h"
 #include "profiler/site/site.h"
 #include "profiler/site/store.h"
-#include "profiler/stack/trail.h"
+#include "profiler/stack/trail_fast.h"
 
 #define ONE ((uint64_t)1 << SITE_SHIFT)
 
@@ -43,7 +43,8 @@ ALWAYS_INLINE bool toss(uint32_t lg)
 static NOINLINE void follow(struct sample_record *r, const void *p, size_t size,
 			    uint32_t lg)
 {
-	r->packed.escape = sample_hooks.begin_one(p, size, r->site, trail_latest(), lg);
+	r->packed.escape =
+		sample_hooks.begin_one(p, size, record_site(r->site), trail_latest(), lg);
 }
 
 /* The object whose record this is is the latest of so many, fixed point. */
@@ -63,6 +64,39 @@ ALWAYS_INLINE void may_follow(struct sample_record *r, const void *p, size_t siz
 
 /* ---- events ---- */
 
+/* The stack has no counters that the trail knows of. An object of a site that has made
+ * few is counted here, and *out_objects is their number, fixed point. False: the general
+ * way has to do it. */
+static NOINLINE bool alloc_few(struct trail_found *found, size_t size,
+			       uint64_t *out_objects)
+{
+	if (found->node == TRAIL_UNKNOWN) {
+		found->node = capture_site(trail_latest());
+		if (found->node)
+			trail_set_latest(*found);
+	}
+	if (found->node == SITE_NONE)
+		return false;
+	*out_objects = (uint64_t)count_alloc_few(found->node, size) << SITE_SHIFT;
+	if (*out_objects) {
+		thread_add(&sampler.samples, 1);
+		return true;
+	}
+	*found = count_find_anew(*found);
+	return found->number != 0;
+}
+
+ALWAYS_INLINE uint64_t alloc_more(uint32_t number, size_t size)
+{
+	struct site_counters *c;
+
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
+		return count_alloc_beside(number, ONE, size);
+	c = site_counters_at(number);
+	count_alloc_alone(c, ONE, size);
+	return c->alloc_objects;
+}
+
 ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 {
 	const size_t record_size = followed ? RECORD_PACKED : RECORD_SHORT;
@@ -71,7 +105,6 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 	uint64_t objects;
 	struct mspan *s = arena_span_of(p);
 	struct block *b = atomic_load_acquire(&s->samples);
-	struct site_counters *c;
 
 	if (UNLIKELY(seep_tls.internal > 0) || UNLIKELY(!b) ||
 	    UNLIKELY(!store_is_own())) {
@@ -81,22 +114,17 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 	r = (void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) * record_size];
 	__builtin_prefetch(r, 1); /* the capture takes as long as that */
 	seep_tls.internal = 1;
-	found = trail_capture_node(__builtin_frame_address(0));
-	if (UNLIKELY(found.number == 0)) {
-		found = count_find_anew(found);
-		if (found.number == 0) {
-			seep_tls.internal = 0;
-			sample_on_malloc(p, size);
-			return;
-		}
+	found = trail_capture_fast(__builtin_frame_address(0));
+	if (UNLIKELY(found.number == 0) && !alloc_few(&found, size, &objects)) {
+		seep_tls.internal = 0;
+		sample_on_malloc(p, size);
+		return;
 	}
-	count_put_record(r, found.node, size, count_stamp());
-	if (UNLIKELY(atomic_load_relaxed(&thread_are_many))) {
-		objects = count_alloc_beside(found.number, ONE, size);
+	if (LIKELY(found.number != 0)) {
+		count_put_record(r, found.number | SAMPLE_NUMBER, size, count_stamp());
+		objects = alloc_more(found.number, size);
 	} else {
-		c = site_counters_at(found.number);
-		count_alloc_alone(c, ONE, size);
-		objects = c->alloc_objects;
+		count_put_record(r, found.node, size, count_stamp());
 	}
 	if (followed) {
 		r->packed.birth = record_birth_now();
@@ -125,28 +153,25 @@ ALWAYS_INLINE bool on_free(struct mspan *s, uint32_t index, void *p, bool follow
 	const uint64_t word = atomic_load_relaxed((record_word *)r);
 	const uint32_t site = (uint32_t)word;
 	const size_t size = (uint16_t)(word >> 32);
-	uint32_t number, handle = 0;
+	const uint32_t number = site & ~SAMPLE_NUMBER;
+	uint32_t handle = 0;
 
 	if (site == SITE_NONE)
 		return true;
-	if (UNLIKELY(site >= HIDDEN_SITE) ||
+	if (UNLIKELY(site - SAMPLE_NUMBER >= HIDDEN_SITE - SAMPLE_NUMBER) ||
 	    UNLIKELY(word >> 48 != atomic_load_relaxed(&sampler.exact_stamp)) ||
 	    UNLIKELY(!s->slot_size) || UNLIKELY(!store_is_own()))
-		return sample_on_free(s, index, p);
-	number = site_number(site);
-	if (UNLIKELY(number == 0))
 		return sample_on_free(s, index, p);
 	r->site = site | SAMPLE_FREED;
 	if (followed) {
 		handle = r->packed.escape;
 		r->packed.escape = 0;
 	}
-	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
-		count_free_beside(number, ONE, size);
-	else
-		count_free_alone(site_counters_at(number), ONE, size);
 	if (followed && UNLIKELY(handle))
 		sample_end_escape(handle);
+	if (UNLIKELY(atomic_load_relaxed(&thread_are_many)))
+		return count_free_beside(number, ONE, size);
+	count_free_alone(site_counters_at(number), ONE, size);
 	return true;
 }
 

@@ -31,6 +31,7 @@
 #include "preload/heap/sizeclass.h"
 #include "preload/heap/tls.h"
 #include "profiler/sample/block.h"
+#include "profiler/sample/count.h"
 #include "profiler/sample/draw.h"
 #include "profiler/sample/sample_int.h"
 #include "profiler/site/capture.h"
@@ -154,7 +155,8 @@ const struct sample_record *sample_find(const struct mspan *s, uint32_t index)
 	return r && (int32_t)r->site > 0 ? r : NULL;
 }
 
-bool sample_is_freed(const struct mspan *s, uint32_t index)
+/* Is the slot known to be free? As heap_hooks.mark_size says to the heap. */
+static bool is_freed(const struct mspan *s, uint32_t index)
 {
 	return atomic_load_relaxed(&sampler.whole) && find(s, index)->site & SAMPLE_FREED;
 }
@@ -169,7 +171,7 @@ uint32_t sample_last_site(const struct mspan *s, uint32_t index)
 		site = r->site;
 	else if (b)
 		site = block_last_site(s, b, index);
-	return site >= HIDDEN_SITE ? SITE_NONE : site;
+	return site >= HIDDEN_SITE ? SITE_NONE : record_site(site);
 }
 
 size_t sample_size_asked(const struct mspan *s, uint32_t index)
@@ -185,7 +187,7 @@ uint32_t sample_site(const struct sample_record *r)
 {
 	if (!r || r->site == HIDDEN_SITE)
 		return r ? HIDDEN_SITE : SITE_NONE;
-	return sampler.labels ? label_read(r->site, NULL) : r->site;
+	return sampler.labels ? label_read(r->site, NULL) : record_site(r->site);
 }
 
 uint64_t sample_birth_ns(const struct sample_record *r)
@@ -257,12 +259,21 @@ ALWAYS_INLINE uint64_t old_weight(const struct mspan *s, const struct block *b,
 	return s->slot_size ? objects_then(r->size, r->period) : b->weight;
 }
 
+/* Exact mode's alone: what others count has a fraction. */
+static bool count_few(uint32_t site, size_t size, uint64_t objects)
+{
+	return sample_is_exact() && objects == (uint64_t)1 << SITE_SHIFT &&
+	       count_alloc_few(site, size) != 0;
+}
+
 ALWAYS_INLINE void count_alloc(uint32_t site, size_t size, uint64_t objects)
 {
 	struct site_counters *c = site_counters_if_any(site);
 	uint64_t bytes = draw_scaled_bytes(size, objects);
 
 	if (UNLIKELY(!c)) {
+		if (count_few(site, size, objects))
+			return;
 		c = site_counters(site);
 		if (!c)
 			return;
@@ -278,8 +289,13 @@ ALWAYS_INLINE void count_free(uint32_t site, size_t size, uint64_t objects)
 	struct site_counters *c = site_counters_if_any(site);
 	uint64_t bytes = draw_scaled_bytes(size, objects);
 
-	if (UNLIKELY(!c))
-		return;
+	if (UNLIKELY(!c)) {
+		if (count_free_few(site, size))
+			return;
+		c = site_counters_if_any(site);
+		if (!c)
+			return;
+	}
 	peak_shrink(c, bytes);
 	thread_add_two(&c->free_objects, objects, &c->free_bytes, bytes);
 }
@@ -510,19 +526,20 @@ bool sample_on_free(struct mspan *s, uint32_t index, void *p)
 {
 	struct block *b = s->samples;
 	struct sample_record *r = block_find(s, b, index);
-	uint32_t site = r ? atomic_load_relaxed(&r->site) : SITE_NONE, handle = 0;
+	uint32_t word = r ? atomic_load_relaxed(&r->site) : SITE_NONE, handle = 0, site;
 	uint64_t objects;
 	size_t size;
 
-	if ((int32_t)site <= 0)
-		return site == SITE_NONE || !sample_is_freed(s, index);
+	if ((int32_t)word <= 0)
+		return word == SITE_NONE || !is_freed(s, index);
+	site = record_site(word);
 	if (record_has_handle()) {
 		handle = *record_handle(r);
 		*record_handle(r) = 0;
 	}
 	if (UNLIKELY(site == HIDDEN_SITE) || !store_is_own()) {
 		atomic_store_release(&r->site, site == HIDDEN_SITE ? SITE_NONE
-								   : site | SAMPLE_FREED);
+								   : word | SAMPLE_FREED);
 		sample_count_page(s, b, p, -1);
 		return true;
 	}
@@ -531,7 +548,7 @@ bool sample_on_free(struct mspan *s, uint32_t index, void *p)
 	if (UNLIKELY(sampler.lifetimes))
 		end_lifetime(s, r, site);
 	/* From here on the record may be another object's. */
-	atomic_store_release(&r->site, site | SAMPLE_FREED);
+	atomic_store_release(&r->site, word | SAMPLE_FREED);
 	sample_count_page(s, b, p, -1);
 	count_free(site, size, objects);
 	if (has_noted_end(s, p))
@@ -577,6 +594,7 @@ void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size)
 		clear_tail(s, (uintptr_t)p, size);
 	if ((int32_t)site <= 0 || site == HIDDEN_SITE || !store_is_own())
 		return;
+	site = record_site(site);
 	objects = old_weight(s, b, r);
 	count_free(site, record_size(s, r), objects);
 	if (size < record_size(s, r) &&

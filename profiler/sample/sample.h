@@ -16,7 +16,7 @@
  * freed: the slot holds no recorded object. The later fields are there only where options
  * need them: see sample_birth_ns(). */
 struct sample_record {
-	uint32_t site;	/* may be labelled, see label.h */
+	uint32_t site;	/* may be labelled, see label.h; or see SAMPLE_NUMBER */
 	uint16_t size;	/* asked, of small objects (large: mspan.size_asked) */
 	uint8_t epoch;	/* see sample_is_inherited() */
 	uint8_t period; /* number of the settings in force at its birth, see period.c */

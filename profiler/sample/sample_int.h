@@ -101,7 +101,6 @@ void sample_on_malloc(void *p, size_t size);
 bool sample_on_free(struct mspan *s, uint32_t index, void *p);
 void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size);
 void sample_on_release(struct mspan *s);
-bool sample_is_freed(const struct mspan *s, uint32_t index);
 /* plain.c: the same for exact mode with records of RECORD_SHORT. */
 void plain_on_malloc(void *p, size_t size);
 bool plain_on_free(struct mspan *s, uint32_t index, void *p);
@@ -136,42 +135,58 @@ void peak_add_shared(int64_t bytes); /* beside other threads */
 /* FAST. The same: threads beside each other do not share the total at every event. What
  * each adds is kept back until it is worth a step. */
 #define PEAK_STEP 8192
+static inline bool peak_is_little(int64_t sum)
+{
+	return sum < PEAK_STEP && sum > -PEAK_STEP;
+}
+
 ALWAYS_INLINE void peak_add_beside(int64_t bytes)
 {
 	int64_t sum = seep_tls.live_delta + bytes;
 
-	if (LIKELY(sum < PEAK_STEP) && LIKELY(sum > -PEAK_STEP))
+	if (LIKELY(peak_is_little(sum)))
 		seep_tls.live_delta = (int32_t)sum;
 	else
 		peak_add_shared(bytes);
 }
 
+/* FAST. Was what is live of it kept since the latest peak? */
+static inline bool peak_has(const struct site_counters *c)
+{
+	return atomic_load_relaxed(&c->peak_number) ==
+	       atomic_load_relaxed(&peak_totals.number);
+}
+
 ALWAYS_INLINE void peak_touch_alone(struct site_counters *c)
 {
-	if (UNLIKELY(atomic_load_relaxed(&c->peak_number) !=
-		     atomic_load_relaxed(&peak_totals.number)))
+	if (UNLIKELY(!peak_has(c)))
 		peak_keep_alone(c);
 }
 
 ALWAYS_INLINE void peak_touch(struct site_counters *c)
 {
-	if (UNLIKELY(atomic_load_relaxed(&c->peak_number) !=
-		     atomic_load_relaxed(&peak_totals.number)))
+	if (UNLIKELY(!peak_has(c)))
 		peak_keep(c);
 }
 
-/* FAST. Before the counters of a site change, with one thread. */
-ALWAYS_INLINE void peak_grow_alone(struct site_counters *c, uint64_t bytes)
+/* FAST. The total alone, with one thread. */
+ALWAYS_INLINE void peak_raise_alone(uint64_t bytes)
 {
 	uint64_t live;
 
-	peak_touch_alone(c);
 	thread_add_alone(&peak_totals.live, bytes);
 	live = atomic_load_relaxed(&peak_totals.live);
 	if (live > atomic_load_relaxed(&peak_totals.peak)) {
 		atomic_store_relaxed(&peak_totals.peak, live);
 		atomic_store_relaxed(&peak_totals.fresh, true);
 	}
+}
+
+/* FAST. Before the counters of a site change, with one thread. */
+ALWAYS_INLINE void peak_grow_alone(struct site_counters *c, uint64_t bytes)
+{
+	peak_touch_alone(c);
+	peak_raise_alone(bytes);
 }
 
 ALWAYS_INLINE void peak_shrink_alone(struct site_counters *c, uint64_t bytes)
@@ -266,8 +281,19 @@ void sample_describe_life(const struct mspan *s, const struct sample_record *r,
 int sample_labels(const struct labels *labels, struct pprof_label *list);
 
 /* sample.c. In record.site: the object was freed. No site has so high a number. */
-#define SAMPLE_FREED   ((uint32_t)1 << 31)
+#define SAMPLE_FREED ((uint32_t)1 << 31)
+/* plain.c. In record.site: it is the number of the site's counters, so that who frees the
+ * object finds them at once. */
+#define SAMPLE_NUMBER  ((uint32_t)1 << 30)
 #define SAMPLE_CLAIMED UINT32_MAX /* as good as freed, but not to be had, see block.h */
+/* FAST. The site in a record.site that is not marked as freed. */
+static inline uint32_t record_site(uint32_t site)
+{
+	return site & SAMPLE_NUMBER && site != HIDDEN_SITE
+		       ? site_of_number(site & ~SAMPLE_NUMBER)
+		       : site;
+}
+
 /* The site of the object that is or was recorded last in the slot; SITE_NONE: none. */
 uint32_t sample_last_site(const struct mspan *s, uint32_t index);
 bool sample_is_whole(void); /* every object so far was recorded */

@@ -37,6 +37,8 @@ NOINLINE uint32_t capture_site(const struct trail *t)
 	uint32_t last = t->count - 1, base = trail_base(t);
 	uint32_t i = last, node;
 
+	if (base == 0 && nodes[last].node)
+		return nodes[last].node;
 	trail_set_frames(t);
 	while (i > base && (nodes[i].node == 0 || f[i].base != base))
 		i--;

@@ -70,14 +70,20 @@ static inline struct site_counters *share_find(const struct share *s, uint32_t n
 /* SLOW. The same for the calling thread, made at need; NULL: it must do without. */
 struct site_counters *share_make(uint32_t number);
 
+/* FAST. The calling thread's; NULL: it has none. */
+static inline struct share *share_own(void)
+{
+	const struct thread_info *t = seep_tls.thread;
+
+	return LIKELY(t != NULL) ? t->share : NULL;
+}
+
 /* FAST. */
 static inline struct site_counters *share_counters(uint32_t number)
 {
-	const struct thread_info *t = seep_tls.thread;
-	struct site_counters *c = NULL;
+	const struct share *own = share_own();
+	struct site_counters *c = LIKELY(own != NULL) ? share_find(own, number) : NULL;
 
-	if (LIKELY(t != NULL) && LIKELY(t->share != NULL))
-		c = share_find(t->share, number);
 	return LIKELY(c != NULL) ? c : share_make(number);
 }
 

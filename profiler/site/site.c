@@ -2,23 +2,27 @@
 /*
  * site: the calling-context tree, see site.h.
  *
- * Structure: nodes are numbered and lie in chunks that never move. The frames of a new
- * stack get numbers in a row, so most nodes are next to their parent, where a child is
- * looked for first. For the others a hash table finds the child of (parent, pc): open
- * addressing, entries of half a hash and a number, so that nearly every node that is
- * looked at is the right one. It doubles when it is 5/8 full; the one before keeps its
- * address, since somebody may be reading it, and loses its memory: who finds nothing
- * there looks again under the lock. Counters have numbers and chunks of their own, so
- * that inner nodes cost 16 bytes and no more.
+ * Structure: the tree is an array of cells of four bytes. A node is a cell with the code
+ * of its return address (code.h), and its id is the cell's number. Frames of a new stack
+ * come in a row, so that most nodes lie right behind their parent, and that is how it is
+ * known. Before any other node there is a cell with its parent's id. Behind a node that
+ * got counters lies the number of these (counters.c), or, where there was something else
+ * already, in a place of its own, behind a cell with the node's id, like one more child.
+ *
+ *	P 0 | main | f | malloc's caller | F 1 | P f | g | h | F 2 | ...
+ *
+ * A hash table finds what lies behind a parent's id: open addressing, entries of half a
+ * hash and a number, so that nearly every node that is looked at is the right one. It
+ * doubles when it is 5/8 full; the one before keeps its address, since somebody may be
+ * reading it, and loses its memory: who finds nothing there looks again under the lock.
  *
  * Chunks lie in the file that outlives the process (store.h) where there is one, else in
  * memory of our own.
  *
- * Concurrency: nodes and the table are read without a lock: a node's pc is stored before
- * its parent, and both before its entry (release). Insertion holds the lock. A number is
- * used once.
+ * Concurrency: cells and the table are read without a lock: cells are stored in order,
+ * and before their entry (release); they never change. Insertion holds the lock.
  */
-#include "profiler/site/site.h"
+#include "profiler/site/site_int.h"
 
 #include <string.h>
 
@@ -26,19 +30,17 @@
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
+#include "profiler/site/code.h"
 #include "profiler/site/share.h"
 #include "profiler/site/store.h"
 
-#define LG_FIRST	 10		    /* of the first table: 8 KiB */
-#define LG_LAST		 27		    /* holds all numbers */
-#define MAPPED_BYTES	 ((size_t)64 * KIB) /* tables from here on are mappings */
-#define HUGE_BYTES	 (4 * MIB)
-#define LG_CHUNK	 SITE_LG_CHUNK
-#define CHUNK		 (1u << LG_CHUNK)
-#define CHUNKS		 SITE_CHUNKS
-#define LG_COUNTER_CHUNK SITE_LG_COUNTER_CHUNK
-#define COUNTER_CHUNK	 (1u << LG_COUNTER_CHUNK)
-#define COUNTER_CHUNKS	 SITE_COUNTER_CHUNKS
+#define LG_FIRST     10			/* of the first table: 8 KiB */
+#define LG_LAST	     27			/* holds all numbers */
+#define MAPPED_BYTES ((size_t)64 * KIB) /* tables from here on are mappings */
+#define HUGE_BYTES   (4 * MIB)
+#define LG_CHUNK     SITE_LG_CHUNK
+#define CHUNK	     (1u << LG_CHUNK)
+#define CHUNKS	     SITE_CHUNKS
 
 struct table {
 	unsigned lg;	    /* of the entries */
@@ -47,12 +49,12 @@ struct table {
 
 static struct {
 	struct lock lock;	/* for insertion */
-	struct lock chunk_lock; /* for new chunks and counters */
+	struct lock chunk_lock; /* for new chunks */
 	struct table *table;	/* atomic; NULL: nothing is in it */
-	uint32_t ninserted;	/* nodes that can be found; atomic, after their entry */
-	uint32_t nhashed;	/* of these in the table; guarded by lock */
-	uint32_t count;		/* numbers given out; atomic */
-	uint32_t ncounters;	/* written under chunk_lock; atomic */
+	uint32_t ninserted;	/* cells that count; atomic, after their entry */
+	uint32_t nhashed;	/* entries of the table; guarded by lock */
+	uint32_t count;		/* cells given out; atomic */
+	bool any_elsewhere;	/* numbers of site_few; atomic */
 } sites = { .lock = LOCK_INIT(LOCK_RANK_SITE),
 	    .chunk_lock = LOCK_INIT(LOCK_RANK_SITE_CHUNK) };
 
@@ -70,27 +72,87 @@ static void *new_chunk(enum store_kind kind, uint32_t index, size_t size)
 	return chunk ? chunk : meta_alloc(size, CACHE_LINE, META_SITE);
 }
 
-/* A number whose chunk exists; 0: out of memory or numbers. */
-static uint32_t new_number(void)
+/* Needs chunk_lock. */
+static bool have_chunk_of(uint32_t cell)
 {
-	uint32_t site;
+	uint32_t **chunk = &site_chunks.cells[cell >> LG_CHUNK];
+
+	if (cell >> LG_CHUNK >= CHUNKS)
+		return false;
+	if (LIKELY(*chunk != NULL))
+		return true;
+	atomic_store_release(chunk, (uint32_t *)new_chunk(STORE_NODES, cell >> LG_CHUNK,
+							  CHUNK * sizeof(**chunk)));
+	return *chunk != NULL;
+}
+
+/* The first of n cells in a row, and their chunks exist, also that of the one behind
+ * them; 0: out of memory or numbers. */
+static uint32_t new_cells(uint32_t n)
+{
+	uint32_t first;
 
 	lock_acquire(&sites.chunk_lock);
-	site = sites.count + 1;
-	if (site >> LG_CHUNK < CHUNKS && !site_chunks.nodes[site >> LG_CHUNK]) {
-		void *chunk = new_chunk(STORE_NODES, site >> LG_CHUNK,
-					CHUNK * sizeof(struct site_node));
-
-		atomic_store_release(&site_chunks.nodes[site >> LG_CHUNK],
-				     (struct site_node *)chunk);
+	first = sites.count + 1;
+	if (have_chunk_of(first) && have_chunk_of(first + n)) {
+		atomic_store_release(&sites.count, first + n - 1);
+		store_set_count(STORE_NODES, sites.count);
+	} else {
+		first = 0;
 	}
-	if (site >> LG_CHUNK >= CHUNKS || !site_chunks.nodes[site >> LG_CHUNK])
-		site = SITE_NONE;
-	else
-		atomic_store_release(&sites.count, site);
-	store_set_counts(sites.count, sites.ncounters);
 	lock_release(&sites.chunk_lock);
-	return site;
+	return first;
+}
+
+/* ---- cells ---- */
+
+static uint32_t cell_at(uint32_t at)
+{
+	return atomic_load_acquire(site_cell(at));
+}
+
+static bool is_node(uint32_t cell)
+{
+	return cell != 0 && cell < SITE_PARENT;
+}
+
+/* The cell of a node with this pc? Its code, if it has one that is not in full. */
+static bool has_pc(uint32_t cell, uint32_t code, uintptr_t pc)
+{
+	if (LIKELY(code != 0))
+		return cell == code;
+	return is_node(cell) && code_is_long(cell) && code_pc(cell) == pc;
+}
+
+/* What is looked for behind a parent's id: a child, or the number of its counters. */
+struct key {
+	uint32_t parent, code;
+	uintptr_t pc;
+	uint64_t hash;
+	bool counters;
+};
+
+static struct key key_of(uint32_t parent, uintptr_t pc)
+{
+	return (struct key){ .parent = parent,
+			     .code = code_find(pc),
+			     .pc = pc,
+			     .hash = hash_of(parent, pc) };
+}
+
+static struct key key_of_counters(uint32_t site)
+{
+	return (struct key){ .parent = site,
+			     .hash = hash_of(site, UINTPTR_MAX),
+			     .counters = true };
+}
+
+static bool is_child(uint32_t at, const struct key *k)
+{
+	uint32_t cell = cell_at(at);
+
+	return cell_at(at - 1) == (SITE_PARENT | k->parent) &&
+	       (k->counters ? cell >= SITE_FEW : has_pc(cell, k->code, k->pc));
 }
 
 /* ---- the hash table ---- */
@@ -105,49 +167,50 @@ static size_t after(const struct table *t, size_t i)
 	return (i + 1) & (((size_t)1 << t->lg) - 1);
 }
 
-static bool is_child(const struct site_node *n, uint32_t parent, uintptr_t pc)
-{
-	return atomic_load_acquire(&n->parent) == parent &&
-	       atomic_load_relaxed(&n->pc) == pc;
-}
-
 /* The child that was made right after its parent, or the first node of all. Behind our
- * last one may be some of the process that we were forked from, and what has a number but
- * is not yet inserted may still look like one of these. */
-static uint32_t find_next(uint32_t parent, uintptr_t pc)
+ * last cell may be some of the process that we were forked from, and what has a number
+ * but is not yet inserted may still look like one of these. */
+static uint32_t find_next(const struct key *k)
 {
-	uint32_t site = parent + 1;
+	uint32_t site = k->parent + 1;
 
 	return site <= atomic_load_acquire(&sites.ninserted) &&
-			       is_child(site_node(site), parent, pc)
+			       has_pc(cell_at(site), k->code, k->pc)
 		       ? site
 		       : SITE_NONE;
 }
 
-static uint32_t find(uint64_t hash, uint32_t parent, uintptr_t pc)
+static uint32_t find(const struct key *k)
 {
 	const struct table *t = atomic_load_acquire(&sites.table);
 
 	if (UNLIKELY(!t))
 		return SITE_NONE;
-	for (size_t i = index_of(t, hash);; i = after(t, i)) {
+	for (size_t i = index_of(t, k->hash);; i = after(t, i)) {
 		uint64_t e = atomic_load_acquire(&t->entries[i]);
 
 		if (e == 0)
 			return SITE_NONE;
-		if (e >> 32 == (uint32_t)hash &&
-		    is_child(site_node((uint32_t)e), parent, pc))
+		if (e >> 32 == (uint32_t)k->hash && is_child((uint32_t)e, k))
 			return (uint32_t)e;
 	}
 }
 
-static void put(struct table *t, uint64_t hash, uint32_t site)
+static void put(struct table *t, uint64_t hash, uint32_t at)
 {
 	size_t i = index_of(t, hash);
 
 	while (t->entries[i] != 0)
 		i = after(t, i);
-	atomic_store_release(&t->entries[i], hash << 32 | site);
+	atomic_store_release(&t->entries[i], hash << 32 | at);
+}
+
+/* The cell at, behind one with its parent. */
+static void put_again(struct table *t, uint32_t at, uint32_t parent)
+{
+	uint32_t cell = cell_at(at);
+
+	put(t, hash_of(parent, cell >= SITE_FEW ? UINTPTR_MAX : code_pc(cell)), at);
 }
 
 static size_t table_bytes(unsigned lg)
@@ -171,12 +234,9 @@ static COLD bool grow(void)
 	t->lg = lg;
 	if (bytes >= HUGE_BYTES) /* each lookup is in another page */
 		os_hugepage(t, align_up(bytes, OS_PAGE), true);
-	for (uint32_t site = 1; site <= sites.count; site++) {
-		const struct site_node *n = site_node(site);
-
-		if (n->parent + 1 != site)
-			put(t, hash_of(n->parent, n->pc), site);
-	}
+	for (uint32_t at = 1; at < sites.ninserted; at++)
+		if ((cell_at(at) & SITE_TAG) == SITE_PARENT)
+			put_again(t, at + 1, cell_at(at) & SITE_VALUE);
 	atomic_store_release(&sites.table, t);
 	/* Its head, which says how long it is, stays. */
 	if (old && table_bytes(old->lg) >= MAPPED_BYTES)
@@ -196,44 +256,46 @@ static bool has_room(void)
 	return grow() || (t && n < (uint64_t)1 << t->lg);
 }
 
-static uint32_t find_child(uint64_t hash, uint32_t parent, uintptr_t pc)
+static uint32_t find_child(const struct key *k)
 {
-	uint32_t site = find_next(parent, pc);
+	uint32_t site = find_next(k);
 
-	return LIKELY(site) ? site : find(hash, parent, pc);
+	return LIKELY(site) ? site : find(k);
 }
 
-/* Needs the lock. 0: out of memory. */
-static uint32_t add(uint64_t hash, uint32_t parent, uintptr_t pc)
+/* Needs the lock. Cells are put down; those that lie behind a parent's id get an entry.
+ */
+static uint32_t put_cells(const struct key *k, uint32_t cell, bool next)
 {
-	bool next = sites.count == parent;
-	uint32_t site = next || has_room() ? new_number() : SITE_NONE;
-	struct site_node *n;
+	uint32_t at = next || has_room() ? new_cells(next ? 1 : 2) : 0;
 
-	if (!site)
-		return SITE_NONE;
-	n = site_node(site);
-	atomic_store_relaxed(&n->pc, pc);
-	atomic_store_release(&n->parent, parent);
+	if (!at)
+		return 0;
+	if (!next)
+		atomic_store_release(site_cell(at++), SITE_PARENT | k->parent);
+	atomic_store_release(site_cell(at), cell);
 	if (!next) {
-		put(sites.table, hash, site);
+		put(sites.table, k->hash, at);
 		sites.nhashed++;
 	}
-	atomic_store_release(&sites.ninserted, site);
-	return site;
+	atomic_store_release(&sites.ninserted, at);
+	return at;
 }
 
-/* The child was not found when there were so many. */
-static COLD uint32_t insert(uint64_t hash, uint32_t parent, uintptr_t pc,
-			    uint32_t ninserted)
+/* The child was not found when there were so many cells. */
+static COLD uint32_t insert(const struct key *k, uint32_t ninserted)
 {
-	uint32_t site = SITE_NONE;
+	uint32_t site = SITE_NONE, code;
 
 	lock_acquire(&sites.lock);
-	if (sites.ninserted != ninserted) /* somebody may have been faster */
-		site = find_child(hash, parent, pc);
-	if (!site)
-		site = add(hash, parent, pc);
+	if (sites.ninserted != ninserted) { /* somebody may have been faster */
+		struct key again = key_of(k->parent, k->pc);
+
+		site = find_child(&again);
+	}
+	code = site ? 0 : code_make(k->pc);
+	if (code)
+		site = put_cells(k, code, sites.count == k->parent);
 	lock_release(&sites.lock);
 	return site;
 }
@@ -241,10 +303,10 @@ static COLD uint32_t insert(uint64_t hash, uint32_t parent, uintptr_t pc,
 uint32_t site_child(uint32_t parent, uintptr_t pc)
 {
 	uint32_t ninserted = atomic_load_acquire(&sites.ninserted);
-	uint64_t hash = hash_of(parent, pc);
-	uint32_t site = find_child(hash, parent, pc);
+	const struct key k = key_of(parent, pc);
+	uint32_t site = find_child(&k);
 
-	return LIKELY(site) ? site : insert(hash, parent, pc, ninserted);
+	return LIKELY(site) ? site : insert(&k, ninserted);
 }
 
 uint32_t site_intern(const struct frame *frames, int count)
@@ -261,12 +323,16 @@ uint32_t site_intern(const struct frame *frames, int count)
 
 uint32_t site_parent(uint32_t site)
 {
-	return site_node(site)->parent;
+	uint32_t before = cell_at(site - 1);
+
+	if (LIKELY(is_node(before)))
+		return site - 1;
+	return (before & SITE_TAG) == SITE_PARENT ? before & SITE_VALUE : SITE_NONE;
 }
 
 uintptr_t site_pc(uint32_t site)
 {
-	return site_node(site)->pc;
+	return code_pc(cell_at(site));
 }
 
 uint32_t site_depth(uint32_t site)
@@ -283,60 +349,41 @@ uint32_t site_count(void)
 	return atomic_load_acquire(&sites.count);
 }
 
-static COLD struct site_counters *make_counters(uint32_t site)
+uint32_t site_few_elsewhere(uint32_t site)
 {
-	struct site_node *n = site_node(site);
-	uint32_t number;
+	const struct key k = key_of_counters(site);
+	uint32_t at;
 
-	lock_acquire(&sites.chunk_lock);
-	number = sites.ncounters + 1;
-	if (n->counters == 0 && number >> LG_COUNTER_CHUNK < COUNTER_CHUNKS) {
-		struct site_counters **chunk =
-			&site_chunks.counters[number >> LG_COUNTER_CHUNK];
-
-		if (!*chunk) {
-			void *fresh =
-				new_chunk(STORE_COUNTERS, number >> LG_COUNTER_CHUNK,
-					  COUNTER_CHUNK * sizeof(**chunk));
-
-			atomic_store_release(chunk, (struct site_counters *)fresh);
-		}
-		if (*chunk) {
-			atomic_store_release(&sites.ncounters, number);
-			store_set_counts(sites.count, number);
-			atomic_store_release(&n->counters, number);
-		}
-	}
-	lock_release(&sites.chunk_lock);
-	return site_counters_if_any(site);
+	if (!atomic_load_acquire(&sites.any_elsewhere))
+		return 0;
+	at = find(&k);
+	return at ? cell_at(at) & SITE_VALUE : 0;
 }
 
-struct site_counters *site_counters(uint32_t site)
+COLD void site_put_few(uint32_t site, uint32_t number)
 {
-	struct site_counters *c = site_counters_if_any(site);
+	const struct key k = key_of_counters(site);
 
-	if (LIKELY(c) || site == SITE_NONE)
-		return c;
-	return make_counters(site);
+	lock_acquire(&sites.lock);
+	if (site_few_number(site) == 0) {
+		bool next = sites.count == site;
+
+		if (!next)
+			atomic_store_release(&sites.any_elsewhere, true);
+		put_cells(&k, SITE_FEW | number, next);
+	}
+	lock_release(&sites.lock);
 }
 
-void site_each(bool (*fn)(uint32_t site, struct site_counters *c, void *arg), void *arg)
+uint32_t site_owner(uint32_t at)
 {
-	uint32_t n = site_count();
+	uint32_t before = at > 0 ? cell_at(at - 1) : 0;
 
-	for (uint32_t site = 1; site <= n; site++) {
-		struct site_counters *c = site_counters_if_any(site), sum;
-
-		if (c && share_is_used()) {
-			memset(&sum, 0, sizeof(sum));
-			share_add(&sum, c);
-			share_add_up(atomic_load_relaxed(&site_node(site)->counters),
-				     &sum);
-			c = &sum;
-		}
-		if (c && !fn(site, c, arg))
-			return;
-	}
+	if (cell_at(at) < SITE_FEW)
+		return SITE_NONE;
+	if (is_node(before))
+		return at - 1;
+	return (before & SITE_TAG) == SITE_PARENT ? before & SITE_VALUE : SITE_NONE;
 }
 
 int site_stack(uint32_t site, uintptr_t *pcs, int max)
@@ -348,28 +395,16 @@ int site_stack(uint32_t site, uintptr_t *pcs, int max)
 	return n;
 }
 
-/* Into the copy of all counters that the child will go on with. */
-static void fold_shares(struct site_counters *copy)
-{
-	if (!copy || !share_is_used())
-		return;
-	for (uint32_t number = 1; number <= sites.ncounters; number++)
-		share_add_up(number, &copy[number]);
-}
-
 NO_LOCK_CHECK void site_fork_prepare(void)
 {
 	lock_acquire(&sites.lock);
 	lock_acquire(&sites.chunk_lock);
-	share_fork_prepare();
-	store_fork_prepare(sites.ncounters);
-	fold_shares(store_fork_counters());
+	counters_fork_prepare();
 }
 
 NO_LOCK_CHECK void site_fork_done(bool child)
 {
-	store_fork_done(child);
-	share_fork_done(child);
+	counters_fork_done(child);
 	if (child) {
 		lock_reset(&sites.chunk_lock);
 		lock_reset(&sites.lock);
@@ -381,62 +416,44 @@ NO_LOCK_CHECK void site_fork_done(bool child)
 
 /* ---- the file ---- */
 
+static const struct store_shape shapes[STORE_KINDS] = {
+	[STORE_NODES] = { sizeof(uint32_t), CHUNK },
+	[STORE_FEW] = { sizeof(struct site_few), FEW_CHUNK },
+	[STORE_COUNTERS] = { sizeof(struct site_counters), COUNTER_CHUNK },
+	[STORE_PCS] = { sizeof(uint64_t), 1u << CODE_LG_CHUNK },
+};
+
 bool site_store(const struct store_owner *owner, uint64_t period)
 {
-	return store_open(owner, period, sizeof(struct site_node), CHUNK,
-			  sizeof(struct site_counters), COUNTER_CHUNK);
-}
-
-/* What the parent has given counters since, the child has not. */
-static void forget_later_counters(void)
-{
-	for (uint32_t site = 1; site <= sites.count; site++) {
-		struct site_node *n = site_node(site);
-
-		if (n->counters > sites.ncounters)
-			atomic_store_relaxed(&n->counters, 0u);
-	}
+	return store_open(owner, period, shapes);
 }
 
 void site_store_move(const struct store_owner *owner)
 {
 	if (!store_is_open())
 		return;
-	store_fork_move(owner, sites.count, sites.ncounters);
+	store_fork_move(owner);
 	share_forget();
-	forget_later_counters();
-}
-
-/* The highest number up to which all chunks are there, at most count. */
-static uint32_t stored(const uint64_t *offsets, uint32_t nchunks, uint32_t count,
-		       uint32_t chunk)
-{
-	for (uint32_t i = 0; i < nchunks && i <= count / chunk; i++)
-		if (offsets[i] == 0)
-			return i ? i * chunk - 1 : 0;
-	return count < nchunks * chunk ? count : nchunks * chunk - 1;
 }
 
 /* A process may be killed between any two stores. */
-static void repair(struct site_node *n, uint32_t site)
+static void repair(uint32_t at)
 {
-	if (n->parent < site && n->counters <= sites.ncounters)
-		return;
-	n->parent = SITE_NONE;
-	n->counters = 0;
+	uint32_t *cell = site_cell(at), value = *cell & SITE_VALUE;
+
+	if ((*cell & SITE_TAG) == SITE_PARENT && value >= at)
+		*cell = 0;
+	if (*cell >= SITE_FEW && (!counters_are_known(value) || site_owner(at) >= at))
+		*cell = 0;
 }
 
-/* Of one block: what its chunks hold goes to the counters. */
-static void adopt_shares(const struct share_block *b)
+static bool is_of_our_kind(const struct store_header *h)
 {
-	for (uint32_t i = 0; i < b->nused && i < SHARE_BLOCK_CHUNKS; i++)
-		for (uint32_t k = 0; k < SHARE_CHUNK; k++) {
-			uint64_t number = (uint64_t)b->chunks[i].first + k;
-
-			if (number > 0 && number <= sites.ncounters)
-				share_add(site_counters_at((uint32_t)number),
-					  &b->chunks[i].list[k]);
-		}
+	for (int kind = 0; kind < STORE_MODULES; kind++)
+		if (memcmp(&h->shapes[kind], &shapes[kind], sizeof(shapes[kind])) != 0)
+			return false;
+	return h->lists[STORE_SHARES].head == 0 ||
+	       h->lists[STORE_SHARES].bytes == sizeof(struct share_block);
 }
 
 bool site_adopt(const struct store_header *h)
@@ -444,26 +461,16 @@ bool site_adopt(const struct store_header *h)
 	char *base;
 
 	memcpy(&base, &h, sizeof(base)); /* the mapping is ours to write */
-	if (h->node_bytes != sizeof(struct site_node) || h->node_chunk != CHUNK ||
-	    h->counter_bytes != sizeof(struct site_counters) ||
-	    h->counter_chunk != COUNTER_CHUNK || sites.count != 0 ||
-	    (h->lists[STORE_SHARES].head &&
-	     h->lists[STORE_SHARES].bytes != sizeof(struct share_block)))
+	if (!is_of_our_kind(h) || sites.count != 0)
 		return false;
-	sites.count = stored(h->node_chunks, CHUNKS, h->nnodes, CHUNK);
-	sites.ncounters =
-		stored(h->counter_chunks, COUNTER_CHUNKS, h->ncounters, COUNTER_CHUNK);
+	sites.count = store_counted(h, STORE_NODES);
 	for (uint32_t i = 0; i <= sites.count / CHUNK; i++)
-		site_chunks.nodes[i] = (void *)(base + h->node_chunks[i]);
-	for (uint32_t i = 0; i <= sites.ncounters / COUNTER_CHUNK; i++)
-		site_chunks.counters[i] = (void *)(base + h->counter_chunks[i]);
-	for (uint32_t site = 1; site <= sites.count; site++)
-		repair(site_node(site), site);
-	for (uint64_t at = h->lists[STORE_SHARES].head; at;) {
-		const struct share_block *b = (void *)(base + at);
-
-		adopt_shares(b);
-		at = b->next;
-	}
+		site_chunks.cells[i] = (void *)(base + h->node_chunks[i]);
+	if (sites.count && !site_chunks.cells[(sites.count + 1) >> LG_CHUNK])
+		sites.count--; /* who looks at a node looks behind it, too */
+	code_adopt(h);
+	counters_adopt(h);
+	for (uint32_t at = 1; at <= sites.count; at++)
+		repair(at);
 	return true;
 }

@@ -52,8 +52,13 @@ static struct {
 	uint64_t heads[STORE_LISTS];
 	uint64_t device, inode;
 	char path[OPT_PATH_MAX + 32];
-	char *counters; /* copy for a child, from before a fork */
-	size_t counters_bytes;
+	/* From before a fork, for the child: copies of what changes, NULL where there is
+	 * none, and how many there were. */
+	struct {
+		char *list;
+		size_t bytes;
+	} copies[STORE_KINDS];
+	uint32_t counts[STORE_KINDS];
 } store = { .lock = LOCK_INIT(LOCK_RANK_STORE) };
 
 static const uint8_t always = 1;
@@ -121,7 +126,7 @@ static bool identify(int fd, uint64_t *out_device, uint64_t *out_inode)
 	struct stat st = { 0 };
 
 	/* The kernel's layout is libc's on x86-64. */
-	if (os_call(SYS_fstat, fd, (long)&st, 0, 0, 0, 0) != 0)
+	if (os_stat(fd, &st) != 0)
 		return false;
 	*out_device = st.st_dev;
 	*out_inode = st.st_ino;
@@ -213,8 +218,12 @@ static uint64_t *directory(struct store_header *h, enum store_kind kind)
 	switch (kind) {
 	case STORE_NODES:
 		return h->node_chunks;
+	case STORE_FEW:
+		return h->few_chunks;
 	case STORE_COUNTERS:
 		return h->counter_chunks;
+	case STORE_PCS:
+		return h->pc_chunks;
 	default:
 		return h->module_chunks;
 	}
@@ -222,9 +231,13 @@ static uint64_t *directory(struct store_header *h, enum store_kind kind)
 
 static uint32_t directory_size(enum store_kind kind)
 {
-	return kind == STORE_NODES	? STORE_NODE_CHUNKS
-	       : kind == STORE_COUNTERS ? STORE_COUNTER_CHUNKS
-					: STORE_MODULE_CHUNKS;
+	static const uint32_t sizes[STORE_KINDS] = {
+		[STORE_NODES] = STORE_NODE_CHUNKS,	 [STORE_FEW] = STORE_FEW_CHUNKS,
+		[STORE_COUNTERS] = STORE_COUNTER_CHUNKS, [STORE_PCS] = STORE_PC_CHUNKS,
+		[STORE_MODULES] = STORE_MODULE_CHUNKS,
+	};
+
+	return sizes[kind];
 }
 
 static void *chunk_locked(enum store_kind kind, uint32_t index, size_t size)
@@ -283,14 +296,20 @@ void store_note_time(uint64_t now_ns)
 		atomic_store_relaxed(&h->latest_ns, now_ns);
 }
 
-void store_set_counts(uint32_t nnodes, uint32_t ncounters)
+void store_set_count(enum store_kind kind, uint32_t count)
 {
 	struct store_header *h = store.header;
 
-	if (!h)
-		return;
-	atomic_store_release(&h->nnodes, nnodes);
-	atomic_store_release(&h->ncounters, ncounters);
+	if (h)
+		atomic_store_release(&h->counts[kind], count);
+}
+
+void store_put_region(uint32_t number, uint64_t region)
+{
+	struct store_header *h = store.header;
+
+	if (h)
+		atomic_store_release(&h->regions[number], region);
 }
 
 /* The memory behind an offset. */
@@ -337,8 +356,8 @@ void store_put_module(const struct module *m)
 		chunk = chunk_locked(STORE_MODULES, index, MODULE_CHUNK * sizeof(*chunk));
 	if (chunk) {
 		fill_module(&chunk[m->id % MODULE_CHUNK], m);
-		if (m->id >= store.header->nmodules)
-			atomic_store_release(&store.header->nmodules, m->id + 1);
+		if (m->id >= store.header->counts[STORE_MODULES])
+			store_set_count(STORE_MODULES, m->id + 1);
 	}
 	lock_release(&store.lock);
 }
@@ -361,6 +380,9 @@ static void read_command(char *buf, size_t size)
 	buf[n > 0 ? n : 0] = '\0';
 }
 
+static const struct store_shape module_shape = { sizeof(struct store_module),
+						 MODULE_CHUNK };
+
 static void set_owner(struct store_header *h, const struct store_owner *owner)
 {
 	h->pid = owner->pid;
@@ -369,8 +391,8 @@ static void set_owner(struct store_header *h, const struct store_owner *owner)
 	fmt_string(h->name, sizeof(h->name), "%s", owner->name);
 }
 
-bool store_open(const struct store_owner *owner, uint64_t period, uint32_t node_bytes,
-		uint32_t node_chunk, uint32_t counter_bytes, uint32_t counter_chunk)
+bool store_open(const struct store_owner *owner, uint64_t period,
+		const struct store_shape shapes[STORE_KINDS])
 {
 	int fd = owner->path ? create(owner->path) : -ENOENT;
 	struct store_header *h;
@@ -386,12 +408,8 @@ bool store_open(const struct store_owner *owner, uint64_t period, uint32_t node_
 	store.used = sizeof(*h);
 	h = (void *)store.regions[0].addr;
 	h->header_bytes = sizeof(*h);
-	h->node_bytes = node_bytes;
-	h->node_chunk = node_chunk;
-	h->counter_bytes = counter_bytes;
-	h->counter_chunk = counter_chunk;
-	h->module_bytes = sizeof(struct store_module);
-	h->module_chunk = MODULE_CHUNK;
+	memcpy(h->shapes, shapes, sizeof(h->shapes));
+	h->shapes[STORE_MODULES] = module_shape;
 	h->period = period;
 	h->version = STORE_VERSION;
 	set_owner(h, owner);
@@ -417,53 +435,62 @@ void store_remove(void)
 
 /* ---- fork ---- */
 
-static size_t bytes_in_chunk(uint32_t count, uint32_t index, uint32_t chunk, size_t each)
+/* Of the chunk with that index: numbers begin with 1, the last one is count itself. */
+static size_t bytes_in_chunk(struct store_shape shape, uint32_t count, uint32_t index)
 {
-	uint64_t first = (uint64_t)index * chunk, n;
+	uint64_t first = (uint64_t)index * shape.chunk, n;
 
-	if (count < first) /* numbers begin with 1: the last one is count itself */
+	if (count < first)
 		return 0;
 	n = count - first + 1;
-	return (size_t)(n < chunk ? n : chunk) * each;
+	return (size_t)(n < shape.chunk ? n : shape.chunk) * shape.bytes;
 }
 
-static void copy_counters(struct store_header *h, uint32_t ncounters)
+static void copy_list(struct store_header *h, enum store_kind kind)
 {
-	char *to = store.counters;
+	const struct store_shape shape = h->shapes[kind];
+	const uint64_t *offsets = directory(h, kind);
+	char *to = store.copies[kind].list;
 
-	for (uint32_t i = 0; i <= ncounters / h->counter_chunk; i++) {
-		size_t n =
-			bytes_in_chunk(ncounters, i, h->counter_chunk, h->counter_bytes);
+	for (uint32_t i = 0; i <= store.counts[kind] / shape.chunk; i++) {
+		size_t bytes = bytes_in_chunk(shape, store.counts[kind], i);
 
-		if (h->counter_chunks[i])
-			memcpy(to, address_of(h->counter_chunks[i]), n);
-		to += n;
+		if (offsets[i])
+			memcpy(to, address_of(offsets[i]), bytes);
+		to += bytes;
 	}
 }
 
-NO_LOCK_CHECK void store_fork_prepare(uint32_t ncounters)
+static void make_copy(struct store_header *h, enum store_kind kind)
+{
+	size_t need = ((size_t)store.counts[kind] + 1) * h->shapes[kind].bytes;
+
+	if (need > store.copies[kind].bytes) {
+		meta_unmap(store.copies[kind].list, store.copies[kind].bytes, META_SITE);
+		store.copies[kind].bytes = align_up(2 * need, OS_PAGE);
+		store.copies[kind].list = meta_map(store.copies[kind].bytes, META_SITE);
+		if (!store.copies[kind].list)
+			store.copies[kind].bytes = 0;
+	}
+	if (store.copies[kind].list)
+		copy_list(h, kind);
+}
+
+NO_LOCK_CHECK void store_fork_prepare(void)
 {
 	struct store_header *h = store.header;
-	size_t need;
 
 	lock_acquire(&store.lock);
 	if (!h)
 		return;
-	need = ((size_t)ncounters + 1) * h->counter_bytes;
-	if (need > store.counters_bytes) {
-		meta_unmap(store.counters, store.counters_bytes, META_SITE);
-		store.counters_bytes = align_up(2 * need, OS_PAGE);
-		store.counters = meta_map(store.counters_bytes, META_SITE);
-		if (!store.counters)
-			store.counters_bytes = 0;
-	}
-	if (store.counters)
-		copy_counters(h, ncounters);
+	memcpy(store.counts, h->counts, sizeof(store.counts));
+	make_copy(h, STORE_FEW);
+	make_copy(h, STORE_COUNTERS);
 }
 
 void *store_fork_counters(void)
 {
-	return store.header ? store.counters : NULL;
+	return store.header ? store.copies[STORE_COUNTERS].list : NULL;
 }
 
 NO_LOCK_CHECK void store_fork_done(bool child)
@@ -482,43 +509,64 @@ static void copy_piece(const struct region *r, char *fresh, uint64_t offset,
 		memcpy(fresh + (offset - r->offset), from, n);
 }
 
-static void copy_header(struct store_header *to, const struct store_header *from,
-			uint32_t nnodes, uint32_t ncounters)
+static void copy_header(struct store_header *to, struct store_header *from)
 {
 	memcpy(to, from, offsetof(struct store_header, node_chunks));
-	memcpy(to->node_chunks, from->node_chunks,
-	       (nnodes / from->node_chunk + 1) * sizeof(uint64_t));
-	memcpy(to->counter_chunks, from->counter_chunks,
-	       (ncounters / from->counter_chunk + 1) * sizeof(uint64_t));
+	for (int kind = 0; kind < STORE_KINDS; kind++) {
+		uint32_t n = store.counts[kind] / from->shapes[kind].chunk + 1;
+
+		if (n > directory_size(kind))
+			n = directory_size(kind);
+		memcpy(directory(to, kind), directory(from, kind), n * sizeof(uint64_t));
+	}
+	/* Modules that the parent knows are ours. */
 	memcpy(to->module_chunks, from->module_chunks, sizeof(to->module_chunks));
+	memcpy(to->counts, store.counts, sizeof(to->counts));
+	to->counts[STORE_MODULES] = from->counts[STORE_MODULES];
 	/* Shares are in the counters now. */
 	to->lists[STORE_LIVES].head = store.heads[STORE_LIVES];
 	to->lists[STORE_LIVES].bytes = from->lists[STORE_LIVES].bytes;
 	to->latest_ns = from->latest_ns;
-	to->nnodes = nnodes;
-	to->ncounters = ncounters;
 }
 
-static void copy_chunks(const struct region *r, char *fresh, uint32_t nnodes,
-			uint32_t ncounters)
+/* Things that do not change any more. */
+static void copy_constant(const struct region *r, char *fresh, enum store_kind kind)
+{
+	struct store_header *h = store.header;
+	const struct store_shape shape = h->shapes[kind];
+	const uint64_t *offsets = directory(h, kind);
+	uint32_t n = store.counts[kind];
+
+	for (uint32_t i = 0; i <= n / shape.chunk && i < directory_size(kind); i++)
+		if (offsets[i])
+			copy_piece(r, fresh, offsets[i], address_of(offsets[i]),
+				   bytes_in_chunk(shape, n, i));
+}
+
+static void copy_changing(const struct region *r, char *fresh, enum store_kind kind)
+{
+	struct store_header *h = store.header;
+	const struct store_shape shape = h->shapes[kind];
+	const uint64_t *offsets = directory(h, kind);
+	const char *from = store.copies[kind].list;
+
+	for (uint32_t i = 0; from && i <= store.counts[kind] / shape.chunk; i++) {
+		size_t bytes = bytes_in_chunk(shape, store.counts[kind], i);
+
+		if (offsets[i])
+			copy_piece(r, fresh, offsets[i], from, bytes);
+		from += bytes;
+	}
+}
+
+static void copy_chunks(const struct region *r, char *fresh)
 {
 	const struct store_header *h = store.header;
-	const char *from = store.counters;
 
-	for (uint32_t i = 0; i <= nnodes / h->node_chunk; i++)
-		if (h->node_chunks[i])
-			copy_piece(
-				r, fresh, h->node_chunks[i],
-				address_of(h->node_chunks[i]),
-				bytes_in_chunk(nnodes, i, h->node_chunk, h->node_bytes));
-	for (uint32_t i = 0; from && i <= ncounters / h->counter_chunk; i++) {
-		size_t n =
-			bytes_in_chunk(ncounters, i, h->counter_chunk, h->counter_bytes);
-
-		if (h->counter_chunks[i])
-			copy_piece(r, fresh, h->counter_chunks[i], from, n);
-		from += n;
-	}
+	copy_constant(r, fresh, STORE_NODES);
+	copy_constant(r, fresh, STORE_PCS);
+	copy_changing(r, fresh, STORE_FEW);
+	copy_changing(r, fresh, STORE_COUNTERS);
 	for (uint32_t i = 0; i < STORE_MODULE_CHUNKS; i++)
 		if (h->module_chunks[i])
 			copy_piece(r, fresh, h->module_chunks[i],
@@ -528,7 +576,7 @@ static void copy_chunks(const struct region *r, char *fresh, uint32_t nnodes,
 
 /* Blocks of lifetimes stay where they are, on their list, but empty. Those that the
  * parent has made since are not on ours. */
-static void copy_list(const struct region *r, char *fresh)
+static void copy_lives(const struct region *r, char *fresh)
 {
 	for (uint64_t at = store.heads[STORE_LIVES]; at;) {
 		const char *block = address_of(at);
@@ -542,7 +590,7 @@ static void copy_list(const struct region *r, char *fresh)
 
 /* Copies go in the place of the regions one after the other, the header's last, since
  * the others are copied with its help. */
-static void replace_region(struct region *r, int fd, uint32_t nnodes, uint32_t ncounters)
+static void replace_region(struct region *r, int fd)
 {
 	char *fresh = fd >= 0 ? map_region(fd, r->offset, r->size) : NULL;
 
@@ -553,14 +601,14 @@ static void replace_region(struct region *r, int fd, uint32_t nnodes, uint32_t n
 	if (!fresh)
 		return; /* no memory: the counts of parent and child run together */
 	if (r == &store.regions[0])
-		copy_header((void *)fresh, store.header, nnodes, ncounters);
-	copy_chunks(r, fresh, nnodes, ncounters);
-	copy_list(r, fresh);
+		copy_header((void *)fresh, store.header);
+	copy_chunks(r, fresh);
+	copy_lives(r, fresh);
 	os_call(SYS_mremap, (long)fresh, (long)r->size, (long)r->size,
 		MREMAP_MAYMOVE | MREMAP_FIXED, (long)r->addr, 0);
 }
 
-void store_fork_move(const struct store_owner *owner, uint32_t nnodes, uint32_t ncounters)
+void store_fork_move(const struct store_owner *owner)
 {
 	int fd;
 
@@ -570,7 +618,7 @@ void store_fork_move(const struct store_owner *owner, uint32_t nnodes, uint32_t 
 	store.heads[STORE_SHARES] = 0;
 	fd = owner->path ? create(owner->path) : -ENOENT;
 	for (uint32_t i = store.nregions; i > 0; i--)
-		replace_region(&store.regions[i - 1], fd, nnodes, ncounters);
+		replace_region(&store.regions[i - 1], fd);
 	if (fd >= 0)
 		os_close(fd);
 	if (owner->path && !store.path[0])
@@ -581,25 +629,36 @@ void store_fork_move(const struct store_owner *owner, uint32_t nnodes, uint32_t 
 
 /* ---- reading ---- */
 
+const uint64_t *store_offsets(const struct store_header *h, enum store_kind kind)
+{
+	return directory((void *)(uintptr_t)h, kind);
+}
+
+uint32_t store_counted(const struct store_header *h, enum store_kind kind)
+{
+	const uint64_t *offsets = store_offsets(h, kind);
+	uint32_t n = directory_size(kind), chunk = h->shapes[kind].chunk;
+	uint32_t count = h->counts[kind];
+
+	for (uint32_t i = 0; i < n && i <= count / chunk; i++)
+		if (offsets[i] == 0)
+			return i ? i * chunk - 1 : 0;
+	return count < n * chunk ? count : n * chunk - 1;
+}
+
 static bool chunks_lie_inside(const struct store_header *h, size_t size)
 {
-	const struct {
-		const uint64_t *offsets;
-		uint64_t n, bytes;
-	} kinds[] = {
-		{ h->node_chunks, STORE_NODE_CHUNKS,
-		  (uint64_t)h->node_chunk * h->node_bytes },
-		{ h->counter_chunks, STORE_COUNTER_CHUNKS,
-		  (uint64_t)h->counter_chunk * h->counter_bytes },
-		{ h->module_chunks, STORE_MODULE_CHUNKS,
-		  (uint64_t)h->module_chunk * h->module_bytes },
-	};
+	for (int kind = 0; kind < STORE_KINDS; kind++) {
+		const struct store_shape shape = h->shapes[kind];
+		const uint64_t bytes = (uint64_t)shape.chunk * shape.bytes;
 
-	for (size_t k = 0; k < ARRAY_LEN(kinds); k++)
-		for (uint64_t i = 0; i < kinds[k].n; i++)
-			if (kinds[k].bytes > size || kinds[k].offsets[i] % 8 ||
-			    kinds[k].offsets[i] > size - kinds[k].bytes)
+		if (bytes == 0 || bytes > size)
+			return false;
+		for (uint64_t i = 0; i < directory_size(kind); i++)
+			if (store_offsets(h, kind)[i] % 8 ||
+			    store_offsets(h, kind)[i] > size - bytes)
 				return false;
+	}
 	return true;
 }
 
@@ -621,8 +680,9 @@ static bool list_lies_inside(const struct store_header *h, size_t size, int list
 static bool is_sound(const struct store_header *h, size_t size)
 {
 	return h->magic == STORE_MAGIC && h->version == STORE_VERSION &&
-	       h->header_bytes == sizeof(*h) && h->module_chunk == MODULE_CHUNK &&
-	       h->module_bytes == sizeof(struct store_module) &&
+	       h->header_bytes == sizeof(*h) &&
+	       memcmp(&h->shapes[STORE_MODULES], &module_shape, sizeof(module_shape)) ==
+		       0 &&
 	       chunks_lie_inside(h, size) && list_lies_inside(h, size, STORE_SHARES) &&
 	       list_lies_inside(h, size, STORE_LIVES);
 }

@@ -10,6 +10,7 @@
 #include "profiler/stack/dynsym.h"
 
 #include <string.h>
+#include <sys/auxv.h>
 
 #define VERSION_HIDDEN 0x8000u
 
@@ -98,4 +99,26 @@ bool dynsym_find(const struct dl_phdr_info *info, const char *name, uintptr_t *o
 						      info->dlpi_phdr[i].p_vaddr,
 					      name, out_start, out_size);
 	return false;
+}
+
+uintptr_t dynsym_find_in_vdso(const char *name)
+{
+	const uintptr_t base = getauxval(AT_SYSINFO_EHDR);
+	const ElfW(Ehdr) *head = (const ElfW(Ehdr) *)base;
+	const ElfW(Phdr) * p;
+	uintptr_t bias = 0, dynamic = 0, start;
+	size_t size;
+
+	if (!base)
+		return 0;
+	p = (const ElfW(Phdr) *)(base + head->e_phoff);
+	for (int i = 0; i < head->e_phnum; i++)
+		if (p[i].p_type == PT_LOAD && bias == 0)
+			bias = base + p[i].p_offset - p[i].p_vaddr;
+		else if (p[i].p_type == PT_DYNAMIC)
+			dynamic = p[i].p_vaddr;
+	if (!bias || !dynamic ||
+	    !dynsym_find_at(bias, bias + dynamic, name, &start, &size))
+		return 0;
+	return start;
 }

@@ -17,5 +17,7 @@ bool dynsym_find(const struct dl_phdr_info *info, const char *name, uintptr_t *o
 /* SIGNAL. The same for a module that stays loaded. */
 bool dynsym_find_at(uintptr_t bias, uintptr_t dynamic, const char *name,
 		    uintptr_t *out_start, size_t *out_size);
+/* A function of the vDSO; 0: there is none. */
+uintptr_t dynsym_find_in_vdso(const char *name);
 
 #endif

@@ -219,17 +219,14 @@ static void enter(struct module *m, const char *path)
 /* The file of an object; the program's name in the loader's list is empty. */
 static const char *path_of(const struct dl_phdr_info *info, char *buf, size_t size)
 {
-	long n;
-
 	if (info->dlpi_name[0] == '/')
 		return info->dlpi_name;
 	if (info->dlpi_phnum > 0 && modules.vdso == info->dlpi_addr)
 		return "[vdso]";
 	if (info->dlpi_name[0] != '\0')
 		return strstr(info->dlpi_name, "vdso") ? "[vdso]" : info->dlpi_name;
-	n = os_readlink("/proc/thread-self/exe", buf, size - 1);
-	buf[n > 0 ? n : 0] = '\0';
-	return n > 0 ? buf : "[program]";
+	os_program(buf, size);
+	return buf[0] ? buf : "[program]";
 }
 
 static int see(struct dl_phdr_info *info, size_t size, void *arg)

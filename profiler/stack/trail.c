@@ -182,11 +182,11 @@ static NOINLINE enum verdict step_odd(struct scan *s, struct walked *f)
 }
 
 /* What a row comes to, if it is one of the simple ones: they keep inside the frame. */
-static void simplify_row(struct known_row *r, struct cfi_row row, uintptr_t pc)
+static void simplify_row(struct known_row *r, struct cfi_row row)
 {
 	*r = (struct known_row){ .distance = ROW_FAR, .kind = ROW_ODD };
-	if (row.kind != CFI_MISSING) /* else code may be loaded there later */
-		r->pc = pc;
+	if (row.kind == CFI_END)
+		r->kind = ROW_END;
 	if (row.cfa_offset <= 0 || row.cfa_offset % 8 != 0)
 		return;
 	if (row.kind == CFI_RBP) {
@@ -211,9 +211,10 @@ static void simplify_row(struct known_row *r, struct cfi_row row, uintptr_t pc)
 	r->distance = (uint32_t)row.cfa_offset;
 }
 
-NOINLINE struct known_row *trail_learn_row(struct trails *a, uintptr_t pc)
+NOINLINE const struct known_row *trail_learn_row(struct trails *a, uintptr_t pc)
 {
-	struct known_row *r;
+	struct cfi_row row;
+	uint32_t i;
 
 	if (UNLIKELY(walk_true_return(pc) != pc))
 		return &a->stub_row;
@@ -221,9 +222,12 @@ NOINLINE struct known_row *trail_learn_row(struct trails *a, uintptr_t pc)
 		a->row_mask = a->row_mask * 2 + 1;
 		a->nlearned = 0;
 	}
-	r = &a->rows[pc & a->row_mask];
-	simplify_row(r, cfi_unpack(row_for(row_table(), pc - 1)), pc);
-	return r;
+	row = cfi_unpack(row_for(row_table(), pc - 1));
+	i = (uint32_t)pc & a->row_mask;
+	simplify_row(&a->rows[i], row);
+	/* Where none is, code may be loaded later. */
+	a->row_pcs[i] = row.kind == CFI_MISSING ? 0 : pc;
+	return &a->rows[i];
 }
 
 /* Any step that is not simple, by s->w. A pc of 0 ends the stack. */
@@ -268,7 +272,7 @@ NO_SANITIZE static enum verdict walk(struct scan *s)
 	enum verdict v = MATCHED;
 
 	for (;; f++) {
-		struct known_row *r;
+		const struct known_row *r;
 		uintptr_t next;
 
 		while (at->slot < slot)
@@ -294,14 +298,14 @@ NO_SANITIZE static enum verdict walk(struct scan *s)
 		f->pc = pc;
 		f->bp = bp;
 		r = &a->rows[pc & a->row_mask]; /* the slowest chain is through here */
-		if (UNLIKELY(r->pc != pc))
+		if (UNLIKELY(a->row_pcs[pc & a->row_mask] != pc))
 			r = trail_learn_row(a, pc);
 		next = slot + r->distance;
 		if (r->kind == ROW_FRAME) { /* not a sum of either: it is on the chain */
 			next = slot_by_frame(slot, bp);
 			f->slot |= WALKED_USES_BP;
 		}
-		if (UNLIKELY(r->kind == ROW_ODD) || UNLIKELY(next >= hi)) {
+		if (UNLIKELY(r->kind <= ROW_END) || UNLIKELY(next >= hi)) {
 			f->slot = slot;
 			v = step_slowly(s, f);
 			slot = s->w.slot;
@@ -333,6 +337,7 @@ static COLD void enter_generation(struct trails *a, uint32_t generation)
 {
 	a->generation = generation;
 	memset(a->rows, 0, (a->row_mask + 1) * sizeof(a->rows[0]));
+	memset(a->row_pcs, 0, (a->row_mask + 1) * sizeof(a->row_pcs[0]));
 	trails_forget(a); /* memos, too */
 }
 

@@ -16,19 +16,19 @@
 #define STATS_INTERVAL 1024	/* captures between additions to the totals */
 #define PLAIN_MAX      128	/* frames that a plain capture may walk */
 #define ROW_FAR	       (0u - 8) /* a distance that ends in no stack of less than 4 GiB */
-#define ROWS_FIRST     512	/* 8 KiB, which should stay in the first cache */
+#define ROWS_FIRST     512	/* 8 KiB in all, which should stay in the first cache */
 #define ROWS_MAX       4096
 
 /* The thread's own cache of rows, in front of the large one of all threads. */
 enum row_kind {
 	ROW_ODD,   /* look it up */
+	ROW_END,   /* the code alone says that there is no caller */
 	ROW_KEEPS, /* the caller's frame is at a constant distance */
 	ROW_SAVES, /* the same, and rbp is restored from the stack */
 	ROW_FRAME, /* rbp is a frame pointer */
 };
 
 struct known_row {
-	uintptr_t pc;
 	uint32_t distance; /* from the slot of this frame to its caller's; ROW_FAR: not
 			      fixed */
 	int16_t save;	   /* from there to where rbp was saved */
@@ -108,7 +108,10 @@ struct trails {
 	struct known_row stub_row;	     /* leads nowhere */
 	struct trail_place plain[PLAIN_MAX]; /* walked by one capture in the plain case */
 	struct trail_steps steps;
+	/* Each walk waits for them one after the other: so they are as short as they can
+	 * be, and what they are of lies elsewhere. */
 	struct known_row rows[ROWS_MAX];
+	uintptr_t row_pcs[ROWS_MAX];
 	/* In pairs: two that share a place both have room. */
 	struct trail_memo memos[MEMOS_MAX] __attribute__((aligned(4 * CACHE_LINE)));
 };
@@ -152,7 +155,7 @@ void trails_add_stats(struct trails *a);
 bool trail_keep(struct scan *s, enum verdict v);
 
 /* SLOW. Where the row of pc is remembered now. That of a stub is not. */
-struct known_row *trail_learn_row(struct trails *a, uintptr_t pc);
+const struct known_row *trail_learn_row(struct trails *a, uintptr_t pc);
 /* Any capture that is no plain case; a may be NULL. fp is our outermost frame. */
 struct trail *trail_capture_any(struct trails *a, const uintptr_t *fp);
 

@@ -463,10 +463,13 @@ void trails_set_plain(struct trails *a)
 	const struct thread_info *thread = seep_tls.thread;
 	const struct trail *t = &a->own;
 
-	a->plain_lo = thread && t->count > 0 && !t->rootless &&
-				      t->places[0].pc > FRAME_PSEUDO_MAX
-			      ? thread->stack_lo
-			      : UINTPTR_MAX;
+	a->plain_lo = UINTPTR_MAX;
+	if (thread && t->count > 0 && !t->rootless &&
+	    t->places[0].pc > FRAME_PSEUDO_MAX) {
+		a->plain_lo = thread->stack_lo;
+		if (UNLIKELY(t->root - a->plain_lo >= ROW_FAR))
+			a->plain_lo = t->root - ROW_FAR + 1;
+	}
 	a->simple_from = UINT32_MAX;
 	a->plain_max = t->capacity < a->max ? t->capacity : a->max - 1;
 }

@@ -17,28 +17,15 @@
  * fails, so that nobody pays for it where there are none.
  */
 #include "preload/heap/tls.h"
-#include "profiler/stack/trail_int.h"
+#include "profiler/stack/thread.h"
+#include "profiler/stack/trail_fast.h"
 
-static NOINLINE NO_SANITIZE bool are_few_unchanged(const struct trail_place *lo,
-						   const struct trail_place *hi)
+NOINLINE NO_SANITIZE bool trail_few_are_unchanged(const struct trail_place *lo,
+						  const struct trail_place *hi)
 {
 	while (hi >= lo && place_is_same(hi))
 		hi--;
 	return hi < lo;
-}
-
-/* Is none of [lo, hi] changed? There may be stubs: then it is not known. */
-ALWAYS_INLINE NO_SANITIZE bool is_unchanged(const struct trail_place *lo,
-					    const struct trail_place *hi)
-{
-	const struct trail_place *four = lo + 3;
-
-	if (UNLIKELY(hi < four))
-		return are_few_unchanged(lo, hi);
-	for (; hi > four; hi -= 4)
-		if (!four_are_same(hi))
-			return false;
-	return four_are_same(four); /* some of these for the second time */
 }
 
 /* The trail's frame i is met. What is further out has not changed, or else *at is where a
@@ -63,15 +50,6 @@ ALWAYS_INLINE NO_SANITIZE bool is_proved(const struct trails *a,
 		return true;
 	*at = changed - 1;
 	return false;
-}
-
-/* Does the trail's frame i depend on nothing but return addresses, and on words that are
- * unchanged? False: it is not known. */
-ALWAYS_INLINE bool is_simple(const struct trails *a, uint32_t i)
-{
-	return LIKELY(i >= a->simple_from) &&
-	       (LIKELY(a->simple_words == 0) ||
-		LIKELY(changed_word(a->own.words, 0, a->simple_words) == 0));
 }
 
 static void find_simple(struct trails *a)
@@ -106,7 +84,7 @@ ALWAYS_INLINE void note_capture(struct trails *a, uint32_t count, uint32_t n)
 
 /* Of the frames that are set, those that the captured stack still has keep their serials:
  * the others have ended, even if they are called again before the trail is touched. */
-static NOINLINE void memo_note_ended(struct trail *t, const struct trail_memo *m)
+NOINLINE void trail_memo_note_ended(struct trail *t, const struct trail_memo *m)
 {
 	uint32_t count = m->index + 1u;
 	const struct memo_frame *f = &m->frames[m->count];
@@ -115,42 +93,6 @@ static NOINLINE void memo_note_ended(struct trail *t, const struct trail_memo *m
 	       t->places[count].slot == m->slot + f->offset)
 		count++;
 	t->nset = count;
-}
-
-/* FAST. Where a walk with this hash may be. */
-ALWAYS_INLINE struct trail_memo *memo_at(struct trails *a, uint32_t hash)
-{
-	const uint32_t lg = 16 - LG_MEMO_SIZE; /* one shift and a mask of bytes */
-
-	return (void *)((uintptr_t)a->memos + (hash >> lg & a->memo_mask));
-}
-
-/* FAST. The other one of a pair. */
-ALWAYS_INLINE struct trail_memo *memo_beside(const struct trail_memo *m)
-{
-	return (void *)((uintptr_t)m ^ sizeof(*m));
-}
-
-ALWAYS_INLINE bool memo_is_of(const struct trail_memo *m, uintptr_t slot, uintptr_t pc)
-{
-	return LIKELY(m->slot == slot) && LIKELY(m->frames[0].pc == pc);
-}
-
-/* FAST. The first of m's frames whose word is not as it was, or the one that was met. */
-ALWAYS_INLINE NO_SANITIZE const struct memo_frame *
-memo_compare(const struct trail_memo *m)
-{
-	const struct memo_frame *f = m->frames + 1, *met = m->frames + m->count;
-
-	while (LIKELY(*(const volatile uintptr_t *)(m->slot + f->offset) == f->pc) &&
-	       f != met)
-		f++;
-	return f;
-}
-
-ALWAYS_INLINE uint32_t memo_hash(uintptr_t slot, uintptr_t pc)
-{
-	return ((uint32_t)pc ^ (uint32_t)slot << 8) * 0x9e3779b1u;
 }
 
 /* m has been found often, each time after another one: it comes first now. That one is
@@ -167,61 +109,6 @@ static NOINLINE struct trail_memo *memo_promote(struct trails *a, struct trail_m
 	*first = *m;
 	m->slot = 0;
 	return first;
-}
-
-/* FAST. The walk that began here, if its words are as they were, and all those beyond,
- * which the trail has; else *out_holds is false, and here is where it is to be
- * remembered. Walks that part from another one are told apart by the first word that
- * differs, or by the node of what they met. */
-ALWAYS_INLINE NO_SANITIZE struct trail_memo *memo_find(struct trails *a, uintptr_t slot,
-						       uintptr_t pc, bool *out_holds)
-{
-	const struct trail *t = &a->own;
-	uint32_t hash = memo_hash(slot, pc);
-
-	*out_holds = false;
-	for (uint32_t way = 1;; way++) {
-		struct trail_memo *m = memo_at(a, hash);
-		const struct memo_frame *f;
-		uintptr_t word;
-
-		if (UNLIKELY(!memo_is_of(m, slot, pc))) {
-			if (!memo_is_of(memo_beside(m), slot, pc))
-				return m;
-			m = memo_beside(m);
-		}
-		f = memo_compare(m);
-		word = *(const volatile uintptr_t *)(slot + f->offset);
-		if (LIKELY(word == f->pc)) {
-			const struct trail_place *p = &t->places[m->index];
-
-			if (UNLIKELY(m->index >= t->count) ||
-			    UNLIKELY(p->slot != slot + f->offset))
-				return m;
-			word = t->nodes[m->index].node;
-			if (LIKELY(word == f->node)) {
-				*out_holds = is_simple(a, m->index) &&
-					     LIKELY(is_unchanged(t->places, p - 1));
-				if (way > 1 && UNLIKELY(++m->late == MEMO_LATE))
-					m = memo_promote(a, m);
-				return m;
-			}
-		}
-		if (way == MEMO_WAYS)
-			return m;
-		hash = (hash ^ (uint32_t)word) * 0x9e3779b1u;
-	}
-}
-
-/* FAST. The stack whose inner part m, which holds, is, is the captured one. The trail is
- * left as it is: what is further in than m's last frame may hold again. */
-ALWAYS_INLINE struct trail_found memo_take(struct trails *a, struct trail_memo *m)
-{
-	a->stats.captures++;
-	a->memo = m;
-	if (UNLIKELY(a->own.nset > m->index + 1u))
-		memo_note_ended(&a->own, m);
-	return (struct trail_found){ m->frames[0].node, m->number };
 }
 
 /* Puts what was captured on the trail, if it is not there. */
@@ -305,13 +192,14 @@ ALWAYS_INLINE uint32_t put_walked(struct trails *a, uint32_t count, uint32_t n)
 }
 
 /* From slot to what is remembered; the frame of the trail that was met, or NULL: it is no
- * plain case. What lies before is in a->plain. */
+ * plain case. What lies before is in a->plain. No slot is beyond last. Where nothing is
+ * remembered, to the stack's end; the frame is then the one before the outermost. */
 ALWAYS_INLINE NO_SANITIZE const struct trail_place *
-walk_plain(struct trails *a, uintptr_t slot, uintptr_t pc, uint32_t *out_n)
+walk_plain(struct trails *a, uintptr_t slot, uintptr_t pc, uintptr_t last,
+	   uint32_t *out_n)
 {
 	const struct trail *t = &a->own;
 	const struct trail_place *at = t->places + t->count - 1;
-	const uintptr_t root = t->root;
 	struct trail_place *f = a->plain;
 	uintptr_t next;
 
@@ -331,10 +219,14 @@ walk_plain(struct trails *a, uintptr_t slot, uintptr_t pc, uint32_t *out_n)
 		f->slot = slot;
 		f->pc = pc;
 		r = &a->rows[pc & a->row_mask]; /* the slowest chain is through here */
-		if (UNLIKELY(r->pc != pc))
+		if (UNLIKELY(a->row_pcs[pc & a->row_mask] != pc))
 			r = trail_learn_row(a, pc);
 		next = slot + r->distance;
-		if (UNLIKELY(next > root)) {
+		if (UNLIKELY(next > last)) {
+			if (r->kind == ROW_END && t->count == 0) {
+				f++;
+				break;
+			}
 			if (walk_true_return(pc) == pc)
 				return NULL;
 			pc = walk_true_return(pc);
@@ -348,13 +240,13 @@ walk_plain(struct trails *a, uintptr_t slot, uintptr_t pc, uint32_t *out_n)
 	return at;
 }
 
-/* Nothing that is remembered holds. Node 0: it is not a plain case. */
-static NOINLINE NO_SANITIZE struct trail_found
-capture_by_walk(struct trails *a, const uintptr_t *fp, struct trail_memo *m)
+NOINLINE NO_SANITIZE struct trail_found
+trail_capture_by_walk(struct trails *a, const uintptr_t *fp, struct trail_memo *m)
 {
 	struct trail_found found = { 0, 0 };
 	uint32_t n, count;
-	const struct trail_place *at = walk_plain(a, (uintptr_t)(fp + 1), fp[1], &n);
+	const struct trail_place *at =
+		walk_plain(a, (uintptr_t)(fp + 1), fp[1], a->own.root, &n);
 
 	if (UNLIKELY(!at))
 		return found;
@@ -375,63 +267,85 @@ capture_by_walk(struct trails *a, const uintptr_t *fp, struct trail_memo *m)
 	return found;
 }
 
+/* The same where nothing is remembered, on the thread's own stack: a->fresh and memos are
+ * for what a trail has. */
+static NOINLINE NO_SANITIZE struct trail_found capture_to_end(struct trails *a,
+							      const uintptr_t *fp)
+{
+	struct trail_found found = { 0, 0 };
+	const uintptr_t slot = (uintptr_t)(fp + 1);
+	struct trail *t = &a->own;
+	const struct trail_place *root;
+	uintptr_t lo, hi;
+	uint32_t n;
+
+	if (!t->places || a->generation != unwind_generation() ||
+	    !thread_stack_bounds(slot, &lo, &hi) || hi - slot >= ROW_FAR)
+		return found;
+	if (!walk_plain(a, slot, fp[1], hi - 8, &n) || n > t->capacity || n >= a->max)
+		return found;
+	root = &a->plain[n - 1];
+	t->places[0] = *root;
+	t->frames[0] = (struct trail_frame){ .serial = ++a->serial };
+	t->nodes[0] = (struct trail_node){ trail_known_step(&a->steps, 0, root->pc,
+							    (uint32_t)root->pc),
+					   (uint32_t)root->pc };
+	t->root = root->slot;
+	t->top = root->slot + 8;
+	t->rootless = false;
+	t->born = a->serial - 1;
+	t->nset = 1;
+	t->count = n;
+	trails_set_plain(a);
+	a->simple_from = a->simple_words = 0;
+	a->stats.captures++;
+	a->stats.walks++;
+	a->stats.full++;
+	a->stats.walked += n;
+	found.node = put_walked(a, 1, n - 1);
+	if (UNLIKELY(found.node == 0))
+		found.node = TRAIL_UNKNOWN;
+	a->memo = a->fresh = NULL;
+	a->latest = found_word(found.node, 0);
+	return found;
+}
+
 /* ---- captures ---- */
 
-ALWAYS_INLINE bool is_plain(const struct trails *a, const uintptr_t *fp)
+NOINLINE struct trail_found trail_capture_further(struct trails *a, const uintptr_t *fp,
+						  uint32_t hash, uintptr_t word)
 {
-	return LIKELY((uintptr_t)(fp + 1) >= a->plain_lo) &&
-	       LIKELY(a->generation == unwind_generation());
+	const uintptr_t slot = (uintptr_t)(fp + 1), pc = fp[1];
+
+	for (uint32_t way = 2;; way++) {
+		struct trail_memo *m;
+		enum memo_verdict v;
+
+		hash = (hash ^ (uint32_t)word) * 0x9e3779b1u;
+		m = memo_pick(memo_at(a, hash), slot, pc);
+		if (!m)
+			return trail_capture_by_walk(a, fp, memo_at(a, hash));
+		v = memo_judge(a, m, &word);
+		if (LIKELY(v == MEMO_HOLDS)) {
+			if (UNLIKELY(++m->late == MEMO_LATE))
+				m = memo_promote(a, m);
+			return memo_take(a, m);
+		}
+		if (v == MEMO_IS_STALE || way == MEMO_WAYS)
+			return trail_capture_by_walk(a, fp, m);
+	}
 }
 
-/* FAST. Is the trail's innermost frame the one at fp, with all beyond as it was? Then
- * this was a capture. */
-ALWAYS_INLINE NO_SANITIZE bool repeat(struct trails *a, const uintptr_t *fp)
+struct trail_found trail_capture_other(struct trails *a, const uintptr_t *fp)
 {
-	const struct trail *t = &a->own;
-	const uint32_t count = t->count;
-	const struct trail_place *last = t->places + count - 1;
-
-	if (last->slot != (uintptr_t)(fp + 1) || last->pc != fp[1] ||
-	    UNLIKELY(!is_simple(a, count - 1)) ||
-	    UNLIKELY(!is_unchanged(t->places, last - 1)))
-		return false;
-	a->stats.captures++;
-	a->stats.compared += count - 1;
-	a->memo = NULL;
-	return true;
-}
-
-/* The caller of fp's frame is our own outermost. Node 0: it is not a plain case. */
-ALWAYS_INLINE struct trail_found capture_plain(struct trails *a, const uintptr_t *fp)
-{
-	struct trail_memo *m;
-	bool holds;
-
-	if (UNLIKELY(!is_plain(a, fp)))
-		return (struct trail_found){ 0, 0 };
-	if (repeat(a, fp))
-		return (struct trail_found){ (uint32_t)a->latest,
-					     (uint32_t)(a->latest >> 32) };
-	m = memo_find(a, (uintptr_t)(fp + 1), fp[1], &holds);
-	if (LIKELY(holds))
-		return memo_take(a, m);
-	return capture_by_walk(a, fp, m);
+	if (a->own.count == 0)
+		return capture_to_end(a, fp);
+	return (struct trail_found){ 0, 0 };
 }
 
 struct trail_found trail_capture_node(const uintptr_t *fp)
 {
-	struct trails *a = seep_tls.trails;
-	struct trail_found found;
-
-	fp = walk_last_own_frame((const uintptr_t *)fp[0]);
-	if (UNLIKELY(!a) || UNLIKELY(seep_tls.unwinding))
-		return (struct trail_found){ 0, 0 };
-	seep_tls.unwinding = true;
-	atomic_signal_barrier();
-	found = capture_plain(a, fp);
-	atomic_signal_barrier();
-	seep_tls.unwinding = false;
-	return found;
+	return trail_capture_fast(fp);
 }
 
 void trail_set_latest(struct trail_found found)

@@ -70,6 +70,13 @@ ALWAYS_INLINE NO_SANITIZE const uintptr_t *walk_last_own_frame(const uintptr_t *
 	}
 	return fp;
 }
+
+/* FAST. unwind_caller() for who has the frame fp and whose caller is ours, too. */
+ALWAYS_INLINE NO_SANITIZE uintptr_t walk_own_caller(const uintptr_t *fp)
+{
+	return walk_true_return(walk_last_own_frame((const uintptr_t *)fp[0])[1]);
+}
+
 /* Appends frames from w outwards to frames[n..max). Returns the new count. SIGNAL. */
 int walk_run(struct walk *w, struct frame *frames, int n, int max,
 	     enum unwind_end *out_end);

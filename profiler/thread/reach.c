@@ -78,6 +78,14 @@ static void mark_root(uintptr_t lo, uintptr_t hi, void *arg)
 	mark_drain(&f->marker);
 }
 
+static void mark_code_root(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	struct finder *f = arg;
+
+	mark_code(&f->marker, lo, hi);
+	mark_drain(&f->marker);
+}
+
 static void mark_kernel_ref(uintptr_t word, void *arg)
 {
 	struct finder *f = arg;
@@ -436,6 +444,7 @@ static bool mark_all(struct finder *f)
 	if (f->roots.no_maps || f->roots.full)
 		return false;
 	roots_each(&f->roots, mark_root, f);
+	roots_each_code(&f->roots, mark_code_root, f);
 	mark_root(own->saved_lo, own->saved_hi, f);
 	for (uint32_t i = 0; i < f->w->nthreads; i++)
 		if (!f->out[i].suspect)

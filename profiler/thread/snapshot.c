@@ -21,6 +21,7 @@
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/tls.h"
+#include "profiler/leak/hidden.h"
 #include "profiler/leak/stop.h"
 #include "profiler/sample/sample.h"
 #include "profiler/stack/loader.h"
@@ -425,10 +426,7 @@ void thread_snapshot_free(struct thread_snapshot *s)
 		os_unmap(t->verdicts, align_up(sizeof(*t->verdicts), OS_PAGE));
 	inflight_free(t->inflight);
 	meta_unmap(t->mappings, MAPPINGS_BYTES, META_THREAD);
-	if (t->origin.maps >= 0)
-		os_close(t->origin.maps);
-	if (t->origin.memory >= 0)
-		os_close(t->origin.memory);
+	hidden_close(&t->origin);
 	meta_unmap(t, sizeof(*t), META_THREAD);
 }
 
@@ -437,8 +435,7 @@ static bool prepare_judge(struct taking *t)
 {
 	t->inflight = inflight_new(t->pid);
 	t->mappings = meta_map(MAPPINGS_BYTES, META_THREAD);
-	t->origin.maps = os_open("/proc/thread-self/maps", O_RDONLY, 0);
-	t->origin.memory = os_open("/proc/thread-self/mem", O_RDONLY, 0);
+	hidden_open(&t->origin);
 	return t->inflight && t->mappings;
 }
 

@@ -8,13 +8,17 @@
  *   chroot DIR     setuid UID            fork        goes on as a child; answers its pid
  *   block          every signal          take N      own handler for signal N
  *   thread         one that sleeps for ever
+ *   read FILE      maps it, to be read
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -51,6 +55,18 @@ static int become_child(void)
 	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 99);
 }
 
+static int map_to_read(const char *file)
+{
+	int fd = open(file, O_RDONLY);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) != 0)
+		return errno;
+	return mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0) == MAP_FAILED
+		       ? errno
+		       : close(fd);
+}
+
 static int obey(const char *word, long a, long b, const char *text)
 {
 	pthread_t t;
@@ -77,6 +93,8 @@ static int obey(const char *word, long a, long b, const char *text)
 		return signal((int)a, ignore) == SIG_ERR;
 	} else if (strcmp(word, "thread") == 0) {
 		return pthread_create(&t, NULL, sleep_for_ever, NULL);
+	} else if (strcmp(word, "read") == 0) {
+		return map_to_read(text);
 	}
 	return 0;
 }

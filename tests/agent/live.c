@@ -7,7 +7,8 @@
  *   grow N         N more on a kept list    hide N    N whose pointers are kept disguised
  *   show           frees the hidden ones    inner N   N with pointers to their middle
  *   plugin PATH    opened, loses, closed    sleepers N  threads that wait for ever
- *   sites N        loses N objects from N places
+ *   sites N        loses N objects from N places; keeps N: keeps them, larger ones
+ *   user ID        becomes that user
  *   dontfork, wipe the only pointer is in memory that fork does not copy
  *   close, open    the only pointer is in memory that is closed (PROT_NONE), and opened
  *   supply         pages of a mapping would come from it (userfaultfd); or errno
@@ -58,6 +59,7 @@ struct node {
 static struct node *kept;
 static uintptr_t hidden[MANY];
 static char *volatile inside[MANY];
+static void *volatile held[MANY];
 static int nhidden, ninside;
 static volatile int sigchlds, strangers;
 
@@ -126,26 +128,45 @@ NOINLINE static void keep_inner(long n)
 }
 
 /* A stack of its own for every n: the bits choose the calls. */
-NOINLINE static void at_site(unsigned n, int depth);
-NOINLINE static void left(unsigned n, int depth)
+NOINLINE static void *at_site(unsigned n, int depth, size_t size);
+NOINLINE static void *left(unsigned n, int depth, size_t size)
 {
-	at_site(n, depth);
-	__asm__ volatile("");
+	void *p = at_site(n, depth, size);
+
+	__asm__ volatile("" : "+r"(p));
+	return p;
 }
-NOINLINE static void right(unsigned n, int depth)
+NOINLINE static void *right(unsigned n, int depth, size_t size)
 {
-	at_site(n, depth);
-	__asm__ volatile("");
+	void *p = at_site(n, depth, size);
+
+	__asm__ volatile("" : "+r"(p));
+	return p;
 }
-NOINLINE static void at_site(unsigned n, int depth)
+NOINLINE static void *at_site(unsigned n, int depth, size_t size)
 {
+	void *p;
+
 	if (depth == 0)
-		fresh(32);
+		p = fresh(size);
 	else if (n & 1)
-		left(n >> 1, depth - 1);
+		p = left(n >> 1, depth - 1, size);
 	else
-		right(n >> 1, depth - 1);
-	__asm__ volatile("");
+		p = right(n >> 1, depth - 1, size);
+	__asm__ volatile("" : "+r"(p));
+	return p;
+}
+
+static void at_sites(long n)
+{
+	for (long i = 0; i < n; i++)
+		at_site((unsigned)i, 15, 32);
+}
+
+static void keep_at_sites(long n)
+{
+	for (long i = 0; i < n && i < MANY; i++)
+		held[i] = at_site((unsigned)i, 15, 320);
 }
 
 static int keep_apart(int advice)
@@ -437,8 +458,11 @@ static int obey(const char *word, long n, const char *text)
 	else if (strcmp(word, "inner") == 0)
 		keep_inner(n);
 	else if (strcmp(word, "sites") == 0)
-		for (long i = 0; i < n; i++)
-			at_site((unsigned)i, 15);
+		at_sites(n);
+	else if (strcmp(word, "keeps") == 0)
+		keep_at_sites(n);
+	else if (strcmp(word, "user") == 0)
+		return setgid((gid_t)n) == 0 && setuid((uid_t)n) == 0 ? 0 : errno;
 	else if (strcmp(word, "dontfork") == 0)
 		return keep_apart(MADV_DONTFORK);
 	else if (strcmp(word, "wipe") == 0)

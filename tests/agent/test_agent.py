@@ -221,12 +221,14 @@ class Agent(seeptest.TestCase):
         """Taken before us, blocked by all, or taken from us: by ptrace."""
         if not self.may_trace():
             self.skipTest("ptrace is not permitted")
-        for what in ("", "block", "take 57"):
+        for what in ("", "block", f"read {seeptest.LIB}", "take 57"):
             p = Asked("mode=exact", preexec_fn=None if what else lambda:
                       signal.signal(57, signal.SIG_IGN))
             p.say(f"alloc {COUNT} {SIZE}")
             if what:
                 p.say(what)
+            if what.startswith("read"):  # and is found all the same
+                p.say("block")
             self.assertEqual(total(self.heap(p.pid), "inuse_objects"), COUNT, what)
             until(lambda: len(p.threads()) == 1)
             self.assertEqual(total(self.heap(p.pid), "inuse_objects"), COUNT, what)

@@ -199,6 +199,28 @@ class Verdicts(TestCase):
             self.assertEqual(len(sites), 10000)
             self.assertIn("... and ", r["text"])
 
+    @unittest.skipUnless(seeptest.may_become(), "needs root")
+    def test_another_user(self):
+        """Who has changed its user may not open its own memory any more: few need it."""
+        with Live() as p:
+            for line in ("lose 20", "user 65534"):
+                self.assertEqual(p.say(line), 0)
+            r = self.check(p.pid, status=23)
+            self.assertEqual(self.amounts(r, "lose"), {"direct": 20})
+        with Live() as p:
+            for line in ("lose 20", "dontfork", "user 65534"):
+                self.assertEqual(p.say(line), 0)
+            _, text = self.ask(p.pid, status=24)
+            self.assertIn("MADV_DONTFORK", text)
+
+    def test_stacks_behind_larger_places(self):
+        with Live() as p:
+            p.say("keeps 300")
+            p.say("lose 1")
+            _, text = self.ask(p.pid, status=23)
+            self.assertRegex(text, r"\nseep: direct leak: 48 bytes in 1 object, from:\n"
+                                   r"seep:     #0 fresh .*\nseep:     #1 lose ")
+
     def test_profile(self):
         with Live() as p:
             p.say("lose 20")

@@ -124,6 +124,8 @@ static void forget_own(void)
 {
 	struct trails *a = seep_tls.trails;
 
+	if (!a)
+		return;
 	a->plain_lo = UINTPTR_MAX;
 	a->own.count = a->own.nset = 0;
 	a->own.born = a->serial;
@@ -194,7 +196,7 @@ static double least(void (*fn)(void), int frames)
 /* Without what the calls that lead to a capture take themselves. */
 static void measure(const char *name, void (*fn)(void), int frames)
 {
-	double calls;
+	double calls, all;
 
 	if (only && strcmp(only, name) != 0)
 		return;
@@ -202,8 +204,8 @@ static void measure(const char *name, void (*fn)(void), int frames)
 	idle = true;
 	calls = least(fn, frames);
 	idle = false;
-	printf("capture %s %.1f depth %u calls %.1f\n", name, least(fn, frames) - calls,
-	       depth, calls);
+	all = least(fn, frames);
+	printf("capture %s %.1f depth %u calls %.1f\n", name, all - calls, depth, calls);
 }
 
 int main(int argc, char **argv)

@@ -45,6 +45,20 @@ static void *stay(void *arg)
 	return arg;
 }
 
+/* As of one process that is told by its parent and as one of its group. */
+static int by_two_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	kill(getpid(), SIGTERM);
+	pthread_kill(pthread_self(), SIGTERM); /* a queue of its own */
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	return 99;
+}
+
 static void ready(void)
 {
 	puts("ready");
@@ -226,6 +240,8 @@ int main(int argc, char **argv)
 	}
 	if (strcmp(how, "return") == 0)
 		return 0;
+	if (strcmp(how, "twice") == 0)
+		return by_two_signals();
 	if (strcmp(how, "grandchild") == 0)
 		return leave_grandchild();
 	if (strcmp(how, "daemon") == 0)

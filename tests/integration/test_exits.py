@@ -49,6 +49,11 @@ class Exits(seeptest.TestCase):
         self.assertGreaterEqual(len([f for f in os.listdir(self.dir) if ".heap." in f]),
                                 len(DYING) + 2)
 
+    def test_two_signals_at_once(self):
+        """timeout and systemd tell a process, and its whole group, too."""
+        r = self.gate("twice")
+        self.assertEqual((r.returncode, self.last(r)), (128 + signal.SIGTERM, ONE))
+
     def test_children(self):
         """A vfork child is nobody; a forked one reports what it lost itself."""
         for how, child, verdict in (

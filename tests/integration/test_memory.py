@@ -13,6 +13,7 @@ import unittest
 import seeptest
 
 MEMORY = seeptest.victim("integration/memory")
+NO_VDSO = seeptest.victim("integration/no_vdso")
 FULL = bool(os.environ.get("SEEP_FULL"))
 MIB = 1024  # in KiB, as all sizes here
 
@@ -93,6 +94,13 @@ class Start(seeptest.TestCase):
                  for preload in (True, False)}
         self.assertLessEqual(space[True] - space[False], 64 * MIB)
         show("start_space_kib", space[True] - space[False])
+
+    @unittest.skipUnless(seeptest.may_trace(), "no ptrace")
+    def test_address_space_in_an_emulator(self):
+        r = seeptest.run([NO_VDSO, MEMORY, "start"])
+        self.assertEqual(r.returncode, 0, r.stderr)
+        space = int(re.search(rb"^space_kib (\d+)$", r.stdout, re.M)[1])
+        self.assertLess(space, 2048 * MIB)
 
 
 class Fragmentation(seeptest.TestCase):

@@ -14,6 +14,9 @@ SAME = {"clone": 56, "ptrace": 101, "process_vm_readv": 310, "clock_gettime": 22
         "sched_getaffinity": 204, "pread64": 17, "close": 3}
 # Not among the calls that systemd's @system-service allows, nor anybody's own.
 UNCOMMON = {"mincore": 27, "ptrace": 101, "process_vm_readv": 310, "memfd_create": 319}
+# Nor what the loader and libc call for a program that allocates.
+SELDOM = {"prctl": 157, "readlink": 89, "getcwd": 79, "fstat": 5, "lseek": 8, "stat": 4,
+          "sched_getaffinity": 204, "sigaltstack": 131, "tgkill": 234}
 NEEDED = {"openat": 257, "readlink": 89, "lseek": 8, "stat": 4}
 
 
@@ -25,7 +28,9 @@ class Sandboxed(seeptest.TestCase):
             self.skipTest("no seccomp")
 
     def gate(self, *args):
-        r = seep("gate", "-q", "--", SANDBOXED, *map(str, args), cwd=self.dir)
+        # A relative path takes getcwd().
+        r = seep("gate", "-q", "-o", f"{self.dir}/%e.%p", "--", SANDBOXED, *map(str, args),
+                 cwd=self.dir)
         return r.returncode, r.stderr.decode().splitlines()[-1]
 
     def test_same_verdict(self):
@@ -44,6 +49,19 @@ class Sandboxed(seeptest.TestCase):
                                        env=seeptest.clean_env(LD_PRELOAD=seeptest.LIB,
                                                               SEEP_OPTIONS=options))
                     self.assertEqual((name, way, options, r.returncode), (name, way, options, 0))
+            self.assertEqual((name, *self.gate(nr, "before", 1)), (name, 23, LEAK))
+
+    def test_filters_from_before(self):
+        """Where there is any, what the loader would not call is not called."""
+        for name, nr in SELDOM.items():
+            def plainly(**environment):
+                return subprocess.run([SANDBOXED, str(nr), "before", "1"], check=False,
+                                      env=seeptest.clean_env(**environment)).returncode
+            if plainly() != 0:
+                continue  # libc itself
+            for options in ("", "mode=exact"):
+                got = plainly(LD_PRELOAD=seeptest.LIB, SEEP_OPTIONS=options)
+                self.assertEqual((name, options, got), (name, options, 0))
             self.assertEqual((name, *self.gate(nr, "before", 1)), (name, 23, LEAK))
 
     def test_or_a_reason(self):

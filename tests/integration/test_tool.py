@@ -278,6 +278,36 @@ class Tool(seeptest.TestCase):
         r = self.seep("gate", "--suppressions", path, "--", LEAKS, "direct")
         self.assertEqual((r.returncode, self.last(r)), (0, "seep: clean"))
 
+    def test_suppressions_that_cannot_be_read(self):
+        """Too large, too many, binary: said, and nothing more is suppressed."""
+        path, pipe = os.path.join(self.dir, "supp"), os.path.join(self.dir, "pipe")
+        os.mkfifo(pipe)
+        self.assertEqual(self.seep("gate", "--suppressions", pipe, "true").returncode, 25)
+        for text, why in ((b"#" * (4 << 20) + b"\n", "more than 4 MiB"),
+                          (b"leak:nobody\n" * 5000, "904 suppressions are left out"),
+                          (b"leak:los\0leak\n", "supp:1: not a suppression"),
+                          (b"{\nx\nMemcheck:Leak\n...\n}\n", "supp:5: not a suppression")):
+            with open(path, "wb") as f:
+                f.write(text)
+            r = self.seep("gate", "--suppressions", path, LEAKS, "direct")
+            self.assertEqual((r.returncode, self.last(r)),
+                             (23, "seep: LEAK objects=1 bytes=100 sites=1"))
+            self.assertIn(why, r.stderr.decode())
+
+    def test_odd_names(self):
+        """A line stays one, and suppressions that were made of it can be read."""
+        for name in ("new\nseep: clean", "tab\t\x1b[31m", "q\"uo'te*", "<b>]]>&", "\udcff",
+                     "l" * 200):
+            program = os.path.join(self.dir, name)
+            shutil.copy(LEAKS, program)
+            r = self.seep("gate", "--gen-suppressions", "supp", program, "direct")
+            lines = r.stderr.split(b"\n")
+            self.assertEqual((r.returncode, lines.pop()), (23, b""), name)
+            for line in lines:
+                self.assertRegex(line, rb"^seep: [^\x00-\x1f\x7f]*$", name)
+            r = self.seep("gate", "--suppressions", "supp", program, "direct")
+            self.assertEqual((r.returncode, self.last(r)), (0, "seep: clean"), name)
+
     def test_signals_are_forwarded(self):
         for command in ("run", "gate"):
             p = subprocess.Popen([seeptest.TOOL, command, "--", "bash", "-c",

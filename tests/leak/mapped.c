@@ -98,6 +98,55 @@ static APART void keep_sealed(void)
 	mprotect(p, MAP_BYTES, PROT_READ);
 }
 
+/* Code that was made at run time: the pointer is part of an instruction. */
+static APART void put_code(uint8_t *at)
+{
+	static const uint8_t load[] = { 0x90, 0x48, 0xb8 }; /* nop; mov rax, word */
+	void *block = make_block();
+
+	memcpy(at, load, sizeof(load));
+	memcpy(at + sizeof(load), &block, sizeof(block));
+}
+
+static APART void keep_code_with(int flags)
+{
+	uint8_t *p = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC,
+			  flags | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		exit(77);
+	put_code(p);
+	put_code(p + MAP_BYTES / 2);
+	put_code(p + MAP_BYTES - 12);
+	mprotect(p, MAP_BYTES / 2, PROT_READ | PROT_EXEC);
+}
+
+static APART void keep_code(void)
+{
+	keep_code_with(MAP_PRIVATE);
+}
+
+static APART void keep_code_shared(void)
+{
+	keep_code_with(MAP_SHARED);
+}
+
+/* Written through one mapping and run through another. */
+static APART void keep_code_twice(void)
+{
+	int fd = memfd_create("code", 0);
+	uint8_t *p;
+
+	if (fd < 0 || ftruncate(fd, MAP_BYTES) != 0)
+		exit(99);
+	p = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED ||
+	    mmap(NULL, MAP_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0) == MAP_FAILED)
+		exit(77);
+	put_code(p + 100);
+	munmap(p, MAP_BYTES);
+}
+
 /* Pages of objects that the program has closed: a stack's guard, and all of a table. */
 static APART void keep_closed(void)
 {
@@ -255,6 +304,9 @@ static const struct {
 	{ "file", keep_file },
 	{ "beside-trap", keep_beside_trap },
 	{ "sealed", keep_sealed },
+	{ "code", keep_code },
+	{ "code-shared", keep_code_shared },
+	{ "code-twice", keep_code_twice },
 	{ "closed", keep_closed },
 	{ "closed-map", keep_closed_map },
 	{ "closed-map-old", keep_closed_map_old },

@@ -78,8 +78,9 @@ KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "end-small
         "thread-signal-stack", "argument", "coroutine-mmap", "coroutine-heap", "exit-on-coroutine", "libc",
         "caller-register"]
 
-MAPPED = ["mmap", "shared", "file", "beside-trap", "sealed", "closed", "closed-map",
-          "closed-map-old", "closed-map-deadly", "region", "brk", "sparse"]
+MAPPED = ["mmap", "shared", "file", "beside-trap", "sealed", "code", "code-shared", "code-twice",
+          "closed", "closed-map", "closed-map-old", "closed-map-deadly", "region", "brk",
+          "sparse"]
 
 OBJECTS = {
     "new": [direct(1, 40, "lose_new")],

@@ -47,14 +47,16 @@ enum what {
 	SWITCHED,
 	MIGRATED,
 	CLOSED,
+	FORGOTTEN,
 	WITH_LIBGCC,
 	DIFFERENCES,
 	WHATS
 };
-static const char *const names[WHATS] = { "captures",  "incremental", "nodes",
-					  "truncated", "signals",     "thrown",
-					  "longjmps",  "switches",    "migrations",
-					  "dlcloses",  "libgcc",      "differences" };
+static const char *const names[WHATS] = { "captures",	"incremental", "nodes",
+					  "truncated",	"signals",     "thrown",
+					  "longjmps",	"switches",    "migrations",
+					  "dlcloses",	"forgotten",   "libgcc",
+					  "differences" };
 
 struct routine {
 	ucontext_t context;
@@ -205,8 +207,13 @@ static __attribute__((noinline)) bool take_node(struct capture *out, bool with_t
 
 static __attribute__((noinline)) bool take(struct capture *out, uint32_t how)
 {
-	bool ok = how % 4 != 0 && take_node(out, how % 32 == 1);
+	bool ok;
 
+	if ((how >> 5) % 32 == 3) { /* nothing to reuse */
+		trail_thread_forget();
+		add(FORGOTTEN);
+	}
+	ok = how % 4 != 0 && take_node(out, how % 32 == 1);
 	__asm__ volatile("" ::"r"(__builtin_frame_address(0))); /* makes it have one */
 	return ok;
 }

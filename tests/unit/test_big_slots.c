@@ -71,11 +71,10 @@ static void *free_handed(void *arg)
 
 static uint32_t count_transferred(void)
 {
-	uint32_t nspans, ntransfer;
-	uint64_t nfree;
+	struct mcentral_counts counts;
 
-	mcentral_count(sizeclass_of(HANDED_SIZE), &nspans, &nfree, &ntransfer);
-	return ntransfer;
+	mcentral_count(sizeclass_of(HANDED_SIZE), &counts);
+	return counts.ntransfer;
 }
 
 /* What one thread frees is kept for another, and goes back when it is asked for. */

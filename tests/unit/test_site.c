@@ -42,14 +42,106 @@ static int same(int a, int b)
 static void test_many(void **state)
 {
 	enum { NODES = 150000 };
-	uint32_t before = site_count();
+	static uint32_t ids[NODES];
+	uint32_t count;
 
 	(void)state;
-	for (uint32_t i = 0; i < NODES; i++)
-		assert_int_equal(site_child(SITE_NONE, 0x100000 + i * 3), before + 1 + i);
-	for (uint32_t i = 0; i < NODES; i++)
-		assert_int_equal(site_child(SITE_NONE, 0x100000 + i * 3), before + 1 + i);
-	assert_int_equal(site_count(), before + NODES);
+	for (uint32_t i = 0; i < NODES; i++) {
+		ids[i] = site_child(SITE_NONE, 0x100000 + i * 3);
+		assert_true(ids[i] > (i ? ids[i - 1] : 0));
+	}
+	count = site_count();
+	for (uint32_t i = 0; i < NODES; i++) {
+		assert_int_equal(site_child(SITE_NONE, 0x100000 + i * 3), ids[i]);
+		assert_int_equal(site_pc(ids[i]), 0x100000 + i * 3);
+		assert_int_equal(site_parent(ids[i]), SITE_NONE);
+	}
+	assert_int_equal(site_count(), count);
+}
+
+/* What no four bytes hold: more regions than there are numbers for, and what is no
+ * address at all. */
+static void test_long_pcs(void **state)
+{
+	enum { PCS = 20000 };
+	static const uintptr_t odd[] = { 1,
+					 4095,
+					 UINTPTR_MAX,
+					 UINTPTR_MAX - 1,
+					 0xffffffffff600400,
+					 0xe161626364656667,
+					 0xe200000000000040,
+					 (uintptr_t)1 << 48,
+					 ((uintptr_t)1 << 48) - 1 };
+	static uint32_t ids[PCS];
+	uint32_t count, parent = SITE_NONE;
+
+	(void)state;
+	for (uint32_t i = 0; i < PCS; i++) /* another one in each 16 MiB */
+		ids[i] = site_child(SITE_NONE, 0x7f0000000000 + (uint64_t)i * 0x1000001);
+	for (size_t i = 0; i < sizeof(odd) / sizeof(odd[0]); i++) {
+		uint32_t site = site_child(parent, odd[i]);
+
+		assert_int_equal(site_pc(site), odd[i]);
+		assert_int_equal(site_parent(site), parent);
+		assert_int_equal(site_child(parent, odd[i]), site);
+		assert_int_not_equal(site_child(SITE_NONE, odd[i] + 16), site);
+		parent = site;
+	}
+	assert_int_equal(site_depth(parent), sizeof(odd) / sizeof(odd[0]));
+	count = site_count();
+	for (uint32_t i = 0; i < PCS; i++) {
+		uintptr_t pc = 0x7f0000000000 + (uint64_t)i * 0x1000001;
+
+		assert_int_equal(site_pc(ids[i]), pc);
+		assert_int_equal(site_child(SITE_NONE, pc), ids[i]);
+	}
+	assert_int_equal(site_count(), count);
+}
+
+static uint32_t nfound;
+
+static bool find_own(uint32_t site, struct site_counters *c, void *arg)
+{
+	const uint32_t *ids = arg;
+
+	for (uint32_t i = 0; i < 8; i++)
+		if (ids[i] == site) {
+			assert_int_equal(c->alloc_bytes, i + 1);
+			nfound++;
+		}
+	return true;
+}
+
+/* Counters of nodes in all places: the innermost, one with a child right behind it, one
+ * that has counters already when it gets a child, and outermost ones. */
+static void test_counters_of_any(void **state)
+{
+	uint32_t ids[8], parent = SITE_NONE;
+
+	(void)state;
+	for (uint32_t i = 0; i < 8; i++) {
+		ids[i] = site_child(parent, 0x990000 + i * 32);
+		if (i == 3) /* before its child comes */
+			site_counters(ids[i])->alloc_bytes = i + 1;
+		parent = i < 5 ? ids[i] : SITE_NONE;
+	}
+	for (uint32_t i = 8; i > 0; i--) {
+		if (i != 4)
+			assert_int_equal(site_number(ids[i - 1]), 0);
+		site_counters(ids[i - 1])->alloc_bytes = i;
+	}
+	for (uint32_t i = 0; i < 8; i++) {
+		assert_int_equal(site_counters(ids[i])->alloc_bytes, i + 1);
+		assert_int_equal(site_pc(ids[i]), 0x990000 + i * 32);
+		assert_int_equal(site_parent(ids[i]),
+				 i > 0 && i < 6 ? ids[i - 1] : SITE_NONE);
+		for (uint32_t k = 0; k < i; k++)
+			assert_int_not_equal(site_number(ids[i]), site_number(ids[k]));
+	}
+	nfound = 0;
+	site_each(find_own, ids);
+	assert_int_equal(nfound, 8);
 }
 
 static void test_model(void **state)
@@ -129,15 +221,16 @@ static void *grow(void *arg)
 static void test_growth(void **state)
 {
 	static uint32_t ids[3][MANY];
-	uint32_t before = site_count();
+	uint32_t count;
 	pthread_t t;
 
 	(void)state;
 	pthread_create(&t, NULL, grow, ids[0]);
 	grow(ids[1]);
 	pthread_join(t, NULL);
-	assert_int_equal(site_count(), before + MANY); /* none twice */
+	count = site_count();
 	grow(ids[2]);
+	assert_int_equal(site_count(), count); /* none twice */
 	assert_memory_equal(ids[0], ids[1], sizeof(ids[0]));
 	assert_memory_equal(ids[0], ids[2], sizeof(ids[0]));
 	for (uint32_t i = 0; i < MANY; i += 61) {
@@ -149,10 +242,9 @@ static void test_growth(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_model),
-		cmocka_unit_test(test_many),
-		cmocka_unit_test(test_threads),
-		cmocka_unit_test(test_growth),
+		cmocka_unit_test(test_model),	 cmocka_unit_test(test_many),
+		cmocka_unit_test(test_long_pcs), cmocka_unit_test(test_counters_of_any),
+		cmocka_unit_test(test_threads),	 cmocka_unit_test(test_growth),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

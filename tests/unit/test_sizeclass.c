@@ -39,6 +39,26 @@ static void test_every_class(void **state)
 	}
 }
 
+/* The first spans of a class of larger slots are as short as an eighth of waste allows.
+ */
+static void test_short_spans(void **state)
+{
+	(void)state;
+	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
+		const struct sizeclass_info *i = &sizeclass_info[c];
+		uint32_t npages = sizeclass_short_pages(c);
+		size_t bytes = (size_t)npages << PAGE_SHIFT;
+
+		assert_in_range(npages, 1, i->npages);
+		assert_true(bytes >= i->slot_size);
+		assert_true(bytes % i->slot_size * 8 <= bytes);
+		if (i->slot_size < 1024)
+			assert_int_equal(npages, i->npages);
+	}
+	assert_int_equal(sizeclass_short_pages(sizeclass_of(4096)), 1);
+	assert_int_equal(sizeclass_short_pages(sizeclass_of(32768)), 4);
+}
+
 static void test_every_offset(void **state)
 {
 	(void)state;
@@ -74,9 +94,8 @@ static void test_aligned(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_every_size),
-		cmocka_unit_test(test_every_class),
-		cmocka_unit_test(test_every_offset),
+		cmocka_unit_test(test_every_size),  cmocka_unit_test(test_every_class),
+		cmocka_unit_test(test_short_spans), cmocka_unit_test(test_every_offset),
 		cmocka_unit_test(test_aligned),
 	};
 

@@ -66,6 +66,43 @@ static void test_parse(void **state)
 
 /* ---- memcheck's blocks ---- */
 
+static void count_kept(const char *name, uint64_t objects, uint64_t bytes, void *arg)
+{
+	(void)objects;
+	(void)bytes;
+	assert_string_not_equal(name, "dropped");
+	*(unsigned *)arg += strcmp(name, "kept") == 0;
+}
+
+/* What is left of a block that makes no sense is no suppression. */
+static void test_bad_blocks(void **state)
+{
+	static struct {
+		char text[100];
+		unsigned bad;
+	} cases[] = {
+		{ "{\ndropped\nMemcheck:Leak\n...\n}\n", 5 },
+		{ "{\ndropped\nMemcheck:Leak\n}\n", 4 },
+		{ "{\ndropped\nMemcheck:Leak\nfunc:malloc\nfun:x\n}\n", 4 },
+		{ "{\ndropped\nMemcheck:Leak\nmatch-leak-kinds: some\nfun:x\n}\n", 4 },
+		{ "{\ndropped\nnonsense\nfun:malloc\nfun:x\n}\n", 3 },
+		{ "{\ndropped\nMemcheck:Leak\nfun:y\n", 5 },
+		{ "{\ndropped\nMemcheck:Leak\nfun:y\n{\nkept\nMemcheck:Leak\nfun:x\n}\n",
+		  5 },
+		{ "leak:lo\1se\n", 1 },
+		{ "{\nkept\nMemcheck:Leak\nmatch-leak-kinds: "
+		  "definite,possible\nfun:x\n}\n",
+		  0 },
+	};
+	unsigned kept = 0;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		assert_int_equal(suppress_parse(cases[i].text), cases[i].bad);
+	suppress_each(count_kept, &kept);
+	assert_int_equal(kept, 2);
+}
+
 static void test_blocks(void **state)
 {
 	static char good[] =
@@ -124,9 +161,8 @@ static void test_block_frames(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_glob),
-		cmocka_unit_test(test_parse),
-		cmocka_unit_test(test_blocks),
+		cmocka_unit_test(test_glob),	     cmocka_unit_test(test_parse),
+		cmocka_unit_test(test_blocks),	     cmocka_unit_test(test_bad_blocks),
 		cmocka_unit_test(test_block_frames),
 	};
 

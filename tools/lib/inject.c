@@ -111,34 +111,49 @@ static struct place place_in_file(const char *path)
 	return in;
 }
 
-/* Addresses in the process: where the library's first byte is mapped, and the values from
- * the very file that is mapped there. */
+/* The same as addresses, with the values from the very file that is mapped from lo to hi.
+ */
+static struct place place_in_mapping(int view, uint64_t lo, uint64_t hi, const char *file)
+{
+	char *path = format_string("/proc/%d/map_files/%lx-%lx", view, lo, hi);
+	char *in_root = format_string("/proc/%d/root%s", view, file);
+	struct place at = place_in_file(path);
+
+	if (!at.function)
+		at = place_in_file(in_root);
+	at.function += at.function ? lo : 0;
+	at.ready += at.ready ? lo : 0;
+	free(path);
+	free(in_root);
+	return at;
+}
+
+/* The file may be mapped to be read as well, by us for its names: what is run begins with
+ * the last beginning before its code. */
 static struct place find_place(int pid)
 {
 	const int view = proc_view(pid);
 	char *path = format_string("/proc/%d/maps", view), *maps = proc_read(path, NULL);
 	char *line, *rest = NULL;
 	struct place at = { .mapped = false };
+	uint64_t first = 0, first_end = 0;
 
 	free(path);
 	for (line = maps ? strtok_r(maps, "\n", &rest) : NULL; line && !at.function;
 	     line = strtok_r(NULL, "\n", &rest)) {
 		unsigned long lo, hi, offset;
 		const char *file = strchr(line, '/');
-		char *in_root;
+		char rights[8];
 
 		if (!file || !strstr(file, "/libseep.so") ||
-		    sscanf(line, "%lx-%lx %*s %lx", &lo, &hi, &offset) != 3 || offset)
+		    sscanf(line, "%lx-%lx %7s %lx", &lo, &hi, rights, &offset) != 4)
 			continue;
-		path = format_string("/proc/%d/map_files/%lx-%lx", view, lo, hi);
-		in_root = format_string("/proc/%d/root%s", view, file);
-		at = place_in_file(path);
-		if (!at.function)
-			at = place_in_file(in_root);
-		at.function += at.function ? lo : 0;
-		at.ready += at.ready ? lo : 0;
-		free(path);
-		free(in_root);
+		if (offset == 0) {
+			first = lo;
+			first_end = hi;
+		}
+		if (strchr(rights, 'x') && first)
+			at = place_in_mapping(view, first, first_end, file);
 	}
 	free(maps);
 	return at;

@@ -35,6 +35,11 @@ void launch_check_options(const struct launch *l)
 		die(EXIT_USAGE, "suppressions %s: %s", o.suppressions, strerror(errno));
 	if (S_ISDIR(st.st_mode))
 		die(EXIT_USAGE, "suppressions %s: %s", o.suppressions, strerror(EISDIR));
+	if (S_ISFIFO(st.st_mode))
+		die(EXIT_USAGE,
+		    "suppressions %s: a pipe: only the first process could "
+		    "read it",
+		    o.suppressions);
 }
 
 /* Makes it if it is missing. 0, or why no file can be made there. */

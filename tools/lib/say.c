@@ -24,16 +24,20 @@ static bool wants_colour(void)
 	return isatty(2) && !(no && *no) && terminal && strcmp(terminal, "dumb") != 0;
 }
 
+/* One line, whatever characters a file's name has: it could look like a verdict. */
 static __attribute__((format(printf, 2, 0))) void print(const char *colour,
 							const char *format, va_list ap)
 {
 	bool on = colour && wants_colour();
+	char *text;
 
-	fputs("seep: ", stderr);
-	if (on)
-		fputs(colour, stderr);
-	vfprintf(stderr, format, ap);
-	fputs(on ? "\033[0m\n" : "\n", stderr);
+	if (vasprintf(&text, format, ap) < 0)
+		return;
+	for (char *p = text; *p; p++)
+		if ((unsigned char)*p < ' ' || *p == '\177')
+			*p = '?';
+	fprintf(stderr, "seep: %s%s%s\n", on ? colour : "", text, on ? "\033[0m" : "");
+	free(text);
 }
 
 void say(const char *format, ...)

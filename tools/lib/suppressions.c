@@ -43,6 +43,16 @@ static const char *kind_of(const char *kind)
 	return strcmp(kind, "direct") == 0 ? "definite" : kind;
 }
 
+/* A name as a pattern that matches it: what would be a wildcard or end the line is any
+ * one character. */
+static void put_pattern(FILE *f, const char *key, const char *name)
+{
+	fputs(key, f);
+	for (; *name; name++)
+		putc(*name == '*' || (unsigned char)*name < ' ' ? '?' : *name, f);
+	putc('\n', f);
+}
+
 /* A block's text without its name; allocated. NULL: no stack is known. */
 static char *block_of(json_t *leak)
 {
@@ -66,9 +76,11 @@ static char *block_of(json_t *leak)
 		if (i == MAX_FRAMES)
 			break;
 		if (*function && *function != '[')
-			fprintf(f, "   fun:%s\n", function);
+			put_pattern(f, "   fun:", function);
+		else if (*module)
+			put_pattern(f, "   obj:", module);
 		else
-			fprintf(f, "   obj:%s\n", *module ? module : "*");
+			fputs("   obj:*\n", f);
 	}
 	fclose(f);
 	return text;
@@ -129,7 +141,10 @@ int suppressions_write(const struct suppressions *s, const char *path)
 	if (!f)
 		return errno;
 	json_object_foreach(s->made, block, name)
-		fprintf(f, "{\n   %s\n%s}\n", json_string_value(name), block);
+	{
+		put_pattern(f, "{\n   ", json_string_value(name));
+		fprintf(f, "%s}\n", block);
+	}
 	error = ferror(f) ? EIO : 0;
 	if (!to_stderr && fclose(f) != 0 && !error)
 		error = errno;
