@@ -32,10 +32,8 @@ static const char usage_check[] =
 	"usage: seep check [OPTIONS] PID\n\n"
 	"Looks for lost memory in a running process that has libseep.so loaded. The "
 	"process\n"
-	"runs on: it stands still only while its page tables are copied, and once more "
-	"if\n"
-	"something new seems lost, while its threads' registers are read. The last line "
-	"is\n"
+	"runs on meanwhile; only if something new seems lost, it stands still while its\n"
+	"page tables are copied and its threads' registers are read. The last line is\n"
 	"\"seep: clean\", \"seep: LEAK objects=N bytes=N sites=N\" or \"seep: "
 	"INCOMPLETE:\n"
 	"reason\".\n\n";
@@ -54,8 +52,10 @@ static const char usage_both[] =
 	"in\n"
 	"                     FILE, which --save has written\n"
 	"  --save FILE        keeps what was found\n"
-	"  --max-pause MS     does nothing if the process would stand still for longer\n"
+	"  --max-pause MS     rather no verdict than the process standing still for "
+	"longer\n"
 	"  --stop             stops the threads at once, without the first look\n"
+	"  --snapshot         the first look is at a copy of the process\n"
 	"  --standing         where no snapshot can be made, the process may stand "
 	"still\n"
 	"                     for as long as the check takes\n"
@@ -83,6 +83,7 @@ enum {
 	OPT_SAVE,
 	OPT_MAX_PAUSE,
 	OPT_STOP,
+	OPT_SNAPSHOT,
 	OPT_STANDING,
 	OPT_POSSIBLE,
 	OPT_REACHABLE,
@@ -95,6 +96,7 @@ static const struct option options[] = {
 	{ "save", required_argument, NULL, OPT_SAVE },
 	{ "max-pause", required_argument, NULL, OPT_MAX_PAUSE },
 	{ "stop", no_argument, NULL, OPT_STOP },
+	{ "snapshot", no_argument, NULL, OPT_SNAPSHOT },
 	{ "standing", no_argument, NULL, OPT_STANDING },
 	{ "possible", no_argument, NULL, OPT_POSSIBLE },
 	{ "reachable", no_argument, NULL, OPT_REACHABLE },
@@ -115,9 +117,10 @@ struct check {
 	bool since;
 	struct baseline *baseline; /* NULL: since the check before */
 	double max_pause_ms;	   /* 0: any */
-	bool stop, standing, possible, reachable, no_symbolize, quiet;
+	bool stop, snapshot, standing, possible, reachable, no_symbolize, quiet;
 	struct pause predicted;
 	bool is_predicted;
+	bool unstopped; /* a pause would be longer than is allowed */
 	struct agent_reply reply;
 	json_t *report;
 	/* the verdict */
@@ -169,6 +172,9 @@ static void parse_one(struct check *c, int option, const char *word)
 		break;
 	case OPT_STOP:
 		c->stop = true;
+		break;
+	case OPT_SNAPSHOT:
+		c->snapshot = true;
 		break;
 	case OPT_STANDING:
 		c->standing = true;
@@ -224,6 +230,16 @@ static void parse(struct check *c, int argc, char **argv)
 
 /* ---- the pause ---- */
 
+/* The pause: at once if it is sure to come, else should it be needed. */
+static void refuse(struct check *c, const char *why)
+{
+	if (c->stop || c->snapshot || c->standing || c->reachable)
+		die(EXIT_INCOMPLETE, "process %d: %s; nothing was done", c->target.pid,
+		    why);
+	c->unstopped = true;
+	snprintf(c->target.busy, sizeof(c->target.busy), "%s", why);
+}
+
 static void predict(struct check *c)
 {
 	char huge[32], small[32];
@@ -232,10 +248,8 @@ static void predict(struct check *c)
 	c->is_predicted = pause_predict(c->target.pid, &c->predicted);
 	if (!c->is_predicted) {
 		if (c->max_pause_ms > 0)
-			die(EXIT_INCOMPLETE,
-			    "process %d: its page tables cannot be seen, so the pause "
-			    "is not known; nothing was done",
-			    c->target.pid);
+			refuse(c, "its page tables cannot be seen, so the pause would be "
+				  "of unknown length");
 		return;
 	}
 	if (!c->quiet)
@@ -244,11 +258,15 @@ static void predict(struct check *c)
 		    p->screen_ms, say_bytes(p->huge_bytes, huge, sizeof(huge)),
 		    say_bytes(p->small_bytes, small, sizeof(small)), p->confirm_ms,
 		    p->threads, p->threads == 1 ? "" : "s");
-	if (c->max_pause_ms > 0 && p->confirm_ms > c->max_pause_ms)
-		die(EXIT_INCOMPLETE,
-		    "process %d would stand still for about %.1f ms, which is more than "
-		    "--max-pause %g; nothing was done",
-		    c->target.pid, p->confirm_ms, c->max_pause_ms);
+	if (c->max_pause_ms > 0 && p->confirm_ms > c->max_pause_ms) {
+		char why[128];
+
+		snprintf(why, sizeof(why),
+			 "it would stand still for about %.1f ms, which is more than "
+			 "--max-pause %g",
+			 p->confirm_ms, c->max_pause_ms);
+		refuse(c, why);
+	}
 }
 
 /* ---- asking ---- */
@@ -278,6 +296,8 @@ static void ask(struct check *c, int fd)
 	int fds[2] = { fd, -1 };
 
 	q.flags = (c->stop ? AGENT_STOP : 0) | (c->standing ? AGENT_STANDING : 0) |
+		  (c->snapshot ? AGENT_SNAPSHOT : 0) |
+		  (c->unstopped ? AGENT_UNSTOPPED : 0) |
 		  (c->reachable ? AGENT_REACHABLE : 0) |
 		  (c->json || c->save || c->since ? 0 : AGENT_BRIEF);
 	if (c->profile) {
@@ -416,17 +436,20 @@ static double ms_in(const struct check *c, const char *key)
 static void print_pauses(const struct check *c)
 {
 	const char *by = text_in(c->report, "stopped_by");
+	const char *way = text_in(c->report, "way"),
+		   *instead = text_in(c->report, "instead");
 	long long threads = number_in(c->report, "threads_stopped");
 
-	if (strcmp(text_in(c->report, "way"), "standing") == 0) {
+	if (strcmp(way, "standing") == 0) {
 		say("no snapshot could be made: the process stood still for %.1f ms, all "
 		    "the time",
 		    ms_in(c, "confirm_ns"));
 		return;
 	}
 	if (number_in(c->report, "screen_ns"))
-		say("screen: pause %.2f ms, %lld new candidate%s", ms_in(c, "screen_ns"),
-		    number_in(c->report, "candidates"),
+		say("screen: %s%s%s%s, pause %.2f ms, %lld new candidate%s", way,
+		    *instead ? " (" : "", instead, *instead ? ")" : "",
+		    ms_in(c, "screen_ns"), number_in(c->report, "candidates"),
 		    number_in(c->report, "candidates") == 1 ? "" : "s");
 	if (number_in(c->report, "confirm_ns"))
 		say("confirm: pause %.2f ms, %lld thread%s stopped by %s%s",

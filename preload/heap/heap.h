@@ -174,6 +174,10 @@ void heap_index_large(void);
 void heap_each_span(bool (*fn)(struct mspan *s, void *arg), void *arg);
 /* Every free slot that alloc_bits shows as given out: mcache arrays, transfer caches. */
 void heap_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg);
+/* The same without any lock, while threads run: what fn gets may not be free any more, or
+ * no slot at all, and the caller may die of memory that goes (see profiler/leak/look.h).
+ */
+void heap_each_cached_now(void (*fn)(uintptr_t slot, void *arg), void *arg);
 
 /* ---- numbers ---- */
 

@@ -75,6 +75,14 @@ void heap_each_span(bool (*fn)(struct mspan *s, void *arg), void *arg)
 	}
 }
 
+/* Pointers of class c in mc, which its owner may be using. */
+static size_t count_cached(const struct mcache *mc, unsigned c)
+{
+	ptrdiff_t n = atomic_load_relaxed(&mc->top[c]) - mc->base[c];
+
+	return n > 0 && n <= (ptrdiff_t)sizeclass_info[c].cache_max ? (size_t)n : 0;
+}
+
 void heap_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg)
 {
 	for (struct mcache *mc = mcache_list(); mc; mc = mc->next)
@@ -84,17 +92,25 @@ void heap_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg)
 	mcentral_each_cached(fn, arg);
 }
 
+#define MCACHES_MOST 1000000 /* a list that changes might lead in a circle */
+
+void heap_each_cached_now(void (*fn)(uintptr_t slot, void *arg), void *arg)
+{
+	size_t left = MCACHES_MOST;
+
+	for (struct mcache *mc = mcache_list(); mc && left > 0; mc = mc->next, left--)
+		for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
+			size_t n = count_cached(mc, c);
+
+			for (size_t i = 0; i < n; i++)
+				fn((uintptr_t)atomic_load_relaxed(&mc->base[c][i]), arg);
+		}
+	mcentral_each_cached(fn, arg);
+}
+
 void heap_slow_frees(void)
 {
 	mheap_set_slow_frees();
-}
-
-/* Pointers of class c in mc, which its owner may be using. */
-static size_t count_cached(const struct mcache *mc, unsigned c)
-{
-	ptrdiff_t n = atomic_load_relaxed(&mc->top[c]) - mc->base[c];
-
-	return n > 0 && n <= (ptrdiff_t)sizeclass_info[c].cache_max ? (size_t)n : 0;
 }
 
 /* Of all threads' lcaches: out->nlarge and inuse_large are theirs, so far. */

@@ -44,7 +44,9 @@ enum agent_command {
 #define AGENT_REACHABLE 4  /* of AGENT_LEAK: what is held is reported, too */
 #define AGENT_STANDING	8  /* of AGENT_LEAK: where no snapshot can be made, stand still */
 #define AGENT_BRIEF	16 /* of AGENT_LEAK: stacks of the largest leaks only */
-#define AGENT_FLAGS	31
+#define AGENT_SNAPSHOT	32 /* of AGENT_LEAK: the first look is at a snapshot, too */
+#define AGENT_UNSTOPPED 64 /* of AGENT_LEAK: no verdict rather than a pause */
+#define AGENT_FLAGS	127
 #define AGENT_FILES	2	   /* that may come with a request */
 #define AGENT_KEEP	UINT32_MAX /* mode as it is */
 

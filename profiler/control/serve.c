@@ -169,6 +169,8 @@ static int check_leaks(struct session *s)
 		.reachable = s->request.flags & AGENT_REACHABLE,
 		.standing = s->request.flags & AGENT_STANDING,
 		.brief = s->request.flags & AGENT_BRIEF,
+		.snapshot = s->request.flags & AGENT_SNAPSHOT,
+		.unstopped = s->request.flags & AGENT_UNSTOPPED,
 		.report = s->files[0],
 		.profile = s->files[1],
 	};

@@ -31,6 +31,11 @@ void absent_free(struct absent *a)
 	a->ranges = NULL;
 }
 
+void absent_forget(struct absent *a)
+{
+	*a = (struct absent){ .ranges = a->ranges, .capacity = a->capacity };
+}
+
 /* If an object lies there. */
 static bool note_page(struct absent *a, uintptr_t page)
 {

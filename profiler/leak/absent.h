@@ -25,6 +25,8 @@ struct absent {
 /* DUMP. Before the world is stopped. */
 bool absent_init(struct absent *a, size_t capacity);
 void absent_free(struct absent *a);
+/* As after absent_init(). */
+void absent_forget(struct absent *a);
 /* STW, all locks of the heap held. The next mapping of the process, in order: notes what
  * before it and of it cannot be read. pagemap: a descriptor, where pages that are not
  * there may have to be supplied; else -1. */

@@ -19,14 +19,7 @@
 #define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
 #define IN_REGISTER 1 /* where: no address, a register of some thread */
 
-struct search {
-	struct marker *m;
-	uintptr_t *where; /* by bit; 0: not found yet */
-	uintptr_t *queue; /* bases of found objects, in order */
-	size_t head, tail, room;
-};
-
-static void find(struct search *s, uintptr_t word, uintptr_t where)
+static void find(struct chain_search *s, uintptr_t word, uintptr_t where)
 {
 	uint32_t index;
 	size_t bit;
@@ -40,7 +33,7 @@ static void find(struct search *s, uintptr_t word, uintptr_t where)
 
 static NO_SANITIZE void look_through(uintptr_t lo, uintptr_t hi, void *arg)
 {
-	const struct search *s = arg;
+	const struct chain_search *s = arg;
 	uintptr_t at = align_up(lo, sizeof(uintptr_t));
 
 	for (uintptr_t end = hi; at < hi; at = end, end = hi) {
@@ -61,7 +54,7 @@ static NO_SANITIZE void look_through_code(uintptr_t lo, uintptr_t hi, void *arg)
 	}
 }
 
-static void look_at_registers(struct search *s, const struct world *w)
+static void look_at_registers(struct chain_search *s, const struct world *w)
 {
 	for (uint32_t i = 0; i < w->nthreads; i++) {
 		for (int k = 0; w->threads[i].captured && k < 16; k++)
@@ -71,7 +64,7 @@ static void look_at_registers(struct search *s, const struct world *w)
 	}
 }
 
-static void look_everywhere(struct search *s, const struct roots *roots,
+static void look_everywhere(struct chain_search *s, const struct roots *roots,
 			    const struct world *w)
 {
 	roots_each(roots, look_through, s);
@@ -80,7 +73,8 @@ static void look_everywhere(struct search *s, const struct roots *roots,
 	while (s->head < s->tail) {
 		uintptr_t base = s->queue[s->head++];
 		uint32_t index;
-		const struct mspan *span = heap_find(base, &index);
+		size_t bit;
+		const struct mspan *span = mark_find(s->m, base, &index, &bit);
 
 		if (span)
 			look_through(base, base + mspan_slot_bytes(span), s);
@@ -88,7 +82,7 @@ static void look_everywhere(struct search *s, const struct roots *roots,
 }
 
 /* From the object back to the root. */
-static void follow(const struct search *s, uintptr_t object, struct leak_chain *out)
+static void follow(const struct chain_search *s, uintptr_t object, struct leak_chain *out)
 {
 	uint32_t index;
 	size_t bit;
@@ -119,15 +113,7 @@ static bool is_wanted(const struct leak_result *out, const struct leak_record *r
 	return r->kind == LEAK_REACHABLE && (out->with_chains || r->growing);
 }
 
-static bool any_wanted(const struct leak_result *out)
-{
-	for (uint32_t i = 0; i < out->nrecords; i++)
-		if (is_wanted(out, &out->records[i]))
-			return true;
-	return false;
-}
-
-static void follow_all(const struct search *s, struct leak_result *out)
+static void follow_all(const struct chain_search *s, struct leak_result *out)
 {
 	for (uint32_t i = 0; i < out->nrecords && out->nchains < CHAIN_RECORDS; i++) {
 		struct leak_record *r = &out->records[i];
@@ -140,24 +126,50 @@ static void follow_all(const struct search *s, struct leak_result *out)
 	}
 }
 
+bool chain_is_wanted(const struct leak_result *out)
+{
+	for (uint32_t i = 0; i < out->nrecords; i++)
+		if (is_wanted(out, &out->records[i]))
+			return true;
+	return false;
+}
+
+bool chain_prepare(struct chain_search *s, struct marker *m, struct leak_result *out)
+{
+	*s = (struct chain_search){ .m = m, .room = m->nbits };
+	s->bytes = (m->nbits + 1) * sizeof(uintptr_t);
+	out->chains = meta_map(CHAIN_RECORDS * sizeof(*out->chains), META_LEAK);
+	s->where = meta_map(s->bytes, META_LEAK);
+	s->queue = meta_map(s->bytes, META_LEAK);
+	return out->chains && s->where && s->queue;
+}
+
+void chain_search(struct chain_search *s, const struct roots *roots,
+		  const struct world *w, struct leak_result *out)
+{
+	look_everywhere(s, roots, w);
+	follow_all(s, out);
+}
+
+void chain_free(struct chain_search *s)
+{
+	meta_unmap(s->where, s->bytes, META_LEAK);
+	meta_unmap(s->queue, s->bytes, META_LEAK);
+}
+
 bool chain_find(struct marker *m, const struct roots *roots, const struct world *w,
 		struct leak_result *out)
 {
-	size_t where_bytes = (m->nbits + 1) * sizeof(uintptr_t);
-	struct search s = { .m = m, .room = m->nbits };
+	struct chain_search s;
+	bool ok;
 
-	if (!any_wanted(out))
+	if (!chain_is_wanted(out))
 		return true;
-	out->chains = meta_map(CHAIN_RECORDS * sizeof(*out->chains), META_LEAK);
-	s.where = meta_map(where_bytes, META_LEAK);
-	s.queue = meta_map(where_bytes, META_LEAK);
-	if (out->chains && s.where && s.queue) {
-		look_everywhere(&s, roots, w);
-		follow_all(&s, out);
-	}
-	meta_unmap(s.where, where_bytes, META_LEAK);
-	meta_unmap(s.queue, where_bytes, META_LEAK);
-	return out->chains && s.where && s.queue;
+	ok = chain_prepare(&s, m, out);
+	if (ok)
+		chain_search(&s, roots, w, out);
+	chain_free(&s);
+	return ok;
 }
 
 /* ---- names ---- */

@@ -99,6 +99,11 @@ bool history_knows(const struct history_entry *e)
 	return slot && slot->base && slot->born_ns == e->born_ns;
 }
 
+size_t history_size(void)
+{
+	return history.used;
+}
+
 size_t history_give(struct history_entry *to, size_t max)
 {
 	size_t n = 0;

@@ -23,6 +23,8 @@ void history_begin(void);
 bool history_note(const struct history_entry *e);
 /* Did the last check report it? */
 bool history_knows(const struct history_entry *e);
+/* How many there are. */
+size_t history_size(void);
 /* Calls fn for what the last check reported and this one does not, and forgets it. */
 void history_end(void (*fn)(const struct history_entry *e, void *arg), void *arg);
 /* In a forked child: nothing was reported here. */

@@ -78,7 +78,7 @@ static void mark_code_root(uintptr_t lo, uintptr_t hi, void *arg)
 /* Alternate signal stacks may be known to nobody but the kernel. */
 static void mark_signal_stacks(struct cycle *c)
 {
-	for (const struct thread_info *t = thread_list(); t; t = t->next)
+	for (const struct thread_info *t = roots_threads(&c->roots); t; t = t->next)
 		if (t->state != THREAD_FINISHED)
 			mark_word(&c->marker, atomic_load_relaxed(&t->signal_stack));
 }
@@ -179,6 +179,37 @@ bool cycle_mark(struct cycle *c)
 	sweep_hold(&c->marker);
 	c->out->reachable_objects = c->marker.objects;
 	c->out->reachable_bytes = c->marker.bytes;
+	return true;
+}
+
+bool cycle_look(struct cycle *c)
+{
+	c->out->verdict = LEAK_CLEAN;
+	if (!roots_collect(&c->roots, &c->world, 0) || !mark_fill(&c->marker))
+		return false;
+	c->marker.absent = c->roots.absent.count > 0 ? &c->roots.absent : NULL;
+	c->marker.decodes = opt_get()->pointers;
+	c->marker.ndecodes = opt_get()->npointers;
+	mark_all(c);
+	sweep_hold(&c->marker);
+	mark_drop_cached(&c->marker);
+	c->out->reachable_objects = c->marker.objects;
+	c->out->reachable_bytes = c->marker.bytes;
+	return c->out->verdict != LEAK_INCOMPLETE;
+}
+
+bool cycle_look_again(struct cycle *c)
+{
+	if (!roots_collect(&c->roots, &c->world, 0))
+		return false;
+	c->marker.absent = c->roots.absent.count > 0 ? &c->roots.absent : NULL;
+	mark_refresh(&c->marker);
+	roots_each(&c->roots, mark_root, &c->marker);
+	roots_each_code(&c->roots, mark_code_root, &c->marker);
+	mark_again(&c->marker);
+	mark_drain(&c->marker);
+	sweep_hold(&c->marker);
+	mark_drop_cached(&c->marker);
 	return true;
 }
 

@@ -13,7 +13,7 @@
  * sweep.c   white live objects: possible (a pointer into their middle is left), direct
  *           (no other lost object points at them, or the lowest of a cycle), indirect
  *           (reachable only from lost objects), by site.
- * live.c    the same for a program that runs on, by snapshots.
+ * live.c    the same for a program that runs on, in it (beside.c) and by snapshots.
  * report.c  text, leak.pb.gz, report.json.  suppress.c  leak:glob lines.
  */
 #ifndef PROFILER_LEAK_LEAK_H
@@ -85,11 +85,13 @@ struct leak_result {
 	uint64_t checked_ns;	   /* when; os_now_ns() scale */
 	uint64_t stop_ns, mark_ns; /* time the other threads stood; time of the mark */
 	uint32_t nthreads;	   /* stopped */
-	/* Of the check of a running program, see live.h: how it looked ("snapshot",
-	 * "standing"; NULL at the end) and how threads were stopped ("" if none was); the
-	 * pauses; what the screen found white that no check had confirmed before. */
+	/* Of the check of a running program, see live.h: how it looked ("concurrent",
+	 * "snapshot", "standing"; NULL at the end) and how threads were stopped ("" if
+	 * none was); the pauses; what the screen found white that no check had confirmed
+	 * before. */
 	const char *way, *stopped_by;
 	uint64_t screen_ns, confirm_ns, candidates;
+	char instead[96]; /* why it did not look beside the program; else empty */
 };
 
 /* DUMP. A whole check of this process, by its own thread. Never fails: trouble is

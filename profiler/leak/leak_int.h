@@ -39,7 +39,14 @@ bool cycle_prepare(struct cycle *c);
 void cycle_free(struct cycle *c);
 /* STW, or in a snapshot. Finds what is white: the marker and the roots are filled in. */
 bool cycle_mark(struct cycle *c);
-/* The same, after cycle_mark(): the records. */
+/* The same beside a running program, by a process that may die of it (look.h), with
+ * memory that is mapped. False: roots_unfit() says why, or there was too little memory,
+ * or the canaries were not found. */
+bool cycle_look(struct cycle *c);
+/* What was reached is searched again, with what is new: what has changed its place
+ * meanwhile is found in the end. False: as above. */
+bool cycle_look_again(struct cycle *c);
+/* After cycle_mark(): the records. */
 void cycle_sweep(struct cycle *c);
 /* Applies the suppressions, adds up what is left, and gives the verdict. */
 void leak_judge(struct leak_result *out);

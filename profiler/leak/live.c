@@ -2,6 +2,9 @@
 /*
  * live: see live.h.
  *
+ * The screen is a look beside the program (beside.c) where that can be, else a copy, as
+ * the confirm always is.
+ *
  * All our locks are taken, in order of rank, before a copy is made, so that every
  * structure is whole in it; the pause is the time from the first lock to the last. The
  * copy is no child that the program could wait for: it has no exit signal; its
@@ -36,7 +39,9 @@
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #include "preload/heap/heap.h"
+#include "profiler/leak/beside.h"
 #include "profiler/leak/collapse.h"
+#include "profiler/leak/depth.h"
 #include "profiler/leak/growth.h"
 #include "profiler/leak/hidden.h"
 #include "profiler/leak/history.h"
@@ -54,10 +59,8 @@
 #define MAX_HISTORY   ((size_t)1 << 20)
 #define MAX_SITES     ((size_t)1 << 20)
 #define NICE	      10
-#define FIRST	      (-20) /* nice */
-#define DEPTH_TEXT    256
+#define FIRST	      (-20)	/* nice */
 #define BRIEF_STACKS  100	/* more than anybody prints */
-#define SETTLE_NS     8000000u	/* for running threads to wait again */
 #define LOOK_AGAIN_NS 200000000 /* is the agent still there? */
 
 enum outcome { OUTCOME_NONE, OUTCOME_CANDIDATES, OUTCOME_REPORTED };
@@ -75,12 +78,6 @@ struct shared {
 	struct seen_site sites[MAX_SITES];
 };
 
-/* How deep a waiting thread's stack is, with what shows that it has not run since. */
-struct depth {
-	uint32_t hash; /* 0: it runs, or nothing is known */
-	uintptr_t sp;
-};
-
 struct live {
 	const struct live_request *request;
 	struct live_answer *answer;
@@ -94,105 +91,16 @@ struct live {
 	int pagemap;
 	int nice; /* the agent's, before and after the pause */
 	bool confirm;
+	bool copied; /* a copy was made, or tried */
 	int error;
 	int wait_error, killed_by; /* how the copy ended */
 };
 
-/* ---- how deep the stacks are ---- */
-
-static long read_small(int tid, const char *name, char *text)
+static void doubt_depths(void *arg)
 {
-	char path[64];
-	long n;
-	int fd;
+	struct live *l = arg;
 
-	fmt_string(path, sizeof(path), "/proc/self/task/%d/%s", tid, name);
-	fd = os_open(path, O_RDONLY, 0);
-	if (fd < 0)
-		return fd;
-	n = os_read(fd, text, DEPTH_TEXT - 1);
-	os_close(fd);
-	if (n > 0)
-		text[n] = '\0';
-	return n;
-}
-
-static uint32_t hash_text(const char *text, uint32_t hash)
-{
-	for (; *text; text++)
-		hash = (hash ^ (unsigned char)*text) * 0x01000193u;
-	return hash ? hash : 1;
-}
-
-/* "NR ARG... SP PC", all but the first in hexadecimal; "running". */
-static uintptr_t parse_sp(const char *text)
-{
-	const char *at = strrchr(text, ' ');
-	uintptr_t sp = 0;
-
-	while (at && at > text && at[-1] != ' ')
-		at--;
-	if (!at || at == text || at[0] != '0' || at[1] != 'x')
-		return 0;
-	for (at += 2; *at != ' '; at++) {
-		unsigned digit =
-			*at <= '9' ? (unsigned)(*at - '0') : (unsigned)(*at - 'a' + 10);
-
-		sp = sp << 4 | digit;
-	}
-	return sp;
-}
-
-static struct depth depth_of(int tid)
-{
-	char call[DEPTH_TEXT], ran[DEPTH_TEXT];
-	struct depth d = { 0, 0 };
-
-	/* Run time and number of turns: a thread that has run has others. */
-	if (read_small(tid, "schedstat", ran) <= 0 ||
-	    read_small(tid, "syscall", call) <= 0)
-		return d;
-	d.sp = parse_sp(call);
-	if (d.sp)
-		d.hash = hash_text(call, hash_text(ran, 0x811c9dc5u));
-	return d;
-}
-
-/* How many are not known yet. */
-static uint32_t read_unknown(struct live *l)
-{
-	const struct world *w = &l->cycle.world;
-	uint32_t unknown = 0;
-
-	for (uint32_t i = 0; i < w->nthreads; i++) {
-		if (!l->depths[i].hash)
-			l->depths[i] = depth_of(w->threads[i].tid);
-		unknown += !l->depths[i].hash;
-	}
-	return unknown;
-}
-
-/* The thread that took the agent's signal is on its way back to where it waited. */
-static void read_depths(struct live *l)
-{
-	const uint64_t until = os_now_ns() + SETTLE_NS;
-	const uint32_t never = 0;
-
-	world_list(&l->cycle.world);
-	memset(l->depths, 0, l->cycle.world.nthreads * sizeof(*l->depths));
-	while (read_unknown(l) > 0 && os_now_ns() < until)
-		os_futex_wait(&never, 0, SETTLE_NS / 16);
-}
-
-/* After the copy: who has not run meanwhile? */
-static void compare_depths(struct live *l)
-{
-	const struct world *w = &l->cycle.world;
-
-	for (uint32_t i = 0; i < w->nthreads; i++)
-		l->shared->sp_valid[i] =
-			l->depths[i].hash &&
-			depth_of(w->threads[i].tid).hash == l->depths[i].hash;
+	depth_doubt(l->depths, &l->cycle.world);
 }
 
 /* In the copy: the world is those threads whose stack pointer is known. */
@@ -420,6 +328,9 @@ static void await_threads(struct world *w)
 /* 0, or -errno: nothing was copied. */
 static int make_copy(struct live *l, bool confirm)
 {
+	if (!l->copied)
+		collapse_note();
+	l->copied = true;
 	l->confirm = confirm;
 	l->pid = os_getpid();
 	l->agent = os_gettid();
@@ -430,7 +341,8 @@ static int make_copy(struct live *l, bool confirm)
 	if (confirm)
 		await_threads(&l->cycle.world);
 	else
-		read_depths(l);
+		depth_read(l->depths, &l->cycle.world);
+	module_refresh();
 	symbol_prepare_copy(); /* asks the loader: before its lock is held */
 	if (l->pagemap >= 0)
 		pagemap_warm(l->pagemap);
@@ -440,7 +352,7 @@ static int make_copy(struct live *l, bool confirm)
 	if (l->error)
 		return l->error;
 	if (!confirm)
-		compare_depths(l);
+		depth_compare(l->depths, &l->cycle.world, l->shared->sp_valid);
 	tell_go(l->shared);
 	return 0;
 }
@@ -533,19 +445,73 @@ static int fail_of_copy(struct live *l)
 	return -ECHILD;
 }
 
-/* 0; -errno; or 1: no copy could be made. */
-static int by_snapshots(struct live *l)
+/* The report is still to be written, by us. */
+#define REPORT_IT 2
+
+static int fail_unstopped(struct live *l)
+{
+	const uint64_t n = l->shared->nfresh;
+
+	if (l->result.instead[0])
+		fmt_string(l->answer->why, sizeof(l->answer->why),
+			   "it cannot be looked at while it runs: %s", l->result.instead);
+	else
+		fmt_string(l->answer->why, sizeof(l->answer->why),
+			   "%lu new object%s seem%s lost, which only a stop can confirm",
+			   n, n == 1 ? "" : "s", n == 1 ? "s" : "");
+	return -EBUSY;
+}
+
+/* As enum outcome; NONE: it cannot be done so. */
+static enum outcome look_beside(struct live *l)
+{
+	struct shared *s = l->shared;
+	struct sweep_candidates set = candidates_of(s);
+	enum beside_end end;
+	const char *why;
+
+	depth_read(l->depths, &l->cycle.world);
+	depth_trust(l->depths, &l->cycle.world);
+	end = beside_look(&l->cycle, doubt_depths, l, &set, &s->screen_ns, &why);
+	if (end == BESIDE_NOT) {
+		s->screen_ns = 0;
+		fmt_string(l->result.instead, sizeof(l->result.instead), "%s", why);
+		return OUTCOME_NONE;
+	}
+	l->result.way = "concurrent";
+	s->ncandidates = set.count;
+	s->nfresh = set.fresh;
+	return end == BESIDE_DONE ? OUTCOME_REPORTED : OUTCOME_CANDIDATES;
+}
+
+static enum outcome look_at_snapshot(struct live *l)
+{
+	l->result.way = "snapshot";
+	return make_copy(l, false) == 0 ? hear(l) : OUTCOME_NONE;
+}
+
+/* 0; -errno; 1: no copy could be made; or REPORT_IT. */
+static int check_in_turn(struct live *l)
 {
 	struct shared *s = l->shared;
 	enum outcome outcome = OUTCOME_CANDIDATES;
 
 	l->result.way = "snapshot";
 	if (!l->request->stop) {
-		if (make_copy(l, false) != 0)
-			return 1;
-		outcome = hear(l);
+		outcome = l->request->snapshot ? OUTCOME_NONE : look_beside(l);
+		if (outcome == OUTCOME_REPORTED)
+			return REPORT_IT;
+		if (outcome == OUTCOME_NONE && l->request->unstopped)
+			return fail_unstopped(l);
+		if (outcome == OUTCOME_NONE) {
+			outcome = look_at_snapshot(l);
+			if (l->copy < 0)
+				return 1;
+		}
 	}
 	if (outcome == OUTCOME_CANDIDATES) {
+		if (l->request->unstopped)
+			return fail_unstopped(l);
 		if (make_copy(l, true) != 0)
 			return l->cycle.world.reason[0]
 				       ? fail(l, l->error, l->cycle.world.reason)
@@ -561,10 +527,20 @@ static int by_snapshots(struct live *l)
 	return s->error ? fail(l, s->error, "the report could not be written") : 0;
 }
 
+static int write_report(struct live *l)
+{
+	struct leak_result *r = &l->result;
+	int error = leak_write_json_fd(r, l->request->report);
+
+	if (error == 0 && l->request->profile >= 0)
+		error = leak_write_profile_fd(r, l->request->profile);
+	leak_result_free(r);
+	return error ? fail(l, error, "the report could not be written") : 0;
+}
+
 static int by_standing_still(struct live *l)
 {
 	struct leak_result *r = &l->result;
-	int error;
 
 	if (!l->request->standing) {
 		fmt_string(l->answer->why, sizeof(l->answer->why),
@@ -582,11 +558,7 @@ static int by_standing_still(struct live *l)
 	r->screen_ns = 0;
 	r->confirm_ns = l->answer->pause_ns = r->stop_ns;
 	l->answer->nthreads = r->nthreads;
-	error = leak_write_json_fd(r, l->request->report);
-	if (error == 0 && l->request->profile >= 0)
-		error = leak_write_profile_fd(r, l->request->profile);
-	leak_result_free(r);
-	return error ? fail(l, error, "the report could not be written") : 0;
+	return write_report(l);
 }
 
 static struct shared *map_shared(void)
@@ -614,12 +586,11 @@ void live_finish(void)
 	collapse_restore();
 }
 
-static int snapshots(struct live *l)
+static int check(struct live *l)
 {
 	int ret = 1;
 
 	leak_enter();
-	collapse_note();
 	l->result.checked_ns = os_now_ns();
 	l->cycle.out = &l->result;
 	l->cycle.alone = true;
@@ -629,9 +600,14 @@ static int snapshots(struct live *l)
 	l->shared = map_shared();
 	l->depths = meta_map(STOP_MAX_THREADS * sizeof(*l->depths), META_LEAK);
 	if (cycle_prepare(&l->cycle) && l->shared && l->depths)
-		ret = by_snapshots(l);
+		ret = check_in_turn(l);
 	else
 		ret = fail_of_memory(l);
+	if (ret == REPORT_IT) {
+		leak_judge(&l->result);
+		l->result.screen_ns = l->answer->pause_ns = l->shared->screen_ns;
+		l->result.mark_ns = os_now_ns() - l->result.checked_ns;
+	}
 	cycle_free(&l->cycle);
 	meta_unmap(l->depths, STOP_MAX_THREADS * sizeof(*l->depths), META_LEAK);
 	unmap_shared(l->shared);
@@ -658,9 +634,11 @@ int live_check(const struct live_request *q, struct live_answer *out)
 	l->result.with_reachable = true;
 	l->result.with_chains = q->reachable;
 	l->result.max_stacks = q->brief ? BRIEF_STACKS : 0;
-	ret = sample_is_on() ? snapshots(l)
+	ret = sample_is_on() ? check(l)
 			     : fail(l, -ENODATA, "profiling is off (mode=off)");
-	if (ret > 0)
+	if (ret == REPORT_IT)
+		ret = write_report(l);
+	else if (ret > 0)
 		ret = by_standing_still(l);
 	meta_unmap(l, sizeof(*l), META_LEAK);
 	return ret;

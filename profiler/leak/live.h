@@ -2,14 +2,15 @@
 /*
  * live: a leak check of a program that runs on.
  *
- *   screen:  copy the process -> the copy marks; nothing white that is new: it reports
- *   confirm: stop the threads, copy again -> go on -> the copy marks, with registers, and
- *            reports what is white in both
+ *   screen:  mark beside the running program; nothing white that is new: report
+ *   confirm: stop the threads, copy the process -> go on -> the copy marks, with
+ *            registers, and reports what is white in both
  *
- * The copy is made by clone() and has the memory as it was in one moment; no thread is
- * stopped for the first one, so it lacks their registers: what it finds white are
- * candidates. An object that a check has reported stays lost, so only new candidates are
- * worth a stop.
+ * The screen takes no pause: it shares the memory and sees it change, and what it finds
+ * white are candidates (beside.h). Where it cannot be made so, it is made in a copy, as
+ * the confirm is: by clone(), with the memory as it was in one moment, but without
+ * threads' registers. An object that a check has reported stays lost, so only new
+ * candidates are worth a stop.
  *
  * Where no process can be cloned, the threads stand still while the agent marks.
  */
@@ -22,6 +23,8 @@ struct live_request {
 	bool stop;	/* no screen: the threads are stopped at once */
 	bool reachable; /* what is held is reported, too, and by whom */
 	bool standing;	/* the program may stand still for as long as it takes */
+	bool snapshot;	/* the screen is of a snapshot */
+	bool unstopped; /* nothing may make the program stand still: rather no verdict */
 	bool brief;	/* the report has the stacks of the largest leaks only */
 	int report;	/* descriptor for the report in JSON */
 	int profile;	/* for the leak profile, -1: none */

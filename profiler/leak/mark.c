@@ -22,211 +22,15 @@
 #include "profiler/leak/absent.h"
 #include "profiler/leak/inner.h"
 
-#define STACK_FIRST	4096 /* of the sweep */
-#define STACK_LEAST	4096 /* of a worker, words */
-#define STACK_FRACTION	256  /* of the heap, in bytes */
-#define REFILL_PART	4    /* of a stack that spilled objects may take */
-#define SHARE_TURNS	32   /* between looks at whether somebody waits for work */
-#define EXCHANGE_TURNS	256  /* between looks at what others have reached */
+#define REFILL_PART	4   /* of a stack that spilled objects may take */
+#define SHARE_TURNS	32  /* between looks at whether somebody waits for work */
+#define EXCHANGE_TURNS	256 /* between looks at what others have reached */
 #define EXCHANGE_LOGGED 256
 #define SCAN_BYTES	(MARK_SCAN_WORDS * sizeof(uintptr_t))
 #define LOW_BITS	8 /* an address with something in these is no inner pointer */
 
 #define NO_SANITIZE	__attribute__((no_sanitize("address", "thread", "undefined")))
 #define INLINE		static inline __attribute__((always_inline))
-
-size_t mark_bitmap_bytes(const struct marker *m)
-{
-	return (m->nbits / 64 + 1) * sizeof(uint64_t);
-}
-
-/* ---- tables ---- */
-
-/* Calls fn for every span in use of a, by address. */
-static void each_span_of(const struct arena *a,
-			 void (*fn)(struct marker *, struct mspan *), struct marker *m)
-{
-	size_t end = atomic_load_acquire(&a->end_page);
-
-	for (size_t page = a->first_page; page < end;) {
-		uintptr_t addr = a->base + (page << PAGE_SHIFT);
-		struct mspan *s = heap_find(addr, NULL);
-
-		if (s && s->base == addr) {
-			fn(m, s);
-			page += s->npages;
-		} else {
-			page++;
-		}
-	}
-}
-
-static void each_span(struct marker *m, void (*fn)(struct marker *, struct mspan *))
-{
-	for (size_t i = 0; i < arena_count(); i++)
-		each_span_of(arena_at(i), fn, m);
-}
-
-/* One bit more than slots, for the tail behind the last: it is never white. */
-static size_t bits_of(const struct mspan *s)
-{
-	return align_up((size_t)s->nslots + 1, 64);
-}
-
-static void number_span(struct marker *m, struct mspan *s)
-{
-	s->mark_index = m->nbits;
-	m->nbits += bits_of(s);
-	m->nspans++;
-	m->heap_bytes += s->npages << PAGE_SHIFT;
-}
-
-static struct mark_arena *table_of(struct marker *m, uintptr_t addr)
-{
-	for (size_t i = 0; i < m->narenas; i++)
-		if (addr - m->arenas[i].base < m->arenas[i].bytes)
-			return &m->arenas[i];
-	return NULL;
-}
-
-static void note_pages(struct marker *m, const struct mspan *s)
-{
-	struct mark_arena *a = table_of(m, s->base);
-	struct mark_page *page;
-
-	if (!a)
-		return;
-	page = &a->pages[(s->base - a->base) >> PAGE_SHIFT];
-	for (size_t i = 0; i < s->npages; i++)
-		page[i] = (struct mark_page){ .magic = s->slot_size ? s->magic : 0,
-					      .slot_size = s->slot_size,
-					      .first = (uint32_t)(s->mark_index / 64),
-					      .page = (uint32_t)i };
-}
-
-static void note_span(struct marker *m, struct mspan *s)
-{
-	size_t nwords = align_up(s->nslots, 64) / 64;
-	uint64_t *live = &m->live[s->mark_index / 64];
-
-	m->spans[m->nspans++] = s;
-	memcpy(live, s->alloc_bits, nwords * sizeof(*live));
-	if (s->nslots % 64)
-		live[nwords - 1] &= ((uint64_t)1 << s->nslots % 64) - 1;
-	note_pages(m, s);
-}
-
-static void drop_cached(uintptr_t slot, void *arg)
-{
-	struct marker *m = arg;
-	uint32_t index;
-	struct mspan *s = heap_find(slot, &index);
-
-	if (s)
-		mark_clear(m->live, s->mark_index + index);
-}
-
-static bool init_tables(struct marker *m)
-{
-	for (size_t i = 0; i < arena_count(); i++) {
-		const struct arena *from = arena_at(i);
-		size_t npages = atomic_load_acquire(&from->end_page) - from->first_page;
-		struct mark_arena *a = &m->arenas[m->narenas++];
-
-		a->base = from->base + (from->first_page << PAGE_SHIFT);
-		a->bytes = npages << PAGE_SHIFT;
-		a->table_bytes = (npages + 1) * sizeof(*a->pages);
-		a->pages = meta_map(a->table_bytes, META_LEAK);
-		if (!a->pages)
-			return false;
-	}
-	return true;
-}
-
-bool mark_worker_init(struct marker *m, struct mark_worker *w)
-{
-	w->m = m;
-	w->lo = m->narenas == 1 ? m->arenas[0].base : m->lo;
-	w->hi = m->narenas == 1 ? w->lo + m->arenas[0].bytes : m->hi;
-	w->capacity = m->heap_bytes / STACK_FRACTION / sizeof(*w->stack);
-	if (w->capacity < STACK_LEAST)
-		w->capacity = STACK_LEAST;
-	w->stack = meta_map(w->capacity * sizeof(*w->stack), META_LEAK);
-	w->ranges = meta_map(MARK_RANGES * sizeof(*w->ranges), META_LEAK);
-	return w->stack && w->ranges;
-}
-
-void mark_worker_free(struct mark_worker *w)
-{
-	meta_unmap(w->stack, w->capacity * sizeof(*w->stack), META_LEAK);
-	meta_unmap(w->ranges, MARK_RANGES * sizeof(*w->ranges), META_LEAK);
-	w->stack = NULL;
-	w->ranges = NULL;
-}
-
-static bool init_memory(struct marker *m)
-{
-	size_t bytes = mark_bitmap_bytes(m);
-
-	m->live = meta_map(bytes, META_LEAK);
-	m->white = meta_map(bytes, META_LEAK);
-	m->pointed = meta_map(bytes, META_LEAK);
-	m->inner = meta_map(bytes, META_LEAK);
-	m->spans = meta_map((m->nspans + 1) * sizeof(struct mspan *), META_LEAK);
-	m->capacity = STACK_FIRST;
-	m->stack = meta_map(m->capacity * sizeof(*m->stack), META_LEAK);
-	m->nworkers = 1;
-	m->workers[0].white = m->white;
-	return m->live && m->white && m->pointed && m->inner && m->spans && m->stack &&
-	       mark_worker_init(m, &m->workers[0]);
-}
-
-bool mark_init(struct marker *m)
-{
-	memset(m, 0, sizeof(*m));
-	heap_bounds(&m->lo, &m->hi);
-	m->nbits = 64; /* of pages without objects, never white */
-	each_span(m, number_span);
-	if (!init_tables(m) || !init_memory(m))
-		return false;
-	m->nspans = 0;
-	each_span(m, note_span);
-	heap_each_cached(drop_cached, m);
-	memcpy(m->white, m->live, mark_bitmap_bytes(m));
-	m->refill_at = m->nspans;
-	return true;
-}
-
-void mark_free(struct marker *m)
-{
-	size_t bytes = mark_bitmap_bytes(m);
-
-	for (unsigned i = 0; i < m->nworkers; i++)
-		mark_worker_free(&m->workers[i]);
-	for (size_t i = 0; i < m->narenas; i++)
-		meta_unmap(m->arenas[i].pages, m->arenas[i].table_bytes, META_LEAK);
-	meta_unmap(m->live, bytes, META_LEAK);
-	meta_unmap(m->white, bytes, META_LEAK);
-	meta_unmap(m->pointed, bytes, META_LEAK);
-	meta_unmap(m->inner, bytes, META_LEAK);
-	meta_unmap(m->spans, (m->nspans + 1) * sizeof(struct mspan *), META_LEAK);
-	meta_unmap(m->stack, m->capacity * sizeof(*m->stack), META_LEAK);
-	memset(m, 0, sizeof(*m));
-}
-
-struct mspan *mark_find(const struct marker *m, uintptr_t word, uint32_t *out_index,
-			size_t *out_bit)
-{
-	struct mspan *s;
-
-	if (word - m->lo >= m->hi - m->lo)
-		return NULL;
-	s = heap_find(word, out_index);
-	if (!s)
-		return NULL;
-	*out_bit = s->mark_index + *out_index;
-	return mark_test(m->live, *out_bit) ? s : NULL;
-}
 
 /* ---- from a word to its object ---- */
 
@@ -248,6 +52,47 @@ INLINE NO_SANITIZE struct place place_of(const struct mark_arena *a, uintptr_t w
 	return (struct place){ word - inside, inside, (size_t)p->first * 64 + index };
 }
 
+/* Its span in the tables of a look; NULL: there is none. */
+static NO_SANITIZE COLD const struct mspan *
+head_at(const struct marker *m, const struct mark_arena *a, uintptr_t addr)
+{
+	const struct mark_page *p = &a->pages[(addr - a->base) >> PAGE_SHIFT];
+
+	return p->first ? mark_head_of(m, (size_t)p->first * 64) : NULL;
+}
+
+static NO_SANITIZE struct mspan *find_head(const struct marker *m, uintptr_t word,
+					   uint32_t *out_index, size_t *out_bit)
+{
+	const struct mark_arena *a = mark_arena_of(m, word);
+	struct mspan *s;
+
+	if (!a)
+		return NULL;
+	*out_bit = place_of(a, word).bit;
+	if (!mark_test(m->live, *out_bit))
+		return NULL;
+	s = mark_head_of(m, *out_bit);
+	*out_index = (uint32_t)(*out_bit - mark_first_bit(m, s));
+	return s;
+}
+
+struct mspan *mark_find(const struct marker *m, uintptr_t word, uint32_t *out_index,
+			size_t *out_bit)
+{
+	struct mspan *s;
+
+	if (word - m->lo >= m->hi - m->lo)
+		return NULL;
+	if (m->heads)
+		return find_head(m, word, out_index, out_bit);
+	s = heap_find(word, out_index);
+	if (!s)
+		return NULL;
+	*out_bit = s->mark_index + *out_index;
+	return mark_test(m->live, *out_bit) ? s : NULL;
+}
+
 /* Of an object's first byte. */
 INLINE NO_SANITIZE size_t size_at(const struct marker *m, uintptr_t base)
 {
@@ -259,6 +104,14 @@ INLINE NO_SANITIZE size_t size_at(const struct marker *m, uintptr_t base)
 
 		if (LIKELY(size != 0))
 			return size;
+		if (m->heads) {
+			s = head_at(m, a, base);
+			return s ? mspan_slot_bytes(s) : 0;
+		}
+	} else if (m->heads) {
+		a = mark_arena_of(m, base);
+		s = a ? head_at(m, a, base) : NULL;
+		return s ? mspan_slot_bytes(s) : 0;
 	}
 	s = heap_find(base, NULL);
 	return s ? mspan_slot_bytes(s) : 0;
@@ -268,7 +121,7 @@ INLINE NO_SANITIZE size_t size_at(const struct marker *m, uintptr_t base)
 
 static NO_SANITIZE void spill_one(struct marker *m, uintptr_t base)
 {
-	const struct mark_arena *a = table_of(m, base);
+	const struct mark_arena *a = mark_arena_of(m, base);
 	size_t bit = a ? place_of(a, base).bit : 0;
 
 	atomic_or_relaxed(&m->pointed[bit / 64], (uint64_t)1 << (bit % 64));
@@ -289,9 +142,9 @@ static COLD void spill(struct mark_worker *w)
 
 static void take_spilled(struct mark_worker *w, const struct mspan *s)
 {
-	uint64_t *bits = &w->m->pointed[s->mark_index / 64];
+	uint64_t *bits = &w->m->pointed[mark_first_bit(w->m, s) / 64];
 
-	for (size_t i = 0; i < bits_of(s) / 64; i++) {
+	for (size_t i = 0; i < mark_bits_of(s) / 64; i++) {
 		uint64_t left = atomic_load_relaxed(&bits[i]);
 
 		if (left) /* others may be spilling */

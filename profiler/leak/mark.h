@@ -38,6 +38,7 @@ struct mark_arena {
 	size_t bytes;
 	struct mark_page *pages;
 	size_t table_bytes;
+	size_t room_pages; /* that the table has room for, beside a running program */
 };
 
 /* One thread's part of the work; written by that thread only. Others read the log and
@@ -92,6 +93,12 @@ struct marker {
 	size_t heap_bytes;    /* of the spans */
 	struct mspan **spans; /* all in use, by address */
 	size_t nspans;
+	/* Beside a running program: the first cache line of each span, copied, with the
+	 * place of its bits in alloc_bits[0]; NULL: the spans themselves are looked at.
+	 */
+	char *heads;
+	uint64_t *born;		      /* the same: made since mark_fill() */
+	size_t room_spans, room_bits; /* mapped; 0: what there is */
 	/* Only a pointer to an object's first bytes reaches it; `inner` notes others. */
 	bool strict;
 	const struct opt_pointer *decodes; /* of the options; NULL: words as they are */
@@ -119,6 +126,24 @@ struct marker {
  * False: out of memory. */
 bool mark_init(struct marker *m);
 void mark_free(struct marker *m);
+/*
+ * The same without any lock, beside a program that runs: by a process that may die of it
+ * (look.h), but for mark_map(), which maps memory, somewhat more than was counted.
+ * mark_fill() false: more spans came than there is room for.
+ */
+void mark_count(struct marker *m);
+bool mark_map(struct marker *m);
+bool mark_fill(struct marker *m);
+/* All is as mark_map() has left it, whatever mark_fill() and a marking came to. */
+void mark_clear_all(struct marker *m);
+/* Objects that were made since are white, as far as there is room. */
+void mark_refresh(struct marker *m);
+/* What was reached is scanned again, in the next mark_drain() or before. */
+void mark_again(struct marker *m);
+/* Objects that lie in caches by now are neither live nor white. */
+void mark_drop_cached(struct marker *m);
+/* Is the object of a head still the program's, with the span as it was? */
+bool mark_is_still_live(const struct mspan *head, uint32_t index);
 /* STW. The words of [lo, hi), lo aligned here, are looked at in the next mark_drain(), or
  * before. */
 void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi);
@@ -167,6 +192,27 @@ bool mark_pool_await(struct mark_worker *w);
 /* FAST. The live object that word lies in: its span and bit number. */
 struct mspan *mark_find(const struct marker *m, uintptr_t word, uint32_t *out_index,
 			size_t *out_bit);
+/* FAST. Where the bits of s, of m->spans, begin. */
+static inline size_t mark_first_bit(const struct marker *m, const struct mspan *s)
+{
+	return m->heads ? (size_t)s->alloc_bits[0] : s->mark_index;
+}
+/* FAST. One bit more than slots, for the tail behind the last: it is never white. */
+static inline size_t mark_bits_of(const struct mspan *s)
+{
+	return align_up((size_t)s->nslots + 1, 64);
+}
+/* FAST. The arena that addr lies in, or NULL. */
+static inline const struct mark_arena *mark_arena_of(const struct marker *m,
+						     uintptr_t addr)
+{
+	for (size_t i = 0; i < m->narenas; i++)
+		if (addr - m->arenas[i].base < m->arenas[i].bytes)
+			return &m->arenas[i];
+	return NULL;
+}
+/* The head whose bits hold this one. */
+struct mspan *mark_head_of(const struct marker *m, size_t bit);
 static inline bool mark_test(const uint64_t *bits, size_t bit)
 {
 	return bits[bit / 64] >> (bit % 64) & 1;

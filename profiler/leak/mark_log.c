@@ -211,7 +211,7 @@ static void count_reached(struct marker *m)
 	for (unsigned i = 0; i < m->nworkers; i++)
 		m->workers[i].objects = m->workers[i].bytes = 0;
 	for (size_t i = 0; i < m->nspans; i++) {
-		size_t first = m->spans[i]->mark_index / 64, n = 0;
+		size_t first = mark_first_bit(m, m->spans[i]) / 64, n = 0;
 
 		__builtin_prefetch(
 			m->spans[i + SPANS_AHEAD < m->nspans ? i + SPANS_AHEAD : i]);

@@ -386,12 +386,15 @@ static void json_report(struct out *o, const struct leak_result *r)
 		   r->reachable_objects, r->reachable_bytes);
 	out_format(o, ",\"threads_stopped\":%u,\"stop_ns\":%lu,\"mark_ns\":%lu",
 		   r->nthreads, r->stop_ns, r->mark_ns);
-	if (r->way)
+	if (r->way) {
 		out_format(o,
 			   ",\"way\":\"%s\",\"stopped_by\":\"%s\",\"screen_ns\":%lu,"
 			   "\"confirm_ns\":%lu,\"candidates\":%lu",
 			   r->way, r->stopped_by, r->screen_ns, r->confirm_ns,
 			   r->candidates);
+		out_str(o, ",\"instead\":");
+		out_json(o, r->instead);
+	}
 	out_str(o, ",\"leaks\":[");
 	json_records(o, r, LIST_LEAKS);
 	out_str(o, "],\"possible\":[");

@@ -103,9 +103,21 @@ static bool is_anonymous(const struct os_mapping *m)
 	return !m->path || begins(m->path, "[anon:") || begins(m->path, "/dev/zero");
 }
 
-static bool is_made_code(const struct os_mapping *m)
+/* Ranges of ours are known beforehand where no lock may be taken: see roots_know(). */
+static bool is_ours(const struct roots *r, uintptr_t addr)
 {
-	return m->executable && m->readable && !meta_is_ours(m->lo) &&
+	if (!r->known)
+		return meta_is_ours(addr);
+	for (size_t i = 0; i < r->known->nown; i++)
+		if (addr - r->known->own[i].lo <
+		    r->known->own[i].hi - r->known->own[i].lo)
+			return true;
+	return false;
+}
+
+static bool is_made_code(const struct roots *r, const struct os_mapping *m)
+{
+	return m->executable && m->readable && !is_ours(r, m->lo) &&
 	       (is_anonymous(m) || begins(m->path, "/memfd:"));
 }
 
@@ -160,7 +172,7 @@ static void include_filled(struct roots *r, uintptr_t lo, uintptr_t hi)
 {
 	struct filled f = { .r = r, .gap = LARGE / 4 + (hi - lo) / MAX_HOLES };
 	size_t before = r->ninclude;
-	bool told = hi - lo >= LARGE && !meta_is_ours(lo) && before < MAX_RANGES / 2 &&
+	bool told = hi - lo >= LARGE && !is_ours(r, lo) && before < MAX_RANGES / 2 &&
 		    has_pagemap(r) &&
 		    pagemap_each_filled(r->pagemap - 1, lo, hi, add_filled, &f);
 
@@ -200,25 +212,25 @@ static void open_filled(uintptr_t lo, uintptr_t hi, void *arg)
  * program may have written there before, and may open it again. */
 static void open_closed(struct roots *r, const struct os_mapping *m)
 {
-	if (!is_anonymous(m) || m->shared || m->executable || meta_is_ours(m->lo) ||
+	if (!is_anonymous(m) || m->shared || m->executable || is_ours(r, m->lo) ||
 	    !has_pagemap(r))
 		return;
 	pagemap_each_filled(r->pagemap - 1, m->lo, m->hi, open_filled, r);
 }
 
 /* Not the run table and the profile store, which are large. */
-static bool is_root(const struct os_mapping *m)
+static bool is_root(const struct roots *r, const struct os_mapping *m)
 {
-	if (!m->readable || (m->shared && meta_is_ours(m->lo)))
+	if (!m->readable || (m->shared && is_ours(r, m->lo)))
 		return false;
 	if (m->writable)
 		return !m->path || !is_device(m->path);
-	return is_anonymous(m) || is_made_code(m);
+	return is_anonymous(m) || is_made_code(r, m);
 }
 
 static void include_mapping(struct roots *r, const struct os_mapping *m)
 {
-	if (r->supplied && !meta_is_ours(m->lo))
+	if (r->supplied && !is_ours(r, m->lo))
 		include_supplied(r, m->lo, m->hi);
 	else if (m->path && m->path[0] == '/')
 		include_readable(r, m->lo, m->hi);
@@ -245,9 +257,9 @@ static bool see_line(char *line, void *arg)
 				m.executable ? PROT_EXEC : PROT_NONE);
 		open_closed(r, &m);
 	}
-	if (is_root(&m))
+	if (is_root(r, &m))
 		include_mapping(r, &m);
-	for (; is_made_code(&m) && before < r->ninclude; before++)
+	for (; is_made_code(r, &m) && before < r->ninclude; before++)
 		add(r, r->code, &r->ncode, r->include[before].lo, r->include[before].hi);
 	return true;
 }
@@ -274,8 +286,8 @@ static bool see_maps(struct roots *r)
 {
 	bool read;
 
-	r->supplied = !r->is_copy && os_faults_are_served();
-	if (!r->supplied && !r->is_copy && !filter_from_before())
+	r->supplied = !r->known && !r->is_copy && os_faults_are_served();
+	if (!r->supplied && !r->known && !r->is_copy && !filter_from_before())
 		os_each_entry("/proc/thread-self/fd", see_descriptor, r);
 	read = os_each_line("/proc/thread-self/maps", see_line, r) == 0;
 	if (r->pagemap > 0)
@@ -297,7 +309,8 @@ static void see_modules(struct roots *r)
 			exclude(r, m->start, m->end);
 			continue;
 		}
-		include(r, align_up(m->relro_start, 8), m->relro_end);
+		/* It may have been closed since the list was made. */
+		include_readable(r, align_up(m->relro_start, 8), m->relro_end);
 		for (uint32_t k = 0; r->no_maps && k < m->nsegments; k++)
 			if (m->segments[k].writable)
 				include(r, m->segments[k].start, m->segments[k].end);
@@ -357,7 +370,7 @@ static void exclude_finished(struct roots *r, const struct thread_info *t)
 
 static void see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp)
 {
-	for (const struct thread_info *t = thread_list(); t; t = t->next) {
+	for (const struct thread_info *t = roots_threads(r); t; t = t->next) {
 		uintptr_t sp = sp_of(w, t->tid, own_sp);
 
 		if (t->state == THREAD_FINISHED) {
@@ -398,20 +411,153 @@ static void sort_ranges(struct root_range *list, size_t n)
 
 bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
 {
+	if (r->known) {
+		r->ninclude = r->ncode = 0;
+		absent_forget(&r->absent);
+		r->pagemap = 0; /* of one that died: its own */
+		r->nexclude = r->known->nown;
+		memcpy(r->exclude, r->known->own, r->nexclude * sizeof(*r->exclude));
+		r->full = r->unseen = false;
+		r->unreadable.only_look = true;
+		r->unreadable.met = false;
+	}
 	r->no_maps = !see_maps(r);
+	if (r->known && roots_unfit(r))
+		return false;
 	if (r->no_maps)
 		unreadable_open_all(&r->unreadable);
 	see_modules(r);
 	see_stacks(r, w, own_sp);
 	if (r->no_maps)
 		loader_each(see_own_tls, r);
-	meta_each_range(see_own, r);
+	if (!r->known)
+		meta_each_range(see_own, r);
 	for (size_t i = 0; i < regions.count; i++)
 		include_readable(r, align_up(regions.list[i].lo, 8), regions.list[i].hi);
 	sort_ranges(r->include, r->ninclude);
 	sort_ranges(r->exclude, r->nexclude);
 	sort_ranges(r->code, r->ncode);
 	return !r->unreadable.full && !r->absent.full;
+}
+
+/* ---- beside a running program ---- */
+
+const struct thread_info *roots_threads(const struct roots *r)
+{
+	return r->known ? r->known->threads : thread_list();
+}
+
+#define ROOM_THREADS 64 /* that may come between counting and copying */
+
+static size_t count_threads(void)
+{
+	size_t n = 0;
+
+	for (const struct thread_info *t = thread_list(); t; t = t->next)
+		n++;
+	return n;
+}
+
+/* With the registry locked. */
+static void copy_threads(struct roots_known *k, size_t room)
+{
+	struct thread_info *last = NULL;
+	size_t n = 0;
+
+	for (const struct thread_info *t = thread_list(); t && n < room; t = t->next) {
+		struct thread_info *copy = &k->room[n++];
+
+		*copy = *t;
+		copy->next = NULL;
+		if (last)
+			last->next = copy;
+		else
+			k->threads = copy;
+		last = copy;
+	}
+}
+
+bool roots_know(struct roots *r, struct roots_known *out)
+{
+	size_t room;
+	uint64_t start;
+
+	memset(out, 0, sizeof(*out));
+	thread_lock();
+	room = count_threads() + ROOM_THREADS;
+	thread_unlock();
+	out->room_bytes = room * sizeof(*out->room);
+	out->room = meta_map(out->room_bytes, META_LEAK);
+	out->own = meta_map(MAX_RANGES * sizeof(*out->own), META_LEAK);
+	r->known = out;
+	if (!out->room || !out->own)
+		return false;
+	memset(out->room, 0, out->room_bytes); /* no fault with the lock held */
+	start = os_now_ns();
+	thread_lock();
+	copy_threads(out, room);
+	thread_unlock();
+	out->locked_ns = os_now_ns() - start;
+	meta_each_range(see_own, r);
+	out->nown = r->nexclude;
+	memcpy(out->own, r->exclude, out->nown * sizeof(*out->own));
+	return !r->full;
+}
+
+void roots_forget(struct roots *r, struct roots_known *k)
+{
+	meta_unmap(k->room, k->room_bytes, META_LEAK);
+	meta_unmap(k->own, MAX_RANGES * sizeof(*k->own), META_LEAK);
+	r->known = NULL;
+	r->ninclude = r->nexclude = r->ncode = 0;
+	absent_forget(&r->absent);
+	r->no_maps = r->hidden = r->closed = r->full = r->supplied = r->unseen = false;
+	r->pagemap = 0;
+	r->unreadable.only_look = r->unreadable.met = r->unreadable.full = false;
+}
+
+const char *roots_unfit(const struct roots *r)
+{
+	if (r->no_maps)
+		return "the list of mappings (/proc) is not readable";
+	if (r->full || r->absent.full)
+		return "more than 65536 mappings";
+	if (r->unreadable.met)
+		return "the program has closed memory to itself (PROT_NONE)";
+	return NULL;
+}
+
+struct descriptors {
+	struct roots roots;
+	const char *of;
+	size_t count;
+};
+
+static void see_one_descriptor(const char *fd, void *arg)
+{
+	struct descriptors *d = arg;
+	char path[96], kind[32];
+	long n;
+
+	d->count++;
+	if (d->roots.supplied)
+		return;
+	fmt_string(path, sizeof(path), "%s/%s", d->of, fd);
+	n = os_readlink(path, kind, sizeof(kind) - 1);
+	kind[n > 0 ? n : 0] = '\0';
+	d->roots.supplied = strcmp(kind, "anon_inode:[userfaultfd]") == 0;
+}
+
+/* The table of the main thread is that of all others, unless it is gone. */
+bool roots_are_supplied(void)
+{
+	struct descriptors d = { .of = "/proc/self/fd" };
+	int error;
+
+	if (os_faults_are_served() || filter_from_before())
+		return true;
+	error = os_each_entry(d.of, see_one_descriptor, &d);
+	return error != 0 || d.count == 0 || d.roots.supplied;
 }
 
 void roots_close(struct roots *r)

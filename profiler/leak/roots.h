@@ -9,11 +9,24 @@
 #include "profiler/leak/absent.h"
 #include "profiler/leak/stop.h"
 #include "profiler/leak/unreadable.h"
+#include "profiler/stack/thread.h"
+
+struct root_range {
+	uintptr_t lo, hi;
+};
+
+/* What takes a lock to know, for a look beside the running program. */
+struct roots_known {
+	struct thread_info *threads; /* copies, linked; NULL: there are none */
+	struct thread_info *room;
+	size_t room_bytes;
+	struct root_range *own; /* our own memory */
+	size_t nown;
+	uint64_t locked_ns; /* the registry was, for so long */
+};
 
 struct roots {
-	struct root_range {
-		uintptr_t lo, hi;
-	} * include, *exclude, *code;
+	struct root_range *include, *exclude, *code;
 	/* code: of include, what the program has made itself (JIT): a pointer stands
 	 * anywhere in an instruction. */
 	size_t ninclude, nexclude, ncode, capacity;
@@ -30,6 +43,8 @@ struct roots {
 	int pagemap; /* of roots_collect(): 1 + the descriptor; 0: none yet; or -errno */
 	struct unreadable unreadable; /* open until roots_close() */
 	struct absent absent;	      /* of the heap */
+	/* Beside a running program: nothing is changed of it; NULL: it stands. */
+	const struct roots_known *known;
 };
 
 /* DUMP. Room for the ranges; before the world is stopped. */
@@ -41,6 +56,19 @@ void roots_exclude(struct roots *r, uintptr_t lo, uintptr_t hi);
  * what is done to objects comes after it. own_sp: where the calling thread's live stack
  * begins. False: nothing may be looked at. */
 bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp);
+/*
+ * Beside a running program: roots_know() by the agent, when all memory of ours is mapped;
+ * then roots_collect() with r->known, by a process that may die of it (look.h), as often
+ * as is liked. NULL, or what a look cannot see as it must (a reason).
+ */
+bool roots_know(struct roots *r, struct roots_known *out); /* false: out of memory */
+void roots_forget(struct roots *r, struct roots_known *k);
+const char *roots_unfit(const struct roots *r);
+/* Is there a userfaultfd, or may there be? Then pages must not be touched. By the agent.
+ */
+bool roots_are_supplied(void);
+/* All threads that are known, finished ones included. */
+const struct thread_info *roots_threads(const struct roots *r);
 /* STW. The program's memory is as it was. */
 void roots_close(struct roots *r);
 /* STW. Every readable piece that is not excluded. */

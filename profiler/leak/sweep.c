@@ -45,7 +45,7 @@ static void each_white(struct marker *m, white_fn fn, void *arg)
 {
 	for (size_t i = 0; i < m->nspans; i++) {
 		struct mspan *s = m->spans[i];
-		size_t first = s->mark_index / 64;
+		size_t first = mark_first_bit(m, s) / 64;
 
 		for (size_t w = first; w < first + align_up(s->nslots, 64) / 64; w++)
 			for (uint64_t bits = m->white[w]; bits; bits &= bits - 1) {
@@ -53,7 +53,8 @@ static void each_white(struct marker *m, white_fn fn, void *arg)
 
 				if (!mark_test(m->white, bit))
 					continue; /* by fn, just now */
-				fn(m, s, (uint32_t)(bit - s->mark_index), bit, arg);
+				fn(m, s, (uint32_t)(bit - mark_first_bit(m, s)), bit,
+				   arg);
 			}
 	}
 }
@@ -65,7 +66,7 @@ static void each_white_down(struct marker *m, white_fn fn, void *arg)
 		struct mspan *s = m->spans[i - 1];
 
 		for (uint32_t index = s->nslots; index > 0; index--) {
-			size_t bit = s->mark_index + index - 1;
+			size_t bit = mark_first_bit(m, s) + index - 1;
 
 			if (mark_test(m->white, bit))
 				fn(m, s, index - 1, bit, arg);
@@ -145,6 +146,68 @@ void sweep_note_candidates(struct marker *m, struct sweep_candidates *out)
 	each_white(m, note_candidate, out);
 }
 
+/* What is white, live and the same object as before; the rest is held. */
+static void note_seen(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
+		      void *arg)
+{
+	struct sweep_seen *seen = arg;
+	const struct history_entry e = entry_of(s, index);
+
+	if (mark_test(m->born, bit)) {
+		mark_word(m, e.base);
+		mark_drain(m);
+		return;
+	}
+	if (!mark_is_still_live(s, index)) {
+		mark_clear(m->live, bit);
+		mark_clear(m->white, bit);
+		return;
+	}
+	if (seen->count < seen->room)
+		seen->list[seen->count] = (struct sweep_candidate){
+			.entry = e, .content = sweep_hash_content(s, e.base)
+		};
+	seen->fresh += !history_knows(&e);
+	seen->count++;
+}
+
+void sweep_note_seen(struct marker *m, struct sweep_seen *out)
+{
+	out->count = out->fresh = 0;
+	each_white(m, note_seen, out);
+	if (out->count <= out->room)
+		sweep_sort_seen(out->list, out->count);
+}
+
+static void hold_unseen(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
+			void *arg)
+{
+	const struct history_entry e = entry_of(s, index);
+	const struct sweep_candidate *c = sweep_find_seen(arg, e.base);
+
+	(void)bit;
+	if (c && c->entry.born_ns == e.born_ns && c->entry.site == e.site &&
+	    c->entry.bytes == e.bytes && c->content == sweep_hash_content(s, e.base))
+		return;
+	mark_word(m, e.base);
+	mark_drain(m);
+}
+
+void sweep_keep_seen(struct marker *m, struct sweep_seen *seen)
+{
+	if (seen->count <= seen->room)
+		each_white(m, hold_unseen, seen);
+}
+
+void sweep_seen_candidates(const struct sweep_seen *seen, struct sweep_candidates *out)
+{
+	/* A table that lacks some says so: then it holds nothing back. */
+	out->count = seen->count > seen->room ? out->size : seen->count;
+	out->fresh = seen->fresh;
+	for (size_t i = 0; i < seen->count && i < seen->room && i < out->size / 2; i++)
+		*place_of(out, seen->list[i].entry.base) = seen->list[i].entry.base;
+}
+
 static void hold_other(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
 		       void *arg)
 {
@@ -168,7 +231,8 @@ void sweep_keep_candidates(struct marker *m, struct sweep_candidates *set)
 static bool grow_stack(struct marker *m)
 {
 	size_t bytes = m->capacity * sizeof(*m->stack);
-	void *p = meta_remap(m->stack, bytes, bytes * 2, META_LEAK);
+	void *p = m->heads ? NULL /* a look maps no memory */
+			   : meta_remap(m->stack, bytes, bytes * 2, META_LEAK);
 
 	if (!p) {
 		m->out_of_memory = true;
@@ -217,32 +281,24 @@ NO_SANITIZE static void note_pointers(struct marker *m, struct mspan *s, uint32_
 
 /* ---- records by site ---- */
 
-struct collector {
-	struct leak_record *records;
-	size_t count, capacity;
-	uint32_t *table; /* 1 + record index, by site and kind */
-	size_t ntable;
-	uint64_t *leaders; /* bitmap of the pass over cycles; NULL before */
-	size_t left;	   /* white objects that no direct one reached */
-	bool failed;
-};
-
 static size_t hash_of(uint32_t site, enum leak_kind kind, size_t n)
 {
 	return (size_t)((site * 8u + (uint32_t)kind) * 0x9e3779b1u) & (n - 1);
 }
 
-static bool collector_init(struct collector *c)
+static bool sweep_init(struct sweep *c, size_t records)
 {
 	memset(c, 0, sizeof(*c));
 	c->capacity = TABLE_FIRST;
-	c->ntable = TABLE_FIRST * 2;
+	while (c->capacity < records)
+		c->capacity *= 2;
+	c->ntable = c->capacity * 2;
 	c->records = meta_map(c->capacity * sizeof(*c->records), META_LEAK);
 	c->table = meta_map(c->ntable * sizeof(*c->table), META_LEAK);
 	return c->records && c->table;
 }
 
-static uint32_t *find_slot(const struct collector *c, uint32_t site, enum leak_kind kind)
+static uint32_t *find_slot(const struct sweep *c, uint32_t site, enum leak_kind kind)
 {
 	size_t i = hash_of(site, kind, c->ntable);
 
@@ -257,13 +313,16 @@ static uint32_t *find_slot(const struct collector *c, uint32_t site, enum leak_k
 	}
 }
 
-static bool collector_grow(struct collector *c)
+static bool sweep_grow(struct sweep *c)
 {
 	size_t record_bytes = c->capacity * sizeof(*c->records);
 	size_t table_bytes = c->ntable * sizeof(*c->table);
-	void *records = meta_remap(c->records, record_bytes, record_bytes * 2, META_LEAK);
+	void *records = NULL;
 	uint32_t *table;
 
+	if (!c->look)
+		records =
+			meta_remap(c->records, record_bytes, record_bytes * 2, META_LEAK);
 	if (!records)
 		return false;
 	c->records = records;
@@ -279,12 +338,11 @@ static bool collector_grow(struct collector *c)
 	return true;
 }
 
-static struct leak_record *record_for(struct collector *c, uint32_t site,
-				      enum leak_kind kind)
+static struct leak_record *record_for(struct sweep *c, uint32_t site, enum leak_kind kind)
 {
 	uint32_t *slot;
 
-	if (c->count == c->capacity && !collector_grow(c)) {
+	if (c->count == c->capacity && !sweep_grow(c)) {
 		c->failed = true;
 		return NULL;
 	}
@@ -313,7 +371,7 @@ static void take_back(const struct history_entry *e, void *arg)
 	rec->bytes += e->bytes;
 }
 
-static size_t count_object(struct collector *c, const struct mspan *s, uint32_t index,
+static size_t count_object(struct sweep *c, const struct mspan *s, uint32_t index,
 			   enum leak_kind kind)
 {
 	const struct sample_record *r = sample_find(s, index);
@@ -324,7 +382,7 @@ static size_t count_object(struct collector *c, const struct mspan *s, uint32_t 
 		return bytes;
 	rec->objects++;
 	rec->bytes += bytes;
-	if (kind <= LEAK_DIRECT && is_new(s, index)) {
+	if (kind <= LEAK_DIRECT && !c->look && is_new(s, index)) {
 		rec->new_objects++;
 		rec->new_bytes += bytes;
 	}
@@ -349,7 +407,7 @@ static void blacken(struct marker *m, const struct mspan *s, uint32_t index, siz
 
 /* The bytes of all that is reached from the grey objects; c, unless it is NULL, counts
  * them as indirect. */
-NO_SANITIZE static uint64_t flood(struct marker *m, struct collector *c)
+NO_SANITIZE static uint64_t flood(struct marker *m, struct sweep *c)
 {
 	uint64_t bytes = 0;
 
@@ -373,7 +431,7 @@ NO_SANITIZE static uint64_t flood(struct marker *m, struct collector *c)
 }
 
 static void take(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
-		 struct collector *c)
+		 struct sweep *c)
 {
 	const struct sample_record *r = sample_find(s, index);
 	struct leak_record *rec;
@@ -394,13 +452,13 @@ static void take_direct(struct marker *m, struct mspan *s, uint32_t index, size_
 }
 
 /* Every live object that is not white. */
-static void take_reachable(struct marker *m, struct collector *c)
+static void take_reachable(struct marker *m, struct sweep *c)
 {
 	for (size_t i = 0; i < m->nspans; i++) {
 		struct mspan *s = m->spans[i];
 
 		for (uint32_t index = 0; index < s->nslots; index++) {
-			size_t bit = s->mark_index + index, bytes;
+			size_t bit = mark_first_bit(m, s) + index, bytes;
 			const struct sample_record *r;
 			struct leak_record *rec;
 
@@ -423,7 +481,7 @@ static void take_reachable(struct marker *m, struct collector *c)
 static void take_possible(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
 			  void *arg)
 {
-	struct collector *c = arg;
+	struct sweep *c = arg;
 	const struct sample_record *r = sample_find(s, index);
 	struct leak_record *rec;
 	uint64_t bytes;
@@ -442,7 +500,7 @@ static void take_possible(struct marker *m, struct mspan *s, uint32_t index, siz
 static void count_left(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
 		       void *arg)
 {
-	struct collector *c = arg;
+	struct sweep *c = arg;
 
 	(void)m;
 	(void)s;
@@ -462,7 +520,7 @@ static void visit(struct marker *m, struct mspan *s, uint32_t index, size_t bit)
 NO_SANITIZE static void find_leader(struct marker *m, struct mspan *s, uint32_t index,
 				    size_t bit, void *arg)
 {
-	struct collector *c = arg;
+	struct sweep *c = arg;
 
 	if (mark_test(m->pointed, bit))
 		return;
@@ -484,18 +542,19 @@ NO_SANITIZE static void find_leader(struct marker *m, struct mspan *s, uint32_t 
 static void take_leader(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
 			void *arg)
 {
-	struct collector *c = arg;
+	struct sweep *c = arg;
 
 	if (mark_test(c->leaders, bit))
 		take(m, s, index, bit, c);
 }
 
-static void take_cycles(struct marker *m, struct collector *c)
+static void take_cycles(struct marker *m, struct sweep *c)
 {
 	each_white(m, count_left, c);
 	if (c->left == 0)
 		return;
-	c->leaders = meta_map(mark_bitmap_bytes(m), META_LEAK);
+	if (!c->look)
+		c->leaders = meta_map(mark_bitmap_bytes(m), META_LEAK);
 	if (!c->leaders) {
 		c->failed = true;
 		return;
@@ -503,7 +562,8 @@ static void take_cycles(struct marker *m, struct collector *c)
 	memset(m->pointed, 0, mark_bitmap_bytes(m));
 	each_white(m, find_leader, c);
 	each_white_down(m, take_leader, c);
-	meta_unmap(c->leaders, mark_bitmap_bytes(m), META_LEAK);
+	if (!c->look)
+		meta_unmap(c->leaders, mark_bitmap_bytes(m), META_LEAK);
 }
 
 static void sort_records(struct leak_record *list, size_t n)
@@ -519,25 +579,84 @@ static void sort_records(struct leak_record *list, size_t n)
 		}
 }
 
+static void collect(struct marker *m, struct sweep *c, const struct leak_result *out)
+{
+	m->strict = false;
+	if (out->with_reachable)
+		take_reachable(m, c);
+	each_white(m, take_possible, c);
+	each_white(m, note_pointers, NULL);
+	each_white(m, take_direct, c);
+	take_cycles(m, c);
+}
+
+static void finish(struct sweep *c, struct leak_result *out)
+{
+	history_end(take_back, c);
+	sort_records(c->records, c->count);
+	meta_unmap(c->table, c->ntable * sizeof(*c->table), META_LEAK);
+	out->records = c->records;
+	out->records_bytes = c->capacity * sizeof(*c->records);
+	out->nrecords = (uint32_t)c->count;
+}
+
 bool sweep_collect(struct marker *m, struct leak_result *out)
 {
-	struct collector c;
+	struct sweep c;
 
-	if (!collector_init(&c))
+	if (!sweep_init(&c, 0))
 		return false;
-	m->strict = false;
 	history_begin();
-	if (out->with_reachable)
-		take_reachable(m, &c);
-	each_white(m, take_possible, &c);
-	each_white(m, note_pointers, NULL);
-	each_white(m, take_direct, &c);
-	take_cycles(m, &c);
-	history_end(take_back, &c);
-	sort_records(c.records, c.count);
-	meta_unmap(c.table, c.ntable * sizeof(*c.table), META_LEAK);
-	out->records = c.records;
-	out->records_bytes = c.capacity * sizeof(*c.records);
-	out->nrecords = (uint32_t)c.count;
+	collect(m, &c, out);
+	finish(&c, out);
 	return !c.failed && !m->out_of_memory;
+}
+
+/* ---- the same in a look: memory is there before, and history is written after ---- */
+
+bool sweep_init_look(struct sweep *c, size_t records)
+{
+	bool ok = sweep_init(c, records);
+
+	c->look = true;
+	return ok;
+}
+
+bool sweep_map_look(struct sweep *c, const struct marker *m)
+{
+	c->leaders_bytes = (m->room_bits / 64 + 1) * sizeof(*c->leaders);
+	c->leaders = meta_map(c->leaders_bytes, META_LEAK);
+	return c->leaders != NULL;
+}
+
+void sweep_unmap_look(struct sweep *c)
+{
+	meta_unmap(c->leaders, c->leaders_bytes, META_LEAK);
+	c->leaders = NULL;
+}
+
+bool sweep_look(struct marker *m, struct sweep *c, const struct leak_result *out)
+{
+	memset(c->table, 0, c->ntable * sizeof(*c->table));
+	c->count = c->left = 0;
+	collect(m, c, out);
+	return !c->failed && !m->out_of_memory;
+}
+
+void sweep_finish_look(struct sweep *c, const struct sweep_seen *lost,
+		       struct leak_result *out)
+{
+	c->look = false; /* records may grow again */
+	history_begin();
+	for (size_t i = 0; i < lost->count; i++)
+		history_note(&lost->list[i].entry);
+	finish(c, out);
+	c->records = NULL;
+	c->table = NULL;
+}
+
+void sweep_free_look(struct sweep *c)
+{
+	meta_unmap(c->records, c->capacity * sizeof(*c->records), META_LEAK);
+	meta_unmap(c->table, c->ntable * sizeof(*c->table), META_LEAK);
 }

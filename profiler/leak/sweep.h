@@ -6,6 +6,7 @@
 #ifndef PROFILER_LEAK_SWEEP_H
 #define PROFILER_LEAK_SWEEP_H
 
+#include "profiler/leak/history.h"
 #include "profiler/leak/leak.h"
 #include "profiler/leak/mark.h"
 
@@ -13,6 +14,18 @@
  * a record in exact mode (made before the constructor, or by ourselves), objects
  * inherited by a forked child, ignored objects. */
 void sweep_hold(struct marker *m);
+/* What a sweep collects. */
+struct sweep {
+	struct leak_record *records;
+	size_t count, capacity;
+	uint32_t *table; /* 1 + record index, by site and kind */
+	size_t ntable;
+	uint64_t *leaders; /* bitmap of the pass over cycles; NULL before */
+	size_t leaders_bytes;
+	size_t left; /* white objects that no direct one reached */
+	bool look;   /* no memory may be mapped, and all that is white is known */
+	bool failed;
+};
 /* STW. Fills records, nrecords and totals of *out. False: out of memory. */
 bool sweep_collect(struct marker *m, struct leak_result *out);
 
@@ -28,6 +41,37 @@ struct sweep_candidates {
 void sweep_note_candidates(struct marker *m, struct sweep_candidates *out);
 /* What is white and no candidate is held, with all it reaches. */
 void sweep_keep_candidates(struct marker *m, struct sweep_candidates *set);
+
+/* The same for looks beside a running program (look.h), which may be wrong: what is white
+ * in one of them, with what shows whether it is the same object in the next. */
+struct sweep_candidate {
+	struct history_entry entry;
+	uint32_t content; /* a hash of it */
+};
+struct sweep_seen {
+	struct sweep_candidate *list; /* by address */
+	size_t room, count, fresh;    /* count may be over room */
+};
+/* Of what is lost nobody changes a byte. */
+uint32_t sweep_hash_content(const struct mspan *s, uintptr_t base);
+/* Spans are in the order in which they were found. */
+void sweep_sort_seen(struct sweep_candidate *list, size_t n);
+const struct sweep_candidate *sweep_find_seen(const struct sweep_seen *seen,
+					      uintptr_t base);
+void sweep_note_seen(struct marker *m, struct sweep_seen *out);
+/* What is white, but was not seen so with the same bytes in it, is held. */
+void sweep_keep_seen(struct marker *m, struct sweep_seen *seen);
+void sweep_seen_candidates(const struct sweep_seen *seen, struct sweep_candidates *out);
+/* A sweep whose memory is mapped before the look, for up to so many records, ... */
+bool sweep_init_look(struct sweep *c, size_t records);
+bool sweep_map_look(struct sweep *c, const struct marker *m); /* for this marker */
+void sweep_unmap_look(struct sweep *c);
+/* ... which the look fills; false: there was too little. */
+bool sweep_look(struct marker *m, struct sweep *c, const struct leak_result *out);
+/* After it: *out has the records. lost: all that was white. */
+void sweep_finish_look(struct sweep *c, const struct sweep_seen *lost,
+		       struct leak_result *out);
+void sweep_free_look(struct sweep *c);
 /* Remembers p as ignored. */
 void sweep_ignore(uintptr_t p);
 

@@ -39,6 +39,10 @@ static void open_range(struct unreadable *u, uintptr_t lo, uintptr_t hi, int pro
 {
 	if (lo == hi)
 		return;
+	if (u->only_look) {
+		u->met = true;
+		return;
+	}
 	if (u->count == u->capacity || !protect(lo, hi, PROT_READ))
 		u->full = true;
 	else
@@ -95,6 +99,10 @@ void unreadable_open_all(struct unreadable *u)
 
 bool unreadable_open_others(struct unreadable *u, uintptr_t lo, uintptr_t hi)
 {
+	if (u->only_look) {
+		u->met = true;
+		return true;
+	}
 	if (u->count == u->capacity || !protect(lo, hi, PROT_READ))
 		return false;
 	u->ranges[u->count++] = (struct unreadable_range){ lo, hi, PROT_NONE };

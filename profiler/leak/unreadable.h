@@ -16,7 +16,8 @@ struct unreadable {
 		int protection; /* to be given back */
 	} * ranges;
 	size_t count, capacity;
-	bool full; /* some could not be opened: nothing may be read */
+	bool full;	     /* some could not be opened: nothing may be read */
+	bool only_look, met; /* nothing is opened, but what would be is noted */
 };
 
 /* DUMP. Before the world is stopped. */

@@ -10,6 +10,9 @@
  *   sites N        loses N objects from N places; keeps N: keeps them, larger ones
  *   user ID        becomes that user
  *   dontfork, wipe the only pointer is in memory that fork does not copy
+ *   close, open    the only pointer is in memory that is closed (PROT_NONE), and opened
+ *   supply         pages of a mapping would come from it (userfaultfd); or errno
+ *   exec           becomes another program, which answers "here"
  *   fork           answers with the number of a child that obeys from now on; the parent
  *                  ends as it does
  *   children       SIGCHLDs, and children that waitpid() has shown, so far
@@ -33,6 +36,8 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -42,6 +47,9 @@
 #define NOINLINE __attribute__((noinline))
 #define DISGUISE 0x5555555555555555u
 #define MANY	 1000
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
 
 struct node {
 	struct node *next;
@@ -170,6 +178,36 @@ static int keep_apart(int advice)
 		return errno;
 	page[7] = fresh(96);
 	return 0;
+}
+
+static int set_rights(int rights)
+{
+	static void **page;
+
+	if (!page) {
+		page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (page == MAP_FAILED)
+			return errno;
+		page[7] = fresh(96);
+	}
+	return mprotect(page, 4096, rights) ? errno : 0;
+}
+
+static int supply(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register all = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	int fd = (int)syscall(SYS_userfaultfd, UFFD_USER_MODE_ONLY);
+	void *pages = mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	all.range.start = (uintptr_t)pages;
+	all.range.len = 1 << 16;
+	return fd < 0 || ioctl(fd, UFFDIO_API, &api) != 0 ||
+			       ioctl(fd, UFFDIO_REGISTER, &all) != 0
+		       ? errno
+		       : 0;
 }
 
 static int use_plugin(const char *path)
@@ -429,6 +467,14 @@ static int obey(const char *word, long n, const char *text)
 		return keep_apart(MADV_DONTFORK);
 	else if (strcmp(word, "wipe") == 0)
 		return keep_apart(MADV_WIPEONFORK);
+	else if (strcmp(word, "close") == 0)
+		return set_rights(PROT_NONE);
+	else if (strcmp(word, "open") == 0)
+		return set_rights(PROT_READ | PROT_WRITE);
+	else if (strcmp(word, "supply") == 0)
+		return supply();
+	else if (strcmp(word, "exec") == 0)
+		return execlp("echo", "echo", "here", (char *)NULL);
 	else if (strcmp(word, "plugin") == 0)
 		return use_plugin(text);
 	else if (strcmp(word, "sleepers") == 0)

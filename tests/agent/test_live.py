@@ -97,9 +97,14 @@ class Verdicts(TestCase):
             r = self.check(p.pid, status=0)
             self.assertEqual(r["leaks"], [])
             self.assertEqual((r["way"], r["verdict"], r["mode"]),
-                             ("snapshot", "clean", "exact"))
+                             ("concurrent", "clean", "exact"))
             self.assertGreater(r["screen_ns"], 0)
+            self.assertEqual((r["confirm_ns"], r["instead"]), (0, ""))
             self.assertGreaterEqual(r["reachable_objects"], 1000)
+            snapshot = self.check(p.pid, "--snapshot", status=0)
+            self.assertEqual((snapshot["way"], snapshot["instead"]), ("snapshot", ""))
+            for key in "reachable_objects", "reachable_bytes", "objects", "possible_objects":
+                self.assertEqual(snapshot[key], r[key])
 
     def test_lost(self):
         with Live() as p:
@@ -126,7 +131,7 @@ class Verdicts(TestCase):
             self.assertGreaterEqual(first["candidates"], 20)
             self.assertGreater(first["confirm_ns"], 0)
             self.assertEqual(first["stopped_by"], "ptrace")
-            self.assertRegex(first["text"], r"screen: pause [\d.]+ ms, \d+ new candidates")
+            self.assertRegex(first["text"], r"screen: concurrent, pause [\d.]+ ms, \d+ new candidates")
             self.assertRegex(first["text"], r"confirm: pause [\d.]+ ms, 1 thread stopped")
             again = self.check(p.pid, status=23)
             if again["candidates"] == 0:
@@ -357,8 +362,10 @@ class Unnoticed(TestCase):
         with Live() as p:
             p.say("move 8")
             candidates = 0
+            ways = ["--stop"], ["--snapshot"], []
             for i in range(CHECKS):
-                r = self.check(p.pid, *(["--stop"] if i % 3 == 0 else []), status=0)
+                r = self.check(p.pid, *ways[i % 3], status=0)
+                self.assertEqual(r["way"], "snapshot" if i % 3 < 2 else "concurrent")
                 self.assertEqual(r["retracted_objects"], 0)
                 candidates += r["candidates"]
             self.assertGreater(candidates, 0, "the screen never saw one: no test")
@@ -537,10 +544,26 @@ class Ways(TestCase):
     def test_refused_by_its_pause(self):
         with Live("mode=exact:hugepage=off", preexec_fn=seeptest.without_huge_pages) as p:
             p.say("grow 200000")
-            text = self.ask(p.pid, "--max-pause", "0.1", status=24)[1]
-            self.assertRegex(text, r"^seep: predicted pause: [\d.]+ ms \(0 B in huge pages, ")
-            self.assertIn("more than --max-pause 0.1; nothing was done", text)
+            for way in "--stop", "--snapshot", "--reachable", "--standing":
+                text = self.ask(p.pid, "--max-pause", "0.1", way, status=24)[1]
+                self.assertRegex(text,
+                                 r"^seep: predicted pause: [\d.]+ ms \(0 B in huge pages, ")
+                self.assertIn("more than --max-pause 0.1; nothing was done", text)
             self.check(p.pid, "--max-pause", "10000", status=0)
+            # The first look takes none; what it finds is not confirmed.
+            self.assertEqual(self.check(p.pid, "--max-pause", "0.1", status=0)["way"],
+                             "concurrent")
+            p.say("lose 7")
+            p.say("lose 1")
+            for _ in range(2):
+                text = self.ask(p.pid, "--max-pause", "0.1", status=24)[1]
+                self.assertRegex(text, r"INCOMPLETE: process \d+: [78] new objects seem lost, "
+                                 r"which only a stop can confirm, but it would stand still for "
+                                 r"about [\d.]+ ms, which is more than --max-pause 0.1\n$")
+            r = self.check(p.pid, "--max-pause", "10000", status=23)
+            # What is known does not need to be confirmed again.
+            if self.amounts(r, "lose")["direct"] == 8:
+                self.check(p.pid, "--max-pause", "0.1", status=23)
         for bad in ("x", "-1", "0", ""):
             self.ask(1, "--max-pause", bad, status=25)
 
@@ -548,7 +571,7 @@ class Ways(TestCase):
         """Each costs, with nothing in it: a stack is one, and the guard below it."""
         with Live("mode=exact:hugepage=off", preexec_fn=seeptest.without_huge_pages) as p:
             def predicted():
-                text = self.ask(p.pid, "--max-pause", "0.001", status=24)[1]
+                text = self.ask(p.pid, "--stop", "--max-pause", "0.001", status=24)[1]
                 return float(re.match(r"seep: predicted pause: ([\d.]+) ms", text)[1])
             before = predicted()
             p.say("sleepers 200")
@@ -559,8 +582,8 @@ class Ways(TestCase):
         with Live("mode=exact:hugepage=off", preexec_fn=seeptest.without_huge_pages) as p:
             p.say("grow 200000")
             p.say("agent seep-agent")
-            argv = [seeptest.TOOL, "check", "-q", "--no-symbolize", "--max-pause", "0.001",
-                    str(p.pid)]
+            argv = [seeptest.TOOL, "check", "-q", "--no-symbolize", "--stop", "--max-pause",
+                    "0.001", str(p.pid)]
             with subprocess.Popen(argv, env=seeptest.clean_env(), stderr=subprocess.PIPE) as tool:
                 # It looks at this thread's name again and again.
                 before = looks(tool.pid)

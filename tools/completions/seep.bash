@@ -7,8 +7,8 @@ _seep_options() {
 	case $1 in
 	run) echo "-o --out --mode --sample --seed --leak --suppressions --lifetimes --labels --no-escape --no-threads --no-follow --no-symbolize -O --option --lib -q --quiet -h --help" ;;
 	gate) echo "--suppressions --gen-suppressions --since --save --reachable --possible --exitcode --threads --strict --wait -o --out --no-symbolize -O --option --lib -q --quiet -h --help" ;;
-	check) echo "--since --save --max-pause --stop --standing --possible --reachable --json --no-symbolize --signal --force -q --quiet -h --help" ;;
-	leak) echo "-o --out --since --save --max-pause --stop --standing --possible --reachable --json --no-symbolize --signal --force -q --quiet -h --help" ;;
+	check) echo "--since --save --max-pause --stop --snapshot --standing --possible --reachable --json --no-symbolize --signal --force -q --quiet -h --help" ;;
+	leak) echo "-o --out --since --save --max-pause --stop --snapshot --standing --possible --reachable --json --no-symbolize --signal --force -q --quiet -h --help" ;;
 	escape) echo "-o --out --from --format --report --top --sample --bound --no-symbolize -O --option --lib -h --help" ;;
 	recover) echo "-o --out --lib -h --help" ;;
 	heap | allocs | peak | lifetimes) echo "-o --out --signal --force -q --quiet -h --help" ;;

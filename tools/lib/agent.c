@@ -485,6 +485,8 @@ void agent_ask_files(const struct agent_target *t, struct agent_request *q,
 			       : "its libseep.so is of another version");
 	close(s);
 	close(l.listener);
+	if (r->error == -EBUSY && t->busy[0])
+		die(EXIT_INCOMPLETE, "process %d: %s, but %s", t->pid, r->text, t->busy);
 	if (r->error)
 		die(EXIT_INCOMPLETE, "process %d: %s", t->pid,
 		    r->text[0] ? r->text : strerror(-r->error));

@@ -15,6 +15,7 @@ struct agent_target {
 	int signal;	/* 0: found in the process's environment, or the default */
 	bool force;	/* also where a seccomp filter might kill it for answering */
 	int patience_s; /* for the reply; 0: a minute */
+	char busy[128]; /* why it must not do what it says it would have to; or empty */
 };
 
 /* The options of every command that asks a process: entries for getopt_long(), and what

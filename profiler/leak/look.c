@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * look: see look.h.
+ *
+ * The process is made like the tracer of stop_trace.c: it shares the memory, has no exit
+ * signal, and goes when the caller's thread does. It must never dump core: a kernel
+ * before 5.16 ends all that share the memory for it, and a limit of zero does not keep it
+ * from that. So each signal by which the kernel answers an instruction has a handler that
+ * leaves, and all others are blocked. Nothing is set that is the memory's and not the
+ * process's: whether it may be dumped, how much the kernel wants it gone.
+ */
+#include "profiler/leak/look.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/os.h"
+#include "profiler/leak/stop_int.h"
+
+#define NICE	      10
+#define LOOK_AGAIN_NS 50000000u /* is the other side still there? */
+
+enum phase { PHASE_START, PHASE_READY, PHASE_GO, PHASE_DONE, PHASE_FAULT };
+
+static struct {
+	uint32_t phase; /* enum phase; atomic, futex */
+	void (*fn)(void *arg);
+	void *arg;
+} look;
+
+static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS };
+
+static STOP_NO_SANITIZE void set_phase(enum phase phase)
+{
+	atomic_store_release(&look.phase, (uint32_t)phase);
+	os_futex_wake(&look.phase, INT32_MAX);
+}
+
+/* ---- the process ---- */
+
+/* By what a filter allows. */
+static STOP_NO_SANITIZE __attribute__((noreturn)) void leave(void)
+{
+	os_call(SYS_exit, 0, 0, 0, 0, 0, 0);
+	os_call(SYS_exit_group, 0, 0, 0, 0, 0, 0);
+	os_call(SYS_kill, os_getpid(), SIGKILL, 0, 0, 0, 0);
+	os_exit_group(0);
+}
+
+static STOP_NO_SANITIZE void on_fault(int sig, siginfo_t *info, void *context)
+{
+	(void)sig;
+	(void)info;
+	(void)context;
+	atomic_store_release(&look.phase, (uint32_t)PHASE_FAULT);
+	leave();
+}
+
+static STOP_NO_SANITIZE bool handle_faults(void)
+{
+	const struct stop_action act = { .handler = on_fault,
+					 .flags = SA_SIGINFO | STOP_RESTORER,
+					 .restorer = stop_signal_restorer,
+					 .mask = UINT64_MAX };
+	uint64_t blocked = UINT64_MAX;
+
+	for (size_t i = 0; i < ARRAY_LEN(faults); i++) {
+		if (os_call(SYS_rt_sigaction, faults[i], (long)&act, 0, sizeof(act.mask),
+			    0, 0) != 0)
+			return false;
+		blocked &= ~((uint64_t)1 << (faults[i] - 1));
+	}
+	return os_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&blocked, 0,
+		       sizeof(blocked), 0, 0) == 0;
+}
+
+/* An exec may have ended the caller before its end would be told: then nobody says go. */
+static STOP_NO_SANITIZE bool await_go(void)
+{
+	const uint64_t until = os_now_ns() + STOP_PATIENCE_NS;
+
+	set_phase(PHASE_READY);
+	while (atomic_load_acquire(&look.phase) == PHASE_READY) {
+		if (os_now_ns() > until)
+			return false;
+		os_futex_wait(&look.phase, PHASE_READY, LOOK_AGAIN_NS);
+	}
+	return true;
+}
+
+static STOP_NO_SANITIZE __attribute__((noreturn)) int look_main(void *arg)
+{
+	(void)arg;
+	os_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
+	os_call(SYS_setpriority, PRIO_PROCESS, 0, NICE, 0, 0, 0);
+	if (!handle_faults() || !await_go())
+		leave();
+	look.fn(look.arg);
+	atomic_store_release(&look.phase, (uint32_t)PHASE_DONE);
+	leave();
+}
+
+/* ---- the caller's side ---- */
+
+/* False: it has ended before. */
+static bool await_ready(int pid)
+{
+	while (atomic_load_acquire(&look.phase) < PHASE_READY) {
+		if (os_futex_wait(&look.phase, PHASE_START, LOOK_AGAIN_NS) != -ETIMEDOUT)
+			continue;
+		if (os_call(SYS_wait4, pid, 0, __WALL | WNOHANG, 0, 0, 0) != 0)
+			return false;
+	}
+	return true;
+}
+
+enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack)
+{
+	const int flags = CLONE_VM | CLONE_FS | CLONE_UNTRACED;
+	uint32_t ready = PHASE_READY;
+	long pid, ret;
+
+	if (os_is_refused(SYS_clone, flags))
+		return LOOK_REFUSED;
+	look.fn = fn;
+	look.arg = arg;
+	atomic_store_release(&look.phase, (uint32_t)PHASE_START);
+	pid = clone(look_main, stack + LOOK_STACK, flags, NULL);
+	if (pid <= 0)
+		return LOOK_REFUSED;
+	if (!await_ready((int)pid))
+		return LOOK_KILLED;
+	if (atomic_cas_acq_rel(&look.phase, &ready, (uint32_t)PHASE_GO))
+		os_futex_wake(&look.phase, INT32_MAX);
+	do {
+		ret = os_call(SYS_wait4, pid, 0, __WALL, 0, 0, 0);
+	} while (ret == -EINTR);
+	if (ret < 0 && ret != -ECHILD) {
+		/* A filter refuses to wait: then it is waited for by looking. */
+		while (os_call(SYS_tgkill, pid, pid, 0, 0, 0, 0) == 0 &&
+		       atomic_load_acquire(&look.phase) == PHASE_GO)
+			os_futex_wait(&look.phase, PHASE_GO, LOOK_AGAIN_NS);
+		return LOOK_REFUSED;
+	}
+	switch ((enum phase)atomic_load_acquire(&look.phase)) {
+	case PHASE_DONE:
+		return LOOK_DONE;
+	case PHASE_FAULT:
+		return LOOK_FAULT;
+	default:
+		return LOOK_KILLED;
+	}
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * look: a function run by a process that shares our memory, and may die of it.
+ *
+ * Beside a program that runs, any memory can go at any moment: by munmap, by the end of a
+ * thread, by dlclose. Who reads it without a lock must be able to take a SIGSEGV that is
+ * none of the program's: a process has signal handlers of its own.
+ */
+#ifndef PROFILER_LEAK_LOOK_H
+#define PROFILER_LEAK_LOOK_H
+
+#include "preload/base/base.h"
+
+#define LOOK_STACK (256 * KIB)
+
+enum look_end {
+	LOOK_DONE,
+	LOOK_FAULT,  /* it read what was not there */
+	LOOK_KILLED, /* by somebody */
+	LOOK_REFUSED /* no process could be made */
+};
+
+/*
+ * DUMP, by the agent, which waits. fn must take no lock, map no memory, and write to
+ * nothing but what is arg's: it may end at any instruction. It has the caller's thread
+ * pointer and copies of its descriptors. stack: LOOK_STACK bytes, ours.
+ */
+enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack);
+
+#endif

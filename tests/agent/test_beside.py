@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first look of seep check, which is taken beside the running program: nothing that the
+program does meanwhile, and nothing that is done to the one who looks, may hurt it."""
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import unittest
+import seeptest
+from asked import until
+
+CHECKS = int(os.environ.get("SEEP_TEST_CHECKS", "60"))
+
+
+class Program:
+    def __init__(self, name, options="mode=exact"):
+        env = seeptest.clean_env(LD_PRELOAD=seeptest.LIB, SEEP_OPTIONS=options)
+        self.proc = subprocess.Popen([seeptest.victim("agent/" + name)], env=env,
+                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                     stderr=subprocess.PIPE)
+        self.pid = self.proc.pid
+
+    def say(self, line):
+        self.proc.stdin.write(line.encode() + b"\n")
+        self.proc.stdin.flush()
+        answer = self.proc.stdout.readline()
+        if not answer:
+            raise AssertionError(f"it ended: {self.proc.wait()} {self.proc.stderr.read()}")
+        return answer
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.proc.stdin.close()
+        self.end = self.proc.stdout.read()
+        status = self.proc.wait(seeptest.TIMEOUT)
+        text = self.proc.stderr.read()
+        self.proc.stdout.close()
+        self.proc.stderr.close()
+        if (status, text) != (0, b""):
+            raise AssertionError((status, text))
+
+    def mapping_processes(self):
+        """Children of any of its threads: who looks, or a copy."""
+        found = set()
+        try:
+            for tid in os.listdir(f"/proc/{self.pid}/task"):
+                with open(f"/proc/{self.pid}/task/{tid}/children") as f:
+                    found.update(int(child) for child in f.read().split())
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+        return found
+
+
+class TestCase(seeptest.TestCase):
+    def check(self, pid, *args, status=0):
+        path = os.path.join(self.dir, "check.json")
+        r = seeptest.seep("check", "--json", path, "--no-symbolize", *args, str(pid),
+                          cwd=self.dir)
+        self.assertEqual(r.returncode, status, r.stderr.decode())
+        with open(path) as f:
+            report = json.load(f)
+        report["text"] = r.stderr.decode()
+        return report
+
+    def lost(self, report, function):
+        return sum(leak["objects"] for leak in report["leaks"]
+                   if any(f["function"] == function for f in leak["stack"]))
+
+
+class Churn(TestCase):
+    def churn(self, options, *args):
+        ways = {}
+        with Program("churn", options) as p:
+            for _ in range(CHECKS):
+                r = self.check(p.pid, *args)
+                self.assertEqual(r["retracted_objects"], 0)
+                ways.setdefault(r["way"], set()).add(r["instead"])
+            p.say("2")
+        self.assertEqual(p.end, b"1\n")
+        return ways
+
+    def test_exact(self):
+        """SEEP_TEST_CHECKS=200 for the long one."""
+        ways = self.churn("mode=exact")
+        self.assertIn("concurrent", ways)
+        for why in ways.get("snapshot", ()):
+            self.assertIn(why, ("memory was taken away under the look",
+                                "the program has closed memory to itself (PROT_NONE)",
+                                "its heap grew too fast"))
+
+    def test_sampled(self):
+        self.assertIn("concurrent", self.churn("sample=4096"))
+
+    def test_disguised_pointers(self):
+        self.churn("mode=exact:pointers=unaligned")
+
+
+class Hurt(TestCase):
+    """Who looks ends in the middle of it: the program goes on, and an answer comes."""
+
+    def hurt(self, p, sig, most, *args):
+        """The report of a check, of whose processes the first few get the signal."""
+        path = os.path.join(self.dir, "check.json")
+        argv = [seeptest.TOOL, "check", "--json", path, "--no-symbolize", *args, str(p.pid)]
+        seen = p.mapping_processes()
+        hurt = 0
+        with subprocess.Popen(argv, env=seeptest.clean_env(), stderr=subprocess.PIPE) as tool:
+            while tool.poll() is None:
+                for child in p.mapping_processes() - seen:
+                    if hurt == most:
+                        break
+                    seen.add(child)
+                    try:
+                        os.kill(child, sig)
+                        hurt += 1
+                    except ProcessLookupError:
+                        pass
+            text = tool.stderr.read().decode()
+        self.assertIn(tool.returncode, (0, 23, 24), text)
+        if tool.returncode == 24:
+            self.assertRegex(text, "INCOMPLETE: ")
+            return None
+        with open(path) as f:
+            return json.load(f)
+
+    def until_instead(self, p, sig, why):
+        """As often as it takes for both tries to be hit in time."""
+        for _ in range(1000):
+            r = self.hurt(p, sig, 2)
+            self.assertEqual(p.say("lose 0"), b"0\n")
+            if r and r["way"] == "snapshot":
+                self.assertEqual(r["instead"], why)
+                return r
+        raise AssertionError("never hit")
+
+    def case(self, sig, why):
+        with Program("live") as p:
+            p.say("grow 400000")
+            p.say("lose 20")
+            p.say("lose 1")
+            r = self.until_instead(p, sig, why)
+            self.assertGreaterEqual(self.lost(r, "lose"), 20)
+            self.assertIn(f"screen: snapshot ({why}), pause ", self.again(p, sig, why))
+            self.assertEqual(p.say("lose 1"), b"0\n")
+            r = self.check(p.pid, status=23)
+            self.assertEqual((r["way"], r["instead"]), ("concurrent", ""))
+            until(lambda: len(os.listdir(f"/proc/{p.pid}/task")) == 1)
+            self.assertEqual(p.mapping_processes(), set())
+
+    def again(self, p, sig, why):
+        """The same in words."""
+        for _ in range(1000):
+            seen, hurt = set(), 0
+            with subprocess.Popen([seeptest.TOOL, "check", "--no-symbolize", str(p.pid)],
+                                  env=seeptest.clean_env(), stderr=subprocess.PIPE) as tool:
+                while tool.poll() is None:
+                    for child in p.mapping_processes() - seen:
+                        if hurt < 2:
+                            seen.add(child)
+                            hurt += 1
+                            try:
+                                os.kill(child, sig)
+                            except ProcessLookupError:
+                                pass
+                text = tool.stderr.read().decode()
+            if why in text:
+                return text
+        raise AssertionError("never hit")
+
+    def test_killed(self):
+        self.case(signal.SIGKILL, "who looked was killed")
+
+    def test_fault(self):
+        self.case(signal.SIGSEGV, "memory was taken away under the look")
+
+    def test_other_signals_do_not_reach_it(self):
+        with Program("live") as p:
+            p.say("grow 400000")
+            for sig in signal.SIGABRT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1:
+                for _ in range(10):
+                    r = self.hurt(p, sig, 1)
+                    if r:  # else it was a copy made for a confirm
+                        self.assertEqual(r["leaks"], [])
+
+
+class Fallbacks(TestCase):
+    def test_closed_pages(self):
+        """A pointer in memory that the program has closed counts."""
+        with Program("live") as p:
+            p.say("close")
+            r = self.check(p.pid)
+            self.assertEqual((r["way"], r["instead"]),
+                             ("snapshot", "the program has closed memory to itself "
+                              "(PROT_NONE)"))
+            self.assertIn("(the program has closed memory to itself (PROT_NONE))", r["text"])
+            p.say("open")
+            self.assertEqual(self.check(p.pid)["way"], "concurrent")
+
+    def test_supplied_pages(self):
+        with Program("live") as p:
+            if p.say("supply") != b"0\n":
+                self.skipTest("no userfaultfd")
+            self.assertEqual(self.check(p.pid)["instead"],
+                             "it has a userfaultfd, or its descriptors cannot be seen")
+
+    def test_not_beside_and_not_stopped(self):
+        with Program("live", "mode=exact:hugepage=off") as p:
+            p.say("close")
+            r = seeptest.seep("check", "--max-pause", "0.001", str(p.pid))
+            self.assertEqual(r.returncode, 24)
+            self.assertRegex(r.stderr.decode(),
+                             r"INCOMPLETE: process \d+: it cannot be looked at while it runs: "
+                             r"the program has closed memory to itself \(PROT_NONE\), but it "
+                             r"would stand still for about [\d.]+ ms, which is more than "
+                             r"--max-pause 0.001\n$")
+
+
+class Same(TestCase):
+    def test_same_as_a_snapshot(self):
+        """Both ways find the same, of every kind of loss."""
+        kinds = "grow 500", "lose 20", "list 30", "inner 7", "lose 1"
+        found = {}
+        for way in (), ("--snapshot",):
+            with Program("live") as p:
+                p.say("ready")
+                for line in kinds:
+                    p.say(line)
+                self.check(p.pid, "--stop", status=23)
+                r = self.check(p.pid, *way, status=23)
+                if r["candidates"] == 0:
+                    self.assertEqual(r["confirm_ns"], 0)
+                found[way] = sorted((leak["kind"], leak["objects"], leak["bytes"],
+                                     leak["retained"], leak["new_objects"])
+                                    for leak in r["leaks"] + r["possible"])
+        self.assertEqual(found[()], found[("--snapshot",)])
+
+    def test_memory_comes_back(self):
+        """What a look maps is gone after it, and huge pages are as they were."""
+        with Program("live", "") as p:
+            p.say("grow 400000")
+            self.check(p.pid)
+            until(lambda: len(os.listdir(f"/proc/{p.pid}/task")) == 1)
+
+            def size():
+                with open(f"/proc/{p.pid}/status") as f:
+                    return int(re.search(r"VmSize:\s+(\d+)", f.read())[1])
+            before = size()
+            for _ in range(5):
+                self.assertEqual(self.check(p.pid)["way"], "concurrent")
+            until(lambda: len(os.listdir(f"/proc/{p.pid}/task")) == 1)
+            self.assertLessEqual(size() - before, 2048)
+
+    def test_exec_meanwhile(self):
+        """The program becomes another while it is looked at."""
+        for _ in range(10):
+            with Program("live") as p:
+                p.say("grow 400000")
+                seen = p.mapping_processes()
+                with subprocess.Popen([seeptest.TOOL, "check", "-q", str(p.pid)],
+                                      env=seeptest.clean_env(), stderr=subprocess.PIPE) as tool:
+                    while tool.poll() is None and not p.mapping_processes() - seen:
+                        pass
+                    self.assertEqual(p.say("exec"), b"here\n")
+                    tool.stderr.read()
+                self.assertIn(tool.returncode, (0, 24))
+                until(lambda: not p.mapping_processes())
+
+
+seeptest.main()
