@@ -438,7 +438,7 @@ static void repair(uint32_t at)
 
 static bool is_of_our_kind(const struct store_header *h)
 {
-	for (int kind = 0; kind < STORE_MODULES; kind++)
+	for (enum store_kind kind = 0; kind < STORE_MODULES; kind++)
 		if (memcmp(&h->shapes[kind], &shapes[kind], sizeof(shapes[kind])) != 0)
 			return false;
 	return h->lists[STORE_SHARES].head == 0 ||

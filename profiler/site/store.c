@@ -28,13 +28,12 @@
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 
-#define FIRST_BYTES  (256 * KIB) /* one chunk of each kind; tmpfs takes 0.3 ms a MiB */
-#define NEXT_BYTES   (512 * KIB)
-#define LG_LARGEST   7 /* regions double so often */
-#define MAX_REGIONS  64
-#define MODULE_CHUNK 16
-#define CHUNK_ALIGN  CACHE_LINE
-#define MILLISECOND  1000000u
+#define FIRST_BYTES (256 * KIB) /* one chunk of each kind; tmpfs takes 0.3 ms a MiB */
+#define NEXT_BYTES  (512 * KIB)
+#define LG_LARGEST  7 /* regions double so often */
+#define MAX_REGIONS 64
+#define CHUNK_ALIGN CACHE_LINE
+#define MILLISECOND 1000000u
 
 struct region {
 	char *addr;
@@ -213,44 +212,17 @@ static void *cut(size_t size, uint64_t *out_offset)
 	return r->addr + at;
 }
 
-static uint64_t *directory(struct store_header *h, enum store_kind kind)
-{
-	switch (kind) {
-	case STORE_NODES:
-		return h->node_chunks;
-	case STORE_FEW:
-		return h->few_chunks;
-	case STORE_COUNTERS:
-		return h->counter_chunks;
-	case STORE_PCS:
-		return h->pc_chunks;
-	default:
-		return h->module_chunks;
-	}
-}
-
-static uint32_t directory_size(enum store_kind kind)
-{
-	static const uint32_t sizes[STORE_KINDS] = {
-		[STORE_NODES] = STORE_NODE_CHUNKS,	 [STORE_FEW] = STORE_FEW_CHUNKS,
-		[STORE_COUNTERS] = STORE_COUNTER_CHUNKS, [STORE_PCS] = STORE_PC_CHUNKS,
-		[STORE_MODULES] = STORE_MODULE_CHUNKS,
-	};
-
-	return sizes[kind];
-}
-
 static void *chunk_locked(enum store_kind kind, uint32_t index, size_t size)
 {
 	struct store_header *h = store.header;
 	uint64_t offset;
 	void *p;
 
-	if (!h || index >= directory_size(kind))
+	if (!h || index >= store_directory_size(kind))
 		return NULL;
 	p = cut(size, &offset);
 	if (p)
-		atomic_store_release(&directory(h, kind)[index], offset);
+		atomic_store_release(&store_directory(h, kind)[index], offset);
 	else
 		atomic_add_relaxed(&h->lost, 1u);
 	return p;
@@ -344,7 +316,7 @@ static void fill_module(struct store_module *s, const struct module *m)
 
 void store_put_module(const struct module *m)
 {
-	uint32_t index = m->id / MODULE_CHUNK;
+	uint32_t index = m->id / STORE_MODULE_CHUNK;
 	struct store_module *chunk;
 
 	if (!store.header || index >= STORE_MODULE_CHUNKS)
@@ -353,9 +325,10 @@ void store_put_module(const struct module *m)
 	if (store.header->module_chunks[index])
 		chunk = (void *)address_of(store.header->module_chunks[index]);
 	else
-		chunk = chunk_locked(STORE_MODULES, index, MODULE_CHUNK * sizeof(*chunk));
+		chunk = chunk_locked(STORE_MODULES, index,
+				     STORE_MODULE_CHUNK * sizeof(*chunk));
 	if (chunk) {
-		fill_module(&chunk[m->id % MODULE_CHUNK], m);
+		fill_module(&chunk[m->id % STORE_MODULE_CHUNK], m);
 		if (m->id >= store.header->counts[STORE_MODULES])
 			store_set_count(STORE_MODULES, m->id + 1);
 	}
@@ -379,9 +352,6 @@ static void read_command(char *buf, size_t size)
 			buf[i] = ' ';
 	buf[n > 0 ? n : 0] = '\0';
 }
-
-static const struct store_shape module_shape = { sizeof(struct store_module),
-						 MODULE_CHUNK };
 
 static void set_owner(struct store_header *h, const struct store_owner *owner)
 {
@@ -409,7 +379,7 @@ bool store_open(const struct store_owner *owner, uint64_t period,
 	h = (void *)store.regions[0].addr;
 	h->header_bytes = sizeof(*h);
 	memcpy(h->shapes, shapes, sizeof(h->shapes));
-	h->shapes[STORE_MODULES] = module_shape;
+	h->shapes[STORE_MODULES] = STORE_MODULE_SHAPE;
 	h->period = period;
 	h->version = STORE_VERSION;
 	set_owner(h, owner);
@@ -449,7 +419,7 @@ static size_t bytes_in_chunk(struct store_shape shape, uint32_t count, uint32_t 
 static void copy_list(struct store_header *h, enum store_kind kind)
 {
 	const struct store_shape shape = h->shapes[kind];
-	const uint64_t *offsets = directory(h, kind);
+	const uint64_t *offsets = store_directory(h, kind);
 	char *to = store.copies[kind].list;
 
 	for (uint32_t i = 0; i <= store.counts[kind] / shape.chunk; i++) {
@@ -512,12 +482,13 @@ static void copy_piece(const struct region *r, char *fresh, uint64_t offset,
 static void copy_header(struct store_header *to, struct store_header *from)
 {
 	memcpy(to, from, offsetof(struct store_header, node_chunks));
-	for (unsigned kind = 0; kind < STORE_KINDS; kind++) {
+	for (enum store_kind kind = 0; kind < STORE_KINDS; kind++) {
 		uint32_t n = store.counts[kind] / from->shapes[kind].chunk + 1;
 
-		if (n > directory_size(kind))
-			n = directory_size(kind);
-		memcpy(directory(to, kind), directory(from, kind), n * sizeof(uint64_t));
+		if (n > store_directory_size(kind))
+			n = store_directory_size(kind);
+		memcpy(store_directory(to, kind), store_directory(from, kind),
+		       n * sizeof(uint64_t));
 	}
 	/* Modules that the parent knows are ours. */
 	memcpy(to->module_chunks, from->module_chunks, sizeof(to->module_chunks));
@@ -534,10 +505,10 @@ static void copy_constant(const struct region *r, char *fresh, enum store_kind k
 {
 	struct store_header *h = store.header;
 	const struct store_shape shape = h->shapes[kind];
-	const uint64_t *offsets = directory(h, kind);
+	const uint64_t *offsets = store_directory(h, kind);
 	uint32_t n = store.counts[kind];
 
-	for (uint32_t i = 0; i <= n / shape.chunk && i < directory_size(kind); i++)
+	for (uint32_t i = 0; i <= n / shape.chunk && i < store_directory_size(kind); i++)
 		if (offsets[i])
 			copy_piece(r, fresh, offsets[i], address_of(offsets[i]),
 				   bytes_in_chunk(shape, n, i));
@@ -547,7 +518,7 @@ static void copy_changing(const struct region *r, char *fresh, enum store_kind k
 {
 	struct store_header *h = store.header;
 	const struct store_shape shape = h->shapes[kind];
-	const uint64_t *offsets = directory(h, kind);
+	const uint64_t *offsets = store_directory(h, kind);
 	const char *from = store.copies[kind].list;
 
 	for (uint32_t i = 0; from && i <= store.counts[kind] / shape.chunk; i++) {
@@ -571,7 +542,7 @@ static void copy_chunks(const struct region *r, char *fresh)
 		if (h->module_chunks[i])
 			copy_piece(r, fresh, h->module_chunks[i],
 				   address_of(h->module_chunks[i]),
-				   MODULE_CHUNK * sizeof(struct store_module));
+				   STORE_MODULE_CHUNK * sizeof(struct store_module));
 }
 
 /* Blocks of lifetimes stay where they are, on their list, but empty. Those that the
@@ -625,89 +596,4 @@ void store_fork_move(const struct store_owner *owner)
 		os_unlink(owner->path);
 	set_owner(store.header, owner);
 	mark_as_own();
-}
-
-/* ---- reading ---- */
-
-const uint64_t *store_offsets(const struct store_header *h, enum store_kind kind)
-{
-	return directory((void *)(uintptr_t)h, kind);
-}
-
-uint32_t store_counted(const struct store_header *h, enum store_kind kind)
-{
-	const uint64_t *offsets = store_offsets(h, kind);
-	uint32_t n = directory_size(kind), chunk = h->shapes[kind].chunk;
-	uint32_t count = h->counts[kind];
-
-	for (uint32_t i = 0; i < n && i <= count / chunk; i++)
-		if (offsets[i] == 0)
-			return i ? i * chunk - 1 : 0;
-	return count < n * chunk ? count : n * chunk - 1;
-}
-
-static bool chunks_lie_inside(const struct store_header *h, size_t size)
-{
-	for (unsigned kind = 0; kind < STORE_KINDS; kind++) {
-		const struct store_shape shape = h->shapes[kind];
-		const uint64_t bytes = (uint64_t)shape.chunk * shape.bytes;
-
-		if (bytes == 0 || bytes > size)
-			return false;
-		for (uint64_t i = 0; i < directory_size(kind); i++)
-			if (store_offsets(h, kind)[i] % 8 ||
-			    store_offsets(h, kind)[i] > size - bytes)
-				return false;
-	}
-	return true;
-}
-
-/* Each block was put before those that are older: no list is endless. */
-static bool list_lies_inside(const struct store_header *h, size_t size, int list)
-{
-	uint64_t n = 0, bytes = h->lists[list].bytes;
-
-	if (bytes < sizeof(uint64_t) || bytes > size)
-		return h->lists[list].head == 0;
-	for (uint64_t at = h->lists[list].head; at; n++) {
-		if (at % 8 || at > size - bytes || n > size / bytes)
-			return false;
-		memcpy(&at, (const char *)h + at, sizeof(at));
-	}
-	return true;
-}
-
-static bool is_sound(const struct store_header *h, size_t size)
-{
-	return h->magic == STORE_MAGIC && h->version == STORE_VERSION &&
-	       h->header_bytes == sizeof(*h) &&
-	       memcmp(&h->shapes[STORE_MODULES], &module_shape, sizeof(module_shape)) ==
-		       0 &&
-	       chunks_lie_inside(h, size) && list_lies_inside(h, size, STORE_SHARES) &&
-	       list_lies_inside(h, size, STORE_LIVES);
-}
-
-struct store_header *store_load(const char *path, size_t *out_size)
-{
-	int fd = os_open(path, O_RDONLY | O_NOFOLLOW, 0);
-	long size = fd >= 0 ? os_file_size(fd) : -1, ret = -1;
-	struct store_header *h;
-
-	if (size >= (long)sizeof(*h))
-		ret = os_call(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd,
-			      0);
-	if (fd >= 0)
-		os_close(fd);
-	if (ret < 0 && ret > -4096)
-		return NULL;
-	h = (struct store_header *)ret;
-	if (!is_sound(h, (size_t)size)) {
-		os_unmap(h, align_up((size_t)size, OS_PAGE));
-		return NULL;
-	}
-	h->name[sizeof(h->name) - 1] = '\0';
-	h->command[sizeof(h->command) - 1] = '\0';
-	h->out[sizeof(h->out) - 1] = '\0';
-	*out_size = (size_t)size;
-	return h;
 }

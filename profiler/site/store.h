@@ -30,7 +30,10 @@
 #define STORE_PC_CHUNKS	     1024
 #define STORE_MODULE_CHUNKS  256
 #define STORE_REGIONS	     127
-#define STORE_MODULE_PATH    512
+#define STORE_MODULE_CHUNK   16
+#define STORE_MODULE_SHAPE \
+	((struct store_shape){ sizeof(struct store_module), STORE_MODULE_CHUNK })
+#define STORE_MODULE_PATH 512
 
 enum store_kind {
 	STORE_NODES,
@@ -132,7 +135,9 @@ void store_fork_move(const struct store_owner *owner);
 /* DUMP. Maps a file that somebody left, privately and writable, after it was checked:
  * offsets lie inside, texts are terminated. NULL: not ours, or damaged. */
 struct store_header *store_load(const char *path, size_t *out_size);
-/* Offsets of the chunks of a kind, in a file. */
+/* Offsets of the chunks of a kind, and how many there may be. */
+uint64_t *store_directory(struct store_header *h, enum store_kind kind);
+uint32_t store_directory_size(enum store_kind kind);
 const uint64_t *store_offsets(const struct store_header *h, enum store_kind kind);
 /* How many of a kind are in a file, as far as no chunk is missing. */
 uint32_t store_counted(const struct store_header *h, enum store_kind kind);
