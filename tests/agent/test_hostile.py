@@ -101,7 +101,7 @@ class Hostile(seeptest.TestCase):
     def test_malformed(self):
         good = request()
         for message in (b"x", good[:-1], good + b"\0", b"\0" * len(good), b"A" * 100000,
-                        request(magic=1), request(version=2), request(flags=32),
+                        request(magic=1), request(version=2), request(flags=2 ** 31),
                         request(command=0), request(command=99),
                         request(command=2 ** 32 - 1)):
             self.assertIsNone(self.talk(message), message[:40])
