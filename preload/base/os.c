@@ -373,22 +373,31 @@ bool os_is_secure(void)
 	return getauxval(AT_SECURE) != 0;
 }
 
-/* The loader's own data: getauxval() may be the program's, and allocate. */
 extern void *__libc_stack_end __attribute__((weak));
 
-bool os_is_emulated(void)
+/* Of the loader's data: the program may have a getauxval() of its own, which may
+ * allocate, or ask the loader. NULL: not known. */
+static const uintptr_t *aux_entry(uintptr_t type)
 {
 	const uintptr_t *p = &__libc_stack_end ? __libc_stack_end : NULL;
 
 	if (!p)
-		return false;
+		return NULL;
 	p += *p + 2; /* the arguments: their number, and NULL behind them */
 	while (*p++)
 		; /* the environment */
-	for (; p[0] != AT_NULL; p += 2)
-		if (p[0] == AT_SYSINFO_EHDR)
-			return p[1] == 0;
-	return true;
+	while (*p == 0)
+		p++; /* what it had before unsetenv() */
+	while (p[0] != AT_NULL && p[0] != type)
+		p += 2;
+	return p;
+}
+
+bool os_is_emulated(void)
+{
+	const uintptr_t *entry = aux_entry(AT_SYSINFO_EHDR);
+
+	return entry && (entry[0] == AT_NULL || entry[1] == 0);
 }
 
 /* Where a filter refuses it, as libc does: by an instruction that is not allowed. With
@@ -616,7 +625,8 @@ static bool see_program(char *line, void *arg)
 
 void os_program(char *buf, size_t size)
 {
-	struct program p = { getauxval(AT_PHDR), buf, size };
+	const uintptr_t *entry = aux_entry(AT_PHDR);
+	struct program p = { entry && entry[0] ? entry[1] : 0, buf, size };
 	long n;
 
 	buf[0] = '\0';
