@@ -219,6 +219,24 @@ class Fallbacks(TestCase):
                              r"--max-pause 0.001\n$")
 
 
+class Sizes(TestCase):
+    """No object is left out, whatever its size: the first spans of a size are short."""
+
+    def test_kept(self):
+        with Program("live") as p:
+            p.say("tables 40")
+            r = self.check(p.pid)
+            self.assertEqual((r["way"], r["candidates"], r["leaks"]), ("concurrent", 0, []))
+
+    def test_lost(self):
+        with Program("live") as p:
+            p.say("spill 40")
+            r = self.check(p.pid, status=23)
+            self.assertEqual(r["way"], "concurrent")
+            # An old pointer may be left to one or another.
+            self.assertGreaterEqual(self.lost(r, "lose_tables"), 36)
+
+
 class Same(TestCase):
     def test_same_as_a_snapshot(self):
         """Both ways find the same, of every kind of loss."""
