@@ -474,7 +474,7 @@ static int obey(const char *word, long n, const char *text)
 	else if (strcmp(word, "tables") == 0)
 		keep_tables(n);
 	else if (strcmp(word, "spill") == 0)
-		lose_tables(n), scrub();
+		lose_tables(n);
 	else if (strcmp(word, "hide") == 0)
 		hide(n);
 	else if (strcmp(word, "show") == 0)
