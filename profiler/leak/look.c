@@ -121,7 +121,7 @@ static bool await_ready(int pid)
 
 enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack)
 {
-	const int flags = CLONE_VM | CLONE_FS | CLONE_UNTRACED;
+	const int flags = CLONE_VM | CLONE_UNTRACED;
 	uint32_t ready = PHASE_READY;
 	long pid, ret;
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first look of seep check, which is taken beside the running program: nothing that the
 program does meanwhile, and nothing that is done to the one who looks, may hurt it."""
+import ctypes
 import json
 import os
 import re
@@ -172,6 +173,27 @@ class Hurt(TestCase):
 
     def test_fault(self):
         self.case(signal.SIGSEGV, "memory was taken away under the look")
+
+    def test_shares_no_directory(self):
+        """Else a program that becomes a set-user-ID one meanwhile would stay who it is."""
+        KCMP, FS = 312, 3
+        kcmp = ctypes.CDLL(None, use_errno=True).syscall
+        seen = 0
+        with Program("live") as p:
+            p.say("grow 400000")
+            before = p.mapping_processes()
+            for _ in range(20):
+                with subprocess.Popen([seeptest.TOOL, "check", "-q", str(p.pid)],
+                                      env=seeptest.clean_env()) as tool:
+                    while tool.poll() is None:
+                        for child in p.mapping_processes() - before:
+                            same = kcmp(KCMP, p.pid, child, FS, 0, 0)
+                            seen += same >= 0  # else it is gone, or may not be asked
+                            self.assertNotEqual(same, 0)
+                if seen:
+                    break
+        if not seen:
+            self.skipTest("nobody was met")
 
     def test_other_signals_do_not_reach_it(self):
         with Program("live") as p:
