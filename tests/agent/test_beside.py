@@ -130,7 +130,8 @@ class Hurt(TestCase):
             r = self.hurt(p, sig, 2)
             self.assertEqual(p.say("lose 0"), b"0\n")
             if r and r["way"] == "snapshot":
-                self.assertEqual(r["instead"], why)
+                # A fault may be the end of one that has no handler yet.
+                self.assertIn(r["instead"], (why, "who looked was killed"))
                 return r
         return self.skipTest("never hit in time")
 
