@@ -33,7 +33,9 @@
 #define TRIES	   2 /* of each step: memory may go under a look */
 #define WATCHES	   32
 #define WATCH_NS   250000
-#define AGAIN	   4 /* times */
+#define AGAIN	   4 /* times, of which ... */
+#define SURELY	   1 /* ... so many however long they take, and more in ... */
+#define PATIENCE   UINT64_C(4000000000) /* ... ns: a pass of a large heap takes seconds */
 #define SITES_ROOM 4096
 #define LOOKS	   2
 #define SEEN_ROOM  ((size_t)1 << 16) /* new objects */
@@ -45,7 +47,8 @@ struct beside {
 	struct cycle *c;
 	char *stack;
 	enum step step;
-	bool ok; /* the step's result */
+	bool ok;	   /* the step's result */
+	uint64_t began_ns; /* the look */
 	struct roots_known known;
 	uint64_t locked_ns; /* the longest */
 	struct sweep_seen seen[LOOKS];
@@ -71,6 +74,11 @@ static void watch(struct marker *m, struct sweep_seen *seen)
 	sweep_note_seen(m, seen);
 }
 
+static bool has_time(const struct beside *b)
+{
+	return os_now_ns() - b->began_ns < PATIENCE;
+}
+
 static void look(struct beside *b)
 {
 	struct cycle *c = b->c;
@@ -83,6 +91,8 @@ static void look(struct beside *b)
 	sweep_note_seen(&c->marker, seen);
 	for (size_t i = 0, before = 0; i < AGAIN && seen->fresh && seen->fresh != before;
 	     i++) {
+		if (i >= SURELY && !has_time(b))
+			break;
 		before = seen->fresh;
 		if (!cycle_look_again(c))
 			return;
@@ -124,7 +134,10 @@ static bool run(struct beside *b, enum step step)
 	enum look_end end = LOOK_KILLED;
 
 	b->step = step;
+	b->began_ns = os_now_ns();
 	for (int i = 0; i < TRIES && end != LOOK_DONE; i++) {
+		if (i > 0 && !has_time(b))
+			break;
 		if (step == STEP_LOOK && i > 0) {
 			module_refresh();
 			mark_clear_all(&b->c->marker);

@@ -119,9 +119,24 @@ static bool await_ready(int pid)
 	return true;
 }
 
+/* In the process nothing may arrive before it has its handlers. */
+static long clone_blocked(char *stack, int flags)
+{
+	const uint64_t all = UINT64_MAX;
+	uint64_t before = 0;
+	long pid;
+
+	if (os_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&before,
+		    sizeof(all), 0, 0) != 0)
+		return -1;
+	pid = clone(look_main, stack + LOOK_STACK, flags, NULL);
+	os_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&before, 0, sizeof(before), 0, 0);
+	return pid;
+}
+
 enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack)
 {
-	const int flags = CLONE_VM | CLONE_FS | CLONE_UNTRACED;
+	const int flags = CLONE_VM | CLONE_UNTRACED;
 	uint32_t ready = PHASE_READY;
 	long pid, ret;
 
@@ -130,7 +145,7 @@ enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack)
 	look.fn = fn;
 	look.arg = arg;
 	atomic_store_release(&look.phase, (uint32_t)PHASE_START);
-	pid = clone(look_main, stack + LOOK_STACK, flags, NULL);
+	pid = clone_blocked(stack, flags);
 	if (pid <= 0)
 		return LOOK_REFUSED;
 	if (!await_ready((int)pid))

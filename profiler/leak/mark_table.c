@@ -229,10 +229,12 @@ struct mspan *mark_head_of(const struct marker *m, size_t bit)
 	return nth_head(m, first);
 }
 
-/* What a span of its class must be, and inside the arena, which ends at end. */
+/* What a span of its class must be, which may be a short one, and inside the arena, which
+ * ends at end. */
 static bool makes_sense(const struct mspan *s, uintptr_t end)
 {
 	const struct sizeclass_info *c;
+	size_t nslots;
 
 	if (s->npages == 0 || s->npages > (end - s->base) >> PAGE_SHIFT)
 		return false;
@@ -242,8 +244,9 @@ static bool makes_sense(const struct mspan *s, uintptr_t end)
 	    s->sizeclass >= SIZECLASS_COUNT)
 		return false;
 	c = &sizeclass_info[s->sizeclass];
-	return s->slot_size == c->slot_size && s->npages == c->npages &&
-	       s->nslots == c->nslots && s->magic == c->magic;
+	nslots = s->npages <= c->npages ? (s->npages << PAGE_SHIFT) / c->slot_size : 0;
+	return s->slot_size == c->slot_size && s->magic == c->magic && nslots > 0 &&
+	       s->nslots == (nslots < c->nslots ? nslots : c->nslots);
 }
 
 /* The span that begins at addr, as it was in one moment. NULL: none does. */

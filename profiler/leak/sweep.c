@@ -346,6 +346,10 @@ static struct leak_record *record_for(struct sweep *c, uint32_t site, enum leak_
 		c->failed = true;
 		return NULL;
 	}
+	/* A look may read a record in the middle of a change, or one that is none any
+	 * more. */
+	if (c->look && !site_exists(site))
+		site = SITE_NONE;
 	slot = find_slot(c, site, kind);
 	if (*slot == 0) {
 		c->records[c->count] = (struct leak_record){ .site = site, .kind = kind };

@@ -342,6 +342,11 @@ uint32_t site_count(void)
 	return atomic_load_acquire(&sites.count);
 }
 
+bool site_exists(uint32_t id)
+{
+	return id != SITE_NONE && id <= site_count() && is_node(cell_at(id));
+}
+
 uint32_t site_few_elsewhere(uint32_t site)
 {
 	const struct key k = key_of_counters(site);

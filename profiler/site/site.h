@@ -79,6 +79,7 @@ uint32_t site_parent(uint32_t site); /* the caller's node; 0 at the outermost fr
 uintptr_t site_pc(uint32_t site);    /* return address, or a pseudo pc of unwind.h */
 uint32_t site_depth(uint32_t site);  /* frames from here outwards. DUMP */
 uint32_t site_count(void);	     /* no id is higher */
+bool site_exists(uint32_t id); /* is it a site's, as one from a torn record may not be? */
 /* SLOW. Those of a site that has made few, made at first use; NULL when out of memory. It
  * may have counters already: see now. */
 struct site_few *site_few(uint32_t site);

@@ -5,7 +5,8 @@
  *
  *   lose N         N objects, lost          list N    a list of N, lost as a whole
  *   grow N         N more on a kept list    hide N    N whose pointers are kept disguised
- *   show           frees the hidden ones    inner N   N with pointers to their middle
+ *   tables N       keeps N, 1 to N KiB large, that hold an object each; spill N: loses
+ * such show           frees the hidden ones    inner N   N with pointers to their middle
  *   plugin PATH    opened, loses, closed    sleepers N  threads that wait for ever
  *   sites N        loses N objects from N places; keeps N: keeps them, larger ones
  *   user ID        becomes that user
@@ -47,6 +48,7 @@
 #define NOINLINE __attribute__((noinline))
 #define DISGUISE 0x5555555555555555u
 #define MANY	 1000
+#define TABLES	 64
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
 #endif
@@ -61,6 +63,8 @@ static uintptr_t hidden[MANY];
 static char *volatile inside[MANY];
 static void *volatile held[MANY];
 static int nhidden, ninside;
+static uintptr_t *volatile tables[TABLES];
+static int ntables;
 static volatile int sigchlds, strangers;
 
 static void *fresh(size_t size)
@@ -107,6 +111,22 @@ NOINLINE static void grow(long n)
 		one->next = kept;
 		kept = one;
 	}
+}
+
+NOINLINE static void keep_tables(long n)
+{
+	for (long i = 0; i < n && ntables < TABLES; i++) {
+		uintptr_t *table = fresh((size_t)(i + 1) * 1024);
+
+		table[i] = (uintptr_t)fresh(64);
+		tables[ntables++] = table;
+	}
+}
+
+NOINLINE static void lose_tables(long n)
+{
+	for (long i = 0; i < n; i++)
+		fresh((size_t)(i + 1) * 1024);
 }
 
 NOINLINE static void hide(long n)
@@ -451,6 +471,10 @@ static int obey(const char *word, long n, const char *text)
 		lose_list(n);
 	else if (strcmp(word, "grow") == 0)
 		grow(n);
+	else if (strcmp(word, "tables") == 0)
+		keep_tables(n);
+	else if (strcmp(word, "spill") == 0)
+		lose_tables(n);
 	else if (strcmp(word, "hide") == 0)
 		hide(n);
 	else if (strcmp(word, "show") == 0)

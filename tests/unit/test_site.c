@@ -55,8 +55,12 @@ static void test_many(void **state)
 		assert_int_equal(site_child(SITE_NONE, 0x100000 + i * 3), ids[i]);
 		assert_int_equal(site_pc(ids[i]), 0x100000 + i * 3);
 		assert_int_equal(site_parent(ids[i]), SITE_NONE);
+		assert_true(site_exists(ids[i]));
 	}
 	assert_int_equal(site_count(), count);
+	assert_false(site_exists(SITE_NONE));
+	assert_false(site_exists(count + 1));
+	assert_false(site_exists(UINT32_MAX));
 }
 
 /* What no four bytes hold: more regions than there are numbers for, and what is no
