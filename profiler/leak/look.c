@@ -114,7 +114,7 @@ static bool await_ready(int pid)
 		if (os_futex_wait(&look.phase, PHASE_START, LOOK_AGAIN_NS) != -ETIMEDOUT)
 			continue;
 		if (os_call(SYS_wait4, pid, 0, __WALL | WNOHANG, 0, 0, 0) != 0)
-			return false;
+			return atomic_load_acquire(&look.phase) >= PHASE_READY;
 	}
 	return true;
 }
