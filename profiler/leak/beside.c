@@ -100,6 +100,8 @@ static void look(struct beside *b)
 	}
 	if (b->look > 0)
 		watch(&c->marker, seen);
+	if (c->marker.has_odd)
+		return;
 	b->ok = seen->fresh > 0 ||
 		(seen->count <= seen->room && sweep_look(&c->marker, &b->sweep, c->out));
 }
@@ -119,7 +121,7 @@ static void work(void *arg)
 	b->ok = false;
 	if (b->step == STEP_COUNT) {
 		mark_count(&b->c->marker);
-		b->ok = true;
+		b->ok = !b->c->marker.has_odd;
 	} else if (b->step == STEP_LOOK) {
 		look(b);
 	} else {
@@ -152,6 +154,8 @@ static bool run(struct beside *b, enum step step)
 		b->why = "who looked was killed";
 	else if (end == LOOK_FAULT)
 		b->why = "memory was taken away under the look";
+	else if (!b->ok && b->c->marker.has_odd)
+		b->why = "a part of its heap is not understood";
 	else if (!b->ok)
 		b->why = roots_unfit(&b->c->roots);
 	if (end == LOOK_DONE && !b->ok && !b->why)

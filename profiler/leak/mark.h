@@ -120,6 +120,7 @@ struct marker {
 	struct grey *stack;
 	size_t used, capacity;
 	bool out_of_memory; /* the stack could not grow: the result is worthless */
+	bool has_odd;	    /* beside: some span could not be read: likewise */
 };
 
 /* With heap_lock_all() held. Numbers the slots of all spans and finds the live ones.

@@ -15,6 +15,7 @@
 
 #include "preload/base/atomic.h"
 #include "preload/base/meta.h"
+#include "preload/base/os.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/sizeclass.h"
 
@@ -25,6 +26,7 @@
 #define ROOM_SPANS     1024		 /* of a look: more than were counted */
 #define ROOM_BITS      65536
 #define ROOM_PAGES     1024 /* of an arena */
+#define ODD_TRIES      16
 
 #define NO_SANITIZE    __attribute__((no_sanitize("address", "thread", "undefined")))
 
@@ -250,11 +252,12 @@ static bool makes_sense(const struct mspan *s, uintptr_t end)
 }
 
 /* The span that begins at addr, as it was in one moment. NULL: none does. */
-static NO_SANITIZE struct mspan *read_head(uintptr_t addr, uintptr_t end,
+static NO_SANITIZE struct mspan *read_once(uintptr_t addr, uintptr_t end,
 					   struct mspan *head)
 {
 	struct mspan *s = heap_find(addr, NULL);
 
+	head->base = 0;
 	if (!s || *(volatile uintptr_t *)&s->base != addr)
 		return NULL;
 	memcpy(head, s, CACHE_LINE);
@@ -263,6 +266,33 @@ static NO_SANITIZE struct mspan *read_head(uintptr_t addr, uintptr_t end,
 	    s->base != addr || s->npages != head->npages ||
 	    s->slot_size != head->slot_size)
 		return NULL;
+	return s;
+}
+
+/* In use, whole for all that can be seen, and yet no span as it has to be: what this does
+ * not know must not be left out in silence. */
+static bool stays_odd(uintptr_t addr, uintptr_t end, struct mspan *head)
+{
+	for (unsigned i = 0; i < ODD_TRIES; i++) {
+		if (head->base != addr ||
+		    (head->state != MSPAN_SMALL && head->state != MSPAN_LARGE))
+			return false;
+		os_yield();
+		if (read_once(addr, end, head))
+			return false;
+	}
+	return true;
+}
+
+static struct mspan *read_head(struct marker *m, uintptr_t addr, uintptr_t end,
+			       struct mspan *head)
+{
+	struct mspan *s = read_once(addr, end, head);
+
+	if (!s && UNLIKELY(head->base == addr)) {
+		m->has_odd |= stays_odd(addr, end, head);
+		s = read_once(addr, end, head);
+	}
 	return s;
 }
 
@@ -278,7 +308,7 @@ static bool each_head_of(struct marker *m, size_t i, head_fn fn)
 	} head;
 
 	for (uintptr_t addr = m->arenas[i].base; addr < end;) {
-		struct mspan *s = read_head(addr, end, &head.span);
+		struct mspan *s = read_head(m, addr, end, &head.span);
 
 		addr += s ? head.span.npages << PAGE_SHIFT : PAGE_SIZE;
 		if (s && !fn(m, s, &head.span))
@@ -529,7 +559,7 @@ static bool is_set(const uint64_t *words, uint32_t index)
 NO_SANITIZE bool mark_is_still_live(const struct mspan *head, uint32_t index)
 {
 	struct mspan now;
-	const struct mspan *s = read_head(head->base, UINTPTR_MAX, &now);
+	const struct mspan *s = read_once(head->base, UINTPTR_MAX, &now);
 
 	return s && now.npages == head->npages && now.slot_size == head->slot_size &&
 	       now.samples == head->samples && is_set(s->alloc_bits, index);
