@@ -65,7 +65,7 @@ ALWAYS_INLINE uint32_t find_number(const uintptr_t *fp, uint32_t *out_site)
 	struct trail_found found;
 
 	seep_tls.internal = 1;
-	found = trail_capture_fast(fp);
+	found = trail_capture_node(fp);
 	if (UNLIKELY(found.number == 0))
 		found = count_find_anew(found);
 	seep_tls.internal = 0;

@@ -114,7 +114,7 @@ ALWAYS_INLINE void on_malloc(void *p, size_t size, bool followed)
 	r = (void *)&b->records[(size_t)mspan_index_of(s, (uintptr_t)p) * record_size];
 	__builtin_prefetch(r, 1); /* the capture takes as long as that */
 	seep_tls.internal = 1;
-	found = trail_capture_fast(__builtin_frame_address(0));
+	found = trail_capture_node(__builtin_frame_address(0));
 	if (UNLIKELY(found.number == 0) && !alloc_few(&found, size, &objects)) {
 		seep_tls.internal = 0;
 		sample_on_malloc(p, size);

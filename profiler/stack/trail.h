@@ -166,14 +166,8 @@ struct trail_found {
 	uint32_t node, number;
 };
 
-/*
- * trail_capture_from() for who wants no more than the node of the whole stack, where
- * nothing is out of the ordinary; else 0. TRAIL_UNKNOWN: it is captured, as
- * trail_latest(), but its node is not known. fp is the frame of one of our functions,
- * whose caller is ours, too. SIGNAL.
- */
+/* Of trail_capture_node() (trail_fast.h): it is captured, but its node is not known. */
 #define TRAIL_UNKNOWN UINT32_MAX
-struct trail_found trail_capture_node(const uintptr_t *fp);
 /* What trail_capture_node() has just captured is this. FAST. */
 void trail_set_latest(struct trail_found found);
 /* FAST. The trail that trail_capture_node() has just left, if it did not return 0. */

@@ -192,8 +192,13 @@ ALWAYS_INLINE struct trail_found capture_plain(struct trails *a, const uintptr_t
 	return capture_by_memo(a, fp);
 }
 
-/* FAST. trail_capture_node(). */
-ALWAYS_INLINE struct trail_found trail_capture_fast(const uintptr_t *fp)
+/*
+ * trail_capture_from() for who wants no more than the node of the whole stack, where
+ * nothing is out of the ordinary; else 0. TRAIL_UNKNOWN: it is captured, as
+ * trail_latest(), but its node is not known. fp is the frame of one of our functions,
+ * whose caller is ours, too. FAST.
+ */
+ALWAYS_INLINE struct trail_found trail_capture_node(const uintptr_t *fp)
 {
 	struct trails *a = seep_tls.trails;
 	struct trail_found found;

@@ -343,11 +343,6 @@ struct trail_found trail_capture_other(struct trails *a, const uintptr_t *fp)
 	return (struct trail_found){ 0, 0 };
 }
 
-struct trail_found trail_capture_node(const uintptr_t *fp)
-{
-	return trail_capture_fast(fp);
-}
-
 void trail_set_latest(struct trail_found found)
 {
 	struct trails *a = seep_tls.trails;

@@ -19,6 +19,7 @@
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/trail.h"
+#include "profiler/stack/trail_fast.h"
 #include "profiler/stack/trail_int.h"
 #include "profiler/stack/unwind.h"
 

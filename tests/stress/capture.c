@@ -24,6 +24,7 @@
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/trail.h"
+#include "profiler/stack/trail_fast.h"
 #include "profiler/stack/unwind.h"
 #include "tests/stress/shapes.h"
 
