@@ -19,7 +19,43 @@ def until(condition):
         time.sleep(0.002)
 
 
-class Asked:
+class Obedient:
+    """A program of tests/agent with the library preloaded: obeys lines, ends with its input."""
+
+    def __init__(self, victim, options="mode=exact", argv=(), preexec_fn=None, **extra):
+        env = seeptest.clean_env(LD_PRELOAD=seeptest.LIB, SEEP_OPTIONS=options, **extra)
+        self.proc = subprocess.Popen([*argv, seeptest.victim("agent/" + victim)], env=env,
+                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                     stderr=subprocess.PIPE, preexec_fn=preexec_fn)
+        self.pid = self.proc.pid
+
+    def tell(self, line):
+        """The line that it answers."""
+        self.proc.stdin.write(line.encode() + b"\n")
+        self.proc.stdin.flush()
+        answer = self.proc.stdout.readline()
+        if not answer:
+            raise AssertionError(f"it ended: {self.proc.wait()} {self.proc.stderr.read()}")
+        return answer.decode().strip()
+
+    def say(self, line):
+        return int(self.tell(line))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.proc.stdin.close()
+        self.rest = self.proc.stdout.read()
+        status = self.proc.wait(seeptest.TIMEOUT)
+        text = self.proc.stderr.read()
+        self.proc.stdout.close()
+        self.proc.stderr.close()
+        if (status, text) != (0, b""):
+            raise AssertionError((status, text))
+
+
+class Asked(Obedient):
     """The program tests/agent/asked.c, with the library preloaded."""
 
     def __init__(self, options=None, preload=True, **kw):
@@ -33,14 +69,6 @@ class Asked:
                                      stderr=subprocess.PIPE, **kw)
         self.pid = self.proc.pid
         self.say("ready")
-
-    def say(self, line):
-        self.proc.stdin.write(line.encode() + b"\n")
-        self.proc.stdin.flush()
-        answer = self.proc.stdout.readline()
-        if not answer:
-            raise AssertionError(f"it ended: {self.proc.wait()}")
-        return int(answer)
 
     def end(self):
         """Its status; it has written nothing to stderr."""

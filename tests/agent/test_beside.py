@@ -10,40 +10,12 @@ import signal
 import subprocess
 import unittest
 import seeptest
-from asked import until
+from asked import Obedient, until
 
 CHECKS = int(os.environ.get("SEEP_TEST_CHECKS", "24"))
 
 
-class Program:
-    def __init__(self, name, options="mode=exact"):
-        env = seeptest.clean_env(LD_PRELOAD=seeptest.LIB, SEEP_OPTIONS=options)
-        self.proc = subprocess.Popen([seeptest.victim("agent/" + name)], env=env,
-                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                     stderr=subprocess.PIPE)
-        self.pid = self.proc.pid
-
-    def say(self, line):
-        self.proc.stdin.write(line.encode() + b"\n")
-        self.proc.stdin.flush()
-        answer = self.proc.stdout.readline()
-        if not answer:
-            raise AssertionError(f"it ended: {self.proc.wait()} {self.proc.stderr.read()}")
-        return answer
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.proc.stdin.close()
-        self.end = self.proc.stdout.read()
-        status = self.proc.wait(seeptest.TIMEOUT)
-        text = self.proc.stderr.read()
-        self.proc.stdout.close()
-        self.proc.stderr.close()
-        if (status, text) != (0, b""):
-            raise AssertionError((status, text))
-
+class Program(Obedient):
     def mapping_processes(self):
         """Children of any of its threads: who looks, or a copy."""
         found = set()
@@ -83,8 +55,8 @@ class Churn(TestCase):
                 self.assertEqual(r["retracted_objects"], 0)
                 self.assertIn(r["way"], ("concurrent", "snapshot"))
                 self.assertEqual(r["way"] == "snapshot", r["instead"] != "")
-            p.say("2")
-        self.assertEqual(p.end, b"1\n")
+            p.tell("2")
+        self.assertEqual(p.rest, b"1\n")
 
     def test_exact(self):
         self.churn("mode=exact")
@@ -128,7 +100,7 @@ class Hurt(TestCase):
         """Until both tries are hit in time, which is the scheduler's."""
         for _ in range(100):
             r = self.hurt(p, sig, 2)
-            self.assertEqual(p.say("lose 0"), b"0\n")
+            self.assertEqual(p.say("lose 0"), 0)
             if r and r["way"] == "snapshot":
                 # A fault may be the end of one that has no handler yet.
                 self.assertIn(r["instead"], (why, "who looked was killed"))
@@ -143,7 +115,7 @@ class Hurt(TestCase):
             r = self.until_instead(p, sig, why)
             self.assertGreaterEqual(self.lost(r, "lose"), 20)
             self.assertIn(f"screen: snapshot ({why}), pause ", self.again(p, sig, why))
-            self.assertEqual(p.say("lose 1"), b"0\n")
+            self.assertEqual(p.say("lose 1"), 0)
             r = self.check(p.pid, status=23)
             self.assertEqual((r["way"], r["instead"]), ("concurrent", ""))
             until(lambda: len(os.listdir(f"/proc/{p.pid}/task")) == 1)
@@ -221,7 +193,7 @@ class Fallbacks(TestCase):
 
     def test_supplied_pages(self):
         with Program("live") as p:
-            if p.say("supply") != b"0\n":
+            if p.say("supply") != 0:
                 self.skipTest("no userfaultfd")
             self.assertEqual(self.check(p.pid)["instead"],
                              "it has a userfaultfd, or its descriptors cannot be seen")
@@ -301,7 +273,7 @@ class Same(TestCase):
                                       env=seeptest.clean_env(), stderr=subprocess.PIPE) as tool:
                     while tool.poll() is None and not p.mapping_processes() - seen:
                         pass
-                    self.assertEqual(p.say("exec"), b"here\n")
+                    self.assertEqual(p.tell("exec"), "here")
                     tool.stderr.read()
                 self.assertIn(tool.returncode, (0, 24))
                 until(lambda: not p.mapping_processes())

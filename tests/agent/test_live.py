@@ -7,42 +7,18 @@ import shutil
 import subprocess
 import unittest
 import seeptest
-from asked import until
+from asked import Obedient, until
 
 CHECKS = int(os.environ.get("SEEP_TEST_CHECKS", "60"))
 
 
-class Live:
+class Live(Obedient):
     """The program tests/agent/live.c."""
 
-    def __init__(self, options="mode=exact", argv=(), victim="live", preexec_fn=None, **extra):
-        env = seeptest.clean_env(LD_PRELOAD=seeptest.LIB, SEEP_OPTIONS=options, **extra)
-        self.proc = subprocess.Popen([*argv, seeptest.victim("agent/" + victim)], env=env,
-                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                     stderr=subprocess.PIPE, preexec_fn=preexec_fn)
-        self.pid = self.proc.pid
+    def __init__(self, options="mode=exact", victim="live", **kw):
+        super().__init__(victim, options, **kw)
         if victim == "live":  # past the loader: the library is there
             self.say("ready")
-
-    def say(self, line):
-        self.proc.stdin.write(line.encode() + b"\n")
-        self.proc.stdin.flush()
-        answer = self.proc.stdout.readline()
-        if not answer:
-            raise AssertionError(f"it ended: {self.proc.wait()}")
-        return int(answer)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.proc.stdin.close()
-        status = self.proc.wait(seeptest.TIMEOUT)
-        text = self.proc.stderr.read()
-        self.proc.stdout.close()
-        self.proc.stderr.close()
-        if (status, text) != (0, b""):
-            raise AssertionError((status, text))
 
     def descriptors(self):
         return sorted(os.listdir(f"/proc/{self.pid}/fd"))
