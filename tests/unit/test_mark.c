@@ -460,6 +460,70 @@ static void test_direct_and_indirect(void **state)
 	}
 }
 
+/* ---- beside a running program ---- */
+
+static void look(struct marker *m)
+{
+	mark_count(m);
+	assert_true(mark_map(m));
+	assert_true(mark_fill(m));
+}
+
+static size_t count_bits(const struct marker *m, const uint64_t *bits)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < mark_bitmap_bytes(m) / sizeof(*bits); i++)
+		n += (size_t)__builtin_popcountll(bits[i]);
+	return n;
+}
+
+/* Without locks it finds what is found with them: spans of all lengths, large objects. */
+static void test_look(void **state)
+{
+	struct marker locked, beside;
+
+	(void)state;
+	seed = 77;
+	make_objects(MANY);
+	free_some();
+	begin(&locked);
+	look(&beside);
+	assert_false(beside.has_odd);
+	assert_int_equal(beside.nspans, locked.nspans);
+	assert_int_equal(beside.heap_bytes, locked.heap_bytes);
+	assert_int_equal(count_bits(&beside, beside.live),
+			 count_bits(&locked, locked.live));
+	for (uint32_t i = 0; i < graph.count; i++) {
+		uint32_t index;
+		size_t bit;
+
+		if (!graph.freed[i])
+			assert_non_null(mark_find(&beside, (uintptr_t)graph.object[i],
+						  &index, &bit));
+	}
+	mark_free(&beside);
+	end(&locked);
+	free_rest();
+}
+
+/* What is no span of its class is told, and not left out. */
+static void test_odd_span(void **state)
+{
+	void *p = heap_malloc(3000);
+	struct mspan *s = heap_find((uintptr_t)p, NULL);
+	struct marker m;
+
+	(void)state;
+	s->magic++;
+	mark_count(&m);
+	s->magic--;
+	assert_true(m.has_odd);
+	mark_count(&m);
+	assert_false(m.has_odd);
+	heap_free(p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -468,6 +532,8 @@ int main(void)
 		cmocka_unit_test(test_interior),
 		cmocka_unit_test(test_list_and_table),
 		cmocka_unit_test(test_history),
+		cmocka_unit_test(test_look),
+		cmocka_unit_test(test_odd_span),
 #if !defined(__SANITIZE_THREAD__) /* helpers share the caller's thread pointer */
 		cmocka_unit_test(test_helpers),
 		cmocka_unit_test(test_helpers_fall_behind),
