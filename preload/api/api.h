@@ -67,6 +67,9 @@ void exit_exec_failed(void);
 void exit_fork_child(void);
 /* SIGNAL. False in a child that shares our memory, or whose fork we did not see. */
 bool exit_is_own_process(void);
+/* The same at less cost; but where a filter of system calls may be in the way, true also
+ * in a child that shares our memory. */
+bool exit_seems_own_process(void);
 /* SIGNAL. Reports are being written, or were. */
 bool exit_has_begun(void);
 bool exit_is_busy(void); /* they are being written */

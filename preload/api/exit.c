@@ -50,6 +50,7 @@ static struct {
 	bool forked;		 /* not by exec */
 	uint64_t inherited;	 /* samples of the parent's */
 	uint32_t stage;		 /* enum stage; atomic, futex */
+	uint32_t waiting;	 /* threads; atomic */
 	int worker;		 /* the thread that made it BUSY */
 	bool prefix_chosen;
 	char prefix[PREFIX_BYTES]; /* of the files; empty: none are written */
@@ -91,6 +92,11 @@ void exit_set_program(const char *name, int pid)
 }
 
 bool exit_is_own_process(void)
+{
+	return at_exit.pid == os_getpid_now();
+}
+
+bool exit_seems_own_process(void)
 {
 	return at_exit.pid == os_getpid();
 }
@@ -388,6 +394,7 @@ const char *exit_prefix(void)
 
 static void wait_for_worker(void)
 {
+	atomic_fetch_add_acq_rel(&at_exit.waiting, 1u);
 	for (int i = 0; i < WAIT_SLICES && exit_is_busy(); i++)
 		os_futex_wait(&at_exit.stage, STAGE_BUSY, WAIT_SLICE_NS);
 }
@@ -422,7 +429,9 @@ int exit_reports(const struct exit_cause *cause)
 	}
 	seep_tls.internal--;
 	atomic_store_release(&at_exit.stage, (uint32_t)STAGE_DONE);
-	os_futex_wake(&at_exit.stage, INT32_MAX);
+	/* A filter from before the start may kill for it. */
+	if (atomic_load_acquire(&at_exit.waiting))
+		os_futex_wake(&at_exit.stage, INT32_MAX);
 	if (cause->way != EXIT_SIGNAL)
 		fatal_raise_pending();
 	return cause->way == EXIT_EXEC || cause->way == EXIT_SIGNAL ? -1 : status;

@@ -210,7 +210,7 @@ void *signal_in(int sig, void *handler, int flags)
 	/* Our own handlers (stopping threads, the agent) know what they interrupt. A
 	 * child that shares our memory must not change what we remember. */
 	if (sig <= 0 || sig >= SIGNALS || !is_handler(handler) ||
-	    at - text < (uintptr_t)etext - text || !exit_is_own_process())
+	    at - text < (uintptr_t)etext - text || !exit_seems_own_process())
 		return handler;
 	signals.set[sig].flags = flags;
 	atomic_store_release(&signals.set[sig].handler, (full_handler)(uintptr_t)handler);
