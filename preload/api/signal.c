@@ -189,6 +189,8 @@ static void on_program_signal(int sig, siginfo_t *info, void *context)
 	uintptr_t text = (uintptr_t)__ehdr_start;
 	full_handler handler = atomic_load_acquire(&signals.set[sig].handler);
 
+	if (UNLIKELY(fatal_is_late(sig)))
+		return;
 	if (LIKELY(!lock_any_held()) && LIKELY(pc - text >= (uintptr_t)etext - text) &&
 	    LIKELY(seep_tls.internal == 0))
 		handler(sig, info, context);

@@ -203,6 +203,24 @@ static int by_signal(const char *how)
 	return 1;
 }
 
+/* With a handler that ends the process otherwise; beside a thread that could take the
+ * signal. */
+static int end_late(const char *how)
+{
+	pthread_t t;
+
+	if (strstr(how, "handled")) {
+		signal(SIGTERM, leave);
+		signal(SIGINT, leave);
+		signal(SIGHUP, leave);
+	}
+	if (strstr(how, "thread"))
+		pthread_create(&t, NULL, stay, NULL);
+	if (strstr(how, "_exit"))
+		_exit(7);
+	return 7;
+}
+
 int main(int argc, char **argv)
 {
 	const char *how = argc > 1 ? argv[1] : "";
@@ -246,6 +264,8 @@ int main(int argc, char **argv)
 		return leave_grandchild();
 	if (strcmp(how, "daemon") == 0)
 		return become_daemon();
+	if (strncmp(how, "late", 4) == 0)
+		return end_late(how);
 	if (strstr(how, "fork"))
 		return children(how);
 	return by_signal(how);
