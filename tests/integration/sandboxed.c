@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * sandboxed: a program that installs a filter which ends it at one system call, and then
- * allocates: sandboxed NUMBER WAY LEAKS THREADS. WAY: prctl, seccomp, odd (the filter
+ * allocates: sandboxed NUMBER WAY LEAKS [THREADS]. WAY: prctl, seccomp, odd (the filter
  * finds the number by its memory and arithmetic), before (it is there when the program
- * starts: it execs itself), error (likewise, but the call fails with EPERM), thread (for
- * one of two threads). So many THREADS come and go, each with a chain of objects that
- * only its stack holds for a while. 77: no filters here.
+ * starts: it execs itself), refuse (the call fails with EPERM), error (likewise, and
+ * before), thread (for one of two threads). So many THREADS come and go, each with a
+ * chain of objects that only its stack holds for a while. 77: no filters here.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -101,8 +101,9 @@ static void restrict_oneself(unsigned nr, char **argv)
 	if (strcmp(argv[2], "thread") == 0)
 		pthread_create(&other, NULL, sleeps, NULL);
 	plain(nr, strcmp(argv[2], "prctl") == 0,
-	      strcmp(argv[2], "error") == 0 ? SECCOMP_RET_ERRNO | EPERM
-					    : SECCOMP_RET_KILL_PROCESS);
+	      strcmp(argv[2], "error") == 0 || strcmp(argv[2], "refuse") == 0
+		      ? SECCOMP_RET_ERRNO | EPERM
+		      : SECCOMP_RET_KILL_PROCESS);
 	if (strcmp(argv[2], "before") == 0 || strcmp(argv[2], "error") == 0) {
 		argv[2] = none;
 		execv(argv[0], argv);

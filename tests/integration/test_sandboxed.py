@@ -71,7 +71,7 @@ class Sandboxed(seeptest.TestCase):
     def test_beside_threads(self):
         """Threads come and go, and one holds its objects to the end."""
         for name, nr in {"getpid": 39, "gettid": 186, "sched_getaffinity": 204}.items():
-            for way in ("before", "error"):
+            for way in ("before", "error", "refuse"):
                 for options in ("", "mode=exact", "mode=exact:leak=exit"):
                     r = subprocess.run([SANDBOXED, str(nr), way, "0", "3"], check=False,
                                        stderr=subprocess.PIPE, timeout=120,
