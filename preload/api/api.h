@@ -74,6 +74,8 @@ bool exit_seems_own_process(void);
 bool exit_has_begun(void);
 bool exit_is_busy(void);   /* they are being written */
 bool exit_is_ending(void); /* the same, and without us the process would be gone */
+/* SIGNAL. Another thread is at it, and will end the process: returns if it does not. */
+void exit_await_end(void);
 /* Nothing will be recorded: only the row in the tool's table says so. */
 void exit_set_passive(void);
 /* Is there anything to be done at the end, after all? INIT. */

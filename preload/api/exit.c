@@ -409,6 +409,12 @@ static void wait_for_worker(void)
 		os_futex_wait(&at_exit.stage, STAGE_DONE, WAIT_SLICE_NS);
 }
 
+void exit_await_end(void)
+{
+	if (at_exit.worker != os_gettid())
+		wait_for_worker();
+}
+
 static bool claim(const struct exit_cause *cause)
 {
 	uint32_t runs = STAGE_RUNS;
@@ -495,6 +501,10 @@ int exit_reports(const struct exit_cause *cause)
 {
 	(void)cause;
 	return -1;
+}
+
+void exit_await_end(void)
+{
 }
 
 void exit_undo_exec(void)

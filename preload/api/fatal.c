@@ -271,6 +271,9 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	} else if (exit_is_busy() && !synchronous) {
 		atomic_store_release(&fatal_signals.pending, sig);
 	} else if (exit_has_begun()) {
+		/* What a thread uses may be gone by then; without us so would it be. */
+		if (exit_is_ending() && !lock_any_held())
+			exit_await_end();
 		die(sig, info);
 	} else if (lock_any_held()) {
 		if (synchronous || sig == SIGABRT || !put_off(sig))

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -225,10 +226,25 @@ static int count_signals(const char *how)
 	return 0;
 }
 
+/* As soon as somebody writes to standard error, a pipe. */
+static void *crash(void *arg)
+{
+	int before, now;
+
+	ioctl(2, FIONREAD, &before);
+	pthread_barrier_wait(arg);
+	do
+		ioctl(2, FIONREAD, &now);
+	while (now <= before);
+	*(volatile int *)8 = 1;
+	return arg;
+}
+
 /* With a handler that ends the process otherwise; beside a thread that could take the
  * signal. */
 static int end_late(const char *how)
 {
+	static pthread_barrier_t ready_to_crash;
 	pthread_t t;
 
 	if (strstr(how, "handled")) {
@@ -238,6 +254,11 @@ static int end_late(const char *how)
 	}
 	if (strstr(how, "thread"))
 		pthread_create(&t, NULL, stay, NULL);
+	if (strstr(how, "crash")) {
+		pthread_barrier_init(&ready_to_crash, NULL, 2);
+		pthread_create(&t, NULL, crash, &ready_to_crash);
+		pthread_barrier_wait(&ready_to_crash);
+	}
 	if (strstr(how, "_exit"))
 		_exit(7);
 	return 7;
