@@ -37,6 +37,7 @@
 #define FEW_SAMPLES   1000 /* of a forked child that goes on to exec: no profile files */
 #define WAIT_SLICE_NS 100000000u
 #define WAIT_SLICES   300
+#define ENDING_SLICES 10 /* for what the thread that ends the process has yet to do */
 
 enum stage { STAGE_RUNS, STAGE_BUSY, STAGE_DONE };
 
@@ -50,6 +51,8 @@ static struct {
 	bool forked;		 /* not by exec */
 	uint64_t inherited;	 /* samples of the parent's */
 	uint32_t stage;		 /* enum stage; atomic, futex */
+	uint32_t waiting;	 /* threads; atomic */
+	bool ends;		 /* after this the process is gone; atomic */
 	int worker;		 /* the thread that made it BUSY */
 	bool prefix_chosen;
 	char prefix[PREFIX_BYTES]; /* of the files; empty: none are written */
@@ -92,6 +95,11 @@ void exit_set_program(const char *name, int pid)
 
 bool exit_is_own_process(void)
 {
+	return at_exit.pid == os_getpid_now();
+}
+
+bool exit_seems_own_process(void)
+{
 	return at_exit.pid == os_getpid();
 }
 
@@ -103,6 +111,11 @@ bool exit_has_begun(void)
 bool exit_is_busy(void)
 {
 	return atomic_load_acquire(&at_exit.stage) == STAGE_BUSY;
+}
+
+bool exit_is_ending(void)
+{
+	return exit_is_busy() && atomic_load_relaxed(&at_exit.ends);
 }
 
 void exit_set_passive(void)
@@ -388,21 +401,27 @@ const char *exit_prefix(void)
 
 static void wait_for_worker(void)
 {
+	atomic_fetch_add_acq_rel(&at_exit.waiting, 1u);
 	for (int i = 0; i < WAIT_SLICES && exit_is_busy(); i++)
 		os_futex_wait(&at_exit.stage, STAGE_BUSY, WAIT_SLICE_NS);
+	/* It came first, so it is its status that counts. */
+	for (int i = 0; i < ENDING_SLICES && atomic_load_relaxed(&at_exit.ends); i++)
+		os_futex_wait(&at_exit.stage, STAGE_DONE, WAIT_SLICE_NS);
 }
 
-static bool claim(void)
+static bool claim(const struct exit_cause *cause)
 {
 	uint32_t runs = STAGE_RUNS;
 
-	if (lock_any_held() || (exit_is_busy() && at_exit.worker == os_gettid()))
+	if (lock_any_held() || (exit_has_begun() && at_exit.worker == os_gettid()))
 		return false;
 	if (!atomic_cas_acq_rel(&at_exit.stage, &runs, (uint32_t)STAGE_BUSY)) {
 		wait_for_worker();
 		return false;
 	}
 	at_exit.worker = os_gettid();
+	atomic_store_relaxed(&at_exit.ends,
+			     cause->way == EXIT_NORMAL || cause->way == EXIT_AT_ONCE);
 	return true;
 }
 
@@ -412,7 +431,7 @@ int exit_reports(const struct exit_cause *cause)
 
 	/* Not a system call more than needed: the program may sit in a sandbox. */
 	if (opt_get()->mode == OPT_MODE_OFF || !may_have_work() || at_exit.off ||
-	    !exit_is_own_process() || !claim())
+	    !exit_is_own_process() || !claim(cause))
 		return -1;
 	seep_tls.internal++;
 	if (has_work()) {
@@ -422,8 +441,10 @@ int exit_reports(const struct exit_cause *cause)
 	}
 	seep_tls.internal--;
 	atomic_store_release(&at_exit.stage, (uint32_t)STAGE_DONE);
-	os_futex_wake(&at_exit.stage, INT32_MAX);
-	if (cause->way != EXIT_SIGNAL)
+	/* A filter from before the start may kill for it. */
+	if (atomic_load_acquire(&at_exit.waiting))
+		os_futex_wake(&at_exit.stage, INT32_MAX);
+	if (cause->way == EXIT_EXEC)
 		fatal_raise_pending();
 	return cause->way == EXIT_EXEC || cause->way == EXIT_SIGNAL ? -1 : status;
 }

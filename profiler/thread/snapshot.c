@@ -441,7 +441,7 @@ int thread_snapshot_take(struct thread_snapshot **out, bool own,
 		return -ENOMEM;
 	t->pid = os_getpid();
 	t->how = how;
-	t->origin = (struct origin){ -1, -1 };
+	t->origin = (struct origin){ .maps = -1, .memory = -1, .smaps = -1 };
 	if (!make_room(t) || (how == THREAD_JUDGE_MEMORY && !prepare_judge(t)) ||
 	    world_prepare(&t->world) != 0) {
 		thread_snapshot_free(&t->s);
