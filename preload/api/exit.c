@@ -56,6 +56,7 @@ static struct {
 	int worker;		 /* the thread that made it BUSY */
 	bool prefix_chosen;
 	char prefix[PREFIX_BYTES]; /* of the files; empty: none are written */
+	char kept[PREFIX_BYTES];   /* of those that the tool brings there */
 } at_exit = { .name = "unknown" };
 
 void exit_init(void)
@@ -162,8 +163,9 @@ bool exit_make_prefix(const char *pattern, char *buf, size_t size)
 	return true;
 }
 
-/* One line for the first file that could not be written; into the table's row too. */
-static void complain(const char *prefix, int error)
+/* One line for the first file that could not be written; into the table's row too. Where
+ * the tool has been left the files, it says so if it cannot write them either. */
+static void complain(const char *prefix, int error, bool kept)
 {
 	struct runtable_row *row = runtable_row();
 	char text[160];
@@ -174,7 +176,7 @@ static void complain(const char *prefix, int error)
 		   os_error_text(error));
 	if (row && row->reason[0] == '\0')
 		memcpy(row->reason, text, sizeof(row->reason));
-	if (!runtable_is_gate())
+	if (!runtable_is_gate() && !kept)
 		log_line("%s", text);
 }
 
@@ -245,17 +247,14 @@ static void fill_verdict(struct runtable_row *row, const struct leak_result *r)
 		fmt_string(row->reason, sizeof(row->reason), "%s", r->reason);
 }
 
-/* Reports of a check: files, and text unless the tool will print them. */
-static int report_leaks(const struct leak_result *r, const char *prefix, bool files)
+static int write_leaks(const struct leak_result *r, const char *prefix, bool always)
 {
 	int error = 0;
 
-	if (prefix[0] && (files || r->verdict != LEAK_CLEAN)) {
+	if (prefix[0] && (always || r->verdict != LEAK_CLEAN)) {
 		keep_first(&error, leak_write_profile(r, prefix));
 		keep_first(&error, leak_write_json(r, prefix));
 	}
-	if (!runtable_is_gate())
-		leak_print(r);
 	return error;
 }
 
@@ -339,6 +338,24 @@ static void check_leaks(struct leak_result *r, const struct exit_cause *cause)
 		leak_check(r);
 }
 
+/* What could not be written as PREFIX.*, or has no place: the tool finds it beside its
+ * table. r: of the check, or NULL. False: nor there. */
+static bool keep_for_tool(const struct leak_result *r, const char *prefix,
+			  const struct exit_cause *cause)
+{
+	bool profiles = prefix[0] && wants_profiles(cause);
+	int error = 0;
+
+	if (!runtable_kept_prefix(at_exit.kept, sizeof(at_exit.kept)))
+		return false;
+	if (r && (prefix[0] || runtable_is_gate()))
+		keep_first(&error, write_leaks(r, at_exit.kept, profiles));
+	if (profiles)
+		keep_first(&error, write_profiles(at_exit.kept, cause));
+	runtable_row()->kept = error == 0;
+	return error == 0;
+}
+
 static int report_all(const char *prefix, const struct exit_cause *cause)
 {
 	struct runtable_row *row = runtable_row();
@@ -346,6 +363,7 @@ static int report_all(const char *prefix, const struct exit_cause *cause)
 	bool check = opt_get()->leak != OPT_LEAK_OFF;
 	int status = -1;
 	int error = 0;
+	bool kept = false;
 
 	if (wants_profiles(cause) && (prefix[0] || row))
 		rss_measure();
@@ -355,14 +373,18 @@ static int report_all(const char *prefix, const struct exit_cause *cause)
 			check_leaks(&r, cause);
 		if (opt_get()->thread_leaks && cause->way != EXIT_SIGNAL)
 			check_threads(row, &r, prefix, &error);
-		keep_first(&error, report_leaks(&r, prefix, wants_profiles(cause)));
+		keep_first(&error, write_leaks(&r, prefix, wants_profiles(cause)));
+		if (!runtable_is_gate())
+			leak_print(&r);
 		status = forced_status(&r);
 	}
 	module_refresh();
 	if (prefix[0] && wants_profiles(cause))
 		keep_first(&error, write_profiles(prefix, cause));
-	complain(prefix, error);
-	if (error == 0 || !prefix[0])
+	if (error || !prefix[0])
+		kept = keep_for_tool(check ? &r : NULL, prefix, cause);
+	complain(prefix, error, kept);
+	if (error == 0 || kept || !prefix[0])
 		survive_no_more();
 	if (row) {
 		exit_fill_row(row, prefix);

@@ -59,8 +59,9 @@ static inline bool os_is_refused(long nr, long first)
 }
 
 /* Memory. SIGNAL. Sizes are bytes and multiples of OS_PAGE. */
-void *os_map(size_t size);     /* private, readable, writable, zero */
-void *os_reserve(size_t size); /* address space only, PROT_NONE, no commit charge */
+void *os_map(size_t size);	  /* private, readable, writable, zero */
+void *os_map_shared(size_t size); /* likewise, with processes made from now on */
+void *os_reserve(size_t size);	  /* address space only, PROT_NONE, no commit charge */
 int os_commit(void *addr, size_t size); /* make reserved pages usable */
 bool os_unmap(void *addr, size_t size); /* false: a filter refuses, or it was split */
 bool os_purge(void *addr,

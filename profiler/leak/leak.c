@@ -351,7 +351,8 @@ static NOINLINE void remove_canaries(void)
 
 bool cycle_prepare(struct cycle *c)
 {
-	if (!roots_init(&c->roots) || world_prepare(&c->world) != 0) {
+	if (!roots_init(&c->roots) || (c->alone ? world_prepare_for_copy(&c->world)
+						: world_prepare(&c->world)) != 0) {
 		leak_incomplete(c->out, "out of memory");
 		return false;
 	}

@@ -126,6 +126,41 @@ class Gate(seeptest.TestCase):
             self.assertIn("seep: not checked: " + said, lines)
             self.assertIn("INCOMPLETE: " + said if status else "seep: clean", lines)
 
+    def gate_dropped(self, *options):
+        """A process that gives up its privileges cannot write into the tool's directory."""
+        if os.geteuid() != 0:
+            self.skipTest("needs root")
+        r = self.gate(EXITS, "dropped", options=options)
+        self.assertEqual((r.returncode, self.last(r)),
+                         (23, "seep: LEAK objects=1 bytes=100 sites=1"), r.stderr)
+        self.assertRegex(r.stderr, b"(?m)^seep:     #1 main ")
+        return self.processes()[0] if not options else None
+
+    def test_dropped_privileges(self):
+        """Its report is shown all the same, and its files are there."""
+        p = self.gate_dropped()
+        kinds = {f.split(".", 3)[-1] for f in p["files"]}
+        self.assertEqual(kinds, {"heap.pb.gz", "allocs.pb.gz", "peak.pb.gz", "leak.pb.gz",
+                                 "report.json"})
+        self.assertEqual(p["reason"], "")
+        for f in p["files"]:
+            st = os.stat(f)
+            self.assertEqual((st.st_uid, st.st_mode & 0o777), (0, 0o600))
+
+    def test_dropped_privileges_choose_no_directory(self):
+        """What such a process says of its files is followed into the tool's directory only."""
+        os.mkdir(self.dir + "/elsewhere", 0o700)
+        self.gate_dropped("-O", f"out={self.dir}/elsewhere/x")
+        self.assertEqual(os.listdir(self.dir + "/elsewhere"), [])
+
+    def test_no_place_for_files(self):
+        """The report is shown without any."""
+        r = self.gate(EXITS, "return", options=("-o", "/proc/nowhere/x"))
+        self.assertEqual((r.returncode, self.last(r)),
+                         (23, "seep: LEAK objects=1 bytes=100 sites=1"), r.stderr)
+        self.assertIn(b"no files will be written", r.stderr)
+        self.assertRegex(r.stderr, b"(?m)^seep:     #1 main ")
+
     def test_no_memory_for_the_check(self):
         """A process that may map nothing any more says that, not that it was killed."""
         r = self.gate(PYTHON, "-c", "import os, resource\n"

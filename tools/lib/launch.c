@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "tools/lib/inspect.h"
+#include "tools/lib/kept.h"
 #include "tools/lib/leftovers.h"
 #include "tools/lib/linger.h"
 #include "tools/lib/recover.h"
@@ -517,7 +518,7 @@ static void settle_spawned(struct launch *l)
 void launch_run(struct launch *l)
 {
 	char *program = find_program(l->argv[0]);
-	char *library, *directory, *table;
+	char *library;
 	unsigned long long oom_kills = recover_oom_kills();
 
 	launch_check_options(l);
@@ -525,21 +526,27 @@ void launch_run(struct launch *l)
 	ignore_signals();
 	launch_check_files(l);
 	library = launch_find_library(l->library);
-	directory = make_directory(library);
-	table = make_table(l, directory);
+	l->directory = make_directory(library);
+	l->table_path = make_table(l, l->directory);
 	if (!l->hopeless || l->is_static)
-		set_environment(l, library, table);
+		set_environment(l, library, l->table_path);
 	start(l, program);
 	await(l);
 	linger(l, l->linger_s, l->quiet);
 	l->out_of_memory = recover_oom_kills() != oom_kills;
 	note_signal(l);
 	settle_spawned(l);
-	recover_rows(l, library, table);
-	leftovers_remove(directory);
-	free(directory);
-	free(table);
+	recover_rows(l, library, l->table_path);
+	kept_fetch(l);
 	free(library);
+}
+
+void launch_end(struct launch *l)
+{
+	leftovers_remove(l->directory);
+	free(l->directory);
+	free(l->table_path);
+	l->directory = l->table_path = NULL;
 }
 
 int launch_asks(void)
