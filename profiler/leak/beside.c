@@ -9,10 +9,14 @@
  * again, and again from the roots: it is a candidate if it is the same object with the
  * same bytes in it and white in both looks. Only a stop finds out more.
  *
+ * Again is a pass through all that was reached, in the order of memory, and takes half as
+ * long. Where one takes nothing away, and a look takes seconds, it is the second look.
+ *
  *   agent                             process
  *   ------------------------------->  counts spans
  *   maps memory, copies the list
  *   of threads  ------------------->  tables, roots, marks, notes what is white
+ *   who has run since  ------------>  passes, keeps what stays white
  *   (new ones)  ------------------->  the same again, keeps what was seen twice
  *   (none)                            sweeps
  *   records, history, growth
@@ -44,7 +48,7 @@
 #define SEEN_ROOM ((size_t)1 << 16) /* new objects */
 #define KINDS	  2		    /* records of a site, mostly */
 
-enum step { STEP_COUNT, STEP_LOOK, STEP_CHAIN };
+enum step { STEP_COUNT, STEP_LOOK, STEP_AGAIN, STEP_CHAIN };
 
 struct beside {
 	struct cycle *c;
@@ -57,6 +61,9 @@ struct beside {
 	uint64_t locked_ns; /* the longest */
 	struct sweep_seen seen[LOOKS];
 	unsigned look; /* the present one */
+	bool is_sure;  /* it was long, and its last pass took nothing away */
+	void (*doubt)(void *arg);
+	void *doubt_arg;
 	struct sweep sweep;
 	struct chain_search chain;
 	const char *why;
@@ -78,36 +85,62 @@ static void watch(struct marker *m, struct sweep_seen *seen)
 	sweep_note_seen(m, seen);
 }
 
+/* So long that another look had better not be. */
+static bool is_long(const struct beside *b)
+{
+	return b->eager_ns == 0;
+}
+
 static bool has_time(const struct beside *b)
 {
 	return os_now_ns() - b->began_ns < PATIENCE;
 }
 
+/* What is over when nothing is white any more, else there is more to do. */
+static void end_look(struct beside *b)
+{
+	struct marker *m = &b->c->marker;
+	const struct sweep_seen *seen = &b->seen[b->look];
+
+	if (!m->has_odd)
+		b->ok = seen->fresh > 0 || (seen->count <= seen->room &&
+					    sweep_look(m, &b->sweep, b->c->out));
+}
+
 static void look(struct beside *b)
 {
 	struct cycle *c = b->c;
-	struct sweep_seen *seen = &b->seen[b->look];
 
 	if (!cycle_look(c))
 		return;
 	if (b->look > 0)
 		sweep_keep_seen(&c->marker, &b->seen[b->look - 1]);
-	sweep_note_seen(&c->marker, seen);
-	for (size_t i = 0, before = 0; i < AGAIN && seen->fresh && seen->fresh != before;
-	     i++) {
+	sweep_note_seen(&c->marker, &b->seen[b->look]);
+	end_look(b);
+}
+
+/* Until a pass takes nothing away. */
+static void look_again(struct beside *b)
+{
+	struct marker *m = &b->c->marker;
+	struct sweep_seen *seen = &b->seen[b->look];
+
+	b->is_sure = false;
+	for (unsigned i = 0; i < AGAIN && seen->fresh && !b->is_sure; i++) {
+		const size_t before = seen->fresh;
+
 		if (i >= SURELY && !has_time(b))
 			break;
-		before = seen->fresh;
-		if (!cycle_look_again(c))
+		if (!cycle_look_again(b->c))
 			return;
-		sweep_note_seen(&c->marker, seen);
+		sweep_keep_seen(m, seen);
+		sweep_note_seen(m, seen);
+		b->is_sure = seen->fresh == before;
 	}
-	if (b->look > 0)
-		watch(&c->marker, seen);
-	if (c->marker.has_odd)
-		return;
-	b->ok = seen->fresh > 0 ||
-		(seen->count <= seen->room && sweep_look(&c->marker, &b->sweep, c->out));
+	b->is_sure &= is_long(b) && seen->count <= seen->room;
+	if (b->look > 0 || b->is_sure)
+		watch(m, seen);
+	end_look(b);
 }
 
 static void find_chains(struct beside *b)
@@ -128,6 +161,8 @@ static void work(void *arg)
 		b->ok = !b->c->marker.has_odd;
 	} else if (b->step == STEP_LOOK) {
 		look(b);
+	} else if (b->step == STEP_AGAIN) {
+		look_again(b);
 	} else {
 		find_chains(b);
 	}
@@ -135,22 +170,39 @@ static void work(void *arg)
 
 /* ---- in the agent ---- */
 
+static enum look_end run_once(struct beside *b, enum step step)
+{
+	b->step = step;
+	return look_run(work, b, b->stack, &b->eager_ns);
+}
+
+/* One that ends in the middle leaves tables and lists that are worth nothing. */
+static enum look_end run_look(struct beside *b, bool again)
+{
+	const struct sweep_seen *seen = &b->seen[b->look];
+	enum look_end end;
+
+	if (again) {
+		module_refresh();
+		mark_clear_all(&b->c->marker);
+	}
+	end = run_once(b, STEP_LOOK);
+	if (end == LOOK_DONE && b->ok && seen->fresh > 0) {
+		b->doubt(b->doubt_arg);
+		end = run_once(b, STEP_AGAIN);
+	}
+	return end;
+}
+
 static bool run(struct beside *b, enum step step)
 {
 	enum look_end end = LOOK_KILLED;
 
-	b->step = step;
 	b->began_ns = os_now_ns();
-	for (int i = 0; i < TRIES && end != LOOK_DONE; i++) {
+	for (int i = 0; i < TRIES && end != LOOK_DONE && end != LOOK_REFUSED; i++) {
 		if (i > 0 && !has_time(b))
 			break;
-		if (step == STEP_LOOK && i > 0) {
-			module_refresh();
-			mark_clear_all(&b->c->marker);
-		}
-		end = look_run(work, b, b->stack, &b->eager_ns);
-		if (end == LOOK_REFUSED)
-			break;
+		end = step == STEP_LOOK ? run_look(b, i > 0) : run_once(b, step);
 	}
 	if (end == LOOK_REFUSED)
 		b->why = "no process that shares its memory can be made";
@@ -242,18 +294,19 @@ static enum beside_end finish(struct beside *b)
 	return BESIDE_DONE;
 }
 
-static enum beside_end look_twice(struct beside *b, void (*doubt)(void *arg), void *arg)
+/* A large heap once, if no pass found what would hold a candidate. */
+static enum beside_end look_twice(struct beside *b)
 {
 	for (b->look = 0; b->look < LOOKS; b->look++) {
 		if (b->look > 0) {
-			doubt(arg);
+			b->doubt(b->doubt_arg);
 			unmap_look(b);
 		}
 		if (!map_look(b) || !run(b, STEP_LOOK))
 			return BESIDE_NOT;
 		if (b->seen[b->look].fresh == 0)
 			return finish(b);
-		if (b->seen[b->look].count > b->seen[b->look].room)
+		if (b->seen[b->look].count > b->seen[b->look].room || b->is_sure)
 			return BESIDE_CANDIDATES;
 	}
 	b->look--;
@@ -264,7 +317,9 @@ enum beside_end beside_look(struct cycle *c, void (*doubt)(void *arg), void *arg
 			    struct sweep_candidates *out, uint64_t *out_locked_ns,
 			    const char **out_why)
 {
-	struct beside b = { .c = c, .eager_ns = EAGER_NS };
+	struct beside b = {
+		.c = c, .eager_ns = EAGER_NS, .doubt = doubt, .doubt_arg = arg
+	};
 	enum beside_end end = BESIDE_NOT;
 
 	b.stack = meta_map(LOOK_STACK, META_LEAK);
@@ -275,7 +330,7 @@ enum beside_end beside_look(struct cycle *c, void (*doubt)(void *arg), void *arg
 	else if (roots_are_supplied())
 		b.why = "it has a userfaultfd, or its descriptors cannot be seen";
 	else if (map_all(&b))
-		end = look_twice(&b, doubt, arg);
+		end = look_twice(&b);
 	else
 		b.why = "out of memory";
 	if (end == BESIDE_CANDIDATES)
