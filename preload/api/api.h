@@ -31,6 +31,11 @@ void dl_init(void);
 void longjmp_init(void);
 void sandbox_init(void);
 void fork_init(void);
+/* Flags of a clone() that is not like a fork: its child shares our memory, or makes us
+ * wait, or its thread-local storage is not a copy of ours. CLONE_VM, _VFORK, _SETTLS */
+#define FORK_NOT_ALIKE 0x84100
+/* That system call, which is like a fork, with our handlers. */
+long fork_by_syscall(long nr, long a, long b, long c, long d, long e);
 /* The real function behind one of ours; NULL when there is none. INIT or SLOW. */
 void *api_next_symbol(const char *name);
 

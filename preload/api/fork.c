@@ -13,10 +13,20 @@
  * thread in getline() waits for memory. So it is ours before the heap is. It is recursive
  * and made anew in a child of several threads.
  *
+ * Children that the program makes without libc's fork(), by clone() or a system call, run
+ * no handlers of libc's; ours are called here. Such a child of a process with threads may
+ * allocate, too.
+ *
  * One lock of the first rank is held across the fork itself: glibc may interleave the
  * handlers of two threads that fork at once, and the second must wait at the first step.
  */
+#include <dlfcn.h>
+#include <errno.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "preload/api/api.h"
 #include "preload/base/filter.h"
@@ -44,6 +54,10 @@
 static struct {
 	struct lock lock;
 } forking = { .lock = LOCK_INIT(LOCK_RANK_FORK) };
+
+typedef int (*clone_function)(int (*)(void *), void *, int, void *, ...);
+
+static clone_function real_clone;
 
 /* libc's, in no header. */
 void _IO_list_lock(void) __attribute__((weak));
@@ -123,6 +137,64 @@ static NO_LOCK_CHECK void in_child(void)
 	sandbox_fork_child();
 }
 
+/* ---- children without fork() ---- */
+
+long fork_by_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	bool ours = exit_is_own_process();
+	long ret;
+
+	if (ours)
+		before();
+	ret = os_call_unasked(nr, a, b, c, d, e, 0);
+	if (ours && ret == 0)
+		in_child();
+	else if (ours)
+		in_parent();
+	return ret;
+}
+
+struct birth {
+	int (*fn)(void *);
+	void *arg;
+};
+
+/* The first function of a child, whose memory is a copy. libc would end it by a system
+ * call that nobody sees. */
+static int born(void *arg)
+{
+	struct birth b = *(const struct birth *)arg;
+
+	in_child();
+	_exit(b.fn(b.arg));
+}
+
+EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
+{
+	struct birth b = { fn, arg };
+	void *parent_tid, *tls, *child_tid;
+	va_list more;
+	int ret, saved;
+
+	va_start(more, arg); /* what was not passed is not used */
+	parent_tid = va_arg(more, void *);
+	tls = va_arg(more, void *);
+	child_tid = va_arg(more, void *);
+	va_end(more);
+	if (!real_clone) {
+		errno = ENOSYS;
+		return -1;
+	}
+	if (!fn || !stack || (flags & FORK_NOT_ALIKE) || !exit_is_own_process())
+		return real_clone(fn, stack, flags, arg, parent_tid, tls, child_tid);
+	before();
+	ret = real_clone(born, stack, flags, &b, parent_tid, tls, child_tid);
+	saved = errno;
+	in_parent();
+	errno = saved;
+	return ret;
+}
+
 /* What libc's static pthread_atfork() calls; that one would lie far from all the code
  * that every process runs. */
 extern void *__dso_handle HIDDEN;
@@ -131,5 +203,8 @@ int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)
 
 void fork_init(void)
 {
+	void *found = dlsym(RTLD_NEXT, "clone");
+
+	memcpy(&real_clone, &found, sizeof(found));
 	__register_atfork(before, in_parent, in_child, __dso_handle);
 }

@@ -10,6 +10,8 @@
  * Pages that others supply (userfaultfd): the leak check must know that there may be
  * some, also when the descriptor is another process's by then.
  *
+ * Children made without fork(): see fork.c.
+ *
  * The time stamp counter, which the vDSO's clocks read: from PR_SET_TSC on ours ask the
  * kernel.
  */
@@ -127,6 +129,9 @@ long sandbox_by_syscall(long nr, unsigned long op, unsigned long flags,
 {
 	const long args[6] = { nr, (long)op, (long)flags, (long)program, d, e };
 
+	if (nr == SYS_fork || nr == SYS_clone || nr == SYS_clone3)
+		return result(
+			fork_by_syscall(nr, args[1], args[2], args[3], args[4], args[5]));
 	if (nr == SYS_userfaultfd) {
 		os_note_userfaultfd();
 		return result(os_call_unasked(nr, args[1], args[2], args[3], args[4],
@@ -170,7 +175,18 @@ long sandbox_by_syscall(long nr, unsigned long op, unsigned long flags,
 		"\tjmp *sandbox_real + 8 * " #index "(%rip)\n"                          \
 		"\t.cfi_endproc\n\t.size " #name ", .-" #name "\n")
 
+/* SYS_fork; SYS_clone and SYS_clone3 that are like a fork: no FORK_NOT_ALIKE, no stack.
+ * Others must not find a frame of ours on a stack that they share. */
+#define IF_FORK                                                     \
+	"\tcmp $57, %edi\n\tje sandbox_by_syscall\n"                \
+	"\tcmp $56, %edi\n\tjne 2f\n"                               \
+	"\ttest $0x84100, %esi\n\tjne 2f\n"                         \
+	"\ttest %rdx, %rdx\n\tje sandbox_by_syscall\n"              \
+	"2:\tcmp $435, %edi\n\tjne 2f\n"                            \
+	"\tcmp $64, %rdx\n\tjb 2f\n\ttest %rsi, %rsi\n\tje 2f\n"    \
+	"\ttestl $0x84100, (%rsi)\n\tjne 2f\n\tcmpq $0, 40(%rsi)\n" \
+	"\tje sandbox_by_syscall\n2:\n"
 /* SYS_seccomp, SYS_userfaultfd */
-WATCH(syscall, IF(317, sandbox_by_syscall) IF(323, sandbox_by_syscall), 0);
+WATCH(syscall, IF_FORK IF(317, sandbox_by_syscall) IF(323, sandbox_by_syscall), 0);
 /* PR_SET_SECCOMP, PR_SET_TSC */
 WATCH(prctl, IF(22, sandbox_by_prctl) IF(26, sandbox_by_prctl), 1);

@@ -2,7 +2,9 @@
 /* Ways to end a process, each after 100 bytes have been lost. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +18,7 @@
 #define NOINLINE __attribute__((noipa))
 
 static char *volatile keep;
-static char alternate[8192];
+static char alternate[16384] __attribute__((aligned(16)));
 
 NOINLINE static void lose(void)
 {
@@ -91,6 +93,28 @@ static int wait_for(pid_t pid)
 	return 0;
 }
 
+static int lose_and_return(void *arg)
+{
+	(void)arg;
+	lose();
+	scrub();
+	return 3;
+}
+
+static pid_t fork_by(const char *how)
+{
+	struct clone_args args = { .exit_signal = SIGCHLD };
+	pid_t pid = -1;
+
+	if (strcmp(how, "fork-syscall") == 0)
+		return (pid_t)syscall(SYS_fork);
+	if (strcmp(how, "fork-clone-syscall") == 0)
+		return (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+	if (strcmp(how, "fork-clone3") == 0) /* which filters may not know */
+		pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+	return pid < 0 ? fork() : pid;
+}
+
 static int children(const char *how)
 {
 	pthread_t t;
@@ -114,7 +138,12 @@ static int children(const char *how)
 		pthread_create(&t, NULL, stay, NULL);
 		how += 7;
 	}
-	pid = fork();
+	if (strcmp(how, "fork-clone") == 0) {
+		pid = clone(lose_and_return, alternate + sizeof(alternate), SIGCHLD,
+			    NULL);
+		return wait_for(pid);
+	}
+	pid = fork_by(how);
 	if (pid == 0) {
 		lose();
 		scrub();

@@ -71,6 +71,8 @@ class Exits(seeptest.TestCase):
         for how, child, verdict in (
                 ("vfork-exit", 3, ONE), ("vfork-exec", 1, ONE), ("fork-exit", 3, TWO),
                 ("fork-raise", 143, TWO), ("fork-exec", 1, TWO),
+                ("fork-syscall", 3, TWO), ("fork-clone", 3, TWO),
+                ("fork-clone-syscall", 3, TWO), ("fork-clone3", 3, TWO),
                 ("thread-fork-exit", 3, TWO), ("thread-fork-exec", 1, TWO)):
             r = self.gate(how)
             self.assertEqual((how, r.returncode, r.stdout, self.last(r)),
