@@ -33,11 +33,20 @@ static NOINLINE void *malloc_slow(size_t size)
 	return LIKELY(p != NULL) ? p : out_of_memory();
 }
 
-static NOINLINE void *malloc_large(size_t size)
+static NOINLINE void *malloc_large_slow(size_t size)
 {
-	void *p = heap_malloc_large(size);
+	void *p = heap_malloc_large_slow(size);
 
 	return LIKELY(p != NULL) ? p : out_of_memory();
+}
+
+static NOINLINE void *malloc_large(size_t size)
+{
+	struct mcache *mc = mcache_self();
+	struct mspan *s = mcache_take_large(mc, size);
+
+	return LIKELY(s != NULL) ? mcache_give_large(mc, s, size)
+				 : malloc_large_slow(size);
 }
 
 EXPORT void *malloc(size_t size)

@@ -18,9 +18,13 @@
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define EXPORT	      __attribute__((visibility("default")))
 #define HIDDEN	      __attribute__((visibility("hidden")))
-#define PRINTF(f, a)  __attribute__((format(printf, f, a)))
-#define UNUSED	      __attribute__((unused))
-#define ARRAY_LEN(a)  (sizeof(a) / sizeof((a)[0]))
+/* The compiler must not know that i is what it was: else it forms the address of an
+ * array's element apart, an instruction more, instead of using the addressing mode each
+ * time. */
+#define FORGET(i)    __asm__("" : "+r"(i))
+#define PRINTF(f, a) __attribute__((format(printf, f, a)))
+#define UNUSED	     __attribute__((unused))
+#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
 __extension__ typedef unsigned __int128 uint128;
 

@@ -94,6 +94,9 @@ void *heap_calloc(size_t count, size_t size); /* overflow: NULL */
 void *heap_realloc(void *p, size_t size);     /* p not NULL, ours; NULL: p stands */
 void *heap_memalign_slow(size_t align, size_t size); /* align: power of two */
 void heap_free_slow(void *p);			     /* any p, also NULL and foreign */
+/* The same of a p that is a multiple of 16 in a page of the first arena whose class byte
+ * is 0. */
+void heap_free_unclassed(void *p, size_t page);
 /* A page of zeroes that was never part of an object: no stale pointer of the program can
  * point at it. NULL when memory is out. */
 void *heap_alloc_unseen(void);
@@ -142,7 +145,7 @@ void heap_slow_frees(void);
 /* Bytes kept free behind every object, so that a pointer to its end still lies in its
  * slot: 0, or 1 in a process whose leaks are looked for. Objects that the fast path makes
  * are not padded. Set once, before there are threads. */
-extern size_t heap_padding;
+extern size_t heap_padding HIDDEN;
 
 /* Threads take slots from mcentral in multiples of so many neighbours, a power of two,
  * where these are small: 8 where every object has a record beside its span, of which so

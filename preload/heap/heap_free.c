@@ -78,13 +78,19 @@ static COLD void allow_fast(void)
 	lock_release(&mheap_lock);
 }
 
-bool heap_is_cached(unsigned c, const void *p)
+/* Is this one of the first frees? */
+static bool grow_older(void)
 {
 	uint32_t n = atomic_add_relaxed(&frees.nyoung, 1u);
 
 	if (n == HEAP_YOUTH)
 		allow_fast();
-	return n <= HEAP_YOUTH && (mcache_any_holds(c, p) || mcentral_holds(c, p));
+	return n <= HEAP_YOUTH;
+}
+
+bool heap_is_cached(unsigned c, const void *p)
+{
+	return grow_older() && (mcache_any_holds(c, p) || mcentral_holds(c, p));
 }
 
 /* Dies with a message when p, in a page of class c, is known to be no object. */
@@ -240,6 +246,24 @@ static NOINLINE void free_in_span(const struct arena *a, struct mspan *s, void *
 		free_slot(s, (uint32_t)index, p);
 }
 
+/* The class byte of p's page, in a, which points to s, is 0, or p no multiple of 16. */
+ALWAYS_INLINE void free_unclassed(const struct arena *a, struct mspan *s, void *p)
+{
+	if (s->state == MSPAN_LARGE && LIKELY(s->base == (uintptr_t)p) &&
+	    LIKELY(mspan_is_live(s)))
+		free_large(s);
+	else /* mostly a small object beside a sampled one, or in exact mode */
+		free_in_span(a, s, p);
+}
+
+/* In exact mode the fast path would be of no use, and takes a little longer. */
+static NOINLINE void free_counted_large(const struct arena *a, struct mspan *s, void *p)
+{
+	if (heap_is_young() && !mheap_has_slow_frees())
+		grow_older();
+	free_unclassed(a, s, p);
+}
+
 /* c is the class byte of p's page, in a, which points to s. */
 ALWAYS_INLINE void free_in_page(const struct arena *a, unsigned c, struct mspan *s,
 				void *p)
@@ -248,10 +272,9 @@ ALWAYS_INLINE void free_in_page(const struct arena *a, unsigned c, struct mspan 
 		push(c, p);
 	else if (UNLIKELY(!s))
 		free_odd(a, p);
-	else if (s->state == MSPAN_LARGE && LIKELY(s->base == (uintptr_t)p) &&
-		 LIKELY(mspan_is_live(s)))
-		free_large(s);
-	else /* mostly a small object beside a sampled one, or in exact mode */
+	else if (s->state == MSPAN_LARGE)
+		free_counted_large(a, s, p);
+	else
 		free_in_span(a, s, p);
 }
 
@@ -264,6 +287,19 @@ static NOINLINE void free_elsewhere(void *p)
 	else
 		free_in_page(a, atomic_load_relaxed(arena_class(a, (uintptr_t)p)),
 			     arena_span(a, (uintptr_t)p), p);
+}
+
+void heap_free_unclassed(void *p, size_t page)
+{
+	const struct arena *a = &arena_first;
+	struct mspan *s;
+
+	lock_assert_none();
+	if (UNLIKELY(page >= atomic_load_relaxed(&a->end_page)) ||
+	    UNLIKELY(!(s = atomic_load_acquire(&a->spans[page]))))
+		free_elsewhere(p);
+	else
+		free_unclassed(a, s, p);
 }
 
 void heap_free_slow(void *p)

@@ -47,6 +47,12 @@ static size_t waste(size_t npages)
 
 /* ---- the rest ---- */
 
+static void set_rest(struct lcache *lc, struct mspan *s)
+{
+	atomic_store_release(&lc->rest, s);
+	lc->fast_limit = s ? 0 : lc->limit;
+}
+
 static void count_in(struct lcache *lc, uint64_t held)
 {
 	atomic_store_relaxed(&lc->held, lc->held + held);
@@ -83,7 +89,7 @@ ALWAYS_INLINE void shrink_rest(struct lcache *lc, size_t npages)
 	struct mspan *rest = lc->rest;
 
 	if (npages == rest->npages) {
-		atomic_store_release(&lc->rest, (struct mspan *)NULL);
+		set_rest(lc, NULL);
 		keep_blank(lc, rest);
 		return;
 	}
@@ -157,14 +163,14 @@ static void change_rest(struct lcache *lc, size_t npages)
 {
 	struct mspan *old = lc->rest, *s = NULL;
 
-	for (unsigned bin = lcache_bin(npages) + 1; bin < LCACHE_BINS && !s; bin++) {
+	for (size_t bin = lcache_bin(npages) + 1; bin < LCACHE_BINS && !s; bin++) {
 		s = lc->bins[bin];
 		if (s)
 			atomic_store_release(&lc->bins[bin], s->next);
 	}
 	if (!s)
 		return;
-	atomic_store_release(&lc->rest, s);
+	set_rest(lc, s);
 	if (old)
 		push(&lc->bins[lcache_bin(old->npages)], old);
 }
@@ -179,7 +185,7 @@ static struct mspan *cut(struct lcache *lc, size_t npages)
 	if (!rest || rest->npages < npages)
 		return NULL;
 	if (rest->npages - npages <= waste(npages)) {
-		atomic_store_release(&lc->rest, (struct mspan *)NULL);
+		set_rest(lc, NULL);
 		count_out(lc, rest->npages + LCACHE_SPAN);
 		return rest;
 	}
@@ -202,7 +208,7 @@ static struct mspan *cut(struct lcache *lc, size_t npages)
 /* ---- taking ---- */
 
 /* One of the bin that is long enough, among those behind the first. */
-static struct mspan *take_among(struct lcache *lc, unsigned bin, size_t npages)
+static struct mspan *take_among(struct lcache *lc, size_t bin, size_t npages)
 {
 	struct mspan *before = lc->bins[bin], *s = NULL;
 
@@ -221,10 +227,11 @@ static struct mspan *take_among(struct lcache *lc, unsigned bin, size_t npages)
 static struct mspan *take_near(struct lcache *lc, size_t npages)
 {
 	size_t most = npages + waste(npages);
-	unsigned bin = lcache_bin(npages);
+	size_t bin = lcache_bin(npages);
+	size_t last = lcache_bin(most < LCACHE_PAGES ? most : LCACHE_PAGES);
 	struct mspan *s = take_among(lc, bin, npages);
 
-	while (!s && ++bin < LCACHE_BINS && bin <= lcache_bin(most)) {
+	while (!s && ++bin <= last) {
 		s = lc->bins[bin];
 		if (s && s->npages <= most)
 			lcache_unlink(lc, &lc->bins[bin], s);
@@ -259,7 +266,7 @@ static void release_rest_locked(struct lcache *lc)
 
 	if (!s)
 		return;
-	lc->rest = NULL;
+	set_rest(lc, NULL);
 	count_out(lc, s->npages + LCACHE_SPAN);
 	mheap_take_back_locked(s);
 }
@@ -332,6 +339,7 @@ static void set_limit_locked(struct lcache *lc, size_t limit)
 	lcaches.reserved += limit - lc->limit;
 	lcaches.nholders += (size_t)(limit > 0) - (size_t)(lc->limit > 0);
 	lc->limit = (uint32_t)limit;
+	lc->fast_limit = lc->rest ? 0 : lc->limit;
 }
 
 /* What a limited address space allows of npages. */

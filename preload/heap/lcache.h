@@ -44,9 +44,10 @@ struct lcache {
 	 * LCACHE_TAKEN how many were taken ever: one word, so that all are counted at
 	 * once. */
 	uint64_t held;
-	uint32_t limit;	    /* pages; what is reserved for it */
-	uint32_t least;	    /* pages, the fewest since the last look */
-	struct mspan *rest; /* NULL: none */
+	uint32_t limit;	     /* pages; what is reserved for it */
+	uint32_t least;	     /* pages, the fewest since the last look */
+	uint32_t fast_limit; /* what lcache_put_fast() sees: 0 while there is a rest */
+	struct mspan *rest;  /* NULL: none */
 	struct mspan *bins[LCACHE_BINS];
 	struct mspan *blanks;
 	uint64_t look_ns; /* time of the last look */
@@ -60,13 +61,14 @@ struct lcache {
 #define LCACHE_SPAN  ((uint64_t)1 << 32) /* one span, in held */
 #define LCACHE_TAKEN ((uint64_t)1 << 48)
 
+/* By npages, one more than LCACHE_PAGES included: the padding may make it that. */
+extern const uint8_t lcache_bins[LCACHE_PAGES + 2] HIDDEN;
+
 /* FAST. The bin of spans of npages, 1 to LCACHE_PAGES: each below 16, then eight steps to
  * a power of two. */
-static inline unsigned lcache_bin(size_t npages)
+static inline size_t lcache_bin(size_t npages)
 {
-	unsigned shift = 60u - (unsigned)__builtin_clzl(npages | 8);
-
-	return shift * 8 + (unsigned)(npages >> shift);
+	return lcache_bins[npages];
 }
 
 /* FAST. Pages and spans held; for others than the owner a guess. */
@@ -96,12 +98,13 @@ static inline void lcache_unlink(struct lcache *lc, struct mspan **link, struct 
  * an object: mspan_set_live(). */
 static inline struct mspan *lcache_take(struct lcache *lc, size_t npages)
 {
-	struct mspan **bin = &lc->bins[lcache_bin(npages)];
-	struct mspan *s = *bin;
+	size_t bin = lcache_bin(npages);
+	struct mspan *s = lc->bins[bin];
 
 	if (UNLIKELY(!s) || UNLIKELY(s->npages < npages))
 		return NULL;
-	lcache_unlink(lc, bin, s);
+	FORGET(bin);
+	lcache_unlink(lc, &lc->bins[bin], s);
 	return s;
 }
 
@@ -118,16 +121,16 @@ static inline bool lcache_put_fast(struct lcache *lc, struct mspan *s)
 {
 	size_t npages = s->npages;
 	uint64_t held = lc->held + npages;
-	struct mspan **bin;
+	size_t bin;
 
-	if (UNLIKELY((uint32_t)held > lc->limit) || UNLIKELY(npages > LCACHE_PAGES) ||
-	    lc->rest)
+	if (UNLIKELY((uint32_t)held > lc->fast_limit) || UNLIKELY(npages > LCACHE_PAGES))
 		return false;
 	s->needs_zero = true;
 	mspan_set_live(s, false);
-	bin = &lc->bins[lcache_bin(npages)];
-	s->next = *bin;
-	atomic_store_release(bin, s);
+	bin = lcache_bin(npages);
+	s->next = lc->bins[bin];
+	FORGET(bin);
+	atomic_store_release(&lc->bins[bin], s);
 	atomic_store_relaxed(&lc->held, held + LCACHE_SPAN);
 	return true;
 }

@@ -102,11 +102,6 @@ ALWAYS_INLINE void *heap_malloc_fast(size_t size)
 	return NULL;
 }
 
-/* The compiler must not know that i is what it was: else it forms the address of an
- * array's element apart, an instruction more, instead of using the addressing mode each
- * time. */
-#define FORGET(i) __asm__("" : "+r"(i))
-
 /* FAST. s, of mc's lcache, becomes an object of size bytes. */
 ALWAYS_INLINE void *mcache_give_large(struct mcache *mc, struct mspan *s, size_t size)
 {
@@ -119,27 +114,25 @@ ALWAYS_INLINE void *mcache_give_large(struct mcache *mc, struct mspan *s, size_t
 	return LIKELY(mc->budget >= 0) ? p : heap_sample_large(s, size);
 }
 
-/* FAST. The same of a size above SIZECLASS_MAX_SIZE, from the thread's lcache. */
-ALWAYS_INLINE void *heap_malloc_large_fast(size_t size)
+/* FAST. size bytes, more than SIZECLASS_MAX_SIZE, from the thread's lcache, for
+ * mcache_give_large(); NULL: heap_malloc_large_slow() must do it. */
+ALWAYS_INLINE struct mspan *mcache_take_large(struct mcache *mc, size_t size)
 {
-	struct mcache *mc = mcache_self();
-	struct mspan *s;
-
 	if (UNLIKELY(size > LCACHE_PAGES << PAGE_SHIFT))
 		return NULL;
 	/* One page more than LCACHE_PAGES, with the padding, is found nowhere. */
-	s = lcache_take(&mc->large, (size + heap_padding + PAGE_SIZE - 1) >> PAGE_SHIFT);
-	if (UNLIKELY(!s))
-		return NULL;
-	return mcache_give_large(mc, s, size);
+	return lcache_take(&mc->large,
+			   (size + heap_padding + PAGE_SIZE - 1) >> PAGE_SHIFT);
 }
 
 /* FAST. The same, from wherever; NULL when memory is out. */
 ALWAYS_INLINE void *heap_malloc_large(size_t size)
 {
-	void *p = heap_malloc_large_fast(size);
+	struct mcache *mc = mcache_self();
+	struct mspan *s = mcache_take_large(mc, size);
 
-	return LIKELY(p != NULL) ? p : heap_malloc_large_slow(size);
+	return LIKELY(s != NULL) ? mcache_give_large(mc, s, size)
+				 : heap_malloc_large_slow(size);
 }
 
 /* FAST. The same on a multiple of align, a power of two; NULL: heap_memalign_slow(). */
@@ -181,7 +174,8 @@ ALWAYS_INLINE void heap_free(void *p)
 	uintptr_t units = offset >> 4 | offset << 60;
 
 	if (LIKELY(units < arena_fast.units)) {
-		uintptr_t c = atomic_load_relaxed(&classes[units >> (PAGE_SHIFT - 4)]);
+		size_t page = units >> (PAGE_SHIFT - 4);
+		uintptr_t c = atomic_load_relaxed(&classes[page]);
 		struct mcache *mc = mcache_self();
 		void **top = mc->top[c];
 
@@ -192,6 +186,10 @@ ALWAYS_INLINE void heap_free(void *p)
 			/* In this order, for mcache_any_holds(). */
 			__asm__("" : "+r"(c) : "m"(*top));
 			mc->top[c] = top + 1;
+			return;
+		}
+		if (c == 0) {
+			heap_free_unclassed(p, page);
 			return;
 		}
 	}

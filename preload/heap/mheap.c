@@ -671,6 +671,11 @@ void mheap_set_slow_frees(void)
 	lock_release(&mheap_lock);
 }
 
+bool mheap_has_slow_frees(void)
+{
+	return atomic_load_relaxed(&mheap.slow_frees);
+}
+
 void mheap_get_stats(struct mheap_stats *out)
 {
 	lock_acquire(&mheap_lock);

@@ -48,6 +48,7 @@ size_t mheap_inuse_pages(void);
 struct mspan *mheap_inuse(void);
 /* A change that covers spans to come (exact mode): class bytes of new spans stay 0. */
 void mheap_set_slow_frees(void);
+bool mheap_has_slow_frees(void);
 
 struct mheap_stats {
 	size_t small_pages, large_pages, dirty_pages, clean_pages, peak_pages;

@@ -15,7 +15,7 @@ import tempfile
 import seeptest
 
 MICRO = seeptest.victim("bench/micro")
-BUDGETS = {"pair_64": 52, "pair_1k": 54, "pair_8k": 64, "pair_256k": 340,
+BUDGETS = {"pair_64": 52, "pair_1k": 54, "pair_8k": 64, "pair_256k": 300,
            "ring_64": 58, "ring_4096": 78, "/bin/true": 200000}
 FEW, MANY = 20000, 120000
 

@@ -9,9 +9,37 @@
 
 #include "preload/heap/arena.h"
 #include "preload/heap/heap.h"
+#include "preload/heap/heap_int.h"
 #include "preload/heap/mcache.h"
 #include "preload/heap/mheap.h"
 #include "tests/unit/blocks.h"
+
+/* The first frees take the slow path, whatever they free; no longer. The first test: the
+ * process is young. */
+static void test_large_young(void **state)
+{
+	(void)state;
+	assert_true(heap_is_young());
+	for (unsigned i = 0; i < HEAP_YOUTH - 1; i++) {
+		heap_free(heap_malloc(100000));
+		assert_true(heap_is_young());
+	}
+	heap_free(heap_malloc(100000));
+	assert_false(heap_is_young());
+}
+
+/* A bin for each length below 16 pages, then eight to each power of two. */
+static void test_bins(void **state)
+{
+	(void)state;
+	for (size_t n = 0; n < 16; n++)
+		assert_int_equal(lcache_bin(n), n);
+	for (size_t from = 16, bin = 16; from <= LCACHE_PAGES; from *= 2, bin += 8) {
+		for (size_t n = from; n < 2 * from && n <= LCACHE_PAGES + 1; n++)
+			assert_int_equal(lcache_bin(n), bin + (n - from) / (from / 8));
+	}
+	assert_int_equal(lcache_bin(LCACHE_PAGES), LCACHE_BINS - 1);
+}
 
 static void step_large(struct block *b, unsigned *seed)
 {
@@ -595,6 +623,8 @@ static void test_apart_from_headers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_large_young), /* first */
+		cmocka_unit_test(test_bins),
 		cmocka_unit_test(test_large_model),
 		cmocka_unit_test(test_apart_from_headers),
 		cmocka_unit_test(test_large_again),
