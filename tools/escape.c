@@ -306,6 +306,7 @@ int command_escape(int argc, char **argv)
 	if (e.from)
 		return report(&e) ? 0 : EXIT_INCOMPLETE;
 	launch_run(&e.launch);
+	launch_end(&e.launch);
 	if (e.launch.hopeless)
 		return launch_exit_code(e.launch.status);
 	if (!e.no_symbolize)

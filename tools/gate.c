@@ -12,12 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "tools/commands.h"
 #include "tools/lib/baseline.h"
+#include "tools/lib/kept.h"
 #include "tools/lib/launch.h"
 #include "tools/lib/leakprint.h"
-#include "tools/lib/reportjson.h"
 #include "tools/lib/runjson.h"
 #include "tools/lib/say.h"
 #include "tools/lib/suppressions.h"
@@ -205,7 +206,7 @@ static void print_report(const struct gate *g, const struct runtable_row *r)
 {
 	const struct amounts a = amounts_of(g, r);
 	char *path = format_string("%s.report.json", r->prefix);
-	json_t *report = r->prefix[0] ? reportjson_read(path, NULL) : NULL, *leak;
+	json_t *report = kept_report(&g->launch, r), *leak;
 	size_t i, printed = 0, left = 0;
 
 	say_title("%s (process %d): %llu bytes in %llu %sobjects lost", r->exe, r->pid,
@@ -226,17 +227,18 @@ static void print_report(const struct gate *g, const struct runtable_row *r)
 			left++;
 		}
 	}
-	if (left)
+	if (left && access(path, F_OK) == 0)
 		say("... and %zu more sites in %s", left, path);
+	else if (left)
+		say("... and %zu more sites", left);
 	json_decref(report);
 	free(path);
 }
 
 /* What is still held, as far as the library has found by whom. */
-static void print_reachable(const struct runtable_row *r)
+static void print_reachable(const struct gate *g, const struct runtable_row *r)
 {
-	char *path = format_string("%s.report.json", r->prefix);
-	json_t *report = r->prefix[0] ? reportjson_read(path, NULL) : NULL;
+	json_t *report = kept_report(&g->launch, r);
 	json_t *entry;
 	size_t i;
 
@@ -248,19 +250,16 @@ static void print_reachable(const struct runtable_row *r)
 		leakprint_chain(entry);
 	}
 	json_decref(report);
-	free(path);
 }
 
 /* For the suppressions: every report, also of processes that lost nothing. */
 static void add_report(struct gate *g, const struct runtable_row *r)
 {
-	char *path = format_string("%s.report.json", r->prefix);
-	json_t *report = r->prefix[0] ? reportjson_read(path, NULL) : NULL;
+	json_t *report = kept_report(&g->launch, r);
 
 	if (report)
 		suppressions_add(&g->supp, report);
 	json_decref(report);
-	free(path);
 }
 
 /* Before lines are added: the library looks for the names that it knows itself. */
@@ -304,7 +303,7 @@ static void find_fresh(struct gate *g, json_t *report, struct amounts *out)
 static void compare_report(struct gate *g, const struct runtable_row *r)
 {
 	char *path = format_string("%s.report.json", r->prefix);
-	json_t *report = r->prefix[0] ? reportjson_read(path, NULL) : NULL;
+	json_t *report = kept_report(&g->launch, r);
 	struct amounts *fresh = &g->fresh[r - g->launch.table->rows];
 
 	if (!report) /* nothing can be said to be old */
@@ -456,7 +455,7 @@ static void judge_row(struct gate *g, const struct runtable_row *r, bool is_main
 	if (became_unknown(g, r))
 		not_checked(g, r, is_main, became_without_seep);
 	if (g->reachable && !g->quiet)
-		print_reachable(r);
+		print_reachable(g, r);
 	/* What a check finds that could not look everywhere may be held there. */
 	if (r->verdict != RUNROW_INCOMPLETE) {
 		g->objects += a.objects;
@@ -556,6 +555,7 @@ int command_gate(int argc, char **argv)
 	verdict = found(&g) ? "leak" : g.incomplete ? "incomplete" : "clean";
 	if (g.launch.table && g.launch.out[0])
 		runjson_write(&g.launch, status, verdict);
+	launch_end(&g.launch);
 	print_verdict(&g);
 	return status;
 }

@@ -346,5 +346,6 @@ int command_run(int argc, char **argv)
 		summarize(&r.launch);
 	if (!r.launch.hopeless)
 		runjson_write(&r.launch, launch_exit_code(r.launch.status), "none");
+	launch_end(&r.launch);
 	return launch_exit_code(r.launch.status);
 }

@@ -115,7 +115,7 @@ EXPORT int sigaltstack(const stack_t *stack, stack_t *old)
 		return -1;
 	}
 #if CONFIG_PROFILER
-	if (stack && exit_is_own_process())
+	if (stack && exit_seems_own_process())
 		thread_set_signal_stack(
 			stack->ss_flags & SS_DISABLE ? 0 : (uintptr_t)stack->ss_sp);
 #endif

@@ -67,9 +67,13 @@ void exit_exec_failed(void);
 void exit_fork_child(void);
 /* SIGNAL. False in a child that shares our memory, or whose fork we did not see. */
 bool exit_is_own_process(void);
+/* The same at less cost; but where a filter of system calls may be in the way, true also
+ * in a child that shares our memory. */
+bool exit_seems_own_process(void);
 /* SIGNAL. Reports are being written, or were. */
 bool exit_has_begun(void);
-bool exit_is_busy(void); /* they are being written */
+bool exit_is_busy(void);   /* they are being written */
+bool exit_is_ending(void); /* the same, and without us the process would be gone */
 /* Nothing will be recorded: only the row in the tool's table says so. */
 void exit_set_passive(void);
 /* Is there anything to be done at the end, after all? INIT. */
@@ -99,8 +103,11 @@ struct sigaction;
 void fatal_init(void); /* INIT */
 void fatal_fork_child(void);
 void sandbox_fork_child(void);
-/* Raises a signal that came while the reports were being written. */
+/* Raises a signal that came while the reports before an exec were being written. */
 void fatal_raise_pending(void);
+/* SIGNAL. Without us the process would have ended before this signal, by which one asks a
+ * program to end, came to its handler. */
+bool fatal_is_late(int sig);
 /* SIGNAL. What the program sets or sees, for whoever interposes sigaction(): the default
  * action is our handler, and our handler is the default action. */
 const struct sigaction *fatal_action_in(int sig, const struct sigaction *act,

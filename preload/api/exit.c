@@ -37,6 +37,7 @@
 #define FEW_SAMPLES   1000 /* of a forked child that goes on to exec: no profile files */
 #define WAIT_SLICE_NS 100000000u
 #define WAIT_SLICES   300
+#define ENDING_SLICES 10 /* for what the thread that ends the process has yet to do */
 
 enum stage { STAGE_RUNS, STAGE_BUSY, STAGE_DONE };
 
@@ -50,9 +51,12 @@ static struct {
 	bool forked;		 /* not by exec */
 	uint64_t inherited;	 /* samples of the parent's */
 	uint32_t stage;		 /* enum stage; atomic, futex */
+	uint32_t waiting;	 /* threads; atomic */
+	bool ends;		 /* after this the process is gone; atomic */
 	int worker;		 /* the thread that made it BUSY */
 	bool prefix_chosen;
 	char prefix[PREFIX_BYTES]; /* of the files; empty: none are written */
+	char kept[PREFIX_BYTES];   /* of those that the tool brings there */
 } at_exit = { .name = "unknown" };
 
 void exit_init(void)
@@ -92,6 +96,11 @@ void exit_set_program(const char *name, int pid)
 
 bool exit_is_own_process(void)
 {
+	return at_exit.pid == os_getpid_now();
+}
+
+bool exit_seems_own_process(void)
+{
 	return at_exit.pid == os_getpid();
 }
 
@@ -103,6 +112,11 @@ bool exit_has_begun(void)
 bool exit_is_busy(void)
 {
 	return atomic_load_acquire(&at_exit.stage) == STAGE_BUSY;
+}
+
+bool exit_is_ending(void)
+{
+	return exit_is_busy() && atomic_load_relaxed(&at_exit.ends);
 }
 
 void exit_set_passive(void)
@@ -149,8 +163,9 @@ bool exit_make_prefix(const char *pattern, char *buf, size_t size)
 	return true;
 }
 
-/* One line for the first file that could not be written; into the table's row too. */
-static void complain(const char *prefix, int error)
+/* One line for the first file that could not be written; into the table's row too. Where
+ * the tool has been left the files, it says so if it cannot write them either. */
+static void complain(const char *prefix, int error, bool kept)
 {
 	struct runtable_row *row = runtable_row();
 	char text[160];
@@ -161,7 +176,7 @@ static void complain(const char *prefix, int error)
 		   os_error_text(error));
 	if (row && row->reason[0] == '\0')
 		memcpy(row->reason, text, sizeof(row->reason));
-	if (!runtable_is_gate())
+	if (!runtable_is_gate() && !kept)
 		log_line("%s", text);
 }
 
@@ -232,17 +247,14 @@ static void fill_verdict(struct runtable_row *row, const struct leak_result *r)
 		fmt_string(row->reason, sizeof(row->reason), "%s", r->reason);
 }
 
-/* Reports of a check: files, and text unless the tool will print them. */
-static int report_leaks(const struct leak_result *r, const char *prefix, bool files)
+static int write_leaks(const struct leak_result *r, const char *prefix, bool always)
 {
 	int error = 0;
 
-	if (prefix[0] && (files || r->verdict != LEAK_CLEAN)) {
+	if (prefix[0] && (always || r->verdict != LEAK_CLEAN)) {
 		keep_first(&error, leak_write_profile(r, prefix));
 		keep_first(&error, leak_write_json(r, prefix));
 	}
-	if (!runtable_is_gate())
-		leak_print(r);
 	return error;
 }
 
@@ -326,6 +338,24 @@ static void check_leaks(struct leak_result *r, const struct exit_cause *cause)
 		leak_check(r);
 }
 
+/* What could not be written as PREFIX.*, or has no place: the tool finds it beside its
+ * table. r: of the check, or NULL. False: nor there. */
+static bool keep_for_tool(const struct leak_result *r, const char *prefix,
+			  const struct exit_cause *cause)
+{
+	bool profiles = prefix[0] && wants_profiles(cause);
+	int error = 0;
+
+	if (!runtable_kept_prefix(at_exit.kept, sizeof(at_exit.kept)))
+		return false;
+	if (r && (prefix[0] || runtable_is_gate()))
+		keep_first(&error, write_leaks(r, at_exit.kept, profiles));
+	if (profiles)
+		keep_first(&error, write_profiles(at_exit.kept, cause));
+	runtable_row()->kept = error == 0;
+	return error == 0;
+}
+
 static int report_all(const char *prefix, const struct exit_cause *cause)
 {
 	struct runtable_row *row = runtable_row();
@@ -333,6 +363,7 @@ static int report_all(const char *prefix, const struct exit_cause *cause)
 	bool check = opt_get()->leak != OPT_LEAK_OFF;
 	int status = -1;
 	int error = 0;
+	bool kept = false;
 
 	if (wants_profiles(cause) && (prefix[0] || row))
 		rss_measure();
@@ -342,14 +373,18 @@ static int report_all(const char *prefix, const struct exit_cause *cause)
 			check_leaks(&r, cause);
 		if (opt_get()->thread_leaks && cause->way != EXIT_SIGNAL)
 			check_threads(row, &r, prefix, &error);
-		keep_first(&error, report_leaks(&r, prefix, wants_profiles(cause)));
+		keep_first(&error, write_leaks(&r, prefix, wants_profiles(cause)));
+		if (!runtable_is_gate())
+			leak_print(&r);
 		status = forced_status(&r);
 	}
 	module_refresh();
 	if (prefix[0] && wants_profiles(cause))
 		keep_first(&error, write_profiles(prefix, cause));
-	complain(prefix, error);
-	if (error == 0 || !prefix[0])
+	if (error || !prefix[0])
+		kept = keep_for_tool(check ? &r : NULL, prefix, cause);
+	complain(prefix, error, kept);
+	if (error == 0 || kept || !prefix[0])
 		survive_no_more();
 	if (row) {
 		exit_fill_row(row, prefix);
@@ -388,21 +423,27 @@ const char *exit_prefix(void)
 
 static void wait_for_worker(void)
 {
+	atomic_fetch_add_acq_rel(&at_exit.waiting, 1u);
 	for (int i = 0; i < WAIT_SLICES && exit_is_busy(); i++)
 		os_futex_wait(&at_exit.stage, STAGE_BUSY, WAIT_SLICE_NS);
+	/* It came first, so it is its status that counts. */
+	for (int i = 0; i < ENDING_SLICES && atomic_load_relaxed(&at_exit.ends); i++)
+		os_futex_wait(&at_exit.stage, STAGE_DONE, WAIT_SLICE_NS);
 }
 
-static bool claim(void)
+static bool claim(const struct exit_cause *cause)
 {
 	uint32_t runs = STAGE_RUNS;
 
-	if (lock_any_held() || (exit_is_busy() && at_exit.worker == os_gettid()))
+	if (lock_any_held() || (exit_has_begun() && at_exit.worker == os_gettid()))
 		return false;
 	if (!atomic_cas_acq_rel(&at_exit.stage, &runs, (uint32_t)STAGE_BUSY)) {
 		wait_for_worker();
 		return false;
 	}
 	at_exit.worker = os_gettid();
+	atomic_store_relaxed(&at_exit.ends,
+			     cause->way == EXIT_NORMAL || cause->way == EXIT_AT_ONCE);
 	return true;
 }
 
@@ -412,7 +453,7 @@ int exit_reports(const struct exit_cause *cause)
 
 	/* Not a system call more than needed: the program may sit in a sandbox. */
 	if (opt_get()->mode == OPT_MODE_OFF || !may_have_work() || at_exit.off ||
-	    !exit_is_own_process() || !claim())
+	    !exit_is_own_process() || !claim(cause))
 		return -1;
 	seep_tls.internal++;
 	if (has_work()) {
@@ -422,8 +463,10 @@ int exit_reports(const struct exit_cause *cause)
 	}
 	seep_tls.internal--;
 	atomic_store_release(&at_exit.stage, (uint32_t)STAGE_DONE);
-	os_futex_wake(&at_exit.stage, INT32_MAX);
-	if (cause->way != EXIT_SIGNAL)
+	/* A filter from before the start may kill for it. */
+	if (atomic_load_acquire(&at_exit.waiting))
+		os_futex_wake(&at_exit.stage, INT32_MAX);
+	if (cause->way == EXIT_EXEC)
 		fatal_raise_pending();
 	return cause->way == EXIT_EXEC || cause->way == EXIT_SIGNAL ? -1 : status;
 }

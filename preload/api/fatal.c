@@ -17,6 +17,9 @@
  * timeout and systemd for instance, reaches some of them twice, through the parent as
  * well.
  *
+ * A signal that comes during the reports of exit() and _exit() would have found nobody,
+ * without us: it does nothing, unless somebody insists by another one after a moment.
+ *
  * A fault during the work is not the program's: it dies by the signal it first got.
  */
 #include <errno.h>
@@ -68,7 +71,8 @@ static struct {
 	int worker;	  /* thread that reports; 0: none; atomic */
 	int first;	  /* its signal ... */
 	uint64_t began;	  /* ... and when it came; atomic */
-	int pending;	  /* signal that came during reports of exit(); atomic */
+	int pending;	  /* signal that came before an exec; atomic */
+	uint64_t late;	  /* when the first one came after exit(); 0: none; atomic */
 	uint32_t retries; /* atomic */
 	int timer;
 	bool has_timer; /* timers are not inherited by fork */
@@ -240,6 +244,16 @@ static void hurry(int sig, const siginfo_t *info)
 		die_now(fatal_signals.first);
 }
 
+/* The process has ended, as far as the program is concerned. */
+static void come_late(int sig)
+{
+	uint64_t none = 0, now = os_now_ns();
+
+	if (!atomic_cas_acq_rel(&fatal_signals.late, &none, now) &&
+	    now - none >= MOMENT_NS)
+		die_now(sig);
+}
+
 static void on_signal(int sig, siginfo_t *info, void *context)
 {
 	int saved = errno, none = 0, tid = os_gettid();
@@ -252,6 +266,8 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 		hurry(sig, info);
 	} else if (worker == tid) {
 		die_now(fatal_signals.first);
+	} else if (exit_is_ending() && !synchronous && sig != SIGABRT) {
+		come_late(sig);
 	} else if (exit_is_busy() && !synchronous) {
 		atomic_store_release(&fatal_signals.pending, sig);
 	} else if (exit_has_begun()) {
@@ -321,6 +337,15 @@ void fatal_fork_child(void)
 	fatal_signals.has_timer = false;
 	atomic_store_release(&fatal_signals.worker, 0);
 	atomic_store_release(&fatal_signals.pending, 0);
+	atomic_store_release(&fatal_signals.late, (uint64_t)0);
+}
+
+bool fatal_is_late(int sig)
+{
+	if (sig != SIGTERM && sig != SIGINT && sig != SIGHUP && sig != SIGQUIT &&
+	    sig != SIGALRM)
+		return false;
+	return fatal_signals.on && exit_is_ending();
 }
 
 const struct sigaction *fatal_action_in(int sig, const struct sigaction *act,
@@ -360,6 +385,12 @@ void fatal_fork_child(void)
 
 void fatal_raise_pending(void)
 {
+}
+
+bool fatal_is_late(int sig)
+{
+	(void)sig;
+	return false;
 }
 
 const struct sigaction *fatal_action_in(int sig, const struct sigaction *act,

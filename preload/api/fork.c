@@ -19,9 +19,11 @@
 #include <pthread.h>
 
 #include "preload/api/api.h"
+#include "preload/base/filter.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
+#include "preload/base/os.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/tls.h"
 #if CONFIG_PROFILER
@@ -92,6 +94,8 @@ static NO_LOCK_CHECK void in_parent(void)
 static NO_LOCK_CHECK void in_child(void)
 {
 	lock_fork_end();
+	if (os_is_filtered() || filter_from_before())
+		os_learn_ids();
 	meta_fork_done(true);
 #if CONFIG_PROFILER
 	sample_pool_fork_done(true);

@@ -166,7 +166,8 @@ static void begin(void)
 
 enum stage { STAGE_NONE, STAGE_BUSY, STAGE_DONE };
 
-static uint32_t stage; /* enum stage; atomic, futex */
+static uint32_t stage;	 /* enum stage; atomic, futex */
+static uint32_t waiting; /* threads; atomic */
 
 /* Has libc's constructor run? Then all that we need of it works. Its main thread is known
  * to nobody else, so the others leave this to it. */
@@ -185,7 +186,9 @@ static bool begin_once(void)
 	begin();
 	atomic_store_release(&heap_begin, (bool (*)(void))NULL);
 	atomic_store_release(&stage, (uint32_t)STAGE_DONE);
-	os_futex_wake(&stage, INT32_MAX);
+	/* A filter from before the start may kill for it. */
+	if (atomic_load_acquire(&waiting))
+		os_futex_wake(&stage, INT32_MAX);
 	return true;
 }
 
@@ -203,8 +206,10 @@ bool (*heap_begin)(void) = begin_early;
 
 __attribute__((constructor)) static void seep_init(void)
 {
-	while (!begin_once())
-		os_futex_wait(&stage, STAGE_BUSY, WAIT_SLICE_NS); /* another thread is */
+	while (!begin_once()) { /* another thread is */
+		atomic_fetch_add_acq_rel(&waiting, 1u);
+		os_futex_wait(&stage, STAGE_BUSY, WAIT_SLICE_NS);
+	}
 }
 
 __attribute__((destructor)) static void seep_exit(void)

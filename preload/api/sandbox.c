@@ -46,13 +46,14 @@ void sandbox_resolve(void)
 
 void sandbox_init(void)
 {
+	if (filter_from_before())
+		os_learn_ids();
 	owner = os_getpid();
 	sandbox_resolve();
 }
 
 void sandbox_fork_child(void)
 {
-	os_learn_ids(false);
 	owner = os_getpid();
 	atomic_store_relaxed(&installing, 0);
 }
@@ -87,14 +88,14 @@ static long result(long ret)
 static long install(const long args[6], unsigned long mode, bool for_all,
 		    const struct sock_fprog *program)
 {
-	const bool here = os_getpid() == owner;
+	const bool here = os_getpid_now() == owner;
 	const bool first = here && (for_all || is_alone()) &&
 			   atomic_exchange_acquire(&installing, 1) == 0;
 	const bool ready = first && mode == SECCOMP_MODE_FILTER && filter_prepare();
 	long ret;
 
 	if (first && !os_is_filtered())
-		os_learn_ids(true);
+		os_learn_ids();
 	ret = os_call_unasked(args[0], args[1], args[2], args[3], args[4], args[5], 0);
 	if (ret == 0 && ready)
 		filter_add(program->filter, program->len);

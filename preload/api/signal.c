@@ -189,6 +189,8 @@ static void on_program_signal(int sig, siginfo_t *info, void *context)
 	uintptr_t text = (uintptr_t)__ehdr_start;
 	full_handler handler = atomic_load_acquire(&signals.set[sig].handler);
 
+	if (UNLIKELY(fatal_is_late(sig)))
+		return;
 	if (LIKELY(!lock_any_held()) && LIKELY(pc - text >= (uintptr_t)etext - text) &&
 	    LIKELY(seep_tls.internal == 0))
 		handler(sig, info, context);
@@ -210,7 +212,7 @@ void *signal_in(int sig, void *handler, int flags)
 	/* Our own handlers (stopping threads, the agent) know what they interrupt. A
 	 * child that shares our memory must not change what we remember. */
 	if (sig <= 0 || sig >= SIGNALS || !is_handler(handler) ||
-	    at - text < (uintptr_t)etext - text || !exit_is_own_process())
+	    at - text < (uintptr_t)etext - text || !exit_seems_own_process())
 		return handler;
 	signals.set[sig].flags = flags;
 	atomic_store_release(&signals.set[sig].handler, (full_handler)(uintptr_t)handler);

@@ -173,6 +173,29 @@ bool filter_from_before(void)
 	return atomic_load_relaxed(&filters.before) == BEFORE_SOME;
 }
 
+#define IDS_BYTES 512 /* of the file: more than stands before them */
+
+bool filter_read_ids(struct filter_ids *out)
+{
+	char text[IDS_BYTES];
+	uint32_t pid = 0, tid = 0, ppid = 0;
+	int fd = os_open("/proc/thread-self/status", O_RDONLY, 0);
+	long n = fd < 0 ? 0 : os_read(fd, text, sizeof(text) - 1);
+
+	if (fd >= 0)
+		os_close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	for (const char *line = text; line; line = strchr(line, '\n')) {
+		line += *line == '\n';
+		if (read_number(line, "Tgid:\t", &pid) ||
+		    read_number(line, "Pid:\t", &tid) ||
+		    read_number(line, "PPid:\t", &ppid))
+			continue;
+	}
+	*out = (struct filter_ids){ (int)pid, (int)tid, (int)ppid };
+	return pid > 0 && tid > 0;
+}
+
 /* ---- what one says ---- */
 
 struct machine {

@@ -45,4 +45,12 @@ enum filter_others filter_others(void);
  * at a file of /proc; what cannot be looked at is not there. */
 bool filter_from_before(void);
 
+/* Of the calling thread. */
+struct filter_ids {
+	int pid, tid, ppid;
+};
+/* SIGNAL. By a file of /proc, without a call that only asks for them. False, and zero:
+ * it cannot be read. */
+bool filter_read_ids(struct filter_ids *out);
+
 #endif

@@ -104,14 +104,9 @@ void meta_started(void)
 	lock_release(&meta.lock);
 }
 
-static void *map_range(size_t size)
+/* Of p, which was just mapped, or NULL. */
+static void *own_range(void *p, size_t size)
 {
-	void *p = os_map(size);
-
-	reserve_spare();
-	if (!p)
-		return take_spare(size);
-
 	if (p && !add_range((uintptr_t)p, size)) {
 		os_unmap(p, size);
 		return NULL;
@@ -119,6 +114,14 @@ static void *map_range(size_t size)
 	if (p)
 		name_range(p, size);
 	return p;
+}
+
+static void *map_range(size_t size)
+{
+	void *p = os_map(size);
+
+	reserve_spare();
+	return p ? own_range(p, size) : take_spare(size);
 }
 
 /* A huge page, or NULL. Beside a heap of that size a part of one does not matter, but
@@ -210,6 +213,19 @@ void *meta_map(size_t size, enum meta_tag tag)
 	size = align_up(size, OS_PAGE);
 	lock_acquire(&meta.lock);
 	p = map_range(size);
+	lock_release(&meta.lock);
+	if (p)
+		atomic_add_relaxed(&meta.bytes[tag], size);
+	return p;
+}
+
+void *meta_map_shared(size_t size, enum meta_tag tag)
+{
+	void *p;
+
+	size = align_up(size, OS_PAGE);
+	lock_acquire(&meta.lock);
+	p = own_range(os_map_shared(size), size);
 	lock_release(&meta.lock);
 	if (p)
 		atomic_add_relaxed(&meta.bytes[tag], size);

@@ -31,6 +31,9 @@ void *meta_alloc(size_t size, size_t align, enum meta_tag tag);
 
 /* SLOW. A zeroed mapping of its own, size rounded up to OS_PAGE; NULL when refused. */
 void *meta_map(size_t size, enum meta_tag tag);
+/* SLOW. Likewise, with what processes cloned from now on write into it. What is not
+ * touched costs nothing. */
+void *meta_map_shared(size_t size, enum meta_tag tag);
 void meta_unmap(void *p, size_t size, enum meta_tag tag); /* same size as asked */
 /* Grows a meta_map() mapping, moving it if need be; NULL: refused, the old one stands. */
 void *meta_remap(void *p, size_t old_size, size_t new_size, enum meta_tag tag);

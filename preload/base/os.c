@@ -42,6 +42,12 @@ void *os_map(size_t size)
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
 }
 
+void *os_map_shared(size_t size)
+{
+	return map(NULL, size, PROT_READ | PROT_WRITE,
+		   MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+}
+
 void *os_reserve(size_t size)
 {
 	return map(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
@@ -241,39 +247,6 @@ long os_readlink(const char *path, char *buf, size_t size)
 	return os_call(SYS_readlink, (long)path, (long)buf, (long)size, 0, 0, 0);
 }
 
-/* As of before the first filter; 0: not known. Of the thread with that thread pointer. */
-static struct {
-	int pid, tid;
-	void *self;
-} os_known;
-
-void os_learn_ids(bool anew)
-{
-	os_known.pid = anew ? os_getpid() : 0;
-	os_known.tid = anew ? os_gettid() : 0;
-	os_known.self = __builtin_thread_pointer();
-}
-
-int os_getpid(void)
-{
-	if (os_is_refused(SYS_getpid, 0) && os_known.pid > 0)
-		return os_known.pid;
-	return (int)os_call(SYS_getpid, 0, 0, 0, 0, 0, 0);
-}
-
-int os_getppid(void)
-{
-	return (int)os_call(SYS_getppid, 0, 0, 0, 0, 0, 0);
-}
-
-int os_gettid(void)
-{
-	if (os_is_refused(SYS_gettid, 0) && os_known.tid > 0 &&
-	    os_known.self == __builtin_thread_pointer())
-		return os_known.tid;
-	return (int)os_call(SYS_gettid, 0, 0, 0, 0, 0, 0);
-}
-
 static bool counter_is_avoided; /* atomic: all threads */
 
 void os_avoid_counter(void)
@@ -400,14 +373,15 @@ bool os_is_emulated(void)
 	return entry && (entry[0] == AT_NULL || entry[1] == 0);
 }
 
-/* Where a filter refuses it, as libc does: by an instruction that is not allowed. With
- * all signals blocked no handler takes it. */
+/* Where a filter refuses it, as libc does: as a thread, then by an instruction that is
+ * not allowed. With all signals blocked no handler takes it. */
 void os_exit_group(int status)
 {
 	const uint64_t all = ~(uint64_t)0;
 
 	for (;;) {
 		os_call_unasked(SYS_exit_group, status, 0, 0, 0, 0, 0);
+		os_call_unasked(SYS_exit, status, 0, 0, 0, 0, 0);
 		os_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, 0, sizeof(all), 0,
 			0);
 		__asm__ volatile("hlt");

@@ -59,8 +59,9 @@ static inline bool os_is_refused(long nr, long first)
 }
 
 /* Memory. SIGNAL. Sizes are bytes and multiples of OS_PAGE. */
-void *os_map(size_t size);     /* private, readable, writable, zero */
-void *os_reserve(size_t size); /* address space only, PROT_NONE, no commit charge */
+void *os_map(size_t size);	  /* private, readable, writable, zero */
+void *os_map_shared(size_t size); /* likewise, with processes made from now on */
+void *os_reserve(size_t size);	  /* address space only, PROT_NONE, no commit charge */
 int os_commit(void *addr, size_t size); /* make reserved pages usable */
 bool os_unmap(void *addr, size_t size); /* false: a filter refuses, or it was split */
 bool os_purge(void *addr,
@@ -104,11 +105,13 @@ void os_program(char *buf, size_t size);
 void os_fill_signals(sigset_t *mask, uint64_t without);
 
 /* Process and time. SIGNAL. */
-/* Before a filter is installed by the only thread: what os_getpid() and os_gettid() say
- * should it refuse them. Not anew: forgets, in a forked child. */
-void os_learn_ids(bool anew);
+/* Who we are (os_ids.c). Where a filter may kill for asking, what was learned before:
+ * at the start, before a filter is installed by the only thread, and in a forked child.
+ */
+void os_learn_ids(void);
 int os_getpid(void);
-int os_getppid(void);
+int os_getpid_now(void); /* also in a child that shares our memory */
+int os_getppid(void);	 /* 0: not to be had */
 int os_gettid(void);
 uint64_t os_now_ns(void);      /* CLOCK_MONOTONIC */
 uint64_t os_coarse_ns(void);   /* the same by a few ms: cheaper */

@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 
 #include "preload/base/atomic.h"
+#include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
@@ -224,6 +225,12 @@ int runtable_is_gate(void)
 int runtable_is_out_of_reach(void)
 {
 	return !control.table && opt_get()->run[0] != '\0';
+}
+
+bool runtable_kept_prefix(char *buf, size_t size)
+{
+	return control.row && fmt_string(buf, size, "%s.%u", opt_get()->run,
+					 runtable_row_index()) < size;
 }
 
 uint32_t runtable_row_index(void)

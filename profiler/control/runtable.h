@@ -5,7 +5,7 @@
  * row and leaves its verdict there, where closed descriptors, chroot and dropped
  * privileges cannot take it away.
  *
- * Format (version 5): struct runtable, little endian, x86-64 layout; a row belongs to the
+ * Format (version 6): struct runtable, little endian, x86-64 layout; a row belongs to the
  * process that moved its state from FREE to CLAIMED. Everything is written by the library
  * and read by the tool, but for header fields, which the tool writes before it starts the
  * program. The file is as long as its rows that were needed so far: who takes the first
@@ -14,6 +14,8 @@
 #ifndef PROFILER_CONTROL_RUNTABLE_H
 #define PROFILER_CONTROL_RUNTABLE_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define RUNTABLE_MAGIC	 0x31307065657367ull
@@ -51,7 +53,7 @@ struct runtable_row {
 	uint32_t stored;    /* its profile store is TABLE.ROW (profiler/site/store.h) */
 	uint32_t recovered; /* figures and files were made from the store */
 	uint32_t lost;	    /* parts of the profile that had no room in the store */
-	uint32_t reserved;
+	uint32_t kept;	    /* its files are TABLE.ROW.*: PREFIX.* could not be written */
 	uint64_t objects, bytes, sites; /* leaks */
 	uint64_t alloc_objects, alloc_bytes, live_objects, live_bytes, peak_bytes;
 	uint64_t dropped, truncated, samples;
@@ -96,6 +98,10 @@ void runtable_forget_spawn(struct runtable_row *row);
  * it reports by itself, and its status stays its own. */
 int runtable_is_out_of_reach(void);
 uint32_t runtable_row_index(void); /* 0 without a table */
+/* Of files that cannot be written where they belong, because the process has dropped its
+ * privileges, say: the tool, which made the directory of the table, brings them there.
+ * False: there is no table. */
+bool runtable_kept_prefix(char *buf, size_t size);
 /* DUMP. Maps the table of the option run= and returns another process's row; NULL: there
  * is no table, or the row is not of that process. */
 struct runtable_row *runtable_adopt(uint32_t index, int pid);

@@ -37,9 +37,12 @@
 #define SURELY	   1 /* ... so many however long they take, and more in ... */
 #define PATIENCE   UINT64_C(4000000000) /* ... ns: a pass of a large heap takes seconds */
 #define SITES_ROOM 4096
-#define LOOKS	   2
-#define SEEN_ROOM  ((size_t)1 << 16) /* new objects */
-#define KINDS	   2		     /* records of a site, mostly */
+/* Of processor time, before it lets the program go first: with a check a minute less than
+ * 1 % of one processor, and enough for heaps of some 100 MB. */
+#define EAGER_NS  UINT64_C(500000000)
+#define LOOKS	  2
+#define SEEN_ROOM ((size_t)1 << 16) /* new objects */
+#define KINDS	  2		    /* records of a site, mostly */
 
 enum step { STEP_COUNT, STEP_LOOK, STEP_CHAIN };
 
@@ -49,6 +52,7 @@ struct beside {
 	enum step step;
 	bool ok;	   /* the step's result */
 	uint64_t began_ns; /* the look */
+	uint64_t eager_ns; /* that are left */
 	struct roots_known known;
 	uint64_t locked_ns; /* the longest */
 	struct sweep_seen seen[LOOKS];
@@ -144,7 +148,7 @@ static bool run(struct beside *b, enum step step)
 			module_refresh();
 			mark_clear_all(&b->c->marker);
 		}
-		end = look_run(work, b, b->stack);
+		end = look_run(work, b, b->stack, &b->eager_ns);
 		if (end == LOOK_REFUSED)
 			break;
 	}
@@ -260,7 +264,7 @@ enum beside_end beside_look(struct cycle *c, void (*doubt)(void *arg), void *arg
 			    struct sweep_candidates *out, uint64_t *out_locked_ns,
 			    const char **out_why)
 {
-	struct beside b = { .c = c };
+	struct beside b = { .c = c, .eager_ns = EAGER_NS };
 	enum beside_end end = BESIDE_NOT;
 
 	b.stack = meta_map(LOOK_STACK, META_LEAK);

@@ -6,6 +6,10 @@
  * made since the copy are among them and do no harm: nothing that is lost can be found
  * there. What the copy has empty: by the flag "wf" of its own mappings.
  *
+ * What the copy has empty, too: pages that userfaultfd has not supplied yet. The
+ * program's list tells (flag "um"), the copy's does not: those mappings are not
+ * registered.
+ *
  * The descriptors were opened by the program itself, so no permission is asked any more.
  */
 #include "profiler/leak/hidden.h"
@@ -17,6 +21,8 @@
 
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
+#include "preload/heap/arena.h"
+#include "preload/heap/heap.h"
 
 #define CHUNK	   (256 * KIB)
 #define MAX_RANGES 4096
@@ -73,31 +79,38 @@ static void add_uncovered(struct search *s, const struct root_range *list, size_
 	add(s, lo, hi);
 }
 
-/* The program's mappings, line by line from a descriptor. */
-static bool see_lacking(struct search *s)
+/* From its beginning: a copy before this one may have read it, and they share the place
+ * in it. text: CHUNK. */
+static bool each_line_of(int fd, char *text, void (*fn)(const char *line, void *arg),
+			 void *arg)
 {
-	char *text = s->buffer;
 	size_t have = 0;
 	long n;
 
-	/* The copy before this one may have read it: they share the place in it. */
-	os_call(SYS_lseek, s->from->maps, 0, SEEK_SET, 0, 0, 0);
-	while ((n = os_read(s->from->maps, text + have, CHUNK - 1 - have)) > 0) {
+	os_call(SYS_lseek, fd, 0, SEEK_SET, 0, 0, 0);
+	while ((n = os_read(fd, text + have, CHUNK - 1 - have)) > 0) {
 		char *line = text, *end;
-		struct os_mapping m;
 
 		have += (size_t)n;
 		text[have] = '\0';
 		for (; (end = strchr(line, '\n')); line = end + 1) {
 			*end = '\0';
-			if (parse_mapping(line, &m))
-				add_uncovered(s, s->roots->include, s->roots->ninclude,
-					      m.lo, m.hi);
+			fn(line, arg);
 		}
 		have -= (size_t)(line - text);
 		memmove(text, line, have);
 	}
 	return n == 0;
+}
+
+/* A mapping of the program. */
+static void see_lacking(const char *line, void *arg)
+{
+	struct search *s = arg;
+	struct os_mapping m;
+
+	if (parse_mapping(line, &m))
+		add_uncovered(s, s->roots->include, s->roots->ninclude, m.lo, m.hi);
 }
 
 static bool see_flags(char *line, void *arg)
@@ -160,7 +173,7 @@ static bool find_and_read(struct search *s)
 {
 	struct roots found = *s->roots;
 
-	if (!see_lacking(s))
+	if (!each_line_of(s->from->maps, s->buffer, see_lacking, s))
 		return false;
 	/* A kernel without it has no such flag to show. */
 	os_each_line("/proc/thread-self/smaps", see_flags, s);
@@ -187,8 +200,68 @@ bool hidden_mark(struct marker *m, const struct roots *roots, const struct origi
 	return ok;
 }
 
+/* ---- pages that the program waits for ---- */
+
+struct wait {
+	uintptr_t lo, hi; /* of the mapping whose lines are read */
+	uint64_t kib;	  /* of it that is there, or swapped out */
+	bool awaited;
+};
+
+static uint64_t number_in(const char *line)
+{
+	uint64_t n = 0;
+
+	for (; *line; line++)
+		if (*line >= '0' && *line <= '9')
+			n = n * 10 + (uint64_t)(*line - '0');
+	return n;
+}
+
+static bool holds_objects(uintptr_t lo, uintptr_t hi)
+{
+	for (; lo < hi && arena_of(lo); lo += OS_PAGE)
+		if (heap_find(lo, NULL))
+			return true;
+	return false;
+}
+
+static void see_wait(const char *line, void *arg)
+{
+	struct wait *w = arg;
+	struct os_mapping m;
+
+	if (os_parse_mapping(line, &m)) {
+		w->lo = m.lo;
+		w->hi = m.hi;
+		w->kib = 0;
+	} else if (strncmp(line, "Rss:", 4) == 0 || strncmp(line, "Swap:", 5) == 0) {
+		w->kib += number_in(line);
+	} else if (strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " um") &&
+		   w->kib < (w->hi - w->lo) / KIB) {
+		w->awaited |= holds_objects(w->lo, w->hi);
+	}
+}
+
+bool hidden_is_awaited(const struct origin *from)
+{
+	struct wait w = { .awaited = false };
+	char *buffer;
+
+	if (!from->supplied)
+		return false;
+	buffer = meta_map(CHUNK, META_LEAK);
+	if (!buffer || from->smaps < 0 ||
+	    !each_line_of(from->smaps, buffer, see_wait, &w))
+		w.awaited = true; /* for all we know */
+	meta_unmap(buffer, CHUNK, META_LEAK);
+	return w.awaited;
+}
+
 void hidden_open(struct origin *out)
 {
+	out->supplied = roots_are_supplied();
+	out->smaps = out->supplied ? os_open("/proc/thread-self/smaps", O_RDONLY, 0) : -1;
 	out->maps = os_open("/proc/thread-self/maps", O_RDONLY, 0);
 	/* Where the program has changed its user, it is root's; few need it. */
 	out->memory = os_open("/proc/thread-self/mem", O_RDONLY, 0);
@@ -200,4 +273,6 @@ void hidden_close(struct origin *o)
 		os_close(o->maps);
 	if (o->memory >= 0)
 		os_close(o->memory);
+	if (o->smaps >= 0)
+		os_close(o->smaps);
 }

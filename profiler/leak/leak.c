@@ -233,7 +233,8 @@ void cycle_sweep(struct cycle *c)
 	if (c->roots.unseen && has_losses(out))
 		leak_incomplete(out, "which pages wait for being supplied (userfaultfd) "
 				     "cannot be seen (/proc/self/pagemap)");
-	if (has_losses(out) && absent_is_awaited(&c->roots.absent))
+	if (has_losses(out) && (absent_is_awaited(&c->roots.absent) ||
+				(c->origin && hidden_is_awaited(c->origin))))
 		leak_incomplete(out, "pages of objects wait for being supplied "
 				     "(userfaultfd): what they hold cannot be seen");
 	if (c->roots.hidden && has_losses(out))
@@ -350,7 +351,8 @@ static NOINLINE void remove_canaries(void)
 
 bool cycle_prepare(struct cycle *c)
 {
-	if (!roots_init(&c->roots) || world_prepare(&c->world) != 0) {
+	if (!roots_init(&c->roots) || (c->alone ? world_prepare_for_copy(&c->world)
+						: world_prepare(&c->world)) != 0) {
 		leak_incomplete(c->out, "out of memory");
 		return false;
 	}

@@ -15,6 +15,8 @@
  * mappings and of its memory; -1: none. */
 struct origin {
 	int maps, memory;
+	bool supplied; /* pages may be, by userfaultfd */
+	int smaps;     /* if so */
 };
 
 struct cycle {

@@ -19,7 +19,8 @@
  *   locks, clone, locks  --------> waits for the depths
  *   depths again         --------> marks
  *                        <-------- candidates, or a report
- *   locks, stop, clone, resume  ----------------------------> marks, sweeps, reports
+ *   locks, interrupt, clone
+ *   await the stop, resume       ----------------------------> marks, sweeps, reports
  *                        <---------------------------------- what it remembers
  */
 #include "profiler/leak/live.h"
@@ -67,11 +68,13 @@ enum outcome { OUTCOME_NONE, OUTCOME_CANDIDATES, OUTCOME_REPORTED };
 
 /* Memory of the agent and its copies. What is not touched costs nothing. */
 struct shared {
-	uint32_t go;	  /* atomic, futex: the agent has written what it knows */
+	uint32_t go; /* atomic, futex: for the copy of this number the agent has written
+		      * what it knows */
 	uint32_t outcome; /* atomic: enum outcome */
 	int error;	  /* of writing the report */
 	uint64_t screen_ns, confirm_ns;
 	size_t ncandidates, nfresh, nhistory, nsites;
+	struct world world; /* as of the stop: written after the copy was made */
 	bool sp_valid[STOP_MAX_THREADS]; /* by place in world.threads */
 	uintptr_t candidates[CANDIDATES];
 	struct history_entry history[MAX_HISTORY];
@@ -88,6 +91,8 @@ struct live {
 	struct depth *depths; /* of cycle.world.threads */
 	int pid, agent;	      /* of the program; the agent's thread */
 	int copy;
+	uint32_t ncopies;
+	int useless; /* a copy that was made too early; 0: none */
 	int pagemap;
 	int nice; /* the agent's, before and after the pause */
 	bool confirm;
@@ -136,17 +141,21 @@ static void wait_for_go(const struct live *l)
 {
 	struct shared *s = l->shared;
 	const struct timespec slice = { 0, LOOK_AGAIN_NS };
+	uint32_t now;
 
-	while (atomic_load_acquire(&s->go) == 0 && agent_lives(l))
-		os_call(SYS_futex, (long)&s->go, FUTEX_WAIT, 0, (long)&slice, 0, 0);
-	if (atomic_load_acquire(&s->go) == 0)
+	while ((now = atomic_load_acquire(&s->go)) < l->ncopies && agent_lives(l))
+		os_call(SYS_futex, (long)&s->go, FUTEX_WAIT, now, (long)&slice, 0, 0);
+	if (now != l->ncopies)
 		leave(1);
 }
 
-static void tell_go(struct shared *s)
+/* Copies before the last one leave. */
+static void tell_go(const struct live *l)
 {
-	atomic_store_release(&s->go, 1u);
-	os_call(SYS_futex, (long)&s->go, FUTEX_WAKE, 1, 0, 0, 0);
+	struct shared *s = l->shared;
+
+	atomic_store_release(&s->go, l->ncopies);
+	os_call(SYS_futex, (long)&s->go, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
 }
 
 /* When memory is short it is the copy that has to go; its end leaves no trace. */
@@ -229,7 +238,9 @@ static __attribute__((noreturn)) void copy_main(struct live *l)
 	be_modest();
 	symbol_copied();
 	wait_for_go(l);
-	if (!l->confirm)
+	if (l->confirm)
+		*w = l->shared->world;
+	else
 		take_depths(l);
 	l->result.stopped_by = l->confirm ? w->how : "";
 	l->result.nthreads = l->confirm ? w->nthreads : 0;
@@ -268,10 +279,33 @@ static NO_LOCK_CHECK void release_locks(void)
 	thread_fork_done(false);
 }
 
+/* Until it has ended. -errno, or its status. */
+static long wait_for(int copy)
+{
+	int status = 0;
+	long ret;
+
+	do {
+		ret = os_call(SYS_wait4, copy, (long)&status, __WALL, 0, 0, 0);
+	} while (ret == -EINTR);
+	return ret < 0 ? ret : status;
+}
+
+/* What it had to say counts, however it ended then. */
+static enum outcome hear(struct live *l)
+{
+	const long status = wait_for(l->copy);
+
+	l->wait_error = status < 0 ? (int)status : 0;
+	l->killed_by = status >= 0 && WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+	return (enum outcome)atomic_load_acquire(&l->shared->outcome);
+}
+
 /* The copy goes on from here as well, and ends in copy_main(). */
 static void clone_copy(struct live *l)
 {
 	world_hurry_alone();
+	l->ncopies++;
 	l->copy = (int)os_call(SYS_clone, 0, 0, 0, 0, 0, 0);
 }
 
@@ -283,10 +317,31 @@ static void hurry(struct live *l, bool on)
 	os_call(SYS_setpriority, PRIO_PROCESS, 0, on ? FIRST : l->nice, 0, 0, 0);
 }
 
+/* The copy is made while the threads are on their way to the stop. */
+static void clone_stopped(struct live *l)
+{
+	struct world *w = &l->cycle.world;
+
+	l->error = world_interrupt(w);
+	if (l->error)
+		return;
+	clone_copy(l);
+	if (l->copy == 0)
+		return;
+	l->error = world_await(w);
+	if (l->error == 0 && !w->late)
+		return;
+	l->useless = l->copy > 0 ? l->copy : 0;
+	l->copy = -1;
+	if (l->error)
+		l->ncopies++;
+	else
+		clone_copy(l);
+}
+
 static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
 {
 	struct live *l = arg;
-	struct world *w = &l->cycle.world;
 	uint64_t start, pause;
 
 	(void)info;
@@ -296,15 +351,17 @@ static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
 	take_locks();
 	world_hurry(); /* not before: who holds a lock must come to run */
 	if (l->confirm)
-		l->error = world_stop(w);
-	if (l->error == 0)
+		clone_stopped(l);
+	else
 		clone_copy(l);
-	if (l->copy == 0 && l->error == 0) {
+	if (l->copy == 0) {
 		release_locks();
 		copy_main(l);
 	}
-	if (l->confirm)
-		world_resume(w);
+	if (l->confirm) {
+		world_resume(&l->cycle.world);
+		l->shared->world = l->cycle.world;
+	}
 	release_locks();
 	pause = os_now_ns() - start;
 	world_hurry_no_more();
@@ -336,7 +393,6 @@ static int make_copy(struct live *l, bool confirm)
 	l->agent = os_gettid();
 	l->error = 0;
 	l->copy = -1;
-	atomic_store_release(&l->shared->go, 0u);
 	atomic_store_release(&l->shared->outcome, (uint32_t)OUTCOME_NONE);
 	if (confirm)
 		await_threads(&l->cycle.world);
@@ -349,26 +405,13 @@ static int make_copy(struct live *l, bool confirm)
 	loader_with_lock(with_loader_locked, l);
 	if (l->error == 0 && l->copy < 0)
 		l->error = l->copy;
-	if (l->error)
-		return l->error;
-	if (!confirm)
+	if (!confirm && l->error == 0)
 		depth_compare(l->depths, &l->cycle.world, l->shared->sp_valid);
-	tell_go(l->shared);
-	return 0;
-}
-
-/* Until the copy has ended. What it had to say counts, however it ended then. */
-static enum outcome hear(struct live *l)
-{
-	int status = 0;
-	long ret;
-
-	do {
-		ret = os_call(SYS_wait4, l->copy, (long)&status, __WALL, 0, 0, 0);
-	} while (ret == -EINTR);
-	l->wait_error = ret < 0 ? (int)ret : 0;
-	l->killed_by = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-	return (enum outcome)atomic_load_acquire(&l->shared->outcome);
+	tell_go(l);
+	if (l->useless)
+		wait_for(l->useless);
+	l->useless = 0;
+	return l->error;
 }
 
 /* ---- the ways, in their order ---- */
@@ -561,26 +604,6 @@ static int by_standing_still(struct live *l)
 	return write_report(l);
 }
 
-static struct shared *map_shared(void)
-{
-	size_t size = align_up(sizeof(struct shared), OS_PAGE);
-	long p = os_call(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE,
-			 MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (p < 0 && p > -4096)
-		return NULL;
-	meta_register_range((uintptr_t)p, size);
-	return (void *)p;
-}
-
-static void unmap_shared(struct shared *s)
-{
-	size_t size = align_up(sizeof(*s), OS_PAGE);
-
-	if (s)
-		meta_unmap_range((uintptr_t)s, size);
-}
-
 void live_finish(void)
 {
 	collapse_restore();
@@ -597,7 +620,7 @@ static int check(struct live *l)
 	l->cycle.origin = &l->origin;
 	hidden_open(&l->origin);
 	l->pagemap = pagemap_open();
-	l->shared = map_shared();
+	l->shared = meta_map_shared(sizeof(*l->shared), META_LEAK);
 	l->depths = meta_map(STOP_MAX_THREADS * sizeof(*l->depths), META_LEAK);
 	if (cycle_prepare(&l->cycle) && l->shared && l->depths)
 		ret = check_in_turn(l);
@@ -610,7 +633,7 @@ static int check(struct live *l)
 	}
 	cycle_free(&l->cycle);
 	meta_unmap(l->depths, STOP_MAX_THREADS * sizeof(*l->depths), META_LEAK);
-	unmap_shared(l->shared);
+	meta_unmap(l->shared, sizeof(*l->shared), META_LEAK);
 	hidden_close(&l->origin);
 	if (l->pagemap >= 0)
 		os_close(l->pagemap);

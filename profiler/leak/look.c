@@ -8,6 +8,11 @@
  * from that. So each signal by which the kernel answers an instruction has a handler that
  * leaves, and all others are blocked. Nothing is set that is the memory's and not the
  * process's: whether it may be dumped, how much the kernel wants it gone.
+ *
+ * It has the program's priority at first. One that waits for its turn beside a busy
+ * program sees so much change meanwhile that it has to look again and again; and where
+ * the kernel reads the memory's mappings for it, the program waits for it in mmap(). Only
+ * who has used up its time, as for a large heap, steps back, by a timer of its own.
  */
 #include "profiler/leak/look.h"
 
@@ -16,13 +21,17 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #include "preload/base/atomic.h"
 #include "preload/base/os.h"
 #include "profiler/leak/stop_int.h"
 
-#define NICE	      10
+#define NICE	      10 /* more than the caller */
+#define NICE_MOST     19
+#define NICE_OF	      20 /* less what the system call gives is the nice value */
+#define LEAST_NS      1000000u
 #define LOOK_AGAIN_NS 50000000u /* is the other side still there? */
 
 enum phase { PHASE_START, PHASE_READY, PHASE_GO, PHASE_DONE, PHASE_FAULT };
@@ -31,6 +40,8 @@ static struct {
 	uint32_t phase; /* enum phase; atomic, futex */
 	void (*fn)(void *arg);
 	void *arg;
+	uint64_t ns;  /* before it steps back */
+	bool is_back; /* it has */
 } look;
 
 static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS };
@@ -61,22 +72,61 @@ static STOP_NO_SANITIZE void on_fault(int sig, siginfo_t *info, void *context)
 	leave();
 }
 
-static STOP_NO_SANITIZE bool handle_faults(void)
+/* Once: others may send the timer's signal, too. */
+static STOP_NO_SANITIZE void step_back(void)
 {
-	const struct stop_action act = { .handler = on_fault,
-					 .flags = SA_SIGINFO | STOP_RESTORER,
+	int nice = NICE_OF - (int)os_call(SYS_getpriority, PRIO_PROCESS, 0, 0, 0, 0, 0);
+
+	if (look.is_back)
+		return;
+	look.is_back = true;
+	nice = nice + NICE < NICE_MOST ? nice + NICE : NICE_MOST;
+	os_call(SYS_setpriority, PRIO_PROCESS, 0, nice, 0, 0, 0);
+}
+
+static STOP_NO_SANITIZE void on_time(int sig, siginfo_t *info, void *context)
+{
+	(void)sig;
+	(void)info;
+	(void)context;
+	step_back();
+}
+
+static STOP_NO_SANITIZE bool handle(int sig, void (*handler)(int, siginfo_t *, void *))
+{
+	const struct stop_action act = { .handler = handler,
+					 .flags = SA_SIGINFO | STOP_RESTORER | SA_RESTART,
 					 .restorer = stop_signal_restorer,
 					 .mask = UINT64_MAX };
-	uint64_t blocked = UINT64_MAX;
 
+	return os_call(SYS_rt_sigaction, sig, (long)&act, 0, sizeof(act.mask), 0, 0) == 0;
+}
+
+static STOP_NO_SANITIZE bool handle_signals(void)
+{
+	uint64_t blocked = UINT64_MAX & ~((uint64_t)1 << (SIGPROF - 1));
+
+	if (!handle(SIGPROF, on_time))
+		return false;
 	for (size_t i = 0; i < ARRAY_LEN(faults); i++) {
-		if (os_call(SYS_rt_sigaction, faults[i], (long)&act, 0, sizeof(act.mask),
-			    0, 0) != 0)
+		if (!handle(faults[i], on_fault))
 			return false;
 		blocked &= ~((uint64_t)1 << (faults[i] - 1));
 	}
 	return os_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&blocked, 0,
 		       sizeof(blocked), 0, 0) == 0;
+}
+
+static STOP_NO_SANITIZE void set_timer(void)
+{
+	const struct itimerval timer = {
+		.it_value = { .tv_sec = (time_t)(look.ns / 1000000000u),
+			      .tv_usec = (suseconds_t)(look.ns % 1000000000u / 1000) }
+	};
+
+	if (look.ns < LEAST_NS ||
+	    os_call(SYS_setitimer, ITIMER_PROF, (long)&timer, 0, 0, 0, 0) != 0)
+		step_back();
 }
 
 /* An exec may have ended the caller before its end would be told: then nobody says go. */
@@ -97,9 +147,9 @@ static STOP_NO_SANITIZE __attribute__((noreturn)) int look_main(void *arg)
 {
 	(void)arg;
 	os_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
-	os_call(SYS_setpriority, PRIO_PROCESS, 0, NICE, 0, 0, 0);
-	if (!handle_faults() || !await_go())
+	if (!handle_signals() || !await_go())
 		leave();
+	set_timer();
 	look.fn(look.arg);
 	atomic_store_release(&look.phase, (uint32_t)PHASE_DONE);
 	leave();
@@ -134,7 +184,30 @@ static long clone_blocked(char *stack, int flags)
 	return pid;
 }
 
-enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack)
+static uint64_t time_of(const struct rusage *used)
+{
+	const struct timeval *u = &used->ru_utime, *s = &used->ru_stime;
+
+	return ((uint64_t)u->tv_sec + (uint64_t)s->tv_sec) * 1000000000u +
+	       ((uint64_t)u->tv_usec + (uint64_t)s->tv_usec) * 1000u;
+}
+
+/* Until it has ended. 0, or -errno. */
+static long await_end(long pid, uint64_t *ns)
+{
+	struct rusage used = { .ru_maxrss = 0 };
+	uint64_t taken;
+	long ret;
+
+	do {
+		ret = os_call(SYS_wait4, pid, 0, __WALL, (long)&used, 0, 0);
+	} while (ret == -EINTR);
+	taken = ret > 0 ? time_of(&used) : *ns;
+	*ns -= taken < *ns ? taken : *ns;
+	return ret > 0 ? 0 : ret;
+}
+
+enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack, uint64_t *ns)
 {
 	const int flags = CLONE_VM | CLONE_UNTRACED;
 	uint32_t ready = PHASE_READY;
@@ -144,6 +217,8 @@ enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack)
 		return LOOK_REFUSED;
 	look.fn = fn;
 	look.arg = arg;
+	look.ns = *ns;
+	look.is_back = false;
 	atomic_store_release(&look.phase, (uint32_t)PHASE_START);
 	pid = clone_blocked(stack, flags);
 	if (pid <= 0)
@@ -152,9 +227,7 @@ enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack)
 		return LOOK_KILLED;
 	if (atomic_cas_acq_rel(&look.phase, &ready, (uint32_t)PHASE_GO))
 		os_futex_wake(&look.phase, INT32_MAX);
-	do {
-		ret = os_call(SYS_wait4, pid, 0, __WALL, 0, 0, 0);
-	} while (ret == -EINTR);
+	ret = await_end(pid, ns);
 	if (ret < 0 && ret != -ECHILD) {
 		/* A filter refuses to wait: then it is waited for by looking. */
 		while (os_call(SYS_tgkill, pid, pid, 0, 0, 0, 0) == 0 &&

@@ -23,8 +23,10 @@ enum look_end {
 /*
  * DUMP, by the agent, which waits. fn must take no lock, map no memory, and write to
  * nothing but what is arg's: it may end at any instruction. It has the caller's thread
- * pointer and copies of its descriptors. stack: LOOK_STACK bytes, ours.
+ * pointer and copies of its descriptors. stack: LOOK_STACK bytes, ours. *ns of processor
+ * time it may take as the caller would, and what it takes is subtracted; the rest it
+ * takes as somebody who can wait.
  */
-enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack);
+enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack, uint64_t *ns);
 
 #endif

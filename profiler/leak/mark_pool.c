@@ -27,6 +27,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #include "profiler/leak/mark.h"
+#include "profiler/stack/thread.h"
 
 #define HELPER_STACK (64 * KIB)
 #define HELPER_FLAGS                                                        \
@@ -341,7 +342,8 @@ unsigned mark_useful_helpers(const struct marker *m)
 {
 	size_t cpus, most = m->heap_bytes / WORTH_A_HELPER;
 
-	if (most == 0)
+	/* A filter for a program that has one thread need not let it make others. */
+	if (most == 0 || (filter_from_before() && !atomic_load_relaxed(&thread_are_many)))
 		return 0;
 	cpus = allowed_cpus();
 	cpus = cpus > 0 ? cpus - 1 : 0;

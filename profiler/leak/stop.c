@@ -206,18 +206,34 @@ static bool is_alone(void)
 /* ---- life ---- */
 
 /* The memory is mapped before any lock of ours is held over the stop. */
-NO_LOCK_CHECK int world_prepare(struct world *w)
+static NO_LOCK_CHECK int prepare(struct world *w, void *(*map)(size_t, enum meta_tag))
 {
 	memset(w, 0, sizeof(*w));
 	w->how = "alone";
-	w->threads = meta_map(STOP_MAX_THREADS * sizeof(*w->threads), META_LEAK);
+	w->threads = map(STOP_MAX_THREADS * sizeof(*w->threads), META_LEAK);
 	lock_acquire_nested(&stop.lock);
 	stop.by = STOPPED_NOT;
-	stop.stack = meta_map(STOP_STACK, META_LEAK);
+	stop.stack = map(STOP_STACK, META_LEAK);
 	if (w->threads && stop.stack)
 		return 0;
 	world_free(w);
 	return -ENOMEM;
+}
+
+int world_prepare(struct world *w)
+{
+	return prepare(w, meta_map);
+}
+
+int world_prepare_for_copy(struct world *w)
+{
+	int error = prepare(w, meta_map_shared);
+
+	w->for_copy = true;
+	if (error == 0)
+		memset(stop.stack, 0,
+		       STOP_STACK); /* no fault of the tracer waits for a clone */
+	return error;
 }
 
 NO_LOCK_CHECK void world_free(struct world *w)
@@ -274,16 +290,10 @@ static void count_missed(struct world *w, int pid)
 	w->nmissed += w->overflow;
 }
 
-static int stop_others(struct world *w, int pid, int caller)
+static int by_signal(struct world *w, int pid, int caller)
 {
 	int error;
 
-	w->how = "ptrace";
-	error = stop_by_trace(w, pid, caller, stop.stack);
-	if (error == 0) {
-		stop.by = STOPPED_BY_TRACE;
-		return 0;
-	}
 	w->nthreads = 0;
 	w->overflow = false;
 	w->how = "signal";
@@ -294,6 +304,15 @@ static int stop_others(struct world *w, int pid, int caller)
 		fmt_string(w->reason, sizeof(w->reason),
 			   "neither ptrace nor a signal could stop the other threads");
 	return error;
+}
+
+static int interrupt_others(struct world *w, int pid, int caller)
+{
+	w->how = "ptrace";
+	if (interrupt_by_trace(w, pid, caller, stop.stack) != 0)
+		return by_signal(w, pid, caller);
+	stop.by = STOPPED_BY_TRACE;
+	return 0;
 }
 
 uint32_t world_list(struct world *w)
@@ -315,11 +334,12 @@ void world_await_reachable(const struct world *w)
 			os_futex_wait(&never, 0, LOOK_NS);
 }
 
-int world_stop(struct world *w)
+int world_interrupt(struct world *w)
 {
 	int pid = os_getpid(), caller = os_gettid();
 	int others = has_others(w, pid, caller), error;
 
+	w->late = false;
 	if (others < 0 && is_alone())
 		others = 0;
 	if (others < 0) {
@@ -330,12 +350,33 @@ int world_stop(struct world *w)
 	mask_signals();
 	if (others == 0)
 		return 0;
-	error = stop_others(w, pid, caller);
-	if (error == 0)
-		count_missed(w, pid);
-	else
+	error = interrupt_others(w, pid, caller);
+	if (error)
 		unmask_signals();
 	return error;
+}
+
+int world_await(struct world *w)
+{
+	int pid = os_getpid(), error = 0;
+
+	if (stop.by == STOPPED_BY_TRACE && await_by_trace() != 0) {
+		stop.by = STOPPED_NOT;
+		w->late = true;
+		error = by_signal(w, pid, os_gettid());
+	}
+	if (error)
+		unmask_signals();
+	else if (stop.by != STOPPED_NOT)
+		count_missed(w, pid);
+	return error;
+}
+
+int world_stop(struct world *w)
+{
+	int error = world_interrupt(w);
+
+	return error ? error : world_await(w);
 }
 
 void world_resume(struct world *w)

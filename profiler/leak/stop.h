@@ -21,6 +21,7 @@ struct stopped_thread {
 	int call;	   /* system call it waits in, -1: none, it runs */
 	uintptr_t args[6]; /* of the call */
 	bool captured;	   /* false: could not be stopped; registers unknown */
+	uint32_t pending;  /* stop_trace.c: the signal that it gets when it is let go */
 	bool signalled;	   /* a signal that may carry a pointer is on its way to it */
 };
 
@@ -29,6 +30,9 @@ struct world {
 	uint32_t nthreads;
 	uint32_t nmissed; /* threads that could not be stopped */
 	bool overflow;	  /* more than STOP_MAX_THREADS; counts as one more missed */
+	bool late;	  /* a thread may have run between world_interrupt()'s end and
+			   * world_await()'s, see there */
+	bool for_copy;
 	bool hasty; /* set by the caller: threads that no signal reaches (state D) are not
 		     * waited for */
 	const char *how;  /* "ptrace", "signal", "alone" */
@@ -40,6 +44,9 @@ struct world {
 /* DUMP. Memory for a stop, before any lock but LEAK is held; waits until no other thread
  * is between world_prepare() and world_free(). 0 or -ENOMEM (nothing to free then). */
 int world_prepare(struct world *out);
+/* Likewise; w->threads is seen by copies of the process, too, and world_interrupt() need
+ * not wait. Before w is read there, what world_await() has written must be copied. */
+int world_prepare_for_copy(struct world *out);
 void world_free(struct world *w);
 /* DUMP. Lists the threads in w->threads without stopping any: tids only. How many. A
  * world_stop() at once afterwards begins with these, and saves the time. */
@@ -53,6 +60,16 @@ void world_await_reachable(const struct world *w);
  * calling thread takes no signals until world_resume().
  */
 int world_stop(struct world *w);
+/*
+ * DUMP. world_stop() in two steps, so that a copy of the process (clone without CLONE_VM,
+ * by the caller) can be made while the threads are still on their way to the stop. Unless
+ * w->late is set then, the copy's memory is that of the stop, and goes with the
+ * registers; else it is of no use, and another one has to be made after world_await().
+ * Why that is so: stop_trace.c. Errors as of world_stop(); after one of world_interrupt()
+ * nothing is to be awaited.
+ */
+int world_interrupt(struct world *w);
+int world_await(struct world *w);
 /* DUMP. Adds to nmissed when the threads did not stand still all the time. */
 void world_resume(struct world *w);
 /*

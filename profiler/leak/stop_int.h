@@ -42,9 +42,10 @@ struct stop_action {
 void stop_signal_restorer(void) HIDDEN;
 
 /* All return 0, or -errno with nothing stopped. stack: of the tracer, STOP_STACK bytes.
- */
+ * interrupt_by_trace() may return before the threads stand still. */
 #define STOP_STACK (64 * KIB)
-int stop_by_trace(struct world *w, int pid, int caller, char *stack);
+int interrupt_by_trace(struct world *w, int pid, int caller, char *stack);
+int await_by_trace(void);
 int stop_by_signal(struct world *w, int pid, int caller);
 /* False: the tracer was killed, so the threads ran on some time ago. */
 bool resume_by_trace(void);

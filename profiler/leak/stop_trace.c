@@ -15,6 +15,23 @@
  *
  * Concurrency: caller and tracer hand over through one futex word, `phase`. The tracer
  * uses raw system calls only: thread pointer and libc are the caller's.
+ *
+ * A copy of the process that the caller makes once all threads are interrupted, before
+ * they have stopped, is a copy of the moment of the stop, though the kernel takes
+ * milliseconds for it. It write-protects each page as it copies its entry, holds back who
+ * then writes to it, and at the end has every processor that runs one of the threads
+ * forget what it knew of the entries. A processor so interrupted does not return to a
+ * thread of which a stop is asked. So what is written later is not in the copy, and is
+ * written by the kernel or after the stop; what was written before is in it. Those that
+ * are held back stop with the registers that they had. The exceptions are seen from the
+ * registers, or by counting, and make the copy `late`: a thread that has made another one
+ * meanwhile, and one that a signal's handler is about to begin in, whose registers the
+ * kernel may have put away into a page already copied. (Pages that a device has pinned
+ * are copied when their turn comes; a pointer that moves out of one of these while the
+ * copy is made could be missed.)
+ *
+ * For that the tracer's stack and the table of threads are shared with the copy: what it
+ * writes there is not held back, and the copy finds the registers.
  */
 #include <elf.h>
 #include <errno.h>
@@ -42,6 +59,7 @@ enum phase {
 	PHASE_START,
 	PHASE_READY, /* tracer: it will not outlive the caller's thread */
 	PHASE_GO,
+	PHASE_INTERRUPTED, /* tracer: all threads, as far as it knows */
 	PHASE_STOPPED,
 	PHASE_FAILED,
 	PHASE_RESUME,
@@ -55,7 +73,6 @@ static struct {
 	int error;	 /* of the tracer's first failure */
 	bool ticks;	 /* tracer: SIGALRM comes and ends what it waits in */
 	struct world *world;
-	uint32_t pending[STOP_MAX_THREADS]; /* tracer: signal to deliver at the end */
 } tracer;
 
 static void set_phase(enum phase phase)
@@ -152,7 +169,7 @@ static STOP_NO_SANITIZE void start_ticking(void)
 
 /* False: it did not stop in time; *deadline is 0 from then on, and nobody is waited for.
  */
-static bool await_stop(struct stopped_thread *t, uint32_t *pending, uint64_t *deadline)
+static bool await_stop(struct stopped_thread *t, uint64_t *deadline)
 {
 	int status = 0;
 	long ret;
@@ -175,7 +192,7 @@ static bool await_stop(struct stopped_thread *t, uint32_t *pending, uint64_t *de
 	if (ret < 0 || !WIFSTOPPED(status))
 		t->tid = 0;	    /* ended meanwhile */
 	else if (status >> 16 == 0) /* about to get a signal: deliver it when we let go */
-		*pending = (uint32_t)WSTOPSIG(status);
+		t->pending = (uint32_t)WSTOPSIG(status);
 	return true;
 }
 
@@ -209,6 +226,20 @@ static void copy_registers(struct stopped_thread *t, const struct user_regs_stru
 	copy_call(t, r);
 }
 
+/* It has just made a thread, which is not among those that were interrupted before. */
+static bool makes_thread(const struct user_regs_struct *r)
+{
+	return (r->orig_rax == SYS_clone || r->orig_rax == SYS_clone3) &&
+	       (long)r->rax > 0;
+}
+
+/* The kernel has put its registers on its stack, and made these. */
+static bool begins_handler(const struct user_regs_struct *r)
+{
+	return (long)r->orig_rax < 0 && r->rdi >= 1 && r->rdi < NSIG && r->rax == 0 &&
+	       r->rdx == r->rsp + sizeof(void *);
+}
+
 static void read_registers(struct stopped_thread *t)
 {
 	struct user_regs_struct regs;
@@ -218,6 +249,8 @@ static void read_registers(struct stopped_thread *t)
 	if (trace(PTRACE_GETREGSET, t->tid, NT_PRSTATUS, (long)&v) < 0)
 		return;
 	copy_registers(t, &regs);
+	if (makes_thread(&regs) || begins_handler(&regs))
+		tracer.world->late = true;
 	v = (struct iovec){ &fp, sizeof(fp) };
 	if (trace(PTRACE_GETREGSET, t->tid, NT_FPREGSET, (long)&v) == 0)
 		memcpy(t->xmm, fp.xmm_space, sizeof(t->xmm));
@@ -257,47 +290,84 @@ static void await_from(struct world *w, uint32_t first)
 	for (uint32_t i = w->nthreads; i-- > first;) {
 		struct stopped_thread *t = &w->threads[i];
 
-		if (t->tid == 0 || !await_stop(t, &tracer.pending[i], &deadline))
+		if (t->tid == 0 || !await_stop(t, &deadline))
 			continue;
 		if (deadline)
 			deadline = os_now_ns() + STOP_PATIENCE_NS;
 		if (!t->tid)
 			continue;
 		read_registers(t);
-		t->signalled = is_signalled(t->tid, tracer.pending[i]);
+		t->signalled = is_signalled(t->tid, t->pending);
 	}
 }
 
-/* All that there are, with the caller's, stand still: no need to list them again. */
-static bool is_everybody(const struct world *w)
+/* These and the caller's are all that there are: no need to list them again. */
+static bool is_everybody(uint32_t others)
 {
-	uint32_t stopped = 1;
-
-	for (uint32_t i = 0; i < w->nthreads; i++)
-		stopped += w->threads[i].captured;
-	return stopped == stop_count_threads(tracer.pid);
+	return others + 1 == stop_count_threads(tracer.pid);
 }
 
-static bool stop_all(struct world *w)
+static uint32_t count_captured(const struct world *w)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < w->nthreads; i++)
+		n += w->threads[i].captured;
+	return n;
+}
+
+static uint32_t count_seized(const struct world *w)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < w->nthreads; i++)
+		n += w->threads[i].tid != 0;
+	return n;
+}
+
+/* Interrupts those that are new since the list had `from`. False: that failed, or there
+ * were none (with tracer.error 0). */
+static bool interrupt_new(struct world *w, uint32_t from)
+{
+	if (from == w->nthreads) { /* none listed before */
+		int added = stop_list_threads(w, tracer.pid, tracer.caller);
+
+		tracer.error = added < 0 ? added : 0;
+		if (added <= 0)
+			return false;
+	}
+	if (!seize_from(w, from))
+		return false;
+	interrupt_from(w, from);
+	return true;
+}
+
+static bool interrupt_all(struct world *w)
 {
 	uint32_t done = 0;
 
 	for (int round = 0; round < ROUNDS; round++) {
-		int added = done < w->nthreads /* listed before */
-				    ? 1
-				    : stop_list_threads(w, tracer.pid, tracer.caller);
-
-		if (added <= 0) {
-			tracer.error = added;
-			return added == 0;
-		}
-		if (!seize_from(w, done))
-			return false;
-		interrupt_from(w, done);
-		await_from(w, done);
+		if (!interrupt_new(w, done))
+			return tracer.error == 0;
 		done = w->nthreads;
-		if (is_everybody(w))
+		if (is_everybody(count_seized(w)))
 			break;
+	}
+	return true;
+}
+
+static bool await_all(struct world *w)
+{
+	await_from(w, 0);
+	for (int round = 0; round < ROUNDS; round++) {
+		const uint32_t done = w->nthreads;
+
+		if (is_everybody(count_captured(w)))
+			break;
+		if (!interrupt_new(w, done))
+			return tracer.error == 0;
+		w->late = true;
+		await_from(w, done);
 	}
 	return true;
 }
@@ -364,8 +434,8 @@ static void let_go_all(struct world *w)
 
 		if (tid == 0)
 			continue;
-		if (tracer.pending[i])
-			trace(PTRACE_DETACH, tid, 0, (long)tracer.pending[i]);
+		if (w->threads[i].pending)
+			trace(PTRACE_DETACH, tid, 0, (long)w->threads[i].pending);
 		else
 			repeat_call(&w->threads[i]);
 	}
@@ -393,7 +463,11 @@ static __attribute__((noreturn)) int tracer_main(void *arg)
 	if (!wait_while_short(PHASE_READY))
 		leave();
 	start_ticking();
-	ok = stop_all(w);
+	ok = interrupt_all(w);
+	if (ok) {
+		set_phase(PHASE_INTERRUPTED);
+		ok = await_all(w);
+	}
 	if (ok) {
 		set_phase(PHASE_STOPPED);
 		wait_while(PHASE_STOPPED);
@@ -434,11 +508,25 @@ static bool await_phase(enum phase next)
 	}
 }
 
+static bool has_failed(void)
+{
+	return atomic_load_acquire(&tracer.phase) == PHASE_FAILED;
+}
+
+/* Why nobody is held. */
+static int give_up(bool answered)
+{
+	os_call(SYS_prctl, PR_SET_PTRACER, 0, 0, 0, 0, 0);
+	if (!answered)
+		return -ECHILD;
+	reap();
+	return tracer.error ? tracer.error : -EPERM;
+}
+
 static bool start(struct world *w, char *stack)
 {
 	int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_UNTRACED;
 
-	memset(tracer.pending, 0, sizeof(tracer.pending));
 	tracer.world = w;
 	tracer.error = 0;
 	atomic_store_release(&tracer.phase, (uint32_t)PHASE_START);
@@ -448,7 +536,7 @@ static bool start(struct world *w, char *stack)
 	return tracer.tracer > 0;
 }
 
-int stop_by_trace(struct world *w, int pid, int caller, char *stack)
+int interrupt_by_trace(struct world *w, int pid, int caller, char *stack)
 {
 	long dumpable = os_call(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0, 0);
 	bool answered;
@@ -465,17 +553,23 @@ int stop_by_trace(struct world *w, int pid, int caller, char *stack)
 	answered = await_phase(PHASE_READY);
 	if (answered) {
 		set_phase(PHASE_GO);
-		answered = await_phase(PHASE_STOPPED);
+		/* A copy must not be of a process that others may trace. */
+		answered = await_phase(w->for_copy && dumpable == 1 ? PHASE_INTERRUPTED
+								    : PHASE_STOPPED);
 	}
 	if (dumpable != 1) /* 2 cannot be set by a program; 0 allows less still */
 		os_call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0, 0);
+	return answered && !has_failed() ? 0 : give_up(answered);
+}
+
+int await_by_trace(void)
+{
+	const bool answered = await_phase(PHASE_STOPPED);
+
+	if (!answered || has_failed())
+		return give_up(answered);
 	os_call(SYS_prctl, PR_SET_PTRACER, 0, 0, 0, 0, 0);
-	if (!answered)
-		return -ECHILD;
-	if (atomic_load_acquire(&tracer.phase) == PHASE_STOPPED)
-		return 0;
-	reap();
-	return tracer.error ? tracer.error : -EPERM;
+	return 0;
 }
 
 bool resume_by_trace(void)

@@ -82,8 +82,9 @@ void unreadable_open(struct unreadable *u, uintptr_t lo, uintptr_t hi, int prote
 	for (size_t i = 0; i < arena_count(); i++) {
 		uintptr_t at = lo, end = hi;
 
+		/* Beside a running program the heap may have grown there since. */
 		if (clip(arena_at(i), &at, &end))
-			open_runs(u, at, end, protection, false);
+			open_runs(u, at, end, protection, u->only_look);
 	}
 }
 

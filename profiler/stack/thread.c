@@ -14,6 +14,7 @@
 #include <sys/auxv.h>
 #include <sys/resource.h>
 
+#include "preload/base/filter.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
@@ -101,6 +102,27 @@ static void learn_stack(const struct thread_info *t)
 	}
 }
 
+/* Where libc may not ask for the set of processors: the only place in the descriptor
+ * that could be it, a stack of whole pages. */
+static void guess_stack(struct thread_info *t)
+{
+	const uintptr_t *word = (const uintptr_t *)t->self;
+	uint32_t found = 0;
+
+	for (uint32_t i = 1; i < DESCRIPTOR_WORDS - 2; i++) {
+		struct thread_info guess = *t;
+
+		if ((word[i] | word[i + 1] | word[i + 2]) % OS_PAGE != 0 ||
+		    word[i + 2] >= word[i + 1] || !read_stack(&guess, i))
+			continue;
+		if (found)
+			return;
+		found = i;
+	}
+	if (found && read_stack(t, found))
+		atomic_store_relaxed(&registry.stack_at, found);
+}
+
 /* libc would make a system call and two objects, for the set of processors. */
 static void find_stack(struct thread_info *t, bool is_main)
 {
@@ -111,6 +133,10 @@ static void find_stack(struct thread_info *t, bool is_main)
 
 	if (is_main ? find_main_stack(t) : at && read_stack(t, at))
 		return;
+	if (!is_main && filter_from_before()) {
+		guess_stack(t);
+		return;
+	}
 	if (pthread_getattr_np(pthread_self(), &attr) != 0)
 		return;
 	if (pthread_attr_getstack(&attr, &addr, &size) == 0) {

@@ -388,14 +388,6 @@ static size_t frames_bytes(const struct taking *t)
 	return (size_t)t->max_frames * sizeof(struct frame);
 }
 
-static void *map_shared(size_t size)
-{
-	long p = os_call(SYS_mmap, 0, (long)align_up(size, OS_PAGE),
-			 PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-	return p < 0 && p > -4096 ? NULL : (void *)p;
-}
-
 static bool make_room(struct taking *t)
 {
 	t->max_frames = (int)opt_get()->stack + 1;
@@ -406,7 +398,7 @@ static bool make_room(struct taking *t)
 	t->clocks = meta_map(MAX_THREADS * sizeof(*t->clocks), META_THREAD);
 	t->by_tid = meta_map(TIDS * sizeof(*t->by_tid), META_THREAD);
 	t->pool = meta_map(POOL_BYTES, META_THREAD);
-	t->verdicts = map_shared(sizeof(*t->verdicts));
+	t->verdicts = meta_map_shared(sizeof(*t->verdicts), META_THREAD);
 	return t->frames && t->s.threads && t->s.ended && t->stacks && t->clocks &&
 	       t->by_tid && t->pool && t->verdicts;
 }
@@ -422,8 +414,7 @@ void thread_snapshot_free(struct thread_snapshot *s)
 	meta_unmap(t->clocks, MAX_THREADS * sizeof(*t->clocks), META_THREAD);
 	meta_unmap(t->by_tid, TIDS * sizeof(*t->by_tid), META_THREAD);
 	meta_unmap(t->pool, POOL_BYTES, META_THREAD);
-	if (t->verdicts)
-		os_unmap(t->verdicts, align_up(sizeof(*t->verdicts), OS_PAGE));
+	meta_unmap(t->verdicts, sizeof(*t->verdicts), META_THREAD);
 	inflight_free(t->inflight);
 	meta_unmap(t->mappings, MAPPINGS_BYTES, META_THREAD);
 	hidden_close(&t->origin);
@@ -450,7 +441,7 @@ int thread_snapshot_take(struct thread_snapshot **out, bool own,
 		return -ENOMEM;
 	t->pid = os_getpid();
 	t->how = how;
-	t->origin = (struct origin){ -1, -1 };
+	t->origin = (struct origin){ .maps = -1, .memory = -1, .smaps = -1 };
 	if (!make_room(t) || (how == THREAD_JUDGE_MEMORY && !prepare_judge(t)) ||
 	    world_prepare(&t->world) != 0) {
 		thread_snapshot_free(&t->s);

@@ -219,4 +219,5 @@ def main():
         redis("20", "3")
 
 
-main()
+if __name__ == "__main__":
+    main()

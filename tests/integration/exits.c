@@ -203,6 +203,46 @@ static int by_signal(const char *how)
 	return 1;
 }
 
+/* The signals that come before SIGUSR1. */
+static int count_signals(const char *how)
+{
+	sigset_t set;
+	int sig, count = 0;
+
+	if (strstr(how, "apart"))
+		setpgid(0, 0);
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	ready();
+	while (sigwait(&set, &sig) == 0 && sig == SIGTERM) {
+		count++;
+		puts("came");
+		fflush(stdout);
+	}
+	printf("%d\n", count);
+	return 0;
+}
+
+/* With a handler that ends the process otherwise; beside a thread that could take the
+ * signal. */
+static int end_late(const char *how)
+{
+	pthread_t t;
+
+	if (strstr(how, "handled")) {
+		signal(SIGTERM, leave);
+		signal(SIGINT, leave);
+		signal(SIGHUP, leave);
+	}
+	if (strstr(how, "thread"))
+		pthread_create(&t, NULL, stay, NULL);
+	if (strstr(how, "_exit"))
+		_exit(7);
+	return 7;
+}
+
 int main(int argc, char **argv)
 {
 	const char *how = argc > 1 ? argv[1] : "";
@@ -212,6 +252,8 @@ int main(int argc, char **argv)
 	keep = malloc(64);
 	lose();
 	scrub();
+	if (strcmp(how, "dropped") == 0 && (setgid(65534) != 0 || setuid(65534) != 0))
+		return 97;
 	if (strcmp(how, "_exit") == 0)
 		_exit(7);
 	if (strcmp(how, "_Exit") == 0)
@@ -238,7 +280,7 @@ int main(int argc, char **argv)
 		ready();
 		stay(NULL);
 	}
-	if (strcmp(how, "return") == 0)
+	if (strcmp(how, "return") == 0 || strcmp(how, "dropped") == 0)
 		return 0;
 	if (strcmp(how, "twice") == 0)
 		return by_two_signals();
@@ -246,6 +288,10 @@ int main(int argc, char **argv)
 		return leave_grandchild();
 	if (strcmp(how, "daemon") == 0)
 		return become_daemon();
+	if (strncmp(how, "late", 4) == 0)
+		return end_late(how);
+	if (strncmp(how, "count", 5) == 0)
+		return count_signals(how);
 	if (strstr(how, "fork"))
 		return children(how);
 	return by_signal(how);

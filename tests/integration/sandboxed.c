@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * sandboxed: a program that installs a filter which ends it at one system call, and then
- * allocates: sandboxed NUMBER WAY LEAKS. WAY: prctl, seccomp, odd (the filter
+ * allocates: sandboxed NUMBER WAY LEAKS [THREADS]. WAY: prctl, seccomp, odd (the filter
  * finds the number by its memory and arithmetic), before (it is there when the program
- * starts: it execs itself), thread (for one of two threads). 77: no filters here.
+ * starts: it execs itself), refuse (the call fails with EPERM), error (likewise, and
+ * before), thread (for one of two threads). So many THREADS come and go, each with a
+ * chain of objects that only its stack holds for a while. 77: no filters here.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
@@ -26,6 +29,7 @@ struct node {
 };
 
 static struct node *volatile kept;
+static pthread_barrier_t all_there;
 
 static void install(struct sock_filter *code, size_t n, int by_prctl)
 {
@@ -37,12 +41,12 @@ static void install(struct sock_filter *code, size_t n, int by_prctl)
 		_exit(77);
 }
 
-static void plain(unsigned nr, int by_prctl)
+static void plain(unsigned nr, int by_prctl, unsigned result)
 {
 	struct sock_filter code[] = {
 		LOAD(nr),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		BPF_STMT(BPF_RET | BPF_K, result),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
 
@@ -96,8 +100,11 @@ static void restrict_oneself(unsigned nr, char **argv)
 	}
 	if (strcmp(argv[2], "thread") == 0)
 		pthread_create(&other, NULL, sleeps, NULL);
-	plain(nr, strcmp(argv[2], "prctl") == 0);
-	if (strcmp(argv[2], "before") == 0) {
+	plain(nr, strcmp(argv[2], "prctl") == 0,
+	      strcmp(argv[2], "error") == 0 || strcmp(argv[2], "refuse") == 0
+		      ? SECCOMP_RET_ERRNO | EPERM
+		      : SECCOMP_RET_KILL_PROCESS);
+	if (strcmp(argv[2], "before") == 0 || strcmp(argv[2], "error") == 0) {
 		argv[2] = none;
 		execv(argv[0], argv);
 		_exit(99);
@@ -115,6 +122,48 @@ static void fill_large(void)
 	}
 }
 
+static struct node *push(struct node *list)
+{
+	struct node *n = malloc(sizeof(*n));
+
+	n->next = list;
+	return n;
+}
+
+/* The last one holds its objects while the process ends. */
+static void *chains(void *last)
+{
+	struct node *volatile list = NULL;
+
+	for (int i = 0; i < 1000; i++)
+		list = push(list);
+	pthread_barrier_wait(&all_there);
+	while (last)
+		pause();
+	while (list) {
+		struct node *next = list->next;
+
+		free(list);
+		list = next;
+	}
+	return NULL;
+}
+
+static void run_threads(int n)
+{
+	static int last;
+	pthread_t t[8];
+
+	if (n == 0)
+		return;
+	pthread_barrier_init(&all_there, NULL, (unsigned)n + 1);
+	for (int i = 0; i < n; i++)
+		pthread_create(&t[i], NULL, chains, i == n - 1 ? &last : NULL);
+	pthread_barrier_wait(&all_there);
+	for (int i = 0; i < n - 1; i++)
+		pthread_join(t[i], NULL);
+}
+
 int main(int argc, char **argv)
 {
 	unsigned nr = (unsigned)atoi(argv[1]);
@@ -130,6 +179,7 @@ int main(int argc, char **argv)
 		kept = n;
 	}
 	free(realloc(calloc(1, 3 << 20), 9 << 20));
+	run_threads(argc > 4 ? atoi(argv[4]) : 0);
 	if (argv[3][0] == '1')
 		lose();
 	return 0;

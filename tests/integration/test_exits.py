@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every way out of a process: checked, profiled, and ending as it would have without us."""
+import array
+import fcntl
 import os
 import signal
 import subprocess
+import termios
 import seeptest
 from seeptest import seep
 
@@ -71,6 +74,36 @@ class Exits(seeptest.TestCase):
         r = self.gate("exec-static", STATIC, options=[])
         self.assertEqual((r.returncode, r.stdout), (3, b"static\n"))
         self.assertIn(b"became a program without Seep", r.stderr)
+
+    def end_late(self, how, sig, options):
+        """Ends while its report waits for room in a pipe; the signal comes then."""
+        r, w = os.pipe()
+        fcntl.fcntl(w, fcntl.F_SETPIPE_SZ, 4096)
+        os.write(w, b"." * (4096 - 100))  # more than the first line of the report needs
+        p = subprocess.Popen([EXITS, how], stderr=w, stdout=subprocess.DEVNULL,
+                             env=seeptest.clean_env(LD_PRELOAD=seeptest.LIB,
+                                                    SEEP_OPTIONS=options))
+        os.close(w)
+        waiting = array.array("i", [0])
+        while waiting[0] <= 4096 - 100 and p.poll() is None:
+            os.sched_yield()
+            fcntl.ioctl(r, termios.FIONREAD, waiting)
+        p.send_signal(sig)
+        with os.fdopen(r, "rb") as f:
+            text = f.read().decode()
+        return p.wait(timeout=seeptest.TIMEOUT), text.splitlines()[-1]
+
+    def test_signals_during_the_check(self):
+        """Without us nobody would have been there to take them."""
+        for how in ("late", "late-_exit", "late-handled", "late-_exit-handled",
+                    "late-thread", "late-thread-handled"):
+            for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                for forced, status in (("", 23), (":exitcode=0", 7)):
+                    got = self.end_late(how, sig, "mode=exact:leak=exit" + forced)
+                    self.assertEqual((how, sig, *got), (how, sig, status, ONE))
+        for sig in (signal.SIGUSR1, signal.SIGALRM, signal.SIGQUIT):
+            got = self.end_late("late", sig, "mode=exact:leak=exit:exitcode=0")
+            self.assertEqual((sig, *got), (sig, 7, ONE))
 
     def stop(self, argv, sig, word, **kw):
         p = subprocess.Popen([seeptest.TOOL, "gate", "-q", "--", *argv], cwd=self.dir,

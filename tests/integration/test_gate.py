@@ -42,6 +42,25 @@ def answers(path):
             return False
 
 
+def state(pid):
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
+        return f.read().rsplit(")", 1)[1].split()[0]
+
+
+def pending(pid):
+    with open(f"/proc/{pid}/status", encoding="utf-8") as f:
+        return sum(int(line.split()[1], 16) for line in f
+                   if line.startswith(("SigPnd", "ShdPnd")))
+
+
+def is_tool(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            return f.read().startswith(seeptest.TOOL.encode())
+    except OSError:
+        return False
+
+
 class Gate(seeptest.TestCase):
     def gate(self, *argv, options=("-q",), **kw):
         return seeptest.seep("gate", *options, "--", *argv, cwd=self.dir, **kw)
@@ -106,6 +125,41 @@ class Gate(seeptest.TestCase):
             lines = re.sub(r"process \d+", "process N", r.stderr.decode())
             self.assertIn("seep: not checked: " + said, lines)
             self.assertIn("INCOMPLETE: " + said if status else "seep: clean", lines)
+
+    def gate_dropped(self, *options):
+        """A process that gives up its privileges cannot write into the tool's directory."""
+        if os.geteuid() != 0:
+            self.skipTest("needs root")
+        r = self.gate(EXITS, "dropped", options=options)
+        self.assertEqual((r.returncode, self.last(r)),
+                         (23, "seep: LEAK objects=1 bytes=100 sites=1"), r.stderr)
+        self.assertRegex(r.stderr, b"(?m)^seep:     #1 main ")
+        return self.processes()[0] if not options else None
+
+    def test_dropped_privileges(self):
+        """Its report is shown all the same, and its files are there."""
+        p = self.gate_dropped()
+        kinds = {f.split(".", 3)[-1] for f in p["files"]}
+        self.assertEqual(kinds, {"heap.pb.gz", "allocs.pb.gz", "peak.pb.gz", "leak.pb.gz",
+                                 "report.json"})
+        self.assertEqual(p["reason"], "")
+        for f in p["files"]:
+            st = os.stat(f)
+            self.assertEqual((st.st_uid, st.st_mode & 0o777), (0, 0o600))
+
+    def test_dropped_privileges_choose_no_directory(self):
+        """What such a process says of its files is followed into the tool's directory only."""
+        os.mkdir(self.dir + "/elsewhere", 0o700)
+        self.gate_dropped("-O", f"out={self.dir}/elsewhere/x")
+        self.assertEqual(os.listdir(self.dir + "/elsewhere"), [])
+
+    def test_no_place_for_files(self):
+        """The report is shown without any."""
+        r = self.gate(EXITS, "return", options=("-o", "/proc/nowhere/x"))
+        self.assertEqual((r.returncode, self.last(r)),
+                         (23, "seep: LEAK objects=1 bytes=100 sites=1"), r.stderr)
+        self.assertIn(b"no files will be written", r.stderr)
+        self.assertRegex(r.stderr, b"(?m)^seep:     #1 main ")
 
     def test_no_memory_for_the_check(self):
         """A process that may map nothing any more says that, not that it was killed."""
@@ -235,6 +289,52 @@ class Gate(seeptest.TestCase):
                              (how, 23, "LEAK"))
             live = [p for p in self.processes() if p["state"] != "replaced"]
             self.assertEqual({p["state"] for p in live}, {"done"})
+
+    # ---- signals ----
+
+    def count_terms(self, send, how):
+        """How many SIGTERMs the program gets before a SIGUSR1 that is for the tool alone."""
+        p = subprocess.Popen([seeptest.TOOL, "gate", "-q", "--", EXITS, how], cwd=self.dir,
+                             env=seeptest.clean_env(), stdout=subprocess.PIPE,
+                             stderr=subprocess.DEVNULL, start_new_session=True)
+        self.assertEqual(p.stdout.readline(), b"ready\n")
+        send(p)
+        self.assertEqual(p.stdout.readline(), b"came\n")
+        p.send_signal(signal.SIGCONT)
+        while pending(p.pid):
+            os.sched_yield()
+        p.send_signal(signal.SIGUSR1)
+        return p.communicate(timeout=seeptest.TIMEOUT)[0].split()[-1]
+
+    def test_signals_arrive_once(self):
+        def to_the_group(p, first=None):
+            """The program has it before the tool does anything."""
+            p.send_signal(signal.SIGSTOP)
+            while state(p.pid) != "T":
+                os.sched_yield()
+            if first:
+                first(p)
+            os.killpg(p.pid, signal.SIGTERM)
+
+        def by_timeout(p):
+            """It tells the tool, then the group."""
+            to_the_group(p, to_the_tool)
+
+        def to_the_tool(p):
+            p.send_signal(signal.SIGTERM)
+
+        def by_name(p):
+            """All that bear the tool's name or arguments."""
+            for pid in filter(str.isdigit, os.listdir("/proc")):
+                if is_tool(pid) and os.getpgid(int(pid)) == p.pid:
+                    os.kill(int(pid), signal.SIGTERM)
+
+        for send in (to_the_group, by_timeout, to_the_tool, by_name):
+            self.assertEqual((send.__name__, self.count_terms(send, "count")),
+                             (send.__name__, b"1"))
+        # A program that is in a group of its own hears of it by the tool alone.
+        self.assertEqual(self.count_terms(lambda p: os.killpg(p.pid, signal.SIGTERM),
+                                          "count-apart"), b"1")
 
     # ---- servers that are told to stop ----
 

@@ -16,7 +16,11 @@ SAME = {"clone": 56, "ptrace": 101, "process_vm_readv": 310, "clock_gettime": 22
 UNCOMMON = {"mincore": 27, "ptrace": 101, "process_vm_readv": 310, "memfd_create": 319}
 # Nor what the loader and libc call for a program that allocates.
 SELDOM = {"prctl": 157, "readlink": 89, "getcwd": 79, "fstat": 5, "lseek": 8, "stat": 4,
-          "sched_getaffinity": 204, "sigaltstack": 131, "tgkill": 234}
+          "sched_getaffinity": 204, "sigaltstack": 131, "tgkill": 234, "getpid": 39,
+          "gettid": 186, "getppid": 110, "clone": 56, "exit": 60, "futex": 202}
+# Those that fail instead: what is made of them by the loader, libc and us.
+ASKED = {"getpid": 39, "gettid": 186, "getppid": 110, "sched_getaffinity": 204,
+         "exit_group": 231, "prctl": 157, "readlink": 89, "tgkill": 234, "ptrace": 101}
 NEEDED = {"openat": 257, "readlink": 89, "lseek": 8, "stat": 4}
 
 
@@ -63,6 +67,33 @@ class Sandboxed(seeptest.TestCase):
                 got = plainly(LD_PRELOAD=seeptest.LIB, SEEP_OPTIONS=options)
                 self.assertEqual((name, options, got), (name, options, 0))
             self.assertEqual((name, *self.gate(nr, "before", 1)), (name, 23, LEAK))
+
+    def test_beside_threads(self):
+        """Threads come and go, and one holds its objects to the end."""
+        for name, nr in {"getpid": 39, "gettid": 186, "sched_getaffinity": 204}.items():
+            for way in ("before", "error", "refuse"):
+                for options in ("", "mode=exact", "mode=exact:leak=exit"):
+                    r = subprocess.run([SANDBOXED, str(nr), way, "0", "3"], check=False,
+                                       stderr=subprocess.PIPE, timeout=120,
+                                       env=seeptest.clean_env(LD_PRELOAD=seeptest.LIB,
+                                                              SEEP_OPTIONS=options))
+                    self.assertEqual((name, way, options, r.returncode,
+                                      r.stderr.splitlines()[-1:]),
+                                     (name, way, options, 0,
+                                      [b"seep: clean"] if "leak" in options else []))
+                for leaks, status, last in ((0, 0, "seep: clean"), (1, 23, LEAK)):
+                    self.assertEqual((name, way, *self.gate(nr, way, leaks, 3)),
+                                     (name, way, status, last))
+
+    def test_filters_from_before_that_refuse(self):
+        for name, nr in ASKED.items():
+            for options, status in (("", 0), ("mode=exact:leak=exit", 23)):
+                r = subprocess.run([SANDBOXED, str(nr), "error", "1"], check=False,
+                                   stderr=subprocess.DEVNULL, timeout=120,
+                                   env=seeptest.clean_env(LD_PRELOAD=seeptest.LIB,
+                                                          SEEP_OPTIONS=options))
+                self.assertEqual((name, options, r.returncode), (name, options, status))
+            self.assertEqual((name, *self.gate(nr, "error", 1)), (name, 23, LEAK))
 
     def test_or_a_reason(self):
         for name, nr in NEEDED.items():

@@ -2,19 +2,19 @@
 /*
  * served: a program whose heap has pages that must not be read: somebody has yet to
  * supply them and never will, or there is nothing to be read. One page in the middle of
- * an object holds a pointer. served CASE [lose|wait]; 77: the kernel has no such thing.
+ * an object holds a pointer. served CASE [lose|stay] [wait]; 77: the kernel has no such
+ * thing.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <signal.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -71,17 +71,17 @@ static void missing(void)
 /* Nobody here has the descriptor any more. */
 static void elsewhere(void)
 {
-	int fd = open_faults(0), ready[2];
+	int fd = open_faults(0), ready[2], alive[2];
 	char c;
 
 	put_pointer();
 	register_block(fd, UFFDIO_REGISTER_MODE_MISSING);
-	if (pipe(ready) != 0)
+	if (pipe(ready) != 0 || pipe(alive) != 0)
 		_exit(SKIPPED);
 	if (fork() == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (write(ready[1], "x", 1) == 1)
-			pause();
+		close(alive[1]); /* ours goes with us */
+		if (write(ready[1], "x", 1) == 1 && read(alive[0], &c, 1) != 0)
+			_exit(99);
 		_exit(0);
 	}
 	if (read(ready[0], &c, 1) != 1)
@@ -154,15 +154,26 @@ static const struct {
 	{ "unmapped", unmapped },
 };
 
-int main(int argc, char **argv)
+/* In a thread: no stack that is still in use has seen the block. */
+static void *prepare(void *name)
 {
 	block = aligned_alloc(PAGE, BYTES);
-	for (size_t i = 0; argc > 1 && i < sizeof(cases) / sizeof(cases[0]); i++)
-		if (strcmp(argv[1], cases[i].name) == 0)
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		if (strcmp(name, cases[i].name) == 0)
 			cases[i].run();
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	pthread_t t;
+
+	if (argc < 2 || pthread_create(&t, NULL, prepare, argv[1]) != 0)
+		return 99;
+	pthread_join(t, NULL);
 	if (argc > 2 && strcmp(argv[2], "lose") == 0)
 		block = NULL;
-	if (argc > 2 && strcmp(argv[2], "wait") == 0 && write(1, "x", 1) == 1)
+	if (argc > 3 && strcmp(argv[3], "wait") == 0 && write(1, "x", 1) == 1)
 		pause();
 	return 0;
 }

@@ -37,20 +37,36 @@ class Served(seeptest.TestCase):
                 self.assertEqual((case, status, last), (
                     case, 23, f"seep: LEAK objects=2 bytes={BLOCK + 100} sites=2"))
 
+    def check_live(self, case, what):
+        p = subprocess.Popen([SERVED, case, what, "wait"], stdout=subprocess.PIPE,
+                             env=seeptest.clean_env(LD_PRELOAD=seeptest.LIB,
+                                                    SEEP_OPTIONS="mode=exact"))
+        try:
+            p.stdout.read(1)
+            r = seep("check", str(p.pid))
+            return r.returncode, r.stderr.decode().splitlines()[-1]
+        finally:
+            p.send_signal(signal.SIGKILL)
+            p.wait()
+            p.stdout.close()
+
     def test_live(self):
         for case in filter(self.possible, ALL):
-            p = subprocess.Popen([SERVED, case, "wait"], stdout=subprocess.PIPE,
-                                 env=seeptest.clean_env(LD_PRELOAD=seeptest.LIB,
-                                                        SEEP_OPTIONS="mode=exact"))
-            try:
-                p.stdout.read(1)
-                r = seep("check", str(p.pid))
-                self.assertEqual((case, r.returncode, r.stderr.splitlines()[-1]),
-                                 (case, 0, b"seep: clean"))
-            finally:
-                p.send_signal(signal.SIGKILL)
-                p.wait()
-                p.stdout.close()
+            self.assertEqual((case, *self.check_live(case, "stay")), (case, 0, "seep: clean"))
+
+    def test_live_lost(self):
+        """A snapshot reads pages that were not supplied as empty; others it sees."""
+        for case in filter(self.possible, ALL):
+            status, last = self.check_live(case, "lose")
+            if case == "minor":  # the block is mapped twice: the pointer still stands there
+                self.assertEqual((status, last), (
+                    23, f"seep: LEAK objects=1 bytes={BLOCK} sites=1"))
+            elif case in AWAITED:
+                self.assertEqual((case, status), (case, 24), last)
+                self.assertRegex(last, "^seep: INCOMPLETE: .*" + WHY)
+            else:
+                self.assertEqual((case, status, last), (
+                    case, 23, f"seep: LEAK objects=2 bytes={BLOCK + 100} sites=2"))
 
 
 seeptest.main()

@@ -117,6 +117,9 @@ class Lint(seeptest.TestCase):
         table = set(re.findall(r"^\| `(\w+)=", read("README.md"), re.M))
         self.assertEqual(keys - {"run", "recover"}, table)
 
+    def test_nothing_is_left_of_a_merge(self):
+        self.assertEqual(tracked(".orig", ".rej", ".bak", "~"), [])
+
     def test_nothing_of_this_machine(self):
         for path in tracked(".c", ".h", ".cc", ".py", ".md", "meson.build", "run"):
             self.assertNotRegex(read(path), r"/(wo" + r"rk|fa" + r"rm)/(main|shared)", path)

@@ -7,12 +7,14 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "preload/heap/heap.h"
 #include "preload/heap/mcache.h"
 #include "profiler/leak/history.h"
 #include "profiler/leak/mark.h"
 #include "profiler/leak/sweep.h"
+#include "profiler/leak/unreadable.h"
 
 #define MANY  4000
 #define FEW   60
@@ -524,6 +526,30 @@ static void test_odd_span(void **state)
 	heap_free(p);
 }
 
+/* Beside a running program a list of mappings may be old: the heap has grown since. */
+static void test_was_closed(void **state)
+{
+	const size_t page = 4096, size = 64 * page;
+	char *object = heap_memalign_slow(page, size);
+	const uintptr_t lo = (uintptr_t)object;
+	struct unreadable u;
+
+	(void)state;
+	assert_non_null(object);
+	assert_true(unreadable_init(&u, 16));
+	u.only_look = true;
+	memset(object, 1, size);
+	unreadable_open(&u, lo, lo + size, PROT_NONE);
+	assert_false(u.met);
+	assert_int_equal(mprotect(object + page, page, PROT_NONE), 0);
+	unreadable_open(&u, lo, lo + size, PROT_NONE);
+	assert_true(u.met);
+	assert_int_equal(mprotect(object + page, page, PROT_READ | PROT_WRITE), 0);
+	assert_int_equal(u.count, 0);
+	unreadable_free(&u);
+	heap_free(object);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -534,6 +560,7 @@ int main(void)
 		cmocka_unit_test(test_history),
 		cmocka_unit_test(test_look),
 		cmocka_unit_test(test_odd_span),
+		cmocka_unit_test(test_was_closed),
 #if !defined(__SANITIZE_THREAD__) /* helpers share the caller's thread pointer */
 		cmocka_unit_test(test_helpers),
 		cmocka_unit_test(test_helpers_fall_behind),

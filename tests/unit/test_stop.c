@@ -15,9 +15,11 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -288,6 +290,135 @@ static void while_threads_come_and_go(void)
 	}
 }
 
+/* ---- a copy made on the way to the stop ---- */
+
+#define NWRITERS     3
+#define MUCH	     ((size_t)64 << 20) /* that takes the kernel a while to copy */
+#define MANY_COPIES  60
+#define TICK_US	     1000
+#define FRAME_BYTES  4096 /* of a signal, and more */
+#define NEVER_BEFORE 0x5eed00000000u
+
+struct writer {
+	volatile uint64_t number;
+	char pad[4096 - sizeof(uint64_t)];
+};
+
+/* A page for each, so that they are copied at different times. */
+static struct writer writers[NWRITERS] __attribute__((aligned(4096)));
+
+/* Counts in a register that a signal's handler gets anew, and writes each number to its
+ * page: what the page has is in the register, or one less. */
+static void *write_numbers(void *arg)
+{
+	struct writer *w = arg;
+
+	begin(OPEN);
+	__asm__ volatile("1:\tinc %%rdx\n\tmov %%rdx, (%[to])\n\tjmp 1b"
+			 :
+			 : [to] "r"(&w->number), "d"((uint64_t)NEVER_BEFORE)
+			 : "memory");
+	return NULL;
+}
+
+static void on_tick(int sig)
+{
+	(void)sig;
+}
+
+static bool is_last(uint64_t value, uint64_t number)
+{
+	return value == number || value == number + 1;
+}
+
+/* In its registers, or in what a signal has made of them. */
+static bool has_number(const struct stopped_thread *t, uint64_t number)
+{
+	const uint64_t *sp = (void *)(t->regs.sp & ~(uintptr_t)7);
+
+	for (int i = 0; i < 16; i++)
+		if (is_last(t->gprs[i], number))
+			return true;
+	for (size_t i = 0; i < FRAME_BYTES / sizeof(*sp); i++)
+		if (is_last(sp[i], number))
+			return true;
+	return false;
+}
+
+static void judge_copy(const struct world *w)
+{
+	for (int i = 0; i < NWRITERS; i++) {
+		bool found = false;
+
+		for (uint32_t k = 0; k < w->nthreads; k++)
+			found |= has_number(&w->threads[k], writers[i].number);
+		REQUIRE(found, 40 + i);
+	}
+	_exit(0);
+}
+
+/* Its status; -1: it was made too early. */
+static int copy_on_the_way(void)
+{
+	static struct world w;
+	struct world *told = mmap(NULL, sizeof(w), PROT_READ | PROT_WRITE,
+				  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int go[2], status = 0;
+	pid_t copy;
+	char c = 0;
+
+	REQUIRE(told != MAP_FAILED && pipe(go) == 0, 20);
+	REQUIRE(world_prepare_for_copy(&w) == 0, 21);
+	REQUIRE(world_interrupt(&w) == 0, 22);
+	copy = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+	if (copy == 0) {
+		if (read(go[0], &c, 1) != 1)
+			_exit(50);
+		judge_copy(told);
+	}
+	REQUIRE(world_await(&w) == 0, 23);
+	REQUIRE(w.nthreads == NWRITERS && w.nmissed == 0, 24);
+	*told = w;
+	REQUIRE(write(go[1], &c, 1) == 1, 25);
+	REQUIRE(waitpid(copy, &status, 0) == copy, 26);
+	world_resume(&w);
+	world_free(&w);
+	munmap(told, sizeof(w));
+	close(go[0]);
+	close(go[1]);
+	return w.late ? -1 : WIFEXITED(status) ? WEXITSTATUS(status) : 60;
+}
+
+/* All copies that are not said to be late go with the registers, whatever signals come.
+ */
+static void copies(void)
+{
+	const struct sigaction act = { .sa_handler = on_tick };
+	const struct itimerval every = { { 0, TICK_US }, { 0, TICK_US } };
+	char *much = mmap(NULL, MUCH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			  -1, 0);
+	int late = 0;
+	pthread_t t;
+
+	REQUIRE(much != MAP_FAILED, 10);
+	madvise(much, MUCH, MADV_NOHUGEPAGE);
+	memset(much, 1, MUCH);
+	for (int i = 0; i < NWRITERS; i++)
+		REQUIRE(pthread_create(&t, NULL, write_numbers, &writers[i]) == 0, 11);
+	while (__atomic_load_n(&shared.ready, __ATOMIC_ACQUIRE) < NWRITERS)
+		sched_yield();
+	sigaction(SIGVTALRM, &act, NULL);
+	setitimer(ITIMER_VIRTUAL, &every, NULL);
+	for (int i = 0; i < MANY_COPIES; i++) {
+		const int status = copy_on_the_way();
+
+		if (status > 0)
+			_exit(status);
+		late += status < 0;
+	}
+	REQUIRE(late < MANY_COPIES, 12);
+}
+
 static void in_child(void (*fn)(void))
 {
 	int status = 0;
@@ -324,6 +455,14 @@ static void test_ptrace(void **state)
 	if (!may_trace())
 		skip();
 	in_child(by_ptrace);
+}
+
+static void test_copies(void **state)
+{
+	(void)state;
+	if (!may_trace())
+		skip();
+	in_child(copies);
 }
 
 static void test_signal(void **state)
@@ -422,10 +561,10 @@ static void test_chosen_policy(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_ptrace),	      cmocka_unit_test(test_signal),
-		cmocka_unit_test(test_missed),	      cmocka_unit_test(test_alone),
-		cmocka_unit_test(test_come_and_go),   cmocka_unit_test(test_hurry),
-		cmocka_unit_test(test_chosen_policy),
+		cmocka_unit_test(test_ptrace), cmocka_unit_test(test_signal),
+		cmocka_unit_test(test_copies), cmocka_unit_test(test_missed),
+		cmocka_unit_test(test_alone),  cmocka_unit_test(test_come_and_go),
+		cmocka_unit_test(test_hurry),  cmocka_unit_test(test_chosen_policy),
 	};
 
 #if defined(__SANITIZE_THREAD__)

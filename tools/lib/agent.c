@@ -423,9 +423,11 @@ static int dial(struct line *l)
 			return s;
 	}
 	die(EXIT_INCOMPLETE, "process %d did not answer: it %s", l->target->pid,
-	    l->early	  ? "is still loading its libraries"
-	    : l->filtered ? "has a seccomp filter, which refuses what an answer takes"
-			  : "is busy with another request");
+	    l->early ? "is still loading its libraries"
+	    : l->filtered
+		    ? "has a seccomp filter, which refuses what an answer takes"
+		    : "is busy with another request, or no thread can be made in it "
+		      "(RLIMIT_NPROC, pids.max)");
 }
 
 static bool send_request(int s, const struct agent_request *q, const int *fds, int nfds)

@@ -4,7 +4,7 @@
  *
  * The child stays in our process group and on our terminal. INT, QUIT and the like that
  * the terminal sends reach it by themselves; one that somebody sent to us alone is passed
- * on.
+ * on (relay.h).
  */
 #include "tools/lib/launch.h"
 
@@ -24,9 +24,11 @@
 #include <unistd.h>
 
 #include "tools/lib/inspect.h"
+#include "tools/lib/kept.h"
 #include "tools/lib/leftovers.h"
 #include "tools/lib/linger.h"
 #include "tools/lib/recover.h"
+#include "tools/lib/relay.h"
 #include "tools/lib/say.h"
 
 #define ROOM_BYTES (64u << 20) /* free where the table and the stores go */
@@ -40,8 +42,9 @@ static const int forwarded[] = { SIGINT,  SIGTERM, SIGHUP,   SIGQUIT,
 #define NFORWARDED (sizeof(forwarded) / sizeof(forwarded[0]))
 
 static struct {
-	volatile sig_atomic_t pid;   /* of the child, 0: not yet */
 	volatile sig_atomic_t asked; /* so often INT or TERM came */
+	sigset_t before;	     /* signals that were blocked */
+	sigset_t relayed;	     /* of forwarded, those that we do not ignore */
 	struct sigaction old[NFORWARDED];
 	struct sigaction old_pipe, old_limit, old_child; /* SIGPIPE, SIGXFSZ, SIGCHLD */
 	char link_directory[64]; /* of a library whose path LD_PRELOAD cannot hold */
@@ -267,28 +270,24 @@ static void set_environment(const struct launch *l, const char *library,
 
 /* ---- signals ---- */
 
-static void on_signal(int sig, siginfo_t *info, void *context)
+/* Before the program runs, and after. */
+static void on_signal(int sig)
 {
-	int saved = errno;
-
-	(void)context;
 	if (sig == SIGINT || sig == SIGTERM)
 		running.asked++;
-	/* The kernel's own (from the terminal) went to the whole group already. */
-	if (info->si_code <= 0 && running.pid > 0)
-		kill((pid_t)running.pid, sig);
-	errno = saved;
 }
 
 static void catch_signals(void)
 {
-	struct sigaction act = { .sa_sigaction = on_signal,
-				 .sa_flags = SA_SIGINFO | SA_RESTART };
+	struct sigaction act = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
 
+	sigemptyset(&running.relayed);
 	for (size_t i = 0; i < NFORWARDED; i++) {
 		sigaction(forwarded[i], NULL, &running.old[i]);
-		if (running.old[i].sa_handler != SIG_IGN)
-			sigaction(forwarded[i], &act, NULL);
+		if (running.old[i].sa_handler == SIG_IGN)
+			continue;
+		sigaction(forwarded[i], &act, NULL);
+		sigaddset(&running.relayed, forwarded[i]);
 	}
 }
 
@@ -376,30 +375,43 @@ static const char *why_not(int error)
 	return strerror(error);
 }
 
+/* They are waited for, until await() is over. */
+static void block_relayed(void)
+{
+	sigset_t blocked = running.before;
+
+	for (size_t i = 0; i < NFORWARDED; i++)
+		if (sigismember(&running.relayed, forwarded[i]))
+			sigaddset(&blocked, forwarded[i]);
+	sigaddset(&blocked, SIGCHLD);
+	sigprocmask(SIG_SETMASK, &blocked, NULL);
+}
+
 static void start(struct launch *l, char *program)
 {
-	sigset_t all, before;
+	sigset_t all;
 	int error, fds[2];
 	pid_t pid;
 
 	if (pipe2(fds, O_CLOEXEC) != 0)
 		die(EXIT_INCOMPLETE, "cannot make a pipe: %s", strerror(errno));
 	sigfillset(&all);
-	sigprocmask(SIG_BLOCK, &all, &before);
+	sigprocmask(SIG_BLOCK, &all, &running.before);
 	catch_signals();
+	relay_begin(l->argv);
 	pid = fork();
 	if (pid < 0)
 		die(EXIT_INCOMPLETE, "cannot fork: %s", strerror(errno));
 	if (pid == 0) {
+		relay_leave();
 		restore_signals();
-		sigprocmask(SIG_SETMASK, &before, NULL);
+		sigprocmask(SIG_SETMASK, &running.before, NULL);
 		become(program, l->argv);
 		error = errno;
 		_exit(write(fds[1], &error, sizeof(error)) > 0 ? 126 : 127);
 	}
-	running.pid = pid;
 	l->pid = pid;
-	sigprocmask(SIG_SETMASK, &before, NULL);
+	block_relayed();
 	close(fds[1]);
 	error = read_error(fds[0]);
 	close(fds[0]);
@@ -428,12 +440,11 @@ static void await(struct launch *l)
 {
 	struct rusage used;
 
-	while (wait4(l->pid, &l->status, 0, &used) < 0)
-		if (errno != EINTR)
-			die(EXIT_INCOMPLETE, "cannot wait: %s", strerror(errno));
+	if (!relay_until_end(l->pid, &running.relayed, &l->status, &used, &running.asked))
+		die(EXIT_INCOMPLETE, "cannot wait: %s", strerror(errno));
+	sigprocmask(SIG_SETMASK, &running.before, NULL);
 	note_end(l);
 	l->max_rss = (uint64_t)used.ru_maxrss * 1024;
-	running.pid = 0;
 	l->asked_to_end = running.asked > 0;
 }
 
@@ -507,7 +518,7 @@ static void settle_spawned(struct launch *l)
 void launch_run(struct launch *l)
 {
 	char *program = find_program(l->argv[0]);
-	char *library, *directory, *table;
+	char *library;
 	unsigned long long oom_kills = recover_oom_kills();
 
 	launch_check_options(l);
@@ -515,21 +526,27 @@ void launch_run(struct launch *l)
 	ignore_signals();
 	launch_check_files(l);
 	library = launch_find_library(l->library);
-	directory = make_directory(library);
-	table = make_table(l, directory);
+	l->directory = make_directory(library);
+	l->table_path = make_table(l, l->directory);
 	if (!l->hopeless || l->is_static)
-		set_environment(l, library, table);
+		set_environment(l, library, l->table_path);
 	start(l, program);
 	await(l);
 	linger(l, l->linger_s, l->quiet);
 	l->out_of_memory = recover_oom_kills() != oom_kills;
 	note_signal(l);
 	settle_spawned(l);
-	recover_rows(l, library, table);
-	leftovers_remove(directory);
-	free(directory);
-	free(table);
+	recover_rows(l, library, l->table_path);
+	kept_fetch(l);
 	free(library);
+}
+
+void launch_end(struct launch *l)
+{
+	leftovers_remove(l->directory);
+	free(l->directory);
+	free(l->table_path);
+	l->directory = l->table_path = NULL;
 }
 
 int launch_asks(void)

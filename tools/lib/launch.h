@@ -24,12 +24,13 @@ struct launch {
 	/* found */
 	struct runtable *table;
 	int pid;
-	int status;	    /* of wait4() */
-	uint64_t max_rss;   /* the most that was resident, of it or one of its children */
-	bool asked_to_end;  /* by INT or TERM that came through us or the terminal */
-	bool hopeless;	    /* the library cannot be in it */
-	bool is_static;	    /* hopeless, but what it starts may have the library */
-	char *why;	    /* what is wrong with the program, or NULL */
+	int status;	   /* of wait4() */
+	uint64_t max_rss;  /* the most that was resident, of it or one of its children */
+	bool asked_to_end; /* by INT or TERM that came through us or the terminal */
+	bool hopeless;	   /* the library cannot be in it */
+	bool is_static;	   /* hopeless, but what it starts may have the library */
+	char *why;	   /* what is wrong with the program, or NULL */
+	char *directory, *table_path; /* of the table, until launch_end() */
 	bool out_of_memory; /* the kernel killed somebody for memory meanwhile */
 };
 
@@ -62,6 +63,8 @@ void launch_check_files(struct launch *l);
 void launch_see_children(void);
 /* Runs the program to its end. Dies with 126 or 127 when it cannot be started. */
 void launch_run(struct launch *l);
+/* Removes what only the run needed: the directory of the table. */
+void launch_end(struct launch *l);
 /* How often INT or TERM came, also after the program's end. */
 int launch_asks(void);
 /* 0-255: what a shell would report for status. */

@@ -13,19 +13,19 @@
 #include "tools/lib/filebytes.h"
 #include "tools/lib/say.h"
 
+const char *const runjson_suffixes[] = { "heap.pb.gz",	       "allocs.pb.gz",
+					 "peak.pb.gz",	       "leak.pb.gz",
+					 "escape.pb.gz",       "threads.pb.gz",
+					 "threadcreate.pb.gz", "lifetimes.pb.gz",
+					 "report.json",	       NULL };
+
 void runjson_each_file(const struct runtable_row *row,
 		       void (*fn)(const char *path, void *arg), void *arg)
 {
-	static const char *const suffixes[] = { "heap.pb.gz",	      "allocs.pb.gz",
-						"peak.pb.gz",	      "leak.pb.gz",
-						"escape.pb.gz",	      "threads.pb.gz",
-						"threadcreate.pb.gz", "lifetimes.pb.gz",
-						"report.json" };
-
 	if (row->prefix[0] == '\0')
 		return;
-	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
-		char *path = format_string("%s.%s", row->prefix, suffixes[i]);
+	for (size_t i = 0; runjson_suffixes[i]; i++) {
+		char *path = format_string("%s.%s", row->prefix, runjson_suffixes[i]);
 
 		if (access(path, F_OK) == 0)
 			fn(path, arg);

@@ -13,6 +13,8 @@
 
 /* verdict: "clean", "leak", "incomplete" or "none". Says so when it cannot be written. */
 void runjson_write(const struct launch *l, int status, const char *verdict);
+/* What follows the prefix in their names; ends in NULL. */
+extern const char *const runjson_suffixes[];
 /* Calls fn for every profile or report that a process of the run wrote. */
 void runjson_each_file(const struct runtable_row *row,
 		       void (*fn)(const char *path, void *arg), void *arg);
