@@ -398,12 +398,10 @@ static void start(struct launch *l, char *program)
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, &running.before);
 	catch_signals();
-	relay_begin(l->argv);
 	pid = fork();
 	if (pid < 0)
 		die(EXIT_INCOMPLETE, "cannot fork: %s", strerror(errno));
 	if (pid == 0) {
-		relay_leave();
 		restore_signals();
 		sigprocmask(SIG_SETMASK, &running.before, NULL);
 		become(program, l->argv);
@@ -411,6 +409,7 @@ static void start(struct launch *l, char *program)
 		_exit(write(fds[1], &error, sizeof(error)) > 0 ? 126 : 127);
 	}
 	l->pid = pid;
+	relay_begin(l->argv); /* after it: who asks for our child gets the program */
 	block_relayed();
 	close(fds[1]);
 	error = read_error(fds[0]);

@@ -105,13 +105,6 @@ void relay_begin(char **command)
 	close(fds[0]);
 }
 
-void relay_leave(void)
-{
-	if (relay.witness)
-		close(relay.talk);
-	relay.witness = 0;
-}
-
 static void dismiss_witness(void)
 {
 	if (!relay.witness)

@@ -15,11 +15,9 @@
 #include <stdbool.h>
 #include <sys/resource.h>
 
-/* Before the program is started, all signals blocked: makes the witness. command: the
- * last of our arguments. */
+/* When the program is started, all signals blocked: makes the witness. command: the last
+ * of our arguments. */
 void relay_begin(char **command);
-/* In the child that will be the program. */
-void relay_leave(void);
 /* Passes on what comes of set, which is blocked as SIGCHLD is, until the child pid has
  * ended; *out_asked counts INT and TERM. False: errno says why it cannot be waited for.
  */
