@@ -20,12 +20,10 @@
  * One lock of the first rank is held across the fork itself: glibc may interleave the
  * handlers of two threads that fork at once, and the second must wait at the first step.
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "preload/api/api.h"
@@ -55,9 +53,8 @@ static struct {
 	struct lock lock;
 } forking = { .lock = LOCK_INIT(LOCK_RANK_FORK) };
 
-typedef int (*clone_function)(int (*)(void *), void *, int, void *, ...);
-
-static clone_function real_clone;
+/* libc's clone(), by its other name. */
+int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
 
 /* libc's, in no header. */
 void _IO_list_lock(void) __attribute__((weak));
@@ -181,14 +178,10 @@ EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
 	tls = va_arg(more, void *);
 	child_tid = va_arg(more, void *);
 	va_end(more);
-	if (!real_clone) {
-		errno = ENOSYS;
-		return -1;
-	}
 	if (!fn || !stack || (flags & FORK_NOT_ALIKE) || !exit_is_own_process())
-		return real_clone(fn, stack, flags, arg, parent_tid, tls, child_tid);
+		return __clone(fn, stack, flags, arg, parent_tid, tls, child_tid);
 	before();
-	ret = real_clone(born, stack, flags, &b, parent_tid, tls, child_tid);
+	ret = __clone(born, stack, flags, &b, parent_tid, tls, child_tid);
 	saved = errno;
 	in_parent();
 	errno = saved;
@@ -203,8 +196,5 @@ int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)
 
 void fork_init(void)
 {
-	void *found = dlsym(RTLD_NEXT, "clone");
-
-	memcpy(&real_clone, &found, sizeof(found));
 	__register_atfork(before, in_parent, in_child, __dso_handle);
 }
