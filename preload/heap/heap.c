@@ -233,7 +233,7 @@ ALWAYS_INLINE void *sampled(void *p, size_t size, bool due)
 		}
 		/* A program may need nothing but its mcache for a long time. */
 		if (mcache_self()->budget >= 0 && LIKELY(seep_tls.state == TLS_LIVE))
-			mcache_tick(mcache_self());
+			mcache_tick_sample(mcache_self());
 	}
 	return p;
 }
@@ -332,7 +332,9 @@ void *heap_malloc_slow(size_t size)
 	mc->top[c] = top - 1;
 	heap_hooks.sample_malloc(p, size);
 	if (mc->budget >= 0) /* see sampled() */
-		mcache_tick(mc);
+		mcache_tick_sample(mc);
+	else
+		mcache_tick_call(mc);
 	return p;
 }
 

@@ -23,6 +23,7 @@
 
 #include "preload/base/atomic.h"
 #include "preload/base/base.h"
+#include "preload/base/os.h"
 #include "preload/heap/arena.h"
 #include "preload/heap/heap.h"
 #include "preload/heap/lcache.h"
@@ -226,12 +227,26 @@ static inline void mcache_tick(struct mcache *mc)
 	if (UNLIKELY(++mc->tick % MCACHE_CLOCK_EVERY == 0))
 		mcache_look_around(mc);
 }
-/* SLOW. The same where the time is known, for calls that would be slowed down by looking
- * around every so many. */
+/* SLOW. Called with each sample: a program that needs nothing but its mcache makes no
+ * other slow calls, and these may be seconds apart. */
+static inline void mcache_tick_sample(struct mcache *mc)
+{
+	mc->tick++;
+	mcache_look_around(mc);
+}
+/* SLOW. As mcache_tick() where the time is known, for calls that would be slowed down by
+ * looking around every so many. */
 static inline void mcache_tick_at(struct mcache *mc, uint64_t now)
 {
 	if (UNLIKELY(now - mc->tick_ns >= MCACHE_TICK_NS))
 		mcache_look_around(mc);
+}
+#define MCACHE_CALLS_EVERY 256
+/* SLOW. Called by each malloc where all of them are slow. */
+static inline void mcache_tick_call(struct mcache *mc)
+{
+	if (UNLIKELY(++mc->tick % MCACHE_CALLS_EVERY == 0))
+		mcache_tick_at(mc, os_coarse_ns());
 }
 
 /* SLOW. What the call that is being served was given beside the size: calloc's count, an

@@ -10,6 +10,9 @@
 
 #define TICK_NS	     100000000u
 #define SLOW_TICK_NS 1000000000u
+#define MS_NS	     1000000u
+#define IDLE_TICKS   4 /* slow ones; after as many all of what is idle goes */
+#define IDLE_MS	     (IDLE_TICKS * SLOW_TICK_NS / MS_NS)
 #define TICK_PAGES   (16 * MIB >> PAGE_SHIFT)
 #define KEEP_PAGES   (1 * MIB >> PAGE_SHIFT) /* too little to bother */
 /* Of holes, where the heap still grows; in a larger one they would be in huge pages. */
@@ -92,8 +95,13 @@ void scavenge_tick_locked(void)
 
 	scavenge.last_tick_ns = now;
 	scavenge.traffic = 0;
-	/* A quarter a tick; a long pause counts as the many ticks that it was. */
-	share = elapsed > 4 * (uint64_t)SLOW_TICK_NS ? idle : idle / 4 + KEEP_PAGES / 4;
+	/* A quarter a tick, or a second: programs with little to do come by seldom. */
+	if (elapsed >= IDLE_TICKS * (uint64_t)SLOW_TICK_NS)
+		share = idle;
+	else if (elapsed > SLOW_TICK_NS)
+		share = idle * (size_t)(elapsed / MS_NS) / IDLE_MS + KEEP_PAGES / 4;
+	else
+		share = idle / IDLE_TICKS + KEEP_PAGES / 4;
 	if (idle > KEEP_PAGES)
 		purge(share < idle ? share : idle);
 	scavenge.least_dirty = freelist_dirty_pages();

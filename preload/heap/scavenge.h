@@ -4,10 +4,11 @@
  *
  * Pages go back once nobody wanted them for a while: at every tick the least number of
  * dirty free pages since the last tick is what the program did without, and a quarter of
- * it is purged, longest runs first. A tick takes 100 ms and 16 MiB of page traffic, or
- * one second and any traffic at all: a program that frees and takes the same memory over
- * and over has no idle pages at a tick, however slowly the machine runs it, and one that
- * lets go of a gigabyte gives it back within seconds.
+ * it is purged, a quarter for each second if it was longer, longest runs first. A tick
+ * takes 100 ms and 16 MiB of page traffic, or one second and any traffic at all: a
+ * program that frees and takes the same memory over and over has no idle pages at a tick,
+ * however slowly the machine runs it, and one that lets go of a gigabyte gives it back
+ * within seconds.
  */
 #ifndef PRELOAD_HEAP_SCAVENGE_H
 #define PRELOAD_HEAP_SCAVENGE_H

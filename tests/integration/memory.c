@@ -133,11 +133,24 @@ static void work_a_little(void)
 	nanosleep(&ms, NULL);
 }
 
+/* Even less: one size, which its cache always has. */
+static void work_very_little(void)
+{
+	const struct timespec ms = { .tv_nsec = 1000000 };
+
+	for (int i = 0; i < 8; i++) {
+		void *volatile p = malloc(100);
+
+		free(p);
+	}
+	nanosleep(&ms, NULL);
+}
+
 #define DECAY_SECONDS 300 /* where the program hardly gets to run; else 2 */
 #define DECAY_KIB     (100 * 1024)
 
 /* goal: KiB that RSS must fall below. */
-static int decay(size_t mib, size_t goal)
+static int decay_beside(void (*work)(void), size_t mib, size_t goal)
 {
 	struct blocks b = mixed(mib * MIB);
 	double start;
@@ -148,11 +161,21 @@ static int decay(size_t mib, size_t goal)
 	start = now();
 	do {
 		for (int i = 0; i < 50; i++)
-			work_a_little();
+			work();
 		kib = rss_kib();
 	} while (kib >= goal && now() - start < DECAY_SECONDS);
 	printf("freed_kib %zu\nseconds %.2f\n", kib, now() - start);
 	return 0;
+}
+
+static int decay(size_t mib, size_t goal)
+{
+	return decay_beside(work_a_little, mib, goal);
+}
+
+static int decay_in_cache(size_t mib, size_t goal)
+{
+	return decay_beside(work_very_little, mib, goal);
 }
 
 static int trim(size_t mib)
@@ -552,6 +575,8 @@ int main(int argc, char **argv)
 
 	if (strcmp(name, "decay") == 0)
 		return decay(size, argc > 3 ? strtoul(argv[3], NULL, 10) : DECAY_KIB);
+	if (strcmp(name, "decay_in_cache") == 0)
+		return decay_in_cache(size, DECAY_KIB);
 	if (strcmp(name, "trim") == 0)
 		return trim(size);
 	if (strcmp(name, "threads") == 0)

@@ -47,6 +47,13 @@ class Purging(seeptest.TestCase):
     def test_without_samples(self):
         self.decays("mode=off")
 
+    def test_in_a_program_that_needs_nothing_but_its_cache(self):
+        for options in (None, "mode=exact"):
+            f, _ = figures("decay_in_cache", 1024 if FULL else 256, options=options)
+            self.assertGreater(f["full_kib"], 250 * MIB, options)
+            self.assertLess(f["freed_kib"], 100 * MIB, options)
+            show(f"decay_in_cache_seconds {options}", f["seconds"])
+
     def test_trim_gives_back_at_once(self):
         f, _ = figures("trim", 1024 if FULL else 256)
         self.assertGreater(f["full_kib"], 250 * MIB)
