@@ -26,9 +26,11 @@
 #include "profiler/leak/stop_int.h"
 #include "profiler/stack/module.h"
 
-#define CALL_CODE 7	   /* bytes: b8 imm32; 0f 05 */
-#define GONE	  'X'	   /* as the kernel says */
-#define LOOK_NS	  2000000u /* between two looks at who can be reached */
+#define CALL_CODE   7	     /* bytes: b8 imm32; 0f 05 */
+#define GONE	    'X'	     /* as the kernel says */
+#define EXITING	    0x4	     /* the kernel's flag: it runs none of the program any more */
+#define FLAGS_FIELD 7	     /* in /proc/PID/stat, behind the name */
+#define LOOK_NS	    2000000u /* between two looks at who can be reached */
 
 enum stopped_by { STOPPED_NOT, STOPPED_BY_TRACE, STOPPED_BY_SIGNAL };
 
@@ -152,7 +154,20 @@ static int has_others(struct world *w, int pid, int caller)
 	return others;
 }
 
-/* The letter of its state; or GONE; or 0: not known. */
+/* The number behind so many blanks. */
+static unsigned long number_after(const char *text, int blanks)
+{
+	unsigned long n = 0;
+
+	for (; *text && blanks > 0; text++)
+		blanks -= *text == ' ';
+	for (; *text >= '0' && *text <= '9'; text++)
+		n = n * 10 + (unsigned long)(*text - '0');
+	return n;
+}
+
+/* The letter of its state; or GONE, also of one that is on its way to that; or 0: not
+ * known. */
 static char state_of(int pid, int tid)
 {
 	char path[64], text[128];
@@ -170,7 +185,9 @@ static char state_of(int pid, int tid)
 		return n == -ESRCH ? GONE : 0;
 	text[n] = '\0';
 	state = strrchr(text, ')'); /* the name before it may hold anything */
-	return state && state[1] == ' ' ? state[2] : 0;
+	if (!state || state[1] != ' ')
+		return 0;
+	return number_after(state, FLAGS_FIELD) & EXITING ? GONE : state[2];
 }
 
 bool stop_is_dead(int pid, int tid)

@@ -21,7 +21,8 @@ int stop_list_threads(struct world *w, int pid, int caller);
 /* How many threads pid has, by one system call; 0: not known. SIGNAL. */
 uint32_t stop_count_threads(int pid);
 /* SIGNAL. Has the thread ended, all but its entry in /proc (a main thread that called
- * pthread_exit stays there until the process ends)? */
+ * pthread_exit stays there until the process ends), or is about to in the kernel, where a
+ * loaded machine may leave it for seconds? */
 bool stop_is_dead(int pid, int tid);
 /* SIGNAL. Is it in the kernel, where no signal and no tracer gets at it? */
 bool stop_is_deaf(int pid, int tid);

@@ -184,6 +184,10 @@ static bool await_stop(struct stopped_thread *t, uint64_t *deadline)
 		if (*deadline == 0 ||
 		    (tracer.world->hasty && stop_is_deaf(tracer.pid, t->tid)))
 			return false;
+		if (stop_is_dead(tracer.pid, t->tid)) {
+			t->tid = 0;
+			return true;
+		}
 		if (os_now_ns() > *deadline)
 			*deadline = 0;
 		else if (!waits)
