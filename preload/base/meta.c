@@ -23,6 +23,7 @@
 #define RANGES_MAX     65536
 #define SPARE	       (68 * MIB)
 #define HUGE	       (2 * MIB)
+#define HOLE_TRIES     64
 #define HUGE_FROM      (8 * MIB) /* bumped: from here by huge pages */
 
 struct range {
@@ -104,6 +105,30 @@ void meta_started(void)
 	lock_release(&meta.lock);
 }
 
+static bool is_within_range(const void *p)
+{
+	for (uint32_t i = 0; i < meta.nranges; i++)
+		if ((uintptr_t)p - meta.ranges[i].start < meta.ranges[i].size)
+			return true;
+	return false;
+}
+
+/* By map, and not where a program has unmapped a part of the heap: there it would be
+ * taken for the program's. Holes are filled until the system gives another place. */
+static void *map_apart(void *(*map)(size_t size), size_t size)
+{
+	void *filled[HOLE_TRIES], *p = map(size);
+	unsigned n = 0;
+
+	while (p && n < HOLE_TRIES && is_within_range(p)) {
+		filled[n++] = p;
+		p = map(size);
+	}
+	while (n > 0)
+		os_unmap(filled[--n], size);
+	return p;
+}
+
 /* Of p, which was just mapped, or NULL. */
 static void *own_range(void *p, size_t size)
 {
@@ -118,7 +143,7 @@ static void *own_range(void *p, size_t size)
 
 static void *map_range(size_t size)
 {
-	void *p = os_map(size);
+	void *p = map_apart(os_map, size);
 
 	reserve_spare();
 	return p ? own_range(p, size) : take_spare(size);
@@ -225,10 +250,20 @@ void *meta_map_shared(size_t size, enum meta_tag tag)
 
 	size = align_up(size, OS_PAGE);
 	lock_acquire(&meta.lock);
-	p = own_range(os_map_shared(size), size);
+	p = own_range(map_apart(os_map_shared, size), size);
 	lock_release(&meta.lock);
 	if (p)
 		atomic_add_relaxed(&meta.bytes[tag], size);
+	return p;
+}
+
+void *meta_map_scanned(size_t size)
+{
+	void *p;
+
+	lock_acquire(&meta.lock);
+	p = map_apart(os_map, size);
+	lock_release(&meta.lock);
 	return p;
 }
 

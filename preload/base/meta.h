@@ -34,6 +34,8 @@ void *meta_map(size_t size, enum meta_tag tag);
 /* SLOW. Likewise, with what processes cloned from now on write into it. What is not
  * touched costs nothing. */
 void *meta_map_shared(size_t size, enum meta_tag tag);
+/* SLOW. A mapping that is scanned as if it were the program's; NULL when refused. */
+void *meta_map_scanned(size_t size);
 void meta_unmap(void *p, size_t size, enum meta_tag tag); /* same size as asked */
 /* Grows a meta_map() mapping, moving it if need be; NULL: refused, the old one stands. */
 void *meta_remap(void *p, size_t old_size, size_t new_size, enum meta_tag tag);

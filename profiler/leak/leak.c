@@ -332,7 +332,7 @@ static NOINLINE void clear_stack_below(void)
 static NOINLINE bool plant_canaries(void)
 {
 	if (!leak.page)
-		leak.page = os_map(OS_PAGE); /* not ours in meta's eyes */
+		leak.page = meta_map_scanned(OS_PAGE);
 	if (leak.lost_inverted == 0)
 		leak.lost_inverted = ~(uintptr_t)heap_alloc_unseen();
 	leak.held_inverted = ~(uintptr_t)heap_calloc(1, CANARY_BYTES);

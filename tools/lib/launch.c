@@ -390,10 +390,10 @@ static void block_relayed(void)
 static void start(struct launch *l, char *program)
 {
 	sigset_t all;
-	int error, fds[2];
+	int error, fds[2], go[2];
 	pid_t pid;
 
-	if (pipe2(fds, O_CLOEXEC) != 0)
+	if (pipe2(fds, O_CLOEXEC) != 0 || pipe2(go, O_CLOEXEC) != 0)
 		die(EXIT_INCOMPLETE, "cannot make a pipe: %s", strerror(errno));
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, &running.before);
@@ -402,6 +402,8 @@ static void start(struct launch *l, char *program)
 	if (pid < 0)
 		die(EXIT_INCOMPLETE, "cannot fork: %s", strerror(errno));
 	if (pid == 0) {
+		close(go[1]);
+		read_error(go[0]); /* its end: the witness is there */
 		restore_signals();
 		sigprocmask(SIG_SETMASK, &running.before, NULL);
 		become(program, l->argv);
@@ -409,7 +411,9 @@ static void start(struct launch *l, char *program)
 		_exit(write(fds[1], &error, sizeof(error)) > 0 ? 126 : 127);
 	}
 	l->pid = pid;
+	close(go[0]);
 	relay_begin(l->argv); /* after it: who asks for our child gets the program */
+	close(go[1]);
 	block_relayed();
 	close(fds[1]);
 	error = read_error(fds[0]);

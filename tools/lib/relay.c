@@ -73,36 +73,20 @@ static void hide(char **command)
 
 static __attribute__((noreturn)) void be_witness(int talk, pid_t tool, char **command)
 {
+	uint64_t came = 0;
 	char question;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	hide(command);
 	close_all_but(talk);
+	if (write(talk, &came, sizeof(came)) != (ssize_t)sizeof(came))
+		_exit(1);
 	while (getppid() == tool && read(talk, &question, 1) == 1) {
-		uint64_t came = take_pending();
-
+		came = take_pending();
 		if (write(talk, &came, sizeof(came)) != (ssize_t)sizeof(came))
 			break;
 	}
 	_exit(0);
-}
-
-void relay_begin(char **command)
-{
-	const pid_t tool = getpid();
-	int fds[2];
-
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0)
-		return;
-	relay.witness = fork();
-	if (relay.witness == 0)
-		be_witness(fds[1], tool, command);
-	close(fds[1]);
-	relay.talk = fds[0];
-	if (relay.witness > 0)
-		return;
-	relay.witness = 0; /* no more processes: all is passed on */
-	close(fds[0]);
 }
 
 static void dismiss_witness(void)
@@ -116,16 +100,43 @@ static void dismiss_witness(void)
 	relay.witness = 0;
 }
 
-static uint64_t ask_witness(void)
+/* What the witness says; false: it has been stopped, or killed. */
+static bool hear(uint64_t *out)
 {
 	struct pollfd answers = { .fd = relay.talk, .events = POLLIN };
+
+	return poll(&answers, 1, PATIENCE_MS) == 1 &&
+	       read(relay.talk, out, sizeof(*out)) == (ssize_t)sizeof(*out);
+}
+
+void relay_begin(char **command)
+{
+	const pid_t tool = getpid();
+	uint64_t came;
+	int fds[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0)
+		return;
+	relay.witness = fork();
+	if (relay.witness == 0)
+		be_witness(fds[1], tool, command);
+	close(fds[1]);
+	relay.talk = fds[0];
+	if (relay.witness < 0) { /* no more processes: all is passed on */
+		relay.witness = 0;
+		close(fds[0]);
+	} else if (!hear(&came)) {
+		dismiss_witness();
+	}
+}
+
+static uint64_t ask_witness(void)
+{
 	uint64_t came = 0;
 
 	if (!relay.witness)
 		return 0;
-	if (send(relay.talk, "", 1, MSG_NOSIGNAL) == 1 &&
-	    poll(&answers, 1, PATIENCE_MS) == 1 &&
-	    read(relay.talk, &came, sizeof(came)) == (ssize_t)sizeof(came))
+	if (send(relay.talk, "", 1, MSG_NOSIGNAL) == 1 && hear(&came))
 		return came;
 	dismiss_witness();
 	return 0;

@@ -15,8 +15,8 @@
 #include <stdbool.h>
 #include <sys/resource.h>
 
-/* When the program is started, all signals blocked: makes the witness. command: the last
- * of our arguments. */
+/* Before the program runs, all signals blocked: makes the witness, and returns when it
+ * cannot be taken for the tool any more. command: the last of our arguments. */
 void relay_begin(char **command);
 /* Passes on what comes of set, which is blocked as SIGCHLD is, until the child pid has
  * ended; *out_asked counts INT and TERM. False: errno says why it cannot be waited for.
