@@ -59,7 +59,7 @@
 #define CANDIDATES    ((size_t)1 << 21) /* words of the table; half of it is used */
 #define MAX_HISTORY   ((size_t)1 << 20)
 #define MAX_SITES     ((size_t)1 << 20)
-#define NICE	      10
+#define NICE	      10 /* more than the agent */
 #define FIRST	      (-20)	/* nice */
 #define BRIEF_STACKS  100	/* more than anybody prints */
 #define LOOK_AGAIN_NS 200000000 /* is the agent still there? */
@@ -159,7 +159,7 @@ static void tell_go(const struct live *l)
 }
 
 /* When memory is short it is the copy that has to go; its end leaves no trace. */
-static void be_modest(void)
+static void be_modest(const struct live *l)
 {
 	static const char worst[] = "1000";
 	const uint64_t none[2] = { 0, 0 };
@@ -168,7 +168,7 @@ static void be_modest(void)
 	os_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
 	os_call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0, 0);
 	os_call(SYS_prlimit64, 0, RLIMIT_CORE, (long)none, 0, 0, 0);
-	os_call(SYS_setpriority, PRIO_PROCESS, 0, NICE, 0, 0, 0);
+	os_call(SYS_setpriority, PRIO_PROCESS, 0, l->nice + NICE, 0, 0, 0);
 	fd = os_open("/proc/thread-self/oom_score_adj", O_WRONLY, 0);
 	if (fd >= 0) {
 		os_write_all(fd, worst, sizeof(worst) - 1);
@@ -235,7 +235,7 @@ static __attribute__((noreturn)) void copy_main(struct live *l)
 	struct world *w = &l->cycle.world;
 
 	world_hurry_no_more();
-	be_modest();
+	be_modest(l);
 	symbol_copied();
 	wait_for_go(l);
 	if (l->confirm)
