@@ -331,8 +331,9 @@ static bool is_last(uint64_t value, uint64_t number)
 	return value == number || value == number + 1;
 }
 
-/* In its registers, or in what a signal has made of them. */
-static bool has_number(const struct stopped_thread *t, uint64_t number)
+/* In its registers, or in what a signal has made of them: on its stack. */
+static __attribute__((no_sanitize("address"))) bool
+has_number(const struct stopped_thread *t, uint64_t number)
 {
 	const uint64_t *sp = (void *)(t->regs.sp & ~(uintptr_t)7);
 
