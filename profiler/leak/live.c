@@ -59,7 +59,7 @@
 #define CANDIDATES    ((size_t)1 << 21) /* words of the table; half of it is used */
 #define MAX_HISTORY   ((size_t)1 << 20)
 #define MAX_SITES     ((size_t)1 << 20)
-#define NICE	      10 /* more than the agent */
+#define NICE	      10	/* more than the agent */
 #define FIRST	      (-20)	/* nice */
 #define BRIEF_STACKS  100	/* more than anybody prints */
 #define LOOK_AGAIN_NS 200000000 /* is the agent still there? */
