@@ -320,11 +320,11 @@ static uint32_t count_captured(const struct world *w)
 	return n;
 }
 
-static uint32_t count_seized(const struct world *w)
+static uint32_t count_seized(const struct world *w, uint32_t from)
 {
 	uint32_t n = 0;
 
-	for (uint32_t i = 0; i < w->nthreads; i++)
+	for (uint32_t i = from; i < w->nthreads; i++)
 		n += w->threads[i].tid != 0;
 	return n;
 }
@@ -351,10 +351,13 @@ static bool interrupt_all(struct world *w)
 	uint32_t done = 0;
 
 	for (int round = 0; round < ROUNDS; round++) {
-		if (!interrupt_new(w, done))
+		const uint32_t from = done;
+
+		if (!interrupt_new(w, from))
 			return tracer.error == 0;
 		done = w->nthreads;
-		if (is_everybody(count_seized(w)))
+		/* One that has ended may be listed for ever. */
+		if (count_seized(w, from) == 0 || is_everybody(count_seized(w, 0)))
 			break;
 	}
 	return true;
@@ -370,6 +373,8 @@ static bool await_all(struct world *w)
 			break;
 		if (!interrupt_new(w, done))
 			return tracer.error == 0;
+		if (count_seized(w, done) == 0)
+			break;
 		w->late = true;
 		await_from(w, done);
 	}

@@ -24,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "profiler/leak/stop.h"
+#include "profiler/leak/stop_int.h"
 
 #define PLANTED 0x5eed0000aa00u /* plus a number */
 #define LOOK	2000000		/* looks at a counter that must not move */
@@ -420,6 +420,33 @@ static void copies(void)
 	REQUIRE(late < MANY_COPIES, 12);
 }
 
+/* The main thread has ended and is listed for ever. */
+static void *stop_without_main(void *arg)
+{
+	static struct world w;
+
+	while (!stop_is_dead(getpid(), getpid()))
+		sched_yield();
+	REQUIRE(world_prepare_for_copy(&w) == 0, 20);
+	REQUIRE(world_stop(&w) == 0, 21);
+	REQUIRE(w.nthreads == 1 && w.nmissed == 0, 22);
+	REQUIRE(!w.late, 23);
+	world_resume(&w);
+	world_free(&w);
+	_exit(0);
+	return arg;
+}
+
+static void main_has_ended(void)
+{
+	pthread_t t;
+
+	prepare();
+	start(IN_FUTEX);
+	REQUIRE(pthread_create(&t, NULL, stop_without_main, NULL) == 0, 10);
+	pthread_exit(NULL);
+}
+
 static void in_child(void (*fn)(void))
 {
 	int status = 0;
@@ -464,6 +491,14 @@ static void test_copies(void **state)
 	if (!may_trace())
 		skip();
 	in_child(copies);
+}
+
+static void test_main_has_ended(void **state)
+{
+	(void)state;
+	if (!may_trace())
+		skip();
+	in_child(main_has_ended);
 }
 
 static void test_signal(void **state)
@@ -562,10 +597,15 @@ static void test_chosen_policy(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_ptrace), cmocka_unit_test(test_signal),
-		cmocka_unit_test(test_copies), cmocka_unit_test(test_missed),
-		cmocka_unit_test(test_alone),  cmocka_unit_test(test_come_and_go),
-		cmocka_unit_test(test_hurry),  cmocka_unit_test(test_chosen_policy),
+		cmocka_unit_test(test_ptrace),
+		cmocka_unit_test(test_signal),
+		cmocka_unit_test(test_copies),
+		cmocka_unit_test(test_main_has_ended),
+		cmocka_unit_test(test_missed),
+		cmocka_unit_test(test_alone),
+		cmocka_unit_test(test_come_and_go),
+		cmocka_unit_test(test_hurry),
+		cmocka_unit_test(test_chosen_policy),
 	};
 
 #if defined(__SANITIZE_THREAD__)
