@@ -146,6 +146,8 @@ class Gate(seeptest.TestCase):
         for f in p["files"]:
             st = os.stat(f)
             self.assertEqual((st.st_uid, st.st_mode & 0o777), (0, 0o600))
+            with open(f, "rb") as opened:
+                self.assertEqual(opened.read(2) == b"\x1f\x8b", f.endswith(".gz"), f)
 
     def test_dropped_privileges_choose_no_directory(self):
         """What such a process says of its files is followed into the tool's directory only."""

@@ -8,6 +8,7 @@
  */
 #include "tools/lib/kept.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,8 @@
 #include "tools/lib/runjson.h"
 #include "tools/lib/say.h"
 
+#define MAX_FILE (1 << 30)
+
 static char *kept_path(const struct launch *l, const struct runtable_row *r,
 		       const char *suffix)
 {
@@ -26,11 +29,29 @@ static char *kept_path(const struct launch *l, const struct runtable_row *r,
 			     suffix);
 }
 
-static bool is_regular(const char *path)
+/* As it is; no link is followed and no pipe waited for, whatever the process makes of the
+ * name meanwhile. NULL: errno, ENOENT when there is none. */
+static char *read_regular(const char *path, size_t *out_size)
 {
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	char *bytes = NULL;
 	struct stat st;
+	size_t used = 0;
+	ssize_t n = 1;
 
-	return lstat(path, &st) == 0 && S_ISREG(st.st_mode);
+	if (fd < 0)
+		return NULL;
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size <= MAX_FILE) {
+		bytes = allocate((size_t)st.st_size + 1);
+		while (n > 0 && used < (size_t)st.st_size) {
+			n = read(fd, bytes + used, (size_t)st.st_size - used);
+			used += n > 0 ? (size_t)n : 0;
+		}
+	}
+	close(fd);
+	errno = EINVAL; /* if it is none */
+	*out_size = used;
+	return bytes;
 }
 
 static bool same_directory(const char *path, const char *other)
@@ -57,16 +78,12 @@ static bool fetch_file(const struct launch *l, const struct runtable_row *r,
 {
 	char *from = kept_path(l, r, suffix);
 	char *to = format_string("%s.%s", r->prefix, suffix);
-	uint8_t *bytes;
 	size_t size;
-	bool done = true;
+	char *bytes = read_regular(from, &size);
+	bool done = bytes ? access(to, F_OK) != 0 && file_bytes_write(bytes, size, to)
+			  : errno == ENOENT;
 
-	if (is_regular(from)) {
-		bytes = file_bytes_read(from, &size);
-		done = bytes && access(to, F_OK) != 0 &&
-		       file_bytes_write(bytes, size, to);
-		free(bytes);
-	}
+	free(bytes);
 	free(from);
 	free(to);
 	return done;
@@ -102,13 +119,17 @@ json_t *kept_report(const struct launch *l, const struct runtable_row *r)
 {
 	char *path = format_string("%s.report.json", r->prefix);
 	json_t *report = r->prefix[0] ? reportjson_read(path, NULL) : NULL;
+	size_t size;
+	char *bytes;
 
 	free(path);
 	if (report || !r->kept)
 		return report;
 	path = kept_path(l, r, "report.json");
-	if (is_regular(path))
-		report = reportjson_read(path, NULL);
+	bytes = read_regular(path, &size);
+	if (bytes)
+		report = reportjson_parse(bytes, size, NULL);
+	free(bytes);
 	free(path);
 	return report;
 }
