@@ -5,7 +5,8 @@
  * Structure: per class a list of spans that have free slots (partly used ones; at most
  * one wholly free span is kept back, so that a program at the edge of a span does not
  * take and return it over and over) and a stack of transferred pointers, which becomes
- * longer once where it overflows and what it spilled is soon wanted again.
+ * longer once where it overflows and what it spilled is soon wanted again. It lies in a
+ * ring, so that what it spills, from below, moves nothing.
  *
  * Invariants: a span is on the list exactly when listed is set, and then nfree > 0.
  * nslots
@@ -45,6 +46,7 @@ struct mcentral {
 	struct lock lock;
 	uint32_t ntransfer;    /* pointers in transfer */
 	uint32_t transfer_max; /* room in it */
+	uint32_t oldest;       /* where in it they begin; it goes on at its front */
 	bool is_long;	       /* it has grown, or could not */
 	void **transfer;       /* made at first use; NULL: none could be had */
 	uint64_t nspilled;     /* pointers, since the last mcentral_decay() */
@@ -124,6 +126,41 @@ static void unlist_span(struct mcentral *m, struct mspan *s)
 		s->next->prev = s->prev;
 	s->next = s->prev = NULL;
 	s->listed = false;
+}
+
+/* ---- the transferred pointers ---- */
+
+/* Where the nth of them lies, from the oldest; 0 to transfer_max. */
+static inline uint32_t transfer_at(const struct mcentral *m, uint32_t nth)
+{
+	uint32_t at = m->oldest + nth;
+
+	return at < m->transfer_max ? at : at - m->transfer_max;
+}
+
+/* How many of n from at on lie before the ring's end. */
+static inline uint32_t until_end(const struct mcentral *m, uint32_t at, uint32_t n)
+{
+	return n < m->transfer_max - at ? n : m->transfer_max - at;
+}
+
+/* The newest n leave it. */
+static void transfer_pop(struct mcentral *m, void **out, uint32_t n)
+{
+	uint32_t at = transfer_at(m, m->ntransfer - n), k = until_end(m, at, n);
+
+	memcpy(out, m->transfer + at, k * sizeof(*out));
+	memcpy(out + k, m->transfer, (n - k) * sizeof(*out));
+	m->ntransfer -= n;
+}
+
+static void transfer_push(struct mcentral *m, void *const *pointers, uint32_t n)
+{
+	uint32_t at = transfer_at(m, m->ntransfer), k = until_end(m, at, n);
+
+	memcpy(m->transfer + at, pointers, k * sizeof(*pointers));
+	memcpy(m->transfer, pointers + k, (n - k) * sizeof(*pointers));
+	m->ntransfer += n;
 }
 
 /* ---- taking ---- */
@@ -218,6 +255,7 @@ static COLD void lengthen_transfer(struct mcentral *m, unsigned c)
 {
 	uint32_t max = sizeclass_info[c].batch * LONG_BATCHES;
 	uint32_t most = (uint32_t)LONG_BYTES / sizeclass_info[c].slot_size;
+	uint32_t n = m->ntransfer;
 	void **transfer;
 
 	m->is_long = true;
@@ -227,9 +265,11 @@ static COLD void lengthen_transfer(struct mcentral *m, unsigned c)
 	transfer = meta_alloc(max * sizeof(void *), sizeof(void *), META_CENTRAL);
 	if (!transfer)
 		return;
-	memcpy(transfer, m->transfer, m->ntransfer * sizeof(void *));
+	transfer_pop(m, transfer, n);
 	m->transfer = transfer;
 	m->transfer_max = max;
+	m->oldest = 0;
+	m->ntransfer = n;
 }
 
 /* n pointers were taken from spans, nspilled of which could have been kept. */
@@ -251,8 +291,7 @@ uint32_t mcentral_take_locked(unsigned c, void **out, uint32_t want)
 
 	m->ntaken += want;
 	if (n > 0) {
-		m->ntransfer -= n;
-		memcpy(out, m->transfer + m->ntransfer, n * sizeof(*out));
+		transfer_pop(m, out, n);
 		return n;
 	}
 	while (n < want) {
@@ -430,10 +469,14 @@ static bool make_transfer(struct mcentral *m, unsigned c)
 }
 
 /* Gives the oldest n pointers of the transfer cache back to their spans. */
-static void spill_transfer(struct mcentral *m, unsigned c, uint32_t n)
+static void spill_transfer(struct mcentral *m, unsigned c, uint32_t n,
+			   uint32_t keep_empty)
 {
-	give_all(m, m->transfer, n, c, 1);
-	memmove(m->transfer, m->transfer + n, (m->ntransfer - n) * sizeof(void *));
+	uint32_t k = until_end(m, m->oldest, n);
+
+	give_all(m, m->transfer + m->oldest, k, c, keep_empty);
+	give_all(m, m->transfer, n - k, c, keep_empty);
+	m->oldest = transfer_at(m, n);
 	m->ntransfer -= n;
 }
 
@@ -444,7 +487,7 @@ static void spill_full(struct mcentral *m, unsigned c)
 
 	if (m->is_long && n > m->transfer_max / LONG_SPILL)
 		n = m->transfer_max / LONG_SPILL;
-	spill_transfer(m, c, n);
+	spill_transfer(m, c, n, 1);
 	m->nspilled += n;
 }
 
@@ -458,8 +501,7 @@ void mcentral_give_locked(unsigned c, void *const *pointers, uint32_t n)
 	}
 	while (m->ntransfer + n > m->transfer_max)
 		spill_full(m, c);
-	memcpy(m->transfer + m->ntransfer, pointers, n * sizeof(void *));
-	m->ntransfer += n;
+	transfer_push(m, pointers, n);
 }
 
 #define LOOK_BACK 64 /* pointers of the transfer cache: a thread ends in little time */
@@ -474,7 +516,7 @@ const void *mcentral_find_any(unsigned c, void *const *pointers, uint32_t n)
 	from = m->ntransfer > LOOK_BACK ? m->ntransfer - LOOK_BACK : 0;
 	for (uint32_t i = 0; i < n && !found; i++)
 		for (uint32_t k = from; k < m->ntransfer; k++)
-			if (m->transfer[k] == pointers[i])
+			if (m->transfer[transfer_at(m, k)] == pointers[i])
 				found = pointers[i];
 	lock_release(&m->lock);
 	return found;
@@ -487,7 +529,7 @@ bool mcentral_holds(unsigned c, const void *p)
 
 	lock_acquire(&m->lock);
 	for (uint32_t i = m->ntransfer; i > 0 && !found; i--)
-		found = m->transfer[i - 1] == p;
+		found = m->transfer[transfer_at(m, i - 1)] == p;
 	lock_release(&m->lock);
 	return found;
 }
@@ -508,7 +550,7 @@ NO_LOCK_CHECK void mcentral_decay(unsigned c)
 	if (!lock_try_acquire(&m->lock))
 		return;
 	if (m->ntaken == m->decay_taken && m->ntransfer + m->nempty > 0) {
-		spill_transfer(m, c, m->ntransfer - m->ntransfer / 2);
+		spill_transfer(m, c, m->ntransfer - m->ntransfer / 2, 1);
 		drop_empty_spans(m);
 	}
 	m->decay_taken = m->ntaken;
@@ -522,7 +564,7 @@ void mcentral_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg)
 		const struct mcentral *m = &central.classes[c];
 
 		for (uint32_t i = 0; i < m->ntransfer; i++)
-			fn((uintptr_t)m->transfer[i], arg);
+			fn((uintptr_t)m->transfer[transfer_at(m, i)], arg);
 	}
 }
 
@@ -532,8 +574,7 @@ void mcentral_trim(void)
 		struct mcentral *m = &central.classes[c];
 
 		mcentral_lock(c);
-		give_all(m, m->transfer, m->ntransfer, c, 0);
-		m->ntransfer = 0;
+		spill_transfer(m, c, m->ntransfer, 0);
 		drop_empty_spans(m);
 		mcentral_unlock(c);
 	}
