@@ -437,7 +437,8 @@ static void print_pauses(const struct check *c)
 {
 	const char *by = text_in(c->report, "stopped_by");
 	const char *way = text_in(c->report, "way"),
-		   *instead = text_in(c->report, "instead");
+		   *instead = text_in(c->report, "instead"),
+		   *copied = text_in(c->report, "copied");
 	long long threads = number_in(c->report, "threads_stopped");
 
 	if (strcmp(way, "standing") == 0) {
@@ -452,7 +453,8 @@ static void print_pauses(const struct check *c)
 		    ms_in(c, "screen_ns"), number_in(c->report, "candidates"),
 		    number_in(c->report, "candidates") == 1 ? "" : "s");
 	if (number_in(c->report, "confirm_ns"))
-		say("confirm: pause %.2f ms, %lld thread%s stopped by %s%s",
+		say("confirm: %s%s%spause %.2f ms, %lld thread%s stopped by %s%s",
+		    *copied ? "of a copy (" : "", copied, *copied ? "), " : "",
 		    ms_in(c, "confirm_ns"), threads, threads == 1 ? "" : "s", by,
 		    strcmp(by, "signal") == 0
 			    ? " (ptrace was refused: waiting calls may have ended early)"

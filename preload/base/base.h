@@ -21,7 +21,9 @@
 /* The compiler must not know that i is what it was: else it forms the address of an
  * array's element apart, an instruction more, instead of using the addressing mode each
  * time. */
-#define FORGET(i)    __asm__("" : "+r"(i))
+#define FORGET(i) __asm__("" : "+r"(i))
+/* i is in a register or on the stack up to here. */
+#define KEEP(i)	     __asm__ volatile("" : : "r"(i))
 #define PRINTF(f, a) __attribute__((format(printf, f, a)))
 #define UNUSED	     __attribute__((unused))
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))

@@ -166,8 +166,11 @@ static void free_small(struct mspan *s, uint32_t index, void *p)
 
 static NOINLINE void keep_large_slow(struct mspan *s)
 {
-	struct mcache *mc = own_mcache();
+	struct mcache *mc;
 
+	mspan_set_live(s,
+		       false); /* what follows may take a while: nobody has its address */
+	mc = own_mcache();
 	lcache_free(mc ? &mc->large : &mcache_empty.large, s);
 }
 
@@ -180,9 +183,12 @@ ALWAYS_INLINE void keep_large(struct mspan *s)
 static NOINLINE void free_sampled_large(struct mspan *s)
 {
 	void (*hook)(struct mspan * s) = heap_hooks.free_large;
+	const void *p = (void *)s->base;
 
+	FORGET(p); /* it is an object still, that nobody else knows */
 	if (LIKELY(hook != NULL)) {
 		hook(s);
+		KEEP(p);
 		keep_large(s);
 		return;
 	}

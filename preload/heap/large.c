@@ -50,7 +50,6 @@ static struct mspan *take_own(size_t npages, size_t align)
 	if (!s)
 		return NULL;
 	s->needs_zero = true;
-	mspan_set_live(s, true);
 	return s;
 }
 
@@ -58,6 +57,7 @@ void *large_malloc(size_t size, size_t align)
 {
 	size_t npages = size ? pages_of(size) : 1;
 	struct mspan *s;
+	void *p;
 
 	if (size > PTRDIFF_MAX || align > PTRDIFF_MAX)
 		return NULL;
@@ -69,7 +69,10 @@ void *large_malloc(size_t size, size_t align)
 	if (!s)
 		return NULL;
 	s->size_asked = size;
-	return (void *)s->base;
+	p = (void *)s->base;
+	FORGET(p); /* where a leak check finds it from now on */
+	mspan_set_live(s, true);
+	return p;
 }
 
 /* Moves or copies the bytes of from, size of them, to the fresh pages at to. */
@@ -108,20 +111,22 @@ static void *move_larger(struct mspan *s, size_t size)
 
 void *large_realloc(struct mspan *s, size_t size)
 {
+	void *p = (void *)s->base;
 	size_t npages;
 
+	FORGET(p); /* where a leak check finds it meanwhile */
 	if (size > PTRDIFF_MAX)
 		return NULL;
 	npages = pages_of(size);
 	/* Shrinking by less than an eighth keeps the pages. */
 	if (npages <= s->npages && s->npages - npages <= s->npages / 8) {
 		s->size_asked = size;
-		return (void *)s->base;
+		return p;
 	}
 	if ((npages > s->npages && lcache_extend(&mcache_self()->large, s, npages)) ||
 	    mheap_resize_large(s, npages)) {
 		s->size_asked = size;
-		return (void *)s->base;
+		return p;
 	}
 	return move_larger(s, size);
 }

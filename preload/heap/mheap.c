@@ -30,6 +30,7 @@
 #include "preload/heap/scavenge.h"
 #include "preload/heap/sizeclass.h"
 
+#define UNSEEN_PAGES   3  /* see mheap_alloc_unseen() */
 #define SCAVENGE_EVERY 16 /* frees of large objects between looks at the clock */
 /* Pages that may be cached while clean ones are used, and a share of those in use. */
 #define CACHED_LEAST (256 * KIB >> PAGE_SHIFT)
@@ -412,7 +413,7 @@ static void init_large(struct mspan *s)
 	s->magic = 0;
 	s->sizeclass = 0;
 	s->nfree = 0;
-	s->alloc_bits[0] = 1;
+	s->alloc_bits[0] = 0;
 }
 
 /* A run of npages on a multiple of align from the lists, want pages of which hold such.
@@ -458,19 +459,26 @@ struct mspan *mheap_alloc_large(size_t npages, size_t align)
 
 struct mspan *mheap_alloc_unseen(void)
 {
-	struct mspan *s = NULL;
+	struct mspan *s = NULL, *rest = NULL;
 	size_t got;
 	uintptr_t base;
 
 	lock_acquire(&mheap_lock);
-	base = arena_grow(2, ARENA_FOR_LARGE, &got);
-	if (base) { /* programs keep pointers a little past the end of what is before */
+	base = arena_grow(UNSEEN_PAGES, ARENA_FOR_LARGE, &got);
+	/* Programs keep pointers a little past the end of what is before it, and their
+	 * loops a little before what is behind it. */
+	if (base) {
 		fixalloc_feed(&mheap.spans, (void *)base, PAGE_SIZE);
-		s = new_run(base + PAGE_SIZE, got - 1, 0);
+		fixalloc_feed(&mheap.spans, (void *)(base + 2 * PAGE_SIZE), PAGE_SIZE);
+		s = new_run(base + PAGE_SIZE, 1, 0);
 	}
+	if (s && got > UNSEEN_PAGES)
+		rest = new_run(base + UNSEEN_PAGES * PAGE_SIZE, got - UNSEEN_PAGES, 0);
+	if (rest)
+		insert_run(rest);
 	if (s) {
-		split(s, 1);
 		init_large(s);
+		mspan_set_live(s, true);
 		arena_set_span(s, s, false);
 		start_span(s, MSPAN_LARGE);
 	}
@@ -495,7 +503,6 @@ struct mspan *mheap_new_blank_locked(void)
 	s->base = arena_first.start;
 	s->npages = s->ndirty = 0;
 	init_large(s);
-	mspan_set_live(s, false);
 	start_span(s, MSPAN_LARGE);
 	return s;
 }

@@ -19,7 +19,8 @@ extern struct lock mheap_lock;
  * no memory. */
 struct mspan *mheap_alloc_small(unsigned sizeclass, uint32_t npages);
 /* A large object of npages on a boundary of align bytes (a power of two; PAGE_SIZE or
- * less is free). needs_zero tells whether the pages may hold old bytes. */
+ * less is free); not live yet, see mspan_set_live(): its address must be somewhere where
+ * a leak check finds it first. needs_zero tells whether the pages may hold old bytes. */
 struct mspan *mheap_alloc_large(size_t npages, size_t align);
 /* A large object of one page that was never part of any object before. */
 struct mspan *mheap_alloc_unseen(void);

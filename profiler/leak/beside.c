@@ -12,6 +12,9 @@
  * Again is a pass through all that was reached, in the order of memory, and takes half as
  * long. Where one takes nothing away, and a look takes seconds, it is the second look.
  *
+ * What is white in both is lost if it is white in the moment of a stop, too: see
+ * tracked.h.
+ *
  *   agent                             process
  *   ------------------------------->  counts spans
  *   maps memory, copies the list
@@ -28,9 +31,11 @@
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #include "profiler/leak/chain.h"
+#include "profiler/leak/collapse.h"
 #include "profiler/leak/growth.h"
 #include "profiler/leak/history.h"
 #include "profiler/leak/look.h"
+#include "profiler/leak/tracked.h"
 #include "profiler/site/site.h"
 #include "profiler/stack/module.h"
 
@@ -48,7 +53,7 @@
 #define SEEN_ROOM ((size_t)1 << 16) /* new objects */
 #define KINDS	  2		    /* records of a site, mostly */
 
-enum step { STEP_COUNT, STEP_LOOK, STEP_AGAIN, STEP_CHAIN };
+enum step { STEP_COUNT, STEP_LOOK, STEP_AGAIN, STEP_CONFIRM, STEP_CHAIN };
 
 struct beside {
 	struct cycle *c;
@@ -62,8 +67,8 @@ struct beside {
 	struct sweep_seen seen[LOOKS];
 	unsigned look; /* the present one */
 	bool is_sure;  /* it was long, and its last pass took nothing away */
-	void (*doubt)(void *arg);
-	void *doubt_arg;
+	const struct beside_help *help;
+	struct tracked tracked;
 	struct sweep sweep;
 	struct chain_search chain;
 	const char *why;
@@ -163,6 +168,9 @@ static void work(void *arg)
 		look(b);
 	} else if (b->step == STEP_AGAIN) {
 		look_again(b);
+	} else if (b->step == STEP_CONFIRM) {
+		tracked_confirm(&b->tracked, b->c);
+		b->ok = !b->tracked.why;
 	} else {
 		find_chains(b);
 	}
@@ -172,8 +180,11 @@ static void work(void *arg)
 
 static enum look_end run_once(struct beside *b, enum step step)
 {
+	const struct look_stopper stopper = { b->help->stop, b->help->arg };
+
 	b->step = step;
-	return look_run(work, b, b->stack, &b->eager_ns);
+	return look_run(work, b, b->stack, &b->eager_ns,
+			step == STEP_CONFIRM ? &stopper : NULL);
 }
 
 /* One that ends in the middle leaves tables and lists that are worth nothing. */
@@ -188,7 +199,7 @@ static enum look_end run_look(struct beside *b, bool again)
 	}
 	end = run_once(b, STEP_LOOK);
 	if (end == LOOK_DONE && b->ok && seen->fresh > 0) {
-		b->doubt(b->doubt_arg);
+		b->help->doubt(b->help->arg);
 		end = run_once(b, STEP_AGAIN);
 	}
 	return end;
@@ -299,7 +310,7 @@ static enum beside_end look_twice(struct beside *b)
 {
 	for (b->look = 0; b->look < LOOKS; b->look++) {
 		if (b->look > 0) {
-			b->doubt(b->doubt_arg);
+			b->help->doubt(b->help->arg);
 			unmap_look(b);
 		}
 		if (!map_look(b) || !run(b, STEP_LOOK))
@@ -313,13 +324,75 @@ static enum beside_end look_twice(struct beside *b)
 	return BESIDE_CANDIDATES;
 }
 
-enum beside_end beside_look(struct cycle *c, void (*doubt)(void *arg), void *arg,
+/* before: what looks have seen; NULL: none was made. */
+static enum look_end run_confirm(struct beside *b, struct sweep_seen *before)
+{
+	enum look_end end = LOOK_KILLED;
+
+	b->help->doubt(b->help->arg);
+	unmap_look(b);
+	if (tracked_map(&b->tracked) && map_look(b)) {
+		b->tracked.before = before;
+		b->tracked.seen = &b->seen[b->look];
+		b->tracked.sweep = &b->sweep;
+		b->c->keeps_lost = true;
+		end = run_once(b, STEP_CONFIRM);
+		b->c->keeps_lost = false;
+		cycle_show_lost(false);
+	}
+	tracked_unmap(&b->tracked);
+	return end;
+}
+
+static const char *why_not(const struct beside *b, enum look_end end)
+{
+	switch (end) {
+	case LOOK_DONE:
+		return b->tracked.why;
+	case LOOK_FAULT:
+		return "memory was taken away under the look";
+	case LOOK_KILLED:
+		return "who looked was killed";
+	case LOOK_REFUSED:
+		break;
+	}
+	return "no process that shares its memory can be made";
+}
+
+/* What seems to be lost, if it was looked for, is lost for sure; else a copy is needed.
+ */
+static enum beside_end confirm(struct beside *b, bool looked)
+{
+	struct sweep_seen *before = looked ? &b->seen[b->look] : NULL;
+	enum look_end end = LOOK_FAULT;
+
+	b->look = LOOKS - 1 - b->look;
+	collapse_note(); /* what is written by small pages from now on */
+	for (int i = 0; end == LOOK_FAULT && i < TRIES; i++)
+		end = run_confirm(b, before);
+	if (end == LOOK_DONE && b->ok) {
+		b->c->out->candidates = before ? before->fresh : b->seen[b->look].fresh;
+		return finish(b);
+	}
+	b->look = LOOKS - 1 - b->look;
+	b->c->out->copied = why_not(b, end);
+	return BESIDE_CANDIDATES;
+}
+
+static enum beside_end look_and_confirm(struct beside *b)
+{
+	enum beside_end end = b->help->at_once ? BESIDE_CANDIDATES : look_twice(b);
+
+	if (end != BESIDE_CANDIDATES || !b->help->stop)
+		return end;
+	return confirm(b, !b->help->at_once);
+}
+
+enum beside_end beside_look(struct cycle *c, const struct beside_help *help,
 			    struct sweep_candidates *out, uint64_t *out_locked_ns,
 			    const char **out_why)
 {
-	struct beside b = {
-		.c = c, .eager_ns = EAGER_NS, .doubt = doubt, .doubt_arg = arg
-	};
+	struct beside b = { .c = c, .eager_ns = EAGER_NS, .help = help };
 	enum beside_end end = BESIDE_NOT;
 
 	b.stack = meta_map(LOOK_STACK, META_LEAK);
@@ -330,10 +403,10 @@ enum beside_end beside_look(struct cycle *c, void (*doubt)(void *arg), void *arg
 	else if (roots_are_supplied())
 		b.why = "it has a userfaultfd, or its descriptors cannot be seen";
 	else if (map_all(&b))
-		end = look_twice(&b);
+		end = look_and_confirm(&b);
 	else
 		b.why = "out of memory";
-	if (end == BESIDE_CANDIDATES)
+	if (end == BESIDE_CANDIDATES && !help->at_once)
 		sweep_seen_candidates(&b.seen[b.look], out);
 	*out_locked_ns = b.locked_ns + 1;
 	*out_why = b.why;

@@ -75,6 +75,12 @@ static void mark_code_root(uintptr_t lo, uintptr_t hi, void *arg)
 	mark_code(arg, lo, hi);
 }
 
+void cycle_mark_roots(struct cycle *c)
+{
+	roots_each(&c->roots, mark_root, &c->marker);
+	roots_each_code(&c->roots, mark_code_root, &c->marker);
+}
+
 /* Alternate signal stacks may be known to nobody but the kernel. */
 static void mark_signal_stacks(struct cycle *c)
 {
@@ -123,8 +129,7 @@ static void mark_all(struct cycle *c)
 	c->marker.strict = true;
 	if (!c->alone)
 		mark_start_helpers(&c->marker, mark_useful_helpers(&c->marker));
-	roots_each(&c->roots, mark_root, &c->marker);
-	roots_each_code(&c->roots, mark_code_root, &c->marker);
+	cycle_mark_roots(c);
 	mark_registers(c);
 	mark_interrupted(c);
 	mark_signal_stacks(c);
@@ -139,6 +144,8 @@ static void mark_all(struct cycle *c)
 		c->roots.hidden = true;
 	if (!canaries_agree(c))
 		leak_incomplete(c->out, "the check did not find its own canaries");
+	if (c->keeps_lost)
+		return;
 	mark_word(&c->marker, ~leak.lost_inverted);
 	mark_drain(&c->marker);
 }
@@ -198,14 +205,39 @@ bool cycle_look(struct cycle *c)
 	return c->out->verdict != LEAK_INCOMPLETE;
 }
 
-bool cycle_look_again(struct cycle *c)
+bool cycle_find_again(struct cycle *c)
 {
 	if (!roots_collect(&c->roots, &c->world, 0))
 		return false;
 	c->marker.absent = c->roots.absent.count > 0 ? &c->roots.absent : NULL;
-	mark_refresh(&c->marker);
-	roots_each(&c->roots, mark_root, &c->marker);
-	roots_each_code(&c->roots, mark_code_root, &c->marker);
+	return mark_refresh(&c->marker) || !c->keeps_lost;
+}
+
+void cycle_mark_threads(struct cycle *c)
+{
+	mark_registers(c);
+	mark_signal_stacks(c);
+}
+
+void cycle_show_lost(bool shown)
+{
+	leak.page[1] = shown ? ~leak.lost_inverted : 0;
+}
+
+bool cycle_has_found_lost(const struct cycle *c)
+{
+	uint32_t index;
+	size_t bit;
+
+	return mark_find(&c->marker, ~leak.lost_inverted, &index, &bit) &&
+	       !mark_test(c->marker.white, bit);
+}
+
+bool cycle_look_again(struct cycle *c)
+{
+	if (!cycle_find_again(c))
+		return false;
+	cycle_mark_roots(c);
 	mark_again(&c->marker);
 	mark_drain(&c->marker);
 	sweep_hold(&c->marker);

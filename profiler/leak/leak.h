@@ -91,7 +91,8 @@ struct leak_result {
 	 * before. */
 	const char *way, *stopped_by;
 	uint64_t screen_ns, confirm_ns, candidates;
-	char instead[96]; /* why it did not look beside the program; else empty */
+	char instead[96];   /* why it did not look beside the program; else empty */
+	const char *copied; /* why the confirm is of a copy; NULL: it is not */
 };
 
 /* DUMP. A whole check of this process, by its own thread. Never fails: trouble is

@@ -29,7 +29,8 @@ struct cycle {
 	const struct leak_interrupted *interrupted; /* NULL: by no signal */
 	bool alone;				    /* no other threads mark */
 	bool prepared;				    /* there is something to free */
-	const struct origin *origin;		    /* in a snapshot; else NULL */
+	bool keeps_lost; /* the lost canary stays white at the end of a marking */
+	const struct origin *origin; /* in a snapshot; else NULL */
 };
 
 /* The lock of all checks, and what they remember of each other. */
@@ -48,6 +49,15 @@ bool cycle_look(struct cycle *c);
 /* What was reached is searched again, with what is new: what has changed its place
  * meanwhile is found in the end. False: as above. */
 bool cycle_look_again(struct cycle *c);
+/* The parts of it. New mappings and objects are found, not marked; false as above. */
+bool cycle_find_again(struct cycle *c);
+void cycle_mark_roots(struct cycle *c);
+/* STW. What the threads of c->world have in registers. */
+void cycle_mark_threads(struct cycle *c);
+/* With c->keeps_lost: the lost canary's address is put where a root is, or taken away.
+ * Has it been reached? */
+void cycle_show_lost(bool shown);
+bool cycle_has_found_lost(const struct cycle *c);
 /* After cycle_mark(): the records. */
 void cycle_sweep(struct cycle *c);
 /* Applies the suppressions, adds up what is left, and gives the verdict. */

@@ -47,8 +47,10 @@
 #include "profiler/leak/hidden.h"
 #include "profiler/leak/history.h"
 #include "profiler/leak/leak_int.h"
+#include "profiler/leak/look.h"
 #include "profiler/leak/pagemap.h"
 #include "profiler/leak/sweep.h"
+#include "profiler/leak/why.h"
 #include "profiler/pprof/symbol.h"
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
@@ -377,6 +379,8 @@ static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
  * long pause for nothing. */
 static void await_threads(struct world *w)
 {
+	w->nmissed = 0; /* by a stop before */
+	w->reason[0] = '\0';
 	world_list(w);
 	world_await_reachable(w);
 	w->hasty = true;
@@ -385,7 +389,7 @@ static void await_threads(struct world *w)
 /* 0, or -errno: nothing was copied. */
 static int make_copy(struct live *l, bool confirm)
 {
-	if (!l->copied)
+	if (!l->copied && !l->result.copied)
 		collapse_note();
 	l->copied = true;
 	l->confirm = confirm;
@@ -427,64 +431,14 @@ static int fail(struct live *l, int error, const char *why)
 	return error;
 }
 
-/* Of those that filters and limits make. */
-static const char *error_name(int error)
-{
-	switch (-error) {
-	case EPERM:
-		return "EPERM";
-	case EACCES:
-		return "EACCES";
-	case EAGAIN:
-		return "EAGAIN";
-	case ENOMEM:
-		return "ENOMEM";
-	case ENOSYS:
-		return "ENOSYS";
-	case EINVAL:
-		return "EINVAL";
-	default:
-		return "an error";
-	}
-}
-
-/* Tries what meta_map() does. */
 static int fail_of_memory(struct live *l)
 {
-	const char *call = "mmap";
-	long ret = os_call(SYS_mmap, 0, OS_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
-			   -1, 0);
-
-	if (ret > 0 || ret < -4095) {
-		const long page = ret;
-
-		call = "mprotect";
-		ret = os_call(SYS_mprotect, page, OS_PAGE, PROT_READ | PROT_WRITE, 0, 0,
-			      0);
-		os_call(SYS_munmap, page, OS_PAGE, 0, 0, 0, 0);
-	}
-	if (ret == 0)
-		return fail(l, -ENOMEM, "out of memory");
-	fmt_string(l->answer->why, sizeof(l->answer->why), "%s failed with %s", call,
-		   error_name((int)ret));
-	return (int)ret;
+	return why_no_memory(l->answer->why, sizeof(l->answer->why));
 }
 
 static int fail_of_copy(struct live *l)
 {
-	char *why = l->answer->why;
-	const size_t size = sizeof(l->answer->why);
-
-	if (l->wait_error)
-		fmt_string(why, size, "wait4 for the snapshot failed with %s",
-			   error_name(l->wait_error));
-	else if (l->killed_by == SIGKILL)
-		fmt_string(why, size, "the snapshot was killed: is memory short?");
-	else if (l->killed_by)
-		fmt_string(why, size, "the snapshot ended by signal %d%s", l->killed_by,
-			   l->killed_by == SIGSYS ? ": a seccomp filter" : "");
-	else
-		fmt_string(why, size, "the snapshot ended without a result");
+	why_no_copy(l->answer->why, sizeof(l->answer->why), l->wait_error, l->killed_by);
 	return -ECHILD;
 }
 
@@ -505,17 +459,71 @@ static int fail_unstopped(struct live *l)
 	return -EBUSY;
 }
 
+/* ---- beside the program ---- */
+
+static int with_loader_locked_beside(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	struct live *l = arg;
+	struct world *w = &l->cycle.world;
+	uint64_t start;
+
+	(void)info;
+	(void)size;
+	hurry(l, true);
+	start = os_now_ns();
+	take_locks();
+	world_hurry();
+	l->error = world_interrupt(w);
+	if (l->error == 0)
+		l->error = world_await(w);
+	if (l->error == 0) {
+		look_stopped();
+		world_resume(w);
+	}
+	release_locks();
+	l->shared->confirm_ns = os_now_ns() - start;
+	world_hurry_no_more();
+	hurry(l, false);
+	return 1;
+}
+
+static void stop_beside(void *arg)
+{
+	struct live *l = arg;
+
+	await_threads(&l->cycle.world);
+	l->confirm = true;
+	loader_with_lock(with_loader_locked_beside, l);
+}
+
 /* As enum outcome; NONE: it cannot be done so. */
 static enum outcome look_beside(struct live *l)
 {
 	struct shared *s = l->shared;
 	struct sweep_candidates set = candidates_of(s);
+	const struct beside_help help = { .doubt = doubt_depths,
+					  .stop = l->request->unstopped ? NULL
+									: stop_beside,
+					  .at_once = l->request->stop,
+					  .arg = l };
 	enum beside_end end;
 	const char *why;
 
 	depth_read(l->depths, &l->cycle.world);
 	depth_trust(l->depths, &l->cycle.world);
-	end = beside_look(&l->cycle, doubt_depths, l, &set, &s->screen_ns, &why);
+	end = beside_look(&l->cycle, &help, &set, &s->screen_ns, &why);
+	if (l->request->stop)
+		s->screen_ns = 0;
+	if (end == BESIDE_DONE)
+		l->result.copied = NULL;
+	if (end == BESIDE_DONE && l->confirm) {
+		l->result.stopped_by = l->cycle.world.how;
+		l->result.nthreads = l->cycle.world.nthreads;
+		if (l->cycle.world.nmissed)
+			leak_incomplete(&l->result, l->cycle.world.reason);
+	} else {
+		l->confirm = false;
+	}
 	if (end == BESIDE_NOT) {
 		s->screen_ns = 0;
 		fmt_string(l->result.instead, sizeof(l->result.instead), "%s", why);
@@ -540,21 +548,25 @@ static int check_in_turn(struct live *l)
 	enum outcome outcome = OUTCOME_CANDIDATES;
 
 	l->result.way = "snapshot";
-	if (!l->request->stop) {
-		outcome = l->request->snapshot ? OUTCOME_NONE : look_beside(l);
-		if (outcome == OUTCOME_REPORTED)
-			return REPORT_IT;
-		if (outcome == OUTCOME_NONE && l->request->unstopped)
-			return fail_unstopped(l);
-		if (outcome == OUTCOME_NONE) {
-			outcome = look_at_snapshot(l);
-			if (l->copy < 0)
-				return 1;
-		}
+	outcome = l->request->snapshot ? OUTCOME_NONE : look_beside(l);
+	if (outcome == OUTCOME_REPORTED)
+		return REPORT_IT;
+	if (outcome == OUTCOME_NONE && l->request->unstopped)
+		return fail_unstopped(l);
+	if (l->request->stop) {
+		l->result.instead[0] = '\0';
+		l->result.way = "snapshot";
+		outcome = OUTCOME_CANDIDATES;
+	} else if (outcome == OUTCOME_NONE) {
+		outcome = look_at_snapshot(l);
+		if (l->copy < 0)
+			return 1;
 	}
 	if (outcome == OUTCOME_CANDIDATES) {
 		if (l->request->unstopped)
 			return fail_unstopped(l);
+		if (!l->result.copied)
+			l->result.copied = "as asked";
 		if (make_copy(l, true) != 0)
 			return l->cycle.world.reason[0]
 				       ? fail(l, l->error, l->cycle.world.reason)
@@ -589,7 +601,7 @@ static int by_standing_still(struct live *l)
 		fmt_string(l->answer->why, sizeof(l->answer->why),
 			   "clone of a process failed with %s, and the program would "
 			   "stand still for the whole check: --standing allows it",
-			   error_name(l->error));
+			   why_error(l->error));
 		return -EPERM;
 	}
 	*r = (struct leak_result){ .way = "standing",
@@ -628,7 +640,10 @@ static int check(struct live *l)
 		ret = fail_of_memory(l);
 	if (ret == REPORT_IT) {
 		leak_judge(&l->result);
-		l->result.screen_ns = l->answer->pause_ns = l->shared->screen_ns;
+		l->result.screen_ns = l->shared->screen_ns;
+		l->result.confirm_ns = l->confirm ? l->shared->confirm_ns : 0;
+		l->answer->pause_ns = longest(l->shared);
+		l->answer->nthreads = l->result.nthreads;
 		l->result.mark_ns = os_now_ns() - l->result.checked_ns;
 	}
 	cycle_free(&l->cycle);

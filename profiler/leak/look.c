@@ -33,8 +33,20 @@
 #define NICE_OF	      20 /* less what the system call gives is the nice value */
 #define LEAST_NS      1000000u
 #define LOOK_AGAIN_NS 50000000u /* is the other side still there? */
+#define IN_STOP_NS    5000000u	/* the same while the threads are stopped */
 
-enum phase { PHASE_START, PHASE_READY, PHASE_GO, PHASE_DONE, PHASE_FAULT };
+/* Of a stop: the process asks for it, has it or is refused it, and has had it. */
+enum phase {
+	PHASE_START,
+	PHASE_READY,
+	PHASE_GO,
+	PHASE_STOP,
+	PHASE_STOPPED,
+	PHASE_REFUSED,
+	PHASE_GO_ON,
+	PHASE_DONE,
+	PHASE_FAULT
+};
 
 static struct {
 	uint32_t phase; /* enum phase; atomic, futex */
@@ -42,6 +54,8 @@ static struct {
 	void *arg;
 	uint64_t ns;  /* before it steps back */
 	bool is_back; /* it has */
+	bool stops;   /* it may ask for a stop */
+	bool hurries; /* it comes before others then */
 } look;
 
 static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS };
@@ -68,7 +82,7 @@ static STOP_NO_SANITIZE void on_fault(int sig, siginfo_t *info, void *context)
 	(void)sig;
 	(void)info;
 	(void)context;
-	atomic_store_release(&look.phase, (uint32_t)PHASE_FAULT);
+	set_phase(PHASE_FAULT);
 	leave();
 }
 
@@ -117,6 +131,35 @@ static STOP_NO_SANITIZE bool handle_signals(void)
 		       sizeof(blocked), 0, 0) == 0;
 }
 
+static STOP_NO_SANITIZE bool hurry(bool on)
+{
+	const int priority = on ? 1 : 0;
+
+	return os_call(SYS_sched_setscheduler, 0, on ? SCHED_RR : SCHED_OTHER,
+		       (long)&priority, 0, 0, 0) == 0;
+}
+
+STOP_NO_SANITIZE bool look_stop(void)
+{
+	uint32_t now;
+
+	if (look.hurries)
+		hurry(true);
+	set_phase(PHASE_STOP);
+	while ((now = atomic_load_acquire(&look.phase)) == PHASE_STOP)
+		os_futex_wait(&look.phase, PHASE_STOP, LOOK_AGAIN_NS);
+	if (now != PHASE_STOPPED && look.hurries)
+		hurry(false);
+	return now == PHASE_STOPPED;
+}
+
+STOP_NO_SANITIZE void look_go_on(void)
+{
+	set_phase(PHASE_GO_ON);
+	if (look.hurries)
+		hurry(false);
+}
+
 static STOP_NO_SANITIZE void set_timer(void)
 {
 	const struct itimerval timer = {
@@ -149,9 +192,12 @@ static STOP_NO_SANITIZE __attribute__((noreturn)) int look_main(void *arg)
 	os_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
 	if (!handle_signals() || !await_go())
 		leave();
-	set_timer();
+	look.hurries = look.stops && hurry(true) && hurry(false);
+	/* Who could not come forward again for the stop must not step back. */
+	if (!look.stops || look.hurries)
+		set_timer();
 	look.fn(look.arg);
-	atomic_store_release(&look.phase, (uint32_t)PHASE_DONE);
+	set_phase(PHASE_DONE);
 	leave();
 }
 
@@ -207,7 +253,65 @@ static long await_end(long pid, uint64_t *ns)
 	return ret > 0 ? 0 : ret;
 }
 
-enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack, uint64_t *ns)
+/* True: it has not ended yet, as far as can be told. */
+static bool is_there(long pid)
+{
+	siginfo_t info = { .si_pid = 0 };
+
+	return os_call(SYS_waitid, P_PID, pid, (long)&info,
+		       WEXITED | WNOHANG | WNOWAIT | __WALL, 0, 0) == 0 &&
+	       info.si_pid == 0;
+}
+
+/* Until it asks for a stop (true) or ends. */
+static bool await_stop(long pid)
+{
+	uint32_t now;
+
+	while ((now = atomic_load_acquire(&look.phase)) != PHASE_STOP) {
+		if (now >= PHASE_DONE ||
+		    (os_futex_wait(&look.phase, now, LOOK_AGAIN_NS) == -ETIMEDOUT &&
+		     !is_there(pid)))
+			return false;
+	}
+	return true;
+}
+
+static struct {
+	long pid;
+	bool was; /* the threads stood */
+} stopping;
+
+void look_stopped(void)
+{
+	const uint64_t until = os_now_ns() + STOP_PATIENCE_NS;
+	uint32_t now;
+
+	stopping.was = true;
+	set_phase(PHASE_STOPPED);
+	while ((now = atomic_load_acquire(&look.phase)) == PHASE_STOPPED) {
+		if (os_futex_wait(&look.phase, now, IN_STOP_NS) != -ETIMEDOUT)
+			continue;
+		if (!is_there(stopping.pid))
+			return;
+		if (os_now_ns() > until)
+			os_call(SYS_kill, stopping.pid, SIGKILL, 0, 0, 0, 0);
+	}
+}
+
+static void serve_stop(long pid, const struct look_stopper *stopper)
+{
+	if (!await_stop(pid))
+		return;
+	stopping.pid = pid;
+	stopping.was = false;
+	stopper->stop(stopper->arg);
+	if (!stopping.was)
+		set_phase(PHASE_REFUSED);
+}
+
+enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack, uint64_t *ns,
+		       const struct look_stopper *stopper)
 {
 	const int flags = CLONE_VM | CLONE_UNTRACED;
 	uint32_t ready = PHASE_READY;
@@ -219,6 +323,7 @@ enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack, uint64_t *
 	look.arg = arg;
 	look.ns = *ns;
 	look.is_back = false;
+	look.stops = stopper != NULL;
 	atomic_store_release(&look.phase, (uint32_t)PHASE_START);
 	pid = clone_blocked(stack, flags);
 	if (pid <= 0)
@@ -227,12 +332,14 @@ enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack, uint64_t *
 		return LOOK_KILLED;
 	if (atomic_cas_acq_rel(&look.phase, &ready, (uint32_t)PHASE_GO))
 		os_futex_wake(&look.phase, INT32_MAX);
+	if (stopper)
+		serve_stop(pid, stopper);
 	ret = await_end(pid, ns);
 	if (ret < 0 && ret != -ECHILD) {
 		/* A filter refuses to wait: then it is waited for by looking. */
 		while (os_call(SYS_tgkill, pid, pid, 0, 0, 0, 0) == 0 &&
-		       atomic_load_acquire(&look.phase) == PHASE_GO)
-			os_futex_wait(&look.phase, PHASE_GO, LOOK_AGAIN_NS);
+		       atomic_load_acquire(&look.phase) < PHASE_DONE)
+			os_yield();
 		return LOOK_REFUSED;
 	}
 	switch ((enum phase)atomic_load_acquire(&look.phase)) {

@@ -27,6 +27,21 @@ enum look_end {
  * time it may take as the caller would, and what it takes is subtracted; the rest it
  * takes as somebody who can wait.
  */
-enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack, uint64_t *ns);
+struct look_stopper; /* NULL: fn asks for no stop */
+enum look_end look_run(void (*fn)(void *arg), void *arg, char *stack, uint64_t *ns,
+		       const struct look_stopper *stopper);
+
+/*
+ * fn may ask once for the threads to be stopped: look_stop() in the process has the agent
+ * call stop(), which stops them and calls look_stopped(); that returns after look_go_on()
+ * in the process, or when this has ended, and they are let go. False: stop() did not.
+ */
+struct look_stopper {
+	void (*stop)(void *arg);
+	void *arg;
+};
+bool look_stop(void);
+void look_go_on(void);
+void look_stopped(void);
 
 #endif

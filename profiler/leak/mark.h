@@ -137,12 +137,34 @@ bool mark_map(struct marker *m);
 bool mark_fill(struct marker *m);
 /* All is as mark_map() has left it, whatever mark_fill() and a marking came to. */
 void mark_clear_all(struct marker *m);
-/* Objects that were made since are white, as far as there is room. */
-void mark_refresh(struct marker *m);
+/* Objects that were made since are white. False: of some there was no room, and what they
+ * hold stays white. */
+bool mark_refresh(struct marker *m);
 /* What was reached is scanned again, in the next mark_drain() or before. */
 void mark_again(struct marker *m);
 /* Objects that lie in caches by now are neither live nor white. */
 void mark_drop_cached(struct marker *m);
+/* Slots that are neither live nor free for all that the tables tell. */
+struct mark_doubts {
+	struct mark_doubt {
+		uintptr_t base;
+		bool is_free; /* it lies in a cache */
+	} * list;
+	uint32_t *table; /* 1 + place in the list, by base */
+	size_t count;
+	bool full; /* there are more */
+};
+bool mark_doubts_map(struct mark_doubts *d); /* false: out of memory */
+void mark_doubts_unmap(struct mark_doubts *d);
+/* The memory from lo to hi was written since it was scanned: what is black there is
+ * scanned again, as with mark_range(). Right after mark_refresh(), or with d: then all
+ * doubts since are settled by mark_settle(), STW: what was made since is reached. */
+void mark_written(struct marker *m, uintptr_t lo, uintptr_t hi, struct mark_doubts *d);
+void mark_settle(struct marker *m, struct mark_doubts *d);
+/* An object is in doubt; STW: those that are white, but free, are neither live nor white.
+ */
+void mark_doubt(struct mark_doubts *d, uintptr_t base);
+void mark_settle_white(struct marker *m, struct mark_doubts *d);
 /* Is the object of a head still the program's, with the span as it was? */
 bool mark_is_still_live(const struct mspan *head, uint32_t index);
 /* STW. The words of [lo, hi), lo aligned here, are looked at in the next mark_drain(), or

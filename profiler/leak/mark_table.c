@@ -499,16 +499,16 @@ static NO_SANITIZE bool refresh_head(struct marker *m, const struct mspan *s,
 	return true;
 }
 
-void mark_refresh(struct marker *m)
+bool mark_refresh(struct marker *m)
 {
 	bool room = true;
 
 	fit_arenas(m);
-	/* Without room for some, what they hold stays white. */
 	for (size_t i = 0; room && i < m->narenas; i++)
 		room = each_head_of(m, i, refresh_head);
 	mark_drop_cached(m);
 	m->refill_at = m->nspans;
+	return room;
 }
 
 void mark_again(struct marker *m)

@@ -19,6 +19,8 @@
 #define USER_END   (((uintptr_t)1 << 47) - OS_PAGE)
 #define WARM_PAGES 32768 /* at once: the kernel holds the lock of the mappings */
 #define WARM_NS	   3000000u
+#define AGAIN	   1u	      /* flag: what is told is watched from now on */
+#define SHORT	   (32 * MIB) /* in one call, where that takes time: mmap() waits for it */
 
 struct region {
 	uint64_t start, end, categories;
@@ -74,6 +76,45 @@ bool pagemap_each(int pagemap, uintptr_t lo, uintptr_t hi, uint64_t categories,
 		for (long i = 0; i < n; i++)
 			fn(list[i].start, list[i].end, arg);
 		lo = s.walk_end;
+	}
+	return true;
+}
+
+bool pagemap_may_ask(void)
+{
+	return !pagemap_state.filtered;
+}
+
+bool pagemap_each_written(int pagemap, uintptr_t lo, uintptr_t hi, bool again,
+			  void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
+{
+	struct region list[32];
+	uintptr_t piece = SHORT;
+
+	if (pagemap_state.filtered)
+		return false;
+	while (lo < hi) {
+		/* In whole huge pages, or they are split. */
+		const uintptr_t end = align_down(lo, SHORT) + piece;
+		/* A page that is not there would be given a mark, by which it seems to be
+		 * swapped out. */
+		struct scan s = { .size = sizeof(s),
+				  .flags = again ? AGAIN : 0,
+				  .start = lo,
+				  .end = again && end < hi ? end : hi,
+				  .vec = (uintptr_t)list,
+				  .vec_len = ARRAY_LEN(list),
+				  .mask = PAGEMAP_WRITTEN,
+				  .any = PAGEMAP_PRESENT | PAGEMAP_SWAPPED,
+				  .wanted = PAGEMAP_WRITTEN };
+		long n = os_call(SYS_ioctl, pagemap, SCAN, (long)&s, 0, 0, 0);
+
+		if (n < 0 || s.walk_end <= lo)
+			return false;
+		for (long i = 0; i < n; i++)
+			fn(list[i].start, list[i].end, arg);
+		lo = s.walk_end;
+		piece = n > 0 ? SHORT : 2 * piece;
 	}
 	return true;
 }

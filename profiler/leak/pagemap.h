@@ -8,10 +8,12 @@
 
 #include "preload/base/base.h"
 
-#define PAGEMAP_FILE	(1u << 2)
-#define PAGEMAP_PRESENT (1u << 3)
-#define PAGEMAP_SWAPPED (1u << 4)
-#define PAGEMAP_HUGE	(1u << 6)
+#define PAGEMAP_WRITTEN	   (1u << 1)
+#define PAGEMAP_FILE	   (1u << 2)
+#define PAGEMAP_PRESENT	   (1u << 3)
+#define PAGEMAP_SWAPPED	   (1u << 4)
+#define PAGEMAP_HUGE	   (1u << 6)
+#define PAGEMAP_HUGE_BYTES (2 * MIB)
 
 /* DUMP. A descriptor, to be closed by os_close(), or -errno. */
 int pagemap_open(void);
@@ -19,6 +21,13 @@ int pagemap_open(void);
  * categories. False: the kernel does not tell. */
 bool pagemap_each(int pagemap, uintptr_t lo, uintptr_t hi, uint64_t categories,
 		  void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);
+/* DUMP. The same for pages that were written, where that is watched (written.h), since
+ * the last call with `again`; where it is not, all that are there, but none with `again`.
+ */
+bool pagemap_each_written(int pagemap, uintptr_t lo, uintptr_t hi, bool again,
+			  void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);
+/* Is nobody there who might kill for it? As of pagemap_open(). */
+bool pagemap_may_ask(void);
 /* DUMP. The same for pages that are present or swapped out; of ranges up to 4 GiB on
  * older kernels, too, page by page. */
 bool pagemap_each_filled(int pagemap, uintptr_t lo, uintptr_t hi,

@@ -394,6 +394,8 @@ static void json_report(struct out *o, const struct leak_result *r)
 			   r->candidates);
 		out_str(o, ",\"instead\":");
 		out_json(o, r->instead);
+		out_str(o, ",\"copied\":");
+		out_json(o, r->copied ? r->copied : "");
 	}
 	out_str(o, ",\"leaks\":[");
 	json_records(o, r, LIST_LEAKS);

@@ -298,17 +298,21 @@ static bool see_maps(struct roots *r)
 
 /* ---- modules ---- */
 
+static void exclude_seep(struct roots *r)
+{
+	for (uint32_t i = 0; i < module_count(); i++)
+		if (module_at(i)->is_seep && !module_at(i)->unloaded)
+			exclude(r, module_at(i)->start, module_at(i)->end);
+}
+
 static void see_modules(struct roots *r)
 {
+	exclude_seep(r);
 	for (uint32_t i = 0; i < module_count(); i++) {
 		const struct module *m = module_at(i);
 
-		if (m->unloaded)
+		if (m->unloaded || m->is_seep)
 			continue;
-		if (m->is_seep) {
-			exclude(r, m->start, m->end);
-			continue;
-		}
 		/* It may have been closed since the list was made. */
 		include_readable(r, align_up(m->relro_start, 8), m->relro_end);
 		for (uint32_t k = 0; r->no_maps && k < m->nsegments; k++)
@@ -395,7 +399,7 @@ static bool see_own(uintptr_t start, size_t size, void *arg)
 
 /* ---- sorted, without overlaps ---- */
 
-static void sort_ranges(struct root_range *list, size_t n)
+void roots_sort(struct root_range *list, size_t n)
 {
 	/* Shell sort: lists are nearly sorted, and libc's qsort may allocate. */
 	for (size_t gap = n / 2; gap > 0; gap /= 2)
@@ -409,14 +413,27 @@ static void sort_ranges(struct root_range *list, size_t n)
 		}
 }
 
+static void exclude_known(struct roots *r)
+{
+	r->nexclude = r->known->nown;
+	memcpy(r->exclude, r->known->own, r->nexclude * sizeof(*r->exclude));
+}
+
+void roots_restack(struct roots *r, const struct world *w)
+{
+	exclude_known(r);
+	exclude_seep(r);
+	see_stacks(r, w, 0);
+	roots_sort(r->exclude, r->nexclude);
+}
+
 bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
 {
 	if (r->known) {
 		r->ninclude = r->ncode = 0;
 		absent_forget(&r->absent);
 		r->pagemap = 0; /* of one that died: its own */
-		r->nexclude = r->known->nown;
-		memcpy(r->exclude, r->known->own, r->nexclude * sizeof(*r->exclude));
+		exclude_known(r);
 		r->full = r->unseen = false;
 		r->unreadable.only_look = true;
 		r->unreadable.met = false;
@@ -434,9 +451,9 @@ bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
 		meta_each_range(see_own, r);
 	for (size_t i = 0; i < regions.count; i++)
 		include_readable(r, align_up(regions.list[i].lo, 8), regions.list[i].hi);
-	sort_ranges(r->include, r->ninclude);
-	sort_ranges(r->exclude, r->nexclude);
-	sort_ranges(r->code, r->ncode);
+	roots_sort(r->include, r->ninclude);
+	roots_sort(r->exclude, r->nexclude);
+	roots_sort(r->code, r->ncode);
 	return !r->unreadable.full && !r->absent.full;
 }
 

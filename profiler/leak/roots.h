@@ -64,6 +64,11 @@ bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp);
 bool roots_know(struct roots *r, struct roots_known *out); /* false: out of memory */
 void roots_forget(struct roots *r, struct roots_known *k);
 const char *roots_unfit(const struct roots *r);
+/* STW, with r->known and after roots_collect(). Stacks end where they do in w, the rest
+ * is as before. */
+void roots_restack(struct roots *r, const struct world *w);
+/* By address. */
+void roots_sort(struct root_range *list, size_t n);
 /* Is there a userfaultfd, or may there be? Then pages must not be touched. By the agent.
  */
 bool roots_are_supplied(void);

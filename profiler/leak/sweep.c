@@ -365,6 +365,14 @@ static bool is_new(const struct mspan *s, uint32_t index)
 	return !history_note(&e);
 }
 
+/* The same of a look, which writes to nothing that is not its own. */
+static bool is_unknown(const struct mspan *s, uint32_t index)
+{
+	const struct history_entry e = entry_of(s, index);
+
+	return !history_knows(&e);
+}
+
 static void take_back(const struct history_entry *e, void *arg)
 {
 	struct leak_record *rec = record_for(arg, e->site, LEAK_RETRACTED);
@@ -386,7 +394,7 @@ static size_t count_object(struct sweep *c, const struct mspan *s, uint32_t inde
 		return bytes;
 	rec->objects++;
 	rec->bytes += bytes;
-	if (kind <= LEAK_DIRECT && !c->look && is_new(s, index)) {
+	if (kind <= LEAK_DIRECT && (c->look ? is_unknown(s, index) : is_new(s, index))) {
 		rec->new_objects++;
 		rec->new_bytes += bytes;
 	}

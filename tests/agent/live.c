@@ -23,6 +23,8 @@
  *   agent NAME     its main thread is called so
  *   move N         N threads move the only pointers to objects around; stay: they stop,
  *                  and answers how many objects were found damaged
+ *   large N        the same for N threads with large objects that grow, and that only the
+ *                  allocator knows while it is at work
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -437,6 +439,21 @@ static void *move(void *arg)
 	return arg;
 }
 
+static void *move_large(void *arg)
+{
+	for (size_t size = 300000; !stop_moving; size = 300000 + size % 70001) {
+		char *volatile p = malloc(size);
+
+		p[0] = 1;
+		p = realloc(p, 2 * size);
+		if (p[0] != 1)
+			damaged++;
+		free(take((uintptr_t *volatile *)&p));
+		FORGET();
+	}
+	return arg;
+}
+
 static int stay(void)
 {
 	stop_moving = 1;
@@ -514,6 +531,8 @@ static int obey(const char *word, long n, const char *text)
 		return prctl(PR_SET_NAME, text, 0, 0, 0);
 	else if (strcmp(word, "filter") == 0)
 		return filter(text);
+	else if (strcmp(word, "large") == 0)
+		return nmovers = n, start(n, move_large, movers);
 	else if (strcmp(word, "move") == 0)
 		return nmovers = n, start(n, move, movers);
 	else if (strcmp(word, "stay") == 0)

@@ -342,10 +342,11 @@ class Unnoticed(TestCase):
         with Live() as p:
             p.say("move 8")
             candidates = 0
-            ways = ["--stop"], ["--snapshot"], []
+            ways = ["--stop"], ["--stop", "--snapshot"], ["--snapshot"], []
             for i in range(CHECKS):
-                r = self.check(p.pid, *ways[i % 3], status=0)
-                self.assertEqual(r["way"], "snapshot" if i % 3 < 2 else "concurrent")
+                r = self.check(p.pid, *ways[i % 4], status=0)
+                self.assertEqual(r["way"], "snapshot" if i % 4 in (1, 2) or
+                                 i % 4 == 0 and r["copied"] else "concurrent")
                 self.assertEqual(r["retracted_objects"], 0)
                 candidates += r["candidates"]
             self.assertGreater(candidates, 0, "the screen never saw one: no test")
@@ -354,6 +355,14 @@ class Unnoticed(TestCase):
             until(lambda: self.amounts(self.check(p.pid, "--stop"), "lose") == {"direct": 5})
             self.assertEqual(p.say("stay"), 0)
             self.check(p.pid, "--stop", status=23)
+
+    def test_large_objects(self):
+        """Nobody but the allocator has the address of one that it is making or freeing."""
+        with Live("sample=512K") as p:
+            p.say("large 8")
+            for i in range(CHECKS):
+                self.check(p.pid, "--stop", *(["--snapshot"] if i % 2 else []), status=0)
+            self.assertEqual(p.say("stay"), 0)
 
     def test_moving_pointers_sampled(self):
         with Live("sample=512K") as p:

@@ -60,7 +60,7 @@ static void test_steps_back_when_its_time_is_used_up(void **state)
 	(void)state;
 	if (nice_now() == 19)
 		skip();
-	assert_int_equal(look_run(see, &s, stack, &ns), LOOK_DONE);
+	assert_int_equal(look_run(see, &s, stack, &ns, NULL), LOOK_DONE);
 	assert_int_equal(s.first, nice_now());
 	assert_int_equal(s.last, s.first + 10 < 19 ? s.first + 10 : 19);
 	assert_in_range(ns, 0, SOME - 1); /* the kernel's two clocks are not the same */
@@ -72,7 +72,7 @@ static void test_has_no_time(void **state)
 	uint64_t ns = 0;
 
 	(void)state;
-	assert_int_equal(look_run(see, &s, stack, &ns), LOOK_DONE);
+	assert_int_equal(look_run(see, &s, stack, &ns, NULL), LOOK_DONE);
 	assert_int_equal(s.first, nice_now() + 10 < 19 ? nice_now() + 10 : 19);
 	assert_int_equal(ns, 0);
 }
@@ -83,7 +83,7 @@ static void test_its_time_is_subtracted(void **state)
 	uint64_t ns = PLENTY;
 
 	(void)state;
-	assert_int_equal(look_run(see, &s, stack, &ns), LOOK_DONE);
+	assert_int_equal(look_run(see, &s, stack, &ns, NULL), LOOK_DONE);
 	assert_int_equal(s.last, nice_now());
 	assert_in_range(ns, 1, PLENTY - SOME / 2);
 }
@@ -95,7 +95,7 @@ static void be_modest(void)
 	uint64_t ns = SOME;
 
 	require(setpriority(PRIO_PROCESS, 0, 15) == 0 || nice_now() > 15);
-	require(look_run(see, &s, stack, &ns) == LOOK_DONE);
+	require(look_run(see, &s, stack, &ns, NULL) == LOOK_DONE);
 	require(s.first >= 15 && s.last == 19);
 }
 
@@ -125,12 +125,12 @@ static void test_ends(void **state)
 
 	(void)state;
 	assert_int_equal(munmap(gone, page), 0);
-	assert_int_equal(look_run(fault, gone, stack, &ns), LOOK_FAULT);
-	assert_int_equal(look_run(end, &sig, stack, &ns), LOOK_KILLED);
+	assert_int_equal(look_run(fault, gone, stack, &ns, NULL), LOOK_FAULT);
+	assert_int_equal(look_run(end, &sig, stack, &ns, NULL), LOOK_KILLED);
 	sig = SIGTERM;
-	assert_int_equal(look_run(end, &sig, stack, &ns), LOOK_DONE);
+	assert_int_equal(look_run(end, &sig, stack, &ns, NULL), LOOK_DONE);
 	sig = SIGPROF;
-	assert_int_equal(look_run(end, &sig, stack, &ns), LOOK_DONE);
+	assert_int_equal(look_run(end, &sig, stack, &ns, NULL), LOOK_DONE);
 }
 
 int main(void)

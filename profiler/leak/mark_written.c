@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mark_written: marking again from pages of the heap that were written since they were
+ * looked at. What is black there is scanned again, what is white will be when it is
+ * reached. What is neither has been made since, or lies in a cache, or is free: a doubt,
+ * which is settled by what the span and the caches say. What was made since is taken for
+ * reached: it is in nobody's list of lost objects.
+ */
+#include <string.h>
+
+#include "preload/base/atomic.h"
+#include "preload/base/meta.h"
+#include "preload/heap/heap.h"
+#include "preload/heap/sizeclass.h"
+#include "profiler/leak/mark.h"
+
+#define DOUBTS	    65536
+#define TABLE	    (4 * DOUBTS) /* a power of two */
+#define HASH	    0x9e3779b97f4a7c15u
+
+#define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
+
+static size_t doubts_bytes(void)
+{
+	return DOUBTS * sizeof(struct mark_doubt) + TABLE * sizeof(uint32_t);
+}
+
+bool mark_doubts_map(struct mark_doubts *d)
+{
+	memset(d, 0, sizeof(*d));
+	d->list = meta_map(doubts_bytes(), META_LEAK);
+	d->table = d->list ? (uint32_t *)(void *)(d->list + DOUBTS) : NULL;
+	return d->list != NULL;
+}
+
+void mark_doubts_unmap(struct mark_doubts *d)
+{
+	meta_unmap(d->list, doubts_bytes(), META_LEAK);
+	memset(d, 0, sizeof(*d));
+}
+
+/* Its place, or that of nothing. */
+static uint32_t *find(const struct mark_doubts *d, uintptr_t base)
+{
+	size_t i = (base >> 4) * HASH >> 40;
+
+	for (;; i++) {
+		uint32_t *at = &d->table[i & (TABLE - 1)];
+
+		if (*at == 0 || d->list[*at - 1].base == base)
+			return at;
+	}
+}
+
+void mark_doubt(struct mark_doubts *d, uintptr_t base)
+{
+	uint32_t *at = find(d, base);
+
+	if (*at != 0)
+		return; /* by another of its pages */
+	if (d->count == DOUBTS) {
+		d->full = true;
+		return;
+	}
+	d->list[d->count] = (struct mark_doubt){ .base = base };
+	*at = (uint32_t)++d->count;
+}
+
+/* ---- a page ---- */
+
+/* The span of a page as it is now. */
+struct geometry {
+	const struct mspan *s;
+	uintptr_t base;
+	size_t slot_size, nslots;
+};
+
+static NO_SANITIZE bool geometry_at(uintptr_t page, struct geometry *out)
+{
+	const struct mspan *s = heap_find(page, NULL);
+
+	if (!s || (s->state != MSPAN_SMALL && s->state != MSPAN_LARGE))
+		return false;
+	*out = (struct geometry){ .s = s,
+				  .base = s->base,
+				  .slot_size = mspan_slot_bytes(s),
+				  .nslots = s->nslots };
+	return out->slot_size > 0 && page - s->base < s->npages << PAGE_SHIFT;
+}
+
+/* The same that the tables have? */
+static bool is_known(const struct marker *m, const struct mark_page *p,
+		     const struct geometry *g)
+{
+	const struct mspan *head;
+
+	if (!p || p->first == 0)
+		return false;
+	head = mark_head_of(m, (size_t)p->first * 64);
+	return head->base == g->base && head->npages == g->s->npages &&
+	       mspan_slot_bytes(head) == g->slot_size;
+}
+
+static bool is_given_out(const struct geometry *g, size_t index)
+{
+	return atomic_load_relaxed(&g->s->alloc_bits[index / 64]) >> (index % 64) & 1;
+}
+
+/* lo to hi: of one page of the heap; p: NULL where the tables end before it. */
+static void mark_page_again(struct marker *m, const struct mark_page *p, uintptr_t page,
+			    uintptr_t lo, uintptr_t hi, struct mark_doubts *d)
+{
+	struct geometry g;
+	size_t first, last;
+	bool known;
+
+	if (!geometry_at(page, &g))
+		return;
+	known = is_known(m, p, &g);
+	if (!known && !d)
+		return; /* the next mark_refresh() will find it */
+	first = (lo - g.base) / g.slot_size;
+	last = (hi - 1 - g.base) / g.slot_size;
+	for (size_t i = first; i <= last && i < g.nslots; i++) {
+		const uintptr_t slot = g.base + i * g.slot_size;
+		const size_t bit = known ? (size_t)p->first * 64 + i : 0;
+
+		if (known && mark_test(m->live, bit)) {
+			if (!mark_test(m->white, bit))
+				mark_range(m, slot > lo ? slot : lo,
+					   slot + g.slot_size < hi ? slot + g.slot_size
+								   : hi);
+		} else if (d && is_given_out(&g, i)) {
+			mark_doubt(d, slot);
+		}
+	}
+}
+
+NO_SANITIZE void mark_written(struct marker *m, uintptr_t lo, uintptr_t hi,
+			      struct mark_doubts *d)
+{
+	for (uintptr_t at = lo, next; at < hi; at = next) {
+		const struct mark_arena *a = mark_arena_of(m, at);
+		const uintptr_t page = align_down(at, PAGE_SIZE);
+
+		next = page + PAGE_SIZE < hi ? page + PAGE_SIZE : hi;
+		if (a || arena_of(at))
+			mark_page_again(
+				m, a ? &a->pages[(at - a->base) >> PAGE_SHIFT] : NULL,
+				page, at, next, d);
+	}
+}
+
+/* ---- what is in doubt ---- */
+
+static void drop_doubt(uintptr_t slot, void *arg)
+{
+	const struct mark_doubts *d = arg;
+	const uint32_t *at = find(d, slot);
+
+	if (*at != 0)
+		d->list[*at - 1].is_free = true;
+}
+
+/* Is it the program's? */
+static NO_SANITIZE bool is_object(const struct mark_doubt *d, size_t *out_bytes)
+{
+	struct geometry g;
+	size_t index;
+
+	if (d->is_free || !geometry_at(align_down(d->base, PAGE_SIZE), &g))
+		return false;
+	index = (d->base - g.base) / g.slot_size;
+	if (out_bytes)
+		*out_bytes = g.slot_size;
+	return index < g.nslots && g.base + index * g.slot_size == d->base &&
+	       is_given_out(&g, index);
+}
+
+NO_SANITIZE void mark_settle_white(struct marker *m, struct mark_doubts *d)
+{
+	uint32_t index;
+	size_t bit;
+
+	if (d->count > 0)
+		heap_each_cached_now(drop_doubt, d);
+	for (size_t i = 0; i < d->count; i++) {
+		if (mark_find(m, d->list[i].base, &index, &bit) &&
+		    mark_test(m->white, bit) && !is_object(&d->list[i], NULL)) {
+			mark_clear(m->live, bit);
+			mark_clear(m->white, bit);
+		}
+	}
+}
+
+void mark_settle(struct marker *m, struct mark_doubts *d)
+{
+	size_t bytes;
+
+	if (d->count > 0)
+		heap_each_cached_now(drop_doubt, d);
+	for (size_t i = 0; i < d->count; i++)
+		if (is_object(&d->list[i], &bytes))
+			mark_range(m, d->list[i].base, d->list[i].base + bytes);
+}
