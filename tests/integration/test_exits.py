@@ -42,6 +42,14 @@ class Exits(seeptest.TestCase):
             r = self.gate(how)
             self.assertEqual((how, r.returncode, self.last(r)), (how, status, ONE))
 
+    def test_handlers_of_quick_exit(self):
+        """The check comes after them."""
+        for how in ("quick_exit-late", "quick_exit-late-many"):
+            r = self.gate(how)
+            self.assertEqual((how, r.returncode, self.last(r)), (how, 7, TWO))
+            r = seeptest.run([EXITS, how], options="mode=exact:leak=exit")
+            self.assertEqual((how, r.returncode, self.last(r)), (how, 23, TWO))
+
     def test_dying(self):
         for how, sig in DYING.items():
             r = self.gate(how)
