@@ -226,6 +226,16 @@ static int restored(void)
 	return 1;
 }
 
+/* SIGXFSZ, where no report can be written either. */
+static int exceed_limit(void)
+{
+	const struct rlimit none = { 0, 0 };
+	FILE *f = tmpfile();
+
+	setrlimit(RLIMIT_FSIZE, &none);
+	return f && write(fileno(f), "x", 1) == 1 ? 1 : 2;
+}
+
 static int by_signal(const char *how)
 {
 	struct sigaction act = { .sa_handler = leave };
@@ -356,6 +366,8 @@ int main(int argc, char **argv)
 	}
 	if (strcmp(how, "return") == 0 || strcmp(how, "dropped") == 0)
 		return 0;
+	if (strcmp(how, "file-limit") == 0)
+		return exceed_limit();
 	if (strcmp(how, "twice") == 0)
 		return by_two_signals();
 	if (strcmp(how, "grandchild") == 0)
