@@ -457,28 +457,12 @@ static NO_LOCK_CHECK void hear_program(struct leak_result *out)
 	leak_enter();
 }
 
-/* Its answer to the request that asks for it; for a processor the instructions change
- * nothing. */
-static bool is_in_valgrind(void)
-{
-	const uint64_t request[6] = { 0x1001 };
-	uint64_t answer = 0;
-
-	__asm__ volatile("rolq $3, %%rdi\n\trolq $13, %%rdi\n\t"
-			 "rolq $61, %%rdi\n\trolq $51, %%rdi\n\t"
-			 "xchgq %%rbx, %%rbx"
-			 : "+d"(answer)
-			 : "a"(request)
-			 : "cc", "memory");
-	return answer != 0;
-}
-
 static void check(struct leak_result *out, uintptr_t own_sp, bool at_end,
 		  const struct leak_interrupted *interrupted)
 {
 	struct cycle *c;
 
-	if (is_in_valgrind()) { /* what it maps for itself comes and goes meanwhile */
+	if (os_is_in_valgrind()) { /* what it maps for itself comes and goes meanwhile */
 		leak_incomplete(out, "valgrind runs the program");
 		return;
 	}
