@@ -116,7 +116,7 @@ struct check {
 	const char *out, *save, *json;
 	bool since;
 	struct baseline *baseline; /* NULL: since the check before */
-	double max_pause_ms;	   /* 0: any */
+	double max_pause_ms;	   /* below 0: any */
 	bool stop, snapshot, standing, possible, reachable, no_symbolize, quiet;
 	struct pause predicted;
 	bool is_predicted;
@@ -140,7 +140,7 @@ static double parse_ms(const char *text)
 	char *end;
 	double ms = strtod(text, &end);
 
-	if (*text == '\0' || *end || !(ms > 0))
+	if (*text == '\0' || *end || !(ms >= 0))
 		die(EXIT_USAGE, "--max-pause %s: not a number of milliseconds", text);
 	return ms;
 }
@@ -247,7 +247,7 @@ static void predict(struct check *c)
 
 	c->is_predicted = pause_predict(c->target.pid, &c->predicted);
 	if (!c->is_predicted) {
-		if (c->max_pause_ms > 0)
+		if (c->max_pause_ms >= 0)
 			refuse(c, "its page tables cannot be seen, so the pause would be "
 				  "of unknown length");
 		return;
@@ -258,7 +258,7 @@ static void predict(struct check *c)
 		    p->screen_ms, say_bytes(p->huge_bytes, huge, sizeof(huge)),
 		    say_bytes(p->small_bytes, small, sizeof(small)), p->confirm_ms,
 		    p->threads, p->threads == 1 ? "" : "s");
-	if (c->max_pause_ms > 0 && p->confirm_ms > c->max_pause_ms) {
+	if (c->max_pause_ms >= 0 && p->confirm_ms > c->max_pause_ms) {
 		char why[128];
 
 		snprintf(why, sizeof(why),
@@ -514,7 +514,9 @@ static int judge(const struct check *c)
 
 int command_check(int argc, char **argv)
 {
-	struct check c = { .command = argv[0], .profile = strcmp(argv[0], "leak") == 0 };
+	struct check c = { .command = argv[0],
+			   .profile = strcmp(argv[0], "leak") == 0,
+			   .max_pause_ms = -1 };
 	int fd = open_memory(), status;
 
 	say_verdict_when_incomplete();

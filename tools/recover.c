@@ -42,7 +42,8 @@ static const struct option options[] = {
 
 int command_recover(int argc, char **argv)
 {
-	const char *out = NULL, *library = NULL;
+	const char *out = NULL, *asked = NULL;
+	char *library;
 	int c, status = 0;
 
 	opterr = 0;
@@ -52,7 +53,7 @@ int command_recover(int argc, char **argv)
 			out = optarg;
 			break;
 		case OPT_LIB:
-			library = optarg;
+			asked = optarg;
 			break;
 		case OPT_NOT_PRELOADED: /* the reader, if the loader dropped the library
 					 */
@@ -66,7 +67,7 @@ int command_recover(int argc, char **argv)
 	}
 	if (!argv[optind])
 		die(EXIT_USAGE, "no file; see seep recover --help");
-	library = launch_find_library(library);
+	library = launch_find_library(asked);
 	for (; argv[optind]; optind++) {
 		if (access(argv[optind], R_OK) == 0) {
 			status |= !recover_store(library, argv[optind], out, NULL, false);
@@ -75,5 +76,6 @@ int command_recover(int argc, char **argv)
 		say_bad("%s: %s", argv[optind], strerror(errno));
 		status = 1;
 	}
+	free(library);
 	return status;
 }

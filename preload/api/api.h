@@ -83,7 +83,10 @@ bool exit_is_ending(void); /* the same, and without us the process would be gone
 void exit_await_end(void);
 /* Nothing will be recorded: only the row in the tool's table says so. */
 void exit_set_passive(void);
-/* Is there anything to be done at the end, after all? INIT. */
+/* Is there anything to be done at the end, perhaps only to say that nothing was recorded?
+ */
+bool exit_may_report(void);
+/* Is there more? INIT. */
 bool exit_is_wanted(void);
 
 /* For survive.c. Where this process writes; empty: nowhere. */
@@ -102,7 +105,7 @@ void survive_fork_child(bool profiled); /* before the child's first sample */
 void survive_no_more(void);		/* the profiles are written */
 void survive_recover(void); /* INIT. With recover=: writes profiles and exits */
 
-/* leave.c: _exit and exec. INIT. */
+/* leave.c: _exit, quick_exit and exec. INIT. */
 void leave_init(void);
 
 /* fatal.c: signals whose default action ends the process. */

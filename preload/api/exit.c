@@ -401,7 +401,7 @@ static int report_all(const char *prefix, const struct exit_cause *cause)
 	return status;
 }
 
-static bool may_have_work(void)
+bool exit_may_report(void)
 {
 	return opt_get()->out[0] || opt_get()->leak != OPT_LEAK_OFF || runtable_row();
 }
@@ -458,7 +458,7 @@ int exit_reports(const struct exit_cause *cause)
 	int status = -1;
 
 	/* Not a system call more than needed: the program may sit in a sandbox. */
-	if (opt_get()->mode == OPT_MODE_OFF || !may_have_work() || at_exit.off ||
+	if (opt_get()->mode == OPT_MODE_OFF || !exit_may_report() || at_exit.off ||
 	    !exit_is_own_process() || !claim(cause))
 		return -1;
 	seep_tls.internal++;
@@ -551,6 +551,11 @@ void exit_exec_begin(void)
 
 void exit_exec_failed(void)
 {
+}
+
+bool exit_may_report(void)
+{
+	return false;
 }
 
 bool exit_is_wanted(void)

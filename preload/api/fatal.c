@@ -62,7 +62,7 @@
 static const int faults[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
 static const int others[] = { SIGVTALRM, SIGPROF, SIGPOLL, SIGPWR,  SIGSTKFLT, SIGABRT,
 			      SIGSYS,	 SIGTRAP, SIGTERM, SIGINT,  SIGHUP,    SIGQUIT,
-			      SIGPIPE,	 SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU };
+			      SIGPIPE,	 SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU,   SIGXFSZ };
 
 static struct {
 	bool on;

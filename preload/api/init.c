@@ -127,7 +127,8 @@ static void answer_from_now_on(void)
 	agent_init(api_is_bound()
 			   ? NULL
 			   : "the program brings its own malloc: nothing was seen");
-	seep_agent_ready = AGENT_MAGIC;
+	if (!os_is_in_valgrind())
+		seep_agent_ready = AGENT_MAGIC;
 }
 #endif
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * leave: the ways out of a process that run no destructor: _exit and its like, daemon's
- * parent, and exec.
+ * leave: the ways out of a process that run no destructor: _exit and its like,
+ * quick_exit, daemon's parent, and exec.
  *
  * All of them are called in children that share our memory (vfork), in signal handlers
  * and in forked children of programs with threads; exit_reports() finds out and does
@@ -32,7 +32,6 @@ typedef int (*exec_fd)(int, char *const[], char *const[]);
 typedef int (*exec_at)(int, const char *, char *const[], char *const[], int);
 
 static struct {
-	void (*quick_exit)(int status);
 	pid_t (*fork)(void);
 	exec_path_env execve, execvpe;
 	exec_fd fexecve;
@@ -49,8 +48,24 @@ static struct {
 		}                                                   \
 	} while (0)
 
+static void at_quick_exit_last(void *arg, int status);
+
+/* libc's, behind at_quick_exit(), which no library exports. The first handler that it
+ * knows is the last one that it calls. */
+static void register_handler(void)
+{
+	int (*add)(void (*)(void *, int), void *);
+	void *found = dlsym(RTLD_NEXT, "__cxa_at_quick_exit");
+
+	memcpy(&add, &found, sizeof(found));
+	if (add)
+		add(at_quick_exit_last, NULL);
+}
+
 void leave_init(void)
 {
+	if (exit_may_report())
+		register_handler();
 	RESOLVE(execve);
 	RESOLVE(execvpe);
 	RESOLVE(fexecve);
@@ -77,14 +92,13 @@ EXPORT void _Exit(int status)
 	os_exit_group(status_of(status));
 }
 
-/* What its handlers free is not lost: the check may come before them. */
-EXPORT void quick_exit(int status)
+/* Libraries that were initialised before us may have handlers that are yet to come. */
+static void at_quick_exit_last(void *arg UNUSED, int status)
 {
-	RESOLVE(quick_exit);
-	status = status_of(status);
-	if (real.quick_exit)
-		real.quick_exit(status);
-	os_exit_group(status);
+	int forced = status_of(status);
+
+	if (forced != status)
+		os_exit_group(forced);
 }
 
 /* ---- daemon ---- */

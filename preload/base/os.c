@@ -643,3 +643,19 @@ const char *os_error_text(int error)
 		return "it failed";
 	}
 }
+
+/* Its answer to the request that asks for it; for a processor the instructions change
+ * nothing. */
+bool os_is_in_valgrind(void)
+{
+	const uint64_t request[6] = { 0x1001 };
+	uint64_t answer = 0;
+
+	__asm__ volatile("rolq $3, %%rdi\n\trolq $13, %%rdi\n\t"
+			 "rolq $61, %%rdi\n\trolq $51, %%rdi\n\t"
+			 "xchgq %%rbx, %%rbx"
+			 : "+d"(answer)
+			 : "a"(request)
+			 : "cc", "memory");
+	return answer != 0;
+}

@@ -171,4 +171,8 @@ bool os_parse_mapping(const char *line, struct os_mapping *out);
 /* FAST. What -errno of a file means, for people. */
 const char *os_error_text(int error);
 
+/* Does valgrind run the program? It maps memory of its own meanwhile, and ends at a
+ * clone() that is not libc's. */
+bool os_is_in_valgrind(void);
+
 #endif

@@ -133,7 +133,7 @@ static void start(uint64_t key, uintptr_t pc)
 {
 	uint32_t expected = 0;
 
-	if (!atomic_cas_acquire(&agent.tid, &expected, CLAIMED))
+	if (os_is_in_valgrind() || !atomic_cas_acquire(&agent.tid, &expected, CLAIMED))
 		return;
 	agent.key = key;
 	fill_tcb();

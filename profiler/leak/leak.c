@@ -43,7 +43,7 @@
 
 #define CANARY_BYTES   48
 #define STACK_CLEARED  112 /* words */
-#define EXIT_BYTES     64  /* exit() is a call and little more */
+#define EXIT_BYTES     64  /* exit() and quick_exit() are a call and little more */
 #define KEPT_REGISTERS 6   /* rbx, rbp, r12 to r15 */
 
 static struct {
@@ -54,6 +54,7 @@ static struct {
 	uintptr_t *page; /* a root of the program's kind; holds the first canary */
 	int pid;	 /* of the process that the history is about */
 	uintptr_t exit_function;   /* the C library's exit() */
+	uintptr_t quick_function;  /* its quick_exit() */
 	uintptr_t loader_function; /* any of the loader */
 } leak = { .lock = LOCK_INIT(LOCK_RANK_LEAK) };
 
@@ -409,7 +410,8 @@ void cycle_free(struct cycle *c)
 
 static bool is_in_exit(uintptr_t pc)
 {
-	return leak.exit_function && pc - leak.exit_function < EXIT_BYTES;
+	return pc - leak.exit_function < EXIT_BYTES ||
+	       pc - leak.quick_function < EXIT_BYTES;
 }
 
 static bool is_libc_or_loader(uintptr_t pc)
@@ -421,10 +423,10 @@ static bool is_libc_or_loader(uintptr_t pc)
 }
 
 /*
- * While the process ends, the frames between exit() and us are the C library's, the
- * loader's and our own, on stack that the program has left: in their gaps old pointers
- * stand. Found by walking up to exit()'s frame, with no function of the program on the
- * way.
+ * While the process ends, the frames between exit() or quick_exit() and us are the C
+ * library's, the loader's and our own, on stack that the program has left: in their gaps
+ * old pointers stand. Found by walking up to its frame, with no function of the program
+ * on the way.
  */
 void leak_find_exit(struct leak_exit *out)
 {
@@ -492,6 +494,10 @@ static void check(struct leak_result *out, uintptr_t own_sp, bool at_end,
 {
 	struct cycle *c;
 
+	if (os_is_in_valgrind()) { /* what it maps for itself comes and goes meanwhile */
+		leak_incomplete(out, "valgrind runs the program");
+		return;
+	}
 	if (!sample_is_on()) {
 		leak_incomplete(out, "profiling is off (mode=off)");
 		return;
@@ -578,6 +584,7 @@ void leak_result_free(struct leak_result *r)
 void leak_init(void)
 {
 	leak.exit_function = (uintptr_t)dlsym(RTLD_NEXT, "exit");
+	leak.quick_function = (uintptr_t)dlsym(RTLD_NEXT, "quick_exit");
 	leak.loader_function = (uintptr_t)dlsym(RTLD_NEXT, "__tls_get_addr");
 	suppress_load();
 }

@@ -117,9 +117,9 @@ void leak_check_standing(struct leak_result *out);
 /* In a forked child: another thread of the parent may have been at it. */
 void leak_fork_child(void);
 
-/* What exit() found on the calling thread's stack when it was called. */
+/* What exit() or quick_exit() found on the calling thread's stack when it was called. */
 struct leak_exit {
-	uintptr_t sp; /* from here up the stack is the program's; 0: not in exit() */
+	uintptr_t sp; /* from here up the stack is the program's; 0: in neither */
 	/* The registers that it must keep, as the function it calls saved them: they are
 	 * still the caller's. */
 	uintptr_t saved_lo, saved_hi;

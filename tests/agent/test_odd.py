@@ -106,5 +106,19 @@ class Odd(seeptest.TestCase):
         self.assertEqual(self.check(p)[0], 23)
         self.end(p)
 
+    @unittest.skipUnless(shutil.which("valgrind"), "valgrind is not installed")
+    def test_in_valgrind(self):
+        """It would end the program for a thread of ours, or be ended by the signal."""
+        env = seeptest.clean_env(LD_PRELOAD=seeptest.LIB, SEEP_OPTIONS="mode=exact")
+        with subprocess.Popen(["valgrind", "-q", "--tool=none", "/bin/cat"], env=env,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+            p.stdin.write(b"there\n")
+            p.stdin.flush()
+            self.assertEqual(p.stdout.readline(), b"there\n")
+            self.refused(p, "INCOMPLETE")
+            p.stdin.write(b"still\n")
+            p.stdin.close()
+            self.assertEqual((p.stdout.read(), p.wait()), (b"still\n", 0))
+
 
 seeptest.main()

@@ -36,6 +36,30 @@ NOINLINE static void scrub(void)
 		b[i] = 0;
 }
 
+static void lose_late(void)
+{
+	lose();
+	scrub();
+}
+
+static void free_late(void)
+{
+	free(keep);
+	keep = NULL;
+}
+
+/* Handlers run in the reverse order: what the last one loses, and the first one frees. */
+static void end_quickly(const char *how)
+{
+	if (strstr(how, "-late"))
+		at_quick_exit(lose_late);
+	if (strstr(how, "-many"))
+		for (int i = 0; i < 40; i++) /* more than have room in libc's own list */
+			at_quick_exit(scrub);
+	at_quick_exit(free_late);
+	quick_exit(7);
+}
+
 static void leave(int sig)
 {
 	_exit(sig == SIGTERM ? 5 : 6);
@@ -202,6 +226,16 @@ static int restored(void)
 	return 1;
 }
 
+/* SIGXFSZ, where no report can be written either. */
+static int exceed_limit(void)
+{
+	const struct rlimit none = { 0, 0 };
+	FILE *f = tmpfile();
+
+	setrlimit(RLIMIT_FSIZE, &none);
+	return f && write(fileno(f), "x", 1) == 1 ? 1 : 2;
+}
+
 static int by_signal(const char *how)
 {
 	struct sigaction act = { .sa_handler = leave };
@@ -308,8 +342,8 @@ int main(int argc, char **argv)
 		_exit(7);
 	if (strcmp(how, "_Exit") == 0)
 		_Exit(7);
-	if (strcmp(how, "quick_exit") == 0)
-		quick_exit(7);
+	if (strncmp(how, "quick_exit", 10) == 0)
+		end_quickly(how);
 	if (strcmp(how, "exec") == 0)
 		execl("/bin/false", "false", (char *)NULL);
 	if (strcmp(how, "exec-syscall") == 0)
@@ -332,6 +366,8 @@ int main(int argc, char **argv)
 	}
 	if (strcmp(how, "return") == 0 || strcmp(how, "dropped") == 0)
 		return 0;
+	if (strcmp(how, "file-limit") == 0)
+		return exceed_limit();
 	if (strcmp(how, "twice") == 0)
 		return by_two_signals();
 	if (strcmp(how, "grandchild") == 0)

@@ -17,8 +17,8 @@ LEAVING = {"_exit": 7, "_Exit": 7, "quick_exit": 7, "exec-fails": 7, "exec": 1,
            "handler-exit": 5}
 DYING = {"abort": 6, "segv": 11, "ill": 4, "trap": 5, "fpe": 8, "alternate": 15,
          "restored": 15, "raise-1": 1, "raise-2": 2, "raise-3": 3, "raise-7": 7,
-         "raise-13": 13, "raise-16": 16, "raise-26": 26, "raise-27": 27, "raise-29": 29,
-         "raise-30": 30, "raise-31": 31}
+         "raise-13": 13, "raise-16": 16, "raise-24": 24, "raise-25": 25, "raise-26": 26,
+         "raise-27": 27, "raise-29": 29, "raise-30": 30, "raise-31": 31}
 
 
 def states(pid):
@@ -42,11 +42,32 @@ class Exits(seeptest.TestCase):
             r = self.gate(how)
             self.assertEqual((how, r.returncode, self.last(r)), (how, status, ONE))
 
+    def test_handlers_of_quick_exit(self):
+        """The check comes after them."""
+        for how in ("quick_exit-late", "quick_exit-late-many"):
+            r = self.gate(how)
+            self.assertEqual((how, r.returncode, self.last(r)), (how, 7, TWO))
+            r = seeptest.run([EXITS, how], options="mode=exact:leak=exit")
+            self.assertEqual((how, r.returncode, self.last(r)), (how, 23, TWO))
+
     def test_dying(self):
         for how, sig in DYING.items():
             r = self.gate(how)
             self.assertEqual((how, r.returncode, self.last(r)), (how, 128 + sig, ONE))
             self.assertEqual(r.stdout, b"default\n" if how == "restored" else b"")
+
+    def test_file_size_limit(self):
+        """The signal of a write beyond it, where none of our files can be written."""
+        r = self.gate("file-limit")
+        self.assertEqual((r.returncode, self.last(r)), (128 + signal.SIGXFSZ, ONE))
+        for options in ("", f"out={self.dir}/p", "mode=exact:leak=exit"):
+            r = seeptest.run([EXITS, "file-limit"], options=options)
+            self.assertEqual(r.returncode, -signal.SIGXFSZ, options)
+            with open(self.dir + "/err", "wb") as f:
+                p = subprocess.run([EXITS, "file-limit"], stderr=f, stdin=subprocess.DEVNULL,
+                                   env=seeptest.clean_env(LD_PRELOAD=seeptest.LIB,
+                                                          SEEP_OPTIONS=options))
+            self.assertEqual(p.returncode, -signal.SIGXFSZ, options)
 
     def test_status_without_the_tool(self):
         """The wait status itself; a verdict on a leak forces one only on _exit and the like."""

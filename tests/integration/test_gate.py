@@ -86,6 +86,35 @@ class Gate(seeptest.TestCase):
         self.assertEqual((r.returncode, self.last(r)),
                          (23, "seep: LEAK objects=1 bytes=100 sites=1"))
 
+    def test_inside_a_gate(self):
+        """The inner one has its own processes and options, and loses nothing itself."""
+        inner = f"{seeptest.TOOL} gate -q -- {EXITS} return; echo $?"
+        r = self.gate("bash", "-c", inner, options=["-q", "-o", "outer/%e", "--possible"],
+                      env={"SEEP_OPTIONS": "seed=3"})
+        lines = r.stderr.decode().splitlines()
+        self.assertEqual((r.returncode, r.stdout, lines[0], lines[-1]),
+                         (0, b"23\n", "seep: LEAK objects=1 bytes=100 sites=1",
+                          "seep: clean"), r)
+        inner = f"{seeptest.TOOL} run -q -- bash -c 'echo $SEEP_OPTIONS'"
+        r = self.gate("bash", "-c", inner, options=["-q", "-o", "outer/%e", "--possible"],
+                      env={"SEEP_OPTIONS": "seed=3"})
+        self.assertRegex(r.stdout.decode(), "^mode=exact:escape=bound:threads=on:run=[^:]*:"
+                         "seed=3:run=[^:]*:out=seep.out/%e.%p\n$")
+
+    def test_where_files_go(self):
+        """-o, then -O out=, then SEEP_OPTIONS, then seep.out."""
+        env = {"SEEP_OPTIONS": "out=three/%e"}
+        for options, place in ((["-O", "out=two/%e", "-o", "one/%e"], "one"),
+                               (["-O", "out=two/%e"], "two"), ([], "three")):
+            self.gate(EXITS, "return", options=["-q", *options], env=env)
+            files = os.listdir(f"{self.dir}/{place}")
+            self.assertEqual([f for f in files if f.endswith(".report.json")],
+                             [f for f in files if f.startswith("exits.")
+                              and f.endswith(".report.json")])
+            self.assertIn("run.json", files)
+            self.assertEqual(len(files), 6, files)
+        self.assertEqual(sorted(os.listdir(self.dir)), ["one", "three", "two"])
+
     def test_uncovered_are_listed(self):
         """However they were started."""
         with open(self.dir + "/m", "w") as f:
@@ -126,15 +155,15 @@ class Gate(seeptest.TestCase):
             self.assertIn("seep: not checked: " + said, lines)
             self.assertIn("INCOMPLETE: " + said if status else "seep: clean", lines)
 
-    def gate_dropped(self, *options):
+    def gate_dropped(self, *command):
         """A process that gives up its privileges cannot write into the tool's directory."""
         if os.geteuid() != 0:
             self.skipTest("needs root")
-        r = self.gate(EXITS, "dropped", options=options)
+        r = self.gate(*command, EXITS, "dropped", options=())
         self.assertEqual((r.returncode, self.last(r)),
                          (23, "seep: LEAK objects=1 bytes=100 sites=1"), r.stderr)
         self.assertRegex(r.stderr, b"(?m)^seep:     #1 main ")
-        return self.processes()[0] if not options else None
+        return self.processes()[0]
 
     def test_dropped_privileges(self):
         """Its report is shown all the same, and its files are there."""
@@ -152,7 +181,8 @@ class Gate(seeptest.TestCase):
     def test_dropped_privileges_choose_no_directory(self):
         """What such a process says of its files is followed into the tool's directory only."""
         os.mkdir(self.dir + "/elsewhere", 0o700)
-        self.gate_dropped("-O", f"out={self.dir}/elsewhere/x")
+        self.gate_dropped("sh", "-c", 'SEEP_OPTIONS="$SEEP_OPTIONS:out=$0" exec "$@"',
+                          self.dir + "/elsewhere/x")
         self.assertEqual(os.listdir(self.dir + "/elsewhere"), [])
 
     def test_no_place_for_files(self):

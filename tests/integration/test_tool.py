@@ -30,6 +30,23 @@ class Tool(seeptest.TestCase):
                 .splitlines()[1:]:
             self.assertEqual(self.seep(word.split()[0], "--help").returncode, 0, word)
 
+    def test_sanitizers(self):
+        """Refused is what is linked so, not what mentions one."""
+        path = os.path.join(self.dir, "program")
+        shutil.copy("/bin/true", path)
+        with open(path, "ab") as f:
+            f.write(b"libasan.so.8\0libtsan.so.2\0liblsan.so.0\0")
+        r = self.seep("gate", "--", path)
+        self.assertEqual((r.returncode, self.last(r)), (0, "seep: clean"))
+        for name, word in (("address", "Address"), ("thread", "Thread"), ("leak", "Leak")):
+            made = subprocess.run(["gcc", "-xc", "-", "-o", path, "-fsanitize=" + name],
+                                  input=b"int main(void) { return 0; }", capture_output=True)
+            if made.returncode == 0:
+                r = self.seep("gate", "--", path)
+                self.assertEqual((r.returncode, self.last(r)), (
+                    24, f"seep: INCOMPLETE: {path} is built with {word}Sanitizer, which "
+                    "brings its own malloc; build it without"))
+
     def test_version(self):
         self.assertRegex(self.seep("--version").stdout.decode(), r"^seep \d+\.\d+\.\d+\n$")
 

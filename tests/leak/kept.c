@@ -585,7 +585,7 @@ static APART void keep_libc(void)
 
 /* ---- a register of whoever called exit(), which it had to keep ---- */
 
-static APART void keep_exit_register(void)
+static APART void keep_register_until(void (*end)(int))
 {
 	uintptr_t hidden = make_hidden();
 
@@ -593,8 +593,18 @@ static APART void keep_exit_register(void)
 	__asm__ volatile("mov %[p], %%r14\n\tnot %%r14\n\t"
 			 "and $-16, %%rsp\n\txor %%edi, %%edi\n\tcall *%[exit]"
 			 :
-			 : [p] "b"(hidden), [exit] "a"(exit)
+			 : [p] "b"(hidden), [exit] "a"(end)
 			 : "r14", "rdi", "memory");
+}
+
+static void keep_exit_register(void)
+{
+	keep_register_until(exit);
+}
+
+static void keep_quick_exit_register(void)
+{
+	keep_register_until(quick_exit);
 }
 
 /* ---- a check asked for, with the pointer in a register of the caller ---- */
@@ -666,6 +676,7 @@ static const struct {
 	{ "exit-on-coroutine", keep_exit_on_coroutine },
 	{ "libc", keep_libc },
 	{ "exit-register", keep_exit_register },
+	{ "quick-exit-register", keep_quick_exit_register },
 	{ "caller-register", keep_caller_register },
 };
 

@@ -374,6 +374,20 @@ static APART int lose_in_main_frame(void)
 	return local[511] == NULL;
 }
 
+/* In an ending function, on stack where the check itself is made afterwards. */
+static void lose_in_handler(void)
+{
+	lose_direct();
+	scrub();
+	stain(make_hidden());
+}
+
+static void lose_in_quick_handler(void)
+{
+	at_quick_exit(lose_in_handler);
+	quick_exit(0);
+}
+
 /* The tid is known from then on that it is written to where. */
 static void *thread_tells_and_returns(void *where)
 {
@@ -441,6 +455,7 @@ static const struct {
 	{ "behind-buffer", lose_behind_buffer },
 	{ "behind-shrunk", lose_behind_shrunk },
 	{ "behind-large-tail", lose_behind_large_tail },
+	{ "quick-handler", lose_in_quick_handler },
 };
 
 int main(int argc, char **argv)

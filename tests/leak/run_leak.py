@@ -68,11 +68,12 @@ LOST = {
     "behind-large-tail": [direct(1, 72, "lose_behind_large_tail")],
     "closed-plugin": [direct(1, 88, "plugin_lose")],
     "main-frame": [direct(1, 72, "lose_in_main_frame")],
+    "quick-handler": [direct(1, 48, "lose_direct"), direct(1, 72, "lose_in_handler")],
 }
 
 KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "end-small",
-        "end-large", "end-aligned", "exit-register", "plugin-bss", "plugin-relro",
-        "plugin-tls", "thread-plugin-tls", "key", "high-key", "thread-key",
+        "end-large", "end-aligned", "exit-register", "quick-exit-register", "plugin-bss",
+        "plugin-relro", "plugin-tls", "thread-plugin-tls", "key", "high-key", "thread-key",
         "thread-stack", "thread-register", "thread-xmm", "blocked-register",
         "masked-register", "main-gone", "unjoined-result", "sigaltstack", "signal-stack",
         "thread-signal-stack", "argument", "coroutine-mmap", "coroutine-heap", "exit-on-coroutine", "libc",

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Known leaks are found to the byte, and nothing else is."""
 import os
+import shutil
 import subprocess
+import unittest
 import seeptest
 
 NODE = 48
@@ -102,6 +104,18 @@ class Leaks(seeptest.TestCase):
         if r.returncode == 77:
             self.skipTest("no seccomp")
         self.assertEqual(r.returncode, 0, r.stderr[-2000:])
+
+    @unittest.skipUnless(shutil.which("valgrind"), "valgrind is not installed")
+    def test_in_valgrind(self):
+        """Whose memory is in the list of mappings, and goes while it is looked at."""
+        r = self.check(["valgrind", "-q", "--tool=none", seeptest.victim("leak/leaks"),
+                        "direct"])
+        self.assertEqual((r.returncode, self.verdict(r)),
+                         (24, "seep: INCOMPLETE: valgrind runs the program"))
+        r = seeptest.seep("gate", "-q", "-o", f"{self.dir}/%e.%p", "--", "sh", "-c",
+                          "valgrind -q --error-exitcode=9 /bin/echo text; echo $?")
+        self.assertEqual((r.returncode, r.stdout, self.verdict(r).endswith("runs the program")),
+                         (24, b"text\n0\n", True))
 
     def test_reachable(self):
         """What is held is listed with the way to it, and is no leak."""

@@ -92,52 +92,83 @@ static const Elf64_Phdr *find_phdr(const struct image *im, const Elf64_Ehdr *h,
 	return NULL;
 }
 
+/* Section i, if it refers to a table of names; that in *out_names. */
+static const Elf64_Shdr *section_with_names(const struct image *im, const Elf64_Ehdr *h,
+					    int i, const Elf64_Shdr **out_names)
+{
+	const Elf64_Shdr *sh = (const void *)(im->bytes + h->e_shoff), *names;
+
+	if (sh[i].sh_link >= h->e_shnum || !inside(im, sh[i].sh_offset, sh[i].sh_size))
+		return NULL;
+	names = &sh[sh[i].sh_link];
+	if (!inside(im, names->sh_offset, names->sh_size) || names->sh_size == 0 ||
+	    im->bytes[names->sh_offset + names->sh_size - 1] != '\0')
+		return NULL;
+	*out_names = names;
+	return &sh[i];
+}
+
+static int count_sections(const struct image *im, const Elf64_Ehdr *h)
+{
+	if (h->e_shentsize != sizeof(Elf64_Shdr) ||
+	    !inside(im, h->e_shoff, (uint64_t)h->e_shnum * sizeof(Elf64_Shdr)))
+		return 0;
+	return h->e_shnum;
+}
+
 /* The name of a dynamic symbol that tells something, by section .dynsym. */
 static bool defines(const struct image *im, const Elf64_Ehdr *h, const char *name)
 {
-	const Elf64_Shdr *sh;
+	int n = count_sections(im, h);
 
-	if (h->e_shentsize != sizeof(*sh) ||
-	    !inside(im, h->e_shoff, (uint64_t)h->e_shnum * sizeof(*sh)))
-		return false;
-	sh = (const void *)(im->bytes + h->e_shoff);
-	for (int i = 0; i < h->e_shnum; i++) {
-		const Elf64_Sym *sym = (const void *)(im->bytes + sh[i].sh_offset);
-		const Elf64_Shdr *str;
+	for (int i = 0; i < n; i++) {
+		const Elf64_Shdr *str, *sh = section_with_names(im, h, i, &str);
+		const Elf64_Sym *sym;
 
-		if ((sh[i].sh_type != SHT_DYNSYM && sh[i].sh_type != SHT_SYMTAB) ||
-		    sh[i].sh_link >= h->e_shnum ||
-		    !inside(im, sh[i].sh_offset, sh[i].sh_size))
+		if (!sh || (sh->sh_type != SHT_DYNSYM && sh->sh_type != SHT_SYMTAB))
 			continue;
-		str = &sh[sh[i].sh_link];
-		if (!inside(im, str->sh_offset, str->sh_size) || str->sh_size == 0 ||
-		    im->bytes[str->sh_offset + str->sh_size - 1] != '\0')
-			continue;
-		for (size_t k = 0; k < sh[i].sh_size / sizeof(*sym); k++) {
-			const char *text = im->bytes + str->sh_offset + sym[k].st_name;
-
+		sym = (const void *)(im->bytes + sh->sh_offset);
+		for (size_t k = 0; k < sh->sh_size / sizeof(*sym); k++)
 			if (sym[k].st_shndx != SHN_UNDEF &&
-			    sym[k].st_name < str->sh_size && strcmp(text, name) == 0)
+			    sym[k].st_name < str->sh_size &&
+			    strcmp(im->bytes + str->sh_offset + sym[k].st_name, name) ==
+				    0)
 				return true;
-		}
 	}
 	return false;
 }
 
-static bool holds_text(const struct image *im, const char *text)
+/* Does it ask the loader for a library whose name begins so? */
+static bool needs(const struct image *im, const Elf64_Ehdr *h, const char *library)
 {
-	return memmem(im->bytes, im->size, text, strlen(text)) != NULL;
+	int n = count_sections(im, h);
+
+	for (int i = 0; i < n; i++) {
+		const Elf64_Shdr *str, *sh = section_with_names(im, h, i, &str);
+		const Elf64_Dyn *d;
+
+		if (!sh || sh->sh_type != SHT_DYNAMIC)
+			continue;
+		d = (const void *)(im->bytes + sh->sh_offset);
+		for (size_t k = 0; k < sh->sh_size / sizeof(*d); k++)
+			if (d[k].d_tag == DT_NEEDED && d[k].d_un.d_val < str->sh_size &&
+			    strncmp(im->bytes + str->sh_offset + d[k].d_un.d_val, library,
+				    strlen(library)) == 0)
+				return true;
+	}
+	return false;
 }
 
 static const char *sanitizer_in(const struct image *im, const Elf64_Ehdr *h)
 {
-	if (defines(im, h, "__asan_init") || holds_text(im, "libasan.so"))
+	if (defines(im, h, "__asan_init") || needs(im, h, "libasan.so") ||
+	    needs(im, h, "libclang_rt.asan"))
 		return "AddressSanitizer";
-	if (defines(im, h, "__tsan_init") || holds_text(im, "libtsan.so"))
+	if (defines(im, h, "__tsan_init") || needs(im, h, "libtsan.so"))
 		return "ThreadSanitizer";
 	if (defines(im, h, "__msan_init"))
 		return "MemorySanitizer";
-	if (defines(im, h, "__lsan_init") || holds_text(im, "liblsan.so"))
+	if (defines(im, h, "__lsan_init") || needs(im, h, "liblsan.so"))
 		return "LeakSanitizer";
 	return NULL;
 }

@@ -88,7 +88,7 @@ static void set_pair(struct launch *l, const char *pair)
 bool launch_option(struct launch *l, int option, const char *value)
 {
 	if (option == 'o')
-		l->out = value;
+		l->out = l->out_asked = value;
 	else if (option == 'O')
 		set_pair(l, value);
 	else if (option == LAUNCH_LIBRARY)
@@ -248,20 +248,65 @@ static char *make_table(struct launch *l, const char *directory)
 
 /* ---- environment ---- */
 
+/* The text of key, from its pair on; NULL: it is not among the options. *out_end: behind
+ * the pair. */
+static const char *find_pair(const char *options, const char *key, const char **out_end)
+{
+	while (options && *options) {
+		const char *p = options;
+
+		while (*p && *p != ':')
+			p += *p == '\\' && p[1] ? 2 : 1;
+		*out_end = *p ? p + 1 : p;
+		if (strncmp(options, key, strlen(key)) == 0)
+			return options;
+		options = *out_end;
+	}
+	return NULL;
+}
+
+/* Under another seep command, only what that found: it stands between two tables. */
+char *launch_user_options(void)
+{
+	const char *text = getenv("SEEP_OPTIONS"), *end, *rest;
+
+	if (!find_pair(text, "run=", &end))
+		return format_string("%s", text ? text : "");
+	text = end;
+	rest = find_pair(text, "run=", &end);
+	if (!rest || rest == text)
+		return format_string("%s", "");
+	return format_string("%.*s", (int)(rest - text - 1), text);
+}
+
+static char *join(char *options, const char *more)
+{
+	char *all = format_string("%s%s%s", options, *more ? ":" : "", more);
+
+	free(options);
+	return all;
+}
+
+/* The last of equal keys wins. */
+static char *all_options(const struct launch *l, const char *table)
+{
+	char *user = launch_user_options();
+	char *all = launch_add_option(format_string("%s", l->defaults), "run", table);
+
+	all = launch_add_option(join(all, user), "run", table);
+	all = launch_add_option(join(all, l->extra ? l->extra : ""), "out", l->out);
+	free(user);
+	return all;
+}
+
 static void set_environment(const struct launch *l, const char *library,
 			    const char *table)
 {
-	const char *user = getenv("SEEP_OPTIONS"), *preload = getenv("LD_PRELOAD");
-	char *options = format_string("%s", l->defaults), *all;
+	const char *preload = getenv("LD_PRELOAD");
+	char *all = all_options(l, table);
 
-	options = launch_add_option(options, "out", l->out);
-	options = launch_add_option(options, "run", table);
-	all = format_string("%s%s%s%s%s", options, user && *user ? ":" : "",
-			    user ? user : "", l->extra ? ":" : "",
-			    l->extra ? l->extra : "");
 	setenv("SEEP_OPTIONS", all, 1);
 	free(all);
-	free(options);
 	all = format_string("%s%s%s", library, preload && *preload ? ":" : "",
 			    preload ? preload : "");
 	setenv("LD_PRELOAD", all, 1);
@@ -542,6 +587,7 @@ void launch_run(struct launch *l)
 	recover_rows(l, library, l->table_path);
 	kept_fetch(l);
 	free(library);
+	free(program);
 }
 
 void launch_end(struct launch *l)
@@ -549,7 +595,9 @@ void launch_end(struct launch *l)
 	leftovers_remove(l->directory);
 	free(l->directory);
 	free(l->table_path);
-	l->directory = l->table_path = NULL;
+	free(l->extra);
+	free(l->why);
+	l->directory = l->table_path = l->extra = l->why = NULL;
 }
 
 int launch_asks(void)

@@ -13,11 +13,12 @@
 
 struct launch {
 	/* asked */
-	char **argv;	      /* the command, NULL-terminated */
-	const char *library;  /* --lib, or NULL: found beside the tool */
-	const char *out;      /* pattern */
-	const char *defaults; /* options of the subcommand, before the user's */
-	char *extra;	      /* options of the command line, after the user's; or NULL */
+	char **argv;	       /* the command, NULL-terminated */
+	const char *library;   /* --lib, or NULL: found beside the tool */
+	const char *out;       /* pattern */
+	const char *out_asked; /* -o, or NULL */
+	const char *defaults;  /* options of the subcommand, before the user's */
+	char *extra; /* options of the command line, after the user's; or NULL */
 	bool is_gate;
 	int linger_s; /* how long to wait for what the command leaves behind */
 	bool quiet;   /* no line about that */
@@ -38,6 +39,8 @@ struct launch {
  * there is none. */
 char *launch_find_library(const char *asked);
 
+/* What the user has put into SEEP_OPTIONS; perhaps empty. Allocated. */
+char *launch_user_options(void);
 /* Adds "key=value" to the options, escaped. options is allocated or NULL. */
 char *launch_add_option(char *options, const char *key, const char *value);
 /* The options of every command that starts a program, for getopt_long() with
@@ -53,8 +56,9 @@ char *launch_add_option(char *options, const char *key, const char *value);
 bool launch_option(struct launch *l, int option, const char *value);
 /* Sets a key of the options of the command line. */
 void launch_set(struct launch *l, const char *key, const char *value);
-/* Dies of wrong usage when an option of the command line has a bad value. */
-void launch_check_options(const struct launch *l);
+/* Dies of wrong usage when an option of the command line has a bad value. Sets out to
+ * what the user wants. */
+void launch_check_options(struct launch *l);
 /* Makes the directory of the files; where none can be written dies, or gives up the files
  * of a gate (out is empty then). */
 void launch_check_files(struct launch *l);

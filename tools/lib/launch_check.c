@@ -20,15 +20,38 @@ static void refuse(const char *pair, const char *reason)
 	die(EXIT_USAGE, "\"%s\" %s", pair, reason);
 }
 
-void launch_check_options(const struct launch *l)
+/* The processes themselves complain. */
+static void ignore(const char *pair, const char *reason)
 {
-	static struct options o; /* too large for the stack */
+	(void)pair;
+	(void)reason;
+}
+
+/* The last of -o, -O out= and SEEP_OPTIONS that is there. */
+static void choose_out(struct launch *l, struct options *o, const char *cwd)
+{
+	char *user = launch_user_options();
+
+	if (o->out[0] == '\0')
+		opt_parse(o, user, cwd, ignore);
+	free(user);
+	if (!l->out_asked && o->out[0])
+		l->out = o->out;
+}
+
+void launch_check_options(struct launch *l)
+{
+	static struct options o, chosen; /* too large for the stack */
 	char cwd[OPT_PATH_MAX];
 	struct stat st;
 
+	if (!getcwd(cwd, sizeof(cwd)))
+		strcpy(cwd, "/");
 	opt_defaults(&o);
 	if (l->extra)
-		opt_parse(&o, l->extra, getcwd(cwd, sizeof(cwd)) ? cwd : "/", refuse);
+		opt_parse(&o, l->extra, cwd, refuse);
+	chosen = o;
+	choose_out(l, &chosen, cwd);
 	if (o.suppressions[0] == '\0')
 		return;
 	if (access(o.suppressions, R_OK) != 0 || stat(o.suppressions, &st) != 0)
