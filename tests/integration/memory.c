@@ -533,6 +533,28 @@ static int file_tables(void)
 	return 0;
 }
 
+/* A table for the worst case, made and dropped again and again, with few entries. */
+static int tables(size_t mib)
+{
+	const size_t step = 37 * MIB;
+	char *p = NULL;
+
+	for (size_t round = 0; round < 5; round++) {
+		p = calloc(mib, MIB);
+		for (size_t at = 0; at < mib * MIB; at += 512)
+			if (!p || p[at])
+				abort();
+		for (size_t at = round * 4096; at < mib * MIB; at += step)
+			p[at] = 1;
+		memset(p + mib * MIB / 2, 1, 3 * MIB); /* and one part that is full */
+		if (round < 4)
+			free(p);
+	}
+	printf("rss_kib %zu\n", rss_kib());
+	free(p);
+	return 0;
+}
+
 #define KNOWN_SMALL 1000 /* objects of 1000 bytes */
 #define KNOWN_LARGE 10	 /* of 1 MiB */
 
@@ -599,6 +621,8 @@ int main(int argc, char **argv)
 		return own_tables();
 	if (strcmp(name, "file_tables") == 0)
 		return file_tables();
+	if (strcmp(name, "tables") == 0)
+		return tables(size);
 	if (strcmp(name, "numbers") == 0)
 		return numbers();
 	return 2;

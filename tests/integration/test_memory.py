@@ -164,6 +164,13 @@ class Tables(seeptest.TestCase):
         self.assertEqual(f["intact"], 1)
 
 
+class Cleared(seeptest.TestCase):
+    def test_what_hardly_holds_anything_is_not_filled(self):
+        for options in (None, "mode=exact"):
+            f, _ = figures("tables", 512, options=options)
+            self.assertLess(f["rss_kib"], 32 * MIB)
+
+
 class Numbers(seeptest.TestCase):
     """1000 objects of 1000 bytes (slots of 1024) and 10 of 1 MiB come and go."""
 
