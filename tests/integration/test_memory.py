@@ -10,6 +10,7 @@ import re
 import resource
 import sys
 import unittest
+from xml.etree import ElementTree
 import seeptest
 
 MEMORY = seeptest.victim("integration/memory")
@@ -190,6 +191,12 @@ class Numbers(seeptest.TestCase):
                 re.findall(r'<total type="live" size="(\d+)"/>', r.stdout.decode())]
         self.near(live[1] - live[0], (10 << 20) + 1000 * 1024, "malloc_info")
         self.near(live[1] - live[2], (10 << 20) + 1000 * 1024, "malloc_info after")
+        for text in re.findall(rb"<malloc .*?</malloc>", r.stdout, re.S):
+            size = {(e.tag, e.get("type")): int(e.get("size"))
+                    for e in ElementTree.fromstring(text).iter() if e.get("size")}
+            self.assertGreaterEqual(size["system", "max"], size["system", "current"])
+            self.assertGreaterEqual(size["system", "current"],
+                                    size["inuse", "small"] + size["inuse", "large"])
         stats = r.stderr.decode()
         used = int(re.search(r"in use (\d+) KiB", stats).group(1))
         self.near(used * 1024, live[1], "malloc_stats")
