@@ -56,6 +56,7 @@ static void adopt(struct mcache *mc)
 {
 	mc->budget = heap_hooks.first_budget ? heap_hooks.first_budget()
 					     : budget_without_hooks();
+	mc->later = 0;
 	seep_tls.cache_offset = (uintptr_t)mc - (uintptr_t)&mcache_empty;
 	seep_tls.state = TLS_LIVE;
 }
@@ -111,6 +112,7 @@ uintptr_t heap_thread_push(void)
 	if (!mc)
 		return 0;
 	mc->budget = old->budget;
+	mc->later = 0;
 	mc->below = old;
 	seep_tls.cache_offset = (uintptr_t)mc - (uintptr_t)&mcache_empty;
 	return saved;
@@ -179,8 +181,10 @@ bool heap_was_used(void)
 
 void heap_set_budget(int64_t bytes)
 {
-	if (seep_tls.state == TLS_LIVE)
-		mcache_self()->budget = bytes;
+	if (seep_tls.state != TLS_LIVE)
+		return;
+	mcache_self()->later = 0;
+	mcache_self()->budget = bytes;
 }
 
 #define REDRAW_LOOKS	2
@@ -191,6 +195,7 @@ static void redraw(int64_t (*draw)(void), int64_t limit)
 	lock_acquire(&heap.lock);
 	lock_acquire(&mcache_lock);
 	for (struct mcache *mc = mcache_list(); mc; mc = mc->next) {
+		atomic_store_relaxed(&mc->later, (int64_t)0);
 		if (mc == heap.fallback)
 			mc->budget = fallback_budget();
 		else if (atomic_load_relaxed(&mc->budget) > limit)
@@ -287,6 +292,8 @@ void *heap_sample_large(struct mspan *s, size_t size)
 {
 	uint64_t (*hook)(struct mspan * s, size_t size) = heap_hooks.sample_large;
 
+	if (UNLIKELY(mcache_self()->later != 0) && mcache_take_back(mcache_self()))
+		return (void *)s->base;
 	if (UNLIKELY(!hook))
 		return sampled((void *)s->base, size, true);
 	mcache_tick_at(mcache_self(), hook(s, size));
@@ -329,7 +336,7 @@ void *heap_malloc_slow(size_t size)
 	unsigned c;
 
 	lock_assert_none();
-	if (mc->budget >= 0 || seep_tls.state != TLS_LIVE ||
+	if (mc->budget >= 0 || UNLIKELY(mc->later != 0) || seep_tls.state != TLS_LIVE ||
 	    UNLIKELY(size > SIZECLASS_MAX_SIZE - heap_padding))
 		return malloc_any(size);
 	c = sizeclass_of(size + heap_padding);

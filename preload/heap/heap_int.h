@@ -40,7 +40,8 @@ static inline bool heap_charge(struct mcache *mc, size_t size)
 
 	if (mc->budget >= 0)
 		mc->budget -= bytes;
-	return mc->budget < 0;
+	return UNLIKELY(mc->budget < 0) &&
+	       (LIKELY(mc->later == 0) || !mcache_take_back(mc));
 }
 
 /* The same for an object that did not come through an mcache. */

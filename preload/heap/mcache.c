@@ -22,10 +22,13 @@
 
 #define ROOM_FIRST_BYTES 1024 /* of objects: room of a new bin */
 #define ROOM_FIRST_MIN	 4
-#define TICK_EVERY	 32	   /* slow calls between looks at some classes */
-#define DECAY_CLASSES	 8	   /* classes at a time */
-#define BIG_SLOT	 (4 * KIB) /* one may keep a span of 64 KiB and more */
-#define BIG_EVERY	 32	   /* see is_big_due() */
+#define TICK_EVERY	 32		/* slow calls between looks at some classes */
+#define DECAY_CLASSES	 8		/* classes at a time */
+#define BIG_SLOT	 (4 * KIB)	/* one may keep a span of 64 KiB and more */
+#define BIG_EVERY	 32		/* see is_big_due() */
+#define PART_LEAST	 ((int64_t)KIB) /* see mcache_take_back() */
+#define PART_MOST	 ((int64_t)(128 * KIB))
+#define PART_NS		 100000000u
 #define NEIGHBOUR_MAX	 (1 * KIB) /* bytes of a slot that is taken with neighbours */
 
 __thread struct seep_tls seep_tls
@@ -299,16 +302,48 @@ static void decay_bin(struct mcache *mc, unsigned c)
 	mcentral_decay(c);
 }
 
+static void hold_back(struct mcache *mc)
+{
+	if (LIKELY(!mc->hurry) || mc->budget <= mc->part)
+		return;
+	mc->later += mc->budget - mc->part;
+	mc->budget = mc->part;
+}
+
+/* A part has been spent, or was not for a while. */
+static void set_part(struct mcache *mc, uint64_t now, bool spent)
+{
+	if (now - mc->part_ns >= PART_NS)
+		mc->part = PART_LEAST;
+	else if (spent && mc->part < PART_MOST)
+		mc->part *= 2;
+	if (spent)
+		mc->part_ns = now;
+}
+
+bool mcache_take_back(struct mcache *mc)
+{
+	set_part(mc, os_coarse_ns(), true);
+	mc->budget += mc->later;
+	mc->later = 0;
+	mcache_tick_sample(mc);
+	return mc->budget >= 0;
+}
+
 /* Now and then some classes are looked at, and the page heap's clock, which must not
  * depend on page traffic alone. */
 void mcache_look_around(struct mcache *mc)
 {
 	uint64_t now = os_coarse_ns();
 
-	if (mc->tick % TICK_EVERY != 0 && now - mc->tick_ns < MCACHE_TICK_NS)
+	if (mc->tick % TICK_EVERY != 0 && now - mc->tick_ns < MCACHE_TICK_NS) {
+		hold_back(mc);
 		return;
+	}
 	mc->tick_ns = now;
-	mheap_tick();
+	mc->hurry = mheap_tick();
+	set_part(mc, now, false);
+	hold_back(mc);
 	lcache_look_around(&mc->large, now);
 	for (unsigned i = 0; i < DECAY_CLASSES; i++) {
 		mc->decay_class = mc->decay_class % (SIZECLASS_COUNT - 1) + 1;

@@ -55,11 +55,16 @@ struct mcache {
 	size_t argument;	    /* owner only: see mcache_note_argument() */
 	uint32_t tick;		    /* owner only: slow calls so far */
 	uint64_t tick_ns;	    /* owner only: time of the last look around */
-	uint32_t decay_class;	    /* owner only: looked at last by decay_bin() */
-	uint32_t big_class;	    /* owner only: the same of big slots */
-	uint32_t nbig;		    /* owner only: see is_big_due() */
-	uint32_t growths;	    /* owner only: mheap_growths() when last seen */
-	void *interruption;	    /* owner only, of preload/api/signal.c */
+	/* Owner only: of the budget, what is held back; bytes that it is given in one
+	 * part; time of the last part. See mcache_take_back(). */
+	int64_t later, part;
+	uint64_t part_ns;
+	bool hurry;	      /* owner only: many pages lie idle */
+	uint32_t decay_class; /* owner only: looked at last by decay_bin() */
+	uint32_t big_class;   /* owner only: the same of big slots */
+	uint32_t nbig;	      /* owner only: see is_big_due() */
+	uint32_t growths;     /* owner only: mheap_growths() when last seen */
+	void *interruption;   /* owner only, of preload/api/signal.c */
 	/* Owner only: what heap_thread_push() put this one in the place of; NULL: none.
 	 */
 	struct mcache *below;
@@ -241,6 +246,11 @@ static inline void mcache_tick_at(struct mcache *mc, uint64_t now)
 	if (UNLIKELY(now - mc->tick_ns >= MCACHE_TICK_NS))
 		mcache_look_around(mc);
 }
+/* SLOW. The budget is spent, but for what was held back of it: a program that needs
+ * nothing but its mcache looks around with its samples only, and where many pages lie
+ * idle that is too seldom. So the budget comes in parts, as small as makes one in some
+ * tenth of a second. True: it is not spent. */
+bool mcache_take_back(struct mcache *mc);
 #define MCACHE_CALLS_EVERY 256
 /* SLOW. Called by each malloc where all of them are slow. */
 static inline void mcache_tick_call(struct mcache *mc)
