@@ -98,7 +98,7 @@ void heap_thread_exit(void)
 void heap_process_exit(void)
 {
 	if (seep_tls.state == TLS_LIVE && !lock_any_held())
-		mcache_refuse_doubles(mcache_self());
+		mcache_refuse_misused(mcache_self());
 }
 
 uintptr_t heap_thread_push(void)

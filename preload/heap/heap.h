@@ -121,7 +121,7 @@ struct mcache *heap_thread_start(void);
 /* Empties and gives up the calling thread's mcache; later calls of this thread use the
  * shared fallback. SLOW. */
 void heap_thread_exit(void);
-/* The process ends: names double frees that the calling thread's mcache still shows. */
+/* The process ends: names wrong frees that the calling thread's mcache still shows. */
 void heap_process_exit(void);
 
 /* SIGNAL, in a thread that holds no lock. Gives the thread a fresh mcache until

@@ -15,6 +15,9 @@
 void heap_check_object(const struct mspan *s, uint32_t index, const void *p,
 		       const char *what);
 
+/* The same when p, in a page of class c, is no slot of a span that has given it out. */
+void heap_check_slot(unsigned c, const void *p);
+
 /* Prints one line about the misuse of p, then what the profiler knows of the object
  * there, and aborts. The caller holds no lock of the heap. */
 void heap_fatal(const void *p, const char *format, ...) __attribute__((noreturn, cold))

@@ -147,7 +147,7 @@ struct mcache *mcache_list(void)
 #define HASH	     0x9e3779b97f4a7c15u
 #define LOOKS_ALWAYS 64 /* flushes of a thread, ends of threads; then now and then */
 #define LOOKS_EVERY  16
-#define LAST_FREED   16 /* pointers of a class that are looked for at a thread's end */
+#define LAST_FREED   16 /* pointers of a class that are looked for at the end */
 
 static bool is_among(void *const *pointers, uint32_t n, const void *p)
 {
@@ -211,29 +211,35 @@ static void refuse_doubles(const struct mcache *mc, unsigned c)
 		heap_fatal(p, "double free of %p (size class %u)", p, c);
 }
 
-void mcache_refuse_doubles(const struct mcache *mc)
+/* Were the last n pointers of the class handed on already? */
+static void refuse_passed_on(const struct mcache *mc, unsigned c, uint32_t n)
 {
-	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
-		if (mcache_count(mc, c) > 1)
-			refuse_doubles(mc, c);
+	const void *p = mcentral_find_any(c, mc->top[c] - n, n);
+
+	if (p)
+		heap_fatal(p, "double free of %p (size class %u)", p, c);
 }
 
-/* The thread ends: nothing of the program runs meanwhile. */
-static void refuse_last_doubles(const struct mcache *mc)
+/* Nothing of the program runs meanwhile in the thread. */
+static void refuse_misused(const struct mcache *mc, bool may_wait)
 {
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
 		uint32_t n = mcache_count(mc, c);
-		const void *p;
 
 		if (n == 0)
 			continue;
 		refuse_doubles(mc, c);
-		if (n > LAST_FREED)
-			n = LAST_FREED;
-		p = mcentral_find_any(c, mc->top[c] - n, n);
-		if (p)
-			heap_fatal(p, "double free of %p (size class %u)", p, c);
+		for (uint32_t i = n; i > 0; i--)
+			heap_check_slot(c, mc->base[c][i - 1]);
+		if (may_wait)
+			refuse_passed_on(mc, c, n < LAST_FREED ? n : LAST_FREED);
 	}
+}
+
+/* In a child forked past our handlers other threads' locks stay locked. */
+void mcache_refuse_misused(const struct mcache *mc)
+{
+	refuse_misused(mc, !mcache_are_several());
 }
 
 /* The oldest n pointers of a bin go back to mcentral: the newest are warm. */
@@ -286,7 +292,7 @@ static void retire(struct mcache *mc)
 void mcache_release(struct mcache *mc)
 {
 	if (is_looked_at(atomic_add_relaxed(&mcaches.nreleased, (uint64_t)1)))
-		refuse_last_doubles(mc);
+		refuse_misused(mc, true);
 	while (mc) {
 		struct mcache *below = mc->below;
 

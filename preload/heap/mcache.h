@@ -284,8 +284,8 @@ void mcache_release(struct mcache *mc);
 /* Is p in the class's bin of any thread? Nobody else frees or allocates p meanwhile. */
 bool mcache_any_holds(unsigned sizeclass, const void *p);
 
-/* Names a pointer that a bin of the own mcache holds twice. */
-void mcache_refuse_doubles(const struct mcache *mc);
+/* Names a pointer of the own mcache that is free twice, or no slot. */
+void mcache_refuse_misused(const struct mcache *mc);
 
 /* Did more than one thread allocate? Without the lock: a guess. */
 bool mcache_are_several(void);
