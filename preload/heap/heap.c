@@ -515,6 +515,8 @@ bool heap_trim(void)
 		give_back(locked);
 	}
 	mcentral_trim();
+	if (heap_hooks.trim)
+		heap_hooks.trim(); /* what spans had that went */
 	return mheap_trim() > 0;
 }
 

@@ -178,17 +178,24 @@ static int decay_in_cache(size_t mib, size_t goal)
 	return decay_beside(work_very_little, mib, goal);
 }
 
-static int trim(size_t mib)
+static int trim(struct blocks b)
 {
-	struct blocks b = mixed(mib * MIB);
 	size_t kib;
 
 	printf("full_kib %zu\n", rss_kib());
-	free_blocks(&b);
+	drop_blocks(&b);
 	printf("trimmed %d\n", malloc_trim(0));
 	kib = rss_kib();
 	printf("freed_kib %zu\n", kib);
 	return 0;
+}
+
+static int trim_small(size_t mib)
+{
+	struct blocks b = blocks_of(mib * MIB / 64);
+
+	fill(&b, 64, mib * MIB);
+	return trim(b);
 }
 
 static void *short_thread(void *arg)
@@ -602,7 +609,9 @@ int main(int argc, char **argv)
 	if (strcmp(name, "decay_in_cache") == 0)
 		return decay_in_cache(size, DECAY_KIB);
 	if (strcmp(name, "trim") == 0)
-		return trim(size);
+		return trim(mixed(size * MIB));
+	if (strcmp(name, "trim_small") == 0)
+		return trim_small(size);
 	if (strcmp(name, "threads") == 0)
 		return threads(size);
 	if (strcmp(name, "idle") == 0)

@@ -63,6 +63,12 @@ class Purging(seeptest.TestCase):
         self.assertLess(f["freed_kib"], 40 * MIB)
         show("trimmed_kib", f["freed_kib"])
 
+    def test_trim_gives_back_what_the_profiler_had(self):
+        # 8 bytes of each object: 32 MiB, or 128.
+        f, _ = figures("trim_small", 1024 if FULL else 256, options="mode=exact")
+        self.assertLess(f["freed_kib"], (40 if FULL else 20) * MIB)
+        show("trimmed_exact_kib", f["freed_kib"])
+
     def test_no_storm_of_faults(self):
         # All of the touched pages would be faults if every release were given back. Ten
         # times a second a part of what lay idle is: a quarter of 96 MiB at most.
