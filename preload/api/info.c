@@ -111,7 +111,8 @@ EXPORT int malloc_info(int options, FILE *stream)
 	out_init(&o, buf, sizeof(buf), stdio_sink, stream);
 	out_format(&o, "<malloc version=\"seep-1\">\n<heap nr=\"0\">\n");
 	out_format(&o, "<system type=\"current\" size=\"%zu\"/>\n", st.committed);
-	out_format(&o, "<system type=\"max\" size=\"%zu\"/>\n", st.peak_inuse);
+	out_format(&o, "<system type=\"max\" size=\"%zu\"/>\n",
+		   st.peak_inuse > st.committed ? st.peak_inuse : st.committed);
 	out_format(&o, "<inuse type=\"small\" size=\"%zu\"/>\n", st.inuse_small);
 	out_format(&o, "<inuse type=\"large\" count=\"%zu\" size=\"%zu\"/>\n", st.nlarge,
 		   st.inuse_large);

@@ -20,6 +20,7 @@
 #define CHUNK	       (256 * KIB) /* faults in page by page, so the size costs nothing */
 #define BIG	       (64 * KIB)  /* from here a mapping of its own */
 #define FIXALLOC_CHUNK (16 * KIB)
+#define SORT_LISTS     32
 #define RANGES_MAX     65536
 #define SPARE	       (68 * MIB)
 #define HUGE	       (2 * MIB)
@@ -449,13 +450,31 @@ static bool fixalloc_refill(struct fixalloc *f)
 	return true;
 }
 
+/* In the first of some neighbours that are free; nothing is in the others. */
+struct fixalloc_run {
+	struct fixalloc_run *next;
+	size_t more; /* others */
+};
+
+static void *take_freed(struct fixalloc *f)
+{
+	struct fixalloc_run *run = f->free;
+	char *p = (char *)run;
+
+	if (run->more > 0)
+		p += run->more-- * f->size;
+	else
+		f->free = run->next;
+	memset(p, 0, f->size);
+	return p;
+}
+
 void *fixalloc_get(struct fixalloc *f)
 {
-	void *p = f->free;
+	void *p;
 
-	if (p) {
-		f->free = *(void **)p;
-		memset(p, 0, f->size);
+	if (f->free) {
+		p = take_freed(f);
 	} else {
 		if ((size_t)(f->end - f->next) < f->size && !fixalloc_refill(f))
 			return NULL;
@@ -468,16 +487,77 @@ void *fixalloc_get(struct fixalloc *f)
 
 void fixalloc_put(struct fixalloc *f, void *p)
 {
-	*(void **)p = f->free;
+	*(struct fixalloc_run *)p = (struct fixalloc_run){ .next = f->free };
 	f->free = p;
 	f->inuse--;
+}
+
+/* Two lists, each in ascending order, as one. */
+static struct fixalloc_run *merge(struct fixalloc_run *a, struct fixalloc_run *b)
+{
+	struct fixalloc_run *first = NULL, **end = &first;
+
+	while (a && b) {
+		struct fixalloc_run **least = a < b ? &a : &b;
+
+		*end = *least;
+		end = &(*least)->next;
+		*least = *end;
+	}
+	*end = a ? a : b;
+	return first;
+}
+
+/* lists[i] holds 2^i runs or none. */
+static struct fixalloc_run *sort(struct fixalloc_run *run)
+{
+	struct fixalloc_run *lists[SORT_LISTS] = { NULL }, *next;
+	size_t i;
+
+	for (; run; run = next) {
+		next = run->next;
+		run->next = NULL;
+		for (i = 0; lists[i] && i < SORT_LISTS - 1; i++) {
+			run = merge(lists[i], run);
+			lists[i] = NULL;
+		}
+		lists[i] = merge(lists[i], run);
+	}
+	for (i = 0; i < SORT_LISTS; i++)
+		run = merge(lists[i], run);
+	return run;
+}
+
+static size_t purge_run(const struct fixalloc *f, struct fixalloc_run *run)
+{
+	uintptr_t from = align_up((uintptr_t)(run + 1), OS_PAGE);
+	uintptr_t to = align_down((uintptr_t)run + (run->more + 1) * f->size, OS_PAGE);
+
+	return to > from && os_purge((void *)from, to - from) ? to - from : 0;
+}
+
+size_t fixalloc_trim(struct fixalloc *f)
+{
+	struct fixalloc_run *run = sort(f->free);
+	size_t bytes = 0;
+
+	f->free = run;
+	for (; run; run = run->next) {
+		while (run->next &&
+		       (char *)run->next == (char *)run + (run->more + 1) * f->size) {
+			run->more += run->next->more + 1;
+			run->next = run->next->next;
+		}
+		bytes += purge_run(f, run);
+	}
+	return bytes;
 }
 
 bool fixalloc_ready(struct fixalloc *f, size_t n)
 {
 	size_t have = (size_t)(f->end - f->next) / f->size;
 
-	for (void *p = f->free; p && have < n; p = *(void **)p)
+	for (struct fixalloc_run *r = f->free; r && have < n; r = r->next)
 		have++;
 	return have >= n || fixalloc_refill(f);
 }

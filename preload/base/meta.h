@@ -63,9 +63,9 @@ const char *meta_tag_name(enum meta_tag tag);
 /* A pool of equal objects. Constant-initialise with FIXALLOC_INIT; its owner's lock
  * guards it (fixalloc takes none but META). Objects come zeroed. */
 struct fixalloc {
-	size_t size;	   /* of one object, immutable */
+	size_t size;	   /* of one object, 16 at least, immutable */
 	enum meta_tag tag; /* immutable */
-	void *free;	   /* freed objects, linked through their first word */
+	void *free;	   /* freed objects: struct fixalloc_run */
 	char *next, *end;  /* rest of the current chunk */
 	size_t inuse;	   /* objects handed out */
 };
@@ -77,6 +77,8 @@ void *fixalloc_get(struct fixalloc *f); /* NULL when the system refuses */
 void fixalloc_put(struct fixalloc *f, void *p);
 /* Will the next n (few) fixalloc_get() succeed? */
 bool fixalloc_ready(struct fixalloc *f, size_t n);
+/* Gives the system back what only freed objects lie in; bytes. SLOW: they are sorted. */
+size_t fixalloc_trim(struct fixalloc *f);
 /* Memory from elsewhere to make objects of, when the system gives no more; CACHE_LINE
  * aligned, of any contents. */
 void fixalloc_feed(struct fixalloc *f, void *chunk, size_t size);

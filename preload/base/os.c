@@ -70,6 +70,14 @@ int os_commit(void *addr, size_t size)
 	return (int)os_call(SYS_mprotect, (long)addr, (long)size, protection, 0, 0, 0);
 }
 
+bool os_may_have(size_t size)
+{
+	void *p =
+		map(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+
+	return p && os_unmap(p, size);
+}
+
 bool os_unmap(void *addr, size_t size)
 {
 	return os_call(SYS_munmap, (long)addr, (long)size, 0, 0, 0, 0) == 0;

@@ -63,6 +63,9 @@ void *os_map(size_t size);	  /* private, readable, writable, zero */
 void *os_map_shared(size_t size); /* likewise, with processes made from now on */
 void *os_reserve(size_t size);	  /* address space only, PROT_NONE, no commit charge */
 int os_commit(void *addr, size_t size); /* make reserved pages usable */
+/* Would the system let a program that asks for size bytes at once have them? What is
+ * reserved is not counted, and usable for as much as the address space holds. */
+bool os_may_have(size_t size);
 bool os_unmap(void *addr, size_t size); /* false: a filter refuses, or it was split */
 bool os_purge(void *addr,
 	      size_t size); /* give the pages back; true: they read as zero now */

@@ -27,6 +27,9 @@
 #define HUGE_AFTER (24 * MIB)
 #define HUGE_LARGE (32 * MIB) /* for large objects */
 #define DENSE_MOST (2 * MIB)  /* looked at */
+/* From here the system is asked: it refuses at once what is more than the machine has,
+ * and programs are told so, as by any malloc, before they begin to fill it. */
+#define ASK_FROM (256 * MIB)
 
 struct arena_fast arena_fast;
 struct arena arena_first;
@@ -346,17 +349,29 @@ static struct arena *find_room(size_t npages)
 	return NULL;
 }
 
+/* Of pages of ours. */
+static bool may_have(size_t npages)
+{
+	if (npages > SIZE_MAX >> (PAGE_SHIFT + 1))
+		return false;
+	return npages < ASK_FROM >> PAGE_SHIFT || os_may_have(npages << PAGE_SHIFT);
+}
+
 uintptr_t arena_grow(size_t npages, enum arena_for what, size_t *out_npages)
 {
 	struct arena *a;
+	uintptr_t start;
 
 	*out_npages = 0;
-	if (arena.narenas == 0 && !make_first())
+	if (!may_have(npages) || (arena.narenas == 0 && !make_first()))
 		return 0;
 	a = find_room(npages);
-	if (!a && npages <= SIZE_MAX >> (PAGE_SHIFT + 1) && make_next(npages))
+	if (!a && make_next(npages))
 		a = find_room(npages);
-	return a ? grow_in(a, npages, what, out_npages) : 0;
+	start = a ? grow_in(a, npages, what, out_npages) : 0;
+	if (a && start == 0 && a->end_page == a->first_page && !arena_is_first(a))
+		arena_release(a); /* which was made for this */
+	return start;
 }
 
 bool arena_is_first(const struct arena *a)

@@ -27,6 +27,14 @@
 /* Without samples: bytes allocated between looks at idle memory. */
 #define TICK_BYTES (4 * (int64_t)MIB)
 
+/* Objects that calloc clears in parts: such as glibc always maps afresh. How long these
+ * are; what of each is looked at first; and how much of one may be there for it to be
+ * given back: a fault costs as much as clearing some pages. */
+#define CLEAR_PARTS (32 * MIB)
+#define CLEAR_PART  (2 * MIB)
+#define CLEAR_LOOK  (32 * KIB)
+#define CLEAR_SHARE 4
+
 struct heap_hooks heap_hooks;
 struct heap_foreign heap_foreign;
 __attribute__((weak)) bool (*heap_begin)(void); /* preload/api/init.c has it */
@@ -48,6 +56,7 @@ static void adopt(struct mcache *mc)
 {
 	mc->budget = heap_hooks.first_budget ? heap_hooks.first_budget()
 					     : budget_without_hooks();
+	mc->later = 0;
 	seep_tls.cache_offset = (uintptr_t)mc - (uintptr_t)&mcache_empty;
 	seep_tls.state = TLS_LIVE;
 }
@@ -89,7 +98,7 @@ void heap_thread_exit(void)
 void heap_process_exit(void)
 {
 	if (seep_tls.state == TLS_LIVE && !lock_any_held())
-		mcache_refuse_doubles(mcache_self());
+		mcache_refuse_misused(mcache_self());
 }
 
 uintptr_t heap_thread_push(void)
@@ -103,6 +112,7 @@ uintptr_t heap_thread_push(void)
 	if (!mc)
 		return 0;
 	mc->budget = old->budget;
+	mc->later = 0;
 	mc->below = old;
 	seep_tls.cache_offset = (uintptr_t)mc - (uintptr_t)&mcache_empty;
 	return saved;
@@ -171,8 +181,10 @@ bool heap_was_used(void)
 
 void heap_set_budget(int64_t bytes)
 {
-	if (seep_tls.state == TLS_LIVE)
-		mcache_self()->budget = bytes;
+	if (seep_tls.state != TLS_LIVE)
+		return;
+	mcache_self()->later = 0;
+	mcache_self()->budget = bytes;
 }
 
 #define REDRAW_LOOKS	2
@@ -183,6 +195,7 @@ static void redraw(int64_t (*draw)(void), int64_t limit)
 	lock_acquire(&heap.lock);
 	lock_acquire(&mcache_lock);
 	for (struct mcache *mc = mcache_list(); mc; mc = mc->next) {
+		atomic_store_relaxed(&mc->later, (int64_t)0);
 		if (mc == heap.fallback)
 			mc->budget = fallback_budget();
 		else if (atomic_load_relaxed(&mc->budget) > limit)
@@ -281,6 +294,8 @@ void *heap_sample_large(struct mspan *s, size_t size)
 	void *p = (void *)s->base;
 
 	FORGET(p); /* where a leak check finds it meanwhile */
+	if (UNLIKELY(mcache_self()->later != 0) && mcache_take_back(mcache_self()))
+		return p;
 	if (UNLIKELY(!hook))
 		return sampled(p, size, true);
 	mcache_tick_at(mcache_self(), hook(s, size));
@@ -323,7 +338,7 @@ void *heap_malloc_slow(size_t size)
 	unsigned c;
 
 	lock_assert_none();
-	if (mc->budget >= 0 || seep_tls.state != TLS_LIVE ||
+	if (mc->budget >= 0 || UNLIKELY(mc->later != 0) || seep_tls.state != TLS_LIVE ||
 	    UNLIKELY(size > SIZECLASS_MAX_SIZE - heap_padding))
 		return malloc_any(size);
 	c = sizeclass_of(size + heap_padding);
@@ -351,12 +366,71 @@ static bool may_hold_something(const void *p, size_t size)
 	return !s || s->slot_size > 0 || s->needs_zero;
 }
 
+static bool is_zero(const char *page)
+{
+	const uint64_t *words = (const uint64_t *)(uintptr_t)page;
+	uint64_t any = 0;
+
+	for (size_t i = 0; i < OS_PAGE / sizeof(*words) && any == 0; i += 8)
+		any = words[i] | words[i + 1] | words[i + 2] | words[i + 3] |
+		      words[i + 4] | words[i + 5] | words[i + 6] | words[i + 7];
+	return any == 0;
+}
+
+/* Where much was only read, the system's page of zeroes is seen, which stays. */
+static void clear_pages(char *p, size_t size)
+{
+	if (!is_zero(p)) {
+		memset(p, 0, size);
+		return;
+	}
+	for (size_t at = OS_PAGE; at < size; at += OS_PAGE)
+		if (!is_zero(p + at))
+			memset(p + at, 0, OS_PAGE);
+}
+
+/* OS pages of size bytes at p that have memory behind them; all of them, if that is not
+ * known. */
+static size_t resident_pages(char *p, size_t size)
+{
+	unsigned char in[CLEAR_PART / OS_PAGE];
+	size_t npages = size / OS_PAGE, count = 0;
+
+	if (!os_resident(p, size, in))
+		return npages;
+	for (size_t i = 0; i < npages; i++)
+		count += in[i] & 1;
+	return count;
+}
+
+/* Of a large object that was used before mostly nobody knows which pages hold memory. A
+ * table that is hardly filled must not become resident by being cleared again and again:
+ * parts with little memory behind them are given back instead. */
+static void clear_part(char *p, size_t size)
+{
+	size_t first = size < CLEAR_LOOK ? size : CLEAR_LOOK;
+
+	if (resident_pages(p, first) == first / OS_PAGE ||
+	    resident_pages(p, size) > size / OS_PAGE / CLEAR_SHARE || !os_purge(p, size))
+		clear_pages(p, size);
+}
+
+static void clear(char *p, size_t size)
+{
+	if (size < CLEAR_PARTS) {
+		memset(p, 0, size);
+		return;
+	}
+	for (size_t at = 0; at < size; at += CLEAR_PART)
+		clear_part(p + at, size - at < CLEAR_PART ? size - at : CLEAR_PART);
+}
+
 void *heap_calloc_slow(size_t size)
 {
 	void *p = heap_malloc_slow(size);
 
 	if (p && may_hold_something(p, size))
-		memset(p, 0, heap_usable_size(p));
+		clear(p, heap_usable_size(p));
 	return p;
 }
 
@@ -443,6 +517,8 @@ bool heap_trim(void)
 		give_back(locked);
 	}
 	mcentral_trim();
+	if (heap_hooks.trim)
+		heap_hooks.trim(); /* what spans had that went */
 	return mheap_trim() > 0;
 }
 

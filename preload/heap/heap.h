@@ -70,6 +70,8 @@ struct heap_hooks {
 	void (*misuse)(const struct mspan *s, uint32_t index, const void *p);
 	/* realloc() grew or shrank p in place; s->samples is not NULL. SLOW. */
 	void (*sample_resize)(struct mspan *s, uint32_t index, void *p, size_t size);
+	/* What is kept for later is to be given back. SLOW. */
+	void (*trim)(void);
 	/* The span is being returned: let go of s->samples. Called with the class's lock
 	 * held (small) or none (large): may take only META and the sampler's own lock. */
 	void (*release_samples)(struct mspan *s);
@@ -121,7 +123,7 @@ struct mcache *heap_thread_start(void);
 /* Empties and gives up the calling thread's mcache; later calls of this thread use the
  * shared fallback. SLOW. */
 void heap_thread_exit(void);
-/* The process ends: names double frees that the calling thread's mcache still shows. */
+/* The process ends: names wrong frees that the calling thread's mcache still shows. */
 void heap_process_exit(void);
 
 /* SIGNAL, in a thread that holds no lock. Gives the thread a fresh mcache until

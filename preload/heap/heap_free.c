@@ -93,8 +93,7 @@ bool heap_is_cached(unsigned c, const void *p)
 	return grow_older() && (mcache_any_holds(c, p) || mcentral_holds(c, p));
 }
 
-/* Dies with a message when p, in a page of class c, is known to be no object. */
-static COLD void look_closely(unsigned c, const void *p)
+COLD void heap_check_slot(unsigned c, const void *p)
 {
 	const struct mspan *s = arena_span_of(p);
 	uint32_t index = s ? mspan_index_of(s, (uintptr_t)p) : 0;
@@ -102,7 +101,15 @@ static COLD void look_closely(unsigned c, const void *p)
 	if (!s || index >= s->nslots || mspan_slot(s, index) != (uintptr_t)p)
 		heap_fatal(p, "invalid free of %p: inside an object (size class %u)", p,
 			   c);
-	if (!is_given_out(s, index) || heap_is_cached(c, p))
+	if (!is_given_out(s, index))
+		heap_fatal(p, "double free of %p (size class %u)", p, c);
+}
+
+/* Dies with a message when p, in a page of class c, is known to be no object. */
+static COLD void look_closely(unsigned c, const void *p)
+{
+	heap_check_slot(c, p);
+	if (heap_is_cached(c, p))
 		heap_fatal(p, "double free of %p (size class %u)", p, c);
 }
 
@@ -168,8 +175,8 @@ static NOINLINE void keep_large_slow(struct mspan *s)
 {
 	struct mcache *mc;
 
-	mspan_set_live(s,
-		       false); /* what follows may take a while: nobody has its address */
+	/* What follows may take a while, and nobody has the address any more. */
+	mspan_set_live(s, false);
 	mc = own_mcache();
 	lcache_free(mc ? &mc->large : &mcache_empty.large, s);
 }

@@ -15,6 +15,9 @@
 void heap_check_object(const struct mspan *s, uint32_t index, const void *p,
 		       const char *what);
 
+/* The same when p, in a page of class c, is no slot of a span that has given it out. */
+void heap_check_slot(unsigned c, const void *p);
+
 /* Prints one line about the misuse of p, then what the profiler knows of the object
  * there, and aborts. The caller holds no lock of the heap. */
 void heap_fatal(const void *p, const char *format, ...) __attribute__((noreturn, cold))
@@ -40,7 +43,8 @@ static inline bool heap_charge(struct mcache *mc, size_t size)
 
 	if (mc->budget >= 0)
 		mc->budget -= bytes;
-	return mc->budget < 0;
+	return UNLIKELY(mc->budget < 0) &&
+	       (LIKELY(mc->later == 0) || !mcache_take_back(mc));
 }
 
 /* The same for an object that did not come through an mcache. */

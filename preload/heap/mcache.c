@@ -22,10 +22,14 @@
 
 #define ROOM_FIRST_BYTES 1024 /* of objects: room of a new bin */
 #define ROOM_FIRST_MIN	 4
-#define TICK_EVERY	 32	   /* slow calls between looks at some classes */
-#define DECAY_CLASSES	 8	   /* classes at a time */
-#define BIG_SLOT	 (4 * KIB) /* one may keep a span of 64 KiB and more */
-#define BIG_EVERY	 32	   /* see is_big_due() */
+#define TICK_EVERY	 32		/* slow calls between looks at some classes */
+#define DECAY_CLASSES	 8		/* classes at a time */
+#define BIG_SLOT	 (4 * KIB)	/* one may keep a span of 64 KiB and more */
+#define BIG_EVERY	 32		/* see is_big_due() */
+#define PART_LEAST	 ((int64_t)KIB) /* see mcache_take_back() */
+#define PART_MOST	 ((int64_t)(128 * KIB))
+#define PART_NS		 100000000u
+#define TRIAL_TRIPS	 8	   /* to mcentral, of each class of big slots */
 #define NEIGHBOUR_MAX	 (1 * KIB) /* bytes of a slot that is taken with neighbours */
 
 __thread struct seep_tls seep_tls
@@ -74,6 +78,11 @@ static bool opens_late(unsigned c)
 	return sizeclass_info[c].slot_size < 2 * CACHE_LINE;
 }
 
+static bool is_big(unsigned c)
+{
+	return sizeclass_info[c].slot_size > BIG_SLOT;
+}
+
 static void init_bins(struct mcache *mc)
 {
 	void **at = (void **)((uintptr_t)mc + align_up(sizeof(*mc), CACHE_LINE));
@@ -87,7 +96,7 @@ static void init_bins(struct mcache *mc)
 		mc->base[c] = mc->top[c] = at + MCACHE_BELOW;
 		first = first < ROOM_FIRST_MIN ? ROOM_FIRST_MIN : first;
 		mc->first_room[c] = (uint16_t)first;
-		set_room(mc, c, opens_late(c) ? 0 : first);
+		set_room(mc, c, opens_late(c) || is_big(c) ? 0 : first);
 		at += sizeclass_info[c].cache_max + MCACHE_BELOW;
 	}
 }
@@ -138,7 +147,7 @@ struct mcache *mcache_list(void)
 #define HASH	     0x9e3779b97f4a7c15u
 #define LOOKS_ALWAYS 64 /* flushes of a thread, ends of threads; then now and then */
 #define LOOKS_EVERY  16
-#define LAST_FREED   16 /* pointers of a class that are looked for at a thread's end */
+#define LAST_FREED   16 /* pointers of a class that are looked for at the end */
 
 static bool is_among(void *const *pointers, uint32_t n, const void *p)
 {
@@ -202,29 +211,35 @@ static void refuse_doubles(const struct mcache *mc, unsigned c)
 		heap_fatal(p, "double free of %p (size class %u)", p, c);
 }
 
-void mcache_refuse_doubles(const struct mcache *mc)
+/* Were the last n pointers of the class handed on already? */
+static void refuse_passed_on(const struct mcache *mc, unsigned c, uint32_t n)
 {
-	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
-		if (mcache_count(mc, c) > 1)
-			refuse_doubles(mc, c);
+	const void *p = mcentral_find_any(c, mc->top[c] - n, n);
+
+	if (p)
+		heap_fatal(p, "double free of %p (size class %u)", p, c);
 }
 
-/* The thread ends: nothing of the program runs meanwhile. */
-static void refuse_last_doubles(const struct mcache *mc)
+/* Nothing of the program runs meanwhile in the thread. */
+static void refuse_misused(const struct mcache *mc, bool may_wait)
 {
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
 		uint32_t n = mcache_count(mc, c);
-		const void *p;
 
 		if (n == 0)
 			continue;
 		refuse_doubles(mc, c);
-		if (n > LAST_FREED)
-			n = LAST_FREED;
-		p = mcentral_find_any(c, mc->top[c] - n, n);
-		if (p)
-			heap_fatal(p, "double free of %p (size class %u)", p, c);
+		for (uint32_t i = n; i > 0; i--)
+			heap_check_slot(c, mc->base[c][i - 1]);
+		if (may_wait)
+			refuse_passed_on(mc, c, n < LAST_FREED ? n : LAST_FREED);
 	}
+}
+
+/* In a child forked past our handlers other threads' locks stay locked. */
+void mcache_refuse_misused(const struct mcache *mc)
+{
+	refuse_misused(mc, !mcache_are_several());
 }
 
 /* The oldest n pointers of a bin go back to mcentral: the newest are warm. */
@@ -277,7 +292,7 @@ static void retire(struct mcache *mc)
 void mcache_release(struct mcache *mc)
 {
 	if (is_looked_at(atomic_add_relaxed(&mcaches.nreleased, (uint64_t)1)))
-		refuse_last_doubles(mc);
+		refuse_misused(mc, true);
 	while (mc) {
 		struct mcache *below = mc->below;
 
@@ -299,26 +314,53 @@ static void decay_bin(struct mcache *mc, unsigned c)
 	mcentral_decay(c);
 }
 
+static void hold_back(struct mcache *mc)
+{
+	if (LIKELY(!mc->hurry) || mc->budget <= mc->part)
+		return;
+	mc->later += mc->budget - mc->part;
+	mc->budget = mc->part;
+}
+
+/* A part has been spent, or was not for a while. */
+static void set_part(struct mcache *mc, uint64_t now, bool spent)
+{
+	if (now - mc->part_ns >= PART_NS)
+		mc->part = PART_LEAST;
+	else if (spent && mc->part < PART_MOST)
+		mc->part *= 2;
+	if (spent)
+		mc->part_ns = now;
+}
+
+bool mcache_take_back(struct mcache *mc)
+{
+	set_part(mc, os_coarse_ns(), true);
+	mc->budget += mc->later;
+	mc->later = 0;
+	mcache_tick_sample(mc);
+	return mc->budget >= 0;
+}
+
 /* Now and then some classes are looked at, and the page heap's clock, which must not
  * depend on page traffic alone. */
 void mcache_look_around(struct mcache *mc)
 {
 	uint64_t now = os_coarse_ns();
 
-	if (mc->tick % TICK_EVERY != 0 && now - mc->tick_ns < MCACHE_TICK_NS)
+	if (mc->tick % TICK_EVERY != 0 && now - mc->tick_ns < MCACHE_TICK_NS) {
+		hold_back(mc);
 		return;
+	}
 	mc->tick_ns = now;
-	mheap_tick();
+	mc->hurry = mheap_tick();
+	set_part(mc, now, false);
+	hold_back(mc);
 	lcache_look_around(&mc->large, now);
 	for (unsigned i = 0; i < DECAY_CLASSES; i++) {
 		mc->decay_class = mc->decay_class % (SIZECLASS_COUNT - 1) + 1;
 		decay_bin(mc, mc->decay_class);
 	}
-}
-
-static bool is_big(unsigned c)
-{
-	return sizeclass_info[c].slot_size > BIG_SLOT;
 }
 
 /* Is another bin of big slots to be looked at? Not so often where threads hand objects to
@@ -386,11 +428,35 @@ static uint32_t take_batch(struct mcache *mc, unsigned c)
 	return got;
 }
 
+/* A thread that has but one or two objects of a class and then has nothing to do keeps
+ * none of its big slots: they come one by one at first, and go straight back. */
+static bool is_on_trial(struct mcache *mc, unsigned c)
+{
+	if (!is_big(c) || mcache_room(mc, c) > 0 || mc->trips[c] == TRIAL_TRIPS)
+		return false;
+	mc->trips[c]++;
+	return true;
+}
+
+/* The bin keeps no room: the slot is taken from it at once. */
+static bool take_one(struct mcache *mc, unsigned c)
+{
+	uint32_t got;
+
+	mcentral_lock(c);
+	got = mcentral_take_locked(c, mc->base[c], 1);
+	atomic_store_release(&mc->top[c], mc->base[c] + got);
+	mcentral_unlock(c);
+	return got > 0;
+}
+
 bool mcache_refill(struct mcache *mc, unsigned c)
 {
 	mc->nrefill++;
 	mcache_tick(mc); /* first: it may empty a bin that was just filled */
 	look_at_big(mc, c);
+	if (is_on_trial(mc, c))
+		return take_one(mc, c);
 	if (mcache_room(mc, c) == 0)
 		set_room(mc, c, mc->first_room[c]);
 	grow_room(mc, c);
@@ -403,9 +469,15 @@ bool mcache_open(struct mcache *mc, unsigned c, void *p)
 
 	if (mcache_room(mc, c) > 0)
 		return false;
+	if (is_on_trial(mc, c)) {
+		mcentral_lock(c);
+		mcentral_give_locked(c, &p, 1);
+		mcentral_unlock(c);
+		return true;
+	}
 	mc->nrefill++;
 	set_room(mc, c, mc->first_room[c]);
-	if (take_batch(mc, c) == 0)
+	if (is_big(c) || take_batch(mc, c) == 0)
 		return false;
 	top = mc->top[c];
 	top[0] = top[-1];

@@ -55,16 +55,22 @@ struct mcache {
 	size_t argument;	    /* owner only: see mcache_note_argument() */
 	uint32_t tick;		    /* owner only: slow calls so far */
 	uint64_t tick_ns;	    /* owner only: time of the last look around */
-	uint32_t decay_class;	    /* owner only: looked at last by decay_bin() */
-	uint32_t big_class;	    /* owner only: the same of big slots */
-	uint32_t nbig;		    /* owner only: see is_big_due() */
-	uint32_t growths;	    /* owner only: mheap_growths() when last seen */
-	void *interruption;	    /* owner only, of preload/api/signal.c */
+	/* Owner only: of the budget, what is held back; bytes that it is given in one
+	 * part; time of the last part. See mcache_take_back(). */
+	int64_t later, part;
+	uint64_t part_ns;
+	bool hurry;	      /* owner only: many pages lie idle */
+	uint32_t decay_class; /* owner only: looked at last by decay_bin() */
+	uint32_t big_class;   /* owner only: the same of big slots */
+	uint32_t nbig;	      /* owner only: see is_big_due() */
+	uint32_t growths;     /* owner only: mheap_growths() when last seen */
+	void *interruption;   /* owner only, of preload/api/signal.c */
 	/* Owner only: what heap_thread_push() put this one in the place of; NULL: none.
 	 */
 	struct mcache *below;
 	uint16_t decay_count[SIZECLASS_COUNT]; /* owner only: pointers seen then */
 	uint16_t first_room[SIZECLASS_COUNT];  /* owner only: of a bin without room */
+	uint8_t trips[SIZECLASS_COUNT];	       /* owner only: see is_on_trial() */
 };
 
 /* Read-only by convention: looks empty to malloc and full to free. */
@@ -212,7 +218,8 @@ static inline uint32_t mcache_room(const struct mcache *mc, unsigned c)
 bool mcache_refill(struct mcache *mc, unsigned sizeclass);
 /* SLOW. p is the first object of its class that the thread frees, and it has made none:
  * another thread made p and its neighbours. Pushes p below a fresh slot, which is used
- * first, so that both threads do not write to one cache line. False: nothing was done. */
+ * first, so that both threads do not write to one cache line. Or p is big, and the bin
+ * has no room yet: it goes to mcentral. False: nothing was done. */
 bool mcache_open(struct mcache *mc, unsigned sizeclass, void *p);
 /* SLOW. Makes room for at least one more pointer in a full bin. */
 void mcache_flush(struct mcache *mc, unsigned sizeclass);
@@ -241,6 +248,11 @@ static inline void mcache_tick_at(struct mcache *mc, uint64_t now)
 	if (UNLIKELY(now - mc->tick_ns >= MCACHE_TICK_NS))
 		mcache_look_around(mc);
 }
+/* SLOW. The budget is spent, but for what was held back of it: a program that needs
+ * nothing but its mcache looks around with its samples only, and where many pages lie
+ * idle that is too seldom. So the budget comes in parts, as small as makes one in some
+ * tenth of a second. True: it is not spent. */
+bool mcache_take_back(struct mcache *mc);
 #define MCACHE_CALLS_EVERY 256
 /* SLOW. Called by each malloc where all of them are slow. */
 static inline void mcache_tick_call(struct mcache *mc)
@@ -272,8 +284,8 @@ void mcache_release(struct mcache *mc);
 /* Is p in the class's bin of any thread? Nobody else frees or allocates p meanwhile. */
 bool mcache_any_holds(unsigned sizeclass, const void *p);
 
-/* Names a pointer that a bin of the own mcache holds twice. */
-void mcache_refuse_doubles(const struct mcache *mc);
+/* Names a pointer of the own mcache that is free twice, or no slot. */
+void mcache_refuse_misused(const struct mcache *mc);
 
 /* Did more than one thread allocate? Without the lock: a guess. */
 bool mcache_are_several(void);

@@ -32,6 +32,7 @@
 
 #define UNSEEN_PAGES   3  /* see mheap_alloc_unseen() */
 #define SCAVENGE_EVERY 16 /* frees of large objects between looks at the clock */
+#define MANY_DIRTY     (32 * MIB >> PAGE_SHIFT)
 /* Pages that may be cached while clean ones are used, and a share of those in use. */
 #define CACHED_LEAST (256 * KIB >> PAGE_SHIFT)
 #define CACHED_SHARE 32
@@ -651,12 +652,16 @@ size_t mheap_trim(void)
 	return npages << PAGE_SHIFT;
 }
 
-NO_LOCK_CHECK void mheap_tick(void)
+NO_LOCK_CHECK bool mheap_tick(void)
 {
+	bool many;
+
 	if (!lock_try_acquire(&mheap_lock))
-		return;
+		return false;
 	scavenge();
+	many = freelist_dirty_pages() > MANY_DIRTY;
 	lock_release(&mheap_lock);
+	return many;
 }
 
 size_t mheap_inuse_pages(void)

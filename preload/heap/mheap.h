@@ -38,8 +38,9 @@ bool mheap_resize_large(struct mspan *s, size_t npages);
 
 /* Gives every dirty free page back to the system; bytes given back. */
 size_t mheap_trim(void);
-/* Called now and then from slow paths: lets old dirty pages go, see scavenge.c. */
-void mheap_tick(void);
+/* Called now and then from slow paths: lets old dirty pages go, see scavenge.c. True:
+ * there are many, and somebody had better come by soon again. */
+bool mheap_tick(void);
 
 /* FAST. How often the heap had to grow, since nothing free would do. Without the lock. */
 uint32_t mheap_growths(void);

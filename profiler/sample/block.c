@@ -69,6 +69,15 @@ struct block *block_make_all(const struct mspan *s, struct block *b)
 	return all;
 }
 
+void sample_trim(void)
+{
+	lock_acquire(&sampler.pool_lock);
+	for (unsigned i = 0; i < SIZECLASS_COUNT; i++)
+		if (sampler.pools[i].free)
+			fixalloc_trim(&sampler.pools[i]);
+	lock_release(&sampler.pool_lock);
+}
+
 void sample_on_release(struct mspan *s)
 {
 	struct block *b = s->samples;

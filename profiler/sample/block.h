@@ -53,6 +53,7 @@ struct block *block_make(struct mspan *s);
 struct block *block_make_all(const struct mspan *s, struct block *b);
 /* For heap_hooks. */
 void sample_on_release(struct mspan *s);
+void sample_trim(void);
 
 static inline struct sample_record *block_nth(const char *records, uint32_t n,
 					      size_t record_size)

@@ -86,6 +86,7 @@ static void install(bool exact)
 	heap_hooks.misuse = misuse_describe;
 	heap_hooks.sample_resize = sample_on_resize;
 	heap_hooks.release_samples = sample_on_release;
+	heap_hooks.trim = sample_trim;
 	heap_hooks.first_budget = first_budget;
 }
 

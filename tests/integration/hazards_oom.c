@@ -285,6 +285,55 @@ static int test_mappings(void)
 	return fill_all_sizes(80 * MB);
 }
 
+/* What the kernel refuses to one who asks for it at once is refused by us. */
+static int test_beyond(void)
+{
+	int ok = 1;
+
+	for (size_t size = 1024 * MB; size < (size_t)1 << 40; size *= 2) {
+		void *m = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		void *p = malloc(size), *q;
+
+		ok &= HOLDS(m != MAP_FAILED || p == NULL);
+		free(p);
+		if (m != MAP_FAILED) {
+			munmap(m, size);
+			continue;
+		}
+		errno = 0;
+		ok &= HOLDS((p = calloc(1, size)) == NULL && errno == ENOMEM);
+		free(p);
+		ok &= HOLDS((p = memalign(size, 100)) == NULL);
+		free(p);
+		q = malloc(100);
+		errno = 0;
+		ok &= HOLDS((p = realloc(q, size)) == NULL && errno == ENOMEM);
+		free(p ? p : q);
+	}
+	return ok;
+}
+
+/* What is refused is not kept in reserve either. */
+static int test_beyond_data(void)
+{
+	struct link *list = NULL;
+	void *m;
+	int ok = 1;
+
+	limit(RLIMIT_DATA, 60 * MB);
+	for (size_t size = 300 * MB; size < 450 * MB; size += 30 * MB) {
+		void *volatile p = malloc(size);
+
+		ok &= HOLDS(p == NULL && errno == ENOMEM);
+	}
+	m = mmap(NULL, 800 * MB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ok &= HOLDS(m != MAP_FAILED);
+	munmap(m, 800 * MB);
+	ok &= HOLDS(fill(&list, 20000) > 20 * MB);
+	return ok & HOLDS(drop(&list));
+}
+
 static void refuse(int error)
 {
 	struct sock_filter code[] = {
@@ -321,11 +370,17 @@ static int test_no_commit(void)
 }
 
 static const struct test_case cases[] = {
-	{ "start", test_start },	 { "start_tight", test_start_tight },
-	{ "later", test_later },	 { "data", test_data },
-	{ "realloc", test_realloc },	 { "threads", test_threads },
-	{ "full", test_full },		 { "mappings", test_mappings },
+	{ "start", test_start },
+	{ "start_tight", test_start_tight },
+	{ "later", test_later },
+	{ "data", test_data },
+	{ "realloc", test_realloc },
+	{ "threads", test_threads },
+	{ "full", test_full },
+	{ "mappings", test_mappings },
 	{ "no_commit", test_no_commit },
+	{ "beyond", test_beyond },
+	{ "beyond_data", test_beyond_data },
 };
 
 int main(int argc, char **argv)

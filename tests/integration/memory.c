@@ -178,17 +178,24 @@ static int decay_in_cache(size_t mib, size_t goal)
 	return decay_beside(work_very_little, mib, goal);
 }
 
-static int trim(size_t mib)
+static int trim(struct blocks b)
 {
-	struct blocks b = mixed(mib * MIB);
 	size_t kib;
 
 	printf("full_kib %zu\n", rss_kib());
-	free_blocks(&b);
+	drop_blocks(&b);
 	printf("trimmed %d\n", malloc_trim(0));
 	kib = rss_kib();
 	printf("freed_kib %zu\n", kib);
 	return 0;
+}
+
+static int trim_small(size_t mib)
+{
+	struct blocks b = blocks_of(mib * MIB / 64);
+
+	fill(&b, 64, mib * MIB);
+	return trim(b);
 }
 
 static void *short_thread(void *arg)
@@ -249,6 +256,8 @@ static void *idle_thread(void *arg)
 	 * thread's. */
 	pthread_mutex_lock(&turn);
 	free(memset(malloc(200000), 1, 200000));
+	for (size_t size = 5000; size <= 32768; size += 900)
+		free(memset(malloc(size), 1, size));
 	pthread_mutex_unlock(&turn);
 	arg = malloc(100);
 	memset(arg, 1, 100);
@@ -533,6 +542,28 @@ static int file_tables(void)
 	return 0;
 }
 
+/* A table for the worst case, made and dropped again and again, with few entries. */
+static int tables(size_t mib)
+{
+	const size_t step = 37 * MIB;
+	char *p = NULL;
+
+	for (size_t round = 0; round < 5; round++) {
+		p = calloc(mib, MIB);
+		for (size_t at = 0; at < mib * MIB; at += 512)
+			if (!p || p[at])
+				abort();
+		for (size_t at = round * 4096; at < mib * MIB; at += step)
+			p[at] = 1;
+		memset(p + mib * MIB / 2, 1, 3 * MIB); /* and one part that is full */
+		if (round < 4)
+			free(p);
+	}
+	printf("rss_kib %zu\n", rss_kib());
+	free(p);
+	return 0;
+}
+
 #define KNOWN_SMALL 1000 /* objects of 1000 bytes */
 #define KNOWN_LARGE 10	 /* of 1 MiB */
 
@@ -578,7 +609,9 @@ int main(int argc, char **argv)
 	if (strcmp(name, "decay_in_cache") == 0)
 		return decay_in_cache(size, DECAY_KIB);
 	if (strcmp(name, "trim") == 0)
-		return trim(size);
+		return trim(mixed(size * MIB));
+	if (strcmp(name, "trim_small") == 0)
+		return trim_small(size);
 	if (strcmp(name, "threads") == 0)
 		return threads(size);
 	if (strcmp(name, "idle") == 0)
@@ -599,6 +632,8 @@ int main(int argc, char **argv)
 		return own_tables();
 	if (strcmp(name, "file_tables") == 0)
 		return file_tables();
+	if (strcmp(name, "tables") == 0)
+		return tables(size);
 	if (strcmp(name, "numbers") == 0)
 		return numbers();
 	return 2;

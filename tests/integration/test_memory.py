@@ -10,6 +10,7 @@ import re
 import resource
 import sys
 import unittest
+from xml.etree import ElementTree
 import seeptest
 
 MEMORY = seeptest.victim("integration/memory")
@@ -48,7 +49,8 @@ class Purging(seeptest.TestCase):
         self.decays("mode=off")
 
     def test_in_a_program_that_needs_nothing_but_its_cache(self):
-        for options in (None, "mode=exact"):
+        # The last one: also where next to nothing is sampled.
+        for options in (None, "mode=exact", "sample=16G"):
             f, _ = figures("decay_in_cache", 1024 if FULL else 256, options=options)
             self.assertGreater(f["full_kib"], 250 * MIB, options)
             self.assertLess(f["freed_kib"], 100 * MIB, options)
@@ -60,6 +62,12 @@ class Purging(seeptest.TestCase):
         self.assertEqual(f["trimmed"], 1)
         self.assertLess(f["freed_kib"], 40 * MIB)
         show("trimmed_kib", f["freed_kib"])
+
+    def test_trim_gives_back_what_the_profiler_had(self):
+        # 8 bytes of each object: 32 MiB, or 128.
+        f, _ = figures("trim_small", 1024 if FULL else 256, options="mode=exact")
+        self.assertLess(f["freed_kib"], (40 if FULL else 20) * MIB)
+        show("trimmed_exact_kib", f["freed_kib"])
 
     def test_no_storm_of_faults(self):
         # All of the touched pages would be faults if every release were given back. Ten
@@ -164,6 +172,13 @@ class Tables(seeptest.TestCase):
         self.assertEqual(f["intact"], 1)
 
 
+class Cleared(seeptest.TestCase):
+    def test_what_hardly_holds_anything_is_not_filled(self):
+        for options in (None, "mode=exact"):
+            f, _ = figures("tables", 512, options=options)
+            self.assertLess(f["rss_kib"], 32 * MIB)
+
+
 class Numbers(seeptest.TestCase):
     """1000 objects of 1000 bytes (slots of 1024) and 10 of 1 MiB come and go."""
 
@@ -183,6 +198,12 @@ class Numbers(seeptest.TestCase):
                 re.findall(r'<total type="live" size="(\d+)"/>', r.stdout.decode())]
         self.near(live[1] - live[0], (10 << 20) + 1000 * 1024, "malloc_info")
         self.near(live[1] - live[2], (10 << 20) + 1000 * 1024, "malloc_info after")
+        for text in re.findall(rb"<malloc .*?</malloc>", r.stdout, re.S):
+            size = {(e.tag, e.get("type")): int(e.get("size"))
+                    for e in ElementTree.fromstring(text).iter() if e.get("size")}
+            self.assertGreaterEqual(size["system", "max"], size["system", "current"])
+            self.assertGreaterEqual(size["system", "current"],
+                                    size["inuse", "small"] + size["inuse", "large"])
         stats = r.stderr.decode()
         used = int(re.search(r"in use (\d+) KiB", stats).group(1))
         self.near(used * 1024, live[1], "malloc_stats")

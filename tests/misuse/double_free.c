@@ -293,6 +293,19 @@ static void double_free_until_exit(void)
 	exit(0);
 }
 
+/* Some of what was freed has left the array by then. */
+static void double_free_passed_on(void)
+{
+	void *p[100];
+
+	for (int i = 0; i < 100; i++)
+		p[i] = malloc(1500);
+	for (int i = 0; i < 100; i++)
+		free(p[i]);
+	free(p[0]);
+	exit(0);
+}
+
 static void double_delete(void)
 {
 	void *(*make)(size_t) = (void *(*)(size_t))dlsym(RTLD_DEFAULT, "_Znwm");
@@ -327,6 +340,7 @@ const struct misuse_case misuse_double_frees[] = {
 	CASE(double_free_after_realloc),
 	CASE(double_free_at_exit),
 	CASE(double_free_until_exit),
+	CASE(double_free_passed_on),
 	CASE(double_delete),
 };
 

@@ -38,6 +38,14 @@ static void interior_small(void)
 	malloc_trim(0);
 }
 
+static void interior_until_exit(void)
+{
+	char *p = malloc(200);
+
+	free(p + 16);
+	exit(0);
+}
+
 static void interior_small_flushed(void)
 {
 	char *p = malloc(1000);
@@ -352,6 +360,7 @@ static void allocator_works(void)
 static const struct misuse_case cases[] = {
 	CASE(interior_reused),
 	CASE(interior_small),
+	CASE(interior_until_exit),
 	CASE(interior_small_flushed),
 	CASE(interior_large),
 	CASE(before_block),

@@ -38,10 +38,12 @@ FOUND = {
     "double_free_after_realloc": DOUBLE,
     "double_free_at_exit": DOUBLE,
     "double_free_until_exit": DOUBLE,
+    "double_free_passed_on": DOUBLE,
     "double_delete": DOUBLE,
     "interior_reused":
         rf"invalid free of {ADDRESS}: inside an object \(size class 32\)",
     "interior_small": rf"invalid free of {ADDRESS}: inside an object \(size class 32\)",
+    "interior_until_exit": INSIDE,
     "interior_small_flushed": INSIDE,
     "interior_large":
         rf"invalid free of {ADDRESS}: (inside a large object|no object is there)",

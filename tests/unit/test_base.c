@@ -151,6 +151,56 @@ static void test_meta(void **state)
 	assert_true((uintptr_t)meta_alloc(100, 64, META_OTHER) % 64 == 0);
 }
 
+#define TRIMMED	     3000
+#define TRIMMED_SIZE 208 /* pages hold parts of objects */
+
+/* In no order, so that runs are found; every hundredth object stays, or a part of them
+ * all.
+ */
+static void trim_round(struct fixalloc *f, char **p, int stays)
+{
+	for (int i = 0; i < TRIMMED; i++) {
+		int at = i * 7 % TRIMMED; /* once each */
+
+		if (at < stays || (stays == 1 && at % 100 == 0))
+			continue;
+		fixalloc_put(f, p[at]);
+		p[at] = NULL;
+	}
+	for (int k = 0; k < 2; k++) {
+		size_t bytes = fixalloc_trim(f);
+
+		assert_true(stays == TRIMMED || bytes <= TRIMMED * TRIMMED_SIZE);
+		assert_true(stays > 1 || bytes > 0);
+	}
+	for (int i = 0; i < TRIMMED; i++) {
+		if (p[i])
+			continue;
+		p[i] = fixalloc_get(f);
+		for (int k = 0; k < TRIMMED_SIZE; k++)
+			assert_int_equal(p[i][k], 0);
+		memset(p[i], 0xff, TRIMMED_SIZE);
+		*(int *)(void *)p[i] = i;
+	}
+	for (int i = 0; i < TRIMMED; i++)
+		assert_int_equal(*(int *)(void *)p[i], i); /* no two in one place */
+}
+
+static void test_fixalloc_trim(void **state)
+{
+	static char *p[TRIMMED];
+	struct fixalloc f = FIXALLOC_INIT(TRIMMED_SIZE, META_OTHER);
+
+	(void)state;
+	assert_int_equal(fixalloc_trim(&f), 0);
+	trim_round(&f, p, TRIMMED); /* all are made */
+	trim_round(&f, p, 1);
+	trim_round(&f, p, 0);
+	trim_round(&f, p, TRIMMED / 2);
+	trim_round(&f, p, 0);
+	assert_int_equal(f.inuse, TRIMMED);
+}
+
 /* Ranges that lie side by side come and go one by one. */
 static void test_ranges(void **state)
 {
@@ -177,7 +227,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_format),	cmocka_unit_test(test_json),
 		cmocka_unit_test(test_options), cmocka_unit_test(test_expand),
-		cmocka_unit_test(test_meta),	cmocka_unit_test(test_ranges),
+		cmocka_unit_test(test_meta),	cmocka_unit_test(test_fixalloc_trim),
+		cmocka_unit_test(test_ranges),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
