@@ -473,9 +473,8 @@ struct mspan *mheap_alloc_unseen(void)
 		fixalloc_feed(&mheap.spans, (void *)(base + 2 * PAGE_SIZE), PAGE_SIZE);
 		s = new_run(base + PAGE_SIZE, 1, 0);
 	}
-	if (s && got > UNSEEN_PAGES)
-		rest = new_run(base + UNSEEN_PAGES * PAGE_SIZE, got - UNSEEN_PAGES, 0);
-	if (rest)
+	if (s && got > UNSEEN_PAGES &&
+	    (rest = new_run(base + UNSEEN_PAGES * PAGE_SIZE, got - UNSEEN_PAGES, 0)))
 		insert_run(rest);
 	if (s) {
 		init_large(s);
