@@ -121,6 +121,7 @@ struct check {
 	struct pause predicted;
 	bool is_predicted;
 	bool unstopped; /* a pause would be longer than is allowed */
+	bool uncopied;	/* that of a copy would be */
 	struct agent_reply reply;
 	json_t *report;
 	/* the verdict */
@@ -236,16 +237,22 @@ static void refuse(struct check *c, const char *why)
 	if (c->stop || c->snapshot || c->standing || c->reachable)
 		die(EXIT_INCOMPLETE, "process %d: %s; nothing was done", c->target.pid,
 		    why);
-	c->unstopped = true;
+	if (c->predicted.uncopied_ms > 0 && c->predicted.uncopied_ms <= c->max_pause_ms)
+		c->uncopied = true;
+	else
+		c->unstopped = true;
 	snprintf(c->target.busy, sizeof(c->target.busy), "%s", why);
 }
 
 static void predict(struct check *c)
 {
-	char huge[32], small[32];
+	char huge[32], small[32], uncopied[48] = "";
 	const struct pause *p = &c->predicted;
 
 	c->is_predicted = pause_predict(c->target.pid, &c->predicted);
+	if (c->is_predicted && p->uncopied_ms > 0)
+		snprintf(uncopied, sizeof(uncopied), ", %.1f ms without a copy",
+			 p->uncopied_ms);
 	if (!c->is_predicted) {
 		if (c->max_pause_ms >= 0)
 			refuse(c, "its page tables cannot be seen, so the pause would be "
@@ -254,10 +261,10 @@ static void predict(struct check *c)
 	}
 	if (!c->quiet)
 		say("predicted pause: %.1f ms (%s in huge pages, %s in small ones), %.1f "
-		    "ms to stop %u thread%s",
+		    "ms to stop %u thread%s%s",
 		    p->screen_ms, say_bytes(p->huge_bytes, huge, sizeof(huge)),
 		    say_bytes(p->small_bytes, small, sizeof(small)), p->confirm_ms,
-		    p->threads, p->threads == 1 ? "" : "s");
+		    p->threads, p->threads == 1 ? "" : "s", uncopied);
 	if (c->max_pause_ms >= 0 && p->confirm_ms > c->max_pause_ms) {
 		char why[128];
 
@@ -298,6 +305,7 @@ static void ask(struct check *c, int fd)
 	q.flags = (c->stop ? AGENT_STOP : 0) | (c->standing ? AGENT_STANDING : 0) |
 		  (c->snapshot ? AGENT_SNAPSHOT : 0) |
 		  (c->unstopped ? AGENT_UNSTOPPED : 0) |
+		  (c->uncopied ? AGENT_UNCOPIED : 0) |
 		  (c->reachable ? AGENT_REACHABLE : 0) |
 		  (c->json || c->save || c->since ? 0 : AGENT_BRIEF);
 	if (c->profile) {

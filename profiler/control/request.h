@@ -46,7 +46,8 @@ enum agent_command {
 #define AGENT_BRIEF	16 /* of AGENT_LEAK: stacks of the largest leaks only */
 #define AGENT_SNAPSHOT	32 /* of AGENT_LEAK: the first look is at a snapshot, too */
 #define AGENT_UNSTOPPED 64 /* of AGENT_LEAK: no verdict rather than a pause */
-#define AGENT_FLAGS	127
+#define AGENT_UNCOPIED	128 /* the same rather than a pause for a copy */
+#define AGENT_FLAGS	255
 #define AGENT_FILES	2	   /* that may come with a request */
 #define AGENT_KEEP	UINT32_MAX /* mode as it is */
 

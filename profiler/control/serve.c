@@ -171,6 +171,7 @@ static int check_leaks(struct session *s)
 		.brief = s->request.flags & AGENT_BRIEF,
 		.snapshot = s->request.flags & AGENT_SNAPSHOT,
 		.unstopped = s->request.flags & AGENT_UNSTOPPED,
+		.uncopied = s->request.flags & AGENT_UNCOPIED,
 		.report = s->files[0],
 		.profile = s->files[1],
 	};

@@ -541,6 +541,11 @@ static enum outcome look_at_snapshot(struct live *l)
 	return make_copy(l, false) == 0 ? hear(l) : OUTCOME_NONE;
 }
 
+static bool may_not_copy(const struct live *l)
+{
+	return l->request->unstopped || l->request->uncopied;
+}
+
 /* 0; -errno; 1: no copy could be made; or REPORT_IT. */
 static int check_in_turn(struct live *l)
 {
@@ -551,7 +556,7 @@ static int check_in_turn(struct live *l)
 	outcome = l->request->snapshot ? OUTCOME_NONE : look_beside(l);
 	if (outcome == OUTCOME_REPORTED)
 		return REPORT_IT;
-	if (outcome == OUTCOME_NONE && l->request->unstopped)
+	if (outcome == OUTCOME_NONE && may_not_copy(l))
 		return fail_unstopped(l);
 	if (l->request->stop) {
 		l->result.instead[0] = '\0';
@@ -563,7 +568,7 @@ static int check_in_turn(struct live *l)
 			return 1;
 	}
 	if (outcome == OUTCOME_CANDIDATES) {
-		if (l->request->unstopped)
+		if (may_not_copy(l))
 			return fail_unstopped(l);
 		if (!l->result.copied)
 			l->result.copied = "as asked";

@@ -25,6 +25,7 @@ struct live_request {
 	bool standing;	/* the program may stand still for as long as it takes */
 	bool snapshot;	/* the screen is of a snapshot */
 	bool unstopped; /* nothing may make the program stand still: rather no verdict */
+	bool uncopied;	/* no copy may; the stop of a confirm without one may */
 	bool brief;	/* the report has the stacks of the largest leaks only */
 	int report;	/* descriptor for the report in JSON */
 	int profile;	/* for the leak profile, -1: none */

@@ -553,8 +553,24 @@ class Ways(TestCase):
             # What is known does not need to be confirmed again.
             if self.amounts(r, "lose")["direct"] == 8:
                 self.check(p.pid, "--max-pause", "0.1", status=23)
-        for bad in ("x", "-1", "0", ""):
+        for bad in ("x", "-1", ""):
             self.ask(1, "--max-pause", bad, status=25)
+
+    @seeptest.needs_ptrace
+    def test_allowed_without_a_copy(self):
+        """Small pages take long to copy, but not to be asked for."""
+        with Live("mode=exact:hugepage=off", preexec_fn=seeptest.without_huge_pages) as p:
+            p.say("grow 300000")
+            p.say("lose 7")
+            p.say("lose 1")
+            text = self.ask(p.pid, "--max-pause", "0", status=24)[1]
+            predicted = [float(x) for x in re.findall(r"([\d.]+) ms (?:to stop|without)", text)]
+            if len(predicted) < 2:
+                self.skipTest("the kernel does not tell which pages are written")
+            self.assertLess(predicted[1], predicted[0])
+            r = self.check(p.pid, "--max-pause", str(predicted[1] + .1), status=23)
+            self.assertEqual(r["copied"], "")
+            self.assertGreater(r["confirm_ns"], 0)
 
     def test_predicted_by_mappings(self):
         """Each costs, with nothing in it: a stack is one, and the guard below it."""

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
 
 #include "profiler/control/request.h"
 
@@ -22,6 +23,9 @@
 #define MAPPING_MS     0.004 /* each; a thread has two, for its stack */
 #define STOP_MS	       0.5
 #define STOP_THREAD_MS 0.015
+#define WRITTEN_MS     0.5 /* searching what was written */
+#define SMALL_ASKED_MS 0.000002
+#define HUGE_ASKED_MS  0.0001
 #define WORTH_WAITING  ((uint64_t)8 << 20) /* of small pages */
 #define RESTORING_S    60
 #define LOOK_MS	       5
@@ -95,6 +99,16 @@ static bool await_restoring(int pid, const struct pause *p)
 	return waited;
 }
 
+/* As profiler/leak/written.c. */
+static bool tells_written(void)
+{
+	struct utsname name;
+	int major, minor;
+
+	return uname(&name) == 0 && sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
+	       (major > 6 || (major == 6 && minor >= 13));
+}
+
 bool pause_predict(int pid, struct pause *out)
 {
 	char *status = proc_read_of(pid, "status", NULL);
@@ -109,5 +123,11 @@ bool pause_predict(int pid, struct pause *out)
 			 (double)(out->huge_bytes >> 21) * HUGE_PAGE_MS +
 			 count_mappings(pid) * MAPPING_MS;
 	out->confirm_ms = out->screen_ms + STOP_MS + out->threads * STOP_THREAD_MS;
+	out->uncopied_ms =
+		tells_written()
+			? BASE_MS + STOP_MS + out->threads * STOP_THREAD_MS + WRITTEN_MS +
+				  (double)(out->small_bytes >> 12) * SMALL_ASKED_MS +
+				  (double)(out->huge_bytes >> 21) * HUGE_ASKED_MS
+			: 0;
 	return true;
 }
