@@ -2,8 +2,8 @@
 /*
  * live: see live.h.
  *
- * The screen is a look beside the program (beside.c) where that can be, else a copy, as
- * the confirm always is.
+ * The screen is a look beside the program (beside.c) where that can be, and so is the
+ * confirm (tracked.c); else they are made in a copy, as below.
  *
  * All our locks are taken, in order of rank, before a copy is made, so that every
  * structure is whole in it; the pause is the time from the first lock to the last. The

@@ -3,12 +3,14 @@
  * live: a leak check of a program that runs on.
  *
  *   screen:  mark beside the running program; nothing white that is new: report
- *   confirm: stop the threads, copy the process -> go on -> the copy marks, with
+ *   confirm: mark while the kernel takes note of what is written, stop the threads, mark
+ *            from that and their registers -> go on -> report what is white in both
+ *   or:      stop the threads, copy the process -> go on -> the copy marks, with
  *            registers, and reports what is white in both
  *
  * The screen takes no pause: it shares the memory and sees it change, and what it finds
  * white are candidates (beside.h). Where it cannot be made so, it is made in a copy, as
- * the confirm is: by clone(), with the memory as it was in one moment, but without
+ * the confirm is then: by clone(), with the memory as it was in one moment, but without
  * threads' registers. An object that a check has reported stays lost, so only new
  * candidates are worth a stop.
  *
