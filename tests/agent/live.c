@@ -23,8 +23,9 @@
  *   agent NAME     its main thread is called so
  *   move N         N threads move the only pointers to objects around; stay: they stop,
  *                  and answers how many objects were found damaged
- *   large N        the same for N threads with large objects that grow, and that only the
- *                  allocator knows while it is at work
+ *   renew N        the same for N threads whose objects have a new holder all the time,
+ * and are replaced by copies of themselves large N        the same for N threads with
+ * large objects that grow, and that only the allocator knows while it is at work
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -439,6 +440,73 @@ static void *move(void *arg)
 	return arg;
 }
 
+#define HELD 50
+
+struct holder {
+	uintptr_t *object;
+	struct holder *next;
+	char rest[200];
+};
+
+static struct holder *append(struct holder *list, struct holder *h)
+{
+	struct holder **end = &list;
+
+	while (*end)
+		end = &(*end)->next;
+	h->next = NULL;
+	*end = h;
+	return list;
+}
+
+static void *renew(void *arg)
+{
+	unsigned random = (unsigned)__atomic_fetch_add(&next_mover, 1, __ATOMIC_SEQ_CST);
+	struct holder *volatile list = NULL;
+
+	for (int i = 0; i < HELD; i++) {
+		struct holder *h = malloc(sizeof(*h));
+
+		h->object = calloc(1, 56);
+		h->object[1] = MARK;
+		list = append(list, h);
+	}
+	while (!stop_moving) {
+		struct holder *h = list;
+		uintptr_t *p = take(&h->object), *copy;
+
+		list = h->next;
+		random = random * 1664525 + 1013904223;
+		switch (random >> 29) {
+		case 0:
+		case 1:
+			copy = malloc(56);
+			memcpy(copy, p, 56);
+			free(p);
+			p = copy;
+			break;
+		case 2:
+		case 3:
+			h = realloc(h, sizeof(*h) + (random >> 20 & 127) * 64);
+			break;
+		default:
+			free(h);
+			h = malloc(sizeof(*h));
+		}
+		damaged += p[1] != MARK;
+		h->object = p;
+		p = NULL;
+		list = append(list, h);
+		FORGET();
+	}
+	for (struct holder *h = list, *next; h; h = next) {
+		next = h->next;
+		free(h->object);
+		free(h);
+	}
+	return arg;
+}
+
 static void *move_large(void *arg)
 {
 	for (size_t size = 300000; !stop_moving; size = 300000 + size % 70001) {
@@ -531,6 +599,8 @@ static int obey(const char *word, long n, const char *text)
 		return prctl(PR_SET_NAME, text, 0, 0, 0);
 	else if (strcmp(word, "filter") == 0)
 		return filter(text);
+	else if (strcmp(word, "renew") == 0)
+		return nmovers = n, start(n, renew, movers);
 	else if (strcmp(word, "large") == 0)
 		return nmovers = n, start(n, move_large, movers);
 	else if (strcmp(word, "move") == 0)

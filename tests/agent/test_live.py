@@ -364,6 +364,14 @@ class Unnoticed(TestCase):
                 self.check(p.pid, "--stop", *(["--snapshot"] if i % 2 else []), status=0)
             self.assertEqual(p.say("stay"), 0)
 
+    def test_objects_made_anew(self):
+        """Who holds an object now was not there when the others were searched."""
+        with Live("sample=512K") as p:
+            p.say("renew 8")
+            for _ in range(CHECKS):
+                self.check(p.pid, "--stop", status=0)
+            self.assertEqual(p.say("stay"), 0)
+
     def test_moving_pointers_sampled(self):
         with Live("sample=512K") as p:
             p.say("move 8")
