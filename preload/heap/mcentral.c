@@ -44,9 +44,10 @@
 
 struct mcentral {
 	struct lock lock;
-	uint32_t ntransfer;    /* pointers in transfer */
+	/* Pointers in transfer, and where in it they begin, in the upper half: it goes on
+	 * at its front. In one word for mcentral_each_cached(); atomic. */
+	uint64_t held;
 	uint32_t transfer_max; /* room in it */
-	uint32_t oldest;       /* where in it they begin; it goes on at its front */
 	bool is_long;	       /* it has grown, or could not */
 	void **transfer;       /* made at first use; NULL: none could be had */
 	uint64_t nspilled;     /* pointers, since the last mcentral_decay() */
@@ -130,10 +131,25 @@ static void unlist_span(struct mcentral *m, struct mspan *s)
 
 /* ---- the transferred pointers ---- */
 
+static inline uint32_t ntransfer(const struct mcentral *m)
+{
+	return (uint32_t)m->held;
+}
+
+static inline uint32_t oldest(const struct mcentral *m)
+{
+	return (uint32_t)(m->held >> 32);
+}
+
+static inline void set_held(struct mcentral *m, uint32_t oldest, uint32_t n)
+{
+	atomic_store_release(&m->held, (uint64_t)oldest << 32 | n);
+}
+
 /* Where the nth of them lies, from the oldest; 0 to transfer_max. */
 static inline uint32_t transfer_at(const struct mcentral *m, uint32_t nth)
 {
-	uint32_t at = m->oldest + nth;
+	uint32_t at = oldest(m) + nth;
 
 	return at < m->transfer_max ? at : at - m->transfer_max;
 }
@@ -147,20 +163,20 @@ static inline uint32_t until_end(const struct mcentral *m, uint32_t at, uint32_t
 /* The newest n leave it. */
 static void transfer_pop(struct mcentral *m, void **out, uint32_t n)
 {
-	uint32_t at = transfer_at(m, m->ntransfer - n), k = until_end(m, at, n);
+	uint32_t at = transfer_at(m, ntransfer(m) - n), k = until_end(m, at, n);
 
 	memcpy(out, m->transfer + at, k * sizeof(*out));
 	memcpy(out + k, m->transfer, (n - k) * sizeof(*out));
-	m->ntransfer -= n;
+	set_held(m, oldest(m), ntransfer(m) - n);
 }
 
 static void transfer_push(struct mcentral *m, void *const *pointers, uint32_t n)
 {
-	uint32_t at = transfer_at(m, m->ntransfer), k = until_end(m, at, n);
+	uint32_t at = transfer_at(m, ntransfer(m)), k = until_end(m, at, n);
 
 	memcpy(m->transfer + at, pointers, k * sizeof(*pointers));
 	memcpy(m->transfer, pointers + k, (n - k) * sizeof(*pointers));
-	m->ntransfer += n;
+	set_held(m, oldest(m), ntransfer(m) + n);
 }
 
 /* ---- taking ---- */
@@ -255,7 +271,7 @@ static COLD void lengthen_transfer(struct mcentral *m, unsigned c)
 {
 	uint32_t max = sizeclass_info[c].batch * LONG_BATCHES;
 	uint32_t most = (uint32_t)LONG_BYTES / sizeclass_info[c].slot_size;
-	uint32_t n = m->ntransfer;
+	uint32_t n = ntransfer(m);
 	void **transfer;
 
 	m->is_long = true;
@@ -266,10 +282,9 @@ static COLD void lengthen_transfer(struct mcentral *m, unsigned c)
 	if (!transfer)
 		return;
 	transfer_pop(m, transfer, n);
-	m->transfer = transfer;
-	m->transfer_max = max;
-	m->oldest = 0;
-	m->ntransfer = n;
+	atomic_store_release(&m->transfer, transfer);
+	atomic_store_release(&m->transfer_max, max);
+	set_held(m, 0, n);
 }
 
 /* n pointers were taken from spans, nspilled of which could have been kept. */
@@ -287,7 +302,7 @@ static inline void regret(struct mcentral *m, unsigned c, uint32_t n)
 uint32_t mcentral_take_locked(unsigned c, void **out, uint32_t want)
 {
 	struct mcentral *m = &central.classes[c];
-	uint32_t n = want < m->ntransfer ? want : m->ntransfer;
+	uint32_t n = want < ntransfer(m) ? want : ntransfer(m);
 
 	m->ntaken += want;
 	if (n > 0) {
@@ -472,18 +487,17 @@ static bool make_transfer(struct mcentral *m, unsigned c)
 static void spill_transfer(struct mcentral *m, unsigned c, uint32_t n,
 			   uint32_t keep_empty)
 {
-	uint32_t k = until_end(m, m->oldest, n);
+	uint32_t k = until_end(m, oldest(m), n);
 
-	give_all(m, m->transfer + m->oldest, k, c, keep_empty);
+	give_all(m, m->transfer + oldest(m), k, c, keep_empty);
 	give_all(m, m->transfer, n - k, c, keep_empty);
-	m->oldest = transfer_at(m, n);
-	m->ntransfer -= n;
+	set_held(m, transfer_at(m, n), ntransfer(m) - n);
 }
 
 /* The same when it is full. */
 static void spill_full(struct mcentral *m, unsigned c)
 {
-	uint32_t n = m->ntransfer - m->ntransfer / 2;
+	uint32_t n = ntransfer(m) - ntransfer(m) / 2;
 
 	if (m->is_long && n > m->transfer_max / LONG_SPILL)
 		n = m->transfer_max / LONG_SPILL;
@@ -499,7 +513,7 @@ void mcentral_give_locked(unsigned c, void *const *pointers, uint32_t n)
 		give_all(m, pointers, n, c, is_kept(c));
 		return;
 	}
-	while (m->ntransfer + n > m->transfer_max)
+	while (ntransfer(m) + n > m->transfer_max)
 		spill_full(m, c);
 	transfer_push(m, pointers, n);
 }
@@ -513,9 +527,9 @@ const void *mcentral_find_any(unsigned c, void *const *pointers, uint32_t n)
 	uint32_t from;
 
 	lock_acquire(&m->lock);
-	from = m->ntransfer > LOOK_BACK ? m->ntransfer - LOOK_BACK : 0;
+	from = ntransfer(m) > LOOK_BACK ? ntransfer(m) - LOOK_BACK : 0;
 	for (uint32_t i = 0; i < n && !found; i++)
-		for (uint32_t k = from; k < m->ntransfer; k++)
+		for (uint32_t k = from; k < ntransfer(m); k++)
 			if (m->transfer[transfer_at(m, k)] == pointers[i])
 				found = pointers[i];
 	lock_release(&m->lock);
@@ -528,7 +542,7 @@ bool mcentral_holds(unsigned c, const void *p)
 	bool found = false;
 
 	lock_acquire(&m->lock);
-	for (uint32_t i = m->ntransfer; i > 0 && !found; i--)
+	for (uint32_t i = ntransfer(m); i > 0 && !found; i--)
 		found = m->transfer[transfer_at(m, i - 1)] == p;
 	lock_release(&m->lock);
 	return found;
@@ -549,8 +563,8 @@ NO_LOCK_CHECK void mcentral_decay(unsigned c)
 
 	if (!lock_try_acquire(&m->lock))
 		return;
-	if (m->ntaken == m->decay_taken && m->ntransfer + m->nempty > 0) {
-		spill_transfer(m, c, m->ntransfer - m->ntransfer / 2, 1);
+	if (m->ntaken == m->decay_taken && ntransfer(m) + m->nempty > 0) {
+		spill_transfer(m, c, ntransfer(m) - ntransfer(m) / 2, 1);
 		drop_empty_spans(m);
 	}
 	m->decay_taken = m->ntaken;
@@ -558,13 +572,25 @@ NO_LOCK_CHECK void mcentral_decay(unsigned c)
 	lock_release(&m->lock);
 }
 
+/* Without the lock, too: then each pointer that it names was in the cache at some time
+ * since the call began, as what it has read of `held` first was true then. */
 void mcentral_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg)
 {
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
 		const struct mcentral *m = &central.classes[c];
+		const uint64_t held = atomic_load_acquire(&m->held);
+		void **const transfer = atomic_load_acquire(&m->transfer);
+		const uint32_t max = atomic_load_acquire(&m->transfer_max);
+		uint32_t at = (uint32_t)(held >> 32);
 
-		for (uint32_t i = 0; i < m->ntransfer; i++)
-			fn((uintptr_t)m->transfer[transfer_at(m, i)], arg);
+		for (uint32_t i = (uint32_t)held; i > 0 && transfer; i--) {
+			const uintptr_t slot = (uintptr_t)atomic_load_relaxed(
+				&transfer[at < max ? at : at - max]);
+
+			if (slot)
+				fn(slot, arg);
+			at++;
+		}
 	}
 }
 
@@ -574,7 +600,7 @@ void mcentral_trim(void)
 		struct mcentral *m = &central.classes[c];
 
 		mcentral_lock(c);
-		spill_transfer(m, c, m->ntransfer, 0);
+		spill_transfer(m, c, ntransfer(m), 0);
 		drop_empty_spans(m);
 		mcentral_unlock(c);
 	}
@@ -588,7 +614,7 @@ size_t mcentral_free_bytes(void)
 		const struct mcentral *m = &central.classes[c];
 
 		mcentral_lock(c);
-		bytes += (m->nfree + m->ntransfer) * sizeclass_info[c].slot_size;
+		bytes += (m->nfree + ntransfer(m)) * sizeclass_info[c].slot_size;
 		mcentral_unlock(c);
 	}
 	return bytes;
@@ -601,7 +627,7 @@ void mcentral_count(unsigned c, struct mcentral_counts *out)
 	mcentral_lock(c);
 	*out = (struct mcentral_counts){
 		.nspans = m->nspans,
-		.ntransfer = m->ntransfer,
+		.ntransfer = ntransfer(m),
 		.npages = m->npages,
 		.nslots = m->nslots,
 		.nfree = m->nfree,

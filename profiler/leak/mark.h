@@ -153,6 +153,8 @@ struct mark_doubts {
 	uint32_t *table; /* 1 + place in the list, by base */
 	size_t count;
 	bool full; /* there are more */
+	/* The page that was looked up last, and the span that lies there or before. */
+	uintptr_t walked, near;
 };
 bool mark_doubts_map(struct mark_doubts *d); /* false: out of memory */
 void mark_doubts_unmap(struct mark_doubts *d);

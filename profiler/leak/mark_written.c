@@ -88,17 +88,37 @@ static NO_SANITIZE bool geometry_at(uintptr_t page, struct geometry *out)
 	return out->slot_size > 0 && page - s->base < s->npages << PAGE_SHIFT;
 }
 
-/* The same that the tables have? */
-static bool is_known(const struct marker *m, const struct mark_page *p,
-		     const struct geometry *g)
+/* The span that the tables have there, if it still is that. An inner page of a large one
+ * leads to nothing (heap_find()), so it is looked for where the tables say that it
+ * begins.
+ */
+static NO_SANITIZE bool is_known(const struct marker *m, const struct mark_page *p,
+				 struct geometry *out)
 {
 	const struct mspan *head;
 
 	if (!p || p->first == 0)
 		return false;
 	head = mark_head_of(m, (size_t)p->first * 64);
-	return head->base == g->base && head->npages == g->s->npages &&
-	       mspan_slot_bytes(head) == g->slot_size;
+	return geometry_at(head->base, out) && out->base == head->base &&
+	       out->s->npages == head->npages && out->slot_size == mspan_slot_bytes(head);
+}
+
+/* One that is new: back to where it begins, or to the page that was asked for before.
+ * False: there is none. */
+static NO_SANITIZE bool find_new(struct mark_doubts *d, uintptr_t page,
+				 struct geometry *out)
+{
+	uintptr_t at = page;
+	bool found = false;
+
+	for (; !found && at != d->walked && arena_of(at); at -= PAGE_SIZE)
+		found = geometry_at(at, out);
+	if (!found && at == d->walked && d->near)
+		found = geometry_at(d->near, out);
+	d->walked = page;
+	d->near = found ? out->base : 0;
+	return found && page - out->base < out->s->npages << PAGE_SHIFT;
 }
 
 static bool is_given_out(const struct geometry *g, size_t index)
@@ -114,11 +134,9 @@ static void mark_page_again(struct marker *m, const struct mark_page *p, uintptr
 	size_t first, last;
 	bool known;
 
-	if (!geometry_at(page, &g))
-		return;
 	known = is_known(m, p, &g);
-	if (!known && !d)
-		return; /* the next mark_refresh() will find it */
+	if (!known && (!d || !find_new(d, page, &g)))
+		return; /* without d the next mark_refresh() finds it */
 	first = (lo - g.base) / g.slot_size;
 	last = (hi - 1 - g.base) / g.slot_size;
 	for (size_t i = first; i <= last && i < g.nslots; i++) {
@@ -139,6 +157,8 @@ static void mark_page_again(struct marker *m, const struct mark_page *p, uintptr
 NO_SANITIZE void mark_written(struct marker *m, uintptr_t lo, uintptr_t hi,
 			      struct mark_doubts *d)
 {
+	if (d && lo < d->walked)
+		d->walked = d->near = 0;
 	for (uintptr_t at = lo, next; at < hi; at = next) {
 		const struct mark_arena *a = mark_arena_of(m, at);
 		const uintptr_t page = align_down(at, PAGE_SIZE);

@@ -440,7 +440,8 @@ static void *move(void *arg)
 	return arg;
 }
 
-#define HELD 50
+#define HELD  50
+#define TABLE 100000 /* words: its inner pages */
 
 struct holder {
 	uintptr_t *object;
@@ -462,7 +463,9 @@ static struct holder *append(struct holder *list, struct holder *h)
 static void *renew(void *arg)
 {
 	unsigned random = (unsigned)__atomic_fetch_add(&next_mover, 1, __ATOMIC_SEQ_CST);
+	struct holder **volatile table = calloc(TABLE, sizeof(*table));
 	struct holder *volatile list = NULL;
+	unsigned at = 0;
 
 	for (int i = 0; i < HELD; i++) {
 		struct holder *h = malloc(sizeof(*h));
@@ -475,6 +478,7 @@ static void *renew(void *arg)
 		struct holder *h = list;
 		uintptr_t *p = take(&h->object), *copy;
 
+		table[at] = NULL;
 		list = h->next;
 		random = random * 1664525 + 1013904223;
 		switch (random >> 29) {
@@ -496,9 +500,14 @@ static void *renew(void *arg)
 		damaged += p[1] != MARK;
 		h->object = p;
 		p = NULL;
-		list = append(list, h);
+		at = random % TABLE;
+		table[at] = append(list, h);
+		h = NULL;
+		list = NULL;
 		FORGET();
+		list = table[at];
 	}
+	free(table);
 	for (struct holder *h = list, *next; h; h = next) {
 		next = h->next;
 		free(h->object);
