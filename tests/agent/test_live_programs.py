@@ -55,11 +55,19 @@ class Redis(TestCase):
                            capture_output=True)
         return r.stdout.decode().strip()
 
-    def load(self):
-        return subprocess.Popen(["redis-benchmark", "-s", self.socket, "-q", "-n", "4000",
-                                 "-c", "20", "-r", "10000", "-t", "set,get,lpush,hset"],
+    def load(self, requests=4000, keys=10000, tests="set,get,lpush,hset"):
+        return subprocess.Popen(["redis-benchmark", "-s", self.socket, "-q", "-n",
+                                 str(requests), "-c", "20", "-r", str(keys), "-t", tests],
                                 env=seeptest.clean_env(), stdout=subprocess.DEVNULL,
                                 stderr=subprocess.DEVNULL)
+
+    def test_tables_that_grow(self):
+        """Most pointers to what is new are written to inner pages of large tables."""
+        pid = self.redis("")
+        with self.load(300000, 1000000, "set,set,set,set") as load:
+            for _ in range(25):
+                self.check(pid, "--stop")
+            load.kill()
 
     def test_clean_under_load(self):
         for options in ("", "mode=exact"):
