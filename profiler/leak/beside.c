@@ -242,7 +242,7 @@ static bool map_all(struct beside *b)
 		if (!b->seen[i].list)
 			return false;
 	}
-	return sweep_init_look(&b->sweep, records);
+	return sweep_init_look(&b->sweep, records, room);
 }
 
 /* Of the heap and the threads of this moment. */
@@ -298,7 +298,7 @@ static enum beside_end finish(struct beside *b)
 {
 	struct leak_result *out = b->c->out;
 
-	sweep_finish_look(&b->sweep, &b->seen[b->look], out);
+	sweep_finish_look(&b->sweep, out);
 	if (out->with_reachable)
 		growth_compare(out);
 	add_chains(b);

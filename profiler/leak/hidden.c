@@ -184,17 +184,20 @@ static bool find_and_read(struct search *s)
 	return !s->failed;
 }
 
-bool hidden_mark(struct marker *m, const struct roots *roots, const struct origin *from)
+bool hidden_mark(struct marker *m, const struct roots *roots, const struct origin *from,
+		 bool *out_any)
 {
 	struct search s = { .m = m, .roots = roots, .from = from };
 	bool ok = false;
 
+	*out_any = false;
 	if (roots->no_maps) /* what was seen is known to be too little */
 		return true;
 	s.list = meta_map(MAX_RANGES * sizeof(*s.list), META_LEAK);
 	s.buffer = meta_map(CHUNK, META_LEAK);
 	if (s.list && s.buffer && from->maps >= 0) /* memory: only if there is any */
 		ok = find_and_read(&s);
+	*out_any = s.count > 0;
 	meta_unmap(s.list, MAX_RANGES * sizeof(*s.list), META_LEAK);
 	meta_unmap(s.buffer, CHUNK, META_LEAK);
 	return ok;

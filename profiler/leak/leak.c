@@ -141,7 +141,8 @@ static void mark_all(struct cycle *c)
 		mark_root(c->exit.saved_lo, c->exit.saved_hi, &c->marker);
 	mark_drain(&c->marker);
 	mark_stop_helpers(&c->marker);
-	if (c->origin && !hidden_mark(&c->marker, &c->roots, c->origin))
+	if (c->origin &&
+	    !hidden_mark(&c->marker, &c->roots, c->origin, &c->roots.is_late))
 		c->roots.hidden = true;
 	if (!canaries_agree(c))
 		leak_incomplete(c->out, "the check did not find its own canaries");
@@ -270,6 +271,10 @@ void cycle_sweep(struct cycle *c)
 				(c->origin && hidden_is_awaited(c->origin))))
 		leak_incomplete(out, "pages of objects wait for being supplied "
 				     "(userfaultfd): what they hold cannot be seen");
+	/* What went there meanwhile, or came from there, seems lost. */
+	if (c->roots.is_late && c->at_once && has_losses(out))
+		leak_incomplete(out, "memory that a snapshot does not have "
+				     "(MADV_DONTFORK) was read while the program ran on");
 	if (c->roots.hidden && has_losses(out))
 		leak_incomplete(out, "memory that a snapshot does not have "
 				     "(MADV_DONTFORK, MADV_WIPEONFORK) is not readable");

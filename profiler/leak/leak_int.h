@@ -28,7 +28,8 @@ struct cycle {
 	struct leak_exit exit;
 	const struct leak_interrupted *interrupted; /* NULL: by no signal */
 	bool alone;				    /* no other threads mark */
-	bool prepared;				    /* there is something to free */
+	bool at_once;	 /* in a snapshot: no look beside the program came before */
+	bool prepared;	 /* there is something to free */
 	bool keeps_lost; /* the lost canary stays white at the end of a marking */
 	const struct origin *origin; /* in a snapshot; else NULL */
 };

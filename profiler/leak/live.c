@@ -74,6 +74,7 @@ struct shared {
 		      * what it knows */
 	uint32_t outcome; /* atomic: enum outcome */
 	int error;	  /* of writing the report */
+	bool unsure;	  /* what it says is lost shall not be remembered */
 	uint64_t screen_ns, confirm_ns;
 	size_t ncandidates, nfresh, nhistory, nsites;
 	struct world world; /* as of the stop: written after the copy was made */
@@ -203,6 +204,8 @@ static void report(struct live *l, bool marked)
 	if (error == 0 && l->request->profile >= 0)
 		error = leak_write_profile_fd(r, l->request->profile);
 	s->error = error;
+	s->unsure = l->cycle.roots.is_late && l->cycle.at_once &&
+		    r->verdict == LEAK_INCOMPLETE;
 	s->nhistory = history_give(s->history, MAX_HISTORY);
 	s->nsites = growth_give(s->sites, MAX_SITES);
 	atomic_store_release(&s->outcome, (uint32_t)OUTCOME_REPORTED);
@@ -572,6 +575,7 @@ static int check_in_turn(struct live *l)
 			return fail_unstopped(l);
 		if (!l->result.copied)
 			l->result.copied = "as asked";
+		l->cycle.at_once = strcmp(l->result.way, "concurrent") != 0;
 		if (make_copy(l, true) != 0)
 			return l->cycle.world.reason[0]
 				       ? fail(l, l->error, l->cycle.world.reason)
@@ -582,8 +586,10 @@ static int check_in_turn(struct live *l)
 	l->answer->nthreads = l->confirm ? l->cycle.world.nthreads : 0;
 	if (outcome != OUTCOME_REPORTED)
 		return fail_of_copy(l);
-	history_take(s->history, s->nhistory);
-	growth_take(s->sites, s->nsites);
+	if (!s->unsure) {
+		history_take(s->history, s->nhistory);
+		growth_take(s->sites, s->nsites);
+	}
 	return s->error ? fail(l, s->error, "the report could not be written") : 0;
 }
 

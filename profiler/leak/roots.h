@@ -35,6 +35,7 @@ struct roots {
 	 * reached, is. */
 	bool no_maps;
 	bool is_copy;  /* set before: in a snapshot nothing waits for being supplied */
+	bool is_late;  /* in a snapshot: some was read where it is, which goes on */
 	bool hidden;   /* in a snapshot: some memory of the program could not be seen */
 	bool closed;   /* some memory without the right to read could not be opened */
 	bool full;     /* more ranges than there was room for */

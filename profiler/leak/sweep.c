@@ -365,11 +365,15 @@ static bool is_new(const struct mspan *s, uint32_t index)
 	return !history_note(&e);
 }
 
-/* The same of a look, which writes to nothing that is not its own. */
-static bool is_unknown(const struct mspan *s, uint32_t index)
+/* The same of a look, which leaves the history to the agent. */
+static bool is_unknown(struct sweep *c, const struct mspan *s, uint32_t index)
 {
 	const struct history_entry e = entry_of(s, index);
 
+	if (c->nlost < c->lost_room)
+		c->lost[c->nlost++] = e;
+	else
+		c->failed = true;
 	return !history_knows(&e);
 }
 
@@ -394,7 +398,8 @@ static size_t count_object(struct sweep *c, const struct mspan *s, uint32_t inde
 		return bytes;
 	rec->objects++;
 	rec->bytes += bytes;
-	if (kind <= LEAK_DIRECT && (c->look ? is_unknown(s, index) : is_new(s, index))) {
+	if (kind <= LEAK_DIRECT &&
+	    (c->look ? is_unknown(c, s, index) : is_new(s, index))) {
 		rec->new_objects++;
 		rec->new_bytes += bytes;
 	}
@@ -626,12 +631,14 @@ bool sweep_collect(struct marker *m, struct leak_result *out)
 
 /* ---- the same in a look: memory is there before, and history is written after ---- */
 
-bool sweep_init_look(struct sweep *c, size_t records)
+bool sweep_init_look(struct sweep *c, size_t records, size_t lost)
 {
 	bool ok = sweep_init(c, records);
 
 	c->look = true;
-	return ok;
+	c->lost_room = lost;
+	c->lost = meta_map(lost * sizeof(*c->lost), META_LEAK);
+	return ok && c->lost;
 }
 
 bool sweep_map_look(struct sweep *c, const struct marker *m)
@@ -650,18 +657,17 @@ void sweep_unmap_look(struct sweep *c)
 bool sweep_look(struct marker *m, struct sweep *c, const struct leak_result *out)
 {
 	memset(c->table, 0, c->ntable * sizeof(*c->table));
-	c->count = c->left = 0;
+	c->count = c->left = c->nlost = 0;
 	collect(m, c, out);
 	return !c->failed && !m->out_of_memory;
 }
 
-void sweep_finish_look(struct sweep *c, const struct sweep_seen *lost,
-		       struct leak_result *out)
+void sweep_finish_look(struct sweep *c, struct leak_result *out)
 {
 	c->look = false; /* records may grow again */
 	history_begin();
-	for (size_t i = 0; i < lost->count; i++)
-		history_note(&lost->list[i].entry);
+	for (size_t i = 0; i < c->nlost; i++)
+		history_note(&c->lost[i]);
 	finish(c, out);
 	c->records = NULL;
 	c->table = NULL;
@@ -669,6 +675,7 @@ void sweep_finish_look(struct sweep *c, const struct sweep_seen *lost,
 
 void sweep_free_look(struct sweep *c)
 {
+	meta_unmap(c->lost, c->lost_room * sizeof(*c->lost), META_LEAK);
 	meta_unmap(c->records, c->capacity * sizeof(*c->records), META_LEAK);
 	meta_unmap(c->table, c->ntable * sizeof(*c->table), META_LEAK);
 }

@@ -22,8 +22,10 @@ struct sweep {
 	size_t ntable;
 	uint64_t *leaders; /* bitmap of the pass over cycles; NULL before */
 	size_t leaders_bytes;
-	size_t left; /* white objects that no direct one reached */
-	bool look;   /* no memory may be mapped, and all that is white is known */
+	size_t left;		    /* white objects that no direct one reached */
+	bool look;		    /* no memory may be mapped */
+	struct history_entry *lost; /* of a look: what it has counted as lost */
+	size_t nlost, lost_room;
 	bool failed;
 };
 /* STW. Fills records, nrecords and totals of *out. False: out of memory. */
@@ -62,15 +64,15 @@ void sweep_note_seen(struct marker *m, struct sweep_seen *out);
 /* What is white, but was not seen so with the same bytes in it, is held. */
 void sweep_keep_seen(struct marker *m, struct sweep_seen *seen);
 void sweep_seen_candidates(const struct sweep_seen *seen, struct sweep_candidates *out);
-/* A sweep whose memory is mapped before the look, for up to so many records, ... */
-bool sweep_init_look(struct sweep *c, size_t records);
+/* A sweep whose memory is mapped before the look, for up to so many records, and lost
+ * objects, ... */
+bool sweep_init_look(struct sweep *c, size_t records, size_t lost);
 bool sweep_map_look(struct sweep *c, const struct marker *m); /* for this marker */
 void sweep_unmap_look(struct sweep *c);
 /* ... which the look fills; false: there was too little. */
 bool sweep_look(struct marker *m, struct sweep *c, const struct leak_result *out);
-/* After it: *out has the records. lost: all that was white. */
-void sweep_finish_look(struct sweep *c, const struct sweep_seen *lost,
-		       struct leak_result *out);
+/* After it: *out has the records, and the history what was lost. */
+void sweep_finish_look(struct sweep *c, struct leak_result *out);
 void sweep_free_look(struct sweep *c);
 /* Remembers p as ignored. */
 void sweep_ignore(uintptr_t p);

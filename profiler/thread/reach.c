@@ -424,13 +424,14 @@ static void exclude_suspects(struct finder *f)
 static bool mark_hidden(struct finder *f)
 {
 	struct roots first = f->roots;
+	bool any;
 
 	first.include = f->in->mappings;
 	first.ninclude = f->in->nmappings;
 	first.nexclude = 0;
 	if (f->in->origin.maps >= 0)
 		os_call(SYS_lseek, f->in->origin.maps, 0, SEEK_SET, 0, 0, 0);
-	return hidden_mark(&f->marker, &first, &f->in->origin);
+	return hidden_mark(&f->marker, &first, &f->in->origin, &any);
 }
 
 static bool mark_all(struct finder *f)
