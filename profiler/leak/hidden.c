@@ -36,6 +36,7 @@ struct search {
 	uintptr_t lo, hi; /* of the mapping whose lines are read */
 	char *buffer;	  /* CHUNK */
 	bool failed;
+	bool holds; /* something was reached from there, and from nowhere else */
 };
 
 /* Is it a line of a mapping that is private, readable and writable? */
@@ -135,6 +136,7 @@ static void read_range(uintptr_t lo, uintptr_t hi, void *arg)
 	struct search *s = arg;
 
 	while (lo < hi) {
+		const uint64_t before = s->m->objects;
 		size_t size = hi - lo < CHUNK ? hi - lo : CHUNK;
 		long n = os_call(SYS_pread64, s->from->memory, (long)s->buffer,
 				 (long)size, (long)lo, 0, 0);
@@ -149,6 +151,7 @@ static void read_range(uintptr_t lo, uintptr_t hi, void *arg)
 		}
 		mark_range(s->m, (uintptr_t)s->buffer, (uintptr_t)s->buffer + (size_t)n);
 		mark_drain(s->m);
+		s->holds |= s->m->objects > before;
 		lo += (size_t)n;
 	}
 }
@@ -197,7 +200,7 @@ bool hidden_mark(struct marker *m, const struct roots *roots, const struct origi
 	s.buffer = meta_map(CHUNK, META_LEAK);
 	if (s.list && s.buffer && from->maps >= 0) /* memory: only if there is any */
 		ok = find_and_read(&s);
-	*out_any = s.count > 0;
+	*out_any = s.holds;
 	meta_unmap(s.list, MAX_RANGES * sizeof(*s.list), META_LEAK);
 	meta_unmap(s.buffer, CHUNK, META_LEAK);
 	return ok;

@@ -11,8 +11,8 @@
 /* What the copy will need, opened by the program; and closed. */
 void hidden_open(struct origin *out);
 void hidden_close(struct origin *o);
-/* In a snapshot. Marks from every such range that is no excluded one; *out_any: there is
- * one. False: one could not be read. */
+/* In a snapshot. Marks from every such range that is no excluded one; *out_any: one
+ * holds what nothing else does. False: one could not be read. */
 bool hidden_mark(struct marker *m, const struct roots *roots, const struct origin *from,
 		 bool *out_any);
 /* In a snapshot. The program has pages of objects that are yet to be supplied
