@@ -29,7 +29,6 @@
 #define PART_LEAST	 ((int64_t)KIB) /* see mcache_take_back() */
 #define PART_MOST	 ((int64_t)(128 * KIB))
 #define PART_NS		 100000000u
-#define TRIAL_TRIPS	 8	   /* to mcentral, of each class of big slots */
 #define NEIGHBOUR_MAX	 (1 * KIB) /* bytes of a slot that is taken with neighbours */
 
 __thread struct seep_tls seep_tls
@@ -78,11 +77,6 @@ static bool opens_late(unsigned c)
 	return sizeclass_info[c].slot_size < 2 * CACHE_LINE;
 }
 
-static bool is_big(unsigned c)
-{
-	return sizeclass_info[c].slot_size > BIG_SLOT;
-}
-
 static void init_bins(struct mcache *mc)
 {
 	void **at = (void **)((uintptr_t)mc + align_up(sizeof(*mc), CACHE_LINE));
@@ -96,7 +90,7 @@ static void init_bins(struct mcache *mc)
 		mc->base[c] = mc->top[c] = at + MCACHE_BELOW;
 		first = first < ROOM_FIRST_MIN ? ROOM_FIRST_MIN : first;
 		mc->first_room[c] = (uint16_t)first;
-		set_room(mc, c, opens_late(c) || is_big(c) ? 0 : first);
+		set_room(mc, c, opens_late(c) ? 0 : first);
 		at += sizeclass_info[c].cache_max + MCACHE_BELOW;
 	}
 }
@@ -363,6 +357,11 @@ void mcache_look_around(struct mcache *mc)
 	}
 }
 
+static bool is_big(unsigned c)
+{
+	return sizeclass_info[c].slot_size > BIG_SLOT;
+}
+
 /* Is another bin of big slots to be looked at? Not so often where threads hand objects to
  * each other: they make slow calls all the time, and each look takes a class's lock. */
 static bool is_big_due(struct mcache *mc)
@@ -428,35 +427,11 @@ static uint32_t take_batch(struct mcache *mc, unsigned c)
 	return got;
 }
 
-/* A thread that has but one or two objects of a class and then has nothing to do keeps
- * none of its big slots: they come one by one at first, and go straight back. */
-static bool is_on_trial(struct mcache *mc, unsigned c)
-{
-	if (!is_big(c) || mcache_room(mc, c) > 0 || mc->trips[c] == TRIAL_TRIPS)
-		return false;
-	mc->trips[c]++;
-	return true;
-}
-
-/* The bin keeps no room: the slot is taken from it at once. */
-static bool take_one(struct mcache *mc, unsigned c)
-{
-	uint32_t got;
-
-	mcentral_lock(c);
-	got = mcentral_take_locked(c, mc->base[c], 1);
-	atomic_store_release(&mc->top[c], mc->base[c] + got);
-	mcentral_unlock(c);
-	return got > 0;
-}
-
 bool mcache_refill(struct mcache *mc, unsigned c)
 {
 	mc->nrefill++;
 	mcache_tick(mc); /* first: it may empty a bin that was just filled */
 	look_at_big(mc, c);
-	if (is_on_trial(mc, c))
-		return take_one(mc, c);
 	if (mcache_room(mc, c) == 0)
 		set_room(mc, c, mc->first_room[c]);
 	grow_room(mc, c);
@@ -469,15 +444,9 @@ bool mcache_open(struct mcache *mc, unsigned c, void *p)
 
 	if (mcache_room(mc, c) > 0)
 		return false;
-	if (is_on_trial(mc, c)) {
-		mcentral_lock(c);
-		mcentral_give_locked(c, &p, 1);
-		mcentral_unlock(c);
-		return true;
-	}
 	mc->nrefill++;
 	set_room(mc, c, mc->first_room[c]);
-	if (is_big(c) || take_batch(mc, c) == 0)
+	if (take_batch(mc, c) == 0)
 		return false;
 	top = mc->top[c];
 	top[0] = top[-1];

@@ -70,7 +70,6 @@ struct mcache {
 	struct mcache *below;
 	uint16_t decay_count[SIZECLASS_COUNT]; /* owner only: pointers seen then */
 	uint16_t first_room[SIZECLASS_COUNT];  /* owner only: of a bin without room */
-	uint8_t trips[SIZECLASS_COUNT];	       /* owner only: see is_on_trial() */
 };
 
 /* Read-only by convention: looks empty to malloc and full to free. */
@@ -218,8 +217,7 @@ static inline uint32_t mcache_room(const struct mcache *mc, unsigned c)
 bool mcache_refill(struct mcache *mc, unsigned sizeclass);
 /* SLOW. p is the first object of its class that the thread frees, and it has made none:
  * another thread made p and its neighbours. Pushes p below a fresh slot, which is used
- * first, so that both threads do not write to one cache line. Or p is big, and the bin
- * has no room yet: it goes to mcentral. False: nothing was done. */
+ * first, so that both threads do not write to one cache line. False: nothing was done. */
 bool mcache_open(struct mcache *mc, unsigned sizeclass, void *p);
 /* SLOW. Makes room for at least one more pointer in a full bin. */
 void mcache_flush(struct mcache *mc, unsigned sizeclass);

@@ -256,8 +256,6 @@ static void *idle_thread(void *arg)
 	 * thread's. */
 	pthread_mutex_lock(&turn);
 	free(memset(malloc(200000), 1, 200000));
-	for (size_t size = 5000; size <= 32768; size += 900)
-		free(memset(malloc(size), 1, size));
 	pthread_mutex_unlock(&turn);
 	arg = malloc(100);
 	memset(arg, 1, 100);
