@@ -371,9 +371,9 @@ static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
 	pause = os_now_ns() - start;
 	world_hurry_no_more();
 	hurry(l, false);
-	if (l->confirm)
+	if (l->confirm && pause > l->shared->confirm_ns) /* there may have been one */
 		l->shared->confirm_ns = pause;
-	else
+	else if (!l->confirm)
 		l->shared->screen_ns = pause;
 	return 1;
 }

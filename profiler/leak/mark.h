@@ -169,6 +169,8 @@ void mark_doubt(struct mark_doubts *d, uintptr_t base);
 void mark_settle_white(struct marker *m, struct mark_doubts *d);
 /* Is the object of a head still the program's, with the span as it was? */
 bool mark_is_still_live(const struct mspan *head, uint32_t index);
+/* Then what the head leads to of records is not true any more. */
+bool mark_has_new_samples(const struct mspan *head);
 /* STW. The words of [lo, hi), lo aligned here, are looked at in the next mark_drain(), or
  * before. */
 void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi);

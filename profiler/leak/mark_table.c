@@ -562,5 +562,12 @@ NO_SANITIZE bool mark_is_still_live(const struct mspan *head, uint32_t index)
 	const struct mspan *s = read_once(head->base, UINTPTR_MAX, &now);
 
 	return s && now.npages == head->npages && now.slot_size == head->slot_size &&
-	       now.samples == head->samples && is_set(s->alloc_bits, index);
+	       is_set(s->alloc_bits, index);
+}
+
+NO_SANITIZE bool mark_has_new_samples(const struct mspan *head)
+{
+	struct mspan now;
+
+	return read_once(head->base, UINTPTR_MAX, &now) && now.samples != head->samples;
 }

@@ -153,14 +153,15 @@ static void note_seen(struct marker *m, struct mspan *s, uint32_t index, size_t 
 	struct sweep_seen *seen = arg;
 	const struct history_entry e = entry_of(s, index);
 
-	if (mark_test(m->born, bit)) {
-		mark_word(m, e.base);
-		mark_drain(m);
-		return;
-	}
 	if (!mark_is_still_live(s, index)) {
 		mark_clear(m->live, bit);
 		mark_clear(m->white, bit);
+		return;
+	}
+	/* Held, not forgotten: what it holds would seem lost. */
+	if (mark_test(m->born, bit) || mark_has_new_samples(s)) {
+		mark_word(m, e.base);
+		mark_drain(m);
 		return;
 	}
 	if (seen->count < seen->room)

@@ -5,7 +5,6 @@
  */
 #include "profiler/leak/written.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -120,8 +119,7 @@ static long watch(const struct written *w, uintptr_t lo, uintptr_t hi)
 /* The kernel's own pages, and what others write behind the program's back, are none. */
 static bool must_be_watched(const struct os_mapping *m)
 {
-	return m->writable && !m->shared &&
-	       !(m->path && m->path[0] == '[' && strncmp(m->path, "[v", 2) == 0);
+	return m->writable && !m->shared && !(m->path && strncmp(m->path, "[v", 2) == 0);
 }
 
 static void watch_piece(struct written *w, const struct os_mapping *m, uintptr_t lo,
@@ -212,17 +210,10 @@ static bool count_huge(struct written *w)
 	return told;
 }
 
-/* The others, of all that is there. */
-static bool count_small(struct written *w)
-{
-	const size_t in_huge = w->huge * (PAGEMAP_HUGE_BYTES / OS_PAGE);
-
-	w->pages = w->dirty_pages > in_huge ? w->dirty_pages - in_huge : 0;
-	return true;
-}
-
 const char *written_begin(struct written *w, const struct roots_known *own)
 {
+	size_t in_huge;
+
 	w->uffd = -1;
 	w->pagemap = pagemap_open();
 	if (w->pagemap < 0 || !pagemap_may_ask() || !is_recent() || !open_uffd(w))
@@ -230,9 +221,11 @@ const char *written_begin(struct written *w, const struct roots_known *own)
 	set_apart(w, own);
 	if (!written_follow(w))
 		return "some memory cannot be watched";
-	return count_huge(w) && written_collect(w, true) && count_small(w)
-		       ? NULL
-		       : "pages cannot be watched";
+	if (!count_huge(w) || !written_collect(w, true))
+		return "pages cannot be watched";
+	in_huge = w->huge * (PAGEMAP_HUGE_BYTES / OS_PAGE);
+	w->pages = w->dirty_pages > in_huge ? w->dirty_pages - in_huge : 0;
+	return NULL;
 }
 
 static void forget_pieces(const struct written *w, uintptr_t lo, uintptr_t hi)

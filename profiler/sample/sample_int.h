@@ -101,7 +101,6 @@ void sample_on_malloc(void *p, size_t size);
 bool sample_on_free(struct mspan *s, uint32_t index, void *p);
 void sample_on_resize(struct mspan *s, uint32_t index, void *p, size_t size);
 void sample_on_release(struct mspan *s);
-void sample_trim(void);
 /* plain.c: the same for exact mode with records of RECORD_SHORT. */
 void plain_on_malloc(void *p, size_t size);
 bool plain_on_free(struct mspan *s, uint32_t index, void *p);
