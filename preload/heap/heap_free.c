@@ -61,7 +61,7 @@ void heap_check_object(const struct mspan *s, uint32_t index, const void *p,
 static void free_to_central(unsigned c, void *p)
 {
 	mcentral_lock(c);
-	mcentral_give_locked(c, &p, 1);
+	mcentral_give_locked(c, &p, 1, false);
 	mcentral_unlock(c);
 }
 

@@ -29,6 +29,7 @@
 #define PART_LEAST	 ((int64_t)KIB) /* see mcache_take_back() */
 #define PART_MOST	 ((int64_t)(128 * KIB))
 #define PART_NS		 100000000u
+#define KEEP_PART	 8	   /* see flush_bin() */
 #define NEIGHBOUR_MAX	 (1 * KIB) /* bytes of a slot that is taken with neighbours */
 
 __thread struct seep_tls seep_tls
@@ -237,13 +238,13 @@ void mcache_refuse_misused(const struct mcache *mc)
 }
 
 /* The oldest n pointers of a bin go back to mcentral: the newest are warm. */
-static void give_oldest(struct mcache *mc, unsigned c, uint32_t n)
+static void give_oldest(struct mcache *mc, unsigned c, uint32_t n, bool home)
 {
 	void **base = mc->base[c];
 	uint32_t rest = mcache_count(mc, c) - n;
 
 	mcentral_lock(c);
-	mcentral_give_locked(c, base, n);
+	mcentral_give_locked(c, base, n, home);
 	memmove(base, base + n, rest * sizeof(void *));
 	mc->top[c] = base + rest;
 	mcentral_unlock(c);
@@ -252,8 +253,8 @@ static void give_oldest(struct mcache *mc, unsigned c, uint32_t n)
 /* For the next thread. */
 static void close_bins(struct mcache *mc)
 {
-	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
-		if (!opens_late(c) || mcache_room(mc, c) == 0)
+	for (unsigned c = 1; opens_late(c); c++) {
+		if (mcache_room(mc, c) == 0)
 			continue;
 		mc->first_room[c] = (uint16_t)mcache_room(mc, c);
 		set_room(mc, c, 0);
@@ -303,7 +304,8 @@ static void decay_bin(struct mcache *mc, unsigned c)
 
 	if (n > 0 && n == mc->decay_count[c])
 		give_oldest(mc, c,
-			    sizeclass_info[c].slot_size > BIG_SLOT ? n : (n + 1) / 2);
+			    sizeclass_info[c].slot_size > BIG_SLOT ? n : (n + 1) / 2,
+			    false);
 	mc->decay_count[c] = (uint16_t)mcache_count(mc, c);
 	mcentral_decay(c);
 }
@@ -421,7 +423,7 @@ static uint32_t take_batch(struct mcache *mc, unsigned c)
 	if (UNLIKELY(n > mcache_room(mc, c)))
 		n = mcache_room(mc, c);
 	mcentral_lock(c);
-	got = mcentral_take_locked(c, mc->base[c], n);
+	got = mcentral_take_locked(c, mc, mc->base[c], n);
 	atomic_store_release(&mc->top[c], mc->base[c] + got);
 	mcentral_unlock(c);
 	return got;
@@ -455,6 +457,16 @@ bool mcache_open(struct mcache *mc, unsigned c, void *p)
 	return true;
 }
 
+/* Most of what goes home: it comes back in the order of addresses, what stays in that of
+ * the frees. Half of what other threads may want. */
+static void flush_bin(struct mcache *mc, unsigned c)
+{
+	const uint32_t n = mcache_count(mc, c);
+	const bool home = mcentral_should_go_home(c, mc, mc->base[c], n);
+
+	give_oldest(mc, c, home ? n - n / KEEP_PART : (n + 1) / 2, home);
+}
+
 void mcache_flush(struct mcache *mc, unsigned c)
 {
 	mc->nflush++;
@@ -462,7 +474,7 @@ void mcache_flush(struct mcache *mc, unsigned c)
 		return;
 	if (is_looked_at(mc->nflush))
 		refuse_doubles(mc, c);
-	give_oldest(mc, c, (mcache_count(mc, c) + 1) / 2);
+	flush_bin(mc, c);
 	look_at_big(mc, c);
 	mcache_tick(mc);
 }
@@ -471,7 +483,7 @@ void mcache_empty_out(struct mcache *mc)
 {
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
 		if (mcache_count(mc, c) > 0)
-			give_oldest(mc, c, mcache_count(mc, c));
+			give_oldest(mc, c, mcache_count(mc, c), false);
 	lcache_empty_out(&mc->large);
 }
 

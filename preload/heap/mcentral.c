@@ -6,7 +6,10 @@
  * one wholly free span is kept back, so that a program at the edge of a span does not
  * take and return it over and over) and a stack of transferred pointers, which becomes
  * longer once where it overflows and what it spilled is soon wanted again. It lies in a
- * ring, so that what it spills, from below, moves nothing.
+ * ring, so that what it spills, from below, moves nothing. It is for what threads hand to
+ * each other, and what they free in order. Small slots that were freed in no order go
+ * home to their spans, and are handed out again in the order of addresses: neighbours are
+ * used together, and programs pay for the order of the frees with misses of their caches.
  *
  * Invariants: a span is on the list exactly when listed is set, and then nfree > 0.
  * nslots
@@ -40,6 +43,9 @@
  * free: one held pointer would keep a span of 64 to 128 KiB from other classes. But with
  * several threads, what one frees is mostly what another is about to allocate. */
 #define TRANSFER_MAX_SLOT (4 * KIB)
+#define HOME_MAX_SLOT	  (1 * KIB) /* see mcentral_should_go_home() */
+#define ORDER_PAIRS	  16
+#define ORDER_ENOUGH	  12
 #define SHORT_SPANS	  2 /* of a class, the first: see sizeclass.c */
 
 struct mcentral {
@@ -47,19 +53,20 @@ struct mcentral {
 	/* Pointers in transfer, and where in it they begin, in the upper half: it goes on
 	 * at its front. In one word for mcentral_each_cached(); atomic. */
 	uint64_t held;
-	uint32_t transfer_max; /* room in it */
-	bool is_long;	       /* it has grown, or could not */
-	void **transfer;       /* made at first use; NULL: none could be had */
-	uint64_t nspilled;     /* pointers, since the last mcentral_decay() */
-	uint64_t nregretted;   /* taken from spans after as many were spilled */
-	struct mspan *spans;   /* with free slots */
-	uint64_t nfree;	       /* free slots in spans of the list */
-	uint32_t nempty;       /* spans of the list without any object */
-	uint32_t nspans;       /* of the class, full ones too */
-	uint64_t npages;       /* of them all */
-	uint64_t nslots;       /* in them all */
-	uint64_t ntaken;       /* pointers taken so far */
-	uint64_t decay_taken;  /* ntaken at the last mcentral_decay() */
+	uint32_t transfer_max;	    /* room in it */
+	bool is_long;		    /* it has grown, or could not */
+	void **transfer;	    /* made at first use; NULL: none could be had */
+	const struct mcache *taker; /* the last; atomic */
+	uint64_t nspilled;	    /* pointers, since the last mcentral_decay() */
+	uint64_t nregretted;	    /* taken from spans after as many were spilled */
+	struct mspan *spans;	    /* with free slots */
+	uint64_t nfree;		    /* free slots in spans of the list */
+	uint32_t nempty;	    /* spans of the list without any object */
+	uint32_t nspans;	    /* of the class, full ones too */
+	uint64_t npages;	    /* of them all */
+	uint64_t nslots;	    /* in them all */
+	uint64_t ntaken;	    /* pointers taken so far */
+	uint64_t decay_taken;	    /* ntaken at the last mcentral_decay() */
 } __attribute__((aligned(CACHE_LINE)));
 
 #define ONE                                           \
@@ -299,12 +306,14 @@ static inline void regret(struct mcentral *m, unsigned c, uint32_t n)
 		lengthen_transfer(m, c);
 }
 
-uint32_t mcentral_take_locked(unsigned c, void **out, uint32_t want)
+uint32_t mcentral_take_locked(unsigned c, const struct mcache *mc, void **out,
+			      uint32_t want)
 {
 	struct mcentral *m = &central.classes[c];
 	uint32_t n = want < ntransfer(m) ? want : ntransfer(m);
 
 	m->ntaken += want;
+	atomic_store_relaxed(&m->taker, mc);
 	if (n > 0) {
 		transfer_pop(m, out, n);
 		return n;
@@ -505,11 +514,38 @@ static void spill_full(struct mcentral *m, unsigned c)
 	m->nspilled += n;
 }
 
-void mcentral_give_locked(unsigned c, void *const *pointers, uint32_t n)
+/* Were they freed in the order of their addresses, or against it? Judged by some pairs.
+ */
+static bool are_in_order(void *const *pointers, uint32_t n, uint32_t slot_size)
+{
+	const uint32_t step = n / ORDER_PAIRS;
+	uint32_t nbeside = 0;
+
+	if (step < 2)
+		return true;
+	for (uint32_t i = 0; i < ORDER_PAIRS; i++, pointers += step) {
+		uintptr_t apart = (uintptr_t)pointers[1] - (uintptr_t)pointers[0];
+
+		nbeside += apart + slot_size <= 2 * (uintptr_t)slot_size;
+	}
+	return nbeside >= ORDER_ENOUGH;
+}
+
+bool mcentral_should_go_home(unsigned c, const struct mcache *mc, void *const *pointers,
+			     uint32_t n)
+{
+	const uint32_t slot_size = sizeclass_info[c].slot_size;
+
+	return slot_size <= HOME_MAX_SLOT &&
+	       atomic_load_relaxed(&central.classes[c].taker) == mc &&
+	       !are_in_order(pointers, n, slot_size);
+}
+
+void mcentral_give_locked(unsigned c, void *const *pointers, uint32_t n, bool home)
 {
 	struct mcentral *m = &central.classes[c];
 
-	if (!make_transfer(m, c) || n > m->transfer_max / 2) {
+	if (home || !make_transfer(m, c) || n > m->transfer_max / 2) {
 		give_all(m, pointers, n, c, is_kept(c));
 		return;
 	}

@@ -11,12 +11,22 @@
 
 #include "preload/base/base.h"
 
-/* The caller holds the class's lock. Fills out[0..want) with free slots, lowest address
- * last, so that popping from the end ascends. Returns how many; 0: memory is out. */
-uint32_t mcentral_take_locked(unsigned sizeclass, void **out, uint32_t want);
-/* The caller holds the class's lock. Takes n pointers back. Aborts with a message when
- * one of them is no allocated slot of the class: a double or an invalid free. */
-void mcentral_give_locked(unsigned sizeclass, void *const *pointers, uint32_t n);
+struct mcache;
+
+/* The caller, whose mcache is mc, or NULL, holds the class's lock. Fills out[0..want)
+ * with free slots, lowest address last, so that popping from the end ascends. Returns how
+ * many; 0: memory is out. */
+uint32_t mcentral_take_locked(unsigned sizeclass, const struct mcache *mc, void **out,
+			      uint32_t want);
+/* The caller holds the class's lock. Takes n pointers back, to their spans if they are to
+ * go home. Aborts with a message when one of them is no allocated slot of the class: a
+ * double or an invalid free. */
+void mcentral_give_locked(unsigned sizeclass, void *const *pointers, uint32_t n,
+			  bool home);
+/* Without the lock. Should these pointers of mc go home? So it is where they were freed
+ * in no order and mc itself is about to take others: from a span it gets neighbours. */
+bool mcentral_should_go_home(unsigned sizeclass, const struct mcache *mc,
+			     void *const *pointers, uint32_t n);
 
 /* SLOW. One of the pointers that lies in the transfer cache already, as far as that is
  * looked at; NULL: none. */

@@ -194,8 +194,8 @@ static void test_refill_at_a_tick(void **state)
 	assert_non_null(mc);
 	mcache_empty_out(mc);
 	mcentral_lock(c);
-	assert_int_equal(mcentral_take_locked(c, &p, 1), 1);
-	mcentral_give_locked(c, &p, 1); /* the transfer cache holds one */
+	assert_int_equal(mcentral_take_locked(c, NULL, &p, 1), 1);
+	mcentral_give_locked(c, &p, 1, false); /* the transfer cache holds one */
 	mcentral_unlock(c);
 	mc->tick = 31;
 	mc->decay_class = c - 1;
@@ -265,13 +265,13 @@ static void test_refill_and_decay(void **state)
 	for (uint32_t tick = 0; tick < 512; tick++) {
 		while (mcache_count(mc, c) > 0) {
 			mcentral_lock(c);
-			mcentral_give_locked(c, --mc->top[c], 1);
+			mcentral_give_locked(c, --mc->top[c], 1, false);
 			mcentral_unlock(c);
 		}
 		mcentral_trim();
 		mcentral_lock(
 			c); /* one in the transfer cache: that is what a refill gets */
-		mcentral_give_locked(c, &p, 1);
+		mcentral_give_locked(c, &p, 1, false);
 		mcentral_unlock(c);
 		mc->tick = tick;
 		mc->decay_class = c - 1;

@@ -27,7 +27,7 @@ static void take_wave(unsigned c)
 {
 	mcentral_lock(c);
 	for (uint32_t n = 0; n < WAVE;) {
-		uint32_t got = mcentral_take_locked(c, slots + n, WAVE - n);
+		uint32_t got = mcentral_take_locked(c, NULL, slots + n, WAVE - n);
 
 		assert_true(got > 0);
 		n += got;
@@ -41,7 +41,8 @@ static void give_wave(unsigned c)
 
 	mcentral_lock(c);
 	for (uint32_t n = 0; n < WAVE; n += batch)
-		mcentral_give_locked(c, slots + n, batch < WAVE - n ? batch : WAVE - n);
+		mcentral_give_locked(c, slots + n, batch < WAVE - n ? batch : WAVE - n,
+				     false);
 	mcentral_unlock(c);
 }
 
@@ -73,7 +74,7 @@ static void test_waves(void **state)
 	assert_int_equal(count_transferred(c), 0);
 	mcentral_lock(c);
 	for (uint32_t n = 0; n < WAVE; n++) /* one by one: a double would be named */
-		mcentral_give_locked(c, slots + n, 1);
+		mcentral_give_locked(c, slots + n, 1, false);
 	mcentral_unlock(c);
 	mcentral_trim();
 	assert_int_equal(count_transferred(c), 0);
@@ -113,6 +114,56 @@ static void test_large_slots(void **state)
 	mcentral_trim();
 }
 
+static void shuffle(void **list, uint32_t n)
+{
+	uint64_t x = 88172645463325252u;
+
+	for (uint32_t i = n - 1; i > 0; i--) {
+		uint32_t k;
+		void *p = list[i];
+
+		x ^= x << 13;
+		x ^= x >> 7;
+		x ^= x << 17;
+		k = (uint32_t)(x % (i + 1));
+		list[i] = list[k];
+		list[k] = p;
+	}
+}
+
+/* What comes back in no order is handed out in the order of addresses; so is what came
+ * back in order, or was for others, but that has not been to its spans for it. */
+static void test_going_home(void **state)
+{
+	const unsigned c = sizeclass_of(128), big = sizeclass_of(8000);
+	const uint32_t n = sizeclass_info[c].cache_max;
+	struct mcache *mc = mcache_self(), *other = (struct mcache *)&slots;
+	uint32_t nascending = 0;
+
+	(void)state;
+	mcentral_trim();
+	mcentral_lock(c);
+	for (uint32_t got = 0; got < n;)
+		got += mcentral_take_locked(c, mc, slots + got, n - got);
+	mcentral_unlock(c);
+	assert_false(mcentral_should_go_home(c, mc, slots, n));
+	assert_false(mcentral_should_go_home(c, mc, slots, 3));
+	shuffle(slots, n);
+	assert_true(mcentral_should_go_home(c, mc, slots, n));
+	assert_false(mcentral_should_go_home(c, other, slots, n)); /* did not take them */
+	assert_false(mcentral_should_go_home(big, mc, slots, n));
+	mcentral_lock(c);
+	mcentral_give_locked(c, slots, n, true);
+	assert_int_equal(mcentral_take_locked(c, mc, slots, n / 2), n / 2);
+	for (uint32_t i = 1; i < n / 2; i++)
+		nascending += (uintptr_t)slots[i - 1] - (uintptr_t)slots[i] == 128;
+	mcentral_give_locked(c, slots, n / 2, true);
+	mcentral_unlock(c);
+	assert_true(nascending > n / 2 - 8); /* one span after the other */
+	assert_int_equal(count_transferred(c), 0);
+	mcentral_trim();
+}
+
 /* One object of a class does not keep the pages of a whole span; many have whole ones. */
 static void test_short_spans(void **state)
 {
@@ -122,14 +173,14 @@ static void test_short_spans(void **state)
 
 	(void)state;
 	mcentral_lock(c);
-	assert_int_equal(mcentral_take_locked(c, slots, 1), 1);
+	assert_int_equal(mcentral_take_locked(c, NULL, slots, 1), 1);
 	mcentral_unlock(c);
 	mcentral_count(c, &counts);
 	assert_int_equal(counts.npages, sizeclass_short_pages(c));
 	assert_true(counts.npages < info->npages);
 	mcentral_lock(c);
 	for (uint32_t n = 1; n < 10 * info->nslots; n++)
-		assert_int_equal(mcentral_take_locked(c, slots + n, 1), 1);
+		assert_int_equal(mcentral_take_locked(c, NULL, slots + n, 1), 1);
 	mcentral_unlock(c);
 	mcentral_count(c, &counts);
 	assert_int_equal(counts.npages, 2 * sizeclass_short_pages(c) +
@@ -137,7 +188,7 @@ static void test_short_spans(void **state)
 	assert_true(counts.nslots - counts.nfree == 10 * info->nslots);
 	mcentral_lock(c);
 	for (uint32_t n = 0; n < 10 * info->nslots; n++)
-		mcentral_give_locked(c, slots + n, 1);
+		mcentral_give_locked(c, slots + n, 1, false);
 	mcentral_unlock(c);
 	mcentral_trim();
 	mcentral_count(c, &counts);
@@ -188,7 +239,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_holes),	    cmocka_unit_test(test_waves),
 		cmocka_unit_test(test_decay),	    cmocka_unit_test(test_large_slots),
-		cmocka_unit_test(test_short_spans),
+		cmocka_unit_test(test_short_spans), cmocka_unit_test(test_going_home),
 	};
 
 	heap_thread_start();
