@@ -37,19 +37,75 @@ void *api_next_symbol(const char *name)
 	return fn;
 }
 
+/* Of a program that is not position-independent: its references to other modules. */
+struct references {
+	const Elf64_Sym *symbols;
+	const char *names;
+	const Elf64_Rela *lists[2]; /* of calls, of data */
+	size_t sizes[2];	    /* bytes */
+};
+
+static void read_references(const Elf64_Dyn *d, struct references *out)
+{
+	*out = (struct references){ .symbols = NULL };
+	for (; d->d_tag != DT_NULL; d++) {
+		const void *at = (const void *)d->d_un.d_ptr;
+
+		if (d->d_tag == DT_SYMTAB)
+			out->symbols = at;
+		else if (d->d_tag == DT_STRTAB)
+			out->names = at;
+		else if (d->d_tag == DT_JMPREL)
+			out->lists[0] = at;
+		else if (d->d_tag == DT_PLTRELSZ)
+			out->sizes[0] = d->d_un.d_val;
+		else if (d->d_tag == DT_RELA)
+			out->lists[1] = at;
+		else if (d->d_tag == DT_RELASZ)
+			out->sizes[1] = d->d_un.d_val;
+	}
+}
+
+static bool has_stub(const struct references *r, uintptr_t fn)
+{
+	for (unsigned k = 0; k < ARRAY_LEN(r->lists) && r->symbols && r->names; k++)
+		for (size_t i = 0; i < r->sizes[k] / sizeof(Elf64_Rela); i++) {
+			const uint64_t n = ELF64_R_SYM(r->lists[k][i].r_info);
+			const Elf64_Sym *symbol = &r->symbols[n];
+
+			if (symbol->st_value == fn && symbol->st_shndx == SHN_UNDEF &&
+			    strcmp(r->names + symbol->st_name, "malloc") == 0)
+				return true;
+		}
+	return false;
+}
+
+/* The program comes first, and is all that is looked at. */
+static int find_stub(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	const uintptr_t fn = *(const uintptr_t *)arg;
+
+	(void)size;
+	for (int i = 0; i < info->dlpi_phnum && info->dlpi_addr == 0; i++)
+		if (info->dlpi_phdr[i].p_type == PT_DYNAMIC) {
+			struct references r;
+
+			read_references((const void *)info->dlpi_phdr[i].p_vaddr, &r);
+			return has_stub(&r, fn) ? 2 : 1;
+		}
+	return 1;
+}
+
 /* The answer is our own malloc; or, in a program that is not position-independent and
  * takes malloc's address (python3 is one), the program's PLT entry, whose symbol is not
- * defined there: calls of it reach us. */
+ * defined there: calls of it reach us. dladdr() would go through all of the program's
+ * symbols, which takes node a millisecond. */
 bool api_is_bound(void)
 {
-	void *fn = dlsym(RTLD_DEFAULT, "malloc");
-	ElfW(Sym) *symbol = NULL;
-	Dl_info info;
+	uintptr_t fn = (uintptr_t)dlsym(RTLD_DEFAULT, "malloc");
 
-	if (fn == (void *)(uintptr_t)api_own_malloc)
-		return true;
-	return dladdr1(fn, &info, (void **)&symbol, RTLD_DL_SYMENT) != 0 && symbol &&
-	       symbol->st_shndx == SHN_UNDEF;
+	return fn &&
+	       (fn == (uintptr_t)api_own_malloc || dl_iterate_phdr(find_stub, &fn) == 2);
 }
 
 /* What is mapped at the address that is searched for. */
