@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU time and memory beside glibc and the packaged allocators, interleaved in one run.
 
-bench.py micro|programs [ROUNDS]. Every round runs each workload once under each allocator.
+bench.py micro|programs [ROUNDS] [NAME=LIBRARY ...]. Every round runs each workload once under
+each allocator; each NAME is one more, SEEP_BENCH_ONLY=WORKLOAD,... leaves out the others.
 Prints a table of the minimum and median over the rounds, ratios to glibc and to the best
 peer, and one machine-readable line a cell: "bench WORKLOAD ALLOCATOR MIN MEDIAN KIB".
 """
@@ -48,7 +49,7 @@ PROGRAMS = {
 }
 
 
-def libraries():
+def libraries(more):
     found = {}
     for name, pattern in ALLOCATORS.items():
         if pattern is None or pattern.startswith("/"):
@@ -59,6 +60,10 @@ def libraries():
             found[name] = match[0]
         else:
             print(f"{name}: not installed, left out")
+    for name, _, path in (m.partition("=") for m in more):
+        if not os.path.exists(path):
+            raise SystemExit(f"bench.py: no library {path!r} for {name}")
+        found[name] = os.path.abspath(path)
     return found
 
 
@@ -77,8 +82,8 @@ def cell(script, lib, cwd):
     return kids, usage.ru_maxrss, out
 
 
-def measure(kind, rounds):
-    libs = libraries()
+def measure(kind, rounds, more):
+    libs = libraries(more)
     with tempfile.TemporaryDirectory() as d:
         with open(os.path.join(d, "big.cc"), "w") as f:
             f.write(CXX)
@@ -88,6 +93,8 @@ def measure(kind, rounds):
             work = {n: f"{MICRO} {n}" for n in names}
         else:
             work = PROGRAMS
+        only = os.environ.get("SEEP_BENCH_ONLY")
+        work = {w: s for w, s in work.items() if not only or w in only.split(",")}
         cells = {(w, a): [] for w in work for a in libs}
         rss = dict.fromkeys(cells, 0)
         for _ in range(rounds):
@@ -126,4 +133,4 @@ def table(kind, works, libs, cells, rss):
 if __name__ == "__main__":
     which = sys.argv[1] if len(sys.argv) > 1 else "micro"
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    table(which, *measure(which, count))
+    table(which, *measure(which, count, sys.argv[3:]))
