@@ -306,6 +306,7 @@ static void ask(struct check *c, int fd)
 		  (c->snapshot ? AGENT_SNAPSHOT : 0) |
 		  (c->unstopped ? AGENT_UNSTOPPED : 0) |
 		  (c->uncopied ? AGENT_UNCOPIED : 0) |
+		  (c->max_pause_ms >= 0 ? AGENT_LIMITED : 0) |
 		  (c->reachable ? AGENT_REACHABLE : 0) |
 		  (c->json || c->save || c->since ? 0 : AGENT_BRIEF);
 	if (c->profile) {

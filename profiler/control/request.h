@@ -47,7 +47,8 @@ enum agent_command {
 #define AGENT_SNAPSHOT	32 /* of AGENT_LEAK: the first look is at a snapshot, too */
 #define AGENT_UNSTOPPED 64 /* of AGENT_LEAK: no verdict rather than a pause */
 #define AGENT_UNCOPIED	128 /* the same rather than a pause for a copy */
-#define AGENT_FLAGS	255
+#define AGENT_LIMITED	256 /* the same if a copy would take much longer than foretold */
+#define AGENT_FLAGS	511
 #define AGENT_FILES	2	   /* that may come with a request */
 #define AGENT_KEEP	UINT32_MAX /* mode as it is */
 

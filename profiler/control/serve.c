@@ -172,6 +172,7 @@ static int check_leaks(struct session *s)
 		.snapshot = s->request.flags & AGENT_SNAPSHOT,
 		.unstopped = s->request.flags & AGENT_UNSTOPPED,
 		.uncopied = s->request.flags & AGENT_UNCOPIED,
+		.limited = s->request.flags & AGENT_LIMITED,
 		.report = s->files[0],
 		.profile = s->files[1],
 	};

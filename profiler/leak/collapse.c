@@ -25,6 +25,7 @@
 #define OWN_MOST      (128 * MIB) /* a range of our own */
 
 #define COLLAPSE      25 /* MADV_COLLAPSE */
+#define FEW_SPLIT     64 /* blocks: to copy their entries takes a millisecond or two */
 #define COLLAPSE_BUSY 64 /* blocks in a row that could not be had: memory is short */
 
 static struct {
@@ -109,34 +110,46 @@ static bool is_split(int pagemap, uintptr_t block)
 	       present == HUGE;
 }
 
-static void restore_all(int pagemap)
+/* How many could not be had. */
+static size_t restore_all(int pagemap)
 {
 	unsigned failed = 0;
+	size_t left = 0;
 
-	os_call(SYS_setpriority, PRIO_PROCESS, 0, NICE, 0, 0, 0);
-	for (size_t i = 0; i < collapse.count && failed < COLLAPSE_BUSY; i++) {
+	for (size_t i = 0; i < collapse.count; i++) {
 		uintptr_t block = collapse.blocks[i];
 
 		if (!is_split(pagemap, block))
 			continue;
-		if (os_call(SYS_madvise, (long)block, HUGE, COLLAPSE, 0, 0, 0) == 0)
+		if (failed < COLLAPSE_BUSY &&
+		    os_call(SYS_madvise, (long)block, HUGE, COLLAPSE, 0, 0, 0) == 0) {
 			failed = 0;
-		else
+		} else {
 			failed++;
+			left++;
+		}
 	}
+	return left;
+}
+
+bool collapse_again(void)
+{
+	const int pagemap = collapse.blocks ? pagemap_open() : -1;
+	size_t left = 0;
+
+	if (pagemap >= 0) {
+		left = restore_all(pagemap);
+		os_close(pagemap);
+	}
+	return left <= FEW_SPLIT;
 }
 
 void collapse_restore(void)
 {
-	int pagemap;
-
 	if (!collapse.blocks)
 		return;
-	pagemap = pagemap_open();
-	if (pagemap >= 0) {
-		restore_all(pagemap);
-		os_close(pagemap);
-	}
+	os_call(SYS_setpriority, PRIO_PROCESS, 0, NICE, 0, 0, 0);
+	collapse_again();
 	meta_unmap(collapse.blocks, MAX_BLOCKS * sizeof(*collapse.blocks), META_LEAK);
 	collapse.blocks = NULL;
 	collapse.count = 0;

@@ -450,16 +450,8 @@ static int fail_of_copy(struct live *l)
 
 static int fail_unstopped(struct live *l)
 {
-	const uint64_t n = l->shared->nfresh;
-
-	if (l->result.instead[0])
-		fmt_string(l->answer->why, sizeof(l->answer->why),
-			   "it cannot be looked at while it runs: %s", l->result.instead);
-	else
-		fmt_string(l->answer->why, sizeof(l->answer->why),
-			   "%lu new object%s seem%s lost, which only a stop can confirm",
-			   n, n == 1 ? "" : "s", n == 1 ? "s" : "");
-	return -EBUSY;
+	return why_unstopped(l->answer->why, sizeof(l->answer->why), l->result.instead,
+			     l->shared->nfresh);
 }
 
 /* ---- beside the program ---- */
@@ -549,6 +541,12 @@ static bool may_not_copy(const struct live *l)
 	return l->request->unstopped || l->request->uncopied;
 }
 
+/* What was watched was split where it was written. */
+static bool is_too_dear(const struct live *l)
+{
+	return l->result.copied && !collapse_again() && l->request->limited;
+}
+
 /* 0; -errno; 1: no copy could be made; or REPORT_IT. */
 static int check_in_turn(struct live *l)
 {
@@ -573,6 +571,8 @@ static int check_in_turn(struct live *l)
 	if (outcome == OUTCOME_CANDIDATES) {
 		if (may_not_copy(l))
 			return fail_unstopped(l);
+		if (is_too_dear(l))
+			return fail(l, -EBUSY, WHY_TOO_DEAR);
 		if (!l->result.copied)
 			l->result.copied = "as asked";
 		l->cycle.at_once = strcmp(l->result.way, "concurrent") != 0;

@@ -28,6 +28,7 @@ struct live_request {
 	bool snapshot;	/* the screen is of a snapshot */
 	bool unstopped; /* nothing may make the program stand still: rather no verdict */
 	bool uncopied;	/* no copy may; the stop of a confirm without one may */
+	bool limited;	/* nor one that has become dearer than it was when it was asked */
 	bool brief;	/* the report has the stacks of the largest leaks only */
 	int report;	/* descriptor for the report in JSON */
 	int profile;	/* for the leak profile, -1: none */

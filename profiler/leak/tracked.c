@@ -88,17 +88,20 @@ static void mark_heap(const struct tracked *t, struct cycle *c, struct mark_doub
 			     d);
 }
 
-static bool take_turn(struct tracked *t, struct cycle *c)
+/* NULL, or why not. */
+static const char *take_turn(struct tracked *t, struct cycle *c)
 {
-	if (!written_collect(&t->written, true) || !written_follow(&t->written) ||
-	    !cycle_find_again(c))
-		return false;
+	if (!written_collect(&t->written, true))
+		return t->written.full ? "too much is written"
+				       : "pages cannot be watched";
+	if (!written_follow(&t->written) || !cycle_find_again(c))
+		return "its memory is mapped anew all the time";
 	mark_heap(t, c, NULL);
 	mark_roots(t, c);
 	mark_drain(&c->marker);
 	sweep_hold(&c->marker);
 	mark_drop_cached(&c->marker);
-	return true;
+	return NULL;
 }
 
 /* Without looking for what is new, which takes long in a large heap. */
@@ -197,9 +200,10 @@ static const char *prepare(struct tracked *t, struct cycle *c)
 	if (!cycle_look(c))
 		return "the look could not be made";
 	cycle_show_lost(true);
-	for (int i = 0; i < FULL_TURNS; i++)
-		if (!take_turn(t, c))
-			return "its memory is mapped anew all the time";
+	for (int i = 0; i < FULL_TURNS && !why; i++)
+		why = take_turn(t, c);
+	if (why)
+		return why;
 	if (!cycle_has_found_lost(c))
 		return "the check did not find its own canaries";
 	keep_seen(t, c);

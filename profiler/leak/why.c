@@ -64,3 +64,15 @@ void why_no_copy(char *out, size_t size, int wait_error, int signal)
 	else
 		fmt_string(out, size, "the snapshot ended without a result");
 }
+
+int why_unstopped(char *out, size_t size, const char *instead, uint64_t n)
+{
+	if (instead[0])
+		fmt_string(out, size, "it cannot be looked at while it runs: %s",
+			   instead);
+	else
+		fmt_string(out, size,
+			   "%lu new object%s seem%s lost, which only a stop can confirm",
+			   n, n == 1 ? "" : "s", n == 1 ? "s" : "");
+	return -EBUSY;
+}

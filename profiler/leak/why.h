@@ -15,4 +15,12 @@ int why_no_memory(char *out, size_t size);
  * signal: that it was killed by, or 0. */
 void why_no_copy(char *out, size_t size, int wait_error, int signal);
 
+#define WHY_TOO_DEAR                                                                 \
+	"it writes so much that its huge pages are split: a copy would take longer " \
+	"than "                                                                      \
+	"was foretold"
+/* Only a stop could tell; instead: why it could not be looked at without, or empty: n new
+ * objects seem lost. -errno. */
+int why_unstopped(char *out, size_t size, const char *instead, uint64_t n);
+
 #endif
