@@ -72,8 +72,8 @@ class Rings(TestCase):
     """Objects that only pointers into their middle hold, and that come and go while what
     they hold is looked at: they are possibly lost at most. SEEP_TEST_CHECKS as above."""
 
-    def rings(self, options, *args):
-        with Program("rings", options) as p:
+    def rings(self, options, *args, **extra):
+        with Program("rings", options, **extra) as p:
             for _ in range(CHECKS):
                 r = self.check(p.pid, *args)
                 self.assertEqual((r["leaks"], r["retracted_objects"]), ([], 0), r["text"])
@@ -87,6 +87,10 @@ class Rings(TestCase):
 
     def test_with_a_screen(self):
         self.rings("mode=exact")
+
+    def test_mappings_after_the_copy(self):
+        """They are none that the program keeps from its copy: the check can be completed."""
+        self.rings("mode=exact", "--snapshot", RINGS_MOVE="1")
 
 
 class Hurt(TestCase):
