@@ -4,7 +4,9 @@
  *
  * What the copy lacks: mappings of the program that are not in the copy's list. Those
  * made since the copy are among them and do no harm: nothing that is lost can be found
- * there. What the copy has empty: by the flag "wf" of its own mappings.
+ * there. But what was made since may lie where in the copy something is lost, and be
+ * found in them, too; so whether they are such is asked then, by the flag "dc" of the
+ * program's mappings. What the copy has empty: by the flag "wf".
  *
  * What the copy has empty, too: pages that userfaultfd has not supplied yet. The
  * program's list tells (flag "um"), the copy's does not: those mappings are not
@@ -26,6 +28,7 @@
 
 #define CHUNK	   (256 * KIB)
 #define MAX_RANGES 4096
+#define MAX_HELD   16
 
 struct search {
 	struct marker *m;
@@ -36,7 +39,12 @@ struct search {
 	uintptr_t lo, hi; /* of the mapping whose lines are read */
 	char *buffer;	  /* CHUNK */
 	bool failed;
-	bool holds; /* something was reached from there, and from nowhere else */
+	/* Pieces from where something was reached, and from nowhere else, or that could
+	 * not be read; more than there is room for: all of the rest. */
+	struct root_range held[MAX_HELD];
+	size_t nheld;
+	bool unread;   /* one of them could not */
+	bool withheld; /* one of them was not to be copied */
 };
 
 /* Is it a line of a mapping that is private, readable and writable? */
@@ -131,6 +139,40 @@ static bool see_flags(char *line, void *arg)
 	return true;
 }
 
+static void note_held(struct search *s, uintptr_t lo, uintptr_t hi)
+{
+	if (s->nheld == MAX_HELD)
+		s->held[MAX_HELD - 1] = (struct root_range){ 0, UINTPTR_MAX };
+	else
+		s->held[s->nheld++] = (struct root_range){ lo, hi };
+}
+
+static void see_withheld(const char *line, void *arg)
+{
+	struct search *s = arg;
+	struct os_mapping m;
+
+	if (os_parse_mapping(line, &m)) {
+		s->lo = m.lo;
+		s->hi = m.hi;
+		return;
+	}
+	if (strncmp(line, "VmFlags:", 8) != 0 ||
+	    (!strstr(line, " dc") && !strstr(line, " wf")))
+		return;
+	for (size_t i = 0; i < s->nheld; i++)
+		s->withheld |= s->held[i].lo < s->hi && s->lo < s->held[i].hi;
+}
+
+/* Is one of the pieces from what the program has kept from its copy? */
+static bool is_withheld(struct search *s)
+{
+	if (s->nheld == 0)
+		return false;
+	return s->from->smaps < 0 ||
+	       !each_line_of(s->from->smaps, s->buffer, see_withheld, s) || s->withheld;
+}
+
 static void read_range(uintptr_t lo, uintptr_t hi, void *arg)
 {
 	struct search *s = arg;
@@ -146,12 +188,14 @@ static void read_range(uintptr_t lo, uintptr_t hi, void *arg)
 			continue;
 		}
 		if (n < 0) {
-			s->failed = true;
+			s->unread = true;
+			note_held(s, lo, hi);
 			return;
 		}
 		mark_range(s->m, (uintptr_t)s->buffer, (uintptr_t)s->buffer + (size_t)n);
 		mark_drain(s->m);
-		s->holds |= s->m->objects > before;
+		if (s->m->objects > before)
+			note_held(s, lo, lo + (size_t)n);
 		lo += (size_t)n;
 	}
 }
@@ -200,7 +244,8 @@ bool hidden_mark(struct marker *m, const struct roots *roots, const struct origi
 	s.buffer = meta_map(CHUNK, META_LEAK);
 	if (s.list && s.buffer && from->maps >= 0) /* memory: only if there is any */
 		ok = find_and_read(&s);
-	*out_any = s.holds;
+	*out_any = is_withheld(&s);
+	ok &= !(s.unread && *out_any);
 	meta_unmap(s.list, MAX_RANGES * sizeof(*s.list), META_LEAK);
 	meta_unmap(s.buffer, CHUNK, META_LEAK);
 	return ok;
@@ -267,7 +312,7 @@ bool hidden_is_awaited(const struct origin *from)
 void hidden_open(struct origin *out)
 {
 	out->supplied = roots_are_supplied();
-	out->smaps = out->supplied ? os_open("/proc/thread-self/smaps", O_RDONLY, 0) : -1;
+	out->smaps = os_open("/proc/thread-self/smaps", O_RDONLY, 0);
 	out->maps = os_open("/proc/thread-self/maps", O_RDONLY, 0);
 	/* Where the program has changed its user, it is root's; few need it. */
 	out->memory = os_open("/proc/thread-self/mem", O_RDONLY, 0);

@@ -16,7 +16,7 @@
 struct origin {
 	int maps, memory;
 	bool supplied; /* pages may be, by userfaultfd */
-	int smaps;     /* if so */
+	int smaps;
 };
 
 struct cycle {

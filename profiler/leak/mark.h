@@ -98,6 +98,7 @@ struct marker {
 	 */
 	char *heads;
 	uint64_t *born;		      /* the same: made since mark_fill() */
+	uint64_t *maybe;	      /* the same: see mark_reach_inner() */
 	size_t room_spans, room_bits; /* mapped; 0: what there is */
 	/* Only a pointer to an object's first bytes reaches it; `inner` notes others. */
 	bool strict;
@@ -142,6 +143,12 @@ void mark_clear_all(struct marker *m);
 bool mark_refresh(struct marker *m);
 /* What was reached is scanned again, in the next mark_drain() or before. */
 void mark_again(struct marker *m);
+/* From now on pointers into the middle of objects reach them, too. What is white and only
+ * such pointers lead to is reached by now, and noted in `maybe`. */
+void mark_reach_inner(struct marker *m);
+/* That is white again, as far as it has not gone, for a sweep to count what of it is
+ * possibly lost; it leaves the rest of it alone. */
+void mark_show_maybe(struct marker *m);
 /* Objects that lie in caches by now are neither live nor white. */
 void mark_drop_cached(struct marker *m);
 /* Slots that are neither live nor free for all that the tables tell. */

@@ -205,6 +205,7 @@ void mark_free(struct marker *m)
 	meta_unmap(m->spans, nspans * sizeof(struct mspan *), META_LEAK);
 	meta_unmap(m->heads, nspans * CACHE_LINE, META_LEAK);
 	meta_unmap(m->born, bytes, META_LEAK);
+	meta_unmap(m->maybe, bytes, META_LEAK);
 	meta_unmap(m->stack, m->capacity * sizeof(*m->stack), META_LEAK);
 	memset(m, 0, sizeof(*m));
 }
@@ -366,7 +367,8 @@ bool mark_map(struct marker *m)
 	}
 	m->heads = meta_map(most_spans(m) * CACHE_LINE, META_LEAK);
 	m->born = meta_map(map_bytes(m), META_LEAK);
-	return m->heads && m->born && init_memory(m);
+	m->maybe = meta_map(map_bytes(m), META_LEAK);
+	return m->heads && m->born && m->maybe && init_memory(m);
 }
 
 static NO_SANITIZE bool note_head(struct marker *m, const struct mspan *s,
@@ -532,7 +534,8 @@ void mark_again(struct marker *m)
 void mark_clear_all(struct marker *m)
 {
 	struct mark_worker *w = &m->workers[0];
-	uint64_t *const maps[] = { m->live, m->white, m->pointed, m->inner, m->born };
+	uint64_t *const maps[] = { m->live,  m->white, m->pointed,
+				   m->inner, m->born,  m->maybe };
 
 	size_t used = m->nbits + MSPAN_MAX_SLOTS + 64; /* one more may have been begun */
 

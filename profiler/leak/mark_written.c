@@ -5,6 +5,10 @@
  * reached. What is neither has been made since, or lies in a cache, or is free: a doubt,
  * which is settled by what the span and the caches say. What was made since is taken for
  * reached: it is in nobody's list of lost objects.
+ *
+ * Whether an object is only possibly lost depends on white ones that lead to it, and what
+ * they hold, the program may change as soon as it goes on. So those are made black before
+ * the stop, and followed like all others; afterwards they are told apart again.
  */
 #include <string.h>
 
@@ -206,9 +210,11 @@ NO_SANITIZE void mark_settle_white(struct marker *m, struct mark_doubts *d)
 		heap_each_cached_now(drop_doubt, d);
 	for (size_t i = 0; i < d->count; i++) {
 		if (mark_find(m, d->list[i].base, &index, &bit) &&
-		    mark_test(m->white, bit) && !is_object(&d->list[i], NULL)) {
+		    (mark_test(m->white, bit) || mark_test(m->maybe, bit)) &&
+		    !is_object(&d->list[i], NULL)) {
 			mark_clear(m->live, bit);
 			mark_clear(m->white, bit);
+			mark_clear(m->maybe, bit);
 		}
 	}
 }
@@ -222,4 +228,36 @@ void mark_settle(struct marker *m, struct mark_doubts *d)
 	for (size_t i = 0; i < d->count; i++)
 		if (is_object(&d->list[i], &bytes))
 			mark_range(m, d->list[i].base, d->list[i].base + bytes);
+}
+
+/* ---- what pointers into the middle reach ---- */
+
+static void reach_inner_of(struct marker *m, const struct mspan *s)
+{
+	const size_t first = mark_first_bit(m, s);
+
+	for (uint32_t i = 0; i < s->nslots; i++)
+		if (mark_test(m->white, first + i) && mark_test(m->inner, first + i))
+			mark_word(m, s->base + i * mspan_slot_bytes(s));
+}
+
+void mark_reach_inner(struct marker *m)
+{
+	const size_t words = mark_bitmap_bytes(m) / sizeof(*m->maybe);
+
+	memcpy(m->maybe, m->white, mark_bitmap_bytes(m));
+	m->strict = false;
+	for (size_t i = 0; i < m->nspans; i++)
+		reach_inner_of(m, m->spans[i]);
+	mark_drain(m);
+	for (size_t i = 0; i < words; i++)
+		m->maybe[i] &= ~m->white[i];
+}
+
+void mark_show_maybe(struct marker *m)
+{
+	const size_t words = mark_bitmap_bytes(m) / sizeof(*m->maybe);
+
+	for (size_t i = 0; i < words; i++)
+		m->white[i] |= m->maybe[i] & m->live[i];
 }

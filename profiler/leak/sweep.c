@@ -513,6 +513,13 @@ static void take_possible(struct marker *m, struct mspan *s, uint32_t index, siz
 		rec->retained += bytes;
 }
 
+/* What led there when the program stood is no longer there. */
+static void leave_maybe(struct marker *m)
+{
+	for (size_t i = 0; m->maybe && i < mark_bitmap_bytes(m) / sizeof(*m->maybe); i++)
+		m->white[i] &= ~m->maybe[i];
+}
+
 /* ---- cycles; `pointed` is free again and holds who was visited ---- */
 
 static void count_left(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
@@ -603,6 +610,7 @@ static void collect(struct marker *m, struct sweep *c, const struct leak_result 
 	if (out->with_reachable)
 		take_reachable(m, c);
 	each_white(m, take_possible, c);
+	leave_maybe(m);
 	each_white(m, note_pointers, NULL);
 	each_white(m, take_direct, c);
 	take_cycles(m, c);

@@ -185,6 +185,7 @@ static void keep_seen(struct tracked *t, struct cycle *c)
 	if (t->before)
 		sweep_keep_seen(&c->marker, t->before);
 	sweep_note_seen(&c->marker, t->seen);
+	mark_reach_inner(&c->marker);
 	for (size_t i = 0; i < t->seen->count && i < t->seen->room; i++)
 		if (!history_knows(&t->seen->list[i].entry))
 			mark_doubt(&t->white, t->seen->list[i].entry.base);
@@ -222,6 +223,7 @@ static const char *confirm(struct tracked *t, struct cycle *c)
 	if (why)
 		return why;
 	mark_shared(c);
+	mark_show_maybe(m);
 	sweep_hold(m);
 	sweep_keep_seen(m, t->seen);
 	sweep_note_seen(m, t->seen);

@@ -68,6 +68,31 @@ class Churn(TestCase):
         self.churn("mode=exact:pointers=unaligned", CHECKS // 4)
 
 
+class Rings(TestCase):
+    """Objects that only pointers into their middle hold, and that come and go while what
+    they hold is looked at: they are possibly lost at most. SEEP_TEST_CHECKS as above."""
+
+    def rings(self, options, *args, **extra):
+        with Program("rings", options, **extra) as p:
+            for _ in range(CHECKS):
+                r = self.check(p.pid, *args)
+                self.assertEqual((r["leaks"], r["retracted_objects"]), ([], 0), r["text"])
+        self.assertEqual(p.rest, b"1\n")
+
+    def test_exact(self):
+        self.rings("mode=exact", "--stop")
+
+    def test_sampled(self):
+        self.rings("sample=4096", "--stop")
+
+    def test_with_a_screen(self):
+        self.rings("mode=exact")
+
+    def test_mappings_after_the_copy(self):
+        """They are none that the program keeps from its copy: the check can be completed."""
+        self.rings("mode=exact", "--snapshot", RINGS_MOVE="1")
+
+
 class Hurt(TestCase):
     """Who looks ends in the middle of it: the program goes on, and an answer comes."""
 
