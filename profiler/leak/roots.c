@@ -45,8 +45,10 @@ bool roots_init(struct roots *r)
 	r->include = meta_map(MAX_RANGES * sizeof(*r->include), META_LEAK);
 	r->exclude = meta_map(MAX_RANGES * sizeof(*r->exclude), META_LEAK);
 	r->code = meta_map(MAX_RANGES * sizeof(*r->code), META_LEAK);
+	r->before = meta_map(MAX_RANGES * sizeof(*r->before), META_LEAK);
 	return unreadable_init(&r->unreadable, MAX_RANGES) &&
-	       absent_init(&r->absent, MAX_RANGES) && r->include && r->exclude && r->code;
+	       absent_init(&r->absent, MAX_RANGES) && r->include && r->exclude &&
+	       r->code && r->before;
 }
 
 void roots_free(struct roots *r)
@@ -54,6 +56,7 @@ void roots_free(struct roots *r)
 	meta_unmap(r->include, MAX_RANGES * sizeof(*r->include), META_LEAK);
 	meta_unmap(r->exclude, MAX_RANGES * sizeof(*r->exclude), META_LEAK);
 	meta_unmap(r->code, MAX_RANGES * sizeof(*r->code), META_LEAK);
+	meta_unmap(r->before, MAX_RANGES * sizeof(*r->before), META_LEAK);
 	unreadable_free(&r->unreadable);
 	absent_free(&r->absent);
 }
@@ -372,9 +375,10 @@ static void exclude_finished(struct roots *r, const struct thread_info *t)
 			t->self + THREAD_DESCRIPTOR_BYTES);
 }
 
-static void see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp)
+static void see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp,
+		       const struct thread_info *t)
 {
-	for (const struct thread_info *t = roots_threads(r); t; t = t->next) {
+	for (; t; t = t->next) {
 		uintptr_t sp = sp_of(w, t->tid, own_sp);
 
 		if (t->state == THREAD_FINISHED) {
@@ -421,9 +425,14 @@ static void exclude_known(struct roots *r)
 
 void roots_restack(struct roots *r, const struct world *w)
 {
+	struct root_range *list = r->before;
+
+	r->before = r->exclude;
+	r->nbefore = r->nexclude;
+	r->exclude = list;
 	exclude_known(r);
 	exclude_seep(r);
-	see_stacks(r, w, 0);
+	see_stacks(r, w, 0, thread_list());
 	roots_sort(r->exclude, r->nexclude);
 }
 
@@ -444,7 +453,7 @@ bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
 	if (r->no_maps)
 		unreadable_open_all(&r->unreadable);
 	see_modules(r);
-	see_stacks(r, w, own_sp);
+	see_stacks(r, w, own_sp, roots_threads(r));
 	if (r->no_maps)
 		loader_each(see_own_tls, r);
 	if (!r->known)
@@ -582,25 +591,73 @@ void roots_close(struct roots *r)
 	unreadable_close(&r->unreadable);
 }
 
-static void each_piece(const struct roots *r, const struct root_range *list, size_t n,
-		       void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
+typedef void (*piece_fn)(uintptr_t lo, uintptr_t hi, void *arg);
+
+/* What [lo, hi) has that the list has not; both by address. *at: where to go on in the
+ * list, for what lies behind. */
+static void subtract(const struct root_range *list, size_t n, size_t *at, uintptr_t lo,
+		     uintptr_t hi, piece_fn fn, void *arg)
 {
-	size_t x = 0;
-
-	for (size_t i = 0; i < n; i++) {
-		uintptr_t lo = list[i].lo, hi = list[i].hi;
-
-		while (x < r->nexclude && r->exclude[x].hi <= lo)
-			x++;
-		for (size_t k = x; k < r->nexclude && r->exclude[k].lo < hi; k++) {
-			if (r->exclude[k].lo > lo)
-				fn(lo, r->exclude[k].lo, arg);
-			if (r->exclude[k].hi > lo)
-				lo = r->exclude[k].hi;
-		}
-		if (lo < hi)
-			fn(lo, hi, arg);
+	while (*at < n && list[*at].hi <= lo)
+		++*at;
+	for (size_t k = *at; k < n && list[k].lo < hi; k++) {
+		if (list[k].lo > lo)
+			fn(lo, list[k].lo, arg);
+		if (list[k].hi > lo)
+			lo = list[k].hi;
 	}
+	if (lo < hi)
+		fn(lo, hi, arg);
+}
+
+static void each_piece(const struct roots *r, const struct root_range *list, size_t n,
+		       piece_fn fn, void *arg)
+{
+	size_t at = 0;
+
+	for (size_t i = 0; i < n; i++)
+		subtract(r->exclude, r->nexclude, &at, list[i].lo, list[i].hi, fn, arg);
+}
+
+void roots_each_bared(const struct roots *r, piece_fn fn, void *arg)
+{
+	each_piece(r, r->before, r->nbefore, fn, arg);
+}
+
+struct others {
+	const struct roots *r;
+	size_t at; /* in the list of what is excluded */
+	piece_fn fn;
+	void *arg;
+};
+
+static void see_other(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	const struct others *o = arg;
+
+	for (uintptr_t next; lo < hi; lo = next) {
+		next = align_down(lo, OS_PAGE) + OS_PAGE;
+		if (!arena_of(lo) && unreadable_is_not(lo))
+			o->fn(lo, next < hi ? next : hi, o->arg);
+	}
+}
+
+static void see_not_included(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	struct others *o = arg;
+
+	subtract(o->r->exclude, o->r->nexclude, &o->at, lo, hi, see_other, o);
+}
+
+void roots_each_other(const struct roots *r, const struct root_range *list, size_t n,
+		      piece_fn fn, void *arg)
+{
+	struct others o = { .r = r, .fn = fn, .arg = arg };
+	size_t at = 0;
+
+	for (size_t i = 0; i < n; i++)
+		subtract(r->include, r->ninclude, &at, list[i].lo, list[i].hi,
+			 see_not_included, &o);
 }
 
 void roots_each(const struct roots *r, void (*fn)(uintptr_t lo, uintptr_t hi, void *arg),

@@ -30,6 +30,8 @@ struct roots {
 	/* code: of include, what the program has made itself (JIT): a pointer stands
 	 * anywhere in an instruction. */
 	size_t ninclude, nexclude, ncode, capacity;
+	struct root_range *before; /* what was excluded before roots_restack() */
+	size_t nbefore;
 	/* The list of mappings could not be read: known are modules, registered stacks
 	 * and the calling thread's TLS. Who is found lost may not be; who is found
 	 * reached, is. */
@@ -65,9 +67,17 @@ bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp);
 bool roots_know(struct roots *r, struct roots_known *out); /* false: out of memory */
 void roots_forget(struct roots *r, struct roots_known *k);
 const char *roots_unfit(const struct roots *r);
-/* STW, with r->known and after roots_collect(). Stacks end where they do in w, the rest
- * is as before. */
+/* STW, with r->known, after roots_collect() and with the registry locked. Stacks are
+ * those of now, and end where they do in w; the rest is as before. */
 void roots_restack(struct roots *r, const struct world *w);
+/* STW. Then every piece that was excluded until then and is not now. Who knows whether it
+ * is still mapped. */
+void roots_each_bared(const struct roots *r,
+		      void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);
+/* Every piece of the pages in list, by address, that is neither included nor excluded and
+ * no part of the heap, and can be read at this moment. */
+void roots_each_other(const struct roots *r, const struct root_range *list, size_t n,
+		      void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);
 /* By address. */
 void roots_sort(struct root_range *list, size_t n);
 /* Is there a userfaultfd, or may there be? Then pages must not be touched. By the agent.

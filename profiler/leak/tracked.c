@@ -22,6 +22,7 @@
 
 #include "preload/base/os.h"
 #include "profiler/leak/look.h"
+#include "profiler/leak/pagemap.h"
 
 #define FULL_TURNS 2
 #define TURNS	   12
@@ -70,6 +71,14 @@ static void mark_piece(uintptr_t lo, uintptr_t hi, void *arg)
 	}
 }
 
+/* Where there was no root yet: in a hole of a mapping, or one that was closed. Whether it
+ * is code cannot be told. */
+static void mark_other(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	mark_range(arg, lo, hi);
+	mark_code(arg, lo, hi);
+}
+
 static void mark_roots(const struct tracked *t, struct cycle *c)
 {
 	struct pieces p = { .written = &t->written, .mark = mark_range, .m = &c->marker };
@@ -79,6 +88,8 @@ static void mark_roots(const struct tracked *t, struct cycle *c)
 	p.at = 0;
 	p.more = sizeof(uintptr_t);
 	roots_each_code(&c->roots, mark_piece, &p);
+	roots_each_other(&c->roots, t->written.dirty, t->written.ndirty, mark_other,
+			 &c->marker);
 }
 
 static void mark_heap(const struct tracked *t, struct cycle *c, struct mark_doubts *d)
@@ -137,17 +148,52 @@ static bool take_turns(struct tracked *t, struct cycle *c)
 
 /* ---- the stop ---- */
 
+struct bared {
+	uintptr_t lo, hi;
+	struct marker *m;
+	int pagemap;
+	bool told;
+};
+
+static void mark_there(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	const struct bared *b = arg;
+
+	mark_range(b->m, lo > b->lo ? lo : b->lo, hi < b->hi ? hi : b->hi);
+}
+
+static void mark_bared(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	struct bared *b = arg;
+
+	b->lo = lo;
+	b->hi = hi;
+	b->told &=
+		pagemap_each(b->pagemap, align_down(lo, OS_PAGE), align_up(hi, OS_PAGE),
+			     PAGEMAP_PRESENT | PAGEMAP_SWAPPED, mark_there, b);
+}
+
+/* What was the dead part of a stack, or a stack that was out of use, and is not now: what
+ * was written there in the turns before was not looked at. */
+static bool mark_stacks(const struct tracked *t, struct cycle *c)
+{
+	struct bared b = { .m = &c->marker, .pagemap = t->written.pagemap, .told = true };
+
+	roots_restack(&c->roots, &c->world);
+	roots_each_bared(&c->roots, mark_bared, &b);
+	return b.told;
+}
+
 /* With all threads stopped. */
 static const char *mark_rest(struct tracked *t, struct cycle *c)
 {
-	const struct world *w = &c->world;
-
 	if (!written_collect(&t->written, false) ||
 	    t->written.dirty_pages > 2 * most_pages(&t->written))
 		return "too many pages are written";
 	if (!written_knows_all(&t->written))
 		return "its memory is mapped anew all the time";
-	roots_restack(&c->roots, w);
+	if (!mark_stacks(t, c))
+		return "pages cannot be watched";
 	mark_heap(t, c, &t->doubts);
 	mark_settle(&c->marker, &t->doubts);
 	mark_roots(t, c);

@@ -93,6 +93,30 @@ class Rings(TestCase):
         self.rings("mode=exact", "--snapshot", RINGS_MOVE="1")
 
 
+class Wander(TestCase):
+    """Pointers in places that were dead, empty or closed when the look began. More often
+    than by chance only many checks find that one is not looked at: SEEP_TEST_CHECKS."""
+
+    def wander(self, where):
+        with Program("wander", "mode=exact", WANDER=where) as p:
+            for _ in range(CHECKS):
+                r = self.check(p.pid, "--stop")
+                self.assertEqual((r["leaks"], r["retracted_objects"]), ([], 0), r["text"])
+        self.assertEqual(p.rest, b"1\n")
+
+    def test_deep_in_a_stack(self):
+        self.wander("deep")
+
+    def test_in_a_thread_that_has_just_begun(self):
+        self.wander("begun")
+
+    def test_in_memory_that_was_closed(self):
+        self.wander("closed")
+
+    def test_in_a_hole(self):
+        self.wander("hole")
+
+
 class Hurt(TestCase):
     """Who looks ends in the middle of it: the program goes on, and an answer comes."""
 
