@@ -150,7 +150,7 @@ void heap_get_stats(struct heap_stats *out)
 
 	memset(out, 0, sizeof(*out));
 	count_caches(out);
-	out->central_free = mcentral_free_bytes();
+	out->central_free = mcentral_free_bytes(&out->tails);
 	mheap_get_stats(&m);
 	for (size_t i = 0; i < arena_count(); i++) {
 		const struct arena *a = arena_at(i);
@@ -173,7 +173,7 @@ void heap_get_stats(struct heap_stats *out)
 	out->nfree_runs = m.nfree_runs;
 	out->nforeign = heap_foreign_count();
 	out->live_bytes = minus(out->inuse_small + out->inuse_large,
-				out->central_free + out->cached);
+				out->central_free + out->tails + out->cached);
 }
 
 void heap_get_class_stats(unsigned c, struct heap_class_stats *out)
