@@ -119,7 +119,7 @@ EXPORT int malloc_info(int options, FILE *stream)
 	out_format(&o, "<total type=\"live\" size=\"%zu\"/>\n", st.live_bytes);
 	out_format(&o, "<total type=\"cached\" size=\"%zu\"/>\n", st.cached);
 	out_format(&o, "<total type=\"rest\" size=\"%zu\"/>\n",
-		   st.free_dirty + st.central_free);
+		   st.free_dirty + st.central_free + st.tails);
 	out_format(&o, "<aspace type=\"total\" size=\"%zu\"/>\n", st.reserved);
 	out_format(&o, "</heap>\n</malloc>\n");
 	return out_flush(&o) ? 0 : -1;

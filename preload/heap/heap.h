@@ -195,7 +195,8 @@ struct heap_stats {
 	size_t free_clean;   /* free pages given back to the system */
 	size_t central_free; /* bytes of free slots in spans and transfer caches */
 	size_t cached;	     /* bytes of free slots in mcaches (racy estimate) */
-	size_t live_bytes;   /* inuse - central_free - cached: slots the program holds */
+	size_t tails;	     /* bytes at the ends of spans, too short for a slot */
+	size_t live_bytes;   /* inuse without these three: slots the program holds */
 	size_t peak_inuse;   /* highest inuse_small + inuse_large */
 	size_t nspans, nlarge, nmcaches;
 	size_t nfree_runs; /* of pages */

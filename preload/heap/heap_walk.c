@@ -75,12 +75,21 @@ void heap_each_span(bool (*fn)(struct mspan *s, void *arg), void *arg)
 	}
 }
 
-/* Pointers of class c in mc, which its owner may be using. */
+/* Pointers of class c in mc, which its owner may be using, and where they begin. */
+static size_t find_cached(const struct mcache *mc, unsigned c, void *const **out_base)
+{
+	void *const *base = atomic_load_relaxed(&mc->base[c]);
+	ptrdiff_t n = atomic_load_relaxed(&mc->top[c]) - base;
+
+	*out_base = base;
+	return n > 0 && n <= (ptrdiff_t)sizeclass_info[c].cache_max ? (size_t)n : 0;
+}
+
 static size_t count_cached(const struct mcache *mc, unsigned c)
 {
-	ptrdiff_t n = atomic_load_relaxed(&mc->top[c]) - mc->base[c];
+	void *const *base;
 
-	return n > 0 && n <= (ptrdiff_t)sizeclass_info[c].cache_max ? (size_t)n : 0;
+	return find_cached(mc, c, &base);
 }
 
 void heap_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg)
@@ -100,10 +109,11 @@ void heap_each_cached_now(void (*fn)(uintptr_t slot, void *arg), void *arg)
 
 	for (struct mcache *mc = mcache_list(); mc && left > 0; mc = mc->next, left--)
 		for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
-			size_t n = count_cached(mc, c);
+			void *const *base;
+			size_t n = find_cached(mc, c, &base);
 
 			for (size_t i = 0; i < n; i++)
-				fn((uintptr_t)atomic_load_relaxed(&mc->base[c][i]), arg);
+				fn((uintptr_t)atomic_load_relaxed(&base[i]), arg);
 		}
 	mcentral_each_cached(fn, arg);
 }
@@ -150,7 +160,7 @@ void heap_get_stats(struct heap_stats *out)
 
 	memset(out, 0, sizeof(*out));
 	count_caches(out);
-	out->central_free = mcentral_free_bytes();
+	out->central_free = mcentral_free_bytes(&out->tails);
 	mheap_get_stats(&m);
 	for (size_t i = 0; i < arena_count(); i++) {
 		const struct arena *a = arena_at(i);
@@ -173,7 +183,7 @@ void heap_get_stats(struct heap_stats *out)
 	out->nfree_runs = m.nfree_runs;
 	out->nforeign = heap_foreign_count();
 	out->live_bytes = minus(out->inuse_small + out->inuse_large,
-				out->central_free + out->cached);
+				out->central_free + out->tails + out->cached);
 }
 
 void heap_get_class_stats(unsigned c, struct heap_class_stats *out)

@@ -642,15 +642,19 @@ void mcentral_trim(void)
 	}
 }
 
-size_t mcentral_free_bytes(void)
+size_t mcentral_free_bytes(size_t *out_tails)
 {
 	size_t bytes = 0;
+
+	*out_tails = 0;
 
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
 		const struct mcentral *m = &central.classes[c];
 
 		mcentral_lock(c);
 		bytes += (m->nfree + ntransfer(m)) * sizeclass_info[c].slot_size;
+		*out_tails += (m->npages << PAGE_SHIFT) -
+			      m->nslots * sizeclass_info[c].slot_size;
 		mcentral_unlock(c);
 	}
 	return bytes;

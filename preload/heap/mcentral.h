@@ -58,7 +58,8 @@ struct mcentral_counts {
 	uint64_t nslots, nfree; /* in them */
 };
 void mcentral_count(unsigned sizeclass, struct mcentral_counts *out);
-/* Bytes of free slots in spans and transfer caches. */
-size_t mcentral_free_bytes(void);
+/* Bytes of free slots in spans and transfer caches; and of what no slot has at the ends
+ * of spans. */
+size_t mcentral_free_bytes(size_t *out_tails);
 
 #endif

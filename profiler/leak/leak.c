@@ -264,6 +264,9 @@ void cycle_sweep(struct cycle *c)
 	if (c->roots.closed && has_losses(out))
 		leak_incomplete(out, "memory that the program has closed (PROT_NONE) "
 				     "cannot be made readable");
+	if (c->roots.shut && has_losses(out))
+		leak_incomplete(out, "memory that the program has named as roots is "
+				     "closed and cannot be read");
 	if (c->roots.unseen && has_losses(out))
 		leak_incomplete(out, "which pages wait for being supplied (userfaultfd) "
 				     "cannot be seen (/proc/self/pagemap)");

@@ -32,6 +32,8 @@
 #define DTV_AT	    8	      /* in libc's thread descriptor */
 #define LARGE	    (4 * MIB) /* a mapping with holes worth looking for */
 #define MAX_HOLES   16384     /* of one mapping */
+#define USER_END    ((uintptr_t)1 << 56)
+#define PROBED	    (256 * MIB) /* of a region, where mappings are not known */
 
 static struct {
 	struct root_range list[MAX_REGIONS]; /* of the LSan interface */
@@ -243,6 +245,40 @@ static void include_mapping(struct roots *r, const struct os_mapping *m)
 		include_filled(r, m->lo, m->hi);
 }
 
+/* What the program has named as roots: what is there. Where it is closed, open_closed()
+ * sees to private memory of no file. */
+static void see_regions(struct roots *r, const struct os_mapping *m)
+{
+	const bool opened = is_anonymous(m) && !m->shared && !m->executable;
+
+	for (size_t i = 0; i < regions.count; i++) {
+		uintptr_t lo = align_up(regions.list[i].lo, 8), hi = regions.list[i].hi;
+
+		lo = lo > m->lo ? lo : m->lo;
+		hi = hi < m->hi ? hi : m->hi;
+		if (lo >= hi || is_root(r, m) || is_ours(r, m->lo))
+			continue;
+		if (m->readable || m->writable)
+			include_readable(r, lo, hi);
+		else if (!opened || !has_pagemap(r))
+			r->shut = r->unreadable.met = true;
+	}
+}
+
+/* The same without a list of mappings; the verdict is not sure of losses then. */
+static void probe_regions(struct roots *r)
+{
+	for (size_t i = 0; i < regions.count; i++) {
+		uintptr_t lo = align_up(regions.list[i].lo, 8), hi = regions.list[i].hi;
+
+		if (hi > USER_END)
+			hi = USER_END;
+		if (lo < hi && hi - lo > PROBED)
+			hi = lo + PROBED;
+		include_readable(r, lo, hi);
+	}
+}
+
 /* Included, too, is memory of no file that may only be read: tables that the program has
  * sealed. */
 static bool see_line(char *line, void *arg)
@@ -262,6 +298,7 @@ static bool see_line(char *line, void *arg)
 	}
 	if (is_root(r, &m))
 		include_mapping(r, &m);
+	see_regions(r, &m);
 	for (; is_made_code(r, &m) && before < r->ninclude; before++)
 		add(r, r->code, &r->ncode, r->include[before].lo, r->include[before].hi);
 	return true;
@@ -443,7 +480,7 @@ bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
 		absent_forget(&r->absent);
 		r->pagemap = 0; /* of one that died: its own */
 		exclude_known(r);
-		r->full = r->unseen = false;
+		r->full = r->unseen = r->shut = false;
 		r->unreadable.only_look = true;
 		r->unreadable.met = false;
 	}
@@ -458,8 +495,8 @@ bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
 		loader_each(see_own_tls, r);
 	if (!r->known)
 		meta_each_range(see_own, r);
-	for (size_t i = 0; i < regions.count; i++)
-		include_readable(r, align_up(regions.list[i].lo, 8), regions.list[i].hi);
+	if (r->no_maps)
+		probe_regions(r);
 	roots_sort(r->include, r->ninclude);
 	roots_sort(r->exclude, r->nexclude);
 	roots_sort(r->code, r->ncode);
@@ -538,6 +575,7 @@ void roots_forget(struct roots *r, struct roots_known *k)
 	r->ninclude = r->nexclude = r->ncode = 0;
 	absent_forget(&r->absent);
 	r->no_maps = r->hidden = r->closed = r->full = r->supplied = r->unseen = false;
+	r->shut = false;
 	r->pagemap = 0;
 	r->unreadable.only_look = r->unreadable.met = r->unreadable.full = false;
 }
@@ -672,16 +710,23 @@ void roots_each_code(const struct roots *r,
 	each_piece(r, r->code, r->ncode, fn, arg);
 }
 
+static uintptr_t region_end(uintptr_t lo, size_t size)
+{
+	return size > UINTPTR_MAX - lo ? UINTPTR_MAX : lo + size;
+}
+
 void roots_add_region(uintptr_t lo, size_t size)
 {
 	if (regions.count < MAX_REGIONS)
-		regions.list[regions.count++] = (struct root_range){ lo, lo + size };
+		regions.list[regions.count++] =
+			(struct root_range){ lo, region_end(lo, size) };
 }
 
 void roots_remove_region(uintptr_t lo, size_t size)
 {
 	for (size_t i = 0; i < regions.count; i++)
-		if (regions.list[i].lo == lo && regions.list[i].hi == lo + size) {
+		if (regions.list[i].lo == lo &&
+		    regions.list[i].hi == region_end(lo, size)) {
 			regions.list[i] = regions.list[--regions.count];
 			return;
 		}

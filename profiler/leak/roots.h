@@ -40,6 +40,7 @@ struct roots {
 	bool is_late;  /* in a snapshot: some was read where it is, which goes on */
 	bool hidden;   /* in a snapshot: some memory of the program could not be seen */
 	bool closed;   /* some memory without the right to read could not be opened */
+	bool shut;     /* some that the program names as roots cannot be read */
 	bool full;     /* more ranges than there was room for */
 	bool supplied; /* a page that is not there might be waited for for ever ... */
 	bool unseen;   /* ... and which are there cannot be told */

@@ -8,6 +8,7 @@
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -257,6 +258,38 @@ static APART void keep_region(void)
 	mprotect(p, MAP_BYTES / 2, PROT_NONE);
 }
 
+/* Much of what the program names as roots is not there, was never, or cannot be. */
+static APART void keep_region_gone(void)
+{
+	char *p = map_some(MAP_PRIVATE), *gone = map_some(MAP_PRIVATE);
+
+	if (!__lsan_register_root_region)
+		exit(99);
+	*(void **)(void *)(p + 8000) = make_block();
+	__lsan_register_root_region(gone, MAP_BYTES);
+	munmap(gone, MAP_BYTES);
+	__lsan_register_root_region(p + 3, MAP_BYTES - 2);
+	munmap(p + MAP_BYTES - 8192, 8192);
+	__lsan_register_root_region(NULL, 0);
+	__lsan_register_root_region((void *)4096, 5);
+	__lsan_register_root_region(p, (size_t)1 << 46);
+	__lsan_register_root_region(p, SIZE_MAX);
+	__lsan_register_root_region((void *)(UINTPTR_MAX - 100), 90);
+	__lsan_register_root_region((void *)((uintptr_t)0xdead << 48), MAP_BYTES);
+}
+
+/* What others may still read, or the program itself some day. */
+static APART void keep_region_shut(void)
+{
+	void **p = map_some(MAP_SHARED);
+
+	if (!__lsan_register_root_region)
+		exit(99);
+	p[1000] = make_block();
+	__lsan_register_root_region(p, MAP_BYTES);
+	mprotect(p, MAP_BYTES, PROT_NONE);
+}
+
 /* Pages here and there in a mapping that would take minutes to look at as a whole. */
 static APART void keep_sparse(void)
 {
@@ -315,6 +348,8 @@ static const struct {
 	{ "map-still-closed", map_still_closed },
 	{ "closed-no-proc", closed_no_proc },
 	{ "region", keep_region },
+	{ "region-gone", keep_region_gone },
+	{ "region-shut", keep_region_shut },
 	{ "brk", keep_brk },
 	{ "sparse", keep_sparse },
 };

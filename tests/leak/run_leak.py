@@ -80,7 +80,7 @@ KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "end-small
         "caller-register"]
 
 MAPPED = ["mmap", "shared", "file", "beside-trap", "sealed", "code", "code-shared", "code-twice",
-          "closed", "closed-map", "closed-map-old", "closed-map-deadly", "region", "brk",
+          "closed", "closed-map", "closed-map-old", "closed-map-deadly", "region", "region-gone", "brk",
           "sparse"]
 
 OBJECTS = {
@@ -366,6 +366,13 @@ def mapped_closed_no_proc(setup):
     return expect_status(run, CLEAN, "seep: clean")
 
 
+def mapped_region_shut(setup):
+    run = Run(setup, "region-shut")
+    expect_status(run, INCOMPLETE)
+    return check(run.verdict_line().startswith("seep: INCOMPLETE: ")
+                 and "named as roots" in run.verdict_line(), run.verdict_line())
+
+
 def place(case):
     def test(setup):
         run = Run(setup, case)
@@ -452,6 +459,7 @@ def tests_of(program):
         tests = {case: known(case, []) for case in MAPPED}
         tests["still-closed"] = mapped_still_closed
         tests["closed-no-proc"] = mapped_closed_no_proc
+        tests["region-shut"] = mapped_region_shut
     elif program == "places":
         tests = {case: place(case) for case in PLACES}
         tests.update({"read-only": place_read_only,

@@ -381,9 +381,105 @@ static void test_end_in_handler(void **state)
 		mcache_release(list[i]);
 }
 
+#define BOUND_SLOT  256 /* slots of more bytes count */
+#define BOUND_FIRST (8 * KIB)
+#define BOUND_MOST  12 /* objects of each class */
+
+static const char *unexpected; /* the first; cmocka's are for the main thread */
+#define EXPECT(cond)                                      \
+	do {                                              \
+		if (!(cond) && !unexpected)               \
+			unexpected = __FILE__ ": " #cond; \
+	} while (0)
+
+/* Objects of each class, count of each at a time, come and go. */
+static void use_every_class(size_t count, bool fill)
+{
+	static void *objects[BOUND_MOST][SIZECLASS_COUNT];
+
+	for (size_t n = 0; n < count; n++)
+		for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
+			objects[n][c] = heap_malloc(sizeclass_info[c].slot_size);
+			EXPECT(objects[n][c] != NULL);
+			if (fill)
+				memset(objects[n][c], (int)c,
+				       sizeclass_info[c].slot_size);
+		}
+	for (size_t n = 0; n < count; n++)
+		for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
+			const unsigned char *p = objects[n][c];
+
+			for (size_t k = 0; fill && k < sizeclass_info[c].slot_size; k++)
+				EXPECT(p[k] == c);
+			heap_free(objects[n][c]);
+		}
+}
+
+/* Bytes for which the bins of larger slots have room, none of which holds more. */
+static size_t room_of_large(const struct mcache *mc)
+{
+	size_t room = 0;
+
+	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
+		EXPECT(mcache_count(mc, c) <= mcache_room(mc, c));
+		EXPECT(!mc->base[c][-1] && !mc->base[c][-2]);
+		if (sizeclass_info[c].slot_size > BOUND_SLOT)
+			room += mcache_room(mc, c) * sizeclass_info[c].slot_size;
+	}
+	return room;
+}
+
+/* One of many threads: what it can keep is what it began with and what it has earned. */
+static void *be_bounded(void *arg)
+{
+	struct mcache *mc = heap_thread_start();
+
+	(void)arg;
+	EXPECT(room_of_large(mc) == 0);
+	for (size_t count = 1; count <= BOUND_MOST; count++) {
+		size_t bound, room;
+
+		use_every_class(count, true);
+		bound = BOUND_FIRST + mc->moved * mc->moved / GIB;
+		room = room_of_large(mc);
+		EXPECT(room <= bound);
+		EXPECT(room + (size_t)mc->allowance <= bound);
+		if (count == 1)
+			EXPECT(room < 10 * KIB);
+	}
+	/* And works, until it may have all. */
+	for (size_t n = 0; n < 1000 && mc->moved < 128 * MIB; n++)
+		use_every_class(BOUND_MOST, false);
+	EXPECT((size_t)mc->allowance + room_of_large(mc) > 15 * MIB);
+	for (size_t n = 0; n < 300; n++)
+		use_every_class(2, n < 2);
+	use_every_class(BOUND_MOST, true);
+	heap_thread_exit();
+	return NULL;
+}
+
+static void test_bound(void **state)
+{
+	struct mcache *others[4];
+	pthread_t t;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(others); i++)
+		others[i] = mcache_new();
+	/* One of its own, and none that was used before. */
+	pthread_create(&t, NULL, be_bounded, NULL);
+	pthread_join(t, NULL);
+	if (unexpected)
+		fail_msg("%s", unexpected);
+	for (size_t i = 0; i < ARRAY_LEN(others); i++)
+		mcache_release(others[i]);
+	use_every_class(BOUND_MOST, true);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_bound), /* the first: its mcache is a new one */
 		cmocka_unit_test(test_model),
 		cmocka_unit_test(test_threads),
 		cmocka_unit_test(test_find),

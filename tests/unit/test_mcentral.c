@@ -234,12 +234,42 @@ static void test_holes(void **state)
 	heap_trim();
 }
 
+static size_t count_live(void)
+{
+	struct heap_stats st;
+
+	heap_get_stats(&st);
+	return st.live_bytes;
+}
+
+/* What the program holds: no more because there is a span, and no less when it goes. */
+static void test_live_bytes(void **state)
+{
+	(void)state;
+	mcentral_trim();
+	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
+		const size_t before = count_live();
+
+		mcentral_lock(c);
+		assert_int_equal(mcentral_take_locked(c, NULL, slots, 1), 1);
+		mcentral_unlock(c);
+		assert_int_equal(count_live(), before + sizeclass_info[c].slot_size);
+		mcentral_lock(c);
+		mcentral_give_locked(c, slots, 1, false);
+		mcentral_unlock(c);
+		assert_int_equal(count_live(), before);
+		mcentral_trim();
+		assert_int_equal(count_live(), before);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_holes),	    cmocka_unit_test(test_waves),
 		cmocka_unit_test(test_decay),	    cmocka_unit_test(test_large_slots),
 		cmocka_unit_test(test_short_spans), cmocka_unit_test(test_going_home),
+		cmocka_unit_test(test_live_bytes),
 	};
 
 	heap_thread_start();
