@@ -75,21 +75,12 @@ void heap_each_span(bool (*fn)(struct mspan *s, void *arg), void *arg)
 	}
 }
 
-/* Pointers of class c in mc, which its owner may be using, and where they begin. */
-static size_t find_cached(const struct mcache *mc, unsigned c, void *const **out_base)
-{
-	void *const *base = atomic_load_relaxed(&mc->base[c]);
-	ptrdiff_t n = atomic_load_relaxed(&mc->top[c]) - base;
-
-	*out_base = base;
-	return n > 0 && n <= (ptrdiff_t)sizeclass_info[c].cache_max ? (size_t)n : 0;
-}
-
+/* Pointers of class c in mc, which its owner may be using. */
 static size_t count_cached(const struct mcache *mc, unsigned c)
 {
-	void *const *base;
+	ptrdiff_t n = atomic_load_relaxed(&mc->top[c]) - mc->base[c];
 
-	return find_cached(mc, c, &base);
+	return n > 0 && n <= (ptrdiff_t)sizeclass_info[c].cache_max ? (size_t)n : 0;
 }
 
 void heap_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg)
@@ -109,11 +100,10 @@ void heap_each_cached_now(void (*fn)(uintptr_t slot, void *arg), void *arg)
 
 	for (struct mcache *mc = mcache_list(); mc && left > 0; mc = mc->next, left--)
 		for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
-			void *const *base;
-			size_t n = find_cached(mc, c, &base);
+			size_t n = count_cached(mc, c);
 
 			for (size_t i = 0; i < n; i++)
-				fn((uintptr_t)atomic_load_relaxed(&base[i]), arg);
+				fn((uintptr_t)atomic_load_relaxed(&mc->base[c][i]), arg);
 		}
 	mcentral_each_cached(fn, arg);
 }

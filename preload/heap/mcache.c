@@ -2,20 +2,10 @@
 /*
  * mcache: slow parts, see mcache.h.
  *
- * An mcache is one mapping: the struct, not quite at its beginning, then two arrays per
- * class, each with NULL words in front. A bin begins in the first, which are short and
- * close together, since most threads have few objects of most classes. It moves to the
- * second, which is as long as the class may ever need, when its room grows: from a few
- * slots, by half at every trip to mcentral. A released mcache keeps its memory for the
- * next thread.
- *
- * What a thread that sleeps holds is out of reach: it is bounded while it works. The
- * first mcaches may have room as they like. Those of further threads have an allowance
- * for the rooms of slots over SMALL_SLOT: few KiB, and what the thread earns
- * by moving slots from and to mcentral. Without room slots come one by one and go
- * straight back.
- *
- *   allowance + sum of room * slot size = ALLOWED_FIRST + earned
+ * An mcache is one mapping: the struct, not quite at its beginning, then one array per
+ * class, each with NULL words in front. Arrays are as long as the class may ever need,
+ * but their pages fault in only as far as the room in use grows: from a few slots, by
+ * half at every trip to mcentral. A released mcache keeps its memory for the next thread.
  */
 #include "preload/heap/mcache.h"
 
@@ -41,12 +31,6 @@
 #define PART_NS		 100000000u
 #define KEEP_PART	 8	   /* see flush_bin() */
 #define NEIGHBOUR_MAX	 (1 * KIB) /* bytes of a slot that is taken with neighbours */
-#define NEIGHBOURS_MOST	 8
-#define SMALL_SLOT	 256 /* see above */
-#define ALLOWED_FIRST	 ((int64_t)(8 * KIB))
-#define EARN_UNIT	 GIB
-#define EARN_UNTIL	 (128 * MIB)
-#define UNLIMITED	 4 /* mcaches */
 
 __thread struct seep_tls seep_tls
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
@@ -64,7 +48,6 @@ struct lock mcache_lock = LOCK_INIT(LOCK_RANK_MCACHE);
 static struct {
 	struct mcache *inuse; /* guarded by mcache_lock */
 	struct mcache *spare; /* linked by next; guarded by mcache_lock */
-	size_t ninuse;	      /* guarded by mcache_lock */
 	uint64_t nreleased;   /* so far; atomic */
 	bool several;	      /* atomic: there ever was more than one in use */
 } mcaches;
@@ -73,55 +56,19 @@ static struct {
  * those have one set of the L1 cache to share: what each call needs is kept out of it. */
 #define PAST_HEADERS 256
 
-static uint32_t first_room(unsigned c)
-{
-	uint32_t room = ROOM_FIRST_BYTES / sizeclass_info[c].slot_size;
-
-	return room < ROOM_FIRST_MIN ? ROOM_FIRST_MIN : room;
-}
-
-/* Of the short array: for what the first refill gets. */
-static uint32_t short_room(unsigned c)
-{
-	uint32_t room = first_room(c) + (first_room(c) + 1) / 2;
-
-	if (sizeclass_info[c].slot_size <= NEIGHBOUR_MAX && room <= NEIGHBOURS_MOST)
-		return NEIGHBOURS_MOST + 1;
-	return room;
-}
-
 static size_t mcache_bytes(void)
 {
 	size_t bytes = PAST_HEADERS + align_up(sizeof(struct mcache), CACHE_LINE);
 
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
-		bytes +=
-			(short_room(c) + sizeclass_info[c].cache_max + 2 * MCACHE_BELOW) *
-			sizeof(void *);
+		bytes += (sizeclass_info[c].cache_max + MCACHE_BELOW) * sizeof(void *);
 	return bytes;
-}
-
-/* Nobody else looks at the bin meanwhile, but for heap_each_cached_now(). */
-static void move_to_long(struct mcache *mc, unsigned c)
-{
-	void **to = mc->long_arrays + MCACHE_BELOW;
-	uint32_t n = mcache_count(mc, c);
-
-	for (unsigned i = 1; i < c; i++)
-		to += sizeclass_info[i].cache_max + MCACHE_BELOW;
-	lock_acquire(&mcache_lock);
-	memcpy(to, mc->base[c], n * sizeof(*to));
-	atomic_store_relaxed(&mc->base[c], to);
-	atomic_store_release(&mc->top[c], to + n);
-	lock_release(&mcache_lock);
 }
 
 static void set_room(struct mcache *mc, unsigned c, uint32_t room)
 {
 	uint32_t most = sizeclass_info[c].cache_max;
 
-	if (room > short_room(c) && mc->base[c] < mc->long_arrays)
-		move_to_long(mc, c);
 	mc->limit[c] = mc->base[c] + (room < most ? room : most);
 }
 
@@ -131,30 +78,22 @@ static bool opens_late(unsigned c)
 	return sizeclass_info[c].slot_size < 2 * CACHE_LINE;
 }
 
-/* Does the bin's room count against the allowance? */
-static bool is_limited(const struct mcache *mc, unsigned c)
-{
-	return mc->limited && sizeclass_info[c].slot_size > SMALL_SLOT;
-}
-
 static void init_bins(struct mcache *mc)
 {
 	void **at = (void **)((uintptr_t)mc + align_up(sizeof(*mc), CACHE_LINE));
 
 	memcpy(mc->fine, sizeclass_fine, sizeof(mc->fine));
 	memcpy(mc->coarse, sizeclass_coarse, sizeof(mc->coarse));
-	mc->limited = mcaches.ninuse >= UNLIMITED;
-	mc->allowance = ALLOWED_FIRST;
 	mc->base[0] = mc->top[0] = mc->limit[0] = NOWHERE;
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
-		mc->base[c] = mc->top[c] = mc->limit[c] = at + MCACHE_BELOW;
-		at += short_room(c) + MCACHE_BELOW;
-		mc->first_room[c] = (uint16_t)first_room(c);
+		uint32_t first = ROOM_FIRST_BYTES / sizeclass_info[c].slot_size;
+
+		mc->base[c] = mc->top[c] = at + MCACHE_BELOW;
+		first = first < ROOM_FIRST_MIN ? ROOM_FIRST_MIN : first;
+		mc->first_room[c] = (uint16_t)first;
+		set_room(mc, c, opens_late(c) ? 0 : first);
+		at += sizeclass_info[c].cache_max + MCACHE_BELOW;
 	}
-	mc->long_arrays = at;
-	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
-		if (!opens_late(c) && !is_limited(mc, c))
-			set_room(mc, c, first_room(c));
 }
 
 struct mcache *mcache_new(void)
@@ -181,7 +120,6 @@ struct mcache *mcache_new(void)
 			atomic_store_relaxed(&mcaches.several, true);
 		}
 		mcaches.inuse = mc;
-		mcaches.ninuse++;
 	}
 	lock_release(&mcache_lock);
 	return mc;
@@ -299,20 +237,6 @@ void mcache_refuse_misused(const struct mcache *mc)
 	refuse_misused(mc, !mcache_are_several());
 }
 
-/* n slots of the class were moved. In all the thread earns the square of what it moved:
- * 9 KiB for 3 MiB, 16 MiB, which is more than all bins can take, for the most that
- * counts.
- */
-static void earn(struct mcache *mc, unsigned c, uint32_t n)
-{
-	const uint64_t bytes = (uint64_t)n * sizeclass_info[c].slot_size;
-
-	if (mc->moved >= EARN_UNTIL)
-		return;
-	mc->allowance += (int64_t)((2 * mc->moved + bytes) * bytes / EARN_UNIT);
-	mc->moved += bytes;
-}
-
 /* The oldest n pointers of a bin go back to mcentral: the newest are warm. */
 static void give_oldest(struct mcache *mc, unsigned c, uint32_t n, bool home)
 {
@@ -324,27 +248,17 @@ static void give_oldest(struct mcache *mc, unsigned c, uint32_t n, bool home)
 	memmove(base, base + n, rest * sizeof(void *));
 	mc->top[c] = base + rest;
 	mcentral_unlock(c);
-	earn(mc, c, n);
-}
-
-/* A bin that holds nothing. */
-static void close_bin(struct mcache *mc, unsigned c)
-{
-	const uint32_t room = mcache_room(mc, c);
-
-	if (room == 0)
-		return;
-	mc->first_room[c] = (uint16_t)room;
-	if (is_limited(mc, c))
-		mc->allowance += room * sizeclass_info[c].slot_size;
-	set_room(mc, c, 0);
 }
 
 /* For the next thread. */
 static void close_bins(struct mcache *mc)
 {
-	for (unsigned c = 1; opens_late(c); c++)
-		close_bin(mc, c);
+	for (unsigned c = 1; opens_late(c); c++) {
+		if (mcache_room(mc, c) == 0)
+			continue;
+		mc->first_room[c] = (uint16_t)mcache_room(mc, c);
+		set_room(mc, c, 0);
+	}
 }
 
 static void retire_locked(struct mcache *mc)
@@ -356,7 +270,6 @@ static void retire_locked(struct mcache *mc)
 		mcaches.inuse = mc->next;
 	if (mc->next)
 		mc->next->prev = mc->prev;
-	mcaches.ninuse--;
 	mc->interruption = NULL;
 	mc->below = NULL;
 	mc->next = mcaches.spare;
@@ -387,14 +300,12 @@ void mcache_release(struct mcache *mc)
  * of them go back. So a phase of the program does not keep what the one before needed. */
 static void decay_bin(struct mcache *mc, unsigned c)
 {
-	const uint32_t n = mcache_count(mc, c);
-	const bool is_idle = n == mc->decay_count[c], limited = is_limited(mc, c);
-	const bool all = limited || sizeclass_info[c].slot_size > BIG_SLOT;
+	uint32_t n = mcache_count(mc, c);
 
-	if (is_idle && n > 0)
-		give_oldest(mc, c, all ? n : (n + 1) / 2, false);
-	if (is_idle && limited)
-		close_bin(mc, c);
+	if (n > 0 && n == mc->decay_count[c])
+		give_oldest(mc, c,
+			    sizeclass_info[c].slot_size > BIG_SLOT ? n : (n + 1) / 2,
+			    false);
 	mc->decay_count[c] = (uint16_t)mcache_count(mc, c);
 	mcentral_decay(c);
 }
@@ -478,30 +389,15 @@ static void look_at_big(struct mcache *mc, unsigned c)
 	}
 }
 
-/* To so much room, as far as the thread may have it. */
-static void widen(struct mcache *mc, unsigned c, uint32_t room)
-{
-	const uint32_t now = mcache_room(mc, c), most = sizeclass_info[c].cache_max;
-	const uint32_t slot_size = sizeclass_info[c].slot_size;
-
-	room = room < most ? room : most;
-	if (room <= now)
-		return;
-	if (is_limited(mc, c)) {
-		if ((int64_t)(room - now) * slot_size > mc->allowance)
-			room = now + (uint32_t)(mc->allowance / slot_size);
-		mc->allowance -= (int64_t)(room - now) * slot_size;
-	}
-	set_room(mc, c, room);
-}
-
-/* By half; false: it may not become more. */
+/* By half; false: the array is as long as it may be. */
 static bool grow_room(struct mcache *mc, unsigned c)
 {
-	const uint32_t room = mcache_room(mc, c);
+	uint32_t room = mcache_room(mc, c);
 
-	widen(mc, c, room + (room + 1) / 2);
-	return mcache_room(mc, c) > room;
+	if (room == sizeclass_info[c].cache_max)
+		return false;
+	set_room(mc, c, room + (room + 1) / 2);
+	return true;
 }
 
 /* Half of the room, in whole cache lines: four slots of any class fill some. Else two
@@ -517,23 +413,19 @@ static uint32_t refill_count(const struct mcache *mc, unsigned c)
 	return (n + group - 1) & ~(group - 1);
 }
 
-/* Leaves room for one more than it takes. One at least, which a bin without any room
- * has only until the caller takes it. */
+/* Leaves room for one more than it takes. */
 static uint32_t take_batch(struct mcache *mc, unsigned c)
 {
 	uint32_t n = refill_count(mc, c), got;
 
 	if (UNLIKELY(n >= mcache_room(mc, c)))
-		widen(mc, c, n + 1);
+		set_room(mc, c, n + 1);
 	if (UNLIKELY(n > mcache_room(mc, c)))
 		n = mcache_room(mc, c);
-	if (UNLIKELY(n == 0))
-		n = 1;
 	mcentral_lock(c);
 	got = mcentral_take_locked(c, mc, mc->base[c], n);
 	atomic_store_release(&mc->top[c], mc->base[c] + got);
 	mcentral_unlock(c);
-	earn(mc, c, got);
 	return got;
 }
 
@@ -543,20 +435,9 @@ bool mcache_refill(struct mcache *mc, unsigned c)
 	mcache_tick(mc); /* first: it may empty a bin that was just filled */
 	look_at_big(mc, c);
 	if (mcache_room(mc, c) == 0)
-		widen(mc, c, mc->first_room[c]);
+		set_room(mc, c, mc->first_room[c]);
 	grow_room(mc, c);
 	return take_batch(mc, c) > 0;
-}
-
-/* p, the first of a bin which has just got room, or has none. */
-static void keep_limited(struct mcache *mc, unsigned c, void *p)
-{
-	*mc->base[c] = p;
-	atomic_store_release(&mc->top[c], mc->base[c] + 1);
-	if (mcache_room(mc, c) == 0)
-		give_oldest(mc, c, 1, false);
-	look_at_big(mc, c);
-	mcache_tick(mc);
 }
 
 bool mcache_open(struct mcache *mc, unsigned c, void *p)
@@ -566,11 +447,7 @@ bool mcache_open(struct mcache *mc, unsigned c, void *p)
 	if (mcache_room(mc, c) > 0)
 		return false;
 	mc->nrefill++;
-	widen(mc, c, mc->first_room[c]);
-	if (is_limited(mc, c)) {
-		keep_limited(mc, c, p);
-		return true;
-	}
+	set_room(mc, c, mc->first_room[c]);
 	if (take_batch(mc, c) == 0)
 		return false;
 	top = mc->top[c];
@@ -600,8 +477,6 @@ void mcache_flush(struct mcache *mc, unsigned c)
 	flush_bin(mc, c);
 	look_at_big(mc, c);
 	mcache_tick(mc);
-	if (mcache_room(mc, c) == 0) /* closed just now */
-		widen(mc, c, mc->first_room[c]);
 }
 
 void mcache_empty_out(struct mcache *mc)

@@ -49,12 +49,12 @@ struct mcache {
 	void *sampled;	   /* the same: recorded last */
 	uint32_t nsampled; /* the same: objects, beside other threads */
 	/* What follows is for slow paths. */
-	void **base[SIZECLASS_COUNT]; /* moves once, under mcache_lock; atomic */
-	struct mcache *next, *prev;   /* all mcaches in use; guarded by mcache_lock */
-	uint64_t nrefill, nflush;     /* owner only */
-	size_t argument;	      /* owner only: see mcache_note_argument() */
-	uint32_t tick;		      /* owner only: slow calls so far */
-	uint64_t tick_ns;	      /* owner only: time of the last look around */
+	void **base[SIZECLASS_COUNT];
+	struct mcache *next, *prev; /* all mcaches in use; guarded by mcache_lock */
+	uint64_t nrefill, nflush;   /* owner only */
+	size_t argument;	    /* owner only: see mcache_note_argument() */
+	uint32_t tick;		    /* owner only: slow calls so far */
+	uint64_t tick_ns;	    /* owner only: time of the last look around */
 	/* Owner only: of the budget, what is held back; bytes that it is given in one
 	 * part; time of the last part. See mcache_take_back(). */
 	int64_t later, part;
@@ -70,10 +70,6 @@ struct mcache {
 	struct mcache *below;
 	uint16_t decay_count[SIZECLASS_COUNT]; /* owner only: pointers seen then */
 	uint16_t first_room[SIZECLASS_COUNT];  /* owner only: of a bin without room */
-	void **long_arrays;		       /* where they begin */
-	int64_t allowance; /* owner only: bytes of slots for which there may be room */
-	uint64_t moved;	   /* owner only: bytes of slots, from and to mcentral */
-	bool limited;	   /* to it */
 };
 
 /* Read-only by convention: looks empty to malloc and full to free. */
@@ -221,8 +217,7 @@ static inline uint32_t mcache_room(const struct mcache *mc, unsigned c)
 bool mcache_refill(struct mcache *mc, unsigned sizeclass);
 /* SLOW. p is the first object of its class that the thread frees, and it has made none:
  * another thread made p and its neighbours. Pushes p below a fresh slot, which is used
- * first, so that both threads do not write to one cache line. Or slots of the class do
- * not, and p is kept if there may be room. False: nothing was done. */
+ * first, so that both threads do not write to one cache line. False: nothing was done. */
 bool mcache_open(struct mcache *mc, unsigned sizeclass, void *p);
 /* SLOW. Makes room for at least one more pointer in a full bin. */
 void mcache_flush(struct mcache *mc, unsigned sizeclass);

@@ -243,30 +243,6 @@ static pthread_barrier_t ready, go, done;
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 
 /* The stack is touched first, so that it does not count as the heap's. */
-static size_t each_class; /* objects */
-
-/* count objects of each size that differs for the heap, all at a time. */
-static void use_every_class(size_t count)
-{
-	void **last = NULL;
-
-	for (size_t n = 0; n < count; n++)
-		for (size_t size = 1; size <= 32768;) {
-			void **p = malloc(size);
-
-			size = malloc_usable_size(p);
-			memset(p, 1, size++);
-			*p = last;
-			last = p;
-		}
-	while (last) {
-		void **p = last;
-
-		last = *p;
-		free(p);
-	}
-}
-
 static void *idle_thread(void *arg)
 {
 	char stack[16384];
@@ -280,7 +256,6 @@ static void *idle_thread(void *arg)
 	 * thread's. */
 	pthread_mutex_lock(&turn);
 	free(memset(malloc(200000), 1, 200000));
-	use_every_class(each_class);
 	pthread_mutex_unlock(&turn);
 	arg = malloc(100);
 	memset(arg, 1, 100);
@@ -638,7 +613,7 @@ int main(int argc, char **argv)
 	if (strcmp(name, "threads") == 0)
 		return threads(size);
 	if (strcmp(name, "idle") == 0)
-		return each_class = argc > 3 ? strtoul(argv[3], NULL, 10) : 0, idle(size);
+		return idle(size);
 	if (strcmp(name, "start") == 0)
 		return start();
 	if (strcmp(name, "fragment") == 0)

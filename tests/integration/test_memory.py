@@ -92,13 +92,6 @@ class Threads(seeptest.TestCase):
         self.assertLess(f["bytes_a_thread"], 64 * 1024)
         show("idle_bytes_a_thread", f["bytes_a_thread"])
 
-    def test_idle_threads_that_used_every_size(self):
-        # One object of each; before they were bounded 1 MiB was left, and 1.8 of three.
-        for count, limit in (1, 64), (3, 112):
-            f, _ = figures("idle", 1000, count)
-            self.assertLess(f["bytes_a_thread"], limit * 1024)
-            show(f"idle_bytes_a_thread_of_{count}", f["bytes_a_thread"])
-
 
 class Start(seeptest.TestCase):
     def least(self, **kw):
