@@ -62,6 +62,19 @@ class Early(seeptest.TestCase):
         p.stdout.close()
         p.stdin.close()
 
+    def test_in_an_exec_that_takes_long(self):
+        """A signal that waits there would end the new program."""
+        p = self.start("slow_exec")
+        pid = int(p.stdout.readline())
+        r = seeptest.seep("heap", "-q", str(pid), cwd=self.dir)
+        p.stdin.write(b"g")
+        p.stdin.close()
+        self.assertEqual(p.stdout.read(), b"7 0\n")
+        self.assertEqual(r.returncode, 24)
+        self.assertIn(b"no signal comes", r.stderr)
+        self.assertEqual(p.wait(seeptest.TIMEOUT), 0)
+        p.stdout.close()
+
     def test_a_device_is_not_replaced(self):
         p = self.start("early_main")
         self.assertEqual(p.stdout.read(1), b"1")

@@ -329,6 +329,8 @@ static void ring(struct line *l)
 		deliver_continue(&l->delivery);
 		return;
 	}
+	if (proc_is_in_exec(pid))
+		return;
 	if (l->trace || !proc_handles(pid, l->signal)) {
 		ring_by_trace(l, "it does not handle it");
 		return;
@@ -371,7 +373,7 @@ static void try_trace(struct line *l)
 	char *why;
 
 	deliver_give_up(&l->delivery);
-	if (l->delivery.tid)
+	if (l->delivery.tid || proc_is_in_exec(l->target->pid))
 		return;
 	why = inject_call(l->target->pid, l->key, &l->early);
 	l->trace = !why;
@@ -392,13 +394,15 @@ static void look_at_state(const struct line *l, struct hopeless *h)
 		proc_number(status, "TracerPid", 10, 0) != (uint64_t)getpid();
 
 	h->stopped = stopped ? h->stopped + 1 : 0;
-	h->deaf = proc_is_deaf(proc_pick_thread(pid, 0)) ? h->deaf + 1 : 0;
+	h->deaf = proc_is_in_exec(pid) || proc_is_deaf(proc_pick_thread(pid, 0))
+			  ? h->deaf + 1
+			  : 0;
 	if (h->stopped == STAYS_STOPPED)
 		refuse_stopped(l, pid, status);
 	if (h->deaf == STAYS_DEAF)
 		die(EXIT_INCOMPLETE,
 		    "process %d did not answer: it waits in the kernel where no signal "
-		    "comes, for a child of vfork() or for a disk",
+		    "comes, for a child of vfork(), for a disk or in exec()",
 		    pid);
 	free(status);
 }

@@ -59,8 +59,12 @@ bool deliver_begin(struct delivery *d, int pid, int tid, siginfo_t *info)
 	d->pid = pid;
 	d->signal = info->si_signo;
 	d->leaving = false;
-	/* One that no signal reaches would stop at some later time. */
-	d->tid = !proc_is_deaf(tid) && ptrace(PTRACE_SEIZE, tid, 0, 0) == 0 ? tid : 0;
+	d->tid = 0;
+	/* No signal reaches it now; it may be in an exec, and cannot be traced there. */
+	if (proc_is_deaf(tid))
+		return true;
+	if (ptrace(PTRACE_SEIZE, tid, 0, 0) == 0)
+		d->tid = tid;
 	info->si_errno = d->tid ? AGENT_TRACED : 0;
 	if (syscall(SYS_rt_tgsigqueueinfo, pid, tid, d->signal, info) != 0) {
 		const int error = errno;

@@ -190,6 +190,32 @@ int proc_pick_thread(int pid, int signal)
 	return best;
 }
 
+static bool is_in_exec(int pid, int tid)
+{
+	char *path = format_string("/proc/%d/task/%d/syscall", pid, tid);
+	char *text = proc_is_deaf(tid) ? proc_read(path, NULL) : NULL;
+	const long nr = text ? strtol(text, NULL, 10) : -1;
+
+	free(path);
+	free(text);
+	return nr == SYS_execve || nr == SYS_execveat;
+}
+
+bool proc_is_in_exec(int pid)
+{
+	char *path = format_string("/proc/%d/task", pid);
+	DIR *dir = opendir(path);
+	const struct dirent *e;
+	bool is = false;
+
+	free(path);
+	while (!is && dir && (e = readdir(dir)))
+		is = atoi(e->d_name) > 0 && is_in_exec(pid, atoi(e->d_name));
+	if (dir)
+		closedir(dir);
+	return is;
+}
+
 /* ---- the process ---- */
 
 int proc_view(int pid)

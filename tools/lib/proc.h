@@ -27,6 +27,8 @@ char *proc_read_of(int pid, const char *name, long *out_size);
 bool proc_is_alive(int pid);
 /* Does the thread wait where no signal comes, as while its child of vfork() runs? */
 bool proc_is_deaf(int tid);
+/* Does a thread wait in an exec, for others to end? Who would trace one waits, too. */
+bool proc_is_in_exec(int pid);
 /* Has it a handler for the signal? */
 bool proc_handles(int pid, int signal);
 /* Is the library mapped? -1 with errno: cannot be seen. */
