@@ -99,6 +99,7 @@ struct marker {
 	char *heads;
 	uint64_t *born;		      /* the same: made since mark_fill() */
 	uint64_t *maybe;	      /* the same: see mark_reach_inner() */
+	bool has_maybe;		      /* since then */
 	size_t room_spans, room_bits; /* mapped; 0: what there is */
 	/* Only a pointer to an object's first bytes reaches it; `inner` notes others. */
 	bool strict;
@@ -146,6 +147,10 @@ void mark_again(struct marker *m);
 /* From now on pointers into the middle of objects reach them, too. What is white and only
  * such pointers lead to is reached by now, and noted in `maybe`. */
 void mark_reach_inner(struct marker *m);
+/* In between, what is in `maybe` is reached, by pointers to its start, and in it no more;
+ * nothing else is. False: nothing is in it. */
+bool mark_begin_maybe(struct marker *m);
+void mark_end_maybe(struct marker *m);
 /* That is white again, as far as it has not gone, for a sweep to count what of it is
  * possibly lost; it leaves the rest of it alone. */
 void mark_show_maybe(struct marker *m);
@@ -157,9 +162,9 @@ struct mark_doubts {
 		uintptr_t base;
 		bool is_free; /* it lies in a cache */
 	} * list;
-	uint32_t *table; /* 1 + place in the list, by base */
-	size_t count;
-	bool full; /* there are more */
+	uint32_t *table;     /* 1 + place in the list, by base */
+	size_t count, asked; /* caches were asked for so many */
+	bool full;	     /* there are more */
 	/* The page that was looked up last, and the span that lies there or before. */
 	uintptr_t walked, near;
 };

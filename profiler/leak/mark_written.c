@@ -8,7 +8,8 @@
  *
  * Whether an object is only possibly lost depends on white ones that lead to it, and what
  * they hold, the program may change as soon as it goes on. So those are made black before
- * the stop, and followed like all others; afterwards they are told apart again.
+ * the stop, and followed like all others; afterwards they are told apart again. For a
+ * pointer to their start that comes up meanwhile, all is marked a second time.
  */
 #include <string.h>
 
@@ -134,6 +135,7 @@ static bool is_given_out(const struct geometry *g, size_t index)
 static void mark_page_again(struct marker *m, const struct mark_page *p, uintptr_t page,
 			    uintptr_t lo, uintptr_t hi, struct mark_doubts *d)
 {
+	const uint64_t *white = m->workers[0].white; /* or maybe */
 	struct geometry g;
 	size_t first, last;
 	bool known;
@@ -148,7 +150,7 @@ static void mark_page_again(struct marker *m, const struct mark_page *p, uintptr
 		const size_t bit = known ? (size_t)p->first * 64 + i : 0;
 
 		if (known && mark_test(m->live, bit)) {
-			if (!mark_test(m->white, bit))
+			if (!mark_test(m->white, bit) && !mark_test(white, bit))
 				mark_range(m, slot > lo ? slot : lo,
 					   slot + g.slot_size < hi ? slot + g.slot_size
 								   : hi);
@@ -186,6 +188,13 @@ static void drop_doubt(uintptr_t slot, void *arg)
 		d->list[*at - 1].is_free = true;
 }
 
+static void ask_caches(struct mark_doubts *d)
+{
+	if (d->count > d->asked)
+		heap_each_cached_now(drop_doubt, d);
+	d->asked = d->count;
+}
+
 /* Is it the program's? */
 static NO_SANITIZE bool is_object(const struct mark_doubt *d, size_t *out_bytes)
 {
@@ -206,8 +215,7 @@ NO_SANITIZE void mark_settle_white(struct marker *m, struct mark_doubts *d)
 	uint32_t index;
 	size_t bit;
 
-	if (d->count > 0)
-		heap_each_cached_now(drop_doubt, d);
+	ask_caches(d);
 	for (size_t i = 0; i < d->count; i++) {
 		if (mark_find(m, d->list[i].base, &index, &bit) &&
 		    (mark_test(m->white, bit) || mark_test(m->maybe, bit)) &&
@@ -223,8 +231,7 @@ void mark_settle(struct marker *m, struct mark_doubts *d)
 {
 	size_t bytes;
 
-	if (d->count > 0)
-		heap_each_cached_now(drop_doubt, d);
+	ask_caches(d);
 	for (size_t i = 0; i < d->count; i++)
 		if (is_object(&d->list[i], &bytes))
 			mark_range(m, d->list[i].base, d->list[i].base + bytes);
@@ -250,8 +257,26 @@ void mark_reach_inner(struct marker *m)
 	for (size_t i = 0; i < m->nspans; i++)
 		reach_inner_of(m, m->spans[i]);
 	mark_drain(m);
-	for (size_t i = 0; i < words; i++)
+	m->has_maybe = false;
+	for (size_t i = 0; i < words; i++) {
 		m->maybe[i] &= ~m->white[i];
+		m->has_maybe |= m->maybe[i] != 0;
+	}
+}
+
+bool mark_begin_maybe(struct marker *m)
+{
+	if (!m->has_maybe)
+		return false;
+	m->workers[0].white = m->maybe;
+	m->strict = true;
+	return true;
+}
+
+void mark_end_maybe(struct marker *m)
+{
+	m->workers[0].white = m->white;
+	m->strict = false;
 }
 
 void mark_show_maybe(struct marker *m)

@@ -115,14 +115,30 @@ static const char *take_turn(struct tracked *t, struct cycle *c)
 	return NULL;
 }
 
+static void mark_running(struct tracked *t, struct cycle *c)
+{
+	mark_heap(t, c, &t->doubts);
+	mark_roots(t, c);
+	mark_drain(&c->marker);
+}
+
+/* And again for those that are only possibly lost so far. */
+static void mark_twice(struct tracked *t, struct cycle *c,
+		       void (*mark)(struct tracked *t, struct cycle *c))
+{
+	mark(t, c);
+	if (mark_begin_maybe(&c->marker)) {
+		mark(t, c);
+		mark_end_maybe(&c->marker);
+	}
+}
+
 /* Without looking for what is new, which takes long in a large heap. */
 static bool take_short_turn(struct tracked *t, struct cycle *c)
 {
 	if (!written_collect(&t->written, true))
 		return false;
-	mark_heap(t, c, &t->doubts);
-	mark_roots(t, c);
-	mark_drain(&c->marker);
+	mark_twice(t, c, mark_running);
 	return !t->doubts.full;
 }
 
@@ -159,7 +175,10 @@ static void mark_there(uintptr_t lo, uintptr_t hi, void *arg)
 {
 	const struct bared *b = arg;
 
-	mark_range(b->m, lo > b->lo ? lo : b->lo, hi < b->hi ? hi : b->hi);
+	for (; lo < hi; lo += OS_PAGE)
+		if (unreadable_is_not(lo))
+			mark_range(b->m, lo > b->lo ? lo : b->lo,
+				   lo + OS_PAGE < b->hi ? lo + OS_PAGE : b->hi);
 }
 
 static void mark_bared(uintptr_t lo, uintptr_t hi, void *arg)
@@ -179,9 +198,18 @@ static bool mark_stacks(const struct tracked *t, struct cycle *c)
 {
 	struct bared b = { .m = &c->marker, .pagemap = t->written.pagemap, .told = true };
 
-	roots_restack(&c->roots, &c->world);
 	roots_each_bared(&c->roots, mark_bared, &b);
 	return b.told;
+}
+
+static void mark_stopped(struct tracked *t, struct cycle *c)
+{
+	t->unseen |= !mark_stacks(t, c);
+	mark_heap(t, c, &t->doubts);
+	mark_settle(&c->marker, &t->doubts);
+	mark_roots(t, c);
+	cycle_mark_threads(c);
+	mark_drain(&c->marker);
 }
 
 /* With all threads stopped. */
@@ -192,13 +220,11 @@ static const char *mark_rest(struct tracked *t, struct cycle *c)
 		return "too many pages are written";
 	if (!written_knows_all(&t->written))
 		return "its memory is mapped anew all the time";
-	if (!mark_stacks(t, c))
+	roots_restack(&c->roots, &c->world);
+	t->unseen = false;
+	mark_twice(t, c, mark_stopped);
+	if (t->unseen)
 		return "pages cannot be watched";
-	mark_heap(t, c, &t->doubts);
-	mark_settle(&c->marker, &t->doubts);
-	mark_roots(t, c);
-	cycle_mark_threads(c);
-	mark_drain(&c->marker);
 	mark_settle_white(&c->marker, &t->white);
 	if (t->doubts.full || c->roots.full)
 		return "too much has been made anew";
@@ -219,8 +245,9 @@ static const char *stop_and_mark(struct tracked *t, struct cycle *c)
 /* ---- the whole ---- */
 
 /* What others share, and write to unseen, as a copy would have it: from now on. */
-static void mark_shared(struct cycle *c)
+static void mark_shared(struct tracked *t, struct cycle *c)
 {
+	(void)t;
 	cycle_mark_roots(c);
 	mark_drain(&c->marker);
 }
@@ -268,7 +295,7 @@ static const char *confirm(struct tracked *t, struct cycle *c)
 		why = stop_and_mark(t, c);
 	if (why)
 		return why;
-	mark_shared(c);
+	mark_twice(t, c, mark_shared);
 	mark_show_maybe(m);
 	sweep_hold(m);
 	sweep_keep_seen(m, t->seen);

@@ -24,6 +24,7 @@ struct tracked {
 	struct sweep *sweep;
 	struct written written;
 	struct mark_doubts doubts, white; /* what is new; what may be reported */
+	bool unseen;			  /* what a stop has bared */
 	const char *why;		  /* it could not be done so; NULL: it was */
 };
 

@@ -116,6 +116,13 @@ class Wander(TestCase):
     def test_in_a_hole(self):
         self.wander("hole")
 
+    def test_start_in_a_register(self):
+        """It is not even possibly lost, nor is what it holds."""
+        with Program("wander", "mode=exact", WANDER="register") as p:
+            for _ in range(3):
+                r = self.check(p.pid, "--stop")
+                self.assertEqual((r["leaks"], r["possible_objects"]), ([], 0), r["text"])
+
 
 class Hurt(TestCase):
     """Who looks ends in the middle of it: the program goes on, and an answer comes."""

@@ -2,7 +2,8 @@
 /*
  * A program whose lists hang by one pointer each, which is where nothing was a moment
  * ago: deep in a stack, on the stack of a thread that has just begun, in memory that was
- * closed until now, or in a hole of a large mapping. WANDER says where.
+ * closed until now, or in a hole of a large mapping. Or it has a pointer into its middle
+ * in memory, too, and that to its start in a register. WANDER says where.
  * Another thread writes to many pages meanwhile. Nothing is lost. It ends with stdin, and
  * says so.
  */
@@ -12,17 +13,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-#define LENGTH	  50 /* of a list */
-#define PAGE	  4096
-#define FRAME	  8192
-#define DEEPEST	  700 /* frames */
-#define RESERVED  ((size_t)256 << 20)
-#define APART	  ((size_t)4 << 20)
-#define WRITTEN	  1500 /* pages */
-#define STAYS_US  4000
-#define WRITES_US 200
+#define LENGTH	   50 /* of a list */
+#define PAGE	   4096
+#define FRAME	   8192
+#define DEEPEST	   700 /* frames */
+#define RESERVED   ((size_t)256 << 20)
+#define APART	   ((size_t)4 << 20)
+#define WRITTEN	   1500 /* pages */
+#define STAYS_US   4000
+#define WRITES_US  200
+#define PAST_START 16
 
 struct item {
 	struct item *next;
@@ -171,6 +175,32 @@ static void *filler(void *arg)
 	return arg;
 }
 
+/* ---- in a register ---- */
+
+static char *volatile middle;
+
+static void *holder(void *arg)
+{
+	static const struct timespec nap = { .tv_nsec = 1000 * STAYS_US };
+
+	make_list((uintptr_t *)&given);
+	middle = given->rest + PAST_START;
+	__asm__ volatile("movq %[given], %%r12\n\t"
+			 "movq $0, %[given]\n"
+			 "1:\tmovl %[call], %%eax\n\t"
+			 "movq %[nap], %%rdi\n\t"
+			 "xorl %%esi, %%esi\n\t"
+			 "syscall\n\t"
+			 "cmpl $0, %[ends]\n\t"
+			 "je 1b\n\t"
+			 "movq %%r12, %[given]"
+			 : [given] "+m"(given)
+			 : [call] "i"(SYS_nanosleep), [nap] "r"(&nap), [ends] "m"(ends)
+			 : "rax", "rcx", "rdi", "rsi", "r11", "r12", "memory", "cc");
+	drop_list((uintptr_t)given);
+	return arg;
+}
+
 static void *writer(void *arg)
 {
 	while (goes_on()) {
@@ -189,7 +219,8 @@ int main(void)
 	} all[] = { { "deep", diver },
 		    { "begun", spawner },
 		    { "closed", opener },
-		    { "hole", filler } };
+		    { "hole", filler },
+		    { "register", holder } };
 	const char *where = getenv("WANDER");
 	pthread_t threads[2];
 

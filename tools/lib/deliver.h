@@ -17,8 +17,8 @@ struct delivery {
 	bool leaving;
 };
 
-/* Sends it, but not to a thread that no signal reaches now (proc_is_deaf()); does not wait
- * for long. False with errno: it could not be sent. */
+/* Sends it, but not to a thread that no signal reaches now (proc_is_deaf()); does not
+ * wait for long. False with errno: it could not be sent. */
 bool deliver_begin(struct delivery *d, int pid, int tid, siginfo_t *info);
 /* Sees to one that had not arrived. */
 void deliver_continue(struct delivery *d);
