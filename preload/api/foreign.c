@@ -66,7 +66,7 @@ static void read_references(const Elf64_Dyn *d, struct references *out)
 	}
 }
 
-static bool has_stub(const struct references *r, uintptr_t fn)
+static bool has_plt_entry(const struct references *r, uintptr_t fn)
 {
 	for (unsigned k = 0; k < ARRAY_LEN(r->lists) && r->symbols && r->names; k++)
 		for (size_t i = 0; i < r->sizes[k] / sizeof(Elf64_Rela); i++) {
@@ -81,7 +81,7 @@ static bool has_stub(const struct references *r, uintptr_t fn)
 }
 
 /* The program comes first, and is all that is looked at. */
-static int find_stub(struct dl_phdr_info *info, size_t size, void *arg)
+static int find_plt_entry(struct dl_phdr_info *info, size_t size, void *arg)
 {
 	const uintptr_t fn = *(const uintptr_t *)arg;
 
@@ -91,7 +91,7 @@ static int find_stub(struct dl_phdr_info *info, size_t size, void *arg)
 			struct references r;
 
 			read_references((const void *)info->dlpi_phdr[i].p_vaddr, &r);
-			return has_stub(&r, fn) ? 2 : 1;
+			return has_plt_entry(&r, fn) ? 2 : 1;
 		}
 	return 1;
 }
@@ -104,8 +104,8 @@ bool api_is_bound(void)
 {
 	uintptr_t fn = (uintptr_t)dlsym(RTLD_DEFAULT, "malloc");
 
-	return fn &&
-	       (fn == (uintptr_t)api_own_malloc || dl_iterate_phdr(find_stub, &fn) == 2);
+	return fn && (fn == (uintptr_t)api_own_malloc ||
+		      dl_iterate_phdr(find_plt_entry, &fn) == 2);
 }
 
 /* What is mapped at the address that is searched for. */

@@ -246,15 +246,20 @@ static APART void map_still_closed(void)
 	still_closed(keep_closed_map);
 }
 
+static void name_region(const void *p, size_t bytes)
+{
+	if (!__lsan_register_root_region)
+		exit(99);
+	__lsan_register_root_region(p, bytes);
+}
+
 /* Half of what the program names as roots can be read. */
 static APART void keep_region(void)
 {
 	void **p = map_some(MAP_PRIVATE);
 
-	if (!__lsan_register_root_region)
-		exit(99);
 	p[8000] = make_block();
-	__lsan_register_root_region(p, MAP_BYTES);
+	name_region(p, MAP_BYTES);
 	mprotect(p, MAP_BYTES / 2, PROT_NONE);
 }
 
@@ -263,19 +268,17 @@ static APART void keep_region_gone(void)
 {
 	char *p = map_some(MAP_PRIVATE), *gone = map_some(MAP_PRIVATE);
 
-	if (!__lsan_register_root_region)
-		exit(99);
 	*(void **)(void *)(p + 8000) = make_block();
-	__lsan_register_root_region(gone, MAP_BYTES);
+	name_region(gone, MAP_BYTES);
 	munmap(gone, MAP_BYTES);
-	__lsan_register_root_region(p + 3, MAP_BYTES - 2);
+	name_region(p + 3, MAP_BYTES - 2);
 	munmap(p + MAP_BYTES - 8192, 8192);
-	__lsan_register_root_region(NULL, 0);
-	__lsan_register_root_region((void *)4096, 5);
-	__lsan_register_root_region(p, (size_t)1 << 46);
-	__lsan_register_root_region(p, SIZE_MAX);
-	__lsan_register_root_region((void *)(UINTPTR_MAX - 100), 90);
-	__lsan_register_root_region((void *)((uintptr_t)0xdead << 48), MAP_BYTES);
+	name_region(NULL, 0);
+	name_region((void *)4096, 5);
+	name_region(p, (size_t)1 << 46);
+	name_region(p, SIZE_MAX);
+	name_region((void *)(UINTPTR_MAX - 100), 90);
+	name_region((void *)((uintptr_t)0xdead << 48), MAP_BYTES);
 }
 
 /* What others may still read, or the program itself some day. */
@@ -283,10 +286,8 @@ static APART void keep_region_shut(void)
 {
 	void **p = map_some(MAP_SHARED);
 
-	if (!__lsan_register_root_region)
-		exit(99);
 	p[1000] = make_block();
-	__lsan_register_root_region(p, MAP_BYTES);
+	name_region(p, MAP_BYTES);
 	mprotect(p, MAP_BYTES, PROT_NONE);
 }
 
