@@ -548,7 +548,7 @@ int os_each_entry(const char *path, void (*fn)(const char *name, void *arg), voi
 	return (int)n;
 }
 
-static uintptr_t parse_hex(const char **text)
+uintptr_t os_parse_hex(const char **text)
 {
 	uintptr_t value = 0;
 
@@ -568,10 +568,10 @@ bool os_parse_mapping(const char *line, struct os_mapping *out)
 {
 	const char *at = line;
 
-	out->lo = parse_hex(&at);
+	out->lo = os_parse_hex(&at);
 	if (at == line || *at++ != '-')
 		return false;
-	out->hi = parse_hex(&at);
+	out->hi = os_parse_hex(&at);
 	if (strlen(at) < 6 || at[0] != ' ')
 		return false;
 	out->readable = at[1] == 'r';

@@ -170,6 +170,8 @@ struct os_mapping {
 		*path; /* a file's, or a name of the kernel's in brackets; NULL: none */
 };
 bool os_parse_mapping(const char *line, struct os_mapping *out);
+/* SIGNAL. The number that *text begins with, in small letters; *text: what follows. */
+uintptr_t os_parse_hex(const char **text);
 
 /* FAST. What -errno of a file means, for people. */
 const char *os_error_text(int error);

@@ -152,7 +152,7 @@ static void find_chains(struct beside *b)
 {
 	memset(b->chain.where, 0, b->chain.bytes);
 	b->chain.head = b->chain.tail = 0;
-	chain_search(&b->chain, &b->c->roots, &b->c->world, b->c->out);
+	chain_search(&b->chain, &b->c->roots, &b->c->world, b->c->handed, b->c->out);
 	b->ok = true;
 }
 
@@ -299,6 +299,7 @@ static enum beside_end finish(struct beside *b)
 	struct leak_result *out = b->c->out;
 
 	sweep_finish_look(&b->sweep, out);
+	cycle_doubt_handed(b->c);
 	if (out->with_reachable)
 		growth_compare(out);
 	add_chains(b);

@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "preload/base/atomic.h"
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "profiler/leak/absent.h"
@@ -18,6 +19,7 @@
 
 #define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
 #define IN_REGISTER 1 /* where: no address, a register of some thread */
+#define IN_KERNEL   2 /* likewise, what the program has handed to it */
 
 static void find(struct chain_search *s, uintptr_t word, uintptr_t where)
 {
@@ -64,12 +66,21 @@ static void look_at_registers(struct chain_search *s, const struct world *w)
 	}
 }
 
+static void look_at_handed(struct chain_search *s, const struct handed *h)
+{
+	const size_t count = atomic_load_acquire(&h->count);
+
+	for (size_t i = 0; i < count; i++)
+		find(s, h->words[i], IN_KERNEL);
+}
+
 static void look_everywhere(struct chain_search *s, const struct roots *roots,
-			    const struct world *w)
+			    const struct world *w, const struct handed *handed)
 {
 	roots_each(roots, look_through, s);
 	roots_each_code(roots, look_through_code, s);
 	look_at_registers(s, w);
+	look_at_handed(s, handed);
 	while (s->head < s->tail) {
 		uintptr_t base = s->queue[s->head++];
 		uint32_t index;
@@ -145,9 +156,10 @@ bool chain_prepare(struct chain_search *s, struct marker *m, struct leak_result 
 }
 
 void chain_search(struct chain_search *s, const struct roots *roots,
-		  const struct world *w, struct leak_result *out)
+		  const struct world *w, const struct handed *handed,
+		  struct leak_result *out)
 {
-	look_everywhere(s, roots, w);
+	look_everywhere(s, roots, w, handed);
 	follow_all(s, out);
 }
 
@@ -158,7 +170,7 @@ void chain_free(struct chain_search *s)
 }
 
 bool chain_find(struct marker *m, const struct roots *roots, const struct world *w,
-		struct leak_result *out)
+		const struct handed *handed, struct leak_result *out)
 {
 	struct chain_search s;
 	bool ok;
@@ -167,7 +179,7 @@ bool chain_find(struct marker *m, const struct roots *roots, const struct world 
 		return true;
 	ok = chain_prepare(&s, m, out);
 	if (ok)
-		chain_search(&s, roots, w, out);
+		chain_search(&s, roots, w, handed, out);
 	chain_free(&s);
 	return ok;
 }
@@ -193,6 +205,8 @@ void chain_describe_root(uintptr_t where, char *text, size_t size)
 {
 	if (where == IN_REGISTER)
 		fmt_string(text, size, "a register");
+	else if (where == IN_KERNEL)
+		fmt_string(text, size, "the kernel (epoll or timer)");
 	else if (!datasym_describe(where, text, size) &&
 		 !describe_thread(where, text, size))
 		fmt_string(text, size, "memory at %#lx", where);

@@ -5,6 +5,7 @@
 #ifndef PROFILER_LEAK_CHAIN_H
 #define PROFILER_LEAK_CHAIN_H
 
+#include "profiler/leak/handed.h"
 #include "profiler/leak/leak.h"
 #include "profiler/leak/mark.h"
 #include "profiler/leak/roots.h"
@@ -16,7 +17,7 @@
  * more, one object after the other, and needs 8 bytes a slot and 8 an object while it
  * does. False: out of memory; the records stay without. */
 bool chain_find(struct marker *m, const struct roots *roots, const struct world *w,
-		struct leak_result *out);
+		const struct handed *handed, struct leak_result *out);
 /* The same in steps, for a look beside the program (look.h), which does the second. */
 struct chain_search {
 	struct marker *m;
@@ -29,7 +30,8 @@ bool chain_is_wanted(const struct leak_result *out);
 /* False: out of memory. chain_free() in any case. */
 bool chain_prepare(struct chain_search *s, struct marker *m, struct leak_result *out);
 void chain_search(struct chain_search *s, const struct roots *roots,
-		  const struct world *w, struct leak_result *out);
+		  const struct world *w, const struct handed *handed,
+		  struct leak_result *out);
 void chain_free(struct chain_search *s);
 /* DUMP. "cache_table+0x40 (program)", "stack of thread 17", ... of where a chain begins.
  */

@@ -76,8 +76,22 @@ static void mark_code_root(uintptr_t lo, uintptr_t hi, void *arg)
 	mark_code(arg, lo, hi);
 }
 
+void cycle_ask_kernel(struct cycle *c)
+{
+	handed_ask(c->handed, c->agent);
+}
+
+void cycle_mark_handed(struct cycle *c)
+{
+	const uintptr_t words = (uintptr_t)c->handed->words;
+	const size_t count = atomic_load_acquire(&c->handed->count);
+
+	mark_range(&c->marker, words, words + count * sizeof(uintptr_t));
+}
+
 void cycle_mark_roots(struct cycle *c)
 {
+	cycle_mark_handed(c);
 	roots_each(&c->roots, mark_root, &c->marker);
 	roots_each_code(&c->roots, mark_code_root, &c->marker);
 }
@@ -247,6 +261,13 @@ bool cycle_look_again(struct cycle *c)
 	return true;
 }
 
+void cycle_doubt_handed(struct cycle *c)
+{
+	if ((c->handed->full || c->handed->unseen) && has_losses(c->out))
+		leak_incomplete(c->out, "what the kernel keeps for the program (epoll) "
+					"cannot be seen");
+}
+
 void cycle_sweep(struct cycle *c)
 {
 	struct leak_result *out = c->out;
@@ -255,7 +276,8 @@ void cycle_sweep(struct cycle *c)
 		leak_incomplete(out, "out of memory for the mark stack");
 	if (out->with_reachable)
 		growth_compare(out);
-	if (out->with_reachable && !chain_find(&c->marker, &c->roots, &c->world, out))
+	if (out->with_reachable &&
+	    !chain_find(&c->marker, &c->roots, &c->world, c->handed, out))
 		leak_incomplete(out, "out of memory for the chains of holders");
 	roots_close(&c->roots);
 	/* With fewer roots than there are, a clean verdict still stands. */
@@ -264,6 +286,7 @@ void cycle_sweep(struct cycle *c)
 	if (c->roots.closed && has_losses(out))
 		leak_incomplete(out, "memory that the program has closed (PROT_NONE) "
 				     "cannot be made readable");
+	cycle_doubt_handed(c);
 	if (c->roots.shut && has_losses(out))
 		leak_incomplete(out, "memory that the program has named as roots is "
 				     "closed and cannot be read");
@@ -287,6 +310,7 @@ static void mark_and_sweep(struct cycle *c)
 {
 	uint64_t start = os_now_ns();
 
+	cycle_ask_kernel(c);
 	if (cycle_mark(c))
 		cycle_sweep(c);
 	c->out->mark_ns = os_now_ns() - start;
@@ -398,8 +422,11 @@ bool cycle_prepare(struct cycle *c)
 		return false;
 	}
 	c->prepared = true;
-	if (plant_canaries())
+	c->handed = handed_map();
+	if (c->handed && plant_canaries()) {
+		cycle_ask_kernel(c);
 		return true;
+	}
 	leak_incomplete(c->out, "out of memory");
 	return false;
 }
@@ -410,6 +437,7 @@ void cycle_free(struct cycle *c)
 		remove_canaries();
 		mark_free(&c->marker);
 		world_free(&c->world);
+		handed_unmap(c->handed);
 	}
 	roots_free(&c->roots);
 }
@@ -516,6 +544,7 @@ static void check(struct leak_result *out, uintptr_t own_sp, bool at_end,
 	if (c) {
 		c->out = out;
 		c->own_sp = own_sp;
+		c->agent = at_end ? 0 : os_gettid();
 		c->interrupted = interrupted;
 		if (at_end)
 			leak_find_exit(&c->exit);

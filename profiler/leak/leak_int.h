@@ -6,6 +6,7 @@
 #ifndef PROFILER_LEAK_LEAK_INT_H
 #define PROFILER_LEAK_LEAK_INT_H
 
+#include "profiler/leak/handed.h"
 #include "profiler/leak/leak.h"
 #include "profiler/leak/mark.h"
 #include "profiler/leak/roots.h"
@@ -23,6 +24,8 @@ struct cycle {
 	struct world world;
 	struct roots roots;
 	struct marker marker;
+	struct handed *handed;
+	int agent; /* the thread that asks, with descriptors of its own; 0: none */
 	struct leak_result *out;
 	uintptr_t own_sp; /* from here up the calling thread's stack counts */
 	struct leak_exit exit;
@@ -53,6 +56,11 @@ bool cycle_look_again(struct cycle *c);
 /* The parts of it. New mappings and objects are found, not marked; false as above. */
 bool cycle_find_again(struct cycle *c);
 void cycle_mark_roots(struct cycle *c);
+/* DUMP. What the kernel keeps at this moment is among the roots from now on. */
+void cycle_ask_kernel(struct cycle *c);
+void cycle_mark_handed(struct cycle *c);
+/* After the sweep: was all of that seen? */
+void cycle_doubt_handed(struct cycle *c);
 /* STW. What the threads of c->world have in registers. */
 void cycle_mark_threads(struct cycle *c);
 /* With c->keeps_lost: the lost canary's address is put where a root is, or taken away.

@@ -380,13 +380,16 @@ static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
 
 /* One that cannot be stopped, as while its child of vfork() runs, would cost the others a
  * long pause for nothing. */
-static void await_threads(struct world *w)
+static void await_threads(struct cycle *c)
 {
+	struct world *w = &c->world;
+
 	w->nmissed = 0; /* by a stop before */
 	w->reason[0] = '\0';
 	world_list(w);
 	world_await_reachable(w);
 	w->hasty = true;
+	cycle_ask_kernel(c);
 }
 
 /* 0, or -errno: nothing was copied. */
@@ -402,7 +405,7 @@ static int make_copy(struct live *l, bool confirm)
 	l->copy = -1;
 	atomic_store_release(&l->shared->outcome, (uint32_t)OUTCOME_NONE);
 	if (confirm)
-		await_threads(&l->cycle.world);
+		await_threads(&l->cycle);
 	else
 		depth_read(l->depths, &l->cycle.world);
 	module_refresh();
@@ -414,6 +417,7 @@ static int make_copy(struct live *l, bool confirm)
 		l->error = l->copy;
 	if (!confirm && l->error == 0)
 		depth_compare(l->depths, &l->cycle.world, l->shared->sp_valid);
+	cycle_ask_kernel(&l->cycle);
 	tell_go(l);
 	if (l->useless)
 		wait_for(l->useless);
@@ -486,7 +490,7 @@ static void stop_beside(void *arg)
 {
 	struct live *l = arg;
 
-	await_threads(&l->cycle.world);
+	await_threads(&l->cycle);
 	l->confirm = true;
 	loader_with_lock(with_loader_locked_beside, l);
 }
@@ -639,6 +643,7 @@ static int check(struct live *l)
 	leak_enter();
 	l->result.checked_ns = os_now_ns();
 	l->cycle.out = &l->result;
+	l->cycle.agent = os_gettid();
 	l->cycle.alone = true;
 	l->cycle.origin = &l->origin;
 	hidden_open(&l->origin);

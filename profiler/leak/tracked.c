@@ -83,6 +83,7 @@ static void mark_roots(const struct tracked *t, struct cycle *c)
 {
 	struct pieces p = { .written = &t->written, .mark = mark_range, .m = &c->marker };
 
+	cycle_mark_handed(c);
 	roots_each(&c->roots, mark_piece, &p);
 	p.mark = mark_code;
 	p.at = 0;

@@ -97,10 +97,10 @@ class Wander(TestCase):
     """Pointers in places that were dead, empty or closed when the look began. More often
     than by chance only many checks find that one is not looked at: SEEP_TEST_CHECKS."""
 
-    def wander(self, where):
+    def wander(self, where, *args):
         with Program("wander", "mode=exact", WANDER=where) as p:
             for _ in range(CHECKS):
-                r = self.check(p.pid, "--stop")
+                r = self.check(p.pid, "--stop", *args)
                 self.assertEqual((r["leaks"], r["retracted_objects"]), ([], 0), r["text"])
         self.assertEqual(p.rest, b"1\n")
 
@@ -115,6 +115,10 @@ class Wander(TestCase):
 
     def test_in_a_hole(self):
         self.wander("hole")
+
+    def test_in_the_kernel(self):
+        self.wander("kernel")
+        self.wander("kernel", "--snapshot")
 
     def test_start_in_a_register(self):
         """It is not even possibly lost, nor is what it holds."""

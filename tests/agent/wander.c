@@ -3,15 +3,17 @@
  * A program whose lists hang by one pointer each, which is where nothing was a moment
  * ago: deep in a stack, on the stack of a thread that has just begun, in memory that was
  * closed until now, or in a hole of a large mapping. Or it has a pointer into its middle
- * in memory, too, and that to its start in a register. WANDER says where.
- * Another thread writes to many pages meanwhile. Nothing is lost. It ends with stdin, and
- * says so.
+ * in memory, too, and that to its start in a register. Or the kernel keeps it, as epoll's
+ * data. WANDER says where. Another thread writes to many pages meanwhile. Nothing is
+ * lost. It ends with stdin, and says so.
  */
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -201,6 +203,44 @@ static void *holder(void *arg)
 	return arg;
 }
 
+/* ---- in the kernel ---- */
+
+static void hand_over(int epoll, int fd)
+{
+	struct epoll_event e = { .events = EPOLLIN, .data.ptr = given };
+
+	if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &e) != 0)
+		_exit(7);
+	given = NULL;
+	e.data.ptr = NULL;
+	__asm__ volatile("" : : "r"(&e) : "memory");
+}
+
+static void take_back(int epoll, int fd)
+{
+	struct epoll_event e = { .events = 0 };
+
+	if (epoll_wait(epoll, &e, 1, -1) != 1 ||
+	    epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL) != 0)
+		_exit(8);
+	given = e.data.ptr;
+}
+
+static void *giver(void *arg)
+{
+	const int epoll = epoll_create1(EPOLL_CLOEXEC), fd = eventfd(1, EFD_CLOEXEC);
+
+	make_list((uintptr_t *)&given);
+	while (goes_on()) {
+		hand_over(epoll, fd);
+		usleep(STAYS_US);
+		take_back(epoll, fd);
+		usleep(STAYS_US);
+	}
+	drop_list((uintptr_t)given);
+	return arg;
+}
+
 static void *writer(void *arg)
 {
 	while (goes_on()) {
@@ -216,11 +256,8 @@ int main(void)
 	static const struct {
 		const char *name;
 		void *(*run)(void *arg);
-	} all[] = { { "deep", diver },
-		    { "begun", spawner },
-		    { "closed", opener },
-		    { "hole", filler },
-		    { "register", holder } };
+	} all[] = { { "deep", diver },	{ "begun", spawner },	{ "closed", opener },
+		    { "hole", filler }, { "register", holder }, { "kernel", giver } };
 	const char *where = getenv("WANDER");
 	pthread_t threads[2];
 

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * handed: words that the program has handed to the kernel, and that it may get back:
+ * epoll_event.data of what its epoll descriptors wait for, sigevent.sigev_value of its
+ * timers. A program need keep no other pointer to such an object. /proc shows them.
+ */
+#ifndef PROFILER_LEAK_HANDED_H
+#define PROFILER_LEAK_HANDED_H
+
+#include "preload/base/base.h"
+
+#define HANDED_WORDS ((size_t)1 << 20)
+
+/* Shared with copies of the process. What is not touched costs nothing. */
+struct handed {
+	size_t count; /* atomic */
+	bool full;    /* there are more */
+	bool unseen;  /* an epoll descriptor could not be asked */
+	uintptr_t words[HANDED_WORDS];
+};
+
+/* SLOW. NULL: out of memory. */
+struct handed *handed_map(void);
+void handed_unmap(struct handed *h);
+/* DUMP. Adds what the kernel has now; what it had before stays. Of all threads' common
+ * descriptors, that is those of the first thread that has any, but for `except`, a thread
+ * with descriptors of its own; 0: none. */
+void handed_ask(struct handed *h, int except);
+
+#endif
