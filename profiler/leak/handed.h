@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * handed: words that the program has handed to the kernel, and that it may get back:
- * epoll_event.data of what its epoll descriptors wait for, sigevent.sigev_value of its
- * timers. A program need keep no other pointer to such an object. /proc shows them.
+ * handed: words that the program has handed to the kernel and that it may get back, as
+ * kernelrefs.h finds them: it need keep no other pointer to such an object.
  */
 #ifndef PROFILER_LEAK_HANDED_H
 #define PROFILER_LEAK_HANDED_H
@@ -15,7 +14,7 @@
 struct handed {
 	size_t count; /* atomic */
 	bool full;    /* there are more */
-	bool unseen;  /* an epoll descriptor could not be asked */
+	bool unseen;  /* some could not be read */
 	uintptr_t words[HANDED_WORDS];
 };
 

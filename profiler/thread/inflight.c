@@ -16,7 +16,7 @@
 #include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
-#include "profiler/thread/kernelrefs.h"
+#include "profiler/leak/kernelrefs.h"
 
 #define MAX_DESCRIPTORS 4096
 #define MAX_BYTES	((size_t)1 << 20) /* of all together; touched as needed */

@@ -21,7 +21,7 @@
 #include "profiler/stack/loader.h"
 #include "profiler/thread/blocked_int.h"
 #include "profiler/thread/inflight.h"
-#include "profiler/thread/kernelrefs.h"
+#include "profiler/leak/kernelrefs.h"
 
 #define RED_ZONE	 128
 #define DESCRIPTOR	 2304 /* bytes of libc's thread descriptor, or more */
@@ -453,7 +453,7 @@ static bool mark_all(struct finder *f)
 	mark_drain(&f->marker);
 	if (!mark_hidden(f))
 		f->unknown = true;
-	if (!kernelrefs_each(f->in->pid, mark_kernel_ref, f) ||
+	if (kernelrefs_each(f->in->pid, mark_kernel_ref, f) != 0 ||
 	    !inflight_each(f->in->inflight, mark_kernel_ref, f))
 		f->unknown = true;
 	return true;

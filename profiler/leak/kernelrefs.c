@@ -9,7 +9,7 @@
  *
  * It shows nothing of what is given to asynchronous input and output, nor to mq_notify().
  */
-#include "profiler/thread/kernelrefs.h"
+#include "profiler/leak/kernelrefs.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,24 +25,15 @@ struct visit {
 	int pid;
 	void (*fn)(uintptr_t word, void *arg);
 	void *arg;
-	bool incomplete;
+	unsigned missing;
 };
 
+/* p: in hexadecimal, perhaps behind spaces. */
 static void see_word(const struct visit *v, const char *p)
 {
-	uintptr_t word = 0;
-
-	for (; *p == ' '; p++)
-		;
-	for (;; p++) {
-		if (*p >= '0' && *p <= '9')
-			word = word << 4 | (uintptr_t)(*p - '0');
-		else if (*p >= 'a' && *p <= 'f')
-			word = word << 4 | (uintptr_t)(*p - 'a' + 10);
-		else
-			break;
-	}
-	v->fn(word, v->arg);
+	while (*p == ' ')
+		p++;
+	v->fn(os_parse_hex(&p), v->arg);
 }
 
 static bool see_info(char *line, void *arg)
@@ -69,7 +60,8 @@ static bool see_mapping(char *line, void *arg)
 {
 	struct visit *v = arg;
 
-	v->incomplete |= strstr(line, "/[aio]") || strstr(line, "anon_inode:[io_uring]");
+	if (strstr(line, "/[aio]") || strstr(line, "anon_inode:[io_uring]"))
+		v->missing |= KERNELREFS_KEPT;
 	return true;
 }
 
@@ -108,12 +100,13 @@ static void see_descriptor(const char *fd, void *arg)
 
 	read_kind(v->pid, fd, kind, sizeof(kind));
 	if (strcmp(kind, "[io_uring]") == 0 || (!kind[0] && is_message_queue(v->pid, fd)))
-		v->incomplete = true;
+		v->missing |= KERNELREFS_KEPT;
 	if (strcmp(kind, "[eventpoll]") != 0 && strcmp(kind, "[eventfd]") != 0)
 		return;
 	fmt_string(path, sizeof(path), "/proc/%d/fdinfo/%s", v->pid, fd);
 	error = os_each_line(path, see_info, v);
-	v->incomplete |= error != 0 && error != -ENOENT;
+	if (error != 0 && error != -ENOENT)
+		v->missing |= KERNELREFS_UNSEEN;
 }
 
 bool kernelrefs_descriptors(int pid, void (*fn)(const char *fd, void *arg), void *arg)
@@ -124,18 +117,19 @@ bool kernelrefs_descriptors(int pid, void (*fn)(const char *fd, void *arg), void
 	return os_each_entry(path, fn, arg) == 0;
 }
 
-bool kernelrefs_each(int pid, void (*fn)(uintptr_t word, void *arg), void *arg)
+unsigned kernelrefs_each(int pid, void (*fn)(uintptr_t word, void *arg), void *arg)
 {
 	struct visit v = { .pid = pid, .fn = fn, .arg = arg };
 	char path[32];
 
 	if (!kernelrefs_descriptors(pid, see_descriptor, &v))
-		v.incomplete = true;
+		v.missing |= KERNELREFS_UNSEEN;
 	fmt_string(path, sizeof(path), "/proc/%d/timers", pid);
-	if (os_each_line(path, see_timer, &v) != 0)
-		v.incomplete = true;
+	if (os_each_line(path, see_timer, &v) !=
+	    0) /* also in a kernel without the list */
+		v.missing |= KERNELREFS_KEPT;
 	fmt_string(path, sizeof(path), "/proc/%d/maps", pid);
 	if (os_each_line(path, see_mapping, &v) != 0)
-		v.incomplete = true;
-	return !v.incomplete;
+		v.missing |= KERNELREFS_KEPT;
+	return v.missing;
 }

@@ -3,13 +3,19 @@
  * kernelrefs: pointers that the program has given to the kernel and may get back: the
  * user data of what its epoll sets watch, values of its timers, counts of its eventfds.
  */
-#ifndef PROFILER_THREAD_KERNELREFS_H
-#define PROFILER_THREAD_KERNELREFS_H
+#ifndef PROFILER_LEAK_KERNELREFS_H
+#define PROFILER_LEAK_KERNELREFS_H
 
 #include "preload/base/base.h"
 
-/* DUMP. Calls fn for each, of process pid. False: they cannot all be seen. */
-bool kernelrefs_each(int pid, void (*fn)(uintptr_t word, void *arg), void *arg);
+enum {
+	KERNELREFS_UNSEEN = 1, /* some cannot be read */
+	KERNELREFS_KEPT = 2    /* there are ways to give some that nothing shows */
+};
+
+/* DUMP. Calls fn for each, of process pid, or of the descriptors of the thread pid.
+ * Returns what is missing, as bits of the above. */
+unsigned kernelrefs_each(int pid, void (*fn)(uintptr_t word, void *arg), void *arg);
 /* DUMP. Calls fn with the name of each descriptor of pid. False: they are not shown. */
 bool kernelrefs_descriptors(int pid, void (*fn)(const char *fd, void *arg), void *arg);
 
