@@ -56,14 +56,15 @@ static NO_SANITIZE void look_through_code(uintptr_t lo, uintptr_t hi, void *arg)
 	}
 }
 
+static void find_in_register(uintptr_t word, void *arg)
+{
+	find(arg, word, IN_REGISTER);
+}
+
 static void look_at_registers(struct chain_search *s, const struct world *w)
 {
-	for (uint32_t i = 0; i < w->nthreads; i++) {
-		for (int k = 0; w->threads[i].captured && k < 16; k++)
-			find(s, w->threads[i].gprs[k], IN_REGISTER);
-		for (int k = 0; w->threads[i].captured && k < 32; k++)
-			find(s, w->threads[i].xmm[k], IN_REGISTER);
-	}
+	for (uint32_t i = 0; i < w->nthreads; i++)
+		stopped_each_word(&w->threads[i], find_in_register, s);
 }
 
 static void look_at_handed(struct chain_search *s, const struct handed *h)

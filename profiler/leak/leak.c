@@ -104,18 +104,15 @@ static void mark_signal_stacks(struct cycle *c)
 			mark_word(&c->marker, atomic_load_relaxed(&t->signal_stack));
 }
 
+static void mark_register(uintptr_t word, void *arg)
+{
+	mark_word(arg, word);
+}
+
 static void mark_registers(struct cycle *c)
 {
-	for (uint32_t i = 0; i < c->world.nthreads; i++) {
-		const struct stopped_thread *t = &c->world.threads[i];
-
-		if (!t->captured)
-			continue;
-		for (int k = 0; k < 16; k++)
-			mark_word(&c->marker, t->gprs[k]);
-		for (int k = 0; k < 32; k++)
-			mark_word(&c->marker, t->xmm[k]);
-	}
+	for (uint32_t i = 0; i < c->world.nthreads; i++)
+		stopped_each_word(&c->world.threads[i], mark_register, &c->marker);
 }
 
 static void mark_interrupted(struct cycle *c)

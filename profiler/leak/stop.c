@@ -232,7 +232,7 @@ static NO_LOCK_CHECK int prepare(struct world *w, void *(*map)(size_t, enum meta
 	lock_acquire_nested(&stop.lock);
 	stop.by = STOPPED_NOT;
 	stop.stack = map(STOP_STACK, META_LEAK);
-	if (w->threads && stop.stack)
+	if (stop_vectors_map(w, map) && w->threads && stop.stack)
 		return 0;
 	world_free(w);
 	return -ENOMEM;
@@ -261,6 +261,7 @@ NO_LOCK_CHECK void world_free(struct world *w)
 	lock_release(&stop.lock);
 	meta_unmap(w->threads, STOP_MAX_THREADS * sizeof(*w->threads), META_LEAK);
 	w->threads = NULL;
+	stop_vectors_unmap(w);
 }
 
 /* ---- stopping ---- */
@@ -312,7 +313,7 @@ static int by_signal(struct world *w, int pid, int caller)
 {
 	int error;
 
-	w->nthreads = 0;
+	w->nthreads = w->nwide = 0;
 	w->overflow = false;
 	w->how = "signal";
 	error = stop_by_signal(w, pid, caller);
@@ -327,6 +328,7 @@ static int by_signal(struct world *w, int pid, int caller)
 static int interrupt_others(struct world *w, int pid, int caller)
 {
 	w->how = "ptrace";
+	w->nwide = 0;
 	if (interrupt_by_trace(w, pid, caller, stop.stack) != 0)
 		return by_signal(w, pid, caller);
 	stop.by = STOPPED_BY_TRACE;

@@ -17,7 +17,10 @@ struct stopped_thread {
 	struct unwind_regs regs;
 	uintptr_t gprs[16]; /* every general register, for the root scan */
 	uintptr_t fs_base;
-	uint64_t xmm[32];  /* 16 vector registers, low 128 bits */
+	uint64_t xmm[32]; /* 16 vector registers, low 128 bits */
+	/* What is not 0 of the rest of them and of 16 more; of a thread that runs. */
+	uintptr_t *wide;
+	uint32_t nwide;
 	int call;	   /* system call it waits in, -1: none, it runs */
 	uintptr_t args[6]; /* of the call */
 	bool captured;	   /* false: could not be stopped; registers unknown */
@@ -28,6 +31,8 @@ struct stopped_thread {
 struct world {
 	struct stopped_thread *threads; /* without the caller's */
 	uint32_t nthreads;
+	uintptr_t *wide;  /* of all of them */
+	uint32_t nwide;	  /* in use; atomic */
 	uint32_t nmissed; /* threads that could not be stopped */
 	bool overflow;	  /* more than STOP_MAX_THREADS; counts as one more missed */
 	bool late;	  /* a thread may have run between world_interrupt()'s end and
@@ -40,6 +45,7 @@ struct world {
 };
 
 #define STOP_MAX_THREADS 16384
+#define STOP_WIDE_WORDS	 65536 /* of 292 threads with all of their registers full */
 
 /* DUMP. Memory for a stop, before any lock but LEAK is held; waits until no other thread
  * is between world_prepare() and world_free(). 0 or -ENOMEM (nothing to free then). */
@@ -70,6 +76,9 @@ int world_stop(struct world *w);
  */
 int world_interrupt(struct world *w);
 int world_await(struct world *w);
+/* What the thread has in its registers; nothing if they are not known. */
+void stopped_each_word(const struct stopped_thread *t,
+		       void (*fn)(uintptr_t word, void *arg), void *arg);
 /* DUMP. Adds to nmissed when the threads did not stand still all the time. */
 void world_resume(struct world *w);
 /*

@@ -7,6 +7,7 @@
 
 #include <signal.h>
 
+#include "preload/base/meta.h"
 #include "profiler/leak/stop.h"
 
 /* Of handlers that run in places where a sanitizer knows of no thread. */
@@ -41,6 +42,13 @@ struct stop_action {
 };
 #define STOP_RESTORER 0x04000000ul /* flag: there is one */
 void stop_signal_restorer(void) HIDDEN;
+
+/* Room for the words of vector registers; false: out of memory. */
+bool stop_vectors_map(struct world *w, void *(*map)(size_t, enum meta_tag));
+void stop_vectors_unmap(struct world *w);
+/* SIGNAL. Of an XSAVE area of so many bytes. False: there is no room. */
+bool stop_take_vectors(struct world *w, struct stopped_thread *t, const void *area,
+		       size_t bytes);
 
 /* All return 0, or -errno with nothing stopped. stack: of the tracer, STOP_STACK bytes.
  * interrupt_by_trace() may return before the threads stand still. */

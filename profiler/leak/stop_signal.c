@@ -25,6 +25,8 @@
 #define ROUNDS	      64   /* listings of the threads */
 #define SIGNAL	      32   /* the kernel's first real-time signal */
 #define CALL_MAX      1023 /* numbers of system calls are below */
+#define MORE_AT	      464  /* in the area of vector registers; the kernel's sw_reserved */
+#define MORE_MAGIC    0x46505853u
 
 static struct {
 	struct world *world;
@@ -84,7 +86,22 @@ static STOP_NO_SANITIZE void take_call(struct stopped_thread *t, const greg_t *g
 		t->call = (int)g[REG_RAX];
 }
 
-static STOP_NO_SANITIZE void take_registers(struct stopped_thread *t,
+/* The area's own size stands in bytes that its owner may use. */
+static STOP_NO_SANITIZE bool take_vectors(struct stopped_thread *t,
+					  const struct _libc_fpstate *area)
+{
+	uint32_t more[5] = { 0 }; /* magic, size of both, components, size of the area */
+
+	if (!area)
+		return true;
+	memcpy(t->xmm, area->_xmm, sizeof(t->xmm));
+	memcpy(more, (const char *)area + MORE_AT, sizeof(more));
+	return t->call >= 0 || more[0] != MORE_MAGIC ||
+	       stop_take_vectors(stopper.world, t, area, more[4]);
+}
+
+/* False: there is no room for all of them. */
+static STOP_NO_SANITIZE bool take_registers(struct stopped_thread *t,
 					    const ucontext_t *uc)
 {
 	const greg_t *g = uc->uc_mcontext.gregs;
@@ -98,21 +115,20 @@ static STOP_NO_SANITIZE void take_registers(struct stopped_thread *t,
 					(uintptr_t)g[REG_R14], (uintptr_t)g[REG_R15] };
 	t->fs_base = (uintptr_t)__builtin_thread_pointer();
 	take_call(t, g);
-	if (uc->uc_mcontext.fpregs)
-		memcpy(t->xmm, uc->uc_mcontext.fpregs->_xmm, sizeof(t->xmm));
+	return take_vectors(t, uc->uc_mcontext.fpregs);
 }
 
 /* SIGNAL. Stands still until the epoch ends. */
 static STOP_NO_SANITIZE void stand(struct stopped_thread *t, uint32_t epoch,
 				   const ucontext_t *uc)
 {
+	const bool known = take_registers(t, uc);
 	uint64_t waiting = 0;
 
-	take_registers(t, uc);
 	t->signalled = os_call(SYS_rt_sigpending, (long)&waiting, sizeof(waiting), 0, 0,
 			       0, 0) != 0 ||
 		       waiting != 0;
-	atomic_store_release(&t->captured, true);
+	atomic_store_release(&t->captured, known);
 	atomic_fetch_add_acq_rel(&stopper.arrived, 1u);
 	os_futex_wake(&stopper.arrived, 1);
 	while (atomic_load_acquire(&stopper.epoch) == epoch)

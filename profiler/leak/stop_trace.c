@@ -53,6 +53,7 @@
 #define ROUNDS		    64 /* listings; new threads keep coming only from a fork bomb */
 #define LOOK_AGAIN_NS	    50000000u /* is the other side still there? */
 #define LOOK_NS		    500000u   /* without a timer */
+#define VECTORS_BYTES	    4096      /* at least, with AVX-512 */
 #define ERESTART_NO_HANDLER 514 /* the kernel's ERESTARTNOHAND, seen by tracers only */
 
 enum phase {
@@ -73,6 +74,8 @@ static struct {
 	int error;	 /* of the tracer's first failure */
 	bool ticks;	 /* tracer: SIGALRM comes and ends what it waits in */
 	struct world *world;
+	char vectors[VECTORS_BYTES] __attribute__((aligned(16))); /* as the kernel has
+								   * them */
 } tracer;
 
 static void set_phase(enum phase phase)
@@ -244,10 +247,23 @@ static bool begins_handler(const struct user_regs_struct *r)
 	       r->rdx == r->rsp + sizeof(void *);
 }
 
+/* All of those of a thread that runs. False: there is no room for them. */
+static bool read_vectors(struct stopped_thread *t)
+{
+	struct user_fpregs_struct *fp = (void *)tracer.vectors;
+	struct iovec v = { fp, t->call < 0 ? sizeof(tracer.vectors) : sizeof(*fp) };
+	const int set = t->call < 0 ? NT_X86_XSTATE : NT_FPREGSET;
+
+	if (trace(PTRACE_GETREGSET, t->tid, set, (long)&v) != 0 ||
+	    v.iov_len < sizeof(*fp))
+		return true;
+	memcpy(t->xmm, fp->xmm_space, sizeof(t->xmm));
+	return t->call >= 0 || stop_take_vectors(tracer.world, t, fp, v.iov_len);
+}
+
 static void read_registers(struct stopped_thread *t)
 {
 	struct user_regs_struct regs;
-	struct user_fpregs_struct fp;
 	struct iovec v = { &regs, sizeof(regs) };
 
 	if (trace(PTRACE_GETREGSET, t->tid, NT_PRSTATUS, (long)&v) < 0)
@@ -255,10 +271,7 @@ static void read_registers(struct stopped_thread *t)
 	copy_registers(t, &regs);
 	if (makes_thread(&regs) || begins_handler(&regs))
 		tracer.world->late = true;
-	v = (struct iovec){ &fp, sizeof(fp) };
-	if (trace(PTRACE_GETREGSET, t->tid, NT_FPREGSET, (long)&v) == 0)
-		memcpy(t->xmm, fp.xmm_space, sizeof(t->xmm));
-	t->captured = true;
+	t->captured = read_vectors(t);
 }
 
 /* Has the signal a value, of sigqueue() or a timer? */

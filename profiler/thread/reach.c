@@ -62,12 +62,9 @@ void reach_prepare(void)
 		(uintptr_t)__errno_location() - (uintptr_t)__builtin_thread_pointer();
 }
 
-static void mark_registers(struct finder *f, const struct stopped_thread *t)
+static void mark_register(uintptr_t word, void *arg)
 {
-	for (int k = 0; k < 16; k++)
-		mark_word(&f->marker, t->gprs[k]);
-	for (int k = 0; k < 32; k++)
-		mark_word(&f->marker, t->xmm[k]);
+	mark_word(arg, word);
 }
 
 static void mark_root(uintptr_t lo, uintptr_t hi, void *arg)
@@ -106,7 +103,7 @@ void reach_from(struct finder *f, uint32_t i)
 
 	f->live[i] = true;
 	live_stack(f, i, &lo, &hi);
-	mark_registers(f, &f->w->threads[i]);
+	stopped_each_word(&f->w->threads[i], mark_register, &f->marker);
 	mark_root(lo, hi, f);
 }
 
@@ -449,7 +446,7 @@ static bool mark_all(struct finder *f)
 	mark_root(own->saved_lo, own->saved_hi, f);
 	for (uint32_t i = 0; i < f->w->nthreads; i++)
 		if (!f->out[i].suspect)
-			mark_registers(f, &f->w->threads[i]);
+			stopped_each_word(&f->w->threads[i], mark_register, &f->marker);
 	mark_drain(&f->marker);
 	if (!mark_hidden(f))
 		f->unknown = true;

@@ -56,18 +56,40 @@ static void begin(uintptr_t mask)
 	__atomic_add_fetch(&shared.ready, 1, __ATOMIC_RELEASE);
 }
 
+static int has_avx(void)
+{
+	return __builtin_cpu_supports("avx") != 0;
+}
+
+static int has_avx512(void)
+{
+	return __builtin_cpu_supports("avx512dq") != 0;
+}
+
 static void spin_with_planted(void)
 {
 	__asm__ volatile("mov %[v], %%rbx\n\tlea 1(%[v]), %%r12\n\tlea 2(%[v]), %%r13\n\t"
 			 "lea 3(%[v]), %%r14\n\tlea 4(%[v]), %%r15\n\t"
 			 "lea 5(%[v]), %%rax\n\tmovq %%rax, %%xmm5\n\t"
 			 "lea 6(%[v]), %%rax\n\tmovq %%rax, %%xmm15\n\t"
+			 "test %[avx], %[avx]\n\tjz 2f\n\t"
+			 "lea 7(%[v]), %%rax\n\tvmovq %%rax, %%xmm2\n\t"
+			 "vinsertf128 $1, %%xmm2, %%ymm3, %%ymm3\n\t"
+			 "vpxor %%xmm2, %%xmm2, %%xmm2\n"
+			 "2:\ttest %[avx512], %[avx512]\n\tjz 3f\n\t"
+			 "lea 8(%[v]), %%rax\n\tvmovq %%rax, %%xmm17\n\t"
+			 "lea 9(%[v]), %%rax\n\tvmovq %%rax, %%xmm2\n\t"
+			 "vinserti64x2 $3, %%xmm2, %%zmm4, %%zmm4\n\t"
+			 "vinserti64x2 $2, %%xmm2, %%zmm31, %%zmm31\n\t"
+			 "vpxor %%xmm2, %%xmm2, %%xmm2\n"
+			 "3:\t"
 			 "xor %%eax, %%eax\n\tmovl $1, %[flag]\n"
 			 "1:\tpause\n\tjmp 1b"
 			 : [flag] "=m"(shared.spinning)
-			 : [v] "D"((uint64_t)PLANTED)
-			 : "rax", "rbx", "r12", "r13", "r14", "r15", "xmm5", "xmm15",
-			   "memory");
+			 : [v] "D"((uint64_t)PLANTED), [avx] "S"(has_avx()),
+			   [avx512] "d"(has_avx512())
+			 : "rax", "rbx", "r12", "r13", "r14", "r15", "xmm2", "xmm3",
+			   "xmm4", "xmm5", "xmm15", "memory");
 }
 
 static void *thread_main(void *arg)
@@ -116,17 +138,19 @@ static void start(uintptr_t what)
 			_exit(code); \
 	} while (0)
 
+static void note_planted(uintptr_t word, void *arg)
+{
+	if (word - PLANTED < 16)
+		*(uint32_t *)arg |= 1u << (word - PLANTED);
+}
+
 static bool has_planted(const struct stopped_thread *t)
 {
 	uint32_t found = 0;
 
-	for (int i = 0; i < 16; i++)
-		if (t->gprs[i] - PLANTED < 8)
-			found |= 1u << (t->gprs[i] - PLANTED);
-	for (int i = 0; i < 32; i++)
-		if (t->xmm[i] - PLANTED < 8)
-			found |= 1u << (t->xmm[i] - PLANTED);
-	return found == 0x7f && t->regs.bx == PLANTED && t->regs.r12 == PLANTED + 1 &&
+	stopped_each_word(t, note_planted, &found);
+	return found == (0x7fu | (has_avx() ? 0x80u : 0) | (has_avx512() ? 0x300u : 0)) &&
+	       t->regs.bx == PLANTED && t->regs.r12 == PLANTED + 1 &&
 	       t->regs.r15 == PLANTED + 4;
 }
 
