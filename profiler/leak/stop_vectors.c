@@ -20,9 +20,10 @@
 #define HEADER_BYTES 64
 #define LEAF	     0xd
 
-static const unsigned components[] = { 2,   /* high halves of ymm0 to ymm15 */
-				       6,   /* of zmm0 to zmm15 */
-				       7 }; /* zmm16 to zmm31 */
+static const unsigned components[] = { 2,    /* high halves of ymm0 to ymm15 */
+				       6,    /* of zmm0 to zmm15 */
+				       7,    /* zmm16 to zmm31 */
+				       19 }; /* APX: r16 to r31 */
 
 static struct {
 	uint32_t bytes, at; /* in the area; 0: there is none */
@@ -99,6 +100,7 @@ void stopped_each_word(const struct stopped_thread *t,
 		fn(t->gprs[i], arg);
 	for (size_t i = 0; i < ARRAY_LEN(t->xmm); i++)
 		fn(t->xmm[i], arg);
+	fn(t->fs_base, arg);
 	for (uint32_t i = 0; i < t->nwide; i++)
 		fn(t->wide[i], arg);
 }

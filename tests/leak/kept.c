@@ -8,7 +8,6 @@
  */
 #include <dlfcn.h>
 #include <pthread.h>
-#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
@@ -38,6 +37,12 @@ static APART void *make_block(void)
 
 	p[1] = keep_alive(calloc(1, BLOCK));
 	return p;
+}
+
+/* Its address inverted: no reference. */
+static APART uintptr_t make_hidden(void)
+{
+	return ~(uintptr_t)make_block();
 }
 
 static APART void *map_some(int flags)
@@ -298,106 +303,6 @@ static void *holds_on_stack(void *arg)
 static APART void keep_thread_stack(void)
 {
 	start(holds_on_stack);
-}
-
-static uint32_t spin_ready;
-
-static void wait_spinner(void)
-{
-	while (!__atomic_load_n(&spin_ready, __ATOMIC_ACQUIRE))
-		sched_yield();
-}
-
-/* Clears the stack below and every other register, then spins with the pointer in one. */
-#define SPIN_WITH(load)                                                            \
-	__asm__ volatile(load "\n\t"                                               \
-			      "xor %%eax, %%eax\n\txor %%ecx, %%ecx\n\t"           \
-			      "xor %%edx, %%edx\n\txor %%esi, %%esi\n\t"           \
-			      "movl $1, %[flag]\n"                                 \
-			      "1:\tpause\n\tjmp 1b"                                \
-			 : [flag] "=m"(spin_ready)                                 \
-			 : [p] "D"(hidden)                                         \
-			 : "rax", "rcx", "rdx", "rsi", "r12", "r13", "r14", "r15", \
-			   "xmm7", "memory")
-
-/* The block's address inverted: no reference. */
-static APART uintptr_t make_hidden(void)
-{
-	return ~(uintptr_t)make_block();
-}
-
-static void *spins_with_r13(void *arg)
-{
-	uintptr_t hidden = make_hidden();
-
-	scrub();
-	SPIN_WITH("mov %[p], %%r13\n\tnot %%r13");
-	return arg;
-}
-
-static void *spins_with_xmm(void *arg)
-{
-	uintptr_t hidden = make_hidden();
-
-	scrub();
-	SPIN_WITH("mov %[p], %%rax\n\tnot %%rax\n\tmovq %%rax, %%xmm7");
-	return arg;
-}
-
-static APART void spin_thread(void *(*routine)(void *))
-{
-	pthread_t t;
-
-	if (pthread_create(&t, NULL, routine, NULL) != 0)
-		exit(99);
-	wait_spinner();
-}
-
-static APART void keep_thread_register(void)
-{
-	spin_thread(spins_with_r13);
-}
-
-static APART void keep_thread_xmm(void)
-{
-	spin_thread(spins_with_xmm);
-}
-
-/* Blocked in the kernel with the pointer in r14. */
-static void *blocks_with_r14(void *arg)
-{
-	static uint32_t word;
-	uintptr_t hidden = make_hidden();
-
-	scrub();
-	__asm__ volatile("mov %[p], %%r14\n\tnot %%r14\n\t"
-			 "mov %[word], %%rdi\n\txor %%esi, %%esi\n\txor %%edx, %%edx\n\t"
-			 "xor %%r10d, %%r10d\n\tmovl $1, %[flag]\n"
-			 "1:\tmov $202, %%eax\n\tsyscall\n\tjmp 1b"
-			 : [flag] "=m"(spin_ready)
-			 : [p] "r"(hidden), [word] "r"(&word)
-			 : "rax", "rcx", "r11", "rdi", "rsi", "rdx", "r10", "r14",
-			   "memory");
-	return arg;
-}
-
-static APART void keep_blocked_register(void)
-{
-	spin_thread(blocks_with_r14);
-}
-
-static void *blocks_all_signals(void *arg)
-{
-	sigset_t all;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, NULL);
-	return spins_with_r13(arg);
-}
-
-static APART void keep_masked_register(void)
-{
-	spin_thread(blocks_all_signals);
 }
 
 static void *exits_process(void *arg)
@@ -661,10 +566,6 @@ static const struct {
 	{ "high-key", keep_high_key },
 	{ "thread-key", keep_thread_key },
 	{ "thread-stack", keep_thread_stack },
-	{ "thread-register", keep_thread_register },
-	{ "thread-xmm", keep_thread_xmm },
-	{ "blocked-register", keep_blocked_register },
-	{ "masked-register", keep_masked_register },
 	{ "main-gone", keep_main_gone },
 	{ "unjoined-result", keep_unjoined_result },
 	{ "sigaltstack", keep_sigaltstack },

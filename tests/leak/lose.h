@@ -19,6 +19,8 @@ static APART void scrub(void)
 
 	for (size_t i = 0; i < sizeof(dead); i++)
 		dead[i] = 0;
+	if (__builtin_cpu_supports("avx"))
+		__asm__ volatile("vzeroall");
 	__asm__ volatile("pxor %%xmm0, %%xmm0\n\tpxor %%xmm1, %%xmm1\n\t"
 			 "pxor %%xmm2, %%xmm2\n\tpxor %%xmm3, %%xmm3\n\t"
 			 "xor %%eax, %%eax\n\txor %%ecx, %%ecx\n\txor %%edx, %%edx\n\t"

@@ -74,10 +74,11 @@ LOST = {
 KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "end-small",
         "end-large", "end-aligned", "exit-register", "quick-exit-register", "plugin-bss",
         "plugin-relro", "plugin-tls", "thread-plugin-tls", "key", "high-key", "thread-key",
-        "thread-stack", "thread-register", "thread-xmm", "blocked-register",
-        "masked-register", "main-gone", "unjoined-result", "sigaltstack", "signal-stack",
+        "thread-stack", "main-gone", "unjoined-result", "sigaltstack", "signal-stack",
         "thread-signal-stack", "argument", "coroutine-mmap", "coroutine-heap", "exit-on-coroutine", "libc",
         "caller-register"]
+
+REGISTERS = ["thread", "xmm", "ymm", "zmm", "high-zmm", "blocked", "masked"]
 
 MAPPED = ["mmap", "shared", "file", "beside-trap", "sealed", "code", "code-shared", "code-twice",
           "closed", "closed-map", "closed-map-old", "closed-map-deadly", "region", "region-gone", "brk",
@@ -464,6 +465,9 @@ def tests_of(program):
         tests["still-closed"] = mapped_still_closed
         tests["closed-no-proc"] = mapped_closed_no_proc
         tests["region-shut"] = mapped_region_shut
+    elif program == "registers":
+        tests = {way + case: known(way + case, [])
+                 for way in ("", "signal-") for case in REGISTERS}
     elif program == "places":
         tests = {case: place(case) for case in PLACES}
         tests.update({"read-only": place_read_only,
