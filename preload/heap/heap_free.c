@@ -128,16 +128,11 @@ static NOINLINE void push(unsigned c, void *p)
 	if (UNLIKELY(top[-1] == p) || UNLIKELY(top[-2] == p))
 		heap_fatal(p, "double free of %p (size class %u)", p, c);
 	if (UNLIKELY(top == mc->limit[c])) {
-		if (UNLIKELY(mc->limited))
-			mcache_refuse_passed_on(mc, c, p);
 		if (mcache_open(mc, c, p))
 			return;
-		mcache_flush(mc, c);
-		top = mc->top[c];
-		if (UNLIKELY(top == mc->limit[c])) {
-			mcache_give_one(mc, c, p);
+		if (UNLIKELY(!mcache_flush(mc, c, p)))
 			return;
-		}
+		top = mc->top[c];
 	}
 	*top = p;
 	atomic_store_release(&mc->top[c], top + 1);

@@ -180,16 +180,17 @@ static void refuse_doubles(const struct mcache *mc, unsigned c)
 		heap_fatal(p, "double free of %p (size class %u)", p, c);
 }
 
-/* With the class's lock, which it gives back: were the n pointers handed on already,
- * among the newest so many? */
+/* With the class's lock: were the n pointers handed on already, among the newest so many?
+ */
 static void refuse_passed_on(unsigned c, void *const *pointers, uint32_t n,
 			     uint32_t newest)
 {
 	const void *p = mcentral_find_any_locked(c, pointers, n, newest);
 
-	mcentral_unlock(c);
-	if (p)
+	if (UNLIKELY(p != NULL)) {
+		mcentral_unlock(c);
 		heap_fatal(p, "double free of %p (size class %u)", p, c);
+	}
 }
 
 /* Nothing of the program runs meanwhile in the thread. */
@@ -209,6 +210,7 @@ static void refuse_misused(const struct mcache *mc, bool may_wait)
 		else if (!mcentral_try_lock(c))
 			continue;
 		refuse_passed_on(c, mc->top[c] - last, last, LOOK_BACK);
+		mcentral_unlock(c);
 	}
 }
 
@@ -218,13 +220,13 @@ void mcache_refuse_misused(const struct mcache *mc)
 	refuse_misused(mc, !mcache_are_several());
 }
 
-void mcache_refuse_passed_on(const struct mcache *mc, unsigned c, void *p)
+/* p is freed, and the bin has not kept the two freed before: were they p? */
+static void refuse_passed_on_now(unsigned c, void *p)
 {
-	if (mcache_room(mc, c) >= MCACHE_BELOW)
-		return;
 	heap_check_slot(c, p);
 	mcentral_lock(c);
 	refuse_passed_on(c, &p, 1, LOOK_SHORT);
+	mcentral_unlock(c);
 }
 
 /* The oldest n pointers of a bin go back to mcentral: the newest are warm. */
@@ -428,35 +430,52 @@ void *mcache_take_one(struct mcache *mc, unsigned c)
 	return p;
 }
 
-void mcache_give_one(struct mcache *mc, unsigned c, void *p)
+/* p goes past the bin. */
+static void give_one(struct mcache *mc, unsigned c, void *p)
 {
 	mcentral_lock(c);
+	refuse_passed_on(c, &p, 1, LOOK_SHORT);
 	mcentral_give_locked(c, &p, 1, false);
 	mcentral_unlock(c);
 	mcache_note_moved(mc, c, 1);
 }
 
+static void pass_by(struct mcache *mc, unsigned c, void *p)
+{
+	heap_check_slot(c, p);
+	give_one(mc, c, p);
+	look_at_big(mc, c);
+	mcache_tick(mc);
+}
+
+static void push_first(struct mcache *mc, unsigned c, void *p)
+{
+	void **top = mc->top[c];
+
+	if (mcache_opens_late(c)) {
+		top[0] = top[-1];
+		top[-1] = p;
+	} else {
+		top[0] = p;
+	}
+	atomic_store_release(&mc->top[c], top + 1);
+}
+
 bool mcache_open(struct mcache *mc, unsigned c, void *p)
 {
-	void **top;
-
 	if (mcache_room(mc, c) > 0)
 		return false;
 	mc->nrefill++;
 	mcache_open_room(mc, c);
-	if (mcache_room(mc, c) == 0)
-		return false;
-	if (mcache_opens_late(c)) {
-		if (take_batch(mc, c) == 0)
-			return false;
-		top = mc->top[c];
-		top[0] = top[-1];
-		top[-1] = p;
-	} else {
-		top = mc->top[c];
-		top[0] = p;
+	if (UNLIKELY(mcache_room(mc, c) == 0)) {
+		pass_by(mc, c, p);
+		return true;
 	}
-	atomic_store_release(&mc->top[c], top + 1);
+	if (UNLIKELY(mc->limited))
+		refuse_passed_on_now(c, p);
+	if (mcache_opens_late(c) && take_batch(mc, c) == 0)
+		return false;
+	push_first(mc, c, p);
 	return true;
 }
 
@@ -470,19 +489,27 @@ static void flush_bin(struct mcache *mc, unsigned c)
 	give_oldest(mc, c, home ? n - n / KEEP_PART : (n + 1) / 2, home);
 }
 
-void mcache_flush(struct mcache *mc, unsigned c)
+static void flush(struct mcache *mc, unsigned c)
 {
 	mc->nflush++;
 	if (mc->nflush % 2 == 0 && mcache_grow_room(mc, c))
 		return;
 	if (is_looked_at(mc->nflush))
 		refuse_doubles(mc, c);
-	if (LIKELY(mcache_count(mc, c) > 0))
-		flush_bin(mc, c);
+	flush_bin(mc, c);
 	look_at_big(mc, c);
 	mcache_tick(mc);
-	if (UNLIKELY(mcache_room(mc, c) == 0)) /* closed just now, or before */
-		mcache_open_room(mc, c);
+}
+
+bool mcache_flush(struct mcache *mc, unsigned c, void *p)
+{
+	if (UNLIKELY(mc->limited) && mcache_room(mc, c) < MCACHE_BELOW)
+		refuse_passed_on_now(c, p);
+	flush(mc, c);
+	if (LIKELY(mc->top[c] != mc->limit[c]))
+		return true;
+	give_one(mc, c, p); /* it was closed just now */
+	return false;
 }
 
 void mcache_empty_out(struct mcache *mc)

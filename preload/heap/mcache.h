@@ -248,13 +248,13 @@ bool mcache_refill(struct mcache *mc, unsigned sizeclass);
 void *mcache_take_one(struct mcache *mc, unsigned sizeclass);
 /* SLOW. p is the first object of its class that the thread frees, and it has made none:
  * another thread made p and its neighbours. Pushes p below a fresh slot, which is used
- * first, so that both threads do not write to one cache line. False: nothing was done. */
+ * first, so that both threads do not write to one cache line; or p alone, where slots do
+ * not share any; or gives p to mcentral, where there may be no room. False: nothing was
+ * done. */
 bool mcache_open(struct mcache *mc, unsigned sizeclass, void *p);
-/* SLOW. Makes room for at least one more pointer in a full bin, unless there may be none.
- */
-void mcache_flush(struct mcache *mc, unsigned sizeclass);
-/* SLOW. After that: p goes past the bin. */
-void mcache_give_one(struct mcache *mc, unsigned sizeclass, void *p);
+/* SLOW. Makes room for at least one more pointer, which is to be p, in a full bin. False:
+ * there may be none, and p went to mcentral. */
+bool mcache_flush(struct mcache *mc, unsigned sizeclass, void *p);
 #define MCACHE_CLOCK_EVERY 4 /* slow calls between looks at the clock */
 #define MCACHE_TICK_NS	   200000000u
 /* SLOW. Every so many slow calls: if enough time has passed, idle memory is looked for.
@@ -315,10 +315,6 @@ void mcache_release(struct mcache *mc);
 
 /* Is p in the class's bin of any thread? Nobody else frees or allocates p meanwhile. */
 bool mcache_any_holds(unsigned sizeclass, const void *p);
-
-/* SLOW. p is freed: was it passed on to mcentral just now, for lack of room to keep it
- * in? Names it then. */
-void mcache_refuse_passed_on(const struct mcache *mc, unsigned sizeclass, void *p);
 
 /* Names a pointer of the own mcache that is free twice, or no slot. */
 void mcache_refuse_misused(const struct mcache *mc);

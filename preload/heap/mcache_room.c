@@ -178,6 +178,8 @@ void mcache_widen(struct mcache *mc, unsigned c, uint32_t room)
 		while (room > now && charge(c, room) - charge(c, now) > left)
 			room--;
 		more = charge(c, room) - charge(c, now);
+	} else if (UNLIKELY(mc->limited) && mc->moved >= EARN_UNTIL) {
+		mc->limited = false;
 	}
 	mc->charged += more;
 	set_room(mc, c, room);
