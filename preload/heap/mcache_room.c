@@ -33,8 +33,8 @@
 #define ROOM_FIRST_MIN	 4
 #define NEIGHBOURS_MOST	 8
 #define SMALL_SLOT	 256 /* see above */
-#define ALLOWED		 ((int64_t)(8 * KIB))
-#define POOL		 ((int64_t)(8 * MIB))
+#define ALLOWED		 ((int64_t)(4 * KIB))
+#define POOL		 ((int64_t)(6 * MIB))
 #define EARN_UNIT	 (4 * GIB)
 #define EARN_UNTIL	 (256 * MIB)
 

@@ -366,7 +366,7 @@ static void test_limit_is_repaired(void **state)
 
 /* ---- the bound ---- */
 
-#define BOUND_FIRST (8 * KIB)
+#define BOUND_FIRST (4 * KIB)
 #define BOUND_UNIT  (4 * GIB)
 
 /* Bytes for which there is room in bins, but for what small ones begin with. */
