@@ -413,10 +413,13 @@ bool mcache_refill(struct mcache *mc, unsigned c)
 	mc->nrefill++;
 	mcache_tick(mc); /* first: it may empty a bin that was just filled */
 	look_at_big(mc, c);
-	if (UNLIKELY(mc->limit[c] == mc->top[c]))
+	if (UNLIKELY(mc->limit[c] == mc->top[c])) {
 		mcache_open_room(mc, c);
+		if (UNLIKELY(mc->limit[c] == mc->top[c]))
+			return false;
+	}
 	mcache_grow_room(mc, c);
-	return LIKELY(mc->limit[c] != mc->top[c]) && take_batch(mc, c) > 0;
+	return take_batch(mc, c) > 0;
 }
 
 void *mcache_take_one(struct mcache *mc, unsigned c)

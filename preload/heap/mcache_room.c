@@ -6,14 +6,14 @@
  * path. So what it may keep is bounded while it works: all room in its bins counts, in
  * bytes of slots, but for what bins of small slots begin with.
  *
- *   charged = sum of charge() <= ALLOWED + granted + moved^2 / EARN_UNIT
+ *   charged = sum of charge() <= ALLOWED + granted + earned
  *
  * What is granted comes from a pool of the process, first come, first served: in a
  * program of few threads no room is ever refused. Of a thousand threads most find the
- * pool empty. They have what they earn by moving slots from and to mcentral: next to
- * nothing for what a thread does that is about to sleep, 4 KiB for 4 MiB; all that there
- * can be room for after EARN_UNTIL. What was granted or earned stays with the mcache,
- * which the next thread gets.
+ * pool empty. They earn it by moving slots from and to mcentral, the fourth power of how
+ * much: a thread that does little before it sleeps has next to nothing, 16 KiB for 16
+ * MiB, and one that works is soon past that, 4 MiB for 64. What was granted or earned
+ * stays with the mcache, which the next thread gets.
  *
  * Without room, slots come one by one and go straight back. Bins of such a thread that
  * two looks find unused are closed, and their room is for others.
@@ -35,8 +35,9 @@
 #define SMALL_SLOT	 256 /* see above */
 #define ALLOWED		 ((int64_t)(4 * KIB))
 #define POOL		 ((int64_t)(6 * MIB))
-#define EARN_UNIT	 (4 * GIB)
-#define EARN_UNTIL	 (256 * MIB)
+#define EARN_UNIT	 (4 * KIB)
+#define EARN_DIVISOR	 (16 * GIB)
+#define EARN_UNTIL	 (96 * MIB)
 
 struct mcache_arrays mcache_arrays[SIZECLASS_COUNT];
 
@@ -140,19 +141,17 @@ static int64_t charge(unsigned c, uint32_t room)
 
 static int64_t uncharged(const struct mcache *mc)
 {
-	uint64_t moved = mc->moved < EARN_UNTIL ? mc->moved : EARN_UNTIL;
+	uint64_t square = mc->moved < EARN_UNTIL ? mc->moved : EARN_UNTIL;
 
-	return ALLOWED + mc->granted + (int64_t)(moved * moved / EARN_UNIT) - mc->charged;
+	square = square / EARN_UNIT * (square / EARN_UNIT);
+	return ALLOWED + mc->granted + (int64_t)(square * square / EARN_DIVISOR) -
+	       mc->charged;
 }
 
-/* Can so much more be charged? */
-static bool is_allowed(struct mcache *mc, int64_t bytes)
+/* Takes what is missing from the pool. */
+static bool is_granted(struct mcache *mc, int64_t missing)
 {
-	int64_t missing = bytes - uncharged(mc);
-
-	if (missing <= 0)
-		return true;
-	if (atomic_load_relaxed(&rooms.pool) < missing)
+	if (LIKELY(atomic_load_relaxed(&rooms.pool) < missing))
 		return false;
 	if (atomic_sub_relaxed(&rooms.pool, missing) < 0) {
 		atomic_add_relaxed(&rooms.pool, missing);
@@ -162,21 +161,32 @@ static bool is_allowed(struct mcache *mc, int64_t bytes)
 	return true;
 }
 
+/* The part of so much room, more than now, that there may be. */
+static COLD uint32_t limit_room(struct mcache *mc, unsigned c, uint32_t now,
+				uint32_t room, int64_t left)
+{
+	mc->limited = true;
+	if (left < sizeclass_info[c].slot_size)
+		return now;
+	while (room > now && charge(c, room) - charge(c, now) > left)
+		room--;
+	return room;
+}
+
 void mcache_widen(struct mcache *mc, unsigned c, uint32_t room)
 {
 	const uint32_t now = mcache_room(mc, c), most = sizeclass_info[c].cache_max;
-	int64_t more;
+	int64_t more, left;
 
 	room = room < most ? room : most;
 	if (room <= now)
 		return;
 	more = charge(c, room) - charge(c, now);
-	if (more > 0 && UNLIKELY(!is_allowed(mc, more))) {
-		const int64_t left = uncharged(mc);
-
-		mc->limited = true;
-		while (room > now && charge(c, room) - charge(c, now) > left)
-			room--;
+	left = uncharged(mc);
+	if (UNLIKELY(more > left) && UNLIKELY(!is_granted(mc, more - left))) {
+		room = limit_room(mc, c, now, room, left);
+		if (room == now)
+			return;
 		more = charge(c, room) - charge(c, now);
 	} else if (UNLIKELY(mc->limited) && mc->moved >= EARN_UNTIL) {
 		mc->limited = false;

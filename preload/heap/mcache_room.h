@@ -30,10 +30,13 @@ void mcache_close_bin(struct mcache *mc, unsigned sizeclass);
 /* With mcache_lock held, of an mcache whose owner is gone, wherever that was, and whose
  * bins are empty. */
 void mcache_room_reset(struct mcache *mc);
+#define MOVED_LEAST KIB /* bytes for which a slot counts: a move costs no less */
 /* n slots of the class were moved from or to mcentral. */
 static inline void mcache_note_moved(struct mcache *mc, unsigned c, uint32_t n)
 {
-	mc->moved += (uint64_t)n * sizeclass_info[c].slot_size;
+	const uint32_t slot_size = sizeclass_info[c].slot_size;
+
+	mc->moved += (uint64_t)n * (slot_size > MOVED_LEAST ? slot_size : MOVED_LEAST);
 }
 
 #endif

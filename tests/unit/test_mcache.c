@@ -367,7 +367,14 @@ static void test_limit_is_repaired(void **state)
 /* ---- the bound ---- */
 
 #define BOUND_FIRST (4 * KIB)
-#define BOUND_UNIT  (4 * GIB)
+
+/* What an mcache may keep that was granted nothing. */
+static uint64_t bound_of(const struct mcache *mc)
+{
+	uint64_t units = mc->moved / (4 * KIB);
+
+	return BOUND_FIRST + units * units * units * units / (16 * GIB);
+}
 
 /* Bytes for which there is room in bins, but for what small ones begin with. */
 static uint64_t room_of(const struct mcache *mc)
@@ -395,18 +402,15 @@ static void *be_bounded(void *arg)
 	EXPECT(room_of(mc) == 0);
 	EXPECT(mc->granted == 0);
 	for (size_t count = 1; count <= MOST; count++) {
-		uint64_t bound;
-
 		use_every_class(count, true);
 		check_whole(mc);
-		bound = BOUND_FIRST + mc->moved * mc->moved / BOUND_UNIT;
 		EXPECT(mc->limited);
-		EXPECT(room_of(mc) <= bound);
+		EXPECT(room_of(mc) <= bound_of(mc));
 		EXPECT((uint64_t)mc->charged == room_of(mc));
 		EXPECT(count > 1 || room_of(mc) < 10 * KIB);
 	}
 	/* And works, until it may have all. */
-	for (size_t n = 0; n < 1000 && mc->moved < 256 * MIB; n++)
+	for (size_t n = 0; n < 1000 && mc->moved < 96 * MIB; n++)
 		use_every_class(MOST, false);
 	use_every_class(MOST, true);
 	EXPECT(room_of(mc) > 2 * MIB);
@@ -433,7 +437,8 @@ static void *be_bounded_small(void *arg)
 	}
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
 		held += mcache_count(mc, c) * sizeclass_info[c].slot_size;
-	EXPECT(held <= 16 * KIB + BOUND_FIRST + mc->moved * mc->moved / BOUND_UNIT);
+	EXPECT(mc->moved < 16 * MIB);
+	EXPECT(held <= 16 * KIB + bound_of(mc));
 	heap_thread_exit();
 	return arg;
 }
