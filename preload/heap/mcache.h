@@ -72,8 +72,8 @@ struct mcache {
 	struct mcache *below;
 	uint16_t decay_count[SIZECLASS_COUNT]; /* owner only: pointers seen then */
 	uint16_t last_room[SIZECLASS_COUNT];   /* of the thread that had it before */
-	/* Owner only: bytes of slots for which there may be room, and for which there is;
-	 * bytes of slots moved from and to mcentral. See mcache_room.c. */
+	/* Owner only, see mcache_room.c: bytes from the pool; bytes of slots for which
+	 * there is room; those moved from and to mcentral. */
 	int64_t granted, charged;
 	uint64_t moved;
 	bool limited; /* owner only: there was no room when it was wanted */

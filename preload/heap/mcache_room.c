@@ -12,8 +12,8 @@
  * program of few threads no room is ever refused. Of a thousand threads most find the
  * pool empty. They earn it by moving slots from and to mcentral, the fourth power of how
  * much: a thread that does little before it sleeps has next to nothing, 16 KiB for 16
- * MiB, and one that works is soon past that, 4 MiB for 64. What was granted or earned
- * stays with the mcache, which the next thread gets.
+ * MiB, and one that works is soon past that, 4 MiB for 64. What was earned stays with the
+ * mcache, which the next thread gets.
  *
  * Without room, slots come one by one and go straight back. Bins of such a thread that
  * two looks find unused are closed, and their room is for others.
@@ -227,6 +227,7 @@ void mcache_room_reset(struct mcache *mc)
 			room <= sizeclass_info[c].cache_max ? (uint16_t)room : 0;
 		mc->limit[c] = mc->top[c];
 	}
-	mc->charged = 0;
+	atomic_add_relaxed(&rooms.pool, mc->granted);
+	mc->granted = mc->charged = 0;
 	mc->limited = false;
 }

@@ -92,6 +92,9 @@ static void use_every_class(size_t count, bool fill)
 		}
 }
 
+static struct mcache *drained[8];
+static size_t ndrained;
+
 /* Nothing is left that could be granted. */
 static void drain_pool(void)
 {
@@ -100,6 +103,8 @@ static void drain_pool(void)
 	do {
 		mc = mcache_new();
 		assert_non_null(mc);
+		assert_true(ndrained < ARRAY_LEN(drained));
+		drained[ndrained++] = mc;
 		for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
 			mcache_widen(mc, c, sizeclass_info[c].cache_max);
 	} while (!mc->limited);
@@ -280,7 +285,7 @@ static void *use_all(void *arg)
 	return arg;
 }
 
-#define PLACES 13 /* where it is left */
+#define PLACES 9 /* where it is left */
 
 /* Each thread gets a new mcache; those that were left are used by others. */
 static void leave_at_places(void)
@@ -443,18 +448,31 @@ static void *be_bounded_small(void *arg)
 	return arg;
 }
 
-/* The pool is empty here. */
+static void *be_unlimited(void *arg)
+{
+	use_every_class(2, true);
+	EXPECT(mcache_self()->granted > 0);
+	EXPECT(!mcache_self()->limited);
+	heap_thread_exit();
+	return arg;
+}
+
 static void test_bound(void **state)
 {
 	struct mcache *others[8];
 
 	for (size_t i = 0; i < ARRAY_LEN(others); i++)
 		others[i] = mcache_new(); /* the spare ones */
+	drain_pool();
 	in_thread(be_bounded_small, state);
-	others[0] = mcache_new();
+	drain_pool(); /* by what that thread had, at first */
 	in_thread(be_bounded, state);
 	for (size_t i = 0; i < ARRAY_LEN(others); i++)
 		mcache_release(others[i]);
+	/* What ended threads were granted is there for others. */
+	for (size_t i = 0; i < ndrained; i++)
+		mcache_release(drained[i]);
+	in_thread(be_unlimited, state);
 }
 
 int main(void)
