@@ -263,8 +263,8 @@ uint32_t heap_neighbours = 4;
 
 static inline void *pop(struct mcache *mc, unsigned c)
 {
-	if (mc->top[c] == mc->base[c] && !mcache_refill(mc, c))
-		return NULL;
+	if (!mc->top[c][-1] && UNLIKELY(!mcache_refill(mc, c)))
+		return mcache_take_one(mc, c);
 	return *--mc->top[c];
 }
 

@@ -130,7 +130,8 @@ static NOINLINE void push(unsigned c, void *p)
 	if (UNLIKELY(top == mc->limit[c])) {
 		if (mcache_open(mc, c, p))
 			return;
-		mcache_flush(mc, c);
+		if (UNLIKELY(!mcache_flush(mc, c, p)))
+			return;
 		top = mc->top[c];
 	}
 	*top = p;

@@ -75,19 +75,27 @@ void heap_each_span(bool (*fn)(struct mspan *s, void *arg), void *arg)
 	}
 }
 
-/* Pointers of class c in mc, which its owner may be using. */
-static size_t count_cached(const struct mcache *mc, unsigned c)
+/* Pointers of class c in mc, which its owner may be using, and where they begin. */
+static size_t find_cached(const struct mcache *mc, unsigned c, void *const **out_base)
 {
-	ptrdiff_t n = atomic_load_relaxed(&mc->top[c]) - mc->base[c];
+	void **top = atomic_load_acquire(&mc->top[c]);
+	ptrdiff_t n = top - (*out_base = mcache_base_of(mc, c, top));
 
 	return n > 0 && n <= (ptrdiff_t)sizeclass_info[c].cache_max ? (size_t)n : 0;
+}
+
+static size_t count_cached(const struct mcache *mc, unsigned c)
+{
+	void *const *base;
+
+	return find_cached(mc, c, &base);
 }
 
 void heap_each_cached(void (*fn)(uintptr_t slot, void *arg), void *arg)
 {
 	for (struct mcache *mc = mcache_list(); mc; mc = mc->next)
 		for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
-			for (void **p = mc->base[c]; p < mc->top[c]; p++)
+			for (void **p = mcache_base(mc, c); p < mc->top[c]; p++)
 				fn((uintptr_t)*p, arg);
 	mcentral_each_cached(fn, arg);
 }
@@ -100,10 +108,11 @@ void heap_each_cached_now(void (*fn)(uintptr_t slot, void *arg), void *arg)
 
 	for (struct mcache *mc = mcache_list(); mc && left > 0; mc = mc->next, left--)
 		for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
-			size_t n = count_cached(mc, c);
+			void *const *base;
+			size_t n = find_cached(mc, c, &base);
 
 			for (size_t i = 0; i < n; i++)
-				fn((uintptr_t)atomic_load_relaxed(&mc->base[c][i]), arg);
+				fn((uintptr_t)atomic_load_relaxed(&base[i]), arg);
 		}
 	mcentral_each_cached(fn, arg);
 }

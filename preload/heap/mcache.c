@@ -2,10 +2,10 @@
 /*
  * mcache: slow parts, see mcache.h.
  *
- * An mcache is one mapping: the struct, not quite at its beginning, then one array per
- * class, each with NULL words in front. Arrays are as long as the class may ever need,
- * but their pages fault in only as far as the room in use grows: from a few slots, by
- * half at every trip to mcentral. A released mcache keeps its memory for the next thread.
+ * An mcache is one mapping: the struct, not quite at its beginning, then two arrays per
+ * class, each with NULL words in front. The room in use grows from a few slots, by half
+ * at every trip to mcentral, as far as mcache_room.c allows. A released mcache keeps its
+ * memory for the next thread.
  */
 #include "preload/heap/mcache.h"
 
@@ -17,20 +17,18 @@
 #include "preload/base/meta.h"
 #include "preload/base/os.h"
 #include "preload/heap/heap_int.h"
+#include "preload/heap/mcache_room.h"
 #include "preload/heap/mcentral.h"
 #include "preload/heap/mheap.h"
 
-#define ROOM_FIRST_BYTES 1024 /* of objects: room of a new bin */
-#define ROOM_FIRST_MIN	 4
-#define TICK_EVERY	 32		/* slow calls between looks at some classes */
-#define DECAY_CLASSES	 8		/* classes at a time */
-#define BIG_SLOT	 (4 * KIB)	/* one may keep a span of 64 KiB and more */
-#define BIG_EVERY	 32		/* see is_big_due() */
-#define PART_LEAST	 ((int64_t)KIB) /* see mcache_take_back() */
-#define PART_MOST	 ((int64_t)(128 * KIB))
-#define PART_NS		 100000000u
-#define KEEP_PART	 8	   /* see flush_bin() */
-#define NEIGHBOUR_MAX	 (1 * KIB) /* bytes of a slot that is taken with neighbours */
+#define TICK_EVERY    32	     /* slow calls between looks at some classes */
+#define DECAY_CLASSES 8		     /* classes at a time */
+#define BIG_SLOT      (4 * KIB)	     /* one may keep a span of 64 KiB and more */
+#define BIG_EVERY     32	     /* see is_big_due() */
+#define PART_LEAST    ((int64_t)KIB) /* see mcache_take_back() */
+#define PART_MOST     ((int64_t)(128 * KIB))
+#define PART_NS	      100000000u
+#define KEEP_PART     8 /* see flush_bin() */
 
 __thread struct seep_tls seep_tls
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
@@ -56,44 +54,23 @@ static struct {
  * those have one set of the L1 cache to share: what each call needs is kept out of it. */
 #define PAST_HEADERS 256
 
-static size_t mcache_bytes(void)
+static struct mcache *make_locked(void)
 {
-	size_t bytes = PAST_HEADERS + align_up(sizeof(struct mcache), CACHE_LINE);
+	struct mcache *mc;
+	uintptr_t where;
 
-	for (unsigned c = 1; c < SIZECLASS_COUNT; c++)
-		bytes += (sizeclass_info[c].cache_max + MCACHE_BELOW) * sizeof(void *);
-	return bytes;
-}
-
-static void set_room(struct mcache *mc, unsigned c, uint32_t room)
-{
-	uint32_t most = sizeclass_info[c].cache_max;
-
-	mc->limit[c] = mc->base[c] + (room < most ? room : most);
-}
-
-/* The bin of a class whose slots share cache lines has no room until it is first used. */
-static bool opens_late(unsigned c)
-{
-	return sizeclass_info[c].slot_size < 2 * CACHE_LINE;
-}
-
-static void init_bins(struct mcache *mc)
-{
-	void **at = (void **)((uintptr_t)mc + align_up(sizeof(*mc), CACHE_LINE));
-
+	if (mcache_room_words() == 0)
+		mcache_room_init();
+	where = (uintptr_t)meta_map(PAST_HEADERS + mcache_room_words() * sizeof(void *),
+				    META_MCACHE);
+	if (where == 0)
+		return NULL;
+	mc = (struct mcache *)(where + PAST_HEADERS);
 	memcpy(mc->fine, sizeclass_fine, sizeof(mc->fine));
 	memcpy(mc->coarse, sizeclass_coarse, sizeof(mc->coarse));
-	mc->base[0] = mc->top[0] = mc->limit[0] = NOWHERE;
-	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
-		uint32_t first = ROOM_FIRST_BYTES / sizeclass_info[c].slot_size;
-
-		mc->base[c] = mc->top[c] = at + MCACHE_BELOW;
-		first = first < ROOM_FIRST_MIN ? ROOM_FIRST_MIN : first;
-		mc->first_room[c] = (uint16_t)first;
-		set_room(mc, c, opens_late(c) ? 0 : first);
-		at += sizeclass_info[c].cache_max + MCACHE_BELOW;
-	}
+	mc->top[0] = mc->limit[0] = NOWHERE;
+	mcache_room_begin(mc);
+	return mc;
 }
 
 struct mcache *mcache_new(void)
@@ -102,16 +79,10 @@ struct mcache *mcache_new(void)
 
 	lock_acquire(&mcache_lock);
 	mc = mcaches.spare;
-	if (mc) {
+	if (mc)
 		mcaches.spare = mc->next;
-	} else {
-		uintptr_t where = (uintptr_t)meta_map(mcache_bytes(), META_MCACHE);
-
-		if (where != 0) {
-			mc = (struct mcache *)(where + PAST_HEADERS);
-			init_bins(mc);
-		}
-	}
+	else
+		mc = make_locked();
 	if (mc) {
 		mc->prev = NULL;
 		mc->next = mcaches.inuse;
@@ -143,6 +114,8 @@ struct mcache *mcache_list(void)
 #define LOOKS_ALWAYS 64 /* flushes of a thread, ends of threads; then now and then */
 #define LOOKS_EVERY  16
 #define LAST_FREED   16 /* pointers of a class that are looked for at the end */
+#define LOOK_BACK    64 /* pointers of the transfer cache: a thread ends in little time */
+#define LOOK_SHORT   8	/* the same for a bin without room, in less */
 
 static bool is_among(void *const *pointers, uint32_t n, const void *p)
 {
@@ -157,9 +130,10 @@ static bool is_among(void *const *pointers, uint32_t n, const void *p)
  */
 NO_SANITIZE static bool holds(const struct mcache *mc, unsigned c, const void *p)
 {
-	void **end = atomic_load_acquire(&mc->top[c]);
+	void **end = atomic_load_acquire(&mc->top[c]),
+	     **base = mcache_base_of(mc, c, end);
 
-	for (void **at = end; at > mc->base[c];)
+	for (void **at = end; at > base;)
 		if (atomic_load_relaxed(--at) == p)
 			return true;
 	return false;
@@ -200,34 +174,43 @@ static bool is_looked_at(uint64_t n)
 
 static void refuse_doubles(const struct mcache *mc, unsigned c)
 {
-	const void *p = find_double(mc->base[c], mcache_count(mc, c));
+	const void *p = find_double(mcache_base(mc, c), mcache_count(mc, c));
 
 	if (p)
 		heap_fatal(p, "double free of %p (size class %u)", p, c);
 }
 
-/* Were the last n pointers of the class handed on already? */
-static void refuse_passed_on(const struct mcache *mc, unsigned c, uint32_t n)
+/* With the class's lock: were the n pointers handed on already, among the newest so many?
+ */
+static void refuse_passed_on(unsigned c, void *const *pointers, uint32_t n,
+			     uint32_t newest)
 {
-	const void *p = mcentral_find_any(c, mc->top[c] - n, n);
+	const void *p = mcentral_find_any_locked(c, pointers, n, newest);
 
-	if (p)
+	if (UNLIKELY(p != NULL)) {
+		mcentral_unlock(c);
 		heap_fatal(p, "double free of %p (size class %u)", p, c);
+	}
 }
 
 /* Nothing of the program runs meanwhile in the thread. */
 static void refuse_misused(const struct mcache *mc, bool may_wait)
 {
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
-		uint32_t n = mcache_count(mc, c);
+		uint32_t n = mcache_count(mc, c), last;
 
 		if (n == 0)
 			continue;
 		refuse_doubles(mc, c);
 		for (uint32_t i = n; i > 0; i--)
-			heap_check_slot(c, mc->base[c][i - 1]);
+			heap_check_slot(c, mcache_base(mc, c)[i - 1]);
+		last = n < LAST_FREED ? n : LAST_FREED;
 		if (may_wait)
-			refuse_passed_on(mc, c, n < LAST_FREED ? n : LAST_FREED);
+			mcentral_lock(c);
+		else if (!mcentral_try_lock(c))
+			continue;
+		refuse_passed_on(c, mc->top[c] - last, last, LOOK_BACK);
+		mcentral_unlock(c);
 	}
 }
 
@@ -237,10 +220,19 @@ void mcache_refuse_misused(const struct mcache *mc)
 	refuse_misused(mc, !mcache_are_several());
 }
 
+/* p is freed, and the bin has not kept the two freed before: were they p? */
+static void refuse_passed_on_now(unsigned c, void *p)
+{
+	heap_check_slot(c, p);
+	mcentral_lock(c);
+	refuse_passed_on(c, &p, 1, LOOK_SHORT);
+	mcentral_unlock(c);
+}
+
 /* The oldest n pointers of a bin go back to mcentral: the newest are warm. */
 static void give_oldest(struct mcache *mc, unsigned c, uint32_t n, bool home)
 {
-	void **base = mc->base[c];
+	void **base = mcache_base(mc, c);
 	uint32_t rest = mcache_count(mc, c) - n;
 
 	mcentral_lock(c);
@@ -248,22 +240,12 @@ static void give_oldest(struct mcache *mc, unsigned c, uint32_t n, bool home)
 	memmove(base, base + n, rest * sizeof(void *));
 	mc->top[c] = base + rest;
 	mcentral_unlock(c);
-}
-
-/* For the next thread. */
-static void close_bins(struct mcache *mc)
-{
-	for (unsigned c = 1; opens_late(c); c++) {
-		if (mcache_room(mc, c) == 0)
-			continue;
-		mc->first_room[c] = (uint16_t)mcache_room(mc, c);
-		set_room(mc, c, 0);
-	}
+	mcache_note_moved(mc, c, n);
 }
 
 static void retire_locked(struct mcache *mc)
 {
-	close_bins(mc);
+	mcache_room_reset(mc);
 	if (mc->prev)
 		mc->prev->next = mc->next;
 	else
@@ -297,16 +279,21 @@ void mcache_release(struct mcache *mc)
 }
 
 /* A bin that holds as many pointers as at the last look is taken to be out of use: half
- * of them go back. So a phase of the program does not keep what the one before needed. */
+ * of them go back. So a phase of the program does not keep what the one before needed.
+ * A thread that may not have room as it likes needs all of it elsewhere. */
 static void decay_bin(struct mcache *mc, unsigned c)
 {
+	const bool all = mc->limited || sizeclass_info[c].slot_size > BIG_SLOT;
 	uint32_t n = mcache_count(mc, c);
+	const bool is_idle = n == mc->decay_count[c];
 
-	if (n > 0 && n == mc->decay_count[c])
-		give_oldest(mc, c,
-			    sizeclass_info[c].slot_size > BIG_SLOT ? n : (n + 1) / 2,
-			    false);
-	mc->decay_count[c] = (uint16_t)mcache_count(mc, c);
+	if (is_idle && n > 0) {
+		give_oldest(mc, c, all ? n : (n + 1) / 2, false);
+		n = all ? 0 : n / 2;
+	}
+	if (UNLIKELY(mc->limited) && is_idle)
+		mcache_close_bin(mc, c);
+	mc->decay_count[c] = (uint16_t)n;
 	mcentral_decay(c);
 }
 
@@ -389,17 +376,6 @@ static void look_at_big(struct mcache *mc, unsigned c)
 	}
 }
 
-/* By half; false: the array is as long as it may be. */
-static bool grow_room(struct mcache *mc, unsigned c)
-{
-	uint32_t room = mcache_room(mc, c);
-
-	if (room == sizeclass_info[c].cache_max)
-		return false;
-	set_room(mc, c, room + (room + 1) / 2);
-	return true;
-}
-
 /* Half of the room, in whole cache lines: four slots of any class fill some. Else two
  * threads would write to the line where one's slots end and the other's begin. */
 static uint32_t refill_count(const struct mcache *mc, unsigned c)
@@ -413,19 +389,22 @@ static uint32_t refill_count(const struct mcache *mc, unsigned c)
 	return (n + group - 1) & ~(group - 1);
 }
 
-/* Leaves room for one more than it takes. */
+/* There is some room. Leaves it for one more than it takes, if there may be. */
 static uint32_t take_batch(struct mcache *mc, unsigned c)
 {
 	uint32_t n = refill_count(mc, c), got;
+	void **base;
 
 	if (UNLIKELY(n >= mcache_room(mc, c)))
-		set_room(mc, c, n + 1);
+		mcache_widen(mc, c, n + 1);
 	if (UNLIKELY(n > mcache_room(mc, c)))
 		n = mcache_room(mc, c);
+	base = mcache_base(mc, c);
 	mcentral_lock(c);
-	got = mcentral_take_locked(c, mc, mc->base[c], n);
-	atomic_store_release(&mc->top[c], mc->base[c] + got);
+	got = mcentral_take_locked(c, mc, base, n);
+	atomic_store_release(&mc->top[c], base + got);
 	mcentral_unlock(c);
+	mcache_note_moved(mc, c, got);
 	return got;
 }
 
@@ -434,26 +413,72 @@ bool mcache_refill(struct mcache *mc, unsigned c)
 	mc->nrefill++;
 	mcache_tick(mc); /* first: it may empty a bin that was just filled */
 	look_at_big(mc, c);
-	if (mcache_room(mc, c) == 0)
-		set_room(mc, c, mc->first_room[c]);
-	grow_room(mc, c);
+	if (UNLIKELY(mc->limit[c] == mc->top[c])) {
+		mcache_open_room(mc, c);
+		if (UNLIKELY(mc->limit[c] == mc->top[c]))
+			return false;
+	}
+	mcache_grow_room(mc, c);
 	return take_batch(mc, c) > 0;
+}
+
+void *mcache_take_one(struct mcache *mc, unsigned c)
+{
+	void *p = NULL;
+
+	mcentral_lock(c);
+	mcentral_take_locked(c, mc, &p, 1);
+	mcentral_unlock(c);
+	mcache_note_moved(mc, c, 1);
+	return p;
+}
+
+/* p goes past the bin. */
+static void give_one(struct mcache *mc, unsigned c, void *p)
+{
+	mcentral_lock(c);
+	refuse_passed_on(c, &p, 1, LOOK_SHORT);
+	mcentral_give_locked(c, &p, 1, false);
+	mcentral_unlock(c);
+	mcache_note_moved(mc, c, 1);
+}
+
+static void pass_by(struct mcache *mc, unsigned c, void *p)
+{
+	heap_check_slot(c, p);
+	give_one(mc, c, p);
+	look_at_big(mc, c);
+	mcache_tick(mc);
+}
+
+static void push_first(struct mcache *mc, unsigned c, void *p)
+{
+	void **top = mc->top[c];
+
+	if (mcache_opens_late(c)) {
+		top[0] = top[-1];
+		top[-1] = p;
+	} else {
+		top[0] = p;
+	}
+	atomic_store_release(&mc->top[c], top + 1);
 }
 
 bool mcache_open(struct mcache *mc, unsigned c, void *p)
 {
-	void **top;
-
 	if (mcache_room(mc, c) > 0)
 		return false;
 	mc->nrefill++;
-	set_room(mc, c, mc->first_room[c]);
-	if (take_batch(mc, c) == 0)
+	mcache_open_room(mc, c);
+	if (UNLIKELY(mcache_room(mc, c) == 0)) {
+		pass_by(mc, c, p);
+		return true;
+	}
+	if (UNLIKELY(mc->limited))
+		refuse_passed_on_now(c, p);
+	if (mcache_opens_late(c) && take_batch(mc, c) == 0)
 		return false;
-	top = mc->top[c];
-	top[0] = top[-1];
-	top[-1] = p;
-	atomic_store_release(&mc->top[c], top + 1);
+	push_first(mc, c, p);
 	return true;
 }
 
@@ -462,21 +487,32 @@ bool mcache_open(struct mcache *mc, unsigned c, void *p)
 static void flush_bin(struct mcache *mc, unsigned c)
 {
 	const uint32_t n = mcache_count(mc, c);
-	const bool home = mcentral_should_go_home(c, mc, mc->base[c], n);
+	const bool home = mcentral_should_go_home(c, mc, mcache_base(mc, c), n);
 
 	give_oldest(mc, c, home ? n - n / KEEP_PART : (n + 1) / 2, home);
 }
 
-void mcache_flush(struct mcache *mc, unsigned c)
+static void flush(struct mcache *mc, unsigned c)
 {
 	mc->nflush++;
-	if (mc->nflush % 2 == 0 && grow_room(mc, c))
+	if (mc->nflush % 2 == 0 && mcache_grow_room(mc, c))
 		return;
 	if (is_looked_at(mc->nflush))
 		refuse_doubles(mc, c);
 	flush_bin(mc, c);
 	look_at_big(mc, c);
 	mcache_tick(mc);
+}
+
+bool mcache_flush(struct mcache *mc, unsigned c, void *p)
+{
+	if (UNLIKELY(mc->limited) && mcache_room(mc, c) < MCACHE_BELOW)
+		refuse_passed_on_now(c, p);
+	flush(mc, c);
+	if (LIKELY(mc->top[c] != mc->limit[c]))
+		return true;
+	give_one(mc, c, p); /* it was closed just now */
+	return false;
 }
 
 void mcache_empty_out(struct mcache *mc)

@@ -6,17 +6,20 @@
  * table, and nothing of the object itself.
  *
  * Structure of a class's bin: base <= top <= limit; base[-1] and base[-2] are always
- * NULL. malloc sees that a bin is empty by the NULL below its top; free compares p with
- * the two pointers below, so that a double free is named at once when at most one other
- * object of the class was freed in between. Tops and limits lie in arrays of their own: a
- * mixed load touches a third of the cache lines that one struct a class would take.
+ * NULL. It lies in one of two arrays: top tells in which, so that whoever reads top once
+ * knows base as well. malloc sees that a bin is empty by the NULL below its top; free
+ * compares p with the two pointers below, so that a double free is named at once when at
+ * most one other object of the class was freed in between. Tops and limits lie in arrays
+ * of their own: a mixed load touches a third of the cache lines that one struct a class
+ * would take.
  *
  * In the empty mcache, which every thread starts with, nothing can be popped (its table
  * maps each size to class 0, whose bin is always empty) and nothing pushed (every top is
  * its limit), so the slow path runs.
  *
- * Concurrency: owner only. With all heap locks held and the owner stopped, others may
- * read base and top: a push stores the pointer before it moves top.
+ * Concurrency: owner only, but for tops, which others may read: a push stores the pointer
+ * before it moves top. A bin goes over to its other array under mcache_lock, top and
+ * limit together, when the pointers are there.
  */
 #ifndef PRELOAD_HEAP_MCACHE_H
 #define PRELOAD_HEAP_MCACHE_H
@@ -49,7 +52,6 @@ struct mcache {
 	void *sampled;	   /* the same: recorded last */
 	uint32_t nsampled; /* the same: objects, beside other threads */
 	/* What follows is for slow paths. */
-	void **base[SIZECLASS_COUNT];
 	struct mcache *next, *prev; /* all mcaches in use; guarded by mcache_lock */
 	uint64_t nrefill, nflush;   /* owner only */
 	size_t argument;	    /* owner only: see mcache_note_argument() */
@@ -69,8 +71,20 @@ struct mcache {
 	 */
 	struct mcache *below;
 	uint16_t decay_count[SIZECLASS_COUNT]; /* owner only: pointers seen then */
-	uint16_t first_room[SIZECLASS_COUNT];  /* owner only: of a bin without room */
+	uint16_t last_room[SIZECLASS_COUNT];   /* of the thread that had it before */
+	/* Owner only, see mcache_room.c: bytes from the pool; bytes of slots for which
+	 * there is room; those moved from and to mcentral. */
+	int64_t granted, charged;
+	uint64_t moved;
+	bool limited; /* owner only: there was no room when it was wanted */
 };
+
+/* Where a class's arrays begin, in words from the struct's beginning, and how long the
+ * short one is. The same in each mcache. */
+struct mcache_arrays {
+	uint16_t brief, lasting, brief_room;
+};
+extern struct mcache_arrays mcache_arrays[SIZECLASS_COUNT] HIDDEN;
 
 /* Read-only by convention: looks empty to malloc and full to free. */
 extern struct mcache mcache_empty;
@@ -202,25 +216,45 @@ ALWAYS_INLINE void heap_free(void *p)
 	heap_free_slow(p);
 }
 
+/* FAST. Where the array begins that this top of class c, not 0, is in. */
+static inline void **mcache_base_of(const struct mcache *mc, unsigned c, void **top)
+{
+	void **words = (void **)(uintptr_t)mc;
+	void **lasting = words + mcache_arrays[c].lasting;
+
+	return top >= lasting ? lasting : words + mcache_arrays[c].brief;
+}
+
+static inline void **mcache_base(const struct mcache *mc, unsigned c)
+{
+	return mcache_base_of(mc, c, mc->top[c]);
+}
+
 /* FAST. Pointers in a class's array, and how many there may be now. */
 static inline uint32_t mcache_count(const struct mcache *mc, unsigned c)
 {
-	return (uint32_t)(mc->top[c] - mc->base[c]);
+	return (uint32_t)(mc->top[c] - mcache_base(mc, c));
 }
 
 static inline uint32_t mcache_room(const struct mcache *mc, unsigned c)
 {
-	return (uint32_t)(mc->limit[c] - mc->base[c]);
+	return (uint32_t)(mc->limit[c] - mcache_base(mc, c));
 }
 
-/* SLOW. Moves a batch into an empty bin; false: memory is out. */
+/* SLOW. Moves a batch into an empty bin; false: memory is out, or there may be no room.
+ */
 bool mcache_refill(struct mcache *mc, unsigned sizeclass);
+/* SLOW. After that: one slot past the bin. NULL: memory is out. */
+void *mcache_take_one(struct mcache *mc, unsigned sizeclass);
 /* SLOW. p is the first object of its class that the thread frees, and it has made none:
  * another thread made p and its neighbours. Pushes p below a fresh slot, which is used
- * first, so that both threads do not write to one cache line. False: nothing was done. */
+ * first, so that both threads do not write to one cache line; or p alone, where slots do
+ * not share any; or gives p to mcentral, where there may be no room. False: nothing was
+ * done. */
 bool mcache_open(struct mcache *mc, unsigned sizeclass, void *p);
-/* SLOW. Makes room for at least one more pointer in a full bin. */
-void mcache_flush(struct mcache *mc, unsigned sizeclass);
+/* SLOW. Makes room for at least one more pointer, which is to be p, in a full bin. False:
+ * there may be none, and p went to mcentral. */
+bool mcache_flush(struct mcache *mc, unsigned sizeclass, void *p);
 #define MCACHE_CLOCK_EVERY 4 /* slow calls between looks at the clock */
 #define MCACHE_TICK_NS	   200000000u
 /* SLOW. Every so many slow calls: if enough time has passed, idle memory is looked for.

@@ -89,6 +89,11 @@ NO_LOCK_CHECK void mcentral_lock(unsigned c)
 	lock_acquire(&central.classes[c].lock);
 }
 
+NO_LOCK_CHECK bool mcentral_try_lock(unsigned c)
+{
+	return lock_try_acquire(&central.classes[c].lock);
+}
+
 NO_LOCK_CHECK void mcentral_unlock(unsigned c)
 {
 	lock_release(&central.classes[c].lock);
@@ -554,22 +559,17 @@ void mcentral_give_locked(unsigned c, void *const *pointers, uint32_t n, bool ho
 	transfer_push(m, pointers, n);
 }
 
-#define LOOK_BACK 64 /* pointers of the transfer cache: a thread ends in little time */
-
-const void *mcentral_find_any(unsigned c, void *const *pointers, uint32_t n)
+const void *mcentral_find_any_locked(unsigned c, void *const *pointers, uint32_t n,
+				     uint32_t newest)
 {
-	struct mcentral *m = &central.classes[c];
-	const void *found = NULL;
-	uint32_t from;
+	const struct mcentral *m = &central.classes[c];
+	uint32_t from = ntransfer(m) > newest ? ntransfer(m) - newest : 0;
 
-	lock_acquire(&m->lock);
-	from = ntransfer(m) > LOOK_BACK ? ntransfer(m) - LOOK_BACK : 0;
-	for (uint32_t i = 0; i < n && !found; i++)
+	for (uint32_t i = 0; i < n; i++)
 		for (uint32_t k = from; k < ntransfer(m); k++)
 			if (m->transfer[transfer_at(m, k)] == pointers[i])
-				found = pointers[i];
-	lock_release(&m->lock);
-	return found;
+				return pointers[i];
+	return NULL;
 }
 
 bool mcentral_holds(unsigned c, const void *p)

@@ -28,14 +28,16 @@ void mcentral_give_locked(unsigned sizeclass, void *const *pointers, uint32_t n,
 bool mcentral_should_go_home(unsigned sizeclass, const struct mcache *mc,
 			     void *const *pointers, uint32_t n);
 
-/* SLOW. One of the pointers that lies in the transfer cache already, as far as that is
- * looked at; NULL: none. */
-const void *mcentral_find_any(unsigned sizeclass, void *const *pointers, uint32_t n);
+/* SLOW. The caller holds the class's lock. One of the pointers that lies in the transfer
+ * cache already, among the newest so many; NULL: none. */
+const void *mcentral_find_any_locked(unsigned sizeclass, void *const *pointers,
+				     uint32_t n, uint32_t newest);
 
 /* SLOW. Does p lie in the transfer cache? */
 bool mcentral_holds(unsigned sizeclass, const void *p);
 
 void mcentral_lock(unsigned sizeclass);
+bool mcentral_try_lock(unsigned sizeclass);
 void mcentral_unlock(unsigned sizeclass);
 /* Every class, in order; for fork and the leak check. */
 void mcentral_lock_all(void);

@@ -378,7 +378,7 @@ ALWAYS_INLINE NO_SANITIZE enum verdict walk_from(struct scan *s, const uintptr_t
 		enter_generation(a, generation);
 	t = LIKELY(s->w.known) ? &a->own : trails_guess_other(a, s->w.sp);
 	s->trail = t;
-	if (UNLIKELY(!t->places) && !trail_grow(t, FRAMES_FIRST))
+	if (UNLIKELY(!t->places) && !trail_grow(t, FRAMES_FEW))
 		return REFUSED;
 	trail_set_frames(t);
 	s->whole = s->w.known && !t->rootless && t->places[0].pc > FRAME_PSEUDO_MAX;

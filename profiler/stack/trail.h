@@ -54,7 +54,7 @@ struct trail_word {
  * share a place both have room, since two hot ones would else cost each other. A step
  * is found by a sum of the return addresses so far, and not by the parent: else each step
  * would wait for the load of the one before. */
-#define TRAIL_STEPS_FIRST 1024
+#define TRAIL_STEPS_FIRST 32
 #define TRAIL_STEPS_MAX	  8192
 struct trail_steps {
 	uint32_t mask, nset; /* in use: mask + 1; set since the mask was */

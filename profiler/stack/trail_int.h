@@ -9,14 +9,15 @@
 #include "profiler/stack/trail.h"
 #include "profiler/stack/unwind_int.h"
 
-#define OTHERS	       8 /* stacks besides the thread's own */
-#define FRAMES_FIRST   512
+#define OTHERS	       8	/* stacks besides the thread's own */
+#define FRAMES_FEW     44	/* a page in all, which does for most threads */
+#define FRAMES_FIRST   512	/* where that does not, and of walked */
 #define FRAMES_MAX     65536u	/* beyond, the outer half is dropped */
 #define WORDS_A_FRAME  2	/* at most: saved rbp, CFA */
 #define STATS_INTERVAL 1024	/* captures between additions to the totals */
 #define PLAIN_MAX      128	/* frames that a plain capture may walk */
 #define ROW_FAR	       (0u - 8) /* a distance that ends in no stack of less than 4 GiB */
-#define ROWS_FIRST     512	/* 8 KiB in all, which should stay in the first cache */
+#define ROWS_FIRST     128
 #define ROWS_MAX       4096
 
 /* The thread's own cache of rows, in front of the large one of all threads. */
@@ -41,7 +42,7 @@ struct known_row {
 #define MEMO_FRAMES 6
 #define MEMO_WAYS   3
 #define MEMO_LATE   64
-#define MEMOS_FIRST 64
+#define MEMOS_FIRST 16
 #define MEMOS_MAX   1024
 struct trail_memo {
 	uintptr_t slot;	 /* of the innermost frame; 0: nothing is known */
@@ -107,14 +108,20 @@ struct trails {
 	struct trail others[OTHERS];
 	struct known_row stub_row;	     /* leads nowhere */
 	struct trail_place plain[PLAIN_MAX]; /* walked by one capture in the plain case */
-	struct trail_steps steps;
-	/* Each walk waits for them one after the other: so they are as short as they can
-	 * be, and what they are of lies elsewhere. */
+	/* What follows begins small, each in one page, the first with all above: a
+	 * thousand threads that are hardly sampled have these.
+	 * Each walk waits for the rows one after the other: so they are as short as they
+	 * can be, and what they are of lies elsewhere. */
 	struct known_row rows[ROWS_MAX];
 	uintptr_t row_pcs[ROWS_MAX];
+	struct trail_steps steps;
 	/* In pairs: two that share a place both have room. */
-	struct trail_memo memos[MEMOS_MAX] __attribute__((aligned(4 * CACHE_LINE)));
+	struct trail_memo memos[MEMOS_MAX]
+		__attribute__((aligned(MEMOS_FIRST << LG_MEMO_SIZE)));
 };
+_Static_assert(offsetof(struct trails, rows) + ROWS_FIRST * sizeof(struct known_row) <=
+		       OS_PAGE,
+	       "in the first page");
 
 static inline uint64_t found_word(uint32_t node, uint32_t number)
 {

@@ -42,6 +42,13 @@ static size_t words_bytes(uint32_t capacity)
 	return (size_t)capacity * WORDS_A_FRAME * sizeof(struct trail_word);
 }
 
+/* Of one mapping: places, frames, words, nodes. */
+static size_t arrays_bytes(uint32_t capacity)
+{
+	return places_bytes(capacity) + frames_bytes(capacity) + words_bytes(capacity) +
+	       nodes_bytes(capacity);
+}
+
 static size_t walked_bytes(uint32_t capacity)
 {
 	return capacity * sizeof(struct walked);
@@ -106,14 +113,8 @@ struct trails *trails_make(void)
 
 static void unmap_arrays(struct trail *t)
 {
-	if (t->frames)
-		meta_unmap(t->frames, frames_bytes(t->capacity), META_STACK);
-	if (t->nodes)
-		meta_unmap(t->nodes, nodes_bytes(t->capacity), META_STACK);
-	if (t->words)
-		meta_unmap(t->words, words_bytes(t->capacity), META_STACK);
 	if (t->places)
-		meta_unmap(t->places - 1, places_bytes(t->capacity), META_STACK);
+		meta_unmap(t->places - 1, arrays_bytes(t->capacity), META_STACK);
 }
 
 void trails_add_stats(struct trails *a)
@@ -181,18 +182,16 @@ bool trail_grow(struct trail *t, uint32_t count)
 	struct trail fresh = *t;
 	struct trail_place *places;
 
-	fresh.capacity = t->capacity ? t->capacity : FRAMES_FIRST;
+	fresh.capacity = count <= FRAMES_FEW ? FRAMES_FEW : FRAMES_FIRST;
 	while (fresh.capacity < count)
 		fresh.capacity *= 2;
-	fresh.frames = meta_map(frames_bytes(fresh.capacity), META_STACK);
-	fresh.nodes = meta_map(nodes_bytes(fresh.capacity), META_STACK);
-	fresh.words = meta_map(words_bytes(fresh.capacity), META_STACK);
-	places = meta_map(places_bytes(fresh.capacity), META_STACK);
-	fresh.places = places ? places + 1 : NULL;
-	if (!fresh.frames || !fresh.nodes || !fresh.words || !places) {
-		unmap_arrays(&fresh);
+	places = meta_map(arrays_bytes(fresh.capacity), META_STACK);
+	if (!places)
 		return false;
-	}
+	fresh.places = places + 1;
+	fresh.frames = (struct trail_frame *)(fresh.places + fresh.capacity);
+	fresh.words = (struct trail_word *)(fresh.frames + fresh.capacity);
+	fresh.nodes = (struct trail_node *)(fresh.words + fresh.capacity * WORDS_A_FRAME);
 	places[0].slot = UINTPTR_MAX;
 	if (t->count > 0) {
 		memcpy(fresh.frames, t->frames, frames_bytes(t->count));

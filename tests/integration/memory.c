@@ -242,6 +242,47 @@ static int threads(size_t count)
 static pthread_barrier_t ready, go, done;
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 
+static size_t each_class, random_most; /* objects; bytes */
+
+/* A thousand objects of 16 bytes and more, up to 64 at a time. */
+static void use_random(size_t most)
+{
+	void *p[64] = { NULL };
+	unsigned seed = 1;
+
+	for (int i = 0; i < 1000; i++) {
+		size_t k = (size_t)rand_r(&seed) % 64;
+		size_t size = 16 + (size_t)rand_r(&seed) % most;
+
+		free(p[k]);
+		p[k] = memset(malloc(size), 1, size);
+	}
+	for (size_t k = 0; k < 64; k++)
+		free(p[k]);
+}
+
+/* count objects of each size that differs for the heap, all at a time. */
+static void use_every_class(size_t count)
+{
+	void **last = NULL;
+
+	for (size_t n = 0; n < count; n++)
+		for (size_t size = 1; size <= 32768;) {
+			void **p = malloc(size);
+
+			size = malloc_usable_size(p);
+			memset(p, 1, size++);
+			*p = last;
+			last = p;
+		}
+	while (last) {
+		void **p = last;
+
+		last = *p;
+		free(p);
+	}
+}
+
 /* The stack is touched first, so that it does not count as the heap's. */
 static void *idle_thread(void *arg)
 {
@@ -256,6 +297,9 @@ static void *idle_thread(void *arg)
 	 * thread's. */
 	pthread_mutex_lock(&turn);
 	free(memset(malloc(200000), 1, 200000));
+	use_every_class(each_class);
+	if (random_most)
+		use_random(random_most);
 	pthread_mutex_unlock(&turn);
 	arg = malloc(100);
 	memset(arg, 1, 100);
@@ -612,8 +656,11 @@ int main(int argc, char **argv)
 		return trim_small(size);
 	if (strcmp(name, "threads") == 0)
 		return threads(size);
-	if (strcmp(name, "idle") == 0)
+	if (strcmp(name, "idle") == 0) {
+		each_class = argc > 3 ? strtoul(argv[3], NULL, 10) : 0;
+		random_most = argc > 4 ? strtoul(argv[4], NULL, 10) : 0;
 		return idle(size);
+	}
 	if (strcmp(name, "start") == 0)
 		return start();
 	if (strcmp(name, "fragment") == 0)

@@ -92,6 +92,19 @@ class Threads(seeptest.TestCase):
         self.assertLess(f["bytes_a_thread"], 64 * 1024)
         show("idle_bytes_a_thread", f["bytes_a_thread"])
 
+    def test_idle_threads_that_used_every_size(self):
+        # Objects of each; before they were bounded 1 MiB was left of one, and 3.6 of eight.
+        for count, limit in (1, 48), (3, 64), (8, 80):
+            f, _ = figures("idle", 1000, count)
+            self.assertLess(f["bytes_a_thread"], limit * 1024)
+            show(f"idle_bytes_a_thread_of_{count}", f["bytes_a_thread"])
+
+    def test_idle_threads_that_used_random_sizes(self):
+        # A thousand objects of up to 4 KiB, 64 at a time: it was 0.5 MiB.
+        f, _ = figures("idle", 1000, 0, 4096)
+        self.assertLess(f["bytes_a_thread"], 64 * 1024)
+        show("idle_bytes_a_thread_of_random", f["bytes_a_thread"])
+
 
 class Start(seeptest.TestCase):
     def least(self, **kw):

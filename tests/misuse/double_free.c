@@ -26,6 +26,32 @@ static void double_free_one_between(void)
 	free(p);
 }
 
+/* Of larger slots a thread may have no room to keep any. */
+static void double_free_larger(void)
+{
+	void *p = malloc(3000);
+
+	free(p);
+	free(p);
+}
+
+static void double_free_larger_one_between(void)
+{
+	void *p = malloc(3000), *q = malloc(3000);
+
+	free(p);
+	free(q);
+	free(p);
+}
+
+static void double_free_largest_slot(void)
+{
+	void *p = malloc(32768);
+
+	free(p);
+	free(p);
+}
+
 static void double_free_three_between(void)
 {
 	void *p[4];
@@ -320,6 +346,9 @@ static void double_delete(void)
 const struct misuse_case misuse_double_frees[] = {
 	CASE(double_free),
 	CASE(double_free_one_between),
+	CASE(double_free_larger),
+	CASE(double_free_larger_one_between),
+	CASE(double_free_largest_slot),
 	CASE(double_free_three_between),
 	CASE(double_free_many_between),
 	CASE(double_free_of_flushed),

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One wrong thing each, by name; "NAME late" does it in a process that has freed so much
- * before that frees are no longer looked at closely. The script knows which end the
+ * before that frees are no longer looked at closely, "NAME crowd" does so in a thread
+ * beside others that keep all that threads may. The script knows which end the
  * program with one line and SIGABRT, and which are not found; those must leave an
  * allocator that works. */
 #include <dlfcn.h>
 #include <malloc.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -406,17 +408,72 @@ static void grow_old(void)
 		free(malloc(24));
 }
 
+#define CROWD 12 /* threads */
+
+static pthread_barrier_t crowded;
+
+/* Some objects of each size, all at a time. */
+static void use_every_size(int count)
+{
+	void **last = NULL;
+
+	for (int n = 0; n < count; n++)
+		for (size_t size = 1; size <= 32768;) {
+			void **p = malloc(size);
+
+			size = malloc_usable_size(p) + 1;
+			*p = last;
+			last = p;
+		}
+	while (last) {
+		void **p = last;
+
+		last = *p;
+		free(p);
+	}
+}
+
+static void *crowd(void *arg)
+{
+	use_every_size(16);
+	pthread_barrier_wait(&crowded);
+	pause();
+	return arg;
+}
+
+static void *run_case(void *arg)
+{
+	use_every_size(1);
+	((const struct misuse_case *)arg)->run();
+	return NULL;
+}
+
+static void run_in_crowd(const struct misuse_case *c)
+{
+	pthread_t t;
+
+	pthread_barrier_init(&crowded, NULL, CROWD + 1);
+	for (int i = 0; i < CROWD; i++)
+		pthread_create(&t, NULL, crowd, NULL);
+	pthread_barrier_wait(&crowded);
+	pthread_create(&t, NULL, run_case, (void *)(uintptr_t)c);
+	pthread_join(t, NULL);
+}
+
 /* Is name among those up to end? Without a name they are listed. */
 static int run_among(const struct misuse_case *c, const struct misuse_case *end,
-		     const char *name, int late)
+		     const char *name, const char *when)
 {
 	for (; c < end; c++) {
 		if (!name) {
 			puts(c->name);
 		} else if (strcmp(name, c->name) == 0) {
-			if (late)
+			if (strcmp(when, "late") == 0)
 				grow_old();
-			c->run();
+			if (strcmp(when, "crowd") == 0)
+				run_in_crowd(c);
+			else
+				c->run();
 			allocator_works();
 			puts("survived");
 			return 1;
@@ -428,9 +485,10 @@ static int run_among(const struct misuse_case *c, const struct misuse_case *end,
 int main(int argc, char **argv)
 {
 	const struct misuse_case *end = cases + sizeof(cases) / sizeof(cases[0]);
+	const char *when = argc > 2 ? argv[2] : "";
 
-	if (run_among(misuse_double_frees, misuse_double_frees_end, argv[1], argc > 2) ||
-	    run_among(cases, end, argv[1], argc > 2))
+	if (run_among(misuse_double_frees, misuse_double_frees_end, argv[1], when) ||
+	    run_among(cases, end, argv[1], when))
 		return 0;
 	return argc != 1;
 }

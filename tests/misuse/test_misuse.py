@@ -18,6 +18,9 @@ NO_BLOCK = rf"invalid free of {ADDRESS}: no block of any malloc"
 FOUND = {
     "double_free": rf"double free of {ADDRESS} \(size class 3\)",
     "double_free_one_between": DOUBLE,
+    "double_free_larger": DOUBLE,
+    "double_free_larger_one_between": DOUBLE,
+    "double_free_largest_slot": DOUBLE,
     "double_free_three_between": DOUBLE,
     "double_free_many_between": rf"double free of {ADDRESS} \(size class 4\)",
     "double_free_of_flushed": rf"double free of {ADDRESS} \(size class 4\)",
@@ -116,6 +119,11 @@ class Misuse(seeptest.TestCase):
 
     def test_count_late(self):
         lost = self.count("later", ["late"])
+        self.assertEqual([c for c in lost if c not in MISSED_LATE], [], "not found any more")
+
+    def test_count_crowd(self):
+        """In a thread that may keep next to nothing of larger slots."""
+        lost = self.count("in a crowd", ["crowd"])
         self.assertEqual([c for c in lost if c not in MISSED_LATE], [], "not found any more")
 
 
