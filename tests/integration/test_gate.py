@@ -412,8 +412,8 @@ class Gate(seeptest.TestCase):
 
     @unittest.skipUnless(shutil.which("nginx"), "no nginx")
     def test_nginx(self):
-        """A worker does lose the table of its connections."""
-        self.hows(servers.nginx(self.dir), lambda: answers(self.dir + "/sock"), 23)
+        """Only epoll's data leads to a worker's table of connections when it ends."""
+        self.hows(servers.nginx(self.dir), lambda: answers(self.dir + "/sock"), 0)
 
     @unittest.skipUnless(servers.POSTGRES, "no postgres")
     def test_postgres(self):
