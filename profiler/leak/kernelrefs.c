@@ -66,40 +66,31 @@ static bool see_mapping(char *line, void *arg)
 }
 
 /* Who is notified of a message is kept by the kernel. */
-static bool is_message_queue(int pid, const char *fd)
+static bool is_message_queue(const char *path)
 {
 	struct statfs s;
-	char path[64];
 
-	fmt_string(path, sizeof(path), "/proc/%d/fd/%s", pid, fd);
 	return os_call(SYS_statfs, (long)path, (long)&s, 0, 0, 0, 0) == 0 &&
 	       s.f_type == MESSAGE_QUEUES;
 }
 
-/* The kernel's name for what the descriptor is; "" for a file and the like. */
-static void read_kind(int pid, const char *fd, char *kind, size_t size)
-{
-	static const char prefix[] = "anon_inode:";
-	char path[64];
-	long n;
-
-	fmt_string(path, sizeof(path), "/proc/%d/fd/%s", pid, fd);
-	n = os_readlink(path, kind, size - 1);
-	kind[n > 0 ? n : 0] = '\0';
-	if (strncmp(kind, prefix, sizeof(prefix) - 1) == 0)
-		memmove(kind, kind + sizeof(prefix) - 1, size - sizeof(prefix) + 1);
-	else
-		kind[0] = '\0';
-}
-
 static void see_descriptor(const char *fd, void *arg)
 {
+	static const char prefix[] = "anon_inode:";
 	struct visit *v = arg;
-	char path[64], kind[64];
+	char path[64], link[64];
+	const char *kind = link + sizeof(prefix) - 1;
 	int error;
+	long n;
 
-	read_kind(v->pid, fd, kind, sizeof(kind));
-	if (strcmp(kind, "[io_uring]") == 0 || (!kind[0] && is_message_queue(v->pid, fd)))
+	fmt_string(path, sizeof(path), "/proc/%d/fd/%s", v->pid, fd);
+	n = os_readlink(path, link, sizeof(link) - 1);
+	link[n > 0 ? n : 0] = '\0';
+	if (link[0] == '/' && is_message_queue(path))
+		v->missing |= KERNELREFS_KEPT;
+	if (strncmp(link, prefix, sizeof(prefix) - 1) != 0)
+		return;
+	if (strcmp(kind, "[io_uring]") == 0)
 		v->missing |= KERNELREFS_KEPT;
 	if (strcmp(kind, "[eventpoll]") != 0 && strcmp(kind, "[eventfd]") != 0)
 		return;

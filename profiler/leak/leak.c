@@ -421,7 +421,8 @@ bool cycle_prepare(struct cycle *c)
 	c->prepared = true;
 	c->handed = handed_map();
 	if (c->handed && plant_canaries()) {
-		cycle_ask_kernel(c);
+		if (c->alone) /* beside the program */
+			cycle_ask_kernel(c);
 		return true;
 	}
 	leak_incomplete(c->out, "out of memory");
