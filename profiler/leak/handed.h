@@ -9,21 +9,30 @@
 #include "preload/base/base.h"
 
 #define HANDED_WORDS ((size_t)1 << 20)
+#define HANDED_MANY  2048 /* of one ask: too many to be asked for again */
+#define HANDED_AGAIN 32	  /* descriptors */
 
 /* Shared with copies of the process. What is not touched costs nothing. */
 struct handed {
 	size_t count; /* atomic */
 	bool full;    /* there are more */
 	bool unseen;  /* some could not be read */
+	bool many;
+	int tid;       /* of a thread with the descriptors; 0: none was found */
+	size_t nagain; /* descriptors that have some */
+	char again[HANDED_AGAIN][12];
 	uintptr_t words[HANDED_WORDS];
 };
 
 /* SLOW. NULL: out of memory. */
-struct handed *handed_map(void);
+struct handed *handed_map(bool shared);
 void handed_unmap(struct handed *h);
 /* DUMP. Adds what the kernel has now; what it had before stays. Of all threads' common
  * descriptors, that is those of the first thread that has any, but for `except`, a thread
- * with descriptors of its own; 0: none. */
+ * with descriptors of its own; 0: none. Once there were many it does nothing: a program
+ * that uses an epoll descriptor waits while that is read. */
 void handed_ask(struct handed *h, int except);
+/* STW. The same, of the descriptors that had some then. */
+void handed_ask_again(struct handed *h);
 
 #endif

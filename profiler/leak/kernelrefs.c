@@ -25,6 +25,8 @@ struct visit {
 	int pid;
 	void (*fn)(uintptr_t word, void *arg);
 	void *arg;
+	void (*read)(const char *fd, void *arg); /* may be NULL */
+	bool shown;				 /* only what is shown is asked for */
 	unsigned missing;
 };
 
@@ -74,19 +76,31 @@ static bool is_message_queue(const char *path)
 	       s.f_type == MESSAGE_QUEUES;
 }
 
+static void read_descriptor(struct visit *v, const char *fd)
+{
+	char path[64];
+	int error;
+
+	fmt_string(path, sizeof(path), "/proc/%d/fdinfo/%s", v->pid, fd);
+	error = os_each_line(path, see_info, v);
+	if (error != 0 && error != -ENOENT)
+		v->missing |= KERNELREFS_UNSEEN;
+}
+
 static void see_descriptor(const char *fd, void *arg)
 {
 	static const char prefix[] = "anon_inode:";
 	struct visit *v = arg;
 	char path[64], link[64];
 	const char *kind = link + sizeof(prefix) - 1;
-	int error;
 	long n;
 
 	fmt_string(path, sizeof(path), "/proc/%d/fd/%s", v->pid, fd);
 	n = os_readlink(path, link, sizeof(link) - 1);
+	if (n < 0 && n != -ENOENT)
+		v->missing |= KERNELREFS_UNSEEN;
 	link[n > 0 ? n : 0] = '\0';
-	if (link[0] == '/' && is_message_queue(path))
+	if (!v->shown && link[0] == '/' && is_message_queue(path))
 		v->missing |= KERNELREFS_KEPT;
 	if (strncmp(link, prefix, sizeof(prefix) - 1) != 0)
 		return;
@@ -94,10 +108,9 @@ static void see_descriptor(const char *fd, void *arg)
 		v->missing |= KERNELREFS_KEPT;
 	if (strcmp(kind, "[eventpoll]") != 0 && strcmp(kind, "[eventfd]") != 0)
 		return;
-	fmt_string(path, sizeof(path), "/proc/%d/fdinfo/%s", v->pid, fd);
-	error = os_each_line(path, see_info, v);
-	if (error != 0 && error != -ENOENT)
-		v->missing |= KERNELREFS_UNSEEN;
+	if (v->read)
+		v->read(fd, v->arg);
+	read_descriptor(v, fd);
 }
 
 bool kernelrefs_descriptors(int pid, void (*fn)(const char *fd, void *arg), void *arg)
@@ -108,6 +121,15 @@ bool kernelrefs_descriptors(int pid, void (*fn)(const char *fd, void *arg), void
 	return os_each_entry(path, fn, arg) == 0;
 }
 
+static void read_timers(struct visit *v)
+{
+	char path[32];
+
+	fmt_string(path, sizeof(path), "/proc/%d/timers", v->pid);
+	if (os_each_line(path, see_timer, v) != 0)
+		v->missing |= KERNELREFS_KEPT; /* also by a kernel without the list */
+}
+
 unsigned kernelrefs_each(int pid, void (*fn)(uintptr_t word, void *arg), void *arg)
 {
 	struct visit v = { .pid = pid, .fn = fn, .arg = arg };
@@ -115,12 +137,39 @@ unsigned kernelrefs_each(int pid, void (*fn)(uintptr_t word, void *arg), void *a
 
 	if (!kernelrefs_descriptors(pid, see_descriptor, &v))
 		v.missing |= KERNELREFS_UNSEEN;
-	fmt_string(path, sizeof(path), "/proc/%d/timers", pid);
-	if (os_each_line(path, see_timer, &v) !=
-	    0) /* also in a kernel without the list */
-		v.missing |= KERNELREFS_KEPT;
+	read_timers(&v);
 	fmt_string(path, sizeof(path), "/proc/%d/maps", pid);
 	if (os_each_line(path, see_mapping, &v) != 0)
 		v.missing |= KERNELREFS_KEPT;
+	return v.missing;
+}
+
+unsigned kernelrefs_each_shown(int pid, void (*fn)(uintptr_t word, void *arg),
+			       void (*read)(const char *fd, void *arg), void *arg)
+{
+	struct visit v = {
+		.pid = pid, .fn = fn, .read = read, .arg = arg, .shown = true
+	};
+
+	if (!kernelrefs_descriptors(pid, see_descriptor, &v))
+		v.missing |= KERNELREFS_UNSEEN;
+	read_timers(&v);
+	return v.missing;
+}
+
+void kernelrefs_each_timer(int pid, void (*fn)(uintptr_t word, void *arg), void *arg)
+{
+	struct visit v = { .pid = pid, .fn = fn, .arg = arg };
+
+	read_timers(&v);
+}
+
+unsigned kernelrefs_each_of(int pid, const char *const *fds, size_t n,
+			    void (*fn)(uintptr_t word, void *arg), void *arg)
+{
+	struct visit v = { .pid = pid, .fn = fn, .arg = arg };
+
+	for (size_t i = 0; i < n; i++)
+		read_descriptor(&v, fds[i]);
 	return v.missing;
 }

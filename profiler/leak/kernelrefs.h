@@ -16,6 +16,14 @@ enum {
 /* DUMP. Calls fn for each, of process pid, or of the descriptors of the thread pid.
  * Returns what is missing, as bits of the above. */
 unsigned kernelrefs_each(int pid, void (*fn)(uintptr_t word, void *arg), void *arg);
+/* DUMP. The same of what is shown, at less cost; read is called with the name of each
+ * descriptor that may have some. Only UNSEEN is told for sure. */
+unsigned kernelrefs_each_shown(int pid, void (*fn)(uintptr_t word, void *arg),
+			       void (*read)(const char *fd, void *arg), void *arg);
+/* DUMP. The same of n descriptors, whatever they are; and of the timers. */
+unsigned kernelrefs_each_of(int pid, const char *const *fds, size_t n,
+			    void (*fn)(uintptr_t word, void *arg), void *arg);
+void kernelrefs_each_timer(int pid, void (*fn)(uintptr_t word, void *arg), void *arg);
 /* DUMP. Calls fn with the name of each descriptor of pid. False: they are not shown. */
 bool kernelrefs_descriptors(int pid, void (*fn)(const char *fd, void *arg), void *arg);
 

@@ -406,9 +406,13 @@ static NOINLINE bool plant_canaries(void)
 
 static NOINLINE void remove_canaries(void)
 {
+	const uintptr_t held = leak.held_inverted;
+
+	leak.held_inverted = 0;
 	if (leak.page)
 		leak.page[0] = 0;
-	heap_free((void *)~leak.held_inverted);
+	if (held != 0) /* it was planted */
+		heap_free((void *)~held);
 }
 
 bool cycle_prepare(struct cycle *c)
@@ -419,7 +423,7 @@ bool cycle_prepare(struct cycle *c)
 		return false;
 	}
 	c->prepared = true;
-	c->handed = handed_map();
+	c->handed = handed_map(c->alone);
 	if (c->handed && plant_canaries()) {
 		if (c->alone) /* beside the program */
 			cycle_ask_kernel(c);

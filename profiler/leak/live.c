@@ -364,6 +364,7 @@ static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
 		copy_main(l);
 	}
 	if (l->confirm) {
+		handed_ask_again(l->cycle.handed);
 		world_resume(&l->cycle.world);
 		l->shared->world = l->cycle.world;
 	}
@@ -380,16 +381,14 @@ static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
 
 /* One that cannot be stopped, as while its child of vfork() runs, would cost the others a
  * long pause for nothing. */
-static void await_threads(struct cycle *c)
+static void await_threads(struct cycle *c, struct world *w)
 {
-	struct world *w = &c->world;
-
+	cycle_ask_kernel(c);
 	w->nmissed = 0; /* by a stop before */
 	w->reason[0] = '\0';
 	world_list(w);
 	world_await_reachable(w);
 	w->hasty = true;
-	cycle_ask_kernel(c);
 }
 
 /* 0, or -errno: nothing was copied. */
@@ -405,7 +404,7 @@ static int make_copy(struct live *l, bool confirm)
 	l->copy = -1;
 	atomic_store_release(&l->shared->outcome, (uint32_t)OUTCOME_NONE);
 	if (confirm)
-		await_threads(&l->cycle);
+		await_threads(&l->cycle, &l->cycle.world);
 	else
 		depth_read(l->depths, &l->cycle.world);
 	module_refresh();
@@ -476,6 +475,7 @@ static int with_loader_locked_beside(struct dl_phdr_info *info, size_t size, voi
 	if (l->error == 0)
 		l->error = world_await(w);
 	if (l->error == 0) {
+		handed_ask_again(l->cycle.handed);
 		look_stopped();
 		world_resume(w);
 	}
@@ -490,7 +490,7 @@ static void stop_beside(void *arg)
 {
 	struct live *l = arg;
 
-	await_threads(&l->cycle);
+	await_threads(&l->cycle, &l->cycle.world);
 	l->confirm = true;
 	loader_with_lock(with_loader_locked_beside, l);
 }
@@ -545,7 +545,7 @@ static bool may_not_copy(const struct live *l)
 	return l->request->unstopped || l->request->uncopied;
 }
 
-/* What was watched was split where it was written. */
+/* What was watched was split. */
 static bool is_too_dear(const struct live *l)
 {
 	return l->result.copied && !collapse_again() && l->request->limited;

@@ -18,7 +18,8 @@ struct stopped_thread {
 	uintptr_t gprs[16]; /* every general register, for the root scan */
 	uintptr_t fs_base;
 	uint64_t xmm[32]; /* 16 vector registers, low 128 bits */
-	/* What is not 0 of the rest of them and of 16 more; of a thread that runs. */
+	/* What may be pointers in the rest of them and in 16 more; of a thread that runs.
+	 */
 	uintptr_t *wide;
 	uint32_t nwide;
 	int call;	   /* system call it waits in, -1: none, it runs */

@@ -251,14 +251,18 @@ static bool begins_handler(const struct user_regs_struct *r)
 static bool read_vectors(struct stopped_thread *t)
 {
 	struct user_fpregs_struct *fp = (void *)tracer.vectors;
-	struct iovec v = { fp, t->call < 0 ? sizeof(tracer.vectors) : sizeof(*fp) };
-	const int set = t->call < 0 ? NT_X86_XSTATE : NT_FPREGSET;
+	struct iovec v = { fp, sizeof(tracer.vectors) };
+	const bool all = t->call < 0 &&
+			 trace(PTRACE_GETREGSET, t->tid, NT_X86_XSTATE, (long)&v) == 0 &&
+			 v.iov_len > sizeof(*fp);
 
-	if (trace(PTRACE_GETREGSET, t->tid, set, (long)&v) != 0 ||
-	    v.iov_len < sizeof(*fp))
-		return true;
+	if (!all) {
+		v.iov_len = sizeof(*fp);
+		if (trace(PTRACE_GETREGSET, t->tid, NT_FPREGSET, (long)&v) != 0)
+			return true;
+	}
 	memcpy(t->xmm, fp->xmm_space, sizeof(t->xmm));
-	return t->call >= 0 || stop_take_vectors(tracer.world, t, fp, v.iov_len);
+	return !all || stop_take_vectors(tracer.world, t, fp, v.iov_len);
 }
 
 static void read_registers(struct stopped_thread *t)

@@ -14,11 +14,14 @@
 
 #include "preload/base/atomic.h"
 #include "preload/base/meta.h"
+#include "preload/base/opt.h"
 #include "profiler/leak/stop_int.h"
 
 #define LEGACY_BYTES 512 /* FXSAVE's part; then the bitmap of components in use */
 #define HEADER_BYTES 64
 #define LEAF	     0xd
+#define LOWEST	     ((uintptr_t)65536)
+#define USER_END     ((uintptr_t)1 << 47)
 
 static const unsigned components[] = { 2,    /* high halves of ymm0 to ymm15 */
 				       6,    /* of zmm0 to zmm15 */
@@ -48,7 +51,14 @@ void stop_vectors_unmap(struct world *w)
 	w->wide = NULL;
 }
 
-/* Words that are not 0, of the i-th part of an area; to: NULL, or where they go. */
+/* Or a disguised one (the option pointers=). */
+static STOP_NO_SANITIZE bool may_be_pointer(uintptr_t word)
+{
+	return word != 0 &&
+	       (opt_get()->npointers > 0 || word - LOWEST < USER_END - LOWEST);
+}
+
+/* What may be pointers, of the i-th part of an area; to: NULL, or where they go. */
 static STOP_NO_SANITIZE uint32_t take_part(const char *area, size_t bytes, size_t i,
 					   uintptr_t *to)
 {
@@ -65,9 +75,11 @@ static STOP_NO_SANITIZE uint32_t take_part(const char *area, size_t bytes, size_
 		uintptr_t word;
 
 		memcpy(&word, area + at, sizeof(word));
-		if (word && to)
+		if (!may_be_pointer(word))
+			continue;
+		if (to)
 			to[count] = word;
-		count += word != 0;
+		count++;
 	}
 	return count;
 }

@@ -85,7 +85,7 @@ MAPPED = ["mmap", "shared", "file", "beside-trap", "sealed", "code", "code-share
           "sparse"]
 
 LOST_BLOCK = [direct(1, 112, "make_block"), indirect(1, 112, "make_block")]
-HANDED = {"epoll": [], "many": [], "no-main": [], "timer": [],
+HANDED = {"epoll": [], "many": [], "no-main": [], "timer": [], "unshared": [],
           "removed": LOST_BLOCK, "closed": LOST_BLOCK, "no-timer": LOST_BLOCK}
 
 OBJECTS = {
@@ -378,6 +378,17 @@ def mapped_region_shut(setup):
                  and "named as roots" in run.verdict_line(), run.verdict_line())
 
 
+def handed_container(setup):
+    expect_status(Run(setup, "container"), CLEAN, "seep: clean")
+
+
+def handed_unseen(setup):
+    run = Run(setup, "unseen")
+    expect_status(run, INCOMPLETE)
+    return check("what the kernel keeps for the program" in run.verdict_line(),
+                 run.verdict_line())
+
+
 def place(case):
     def test(setup):
         run = Run(setup, case)
@@ -475,6 +486,7 @@ def tests_of(program):
                       "strace": place_strace, "gdb": place_gdb})
     elif program == "handed":
         tests = {case: known(case, leaks) for case, leaks in HANDED.items()}
+        tests.update({"container": handed_container, "unseen": handed_unseen})
     elif program == "objects":
         tests = {case: known(case, leaks) for case, leaks in OBJECTS.items()}
     else:
