@@ -96,6 +96,8 @@ static void find_descriptors(struct handed *h, int except)
 
 /* ---- where nothing may be listed ---- */
 
+#define NUMBERS 65536 /* of descriptors, one after the other */
+
 static bool see_size(char *line, void *arg)
 {
 	static const char name[] = "FDSize:\t";
@@ -111,15 +113,20 @@ static void ask_each_number(struct handed *h)
 	int size = 0;
 
 	os_each_line("/proc/self/status", see_size, &size);
+	h->unseen |= size > NUMBERS;
+	size = size < NUMBERS ? size : NUMBERS;
 	for (int i = 0; i < size; i++) {
+		const size_t before = h->count;
 		char text[12];
-		const char *const fd = text;
 
 		fmt_string(text, sizeof(text), "%d", i);
-		if (kernelrefs_each_of(os_getpid(), &fd, 1, add, h))
+		if (kernelrefs_each_of(os_getpid(), text, add, h))
 			h->unseen = true;
+		if (h->count > before)
+			note_descriptor(text, h);
 	}
-	kernelrefs_each_timer(os_getpid(), add, h);
+	h->tid = os_getpid();
+	kernelrefs_each_timer(h->tid, add, h);
 }
 
 /* ---- asking ---- */
@@ -128,11 +135,11 @@ void handed_ask(struct handed *h, int except)
 {
 	const size_t before = h->count;
 
-	if (h->many)
-		return;
 	h->nagain = 0;
+	h->many = false;
 	if (filter_from_before()) { /* which may not know getdents64 nor readlink */
 		ask_each_number(h);
+		h->many |= h->count - before > HANDED_MANY;
 		return;
 	}
 	find_descriptors(h, except);
@@ -145,12 +152,9 @@ void handed_ask(struct handed *h, int except)
 
 void handed_ask_again(struct handed *h)
 {
-	const char *fds[HANDED_AGAIN];
-
 	if (h->many || !h->tid)
 		return;
 	for (size_t i = 0; i < h->nagain; i++)
-		fds[i] = h->again[i];
-	kernelrefs_each_of(h->tid, fds, h->nagain, add, h);
+		kernelrefs_each_of(h->tid, h->again[i], add, h);
 	kernelrefs_each_timer(h->tid, add, h);
 }

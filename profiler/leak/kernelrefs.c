@@ -164,12 +164,11 @@ void kernelrefs_each_timer(int pid, void (*fn)(uintptr_t word, void *arg), void 
 	read_timers(&v);
 }
 
-unsigned kernelrefs_each_of(int pid, const char *const *fds, size_t n,
+unsigned kernelrefs_each_of(int pid, const char *fd,
 			    void (*fn)(uintptr_t word, void *arg), void *arg)
 {
 	struct visit v = { .pid = pid, .fn = fn, .arg = arg };
 
-	for (size_t i = 0; i < n; i++)
-		read_descriptor(&v, fds[i]);
+	read_descriptor(&v, fd);
 	return v.missing;
 }

@@ -20,8 +20,8 @@ unsigned kernelrefs_each(int pid, void (*fn)(uintptr_t word, void *arg), void *a
  * descriptor that may have some. Only UNSEEN is told for sure. */
 unsigned kernelrefs_each_shown(int pid, void (*fn)(uintptr_t word, void *arg),
 			       void (*read)(const char *fd, void *arg), void *arg);
-/* DUMP. The same of n descriptors, whatever they are; and of the timers. */
-unsigned kernelrefs_each_of(int pid, const char *const *fds, size_t n,
+/* DUMP. The same of one descriptor, whatever it is; of the timers. */
+unsigned kernelrefs_each_of(int pid, const char *fd,
 			    void (*fn)(uintptr_t word, void *arg), void *arg);
 void kernelrefs_each_timer(int pid, void (*fn)(uintptr_t word, void *arg), void *arg);
 /* DUMP. Calls fn with the name of each descriptor of pid. False: they are not shown. */
