@@ -90,7 +90,7 @@ static void find_descriptors(struct handed *h, int except)
 
 	if (os_each_entry("/proc/self/task", see_thread, &s) < 0)
 		s.failed = true;
-	h->tid = s.found;
+	h->tid = s.found ? s.found : os_getpid();
 	h->unseen |= s.failed && !s.found;
 }
 
@@ -143,16 +143,14 @@ void handed_ask(struct handed *h, int except)
 		return;
 	}
 	find_descriptors(h, except);
-	if (kernelrefs_each_shown(h->tid ? h->tid : os_getpid(), add, note_descriptor,
-				  h) &
-	    KERNELREFS_UNSEEN)
+	if (kernelrefs_each_shown(h->tid, add, note_descriptor, h) & KERNELREFS_UNSEEN)
 		h->unseen = true;
 	h->many |= h->count - before > HANDED_MANY;
 }
 
 void handed_ask_again(struct handed *h)
 {
-	if (h->many || !h->tid)
+	if (h->many)
 		return;
 	for (size_t i = 0; i < h->nagain; i++)
 		kernelrefs_each_of(h->tid, h->again[i], add, h);

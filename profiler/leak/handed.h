@@ -18,7 +18,7 @@ struct handed {
 	bool full;     /* there are more */
 	bool unseen;   /* some could not be read */
 	bool many;     /* in the last ask: it is not repeated in a stop */
-	int tid;       /* of a thread with the descriptors; 0: none was found */
+	int tid;       /* of a thread with the descriptors */
 	size_t nagain; /* descriptors that have some */
 	char again[HANDED_AGAIN][12];
 	uintptr_t words[HANDED_WORDS];

@@ -3,12 +3,8 @@
  * handed: programs that hand the only pointer to a block to the kernel, and may have it
  * back some day, or not any more; one a case, run by run_leak.py.
  */
-#include <errno.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,12 +12,12 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "tests/leak/lose.h"
+#include "tests/leak/refuse.h"
 
 #define BLOCK 112
 #define MANY  400
@@ -126,44 +122,25 @@ static APART void lose_timer(void)
 
 /* ---- where the kernel is hard to ask ---- */
 
-/* With EPERM. argument: of the call, bits that must be set in it; bits 0: any. */
-static APART void refuse(int call, int argument, uint32_t bits)
-{
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)call, 0, 3),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
-			 (uint32_t)offsetof(struct seccomp_data, args) +
-				 8 * (uint32_t)argument),
-		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, bits, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = { sizeof(code) / sizeof(code[0]), code };
-
-	require(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-		prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
-}
-
 /* In a container a filter is there before the program is. */
 static APART void keep_in_container(void)
 {
-	refuse(SYS_kcmp, 2, 0xffff);
+	refuse_call(SYS_kcmp, 2, 0xffff);
 	execl("/proc/self/exe", "handed", "epoll", (char *)NULL);
 	exit(99);
 }
 
 static APART void keep_unseen(void)
 {
-	refuse(SYS_readlink, 0, UINT32_MAX);
-	refuse(SYS_readlinkat, 1, UINT32_MAX);
+	refuse_call(SYS_readlink, 0, UINT32_MAX);
+	refuse_call(SYS_readlinkat, 1, UINT32_MAX);
 	keep_in_epoll();
 }
 
 /* No memory that copies of the process share. */
 static APART void keep_unshared(void)
 {
-	refuse(SYS_mmap, 3, MAP_SHARED);
+	refuse_call(SYS_mmap, 3, MAP_SHARED);
 	keep_in_epoll();
 }
 

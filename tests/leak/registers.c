@@ -4,19 +4,16 @@
  * register of another thread, one a case; run by run_leak.py, which expects a clean
  * verdict. What the machine does not have is left out: the pointer is in an older one.
  */
-#include <errno.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include "tests/leak/lose.h"
+#include "tests/leak/refuse.h"
 
 #define BLOCK 112
 
@@ -197,28 +194,12 @@ static const struct {
 	{ "masked", keep_masked_register },
 };
 
-/* Then threads are stopped by a signal. */
-static void refuse_ptrace(void)
-{
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ptrace, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = { sizeof(code) / sizeof(code[0]), code };
-
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
-		exit(99);
-}
-
 int main(int argc, char **argv)
 {
 	const char *name = argc > 1 ? argv[1] : "";
 
 	if (strncmp(name, "signal-", 7) == 0) {
-		refuse_ptrace();
+		refuse_call(SYS_ptrace, 0, UINT32_MAX); /* then by a signal */
 		name += 7;
 	}
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)

@@ -5,39 +5,23 @@
  * exec must not carry one over into the new program, nor leave a helper of the check
  * behind. Status 1: a child did not end well; SIGALRM: a helper did not end.
  */
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "tests/leak/refuse.h"
 
 #define HELPERS_END 600 /* seconds at most, many times what it takes */
 
 int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
 
 static unsigned checks;
-
-static void refuse_ptrace(void)
-{
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ptrace, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = { sizeof(code) / sizeof(code[0]), code };
-
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
-		exit(77);
-}
 
 static void *check(void *arg)
 {
@@ -73,7 +57,7 @@ int main(int argc, char **argv)
 		return 0;
 	if (!__lsan_do_recoverable_leak_check)
 		return 2;
-	refuse_ptrace();
+	refuse_call(SYS_ptrace, 0, UINT32_MAX);
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	for (int i = 0; i < rounds; i++) {
 		int status = 0;
