@@ -85,8 +85,10 @@ bool pagemap_may_ask(void)
 	return !pagemap_state.filtered;
 }
 
-bool pagemap_each_written(int pagemap, uintptr_t lo, uintptr_t hi, bool again,
-			  void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
+/* any: the kernel decides by a single bit of each page if that is 0. */
+static bool each_written(int pagemap, uintptr_t lo, uintptr_t hi, bool again,
+			 uint64_t any, void (*fn)(uintptr_t lo, uintptr_t hi, void *arg),
+			 void *arg)
 {
 	struct region list[32];
 	uintptr_t piece = SHORT;
@@ -96,8 +98,6 @@ bool pagemap_each_written(int pagemap, uintptr_t lo, uintptr_t hi, bool again,
 	while (lo < hi) {
 		/* In whole huge pages, or they are split. */
 		const uintptr_t end = align_down(lo, SHORT) + piece;
-		/* A page that is not there would be given a mark, by which it seems to be
-		 * swapped out. */
 		struct scan s = { .size = sizeof(s),
 				  .flags = again ? AGAIN : 0,
 				  .start = lo,
@@ -105,7 +105,7 @@ bool pagemap_each_written(int pagemap, uintptr_t lo, uintptr_t hi, bool again,
 				  .vec = (uintptr_t)list,
 				  .vec_len = ARRAY_LEN(list),
 				  .mask = PAGEMAP_WRITTEN,
-				  .any = PAGEMAP_PRESENT | PAGEMAP_SWAPPED,
+				  .any = any,
 				  .wanted = PAGEMAP_WRITTEN };
 		long n = os_call(SYS_ioctl, pagemap, SCAN, (long)&s, 0, 0, 0);
 
@@ -117,6 +117,22 @@ bool pagemap_each_written(int pagemap, uintptr_t lo, uintptr_t hi, bool again,
 		piece = n > 0 ? SHORT : 2 * piece;
 	}
 	return true;
+}
+
+bool pagemap_each_written(int pagemap, uintptr_t lo, uintptr_t hi, bool again,
+			  void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
+{
+	/* A page that is not there would be given a mark, by which it seems to be swapped
+	 * out. */
+	return each_written(pagemap, lo, hi, again, PAGEMAP_PRESENT | PAGEMAP_SWAPPED, fn,
+			    arg);
+}
+
+bool pagemap_each_written_or_absent(int pagemap, uintptr_t lo, uintptr_t hi,
+				    void (*fn)(uintptr_t lo, uintptr_t hi, void *arg),
+				    void *arg)
+{
+	return each_written(pagemap, lo, hi, false, 0, fn, arg);
 }
 
 void pagemap_warm(int pagemap)

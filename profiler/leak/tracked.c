@@ -160,6 +160,7 @@ static bool take_turns(struct tracked *t, struct cycle *c)
 		if (t->written.dirty_pages <= FEW)
 			break;
 	}
+	written_weigh(&t->written);
 	return t->written.dirty_pages <= most_pages(&t->written);
 }
 

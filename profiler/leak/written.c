@@ -17,6 +17,8 @@
 #define MAX_RANGES     65536
 #define FOLLOW_TRIES   3 /* mappings go while the list is read */
 #define PIECE	       (32 * MIB)
+#define DOUBTFUL_MOST  512  /* each takes the better part of a microsecond */
+#define ABSENT_MOST    2048 /* likewise */
 #define USER_END       (((uintptr_t)1 << 47) - OS_PAGE)
 
 #define USER_MODE_ONLY 1
@@ -60,7 +62,8 @@ bool written_map(struct written *w)
 	w->watched = map_list();
 	w->apart = map_list();
 	w->dirty = map_list();
-	return w->known && w->watched && w->apart && w->dirty;
+	w->doubtful = map_list();
+	return w->known && w->watched && w->apart && w->dirty && w->doubtful;
 }
 
 void written_unmap(struct written *w)
@@ -69,6 +72,7 @@ void written_unmap(struct written *w)
 	unmap_list(w->watched);
 	unmap_list(w->apart);
 	unmap_list(w->dirty);
+	unmap_list(w->doubtful);
 	memset(w, 0, sizeof(*w));
 }
 
@@ -239,13 +243,17 @@ static void forget_pieces(const struct written *w, uintptr_t lo, uintptr_t hi)
 	}
 }
 
+static uintptr_t end_of_arena(const struct arena *a)
+{
+	return a->base + (atomic_load_acquire(&a->end_page) << PAGE_SHIFT);
+}
+
 /* Behind its end an arena has nothing that takes time. */
 static uintptr_t end_of_pages(uintptr_t lo, uintptr_t hi)
 {
 	for (size_t i = 0; i < arena_count(); i++) {
 		const struct arena *a = arena_at(i);
-		const uintptr_t end =
-			a->base + (atomic_load_acquire(&a->end_page) << PAGE_SHIFT);
+		const uintptr_t end = end_of_arena(a);
 
 		if (a->base - lo < hi - lo && end - lo < hi - lo)
 			return align_up(end, OS_PAGE);
@@ -275,14 +283,111 @@ static void note_dirty(uintptr_t lo, uintptr_t hi, void *arg)
 	w->dirty_pages += (hi - lo) / OS_PAGE;
 }
 
+/* The first piece of [*lo, hi) in an arena. False: there is none. */
+static bool next_in_arena(uintptr_t *lo, uintptr_t *hi)
+{
+	uintptr_t from = *hi, to = *hi;
+
+	for (size_t i = 0; i < arena_count(); i++) {
+		const struct arena *a = arena_at(i);
+		const uintptr_t start = a->start > *lo ? a->start : *lo,
+				end = end_of_arena(a);
+
+		if (atomic_load_relaxed(&a->size) != 0 && start < end && start < from) {
+			from = start;
+			to = end < *hi ? end : *hi;
+		}
+	}
+	*lo = from;
+	*hi = to;
+	return from < to;
+}
+
+/* By the quick way; who was told by it before may not be there. */
+static void note_quick(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	struct written *w = arg;
+
+	while (w->at_doubt < w->ndoubtful && w->doubtful[w->at_doubt].hi <= lo)
+		w->at_doubt++;
+	if (w->at_doubt < w->ndoubtful && w->doubtful[w->at_doubt].lo < hi)
+		w->told &= pagemap_each_written(w->pagemap, lo, hi, false, note_dirty, w);
+	else
+		note_dirty(lo, hi, w);
+}
+
+/* What is in no arena, and what is in one, if w is dense. */
+static bool collect_range(struct written *w, uintptr_t lo, uintptr_t hi)
+{
+	while (lo < hi) {
+		uintptr_t from = lo, to = hi;
+
+		if (!w->dense || !next_in_arena(&from, &to))
+			from = to = hi;
+		if ((lo < from &&
+		     !pagemap_each_written(w->pagemap, lo, from, false, note_dirty, w)) ||
+		    (from < to && !pagemap_each_written_or_absent(w->pagemap, from, to,
+								  note_quick, w)))
+			return false;
+		lo = to;
+	}
+	return w->told;
+}
+
+static bool collect(struct written *w, bool again)
+{
+	w->ndirty = w->dirty_pages = w->at_doubt = 0;
+	w->full = false;
+	w->told = true;
+	for (size_t i = 0; i < w->nwatched; i++) {
+		const struct root_range *r = &w->watched[i];
+
+		if (again ? !pagemap_each_written(w->pagemap, r->lo, r->hi, true,
+						  note_dirty, w)
+			  : !collect_range(w, r->lo, r->hi))
+			return false;
+	}
+	return true;
+}
+
 bool written_collect(struct written *w, bool again)
 {
-	w->ndirty = w->dirty_pages = 0;
-	for (size_t i = 0; i < w->nwatched; i++)
-		if (!pagemap_each_written(w->pagemap, w->watched[i].lo, w->watched[i].hi,
-					  again, note_dirty, w))
+	const bool was_full = w->full; /* of the lists of mappings */
+
+	if (!collect(w, again))
+		return false;
+	/* Many may have gone since the others were noted. */
+	if (!again && w->dense && (w->full || w->dirty_pages > ABSENT_MOST)) {
+		w->dense = false;
+		if (!collect(w, again))
 			return false;
+	}
+	w->full |= was_full;
 	return !w->full;
+}
+
+static void note_doubtful(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	struct written *w = arg;
+
+	if (w->ndoubtful < DOUBTFUL_MOST)
+		w->doubtful[w->ndoubtful] = (struct root_range){ lo, hi };
+	w->ndoubtful++;
+}
+
+void written_weigh(struct written *w)
+{
+	bool told = true;
+
+	w->ndoubtful = 0;
+	for (size_t i = 0; told && i < w->nwatched; i++) {
+		uintptr_t lo = w->watched[i].lo, hi = w->watched[i].hi;
+
+		for (; told && next_in_arena(&lo, &hi); lo = hi, hi = w->watched[i].hi)
+			told = pagemap_each_written_or_absent(w->pagemap, lo, hi,
+							      note_doubtful, w);
+	}
+	w->dense = told && w->ndoubtful <= DOUBTFUL_MOST;
 }
 
 static void note_unknown(uintptr_t lo, uintptr_t hi, void *arg)

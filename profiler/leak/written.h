@@ -23,6 +23,11 @@ struct written {
 	size_t pages, huge; /* at the beginning: all, and of 2 MiB, which are not among
 			     * them */
 	bool full, refused;
+	/* See written_weigh(): runs of pages that are not there, or were written soon. */
+	struct root_range *doubtful;
+	size_t ndoubtful, at_doubt;
+	bool dense; /* there are few */
+	bool told;
 	int uffd, pagemap; /* of the process; negative: none */
 };
 
@@ -39,6 +44,10 @@ bool written_follow(struct written *w);
 /* Which pages were written since the beginning, or since the last time with `again`. What
  * is mapped anew in the place of something else counts as written, without `again`. */
 bool written_collect(struct written *w, bool again);
+/* Soon after a written_collect(): are the arenas' pages nearly all there? If so, the
+ * next one without `again` takes half the time, and may count pages as written that have
+ * gone in between. */
+void written_weigh(struct written *w);
 /* Is every page of the process in a mapping that is known? */
 bool written_knows_all(const struct written *w);
 /* In pieces, each short: who takes a fault meanwhile waits for one. */

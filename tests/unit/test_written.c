@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "preload/heap/mcache.h"
 #include "profiler/leak/written.h"
 
 #include "tests/unit/cm.h"
@@ -137,6 +138,64 @@ static void test_apart(void **state)
 	assert_true(written_knows_all(&w));
 }
 
+/* A large object, of pages of its own that are all there. */
+static char *fill_object(size_t bytes)
+{
+	char *p = heap_malloc(bytes);
+
+	assert_non_null(p);
+	assert_int_equal(
+		madvise((void *)((uintptr_t)p & ~(PAGE - 1)), bytes, MADV_NOHUGEPAGE), 0);
+	memset(p, 1, bytes);
+	return (char *)(((uintptr_t)p + PAGE - 1) & ~(PAGE - 1));
+}
+
+/* Pages of a dense arena are asked for in another way, which tells of those that are not
+ * there, too: they are left out as far as they were not there before, and when there are
+ * many. */
+static void test_dense(void **state)
+{
+	const size_t bytes = 32 * MIB, pages = bytes / PAGE - 1;
+	char *object = fill_object(bytes);
+
+	(void)state;
+	need_it();
+	written_weigh(&w);
+	assert_true(w.dense);
+	object[5 * PAGE] = 2;
+	memory[PAGE] = 2;
+	assert_int_equal(count_dirty(false), 1);
+	assert_true(is_dirty(object + 5 * PAGE));
+	assert_false(is_dirty(object + 6 * PAGE));
+
+	madvise(object + 16 * PAGE, (pages - 32) * PAGE, MADV_DONTNEED);
+	assert_int_equal(count_dirty(false), 1);
+	assert_false(w.dense);
+	assert_true(is_dirty(object + 5 * PAGE));
+	assert_false(is_dirty(object + 100 * PAGE));
+
+	written_weigh(&w);
+	assert_true(w.dense);
+	object[200 * PAGE] = 2;
+	assert_int_equal(count_dirty(false), 1);
+	assert_true(w.dense);
+	assert_true(is_dirty(object + 5 * PAGE));
+	assert_false(is_dirty(object + 100 * PAGE));
+	assert_true(is_dirty(object + 200 * PAGE));
+
+	for (size_t i = 0; i < pages; i += 4)
+		object[i * PAGE] = 3;
+	assert_true(written_collect(&w, true));
+	written_weigh(&w);
+	assert_false(w.dense);
+	object[200 * PAGE] = 3;
+	assert_int_equal(count_dirty(false), 0);
+	assert_true(is_dirty(object + 200 * PAGE));
+	assert_false(is_dirty(object + 204 * PAGE));
+	assert_false(is_dirty(object + 101 * PAGE));
+	heap_free(object);
+}
+
 static void test_end(void **state)
 {
 	(void)state;
@@ -155,6 +214,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_writes_of_the_kernel, begin, end),
 		cmocka_unit_test_setup_teardown(test_moved_and_new, begin, end),
 		cmocka_unit_test_setup_teardown(test_apart, begin, end),
+		cmocka_unit_test_setup_teardown(test_dense, begin, end),
 		cmocka_unit_test_setup_teardown(test_end, begin, end),
 	};
 
