@@ -15,7 +15,7 @@
 #define FILLED	   ((uint64_t)3 << 62) /* present or swapped, in the file's words */
 
 #define READ_FIRST (1 * MIB)
-#define READ_MOST  (4 * GIB) /* at a microsecond for 256 KiB */
+#define READ_MOST  (4096 * GIB) /* a few microseconds a MiB, less than the pages would */
 #define USER_END   (((uintptr_t)1 << 47) - OS_PAGE)
 #define WARM_PAGES 32768 /* at once: the kernel holds the lock of the mappings */
 #define WARM_NS	   3000000u

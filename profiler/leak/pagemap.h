@@ -33,7 +33,7 @@ bool pagemap_each_written_or_absent(int pagemap, uintptr_t lo, uintptr_t hi,
 				    void *arg);
 /* Is nobody there who might kill for it? As of pagemap_open(). */
 bool pagemap_may_ask(void);
-/* DUMP. The same for pages that are present or swapped out; of ranges up to 4 GiB on
+/* DUMP. The same for pages that are present or swapped out; of ranges up to 4 TiB on
  * older kernels, too, page by page. */
 bool pagemap_each_filled(int pagemap, uintptr_t lo, uintptr_t hi,
 			 void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);

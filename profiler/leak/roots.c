@@ -281,26 +281,66 @@ static void probe_regions(struct roots *r)
 
 /* Included, too, is memory of no file that may only be read: tables that the program has
  * sealed. */
+static void see_piece(struct roots *r, const struct os_mapping *m)
+{
+	size_t before = r->ninclude;
+
+	if (!m->readable && !m->writable) {
+		unreadable_open(&r->unreadable, m->lo, m->hi,
+				m->executable ? PROT_EXEC : PROT_NONE);
+		open_closed(r, m);
+	}
+	if (is_root(r, m))
+		include_mapping(r, m);
+	see_regions(r, m);
+	for (; is_made_code(r, m) && before < r->ninclude; before++)
+		add(r, r->code, &r->ncode, r->include[before].lo, r->include[before].hi);
+}
+
+/* The kernel makes one mapping of what is ours and what is the program's if they are
+ * neighbours and alike. */
+struct cut {
+	uintptr_t lo,
+		hi; /* the first piece: up to where something of ours begins or ends */
+};
+
+static bool cut_at(uintptr_t start, size_t size, void *arg)
+{
+	struct cut *c = arg;
+
+	if (start > c->lo && start < c->hi)
+		c->hi = start;
+	if (start + size > c->lo && start + size < c->hi)
+		c->hi = align_up(start + size, OS_PAGE);
+	return true;
+}
+
+static uintptr_t end_of_piece(const struct roots *r, uintptr_t lo, uintptr_t hi)
+{
+	struct cut c = { lo, hi };
+
+	if (!r->known)
+		meta_each_range(cut_at, &c);
+	for (size_t i = 0; r->known && i < r->known->nown; i++)
+		cut_at(r->known->own[i].lo, r->known->own[i].hi - r->known->own[i].lo,
+		       &c);
+	return c.hi < hi ? c.hi : hi;
+}
+
 static bool see_line(char *line, void *arg)
 {
 	struct roots *r = arg;
-	size_t before = r->ninclude;
 	struct os_mapping m;
+	uintptr_t end;
 
 	if (!os_parse_mapping(line, &m))
 		return true;
 	r->absent.full |= r->supplied && !has_pagemap(r);
 	absent_see(&r->absent, &m, r->supplied ? r->pagemap - 1 : -1);
-	if (!m.readable && !m.writable) {
-		unreadable_open(&r->unreadable, m.lo, m.hi,
-				m.executable ? PROT_EXEC : PROT_NONE);
-		open_closed(r, &m);
+	for (end = m.hi; m.lo < end; m.lo = m.hi) {
+		m.hi = end_of_piece(r, m.lo, end);
+		see_piece(r, &m);
 	}
-	if (is_root(r, &m))
-		include_mapping(r, &m);
-	see_regions(r, &m);
-	for (; is_made_code(r, &m) && before < r->ninclude; before++)
-		add(r, r->code, &r->ncode, r->include[before].lo, r->include[before].hi);
 	return true;
 }
 

@@ -310,6 +310,62 @@ static APART void keep_sparse(void)
 		p[words / 2 + i * (words / 2 / 3000)] = make_block();
 }
 
+/* Where no call but reading tells of its pages. */
+static APART void keep_sparse_old(void)
+{
+	without_ioctl(SECCOMP_RET_ERRNO | ENOTTY);
+	keep_sparse();
+}
+
+/* Of the anonymous mappings with these rights, the end of each that has as much room
+ * above it. */
+static APART size_t find_ends(const char *rights, size_t room, uintptr_t *ends,
+			      size_t most)
+{
+	FILE *f = fopen("/proc/self/maps", "r");
+	uintptr_t lo, hi, end = 0;
+	char line[512], has[8];
+	size_t n = 0;
+
+	while (f && n < most && fgets(line, sizeof(line), f)) {
+		int path = 0;
+
+		if (sscanf(line, "%lx-%lx %7s %*s %*s %*s %n", &lo, &hi, has, &path) < 3)
+			continue;
+		if (end && lo - end >= room)
+			ends[n++] = end;
+		end = path > 0 && line[path] == '\0' && strcmp(has, rights) == 0 ? hi : 0;
+	}
+	if (f)
+		fclose(f);
+	return n;
+}
+
+static APART void **map_behind(uintptr_t end, size_t bytes)
+{
+	void *p = mmap((void *)end, bytes, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
+		       -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+/* The kernel makes one mapping of neighbours, and some of them are Seep's own. */
+static APART void keep_closed_behind(void)
+{
+	uintptr_t ends[64];
+	size_t n = find_ends("---p", MAP_BYTES, ends, 64);
+
+	for (size_t i = 0; i < n; i++) {
+		void **p = map_behind(ends[i], MAP_BYTES);
+
+		if (!p)
+			continue;
+		p[9] = make_block();
+		mprotect(p, MAP_BYTES, PROT_NONE);
+	}
+}
+
 static APART void keep_brk(void)
 {
 	void **p = sbrk(8192);
@@ -353,6 +409,8 @@ static const struct {
 	{ "region-shut", keep_region_shut },
 	{ "brk", keep_brk },
 	{ "sparse", keep_sparse },
+	{ "sparse-old", keep_sparse_old },
+	{ "closed-behind", keep_closed_behind },
 };
 
 int main(int argc, char **argv)

@@ -82,7 +82,7 @@ REGISTERS = ["thread", "xmm", "ymm", "zmm", "high-zmm", "blocked", "masked"]
 
 MAPPED = ["mmap", "shared", "file", "beside-trap", "sealed", "code", "code-shared", "code-twice",
           "closed", "closed-map", "closed-map-old", "closed-map-deadly", "region", "region-gone", "brk",
-          "sparse"]
+          "sparse", "sparse-old", "closed-behind"]
 
 LOST_BLOCK = [direct(1, 112, "make_block"), indirect(1, 112, "make_block")]
 HANDED = {"epoll": [], "many": [], "no-main": [], "timer": [], "unshared": [],
