@@ -56,6 +56,7 @@ struct exit_cause {
 	int signal;				    /* of EXIT_SIGNAL */
 	const struct leak_interrupted *interrupted; /* EXIT_SIGNAL */
 	const struct unwind_regs *regs; /* EXIT_SIGNAL: interrupted registers */
+	uintptr_t sp;			/* of leak_check_above(); 0: not known */
 };
 void exit_init(void);
 /* Checks and writes, once. The status that the verdict forces on the process, or -1. */
@@ -81,6 +82,8 @@ bool exit_is_busy(void);   /* they are being written */
 bool exit_is_ending(void); /* the same, and without us the process would be gone */
 /* SIGNAL. Another thread is at it, and will end the process: returns if it does not. */
 void exit_await_end(void);
+/* INIT. Whoever calls exit() beside the worker is sent there. */
+void exit_catch_others(void);
 /* Nothing will be recorded: only the row in the tool's table says so. */
 void exit_set_passive(void);
 /* Is there anything to be done at the end, perhaps only to say that nothing was recorded?

@@ -64,8 +64,10 @@ static void register_handler(void)
 
 void leave_init(void)
 {
-	if (exit_may_report())
+	if (exit_may_report()) {
 		register_handler();
+		exit_catch_others();
+	}
 	RESOLVE(execve);
 	RESOLVE(execvpe);
 	RESOLVE(fexecve);
@@ -74,28 +76,46 @@ void leave_init(void)
 
 /* ---- _exit ---- */
 
-static int status_of(int status)
+static int status_of(int status, uintptr_t sp)
 {
-	const struct exit_cause cause = { .way = EXIT_AT_ONCE };
+	const struct exit_cause cause = { .way = EXIT_AT_ONCE, .sp = sp };
 	int forced = exit_is_own_process() ? exit_reports(&cause) : -1;
 
 	return forced >= 0 ? forced : status;
 }
 
-EXPORT void _exit(int status)
+__attribute__((used, noreturn)) static void leave_above(int status, uintptr_t sp)
 {
-	os_exit_group(status_of(status));
+	os_exit_group(status_of(status, sp));
 }
 
-EXPORT void _Exit(int status)
+/* Saves the caller's registers, which is where the program's stack ends: old pointers in
+ * gaps of our own frames below are nobody's. */
+__attribute__((naked, noreturn, used)) static void leave_at_once(int status UNUSED)
 {
-	os_exit_group(status_of(status));
+	__asm__("push %rbp\n\t"
+		".cfi_adjust_cfa_offset 8\n\t"
+		".cfi_rel_offset %rbp, 0\n\t"
+		"mov %rsp, %rbp\n\t"
+		".cfi_def_cfa_register %rbp\n\t"
+		"push %rbx\n\t"
+		"push %r12\n\t"
+		"push %r13\n\t"
+		"push %r14\n\t"
+		"push %r15\n\t"
+		"mov %rsp, %rsi\n\t"
+		"sub $8, %rsp\n\t"
+		"call leave_above\n\t"
+		"ud2");
 }
+
+EXPORT void _exit(int status) __attribute__((alias("leave_at_once")));
+EXPORT void _Exit(int status) __attribute__((alias("leave_at_once")));
 
 /* Libraries that were initialised before us may have handlers that are yet to come. */
 static void at_quick_exit_last(void *arg UNUSED, int status)
 {
-	int forced = status_of(status);
+	int forced = status_of(status, 0);
 
 	if (forced != status)
 		os_exit_group(forced);

@@ -35,35 +35,51 @@ static uint32_t hash_text(const char *text, uint32_t hash)
 	return hash ? hash : 1;
 }
 
-/* "NR ARG... SP PC", all but the first in hexadecimal; "running". */
-static uintptr_t parse_sp(const char *text)
+/* The hexadecimal number that ends at end; *out_end: where the one before it does. 0: it
+ * is none. */
+static uintptr_t parse_last(const char *text, const char *end, const char **out_end)
 {
-	const char *at = strrchr(text, ' ');
-	uintptr_t sp = 0;
+	const char *at = end;
+	uintptr_t n = 0;
 
-	while (at && at > text && at[-1] != ' ')
+	while (at > text && at[-1] != ' ')
 		at--;
-	if (!at || at == text || at[0] != '0' || at[1] != 'x')
+	*out_end = at > text ? at - 1 : text;
+	if (at[0] != '0' || at[1] != 'x')
 		return 0;
-	for (at += 2; *at != ' '; at++) {
+	for (at += 2; at<end && * at> ' '; at++) {
 		unsigned digit =
 			*at <= '9' ? (unsigned)(*at - '0') : (unsigned)(*at - 'a' + 10);
 
-		sp = sp << 4 | digit;
+		n = n << 4 | digit;
 	}
-	return sp;
+	return n;
+}
+
+/* "NR ARG... SP PC", all but the first in hexadecimal; "running". */
+static void parse_call(const char *text, struct depth *d)
+{
+	const char *end = text + strlen(text);
+
+	d->pc = parse_last(text, end, &end);
+	d->sp = parse_last(text, end, &end);
+	d->call = 0;
+	for (; *text >= '0' && *text <= '9' && d->call < 100000; text++)
+		d->call = d->call * 10 + (*text - '0');
+	if (*text != ' ' || d->pc == 0)
+		d->call = -1;
 }
 
 static struct depth depth_of(int tid)
 {
 	char call[DEPTH_TEXT], ran[DEPTH_TEXT];
-	struct depth d = { 0, 0 };
+	struct depth d = { .call = -1 };
 
 	/* Run time and number of turns: a thread that has run has others. */
 	if (read_small(tid, "schedstat", ran) <= 0 ||
 	    read_small(tid, "syscall", call) <= 0)
 		return d;
-	d.sp = parse_sp(call);
+	parse_call(call, &d);
 	if (d.sp)
 		d.hash = hash_text(call, hash_text(ran, 0x811c9dc5u));
 	return d;
@@ -104,11 +120,18 @@ void depth_compare(const struct depth *list, const struct world *w, bool *out_va
 		out_valid[i] = has_not_run(&list[i], w->threads[i].tid);
 }
 
+void depth_put(const struct depth *d, struct stopped_thread *t)
+{
+	t->regs.sp = d->sp;
+	t->regs.ip = d->pc;
+	t->call = d->call;
+}
+
 void depth_trust(const struct depth *list, struct world *w)
 {
 	for (uint32_t i = 0; i < w->nthreads; i++) {
 		w->threads[i].captured = list[i].hash != 0;
-		w->threads[i].regs.sp = list[i].sp;
+		depth_put(&list[i], &w->threads[i]);
 	}
 }
 

@@ -12,7 +12,8 @@
 /* How deep a waiting thread's stack is, with what shows that it has not run since. */
 struct depth {
 	uint32_t hash; /* 0: it runs, or nothing is known */
-	uintptr_t sp;
+	int call;
+	uintptr_t sp, pc;
 };
 
 /* All DUMP. Lists the threads, and reads them into list, by their place in w. The one
@@ -22,6 +23,8 @@ void depth_read(struct depth *list, struct world *w);
 void depth_compare(const struct depth *list, const struct world *w, bool *out_valid);
 /* The world's threads have these stack pointers, where they are known ... */
 void depth_trust(const struct depth *list, struct world *w);
+/* One of them does. */
+void depth_put(const struct depth *d, struct stopped_thread *t);
 /* ... and have not run since. */
 void depth_doubt(const struct depth *list, struct world *w);
 

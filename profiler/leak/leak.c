@@ -10,7 +10,6 @@
  */
 #include "profiler/leak/leak.h"
 
-#include <dlfcn.h>
 #include <link.h>
 #include <string.h>
 
@@ -39,12 +38,9 @@
 #include "profiler/stack/loader.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/thread.h"
-#include "profiler/stack/unwind.h"
 
-#define CANARY_BYTES   48
-#define STACK_CLEARED  112 /* words */
-#define EXIT_BYTES     64  /* exit() and quick_exit() are a call and little more */
-#define KEPT_REGISTERS 6   /* rbx, rbp, r12 to r15 */
+#define CANARY_BYTES  48
+#define STACK_CLEARED 112 /* words */
 
 static struct {
 	struct lock lock; /* one check at a time */
@@ -53,9 +49,6 @@ static struct {
 	uint32_t final;	 /* a check has said that it is the last one; atomic */
 	uintptr_t *page; /* a root of the program's kind; holds the first canary */
 	int pid;	 /* of the process that the history is about */
-	uintptr_t exit_function;   /* the C library's exit() */
-	uintptr_t quick_function;  /* its quick_exit() */
-	uintptr_t loader_function; /* any of the loader */
 } leak = { .lock = LOCK_INIT(LOCK_RANK_LEAK) };
 
 void leak_incomplete(struct leak_result *out, const char *reason)
@@ -444,50 +437,10 @@ void cycle_free(struct cycle *c)
 	roots_free(&c->roots);
 }
 
-/* ---- exit ---- */
-
-static bool is_in_exit(uintptr_t pc)
-{
-	return pc - leak.exit_function < EXIT_BYTES ||
-	       pc - leak.quick_function < EXIT_BYTES;
-}
-
-static bool is_libc_or_loader(uintptr_t pc)
-{
-	const struct module *m = pc > FRAME_PSEUDO_MAX ? module_find_code(pc) : NULL;
-
-	return m && (m == module_find_code(leak.exit_function) ||
-		     m == module_find_code(leak.loader_function));
-}
-
-/*
- * While the process ends, the frames between exit() or quick_exit() and us are the C
- * library's, the loader's and our own, on stack that the program has left: in their gaps
- * old pointers stand. Found by walking up to its frame, with no function of the program
- * on the way.
- */
-void leak_find_exit(struct leak_exit *out)
-{
-	enum unwind_end end;
-	int max, n = 0;
-	struct frame *frames = leak.exit_function ? unwind_scratch(&max) : NULL;
-
-	memset(out, 0, sizeof(*out));
-	if (frames)
-		n = unwind_here(frames, max, &end);
-	for (int i = 0; i + 1 < n && is_libc_or_loader(frames[i].pc); i++) {
-		if (!is_in_exit(frames[i].pc) || !frames[i].slot || !frames[i + 1].slot)
-			continue;
-		out->sp = frames[i + 1].slot;
-		out->saved_hi = frames[i].slot;
-		out->saved_lo = out->saved_hi - KEPT_REGISTERS * sizeof(uintptr_t);
-		return;
-	}
-}
-
 NO_LOCK_CHECK void leak_enter(void)
 {
 	thread_internal_enter();
+	exit_frames_init();
 	lock_acquire(&leak.lock);
 	if (leak.pid != os_getpid()) { /* a forked child has reported nothing yet */
 		history_forget();
@@ -578,8 +531,7 @@ void leak_check_interrupted(struct leak_result *out, const struct leak_interrupt
 	check_at_end(out, at->sp, at);
 }
 
-/* From own_sp up the calling thread's stack is the program's. */
-__attribute__((used)) static void check_above(struct leak_result *out, uintptr_t own_sp)
+__attribute__((used)) void leak_check_above(struct leak_result *out, uintptr_t own_sp)
 {
 	check_at_end(out, own_sp, NULL);
 }
@@ -605,7 +557,7 @@ __attribute__((naked)) void leak_check(struct leak_result *out UNUSED)
 		"push %r15\n\t"
 		"mov %rsp, %rsi\n\t"
 		"sub $8, %rsp\n\t"
-		"call check_above\n\t"
+		"call leak_check_above\n\t"
 		"leave\n\t"
 		".cfi_def_cfa %rsp, 8\n\t"
 		"ret");
@@ -622,9 +574,7 @@ void leak_result_free(struct leak_result *r)
 
 void leak_init(void)
 {
-	leak.exit_function = (uintptr_t)dlsym(RTLD_NEXT, "exit");
-	leak.quick_function = (uintptr_t)dlsym(RTLD_NEXT, "quick_exit");
-	leak.loader_function = (uintptr_t)dlsym(RTLD_NEXT, "__tls_get_addr");
+	exit_frames_init();
 	suppress_load();
 }
 

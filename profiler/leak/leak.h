@@ -99,6 +99,9 @@ struct leak_result {
  * LEAK_INCOMPLETE with a reason. Objects made by the parent of a fork count as held by
  * the parent. */
 void leak_check(struct leak_result *out);
+/* The same by our own code that the program has called a while ago: from own_sp up the
+ * calling thread's stack is the program's, its registers among it. */
+void leak_check_above(struct leak_result *out, uintptr_t own_sp) HIDDEN;
 /* The same from a stack of our own, for a thread that a signal has interrupted: its stack
  * begins at sp. Its registers are wherever the kernel saved them. */
 #define LEAK_REGISTER_SETS 3

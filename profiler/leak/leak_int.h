@@ -40,6 +40,8 @@ struct cycle {
 /* The lock of all checks, and what they remember of each other. */
 void leak_enter(void);
 void leak_leave(void);
+/* roots_stacks.c: before the first check, by who may call the loader. */
+void exit_frames_init(void);
 /* Memory and canaries for a cycle, whose out is set; false: out of memory, and *out says
  * so. cycle_free() in any case. */
 bool cycle_prepare(struct cycle *c);

@@ -120,7 +120,7 @@ static void take_depths(struct live *l)
 		struct stopped_thread *t = &w->threads[i];
 
 		t->captured = l->shared->sp_valid[i];
-		t->regs.sp = l->depths[i].sp;
+		depth_put(&l->depths[i], t);
 	}
 }
 

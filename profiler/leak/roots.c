@@ -27,9 +27,7 @@
 #include "profiler/stack/thread.h"
 
 #define MAX_RANGES  65536
-#define RED_ZONE    128
 #define MAX_REGIONS 256
-#define DTV_AT	    8	      /* in libc's thread descriptor */
 #define LARGE	    (4 * MIB) /* a mapping with holes worth looking for */
 #define MAX_HOLES   16384     /* of one mapping */
 #define USER_END    ((uintptr_t)1 << 56)
@@ -82,6 +80,11 @@ static void include(struct roots *r, uintptr_t lo, uintptr_t hi)
 static void exclude(struct roots *r, uintptr_t lo, uintptr_t hi)
 {
 	add(r, r->exclude, &r->nexclude, lo, hi);
+}
+
+void roots_include(struct roots *r, uintptr_t lo, uintptr_t hi)
+{
+	include(r, lo, hi);
 }
 
 void roots_exclude(struct roots *r, uintptr_t lo, uintptr_t hi)
@@ -417,61 +420,6 @@ static int see_own_tls(struct dl_phdr_info *info, size_t size, void *arg)
 	return 0;
 }
 
-/* ---- stacks ---- */
-
-static uintptr_t sp_of(const struct world *w, int tid, uintptr_t own_sp)
-{
-	if (tid == os_gettid())
-		return own_sp;
-	for (uint32_t i = 0; i < w->nthreads; i++)
-		if (w->threads[i].tid == tid && w->threads[i].captured)
-			return w->threads[i].regs.sp - RED_ZONE;
-	return 0;
-}
-
-/* Does a finished thread's stack still lie there? glibc leaves the thread descriptor,
- * which begins with its own address, twice; the memory may also be gone, or something
- * else. */
-static bool is_cached_stack(const struct thread_info *t)
-{
-	const uintptr_t *descriptor = (const uintptr_t *)t->self;
-
-	if (!unreadable_is_not(t->self))
-		return false;
-	return descriptor[0] == t->self && descriptor[2] == t->self;
-}
-
-/* But for the dtv, which the descriptor still owns, and the result of a thread that can
- * still be joined. */
-static void exclude_finished(struct roots *r, const struct thread_info *t)
-{
-	if (t->stack_lo) /* known */
-		exclude(r, t->stack_lo, t->self + DTV_AT);
-	if (thread_is_given_back(t))
-		exclude(r, t->self + DTV_AT + sizeof(uintptr_t),
-			t->self + THREAD_DESCRIPTOR_BYTES);
-}
-
-static void see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp,
-		       const struct thread_info *t)
-{
-	for (; t; t = t->next) {
-		uintptr_t sp = sp_of(w, t->tid, own_sp);
-
-		if (t->state == THREAD_FINISHED) {
-			if (!t->own_stack && is_cached_stack(t))
-				exclude_finished(r, t);
-			continue;
-		}
-		/* A thread on another stack (coroutine) keeps its own one whole. */
-		if (sp >= t->stack_lo && sp < t->stack_hi) {
-			exclude(r, t->stack_lo, align_down(sp, 8));
-			if (r->no_maps)
-				include(r, align_down(sp, 8), t->stack_hi);
-		}
-	}
-}
-
 static bool see_own(uintptr_t start, size_t size, void *arg)
 {
 	exclude(arg, start, start + size);
@@ -509,7 +457,7 @@ void roots_restack(struct roots *r, const struct world *w)
 	r->exclude = list;
 	exclude_known(r);
 	exclude_seep(r);
-	see_stacks(r, w, 0, thread_list());
+	roots_see_stacks(r, w, 0, thread_list());
 	roots_sort(r->exclude, r->nexclude);
 }
 
@@ -530,7 +478,7 @@ bool roots_collect(struct roots *r, const struct world *w, uintptr_t own_sp)
 	if (r->no_maps)
 		unreadable_open_all(&r->unreadable);
 	see_modules(r);
-	see_stacks(r, w, own_sp, roots_threads(r));
+	roots_see_stacks(r, w, own_sp, roots_threads(r));
 	if (r->no_maps)
 		loader_each(see_own_tls, r);
 	if (!r->known)

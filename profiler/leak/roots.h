@@ -56,6 +56,11 @@ bool roots_init(struct roots *r);
 void roots_free(struct roots *r);
 /* Before roots_collect(): what shall be no root. */
 void roots_exclude(struct roots *r, uintptr_t lo, uintptr_t hi);
+void roots_include(struct roots *r, uintptr_t lo, uintptr_t hi); /* in between */
+/* Excludes what no thread of the list has on its stack, and without a list of mappings
+ * includes what one has. own_sp: of the calling thread, or 0. */
+void roots_see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp,
+		      const struct thread_info *list);
 /* STW. Finds the ranges, and opens objects and other memory that the program has closed:
  * what is done to objects comes after it. own_sp: where the calling thread's live stack
  * begins. False: nothing may be looked at. */

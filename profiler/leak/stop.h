@@ -77,6 +77,12 @@ int world_stop(struct world *w);
  */
 int world_interrupt(struct world *w);
 int world_await(struct world *w);
+/* INIT. Any function of the C library. */
+void stopped_set_libc(uintptr_t function);
+/* Does it wait in a system call made by the C library? Then nothing of the program's is
+ * below its stack pointer, or in a register that a function may change: what stands there
+ * is old. */
+bool stopped_waits_in_libc(const struct stopped_thread *t);
 /* What the thread has in its registers; nothing if they are not known. */
 void stopped_each_word(const struct stopped_thread *t,
 		       void (*fn)(uintptr_t word, void *arg), void *arg);

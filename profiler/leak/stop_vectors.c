@@ -16,6 +16,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "profiler/leak/stop_int.h"
+#include "profiler/stack/module.h"
 
 #define LEGACY_BYTES 512 /* FXSAVE's part; then the bitmap of components in use */
 #define HEADER_BYTES 64
@@ -103,6 +104,19 @@ STOP_NO_SANITIZE bool stop_take_vectors(struct world *w, struct stopped_thread *
 	return true;
 }
 
+static uintptr_t libc_function; /* any of the C library; 0: not known */
+
+void stopped_set_libc(uintptr_t function)
+{
+	libc_function = function;
+}
+
+bool stopped_waits_in_libc(const struct stopped_thread *t)
+{
+	return t->call >= 0 && libc_function &&
+	       module_find_code(t->regs.ip) == module_find_code(libc_function);
+}
+
 void stopped_each_word(const struct stopped_thread *t,
 		       void (*fn)(uintptr_t word, void *arg), void *arg)
 {
@@ -110,7 +124,7 @@ void stopped_each_word(const struct stopped_thread *t,
 		return;
 	for (size_t i = 0; i < ARRAY_LEN(t->gprs); i++)
 		fn(t->gprs[i], arg);
-	for (size_t i = 0; i < ARRAY_LEN(t->xmm); i++)
+	for (size_t i = 0; i < ARRAY_LEN(t->xmm) && !stopped_waits_in_libc(t); i++)
 		fn(t->xmm[i], arg);
 	fn(t->fs_base, arg);
 	for (uint32_t i = 0; i < t->nwide; i++)

@@ -512,6 +512,21 @@ static void keep_quick_exit_register(void)
 	keep_register_until(quick_exit);
 }
 
+static void keep_at_once_register(void)
+{
+	keep_register_until(_exit);
+}
+
+/* ---- what lies above main()'s frame ---- */
+
+static void keep_environment(void)
+{
+	char *value = make_block();
+
+	memcpy(value, "A=b", 4);
+	environ[0] = value;
+}
+
 /* ---- a check asked for, with the pointer in a register of the caller ---- */
 
 static void keep_caller_register(void)
@@ -578,7 +593,9 @@ static const struct {
 	{ "libc", keep_libc },
 	{ "exit-register", keep_exit_register },
 	{ "quick-exit-register", keep_quick_exit_register },
+	{ "at-once-register", keep_at_once_register },
 	{ "caller-register", keep_caller_register },
+	{ "environment", keep_environment },
 };
 
 int main(int argc, char **argv)

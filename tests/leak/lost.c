@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -374,6 +375,87 @@ static APART int lose_in_main_frame(void)
 	return local[511] == NULL;
 }
 
+/* Words of the stack below the caller that are left full of old pointers. */
+static APART void leave_on_stack(uintptr_t hidden)
+{
+	void *volatile local[2048];
+
+	for (int i = 0; i < 2048; i++)
+		local[i] = (void *)~hidden;
+}
+
+static int waits; /* its tid */
+
+static void *loses_and_waits(void *arg)
+{
+	leave_on_stack(make_hidden());
+	__atomic_store_n(&waits, (int)syscall(SYS_gettid), __ATOMIC_RELEASE);
+	syscall(SYS_pause); /* which has no frame */
+	return arg;
+}
+
+static APART char state_of(int tid)
+{
+	char path[64], text[256] = "";
+	const char *end;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	f = fopen(path, "r");
+	if (!f || !fgets(text, sizeof(text), f))
+		exit(99);
+	fclose(f);
+	end = strrchr(text, ')');
+	return end && end[1] ? end[2] : '?';
+}
+
+/* Below the stack pointer of a thread that waits in the C library. */
+static APART void lose_in_waiting_thread(void)
+{
+	pthread_t t;
+	int tid;
+
+	pthread_create(&t, NULL, loses_and_waits, NULL);
+	while ((tid = __atomic_load_n(&waits, __ATOMIC_ACQUIRE)) == 0 ||
+	       state_of(tid) != 'S')
+		sched_yield();
+}
+
+/* No destructor runs: the check is made by what the program calls here. */
+static APART void lose_at_once(void)
+{
+	leave_on_stack(make_hidden());
+	_exit(0);
+}
+
+static void *exits(void *arg)
+{
+	(void)arg;
+	exit(0);
+}
+
+/* The second exit() finds nothing left to do. */
+static APART void lose_in_two_exits(void)
+{
+	pthread_t t;
+
+	lose_direct();
+	scrub();
+	pthread_create(&t, NULL, exits, NULL);
+	exit(0);
+}
+
+/* What a constructor leaves lies below main()'s frame, in those of its callers. */
+__attribute__((constructor)) static void lose_before_main(int argc, char **argv)
+{
+	if (argc > 1 && strcmp(argv[1], "before-main") == 0)
+		leave_on_stack(make_hidden());
+}
+
+static void nothing(void)
+{
+}
+
 /* In an ending function, on stack where the check itself is made afterwards. */
 static void lose_in_handler(void)
 {
@@ -456,6 +538,10 @@ static const struct {
 	{ "behind-shrunk", lose_behind_shrunk },
 	{ "behind-large-tail", lose_behind_large_tail },
 	{ "quick-handler", lose_in_quick_handler },
+	{ "waiting-thread", lose_in_waiting_thread },
+	{ "at-once", lose_at_once },
+	{ "two-exits", lose_in_two_exits },
+	{ "before-main", nothing },
 };
 
 int main(int argc, char **argv)

@@ -67,6 +67,10 @@ LOST = {
     "behind-shrunk": [direct(21, 21 * 72, "lose_behind_shrunk")],
     "behind-large-tail": [direct(1, 72, "lose_behind_large_tail")],
     "closed-plugin": [direct(1, 88, "plugin_lose")],
+    "waiting-thread": [direct(1, 72, "make_hidden")],
+    "at-once": [direct(1, 72, "make_hidden")],
+    "two-exits": [direct(1, 48, "lose_direct")],
+    "before-main": [direct(1, 72, "make_hidden")],
     "main-frame": [direct(1, 72, "lose_in_main_frame")],
     "quick-handler": [direct(1, 48, "lose_direct"), direct(1, 72, "lose_in_handler")],
 }
@@ -76,7 +80,7 @@ KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "end-small
         "plugin-relro", "plugin-tls", "thread-plugin-tls", "key", "high-key", "thread-key",
         "thread-stack", "main-gone", "unjoined-result", "sigaltstack", "signal-stack",
         "thread-signal-stack", "argument", "coroutine-mmap", "coroutine-heap", "exit-on-coroutine", "libc",
-        "caller-register"]
+        "caller-register", "at-once-register", "environment"]
 
 REGISTERS = ["thread", "xmm", "ymm", "zmm", "high-zmm", "blocked", "masked"]
 
