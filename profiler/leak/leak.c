@@ -89,6 +89,11 @@ void cycle_mark_roots(struct cycle *c)
 	roots_each_code(&c->roots, mark_code_root, &c->marker);
 }
 
+static void mark_one_word(uintptr_t word, void *arg)
+{
+	mark_word(arg, word);
+}
+
 /* Alternate signal stacks may be known to nobody but the kernel. */
 static void mark_signal_stacks(struct cycle *c)
 {
@@ -97,15 +102,10 @@ static void mark_signal_stacks(struct cycle *c)
 			mark_word(&c->marker, atomic_load_relaxed(&t->signal_stack));
 }
 
-static void mark_register(uintptr_t word, void *arg)
-{
-	mark_word(arg, word);
-}
-
 static void mark_registers(struct cycle *c)
 {
 	for (uint32_t i = 0; i < c->world.nthreads; i++)
-		stopped_each_word(&c->world.threads[i], mark_register, &c->marker);
+		stopped_each_word(&c->world.threads[i], mark_one_word, &c->marker);
 }
 
 static void mark_interrupted(struct cycle *c)
@@ -138,6 +138,7 @@ static void mark_all(struct cycle *c)
 	mark_registers(c);
 	mark_interrupted(c);
 	mark_signal_stacks(c);
+	roots_each_region_in_heap(mark_one_word, &c->marker);
 	if (c->roots.no_maps)
 		mark_root((uintptr_t)leak.page, (uintptr_t)leak.page + OS_PAGE,
 			  &c->marker);
@@ -223,6 +224,7 @@ void cycle_mark_threads(struct cycle *c)
 {
 	mark_registers(c);
 	mark_signal_stacks(c);
+	roots_each_region_in_heap(mark_one_word, &c->marker);
 }
 
 void cycle_show_lost(bool shown)

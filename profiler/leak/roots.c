@@ -629,6 +629,14 @@ void roots_add_region(uintptr_t lo, size_t size)
 			(struct root_range){ lo, region_end(lo, size) };
 }
 
+void roots_each_region_in_heap(void (*fn)(uintptr_t addr, void *arg), void *arg)
+{
+	for (size_t i = 0; i < regions.count; i++)
+		if (regions.list[i].lo < regions.list[i].hi &&
+		    arena_of(regions.list[i].lo))
+			fn(regions.list[i].lo, arg);
+}
+
 void roots_remove_region(uintptr_t lo, size_t size)
 {
 	for (size_t i = 0; i < regions.count; i++)

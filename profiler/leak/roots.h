@@ -102,5 +102,7 @@ void roots_each_code(const struct roots *r,
 /* Ranges that the program named through the LSan interface. */
 void roots_add_region(uintptr_t lo, size_t size);
 void roots_remove_region(uintptr_t lo, size_t size);
+/* Where those begin that lie in an object, perhaps one that nothing else holds. */
+void roots_each_region_in_heap(void (*fn)(uintptr_t addr, void *arg), void *arg);
 
 #endif

@@ -281,6 +281,15 @@ static APART void keep_region_gone(void)
 	name_region((void *)((uintptr_t)0xdead << 48), MAP_BYTES);
 }
 
+/* It is an object, which nothing else holds. */
+static APART void keep_region_in_heap(void)
+{
+	void **p = calloc(10, sizeof(*p));
+
+	p[3] = make_block();
+	name_region(p, 10 * sizeof(*p));
+}
+
 /* What others may still read, or the program itself some day. */
 static APART void keep_region_shut(void)
 {
@@ -405,6 +414,7 @@ static const struct {
 	{ "map-still-closed", map_still_closed },
 	{ "closed-no-proc", closed_no_proc },
 	{ "region", keep_region },
+	{ "region-in-heap", keep_region_in_heap },
 	{ "region-gone", keep_region_gone },
 	{ "region-shut", keep_region_shut },
 	{ "brk", keep_brk },

@@ -85,7 +85,7 @@ KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "end-small
 REGISTERS = ["thread", "xmm", "ymm", "zmm", "high-zmm", "blocked", "masked"]
 
 MAPPED = ["mmap", "shared", "file", "beside-trap", "sealed", "code", "code-shared", "code-twice",
-          "closed", "closed-map", "closed-map-old", "closed-map-deadly", "region", "region-gone", "brk",
+          "closed", "closed-map", "closed-map-old", "closed-map-deadly", "region", "region-gone", "region-in-heap", "brk",
           "sparse", "sparse-old", "closed-behind"]
 
 LOST_BLOCK = [direct(1, 112, "make_block"), indirect(1, 112, "make_block")]
