@@ -10,11 +10,13 @@
  * Where they lie in an XSAVE area: Intel's manual, volume 1, 13.4 (standard format).
  */
 #include <cpuid.h>
+#include <linux/futex.h>
 #include <string.h>
 
 #include "preload/base/atomic.h"
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
+#include "preload/base/os.h"
 #include "profiler/leak/stop_int.h"
 #include "profiler/stack/module.h"
 
@@ -117,14 +119,56 @@ bool stopped_waits_in_libc(const struct stopped_thread *t)
 	       module_find_code(t->regs.ip) == module_find_code(libc_function);
 }
 
+/* Arguments of the calls in which threads wait most; of others, all that there can be. */
+static unsigned arguments_of(const struct stopped_thread *t)
+{
+	static const struct {
+		int call;
+		unsigned arguments;
+	} known[] = {
+		{ SYS_pause, 0 },	  { SYS_read, 3 },
+		{ SYS_write, 3 },	  { SYS_poll, 3 },
+		{ SYS_nanosleep, 2 },	  { SYS_clock_nanosleep, 4 },
+		{ SYS_epoll_wait, 4 },	  { SYS_wait4, 4 },
+		{ SYS_accept, 3 },	  { SYS_recvmsg, 3 },
+		{ SYS_sendmsg, 3 },	  { SYS_rt_sigtimedwait, 4 },
+		{ SYS_rt_sigsuspend, 2 }, { SYS_select, 5 },
+		{ SYS_accept4, 4 },
+	};
+
+	if (t->call == SYS_futex && ((int)t->args[1] & FUTEX_CMD_MASK) == FUTEX_WAIT)
+		return 4;
+	for (size_t i = 0; i < ARRAY_LEN(known); i++)
+		if (known[i].call == t->call)
+			return known[i].arguments;
+	return ARRAY_LEN(t->args);
+}
+
+static void each_word_kept(const struct stopped_thread *t,
+			   void (*fn)(uintptr_t word, void *arg), void *arg)
+{
+	const struct unwind_regs *r = &t->regs;
+	const uintptr_t kept[] = { r->bx, r->bp, r->r12, r->r13, r->r14, r->r15 };
+
+	for (size_t i = 0; i < ARRAY_LEN(kept); i++)
+		fn(kept[i], arg);
+	for (unsigned i = 0; i < arguments_of(t); i++)
+		fn(t->args[i], arg);
+}
+
 void stopped_each_word(const struct stopped_thread *t,
 		       void (*fn)(uintptr_t word, void *arg), void *arg)
 {
 	if (!t->captured)
 		return;
+	if (stopped_waits_in_libc(t)) {
+		each_word_kept(t, fn, arg);
+		fn(t->fs_base, arg);
+		return;
+	}
 	for (size_t i = 0; i < ARRAY_LEN(t->gprs); i++)
 		fn(t->gprs[i], arg);
-	for (size_t i = 0; i < ARRAY_LEN(t->xmm) && !stopped_waits_in_libc(t); i++)
+	for (size_t i = 0; i < ARRAY_LEN(t->xmm); i++)
 		fn(t->xmm[i], arg);
 	fn(t->fs_base, arg);
 	for (uint32_t i = 0; i < t->nwide; i++)

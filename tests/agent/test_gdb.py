@@ -61,7 +61,7 @@ class Gdb(seeptest.TestCase):
         samples = raw.split("Samples:\n")[1].split("Locations\n")[0]
         stacks = collections.Counter()
         for m in re.finditer(r"^ +(\d+): ([\d ]+)$", samples, re.M):
-            stacks[tuple(places[k] for k in m[2].split())] += int(m[1])
+            stacks[tuple(places.get(k, k) for k in m[2].split())] += int(m[1])
         return stacks
 
     def same(self, argv, ready):

@@ -388,9 +388,17 @@ static int waits; /* its tid */
 
 static void *loses_and_waits(void *arg)
 {
-	leave_on_stack(make_hidden());
+	uintptr_t hidden = make_hidden();
+
+	leave_on_stack(hidden);
 	__atomic_store_n(&waits, (int)syscall(SYS_gettid), __ATOMIC_RELEASE);
-	syscall(SYS_pause); /* which has no frame */
+	/* The call has no arguments, and syscall() has no frame. */
+	__asm__ volatile("mov %0, %%r8\n\tnot %%r8\n\tmov %%r8, %%r9\n\t"
+			 "movq %%r8, %%xmm5"
+			 :
+			 : "r"(hidden)
+			 : "r8", "r9", "xmm5");
+	syscall(SYS_pause);
 	return arg;
 }
 
