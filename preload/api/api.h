@@ -82,7 +82,9 @@ bool exit_is_busy(void);   /* they are being written */
 bool exit_is_ending(void); /* the same, and without us the process would be gone */
 /* SIGNAL. Another thread is at it, and will end the process: returns if it does not. */
 void exit_await_end(void);
-/* INIT. Whoever calls exit() beside the worker is sent there. */
+/* The same in the middle of exit(), which goes on with that status. */
+void exit_normally(void);
+/* INIT. Whoever calls exit() beside the worker waits for it. */
 void exit_catch_others(void);
 /* Nothing will be recorded: only the row in the tool's table says so. */
 void exit_set_passive(void);

@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "preload/api/api.h"
@@ -439,26 +440,6 @@ void exit_await_end(void)
 		wait_for_worker();
 }
 
-/*
- * exit() in two threads: the second finds no handler left while the first is in our
- * destructor, and glibc's ends the process by a call of its own. A handler from before
- * the program's first comes last, and for each that comes anew.
- */
-static void hold_others(void *arg UNUSED)
-{
-	if (!exit_is_busy() || at_exit.worker == os_gettid() || !exit_is_own_process())
-		return;
-	exit_catch_others();
-	wait_for_worker();
-}
-
-int __cxa_atexit(void (*handler)(void *), void *arg, void *dso);
-
-void exit_catch_others(void)
-{
-	__cxa_atexit(hold_others, NULL, NULL);
-}
-
 static bool claim(const struct exit_cause *cause)
 {
 	uint32_t runs = STAGE_RUNS;
@@ -497,6 +478,51 @@ int exit_reports(const struct exit_cause *cause)
 	if (cause->way == EXIT_EXEC)
 		fatal_raise_pending();
 	return cause->way == EXIT_EXEC || cause->way == EXIT_SIGNAL ? -1 : status;
+}
+
+void exit_normally(void)
+{
+	const struct exit_cause cause = { .way = EXIT_NORMAL };
+	int status = exit_reports(&cause);
+
+	/* The rest of what exit() does, with another status. It writes the streams out
+	 * without waiting for threads that have them locked, unlike fflush(). */
+	if (status >= 0)
+		exit(status);
+}
+
+/* ---- exit() in several threads ---- */
+
+#define STOCK  8  /* of threads that call it at the same time */
+#define AGAINS 64 /* that come later */
+
+int __cxa_atexit(void (*handler)(void *), void *arg, void *dso);
+
+/*
+ * The second finds no handler left while the first is in our destructor, or on its way
+ * there, and glibc's ends the process by a call of its own. Handlers from before the
+ * program's first come last: there it waits, or does the work.
+ */
+static void hold_others(void *arg UNUSED)
+{
+	static uint32_t again;
+
+	if (lock_any_held() || (exit_has_begun() && at_exit.worker == os_gettid()) ||
+	    !exit_is_own_process())
+		return;
+	if (!exit_has_begun()) {
+		exit_normally();
+		return;
+	}
+	if (exit_is_busy() && atomic_fetch_add_acq_rel(&again, 1u) < AGAINS)
+		__cxa_atexit(hold_others, NULL, NULL);
+	wait_for_worker();
+}
+
+void exit_catch_others(void)
+{
+	for (int i = 0; i < STOCK; i++)
+		__cxa_atexit(hold_others, NULL, NULL);
 }
 
 void exit_undo_exec(void)
@@ -552,6 +578,10 @@ void exit_await_end(void)
 }
 
 void exit_catch_others(void)
+{
+}
+
+void exit_normally(void)
 {
 }
 

@@ -215,13 +215,6 @@ __attribute__((constructor)) static void seep_init(void)
 
 __attribute__((destructor)) static void seep_exit(void)
 {
-	const struct exit_cause cause = { .way = EXIT_NORMAL };
-	int status;
-
 	heap_process_exit();
-	status = exit_reports(&cause);
-	if (status < 0)
-		return;
-	fflush(NULL);
-	os_exit_group(status);
+	exit_normally();
 }

@@ -70,6 +70,15 @@ EXPORT int __lsan_do_recoverable_leak_check(void)
 	return look(true) == LEAK_FOUND;
 }
 
+/* fflush(NULL) would wait for a thread that reads or holds a stream. */
+static void write_out(FILE *f)
+{
+	if (ftrylockfile(f) != 0)
+		return;
+	fflush_unlocked(f);
+	funlockfile(f);
+}
+
 /*
  * Works once, and no check follows at the end: so it is documented, and programs use it
  * to look before their destructors let go of things. Where the end is checked, too, that
@@ -84,7 +93,8 @@ EXPORT void __lsan_do_leak_check(void)
 		return;
 	verdict = look(opt_get()->leak == OPT_LEAK_OFF);
 	if (verdict == LEAK_FOUND && opt_get()->exitcode != 0) {
-		fflush(NULL);
+		write_out(stdout);
+		write_out(stderr);
 		exit_reports(&cause);
 		os_exit_group(opt_get()->exitcode);
 	}

@@ -312,7 +312,7 @@ static bool cut_at(uintptr_t start, size_t size, void *arg)
 	struct cut *c = arg;
 
 	if (start > c->lo && start < c->hi)
-		c->hi = start;
+		c->hi = align_down(start, OS_PAGE);
 	if (start + size > c->lo && start + size < c->hi)
 		c->hi = align_up(start + size, OS_PAGE);
 	return true;

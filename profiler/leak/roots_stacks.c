@@ -84,8 +84,8 @@ void roots_see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp,
 /* ---- exit ---- */
 
 static struct {
-	uintptr_t exit, quick_exit; /* the C library's */
-	uintptr_t of_loader;	    /* any of its functions */
+	uintptr_t exit, quick_exit;   /* the C library's */
+	uintptr_t of_libc, of_loader; /* any function that nobody replaces */
 	/* The loader's __libc_stack_end: what the kernel put on the main thread's stack
 	 * begins there. */
 	const uintptr_t *stack_end;
@@ -98,8 +98,9 @@ void exit_frames_init(void)
 	functions.quick_exit = (uintptr_t)dlsym(RTLD_NEXT, "quick_exit");
 	functions.of_loader = (uintptr_t)dlsym(RTLD_NEXT, "__tls_get_addr");
 	functions.stack_end = dlsym(RTLD_DEFAULT, "__libc_stack_end");
+	functions.of_libc = (uintptr_t)dlsym(RTLD_NEXT, "gnu_get_libc_version");
 	functions.exit = (uintptr_t)dlsym(RTLD_NEXT, "exit");
-	stopped_set_libc(functions.exit);
+	stopped_set_libc(functions.of_libc);
 }
 
 static bool is_in_exit(uintptr_t pc)
@@ -111,13 +112,13 @@ static bool is_libc_or_loader(uintptr_t pc)
 {
 	const struct module *m = pc > FRAME_PSEUDO_MAX ? module_find_code(pc) : NULL;
 
-	return m && (m == module_find_code(functions.exit) ||
+	return m && (m == module_find_code(functions.of_libc) ||
 		     m == module_find_code(functions.of_loader));
 }
 
 static bool is_libc(uintptr_t pc)
 {
-	return module_find_code(pc) == module_find_code(functions.exit);
+	return module_find_code(pc) == module_find_code(functions.of_libc);
 }
 
 /* main() has returned: there are the C library's frames that had called it, and _start.

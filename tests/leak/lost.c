@@ -453,6 +453,47 @@ static APART void lose_in_two_exits(void)
 	exit(0);
 }
 
+static void *holds_stream(void *arg)
+{
+	flockfile(stdin);
+	__atomic_store_n(&waits, 1, __ATOMIC_RELEASE);
+	for (;;)
+		pause();
+	return arg;
+}
+
+/* Another thread has a stream locked, as one that reads from it. */
+static APART void lose_while_stream_is_held(void)
+{
+	pthread_t t;
+
+	lose_direct();
+	pthread_create(&t, NULL, holds_stream, NULL);
+	while (__atomic_load_n(&waits, __ATOMIC_ACQUIRE) == 0)
+		sched_yield();
+	printf("written at the end");
+}
+
+static int ends_slowly;
+
+/* The first exit() has not come to the check yet when the second comes to its end. */
+__attribute__((destructor)) static void end_slowly(void)
+{
+	pthread_t t;
+
+	if (!ends_slowly)
+		return;
+	pthread_create(&t, NULL, exits, NULL);
+	for (;;)
+		pause();
+}
+
+static APART void lose_before_late_exit(void)
+{
+	lose_direct();
+	ends_slowly = 1;
+}
+
 /* What a constructor leaves lies below main()'s frame, in those of its callers. */
 __attribute__((constructor)) static void lose_before_main(int argc, char **argv)
 {
@@ -550,6 +591,8 @@ static const struct {
 	{ "at-once", lose_at_once },
 	{ "two-exits", lose_in_two_exits },
 	{ "before-main", nothing },
+	{ "stream-held", lose_while_stream_is_held },
+	{ "late-exit", lose_before_late_exit },
 };
 
 int main(int argc, char **argv)

@@ -69,6 +69,8 @@ LOST = {
     "closed-plugin": [direct(1, 88, "plugin_lose")],
     "waiting-thread": [direct(1, 72, "make_hidden")],
     "at-once": [direct(1, 72, "make_hidden")],
+    "stream-held": [direct(1, 48, "lose_direct")],
+    "late-exit": [direct(1, 48, "lose_direct")],
     "two-exits": [direct(1, 48, "lose_direct")],
     "before-main": [direct(1, 72, "make_hidden")],
     "main-frame": [direct(1, 72, "lose_in_main_frame")],
