@@ -255,6 +255,16 @@ def special_disabled_sampled(setup):
     check(found == [(1, 64)], str(found))  # the slot of 60 bytes that was not hidden
 
 
+def special_ignored_sampled(setup):
+    """With a record of each object, and of none."""
+    for sample in ("1", "64G"):
+        options = f":sample={sample}:seed=1"
+        report = Run(setup, "ignored-many", options, mode="sampled").report()
+        check(report["leaks"] == [], str(report["leaks"]))
+        report = Run(setup, "ignored-freed", options, mode="sampled").report()
+        check(report["objects"] == 200, str(report["leaks"]))
+
+
 def special_disabled_known(setup):
     """All are sampled, and neither the stack nor the span is new."""
     run = Run(setup, "disabled-known", ":sample=1:seed=1", mode="sampled")
@@ -496,6 +506,9 @@ def tests_of(program):
     else:
         tests = {
             "ignored": known("ignored", [direct(1, 60, "ignored")]),
+            "ignored-many": known("ignored-many", []),
+            "ignored-freed": known("ignored-freed", [direct(200, 20000, "ignored_freed")]),
+            "ignored-sampled": special_ignored_sampled,
             "disabled": known("disabled", [direct(1, 60, "disabled")]),
             "disabled-sampled": special_disabled_sampled,
             "disabled-known": special_disabled_known,

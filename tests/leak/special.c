@@ -57,6 +57,32 @@ static APART void ignored(void)
 	keep_alive(make_block(60)); /* not ignored */
 }
 
+static APART void ignored_many(void)
+{
+	for (int i = 0; i < 70000; i++)
+		__lsan_ignore_object(make_block(24));
+	__lsan_ignore_object((char *)make_block(300000) + 200000);
+	__lsan_ignore_object(&kept); /* is none */
+}
+
+/* Other objects in the places of such. */
+static APART void ignored_freed(void)
+{
+	enum { N = 200 };
+	void *volatile list[N];
+
+	for (int i = 0; i < N; i++) {
+		list[i] = make_block(100);
+		__lsan_ignore_object(list[i]);
+	}
+	for (int i = 0; i < N; i++) {
+		free(list[i]);
+		list[i] = NULL;
+	}
+	for (int i = 0; i < N; i++)
+		keep_alive(make_block(100));
+}
+
 static APART void disabled(void)
 {
 	__lsan_disable();
@@ -579,6 +605,8 @@ static const struct {
 	void (*run)(void);
 } cases[] = {
 	{ "ignored", ignored },
+	{ "ignored-many", ignored_many },
+	{ "ignored-freed", ignored_freed },
 	{ "disabled", disabled },
 	{ "disabled-known", disabled_known },
 	{ "recoverable", recoverable },
