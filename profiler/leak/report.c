@@ -9,6 +9,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
+#include "profiler/leak/annotate.h"
 #include "profiler/leak/chain.h"
 #include "profiler/leak/leak.h"
 #include "profiler/leak/suppress.h"
@@ -126,12 +127,15 @@ static void print_unused(const char *name, uint64_t objects, uint64_t bytes, voi
 
 void leak_print(const struct leak_result *r)
 {
-	uint32_t shown = 0, left = 0, unused = 0;
+	uint32_t shown = 0, left = 0, unused = 0, most = annotate_max_leaks();
+
+	if (most == 0 || most > MAX_TEXT_RECORDS)
+		most = MAX_TEXT_RECORDS;
 
 	for (uint32_t i = 0; i < r->nrecords; i++) {
 		if (!counts(&r->records[i]))
 			continue;
-		if (shown == MAX_TEXT_RECORDS) {
+		if (shown == most) {
 			left++;
 			continue;
 		}

@@ -186,21 +186,52 @@ static void complain(const char *path, unsigned bad)
 			 path, bad);
 }
 
-void suppress_load(void)
+static void parse_file(const char *path, char *text)
 {
 	static const char mark[] = "\xef\xbb\xbf"; /* some editors begin UTF-8 so */
-	const char *path = opt_get()->suppressions, *why;
+
+	complain(path, suppress_parse(strncmp(text, mark, sizeof(mark) - 1) == 0
+					      ? text + sizeof(mark) - 1
+					      : text));
+}
+
+static void load(const char *path)
+{
+	const char *why;
+	char *text = read_file(path, &why);
+
+	if (text)
+		parse_file(path, text);
+	else
+		log_line("cannot read suppressions %.400s: %s; none are used", path, why);
+}
+
+void suppress_load(void)
+{
+	if (opt_get()->suppressions[0])
+		load(opt_get()->suppressions);
+}
+
+void suppress_load_late(const char *path)
+{
+	char beside[512], *slash;
+	const char *why;
 	char *text;
 
-	if (path[0] == '\0')
+	if (opt_get()->suppressions[0] || path[0] == '\0')
 		return;
-	text = read_file(path, &why);
-	if (!text)
-		log_line("cannot read suppressions %.400s: %s; none are used", path, why);
-	else
-		complain(path, suppress_parse(strncmp(text, mark, sizeof(mark) - 1) == 0
-						      ? text + sizeof(mark) - 1
-						      : text));
+	os_program(beside, sizeof(beside));
+	slash = strrchr(beside, '/');
+	text = path[0] != '/' && slash ? read_file(path, &why) : NULL;
+	if (text) {
+		parse_file(path, text);
+	} else if (path[0] != '/' && slash) {
+		slash++;
+		fmt_string(slash, sizeof(beside) - (size_t)(slash - beside), "%s", path);
+		load(beside);
+	} else {
+		load(path);
+	}
 }
 
 static bool matches_frame(const char *pattern, const struct symbol *s)

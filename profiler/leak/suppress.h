@@ -13,6 +13,9 @@
 /* INIT. Reads the file of the options, if any. One line on stderr for a file that cannot
  * be read, and one for the first line of it that makes no sense. */
 void suppress_load(void);
+/* DUMP. The same of a file that the program names, unless the options name one; a
+ * relative path is also one from the program's directory. */
+void suppress_load_late(const char *path);
 struct leak_record;
 /* DUMP. Does any pattern match the record's stack (a block: its kind, too)? Counts the
  * record for the pattern. */

@@ -336,6 +336,22 @@ def special_default_suppressions(setup):
     same_set(run.report()["suppressed"], [direct(1, 60, "lose_one")])
 
 
+def special_default_options(setup):
+    """What the program says, as far as SEEP_OPTIONS says nothing else."""
+    both = [direct(1, 60, "lose_one"), direct(1, 70, "default_exitcode")]
+    run = Run(setup, "default-exitcode")
+    expect(run, both, status=55)
+    check("... and 1 more sites" in run.stderr, run.stderr)
+    expect(Run(setup, "default-exitcode", ":exitcode=7"), both, status=7)
+    expect(Run(setup, "default-exitcode", ":exitcode=23"), both, status=23)
+    expect(Run(setup, "default-off"), [])
+    run = Run(setup, "default-file")
+    expect(run, [])
+    same_set(run.report()["suppressed"], [direct(1, 60, "lose_one")])
+    expect(Run(setup, "default-file", ":suppressions=/dev/null"),
+           [direct(1, 60, "lose_one")])
+
+
 def special_turned_off(setup):
     run = Run(setup, "turned-off")
     expect(run, [])
@@ -515,6 +531,7 @@ def tests_of(program):
             "retracted": special_retracted,
             "fatal-check": known("fatal-check", [direct(1, 60, "lose_one")]),
             "final-check": known("final-check", []),
+            "default-options": special_default_options,
             "default-suppressions": special_default_suppressions,
             "turned-off": special_turned_off,
             "recoverable": known("recoverable", [direct(1, 60, "lose_one")]),

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "profiler/leak/annotate.h"
+#include "profiler/leak/leak.h"
 #include "profiler/leak/suppress.h"
 #include "profiler/pprof/symbol.h"
 
@@ -158,12 +160,39 @@ static void test_block_frames(void **state)
 	assert_false(suppress_glob_whole("?", ""));
 }
 
+/* LeakSanitizer's options, also such as it would not read. */
+static void test_options(void **state)
+{
+	static char good[] = "verbosity=1 exitcode='7':x,max_leaks=3\n";
+	static char odd[] = "exitcode=256:max_leaks=:=:detect_leaks=maybe:exitcode=\"9";
+	static char noise[512];
+	static const char letters[] = "exitcode=max_leaks:,'\"1 \n";
+	unsigned seed = 11;
+
+	(void)state;
+	assert_int_equal(leak_exitcode(), 23);
+	assert_int_equal(annotate_max_leaks(), 0);
+	annotate_parse(good);
+	assert_int_equal(leak_exitcode(), 7);
+	assert_int_equal(annotate_max_leaks(), 3);
+	annotate_parse(odd);
+	assert_int_equal(leak_exitcode(), 9);
+	assert_int_equal(annotate_max_leaks(), 3);
+	for (int round = 0; round < 200; round++) {
+		for (size_t i = 0; i + 1 < sizeof(noise); i++) {
+			seed = seed * 1664525u + 1013904223u;
+			noise[i] = letters[(seed >> 16) % (sizeof(letters) - 1)];
+		}
+		annotate_parse(noise);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_glob),	     cmocka_unit_test(test_parse),
 		cmocka_unit_test(test_blocks),	     cmocka_unit_test(test_bad_blocks),
-		cmocka_unit_test(test_block_frames),
+		cmocka_unit_test(test_block_frames), cmocka_unit_test(test_options),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
