@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "preload/base/pattern.h"
 #include "profiler/leak/annotate.h"
 #include "profiler/leak/leak.h"
 #include "profiler/leak/suppress.h"
@@ -31,15 +32,13 @@ static void test_glob(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-		if (suppress_glob(cases[i].pattern, cases[i].text) != cases[i].match)
+		if (pattern_find(cases[i].pattern, cases[i].text) != cases[i].match)
 			fail_msg("%s on %s", cases[i].pattern, cases[i].text);
 }
 
-static void count_plain(const char *name, uint64_t objects, uint64_t bytes, void *arg)
+static void count_plain(const struct suppress_entry *e, void *arg)
 {
-	(void)objects;
-	(void)bytes;
-	*(uint64_t *)arg += strcmp(name, "from_a_file_of_dos") == 0;
+	*(uint64_t *)arg += strcmp(e->name, "from_a_file_of_dos") == 0;
 }
 
 static void test_parse(void **state)
@@ -68,12 +67,10 @@ static void test_parse(void **state)
 
 /* ---- memcheck's blocks ---- */
 
-static void count_kept(const char *name, uint64_t objects, uint64_t bytes, void *arg)
+static void count_kept(const struct suppress_entry *e, void *arg)
 {
-	(void)objects;
-	(void)bytes;
-	assert_string_not_equal(name, "dropped");
-	*(unsigned *)arg += strcmp(name, "kept") == 0;
+	assert_string_not_equal(e->name, "dropped");
+	*(unsigned *)arg += strcmp(e->name, "kept") == 0;
 }
 
 /* What is left of a block that makes no sense is no suppression. */
@@ -154,10 +151,10 @@ static void test_block_frames(void **state)
 		if (suppress_frames_match(cases[i].lines, cases[i].count, stack, 5) !=
 		    cases[i].match)
 			fail_msg("case %zu", i);
-	assert_true(suppress_glob_whole("a*b?d", "axxbcd"));
-	assert_false(suppress_glob_whole("a*b", "abc"));
-	assert_true(suppress_glob_whole("*", ""));
-	assert_false(suppress_glob_whole("?", ""));
+	assert_true(pattern_whole("a*b?d", "axxbcd"));
+	assert_false(pattern_whole("a*b", "abc"));
+	assert_true(pattern_whole("*", ""));
+	assert_false(pattern_whole("?", ""));
 }
 
 /* LeakSanitizer's options, also such as it would not read. */
