@@ -18,6 +18,7 @@
 #include "tools/commands.h"
 #include "tools/lib/agent.h"
 #include "tools/lib/baseline.h"
+#include "tools/lib/knownleaks.h"
 #include "tools/lib/leakprint.h"
 #include "tools/lib/output.h"
 #include "tools/lib/pause.h"
@@ -325,6 +326,20 @@ static void ask(struct check *c, int fd)
 	output_finish(&o);
 }
 
+/* What suppressions cover by names that the process does not know. */
+static void leave_out_known(struct check *c, int fd)
+{
+	json_t *copy, *found;
+
+	if (!knownleaks_wanted(c->report))
+		return;
+	copy = load(fd);
+	found = knownleaks_find(copy, 0);
+	knownleaks_apply(c->report, found, c->profile ? c->out : NULL);
+	json_decref(found);
+	json_decref(copy);
+}
+
 /* ---- what is new ---- */
 
 static long long number_in(const json_t *object, const char *key)
@@ -392,7 +407,7 @@ static void add_lines(struct check *c)
 {
 	struct symbolizer *s = symbolizer_new(NULL, NAMES_SIMPLE);
 
-	symbolizer_report(s, c->report);
+	symbolizer_report(s, c->report, 0);
 	symbolizer_free(s);
 }
 
@@ -533,6 +548,7 @@ int command_check(int argc, char **argv)
 	agent_expect(&c.target);
 	predict(&c);
 	ask(&c, fd);
+	leave_out_known(&c, fd);
 	close(fd);
 	if (c.save)
 		save(&c, c.save);

@@ -17,6 +17,7 @@
 #include "tools/commands.h"
 #include "tools/lib/baseline.h"
 #include "tools/lib/kept.h"
+#include "tools/lib/knownleaks.h"
 #include "tools/lib/launch.h"
 #include "tools/lib/leakprint.h"
 #include "tools/lib/runjson.h"
@@ -112,6 +113,8 @@ struct gate {
 	struct amounts {
 		unsigned long long objects, bytes, sites;
 	} fresh[RUNTABLE_ROWS];
+	/* By place: reports that are not what the process wrote, and have no file. */
+	json_t *reports[RUNTABLE_ROWS];
 	/* the verdict */
 	unsigned long long objects, bytes, sites;
 	unsigned threads_blocked, threads_ended;
@@ -195,6 +198,20 @@ static void parse(struct gate *g, int argc, char **argv)
 
 /* ---- the report ---- */
 
+static void keep_report(size_t row, json_t *report, void *arg)
+{
+	struct gate *g = arg;
+
+	g->reports[row] = report;
+}
+
+static json_t *report_of(const struct gate *g, const struct runtable_row *r)
+{
+	json_t *report = g->reports[r - g->launch.table->rows];
+
+	return report ? json_incref(report) : kept_report(&g->launch, r);
+}
+
 static struct amounts amounts_of(const struct gate *g, const struct runtable_row *r)
 {
 	if (g->since)
@@ -206,7 +223,7 @@ static void print_report(const struct gate *g, const struct runtable_row *r)
 {
 	const struct amounts a = amounts_of(g, r);
 	char *path = format_string("%s.report.json", r->prefix);
-	json_t *report = kept_report(&g->launch, r), *leak;
+	json_t *report = report_of(g, r), *leak;
 	size_t i, printed = 0, left = 0;
 
 	say_title("%s (process %d): %llu bytes in %llu %sobjects lost", r->exe, r->pid,
@@ -238,7 +255,7 @@ static void print_report(const struct gate *g, const struct runtable_row *r)
 /* What is still held, as far as the library has found by whom. */
 static void print_reachable(const struct gate *g, const struct runtable_row *r)
 {
-	json_t *report = kept_report(&g->launch, r);
+	json_t *report = report_of(g, r);
 	json_t *entry;
 	size_t i;
 
@@ -255,7 +272,7 @@ static void print_reachable(const struct gate *g, const struct runtable_row *r)
 /* For the suppressions: every report, also of processes that lost nothing. */
 static void add_report(struct gate *g, const struct runtable_row *r)
 {
-	json_t *report = kept_report(&g->launch, r);
+	json_t *report = report_of(g, r);
 
 	if (report)
 		suppressions_add(&g->supp, report);
@@ -303,7 +320,7 @@ static void find_fresh(struct gate *g, json_t *report, struct amounts *out)
 static void compare_report(struct gate *g, const struct runtable_row *r)
 {
 	char *path = format_string("%s.report.json", r->prefix);
-	json_t *report = kept_report(&g->launch, r);
+	json_t *report = report_of(g, r);
 	struct amounts *fresh = &g->fresh[r - g->launch.table->rows];
 
 	if (!report) /* nothing can be said to be old */
@@ -538,14 +555,16 @@ int command_gate(int argc, char **argv)
 		.exitcode = EXIT_LEAK,
 	};
 	const char *verdict;
+	bool timely;
 	int status;
 
 	parse(&g, argc, argv);
 	g.launch.quiet = g.quiet;
 	launch_run(&g.launch);
+	timely = knownleaks_run(&g.launch, g.quiet, keep_report, &g);
 	collect_suppressions(&g);
 	compare_reports(&g);
-	if (!g.no_symbolize)
+	if (!g.no_symbolize && timely)
 		symbolizer_run(&g.launch, g.quiet);
 	judge(&g);
 	finish_suppressions(&g);

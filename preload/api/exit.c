@@ -262,10 +262,10 @@ static int write_leaks(const struct leak_result *r, const char *prefix, bool alw
 /* The status that the verdict forces on the process, or -1. exitcode=0: none. */
 static int forced_status(const struct leak_result *r)
 {
-	if (runtable_is_gate() || runtable_is_out_of_reach() || opt_get()->exitcode == 0)
+	if (runtable_is_gate() || runtable_is_out_of_reach() || leak_exitcode() == 0)
 		return -1;
 	if (r->verdict == LEAK_FOUND)
-		return opt_get()->exitcode;
+		return leak_exitcode();
 	return r->verdict == LEAK_INCOMPLETE ? OPT_EXIT_INCOMPLETE : -1;
 }
 

@@ -92,11 +92,11 @@ EXPORT void __lsan_do_leak_check(void)
 	if (leak_is_final())
 		return;
 	verdict = look(opt_get()->leak == OPT_LEAK_OFF);
-	if (verdict == LEAK_FOUND && opt_get()->exitcode != 0) {
+	if (verdict == LEAK_FOUND && leak_exitcode() != 0) {
 		write_out(stdout);
 		write_out(stderr);
 		exit_reports(&cause);
-		os_exit_group(opt_get()->exitcode);
+		os_exit_group(leak_exitcode());
 	}
 	if (verdict == LEAK_CLEAN)
 		leak_set_final();

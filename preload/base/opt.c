@@ -315,6 +315,7 @@ static const char *apply(struct options *o, const char *key, const char *value,
 		if (!set_number(value, 0, 255, &number))
 			return "must be a status from 0 to 255";
 		o->exitcode = (int)number;
+		o->has_exitcode = true;
 	} else if (strcmp(key, "signal") == 0) {
 		return set_signal(value, &o->signal)
 			       ? NULL

@@ -52,8 +52,9 @@ struct options {
 	bool label_thread, label_size; /* labels=: what sites are split by */
 	bool follow;		       /* profile children of fork and exec */
 	unsigned stack;		       /* most frames of one stack */
-	int exitcode;  /* status of a process that leaked, with leak=exit */
-	bool deepbind; /* true: RTLD_DEEPBIND is left alone */
+	int exitcode;	   /* status of a process that leaked, with leak=exit */
+	bool has_exitcode; /* it was given */
+	bool deepbind;	   /* true: RTLD_DEEPBIND is left alone */
 	enum opt_huge hugepage;
 	int signal;		/* for the live agent; 0: it cannot be asked */
 	char out[OPT_PATH_MAX]; /* pattern, absolute; empty: nothing is written */

@@ -476,7 +476,7 @@ static NO_LOCK_CHECK void hear_program(struct leak_result *out)
 	leak_leave();
 	if (annotate_ask()) {
 		log_line("the program has turned leak checks off "
-			 "(__lsan_is_turned_off)");
+			 "(__lsan_is_turned_off, or detect_leaks=0)");
 		out->nrecords = 0;
 	}
 	leak_enter();

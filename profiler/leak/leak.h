@@ -146,6 +146,10 @@ int leak_write_json(const struct leak_result *r, const char *prefix);
 int leak_write_profile_fd(const struct leak_result *r, int fd);
 int leak_write_json_fd(const struct leak_result *r, int fd);
 
+/* The status of a process that leaked: of the options, or what the program says
+ * (annotate.h). */
+int leak_exitcode(void);
+
 /* ---- marks for code that loses memory on purpose: lsan_interface.h ---- */
 /* The check that was just made is the last one: none is made at the end. */
 void leak_set_final(void);

@@ -9,6 +9,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
+#include "profiler/leak/annotate.h"
 #include "profiler/leak/chain.h"
 #include "profiler/leak/leak.h"
 #include "profiler/leak/suppress.h"
@@ -115,23 +116,36 @@ static void print_reachable(const struct leak_result *r)
 	}
 }
 
-static void print_unused(const char *name, uint64_t objects, uint64_t bytes, void *arg)
+static bool has_source(const struct suppress_entry *e)
+{
+	for (uint32_t i = 0; i < e->nlines; i++)
+		if (strncmp(e->lines[i], "src:", 4) == 0)
+			return true;
+	return false;
+}
+
+static void print_unused(const struct suppress_entry *e, void *arg)
 {
 	uint32_t *count = arg;
 
-	(void)bytes;
-	if (objects == 0 && (*count)++ < MAX_UNUSED)
-		log_line("suppression not used: %.400s", name);
+	if (e->objects == 0 && (*count)++ < MAX_UNUSED)
+		log_line("suppression not used: %.400s%s", e->name,
+			 has_source(e) ? " (source files are known to seep gate and "
+					 "seep check only)"
+				       : "");
 }
 
 void leak_print(const struct leak_result *r)
 {
-	uint32_t shown = 0, left = 0, unused = 0;
+	uint32_t shown = 0, left = 0, unused = 0, most = annotate_max_leaks();
+
+	if (most == 0 || most > MAX_TEXT_RECORDS)
+		most = MAX_TEXT_RECORDS;
 
 	for (uint32_t i = 0; i < r->nrecords; i++) {
 		if (!counts(&r->records[i]))
 			continue;
-		if (shown == MAX_TEXT_RECORDS) {
+		if (shown == most) {
 			left++;
 			continue;
 		}
@@ -297,6 +311,8 @@ static enum list list_of(const struct leak_record *r)
 
 static void json_records(struct out *o, const struct leak_result *r, enum list list)
 {
+	/* With suppressions the tool matches stacks. */
+	bool all = r->max_stacks == 0 || (list <= LIST_POSSIBLE && suppress_any());
 	bool first = true;
 	uint32_t count = 0;
 
@@ -308,30 +324,54 @@ static void json_records(struct out *o, const struct leak_result *r, enum list l
 			out_str(o, ",");
 		first = false;
 		json_record(o, r, &r->records[i],
-			    r->max_stacks == 0 || count++ < r->max_stacks ||
-				    list == LIST_REACHABLE);
+			    all || count++ < r->max_stacks || list == LIST_REACHABLE);
 	}
 }
 
 struct json_list {
 	struct out *o;
 	bool first;
+	bool with_lines;
 };
 
-static void json_suppression(const char *name, uint64_t objects, uint64_t bytes,
-			     void *arg)
+/* For the tool, which knows more names. */
+static void json_lines(struct out *o, const struct suppress_entry *e)
+{
+	const char *comma = "";
+
+	out_str(o, ",\"lines\":[");
+	for (uint32_t i = 0; i < e->nlines; i++) {
+		out_str(o, i ? "," : "");
+		out_json(o, e->lines[i]);
+	}
+	out_str(o, "]");
+	if (e->kinds == ~0u)
+		return;
+	out_str(o, ",\"kinds\":[");
+	for (unsigned k = 0; k <= LEAK_POSSIBLE; k++)
+		if (e->kinds >> k & 1) {
+			out_format(o, "%s\"%s\"", comma, kinds[k]);
+			comma = ",";
+		}
+	out_str(o, "]");
+}
+
+static void json_suppression(const struct suppress_entry *e, void *arg)
 {
 	struct json_list *l = arg;
 
 	out_str(l->o, l->first ? "\n{\"name\":" : ",\n{\"name\":");
 	l->first = false;
-	out_json(l->o, name);
-	out_format(l->o, ",\"objects\":%lu,\"bytes\":%lu}", objects, bytes);
+	out_json(l->o, e->name);
+	out_format(l->o, ",\"objects\":%lu,\"bytes\":%lu", e->objects, e->bytes);
+	if (l->with_lines && e->lines)
+		json_lines(l->o, e);
+	out_str(l->o, "}");
 }
 
-static void json_suppressions(struct out *o)
+static void json_suppressions(struct out *o, const struct leak_result *r)
 {
-	struct json_list list = { o, true };
+	struct json_list list = { o, true, r->objects + r->possible_objects > 0 };
 
 	suppress_each(json_suppression, &list);
 }
@@ -408,7 +448,7 @@ static void json_report(struct out *o, const struct leak_result *r)
 	out_str(o, "],\"reachable\":[");
 	json_records(o, r, LIST_REACHABLE);
 	out_str(o, "],\"suppressions\":[");
-	json_suppressions(o);
+	json_suppressions(o, r);
 	out_str(o, "],\"modules\":[");
 	json_modules(o);
 	out_str(o, "]}\n");

@@ -13,6 +13,7 @@
 #include "preload/base/meta.h"
 #include "preload/base/opt.h"
 #include "preload/base/os.h"
+#include "preload/base/pattern.h"
 #include "profiler/leak/leak.h"
 #include "profiler/pprof/symbol.h"
 #include "profiler/site/site.h"
@@ -30,51 +31,6 @@ static struct {
 	} patterns[MAX_PATTERNS];
 	size_t count, too_many;
 } suppressions;
-
-/* Matches pattern[0..end) against text from its beginning; whole: to its end as well. */
-static bool match_from(const char *p, const char *end, const char *text, bool whole)
-{
-	const char *star = NULL, *retry = NULL;
-
-	for (;;) {
-		if (p < end && *p == '*') {
-			star = ++p;
-			retry = text;
-		} else if (p == end) {
-			if (!whole || *text == '\0')
-				return true;
-			if (!star)
-				return false;
-			p = star;
-			text = ++retry;
-		} else if (*text && *p == *text) {
-			p++;
-			text++;
-		} else if (star && *retry) {
-			p = star;
-			text = ++retry;
-		} else {
-			return false;
-		}
-	}
-}
-
-bool suppress_glob(const char *pattern, const char *text)
-{
-	const char *end = pattern + strlen(pattern);
-	bool whole = end > pattern && end[-1] == '$';
-
-	if (whole)
-		end--;
-	if (*pattern == '^')
-		return match_from(pattern + 1, end, text, whole);
-	for (;; text++) {
-		if (match_from(pattern, end, text, whole))
-			return true;
-		if (*text == '\0')
-			return false;
-	}
-}
 
 static char *trim(char *line)
 {
@@ -172,10 +128,6 @@ static void complain(const char *path, unsigned bad)
 {
 	size_t too_many = suppressions.too_many + suppress_blocks_too_many();
 
-	if (suppress_blocks_with_source() > 0)
-		log_line("%.400s: %u blocks with src: lines are left out: line numbers "
-			 "are not known at run time",
-			 path, suppress_blocks_with_source());
 	if (too_many)
 		log_line("%.400s: %zu suppressions are left out: %u lines of leak: and "
 			 "%u blocks are the most",
@@ -186,21 +138,52 @@ static void complain(const char *path, unsigned bad)
 			 path, bad);
 }
 
-void suppress_load(void)
+static void parse_file(const char *path, char *text)
 {
 	static const char mark[] = "\xef\xbb\xbf"; /* some editors begin UTF-8 so */
-	const char *path = opt_get()->suppressions, *why;
+
+	complain(path, suppress_parse(strncmp(text, mark, sizeof(mark) - 1) == 0
+					      ? text + sizeof(mark) - 1
+					      : text));
+}
+
+static void load(const char *path)
+{
+	const char *why;
+	char *text = read_file(path, &why);
+
+	if (text)
+		parse_file(path, text);
+	else
+		log_line("cannot read suppressions %.400s: %s; none are used", path, why);
+}
+
+void suppress_load(void)
+{
+	if (opt_get()->suppressions[0])
+		load(opt_get()->suppressions);
+}
+
+void suppress_load_late(const char *path)
+{
+	char beside[512], *slash;
+	const char *why;
 	char *text;
 
-	if (path[0] == '\0')
+	if (opt_get()->suppressions[0] || path[0] == '\0')
 		return;
-	text = read_file(path, &why);
-	if (!text)
-		log_line("cannot read suppressions %.400s: %s; none are used", path, why);
-	else
-		complain(path, suppress_parse(strncmp(text, mark, sizeof(mark) - 1) == 0
-						      ? text + sizeof(mark) - 1
-						      : text));
+	os_program(beside, sizeof(beside));
+	slash = strrchr(beside, '/');
+	text = path[0] != '/' && slash ? read_file(path, &why) : NULL;
+	if (text) {
+		parse_file(path, text);
+	} else if (path[0] != '/' && slash) {
+		slash++;
+		fmt_string(slash, sizeof(beside) - (size_t)(slash - beside), "%s", path);
+		load(beside);
+	} else {
+		load(path);
+	}
 }
 
 static bool matches_frame(const char *pattern, const struct symbol *s)
@@ -208,10 +191,10 @@ static bool matches_frame(const char *pattern, const struct symbol *s)
 	char text[512];
 
 	if (s->function &&
-	    (suppress_glob(pattern, s->function) ||
-	     suppress_glob(pattern, symbol_demangle(s->function, text, sizeof(text)))))
+	    (pattern_find(pattern, s->function) ||
+	     pattern_find(pattern, symbol_demangle(s->function, text, sizeof(text)))))
 		return true;
-	return s->module && suppress_glob(pattern, s->module->path);
+	return s->module && pattern_find(pattern, s->module->path);
 }
 
 bool suppress_matches(const struct leak_record *r)
@@ -239,14 +222,30 @@ bool suppress_matches(const struct leak_record *r)
 	return false;
 }
 
-void suppress_each(void (*fn)(const char *name, uint64_t objects, uint64_t bytes,
-			      void *arg),
-		   void *arg)
+void suppress_each(suppress_fn fn, void *arg)
 {
 	for (size_t i = 0; i < suppressions.count; i++) {
 		const struct pattern *p = &suppressions.patterns[i];
+		const struct suppress_entry e = { .name = p->text,
+						  .kinds = ~0u,
+						  .objects = p->objects,
+						  .bytes = p->bytes };
 
-		fn(p->text, p->objects, p->bytes, arg);
+		fn(&e, arg);
 	}
 	suppress_block_each(fn, arg);
+}
+
+static void count_one(const struct suppress_entry *e, void *arg)
+{
+	(void)e;
+	++*(size_t *)arg;
+}
+
+bool suppress_any(void)
+{
+	size_t count = 0;
+
+	suppress_each(count_one, &count);
+	return count > 0;
 }

@@ -13,15 +13,24 @@
 /* INIT. Reads the file of the options, if any. One line on stderr for a file that cannot
  * be read, and one for the first line of it that makes no sense. */
 void suppress_load(void);
+/* DUMP. The same of a file that the program names, unless the options name one; a
+ * relative path is also one from the program's directory. */
+void suppress_load_late(const char *path);
 struct leak_record;
 /* DUMP. Does any pattern match the record's stack (a block: its kind, too)? Counts the
  * record for the pattern. */
 bool suppress_matches(const struct leak_record *r);
-/* DUMP. Every pattern and block, with what it has matched so far; name is a pattern's
- * text, or a block's first line. */
-void suppress_each(void (*fn)(const char *name, uint64_t objects, uint64_t bytes,
-			      void *arg),
-		   void *arg);
+struct suppress_entry {
+	const char *name;	  /* a pattern's text, or a block's first line */
+	const char *const *lines; /* of a block: its frames; of a pattern NULL */
+	uint32_t nlines;
+	unsigned kinds;		 /* bits by enum leak_kind; ~0: any */
+	uint64_t objects, bytes; /* what it has matched so far */
+};
+typedef void (*suppress_fn)(const struct suppress_entry *e, void *arg);
+/* DUMP. Every pattern and block. */
+void suppress_each(suppress_fn fn, void *arg);
+bool suppress_any(void); /* is there one? */
 
 /* ---- memcheck's blocks, see suppress_block.c; may stand in the same file ---- */
 
@@ -33,24 +42,14 @@ struct symbol;
 bool suppress_block_line(const char *line, bool *out_ok);
 /* INIT. At the end of the file: is a block still open? It is dropped. */
 bool suppress_block_open(void);
-/* INIT. Blocks with "src:" lines so far, which are left out: no line numbers are known
- * here. */
-uint32_t suppress_blocks_with_source(void);
 /* INIT. Blocks for which there was no room. */
 uint32_t suppress_blocks_too_many(void);
 /* DUMP. Does any block match the record? Needs the leak check's lock. */
 bool suppress_block_matches(const struct leak_record *r);
-void suppress_block_each(void (*fn)(const char *name, uint64_t objects, uint64_t bytes,
-				    void *arg),
-			 void *arg);
+void suppress_block_each(suppress_fn fn, void *arg);
 /* For tests. Do the lines of a block match a stack, innermost frame first? */
 bool suppress_frames_match(const char *const *lines, uint32_t nlines,
 			   const struct symbol *frames, uint32_t nframes);
-/* For tests. '*' and '?'; the pattern covers the whole text. */
-bool suppress_glob_whole(const char *pattern, const char *text);
-
-/* For tests. Does pattern match text, by the rules above? FAST. */
-bool suppress_glob(const char *pattern, const char *text);
 /* For tests. Adds the patterns in text (terminated, modified). Number of the first bad
  * line, 0: none. */
 unsigned suppress_parse(char *text);

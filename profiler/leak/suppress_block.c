@@ -14,13 +14,14 @@
  *
  * The frames must match the innermost ones of the stack, in order; '*' and '?' are
  * wildcards and a pattern covers the whole name. Blocks about other errors are read and
- * dropped. Our stacks begin with the caller of malloc, so a first line that names an
- * allocation function is left out when it does not match.
+ * dropped. Lines of source files ("src:x.c:12") match nothing here: the tool matches
+ * them.
  */
 #include "profiler/leak/suppress.h"
 
 #include <string.h>
 
+#include "preload/base/pattern.h"
 #include "profiler/leak/leak.h"
 #include "profiler/pprof/symbol.h"
 #include "profiler/site/site.h"
@@ -40,37 +41,13 @@ static struct {
 		uint64_t objects, bytes; /* matched; guarded by the leak check's lock */
 	} list[MAX_BLOCKS];
 	uint32_t count;
-	uint32_t with_source; /* left out */
-	uint32_t too_many;    /* likewise */
+	uint32_t too_many; /* left out */
 	/* While a block is read: */
 	uint32_t seen; /* lines of its head: name, kind */
 	bool inside, wanted;
 	/* Of the stack that is being matched; guarded by the leak check's lock. */
 	struct symbol frames[MAX_DEPTH];
 } blocks;
-
-bool suppress_glob_whole(const char *p, const char *text)
-{
-	const char *star = NULL, *retry = NULL;
-
-	while (*text) {
-		if (*p == '*') {
-			star = ++p;
-			retry = text;
-		} else if (*p && (*p == '?' || *p == *text)) {
-			p++;
-			text++;
-		} else if (star) {
-			p = star;
-			text = ++retry;
-		} else {
-			return false;
-		}
-	}
-	while (*p == '*')
-		p++;
-	return *p == '\0';
-}
 
 /* ---- reading ---- */
 
@@ -178,12 +155,8 @@ static bool read_frame(const char *line)
 
 	if (starts_with(line, kinds))
 		return read_kinds(line + sizeof(kinds) - 1) || !blocks.wanted;
-	if (starts_with(line, "src:") && blocks.wanted) {
-		blocks.with_source++;
-		blocks.wanted = false;
-	}
 	if (strcmp(line, "...") != 0 && !starts_with(line, "fun:") &&
-	    !starts_with(line, "obj:"))
+	    !starts_with(line, "obj:") && !starts_with(line, "src:"))
 		return !blocks.wanted; /* blocks of other kinds have lines of their own */
 	if (blocks.nlines == MAX_LINES && blocks.wanted) {
 		blocks.wanted = false;
@@ -252,57 +225,30 @@ static bool line_matches(const char *line, const struct symbol *s)
 	char text[512];
 
 	if (starts_with(line, "obj:"))
-		return s->module && suppress_glob_whole(line + 4, s->module->path);
+		return s->module && pattern_whole(line + 4, s->module->path);
 	if (!starts_with(line, "fun:") || !s->function)
 		return false;
-	return suppress_glob_whole(line + 4, s->function) ||
-	       suppress_glob_whole(line + 4,
-				   symbol_demangle(s->function, text, sizeof(text)));
+	return pattern_whole(line + 4, s->function) ||
+	       pattern_whole(line + 4, symbol_demangle(s->function, text, sizeof(text)));
+}
+
+struct framed {
+	const struct symbol *frames;
+};
+
+static bool frame_matches(const char *line, uint32_t frame, void *arg)
+{
+	const struct framed *stack = arg;
+
+	return line_matches(line, &stack->frames[frame]);
 }
 
 bool suppress_frames_match(const char *const *lines, uint32_t nlines,
 			   const struct symbol *frames, uint32_t nframes)
 {
-	uint32_t l = 0, f = 0, after_gap = 0, retry = 0;
-	bool gap = false;
+	struct framed stack = { frames };
 
-	while (l < nlines) {
-		if (strcmp(lines[l], "...") == 0) {
-			gap = true;
-			after_gap = ++l;
-			retry = f;
-		} else if (f < nframes && line_matches(lines[l], &frames[f])) {
-			l++;
-			f++;
-		} else if (gap && retry < nframes) {
-			l = after_gap;
-			f = ++retry;
-		} else {
-			return false;
-		}
-	}
-	return true;
-}
-
-static bool names_allocator(const char *line)
-{
-	static const char *const names[] = { "malloc",
-					     "calloc",
-					     "realloc",
-					     "reallocarray",
-					     "memalign",
-					     "valloc",
-					     "aligned_alloc",
-					     "posix_memalign",
-					     "_Znwm",
-					     "_Znam",
-					     "_ZnwmRKSt9nothrow_t",
-					     "_ZnamRKSt9nothrow_t" };
-
-	for (size_t i = 0; i < ARRAY_LEN(names); i++)
-		if (starts_with(line, "fun:") && suppress_glob_whole(line + 4, names[i]))
-			return true;
-	return starts_with(line, "obj:") && strstr(line, "vgpreload");
+	return pattern_stack(lines, nlines, nframes, frame_matches, &stack);
 }
 
 static uint32_t collect(uint32_t site, struct symbol *frames)
@@ -318,23 +264,14 @@ static uint32_t collect(uint32_t site, struct symbol *frames)
 	return n;
 }
 
-static bool block_matches(uint32_t i, uint32_t nframes)
-{
-	const char *const *lines = &blocks.lines[blocks.list[i].first];
-	const struct symbol *frames = blocks.frames;
-	uint32_t n = blocks.list[i].count;
-
-	return suppress_frames_match(lines, n, frames, nframes) ||
-	       (n > 1 && names_allocator(lines[0]) &&
-		suppress_frames_match(lines + 1, n - 1, frames, nframes));
-}
-
 bool suppress_block_matches(const struct leak_record *r)
 {
 	uint32_t nframes = blocks.count ? collect(r->site, blocks.frames) : 0;
 
 	for (uint32_t i = 0; i < blocks.count; i++) {
-		if (!(blocks.list[i].kinds >> r->kind & 1) || !block_matches(i, nframes))
+		if (!(blocks.list[i].kinds >> r->kind & 1) ||
+		    !suppress_frames_match(&blocks.lines[blocks.list[i].first],
+					   blocks.list[i].count, blocks.frames, nframes))
 			continue;
 		blocks.list[i].objects += r->objects;
 		blocks.list[i].bytes += r->bytes;
@@ -343,16 +280,18 @@ bool suppress_block_matches(const struct leak_record *r)
 	return false;
 }
 
-uint32_t suppress_blocks_with_source(void)
+void suppress_block_each(suppress_fn fn, void *arg)
 {
-	return blocks.with_source;
-}
+	for (uint32_t i = 0; i < blocks.count; i++) {
+		const struct suppress_entry e = {
+			.name = blocks.list[i].name,
+			.lines = &blocks.lines[blocks.list[i].first],
+			.nlines = blocks.list[i].count,
+			.kinds = blocks.list[i].kinds,
+			.objects = blocks.list[i].objects,
+			.bytes = blocks.list[i].bytes,
+		};
 
-void suppress_block_each(void (*fn)(const char *name, uint64_t objects, uint64_t bytes,
-				    void *arg),
-			 void *arg)
-{
-	for (uint32_t i = 0; i < blocks.count; i++)
-		fn(blocks.list[i].name, blocks.list[i].objects, blocks.list[i].bytes,
-		   arg);
+		fn(&e, arg);
+	}
 }

@@ -10,6 +10,7 @@
 
 #include <string.h>
 
+#include "preload/base/fmt.h"
 #include "preload/base/meta.h"
 #include "preload/heap/heap.h"
 #include "profiler/leak/absent.h"
@@ -17,22 +18,34 @@
 #include "profiler/sample/sample.h"
 #include "profiler/site/site.h"
 
-#define MAX_IGNORED 65536
 #define TABLE_FIRST 4096
 
 #define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
 
-static struct {
-	uintptr_t *list; /* made at first use */
-	size_t count;
-} ignored;
+/* Addresses inside large objects are found only once these are indexed. */
+static NO_LOCK_CHECK struct mspan *find_any(uintptr_t p, uint32_t *out_index)
+{
+	uintptr_t lo, hi;
+	struct mspan *s = heap_find(p, out_index);
+
+	heap_bounds(&lo, &hi);
+	if (s || p < lo || p >= hi)
+		return s;
+	heap_lock_all();
+	heap_index_large();
+	s = heap_find(p, out_index);
+	heap_unlock_all();
+	return s;
+}
 
 void sweep_ignore(uintptr_t p)
 {
-	if (!ignored.list)
-		ignored.list = meta_map(MAX_IGNORED * sizeof(*ignored.list), META_LEAK);
-	if (ignored.list && ignored.count < MAX_IGNORED)
-		ignored.list[ignored.count++] = p;
+	uint32_t index;
+	struct mspan *s = find_any(p, &index);
+
+	if (s && !sample_ignore(s, index))
+		log_line("out of memory: an object that is to be ignored "
+			 "(__lsan_ignore_object) may be reported");
 }
 
 /* ---- every white live object ---- */
@@ -95,9 +108,6 @@ static void hold_one(struct marker *m, struct mspan *s, uint32_t index, size_t b
 
 void sweep_hold(struct marker *m)
 {
-	for (size_t i = 0; i < ignored.count; i++)
-		mark_word(m, ignored.list[i]);
-	mark_drain(m);
 	if (!sample_is_exact() && !sample_has_inherited() && !sample_has_hidden())
 		return;
 	each_white(m, hold_one, NULL);

@@ -74,7 +74,7 @@ bool sweep_look(struct marker *m, struct sweep *c, const struct leak_result *out
 /* After it: *out has the records, and the history what was lost. */
 void sweep_finish_look(struct sweep *c, struct leak_result *out);
 void sweep_free_look(struct sweep *c);
-/* Remembers p as ignored. */
+/* DUMP. The object that p points into or at is held until it is freed. */
 void sweep_ignore(uintptr_t p);
 
 #endif

@@ -398,23 +398,48 @@ ALWAYS_INLINE bool record(void *p, size_t size, const struct capture *c)
 }
 
 /* A record of an object that is not to be reported: no stack, and no counter counts it.
- */
+ * False: memory is out. */
+static bool put_hidden(struct mspan *s, uint32_t index, const void *p, size_t size)
+{
+	struct block *b = atomic_load_acquire(&s->samples);
+	struct sample_record *r;
+
+	if (!b && !(b = block_make(s)))
+		return false;
+	r = block_claim(s, b, index);
+	if (!r)
+		return false;
+	fill_record(s, r, HIDDEN_SITE, size);
+	sample_count_page(s, b, p, 1);
+	atomic_store_relaxed(&sampler.any_hidden, 1u);
+	return true;
+}
+
 static void hide(void *p, size_t size)
 {
 	uint32_t index;
 	struct mspan *s = heap_find((uintptr_t)p, &index);
-	struct block *b = s ? atomic_load_acquire(&s->samples) : NULL;
-	struct sample_record *r;
 
 	heap_set_budget(-1); /* the next, too */
-	if (!s || (!b && !(b = block_make(s))))
-		return;
-	r = block_claim(s, b, index);
-	if (!r)
-		return;
-	fill_record(s, r, HIDDEN_SITE, size);
-	sample_count_page(s, b, p, 1);
+	if (s)
+		put_hidden(s, index, p, size);
+}
+
+/* Counters count one that has a record, and go on doing so: it is only as if a parent had
+ * made it. */
+bool sample_ignore(struct mspan *s, uint32_t index)
+{
+	struct block *b = atomic_load_acquire(&s->samples);
+	struct sample_record *r = b ? block_find(s, b, index) : NULL;
+	uintptr_t base = s->slot_size ? mspan_slot(s, index) : s->base;
+
+	if (!sample_was_on())
+		return true; /* nor is it looked for */
+	if (!r || (int32_t)atomic_load_relaxed(&r->site) <= 0)
+		return put_hidden(s, index, (const void *)base, mspan_slot_bytes(s));
+	r->epoch = (uint8_t)(sampler.epoch - 1);
 	atomic_store_relaxed(&sampler.any_hidden, 1u);
+	return true;
 }
 
 /* p gets no record: the one of the object before it would say that p is free. */

@@ -66,7 +66,10 @@ uint64_t sample_weight(size_t size);
 void sample_hide_enter(void);
 bool sample_hide_leave(void);
 bool sample_is_hidden(const struct sample_record *r);
-bool sample_has_hidden(void); /* was any object hidden in sampled mode? */
+bool sample_has_hidden(void); /* was any hidden in sampled mode, or ignored in any? */
+/* The live object there is nobody's leak until it is freed. By its owner. False: memory
+ * is out. */
+bool sample_ignore(struct mspan *s, uint32_t index);
 
 /* DUMP. Writes PREFIX.heap.pb.gz, .allocs.pb.gz and .peak.pb.gz (the last holds the live
  * sites at the peak, see peak.c), and .lifetimes.pb.gz if that was asked for. Returns 0

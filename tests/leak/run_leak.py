@@ -257,6 +257,16 @@ def special_disabled_sampled(setup):
     check(found == [(1, 64)], str(found))  # the slot of 60 bytes that was not hidden
 
 
+def special_ignored_sampled(setup):
+    """With a record of each object, and of none."""
+    for sample in ("1", "64G"):
+        options = f":sample={sample}:seed=1"
+        report = Run(setup, "ignored-many", options, mode="sampled").report()
+        check(report["leaks"] == [], str(report["leaks"]))
+        report = Run(setup, "ignored-freed", options, mode="sampled").report()
+        check(report["objects"] == 200, str(report["leaks"]))
+
+
 def special_disabled_known(setup):
     """All are sampled, and neither the stack nor the span is new."""
     run = Run(setup, "disabled-known", ":sample=1:seed=1", mode="sampled")
@@ -272,10 +282,12 @@ def lost_unused(setup):
         f.flush()
         run = Run(setup, "indirect", f":suppressions={f.name}")
     used = {s["name"]: s["objects"] for s in run.report()["suppressions"]}
-    check(used == {"nowhere": 0, "lose_indirect": 3, "other kind": 0}, str(used))
+    check(used == {"nowhere": 0, "lose_indirect": 3, "other kind": 0, "with lines": 0},
+          str(used))
     check("seep: suppression not used: nowhere\n" in run.stderr and
           "seep: suppression not used: lose" not in run.stderr, run.stderr)
-    check("1 blocks with src: lines are left out" in run.stderr, run.stderr)
+    check("not used: with lines (source files are known to seep gate" in run.stderr,
+          run.stderr)
     expect_status(run, CLEAN, "seep: clean")
 
 
@@ -326,6 +338,22 @@ def special_default_suppressions(setup):
     run = Run(setup, "default-suppressions")
     expect(run, [direct(1, 70, "default_suppressions")])
     same_set(run.report()["suppressed"], [direct(1, 60, "lose_one")])
+
+
+def special_default_options(setup):
+    """What the program says, as far as SEEP_OPTIONS says nothing else."""
+    both = [direct(1, 60, "lose_one"), direct(1, 70, "default_exitcode")]
+    run = Run(setup, "default-exitcode")
+    expect(run, both, status=55)
+    check("... and 1 more sites" in run.stderr, run.stderr)
+    expect(Run(setup, "default-exitcode", ":exitcode=7"), both, status=7)
+    expect(Run(setup, "default-exitcode", ":exitcode=23"), both, status=23)
+    expect(Run(setup, "default-off"), [])
+    run = Run(setup, "default-file")
+    expect(run, [])
+    same_set(run.report()["suppressed"], [direct(1, 60, "lose_one")])
+    expect(Run(setup, "default-file", ":suppressions=/dev/null"),
+           [direct(1, 60, "lose_one")])
 
 
 def special_turned_off(setup):
@@ -498,12 +526,16 @@ def tests_of(program):
     else:
         tests = {
             "ignored": known("ignored", [direct(1, 60, "ignored")]),
+            "ignored-many": known("ignored-many", []),
+            "ignored-freed": known("ignored-freed", [direct(200, 20000, "ignored_freed")]),
+            "ignored-sampled": special_ignored_sampled,
             "disabled": known("disabled", [direct(1, 60, "disabled")]),
             "disabled-sampled": special_disabled_sampled,
             "disabled-known": special_disabled_known,
             "retracted": special_retracted,
             "fatal-check": known("fatal-check", [direct(1, 60, "lose_one")]),
             "final-check": known("final-check", []),
+            "default-options": special_default_options,
             "default-suppressions": special_default_suppressions,
             "turned-off": special_turned_off,
             "recoverable": known("recoverable", [direct(1, 60, "lose_one")]),

@@ -57,6 +57,32 @@ static APART void ignored(void)
 	keep_alive(make_block(60)); /* not ignored */
 }
 
+static APART void ignored_many(void)
+{
+	for (int i = 0; i < 70000; i++)
+		__lsan_ignore_object(make_block(24));
+	__lsan_ignore_object((char *)make_block(300000) + 200000);
+	__lsan_ignore_object(&kept); /* is none */
+}
+
+/* Other objects in the places of such. */
+static APART void ignored_freed(void)
+{
+	enum { N = 200 };
+	void *volatile list[N];
+
+	for (int i = 0; i < N; i++) {
+		list[i] = make_block(100);
+		__lsan_ignore_object(list[i]);
+	}
+	for (int i = 0; i < N; i++) {
+		free(list[i]);
+		list[i] = NULL;
+	}
+	for (int i = 0; i < N; i++)
+		keep_alive(make_block(100));
+}
+
 static APART void disabled(void)
 {
 	__lsan_disable();
@@ -115,14 +141,21 @@ static APART void final_check(void)
 /* ---- LSan's functions that a program defines; not exported ---- */
 
 static const char *volatile own_suppressions;
+static const char *volatile own_options;
 static volatile int turned_off;
 
+const char *__lsan_default_options(void);
 const char *__lsan_default_suppressions(void);
 int __lsan_is_turned_off(void);
 
 __attribute__((visibility("hidden"))) const char *__lsan_default_suppressions(void)
 {
 	return own_suppressions;
+}
+
+__attribute__((visibility("hidden"))) const char *__lsan_default_options(void)
+{
+	return own_options;
 }
 
 __attribute__((visibility("hidden"))) int __lsan_is_turned_off(void)
@@ -135,6 +168,32 @@ static APART void default_suppressions(void)
 	own_suppressions = "# what this program knows of\nleak:^lose_one$\n";
 	lose_one();
 	keep_alive(make_block(70));
+}
+
+static APART void default_exitcode(void)
+{
+	own_options = "verbosity=0:max_leaks=1,exitcode='55' report_objects=1:nonsense";
+	lose_one();
+	keep_alive(make_block(70));
+}
+
+static APART void default_off(void)
+{
+	own_options = "exitcode=55:detect_leaks=false";
+	lose_one();
+}
+
+static APART void default_file(void)
+{
+	static const char known[] = "leak:^lose_one$\n";
+	static char options[64];
+	int fd = memfd_create("known", 0);
+
+	if (write(fd, known, sizeof(known) - 1) < 0)
+		exit(99);
+	snprintf(options, sizeof(options), "suppressions=\"/proc/self/fd/%d\"", fd);
+	own_options = options;
+	lose_one();
 }
 
 static APART void turned_off_late(void)
@@ -579,6 +638,8 @@ static const struct {
 	void (*run)(void);
 } cases[] = {
 	{ "ignored", ignored },
+	{ "ignored-many", ignored_many },
+	{ "ignored-freed", ignored_freed },
 	{ "disabled", disabled },
 	{ "disabled-known", disabled_known },
 	{ "recoverable", recoverable },
@@ -586,6 +647,9 @@ static const struct {
 	{ "fatal-check", fatal_check },
 	{ "final-check", final_check },
 	{ "default-suppressions", default_suppressions },
+	{ "default-exitcode", default_exitcode },
+	{ "default-off", default_off },
+	{ "default-file", default_file },
 	{ "turned-off", turned_off_late },
 	{ "no-ptrace", no_ptrace },
 	{ "fatal-ptrace", fatal_ptrace },

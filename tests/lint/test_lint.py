@@ -10,7 +10,7 @@ ORDER = ["preload/base", "preload/heap", "profiler/stack", "profiler/site", "pro
          "profiler/sample", "profiler/leak", "profiler/thread", "profiler/escape",
          "profiler/control", "preload/api"]
 TOOLS_MAY = ["profiler/control/runtable.h", "profiler/control/request.h",
-             "preload/base/opt.h"]
+             "preload/base/opt.h", "preload/base/pattern.h"]
 MAX_LINES = 700
 HERE = os.path.join(seeptest.SOURCE, "tests", "lint")
 GENERATED = os.path.join(os.path.dirname(seeptest.TOOL), "..", "profiler", "pprof")

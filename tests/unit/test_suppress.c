@@ -5,6 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "preload/base/pattern.h"
+#include "profiler/leak/annotate.h"
+#include "profiler/leak/leak.h"
 #include "profiler/leak/suppress.h"
 #include "profiler/pprof/symbol.h"
 
@@ -29,15 +32,13 @@ static void test_glob(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-		if (suppress_glob(cases[i].pattern, cases[i].text) != cases[i].match)
+		if (pattern_find(cases[i].pattern, cases[i].text) != cases[i].match)
 			fail_msg("%s on %s", cases[i].pattern, cases[i].text);
 }
 
-static void count_plain(const char *name, uint64_t objects, uint64_t bytes, void *arg)
+static void count_plain(const struct suppress_entry *e, void *arg)
 {
-	(void)objects;
-	(void)bytes;
-	*(uint64_t *)arg += strcmp(name, "from_a_file_of_dos") == 0;
+	*(uint64_t *)arg += strcmp(e->name, "from_a_file_of_dos") == 0;
 }
 
 static void test_parse(void **state)
@@ -66,12 +67,10 @@ static void test_parse(void **state)
 
 /* ---- memcheck's blocks ---- */
 
-static void count_kept(const char *name, uint64_t objects, uint64_t bytes, void *arg)
+static void count_kept(const struct suppress_entry *e, void *arg)
 {
-	(void)objects;
-	(void)bytes;
-	assert_string_not_equal(name, "dropped");
-	*(unsigned *)arg += strcmp(name, "kept") == 0;
+	assert_string_not_equal(e->name, "dropped");
+	*(unsigned *)arg += strcmp(e->name, "kept") == 0;
 }
 
 /* What is left of a block that makes no sense is no suppression. */
@@ -152,10 +151,37 @@ static void test_block_frames(void **state)
 		if (suppress_frames_match(cases[i].lines, cases[i].count, stack, 5) !=
 		    cases[i].match)
 			fail_msg("case %zu", i);
-	assert_true(suppress_glob_whole("a*b?d", "axxbcd"));
-	assert_false(suppress_glob_whole("a*b", "abc"));
-	assert_true(suppress_glob_whole("*", ""));
-	assert_false(suppress_glob_whole("?", ""));
+	assert_true(pattern_whole("a*b?d", "axxbcd"));
+	assert_false(pattern_whole("a*b", "abc"));
+	assert_true(pattern_whole("*", ""));
+	assert_false(pattern_whole("?", ""));
+}
+
+/* LeakSanitizer's options, also such as it would not read. */
+static void test_options(void **state)
+{
+	static char good[] = "verbosity=1 exitcode='7':x,max_leaks=3\n";
+	static char odd[] = "exitcode=256:max_leaks=:=:detect_leaks=maybe:exitcode=\"9";
+	static char noise[512];
+	static const char letters[] = "exitcode=max_leaks:,'\"1 \n";
+	unsigned seed = 11;
+
+	(void)state;
+	assert_int_equal(leak_exitcode(), 23);
+	assert_int_equal(annotate_max_leaks(), 0);
+	annotate_parse(good);
+	assert_int_equal(leak_exitcode(), 7);
+	assert_int_equal(annotate_max_leaks(), 3);
+	annotate_parse(odd);
+	assert_int_equal(leak_exitcode(), 9);
+	assert_int_equal(annotate_max_leaks(), 3);
+	for (int round = 0; round < 200; round++) {
+		for (size_t i = 0; i + 1 < sizeof(noise); i++) {
+			seed = seed * 1664525u + 1013904223u;
+			noise[i] = letters[(seed >> 16) % (sizeof(letters) - 1)];
+		}
+		annotate_parse(noise);
+	}
 }
 
 int main(void)
@@ -163,7 +189,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_glob),	     cmocka_unit_test(test_parse),
 		cmocka_unit_test(test_blocks),	     cmocka_unit_test(test_bad_blocks),
-		cmocka_unit_test(test_block_frames),
+		cmocka_unit_test(test_block_frames), cmocka_unit_test(test_options),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -568,12 +568,12 @@ static void do_report(struct report *r)
 	free_stand_ins(r);
 }
 
-void symbolizer_report(struct symbolizer *s, json_t *report)
+void symbolizer_report(struct symbolizer *s, json_t *report, int64_t not_after)
 {
 	struct symbolizer_counts counts = { 0 };
 	struct report r = { .s = s, .root = report, .counts = &counts };
 
-	r.not_after = (int64_t)time(NULL) * 1000000000;
+	r.not_after = not_after ? not_after : (int64_t)time(NULL) * 1000000000;
 	do_report(&r);
 }
 

@@ -10,6 +10,8 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
 
 #include "tools/lib/names.h"
 #include "tools/lib/pbfile.h"
@@ -29,8 +31,9 @@ void symbolizer_free(struct symbolizer *s);
  * *out_why is a phrase, allocated. */
 bool symbolizer_file(struct symbolizer *s, const char *in, const char *out,
 		     struct symbolizer_counts *out_counts, char **out_why);
-/* A report in memory, of a process that runs now. */
-void symbolizer_report(struct symbolizer *s, json_t *report);
+/* A report in memory. not_after: see dwarf_module(); 0: now, as of a process that runs.
+ */
+void symbolizer_report(struct symbolizer *s, json_t *report, int64_t not_after);
 /* False: nothing was to be changed. */
 bool symbolizer_profile(struct symbolizer *s, struct pbfile *f,
 			struct symbolizer_counts *out_counts);
@@ -39,5 +42,7 @@ bool symbolizer_profile(struct symbolizer *s, struct pbfile *f,
  * never fails the run. Those that a leak report is printed from come first. INT and TERM
  * end it early. quiet: nothing is said of what was not done. */
 void symbolizer_run(const struct launch *l, bool quiet);
+/* In such a child: work(arg). Its id. */
+pid_t symbolizer_apart(void (*work)(void *arg), void *arg, bool quiet);
 
 #endif

@@ -30,6 +30,7 @@
 struct files {
 	char **paths;
 	size_t count, size;
+	volatile size_t *done; /* shared with the child */
 };
 
 static void add_path(const char *path, void *arg)
@@ -75,9 +76,8 @@ static void list_files(const struct launch *l, struct files *f)
 	}
 }
 
-static __attribute__((noreturn)) void child(const struct files *f, volatile size_t *done)
+static __attribute__((noreturn)) void child(void (*work)(void *arg), void *arg)
 {
-	struct symbolizer *s;
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -89,14 +89,7 @@ static __attribute__((noreturn)) void child(const struct files *f, volatile size
 		dup2(null, 2);
 	}
 	unsetenv("DEBUGINFOD_URLS"); /* no downloads at the end of each run */
-	s = symbolizer_new(NULL, NAMES_SIMPLE);
-	for (size_t i = 0; i < f->count; i++) {
-		struct symbolizer_counts counts;
-		char *why;
-
-		symbolizer_file(s, f->paths[i], f->paths[i], &counts, &why);
-		*done = i + 1;
-	}
+	work(arg);
 	_exit(0);
 }
 
@@ -144,31 +137,53 @@ static void wait_for(pid_t pid, int asks, bool quiet)
 		;
 }
 
-static void work_off(const struct files *f, bool quiet)
+pid_t symbolizer_apart(void (*work)(void *arg), void *arg, bool quiet)
 {
-	volatile size_t *done = mmap(NULL, sizeof(*done), PROT_READ | PROT_WRITE,
-				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	int asks = launch_asks();
-	pid_t pid;
+	pid_t pid = fork();
 
-	if (done == MAP_FAILED)
-		return;
-	pid = fork();
 	if (pid == 0)
-		child(f, done);
+		child(work, arg);
 	if (pid > 0)
 		wait_for(pid, asks, quiet);
-	if (*done < f->count) {
-		char *temporary = format_string("%s.%d.tmp", f->paths[*done], pid);
+	return pid;
+}
+
+static void do_files(void *arg)
+{
+	const struct files *f = arg;
+	struct symbolizer *s = symbolizer_new(NULL, NAMES_SIMPLE);
+
+	for (size_t i = 0; i < f->count; i++) {
+		struct symbolizer_counts counts;
+		char *why;
+
+		symbolizer_file(s, f->paths[i], f->paths[i], &counts, &why);
+		*f->done = i + 1;
+	}
+	symbolizer_free(s);
+}
+
+static void work_off(struct files *f, bool quiet)
+{
+	pid_t pid;
+
+	f->done = mmap(NULL, sizeof(*f->done), PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (f->done == MAP_FAILED)
+		return;
+	pid = symbolizer_apart(do_files, f, quiet);
+	if (*f->done < f->count) {
+		char *temporary = format_string("%s.%d.tmp", f->paths[*f->done], pid);
 
 		unlink(temporary);
 		free(temporary);
 	}
-	if (*done < f->count && !quiet)
+	if (*f->done < f->count && !quiet)
 		say("%zu of %zu files got no lines in time; seep symbolize FILE adds "
 		    "them",
-		    f->count - *done, f->count);
-	munmap((void *)(uintptr_t)done, sizeof(*done));
+		    f->count - *f->done, f->count);
+	munmap((void *)(uintptr_t)f->done, sizeof(*f->done));
 }
 
 void symbolizer_run(const struct launch *l, bool quiet)
