@@ -107,6 +107,30 @@ static APART void keep_middle(void)
 	in_bss = (char *)make_block() + 48;
 }
 
+static APART char *make_behind(void)
+{
+	return keep_alive(calloc(1, 40));
+}
+
+/* What leads to the second one is only possibly there; so is the second one. */
+static APART void keep_chain_by_middle(size_t inside)
+{
+	char **p = keep_alive(calloc(1, 64));
+
+	p[1] = make_behind() + inside;
+	in_bss = &p[6];
+}
+
+static APART void keep_behind_middle(void)
+{
+	keep_chain_by_middle(0);
+}
+
+static APART void keep_middle_of_middle(void)
+{
+	keep_chain_by_middle(24);
+}
+
 /* As a compiler lays out an object with two bases: each begins with a pointer to a table
  * in the program's data. */
 static APART void keep_second_base(void)
@@ -567,6 +591,8 @@ static const struct {
 	{ "low-half", keep_low_half },
 	{ "packed", keep_packed },
 	{ "middle", keep_middle },
+	{ "behind-middle", keep_behind_middle },
+	{ "middle-of-middle", keep_middle_of_middle },
 	{ "second-base", keep_second_base },
 	{ "cookie", keep_cookie },
 	{ "large-interior", keep_large_interior },

@@ -282,16 +282,23 @@ def kept_possible(setup):
     for case in ("middle", "tagged", "second-base", "cookie"):
         run = Run(setup, case)
         expect(run, [])
-        found = [(p["kind"], p["objects"], p["bytes"], p["retained"])
-                 for p in run.report()["possible"]]
-        want = [("possible", 1, 112, 224)] if case == "middle" else []
+        found = sorted((p["kind"], p["objects"], p["bytes"], p["retained"])
+                       for p in run.report()["possible"])
+        want = [("possible", 1, 112, 0), ("possible", 1, 112, 224)] if case == "middle" else []
         check(found == want, f"{case}: {found}")
+    for case in ("behind-middle", "middle-of-middle"):
+        run = Run(setup, case, ":possible=on")
+        same_set(run.report()["leaks"], [("possible", 1, 64, "keep_chain_by_middle"),
+                                         ("possible", 1, 40, "make_behind")])
+        found = sorted(p["retained"] for p in run.report()["leaks"])
+        check(found == [0, 104], f"{case}: {found}")
+        expect_status(run, LEAK, "seep: LEAK objects=2 bytes=104 sites=2")
     for case in ("thread-stack", "thread-key", "plugin-tls"):  # glibc's own of a thread
         found = Run(setup, case, ":possible=on")
         expect(found, [])
     run = Run(setup, "middle", ":possible=on")
-    expect_status(run, LEAK, "seep: LEAK objects=1 bytes=112 sites=1")
-    same_set(run.report()["leaks"], [("possible", 1, 112, "keep_middle")])
+    expect_status(run, LEAK, "seep: LEAK objects=2 bytes=224 sites=2")
+    same_set(run.report()["leaks"], [("possible", 1, 112, "keep_middle")] * 2)
     ages = run.report()["leaks"][0]
     check(0 < ages["last_age_ns"] <= ages["first_age_ns"], str(ages))
 
