@@ -102,57 +102,6 @@ static APART void keep_tagged(void)
 	in_bss = (char *)make_block() + 5;
 }
 
-static APART void keep_middle(void)
-{
-	in_bss = (char *)make_block() + 48;
-}
-
-static APART char *make_behind(void)
-{
-	return keep_alive(calloc(1, 40));
-}
-
-/* What leads to the second one is only possibly there; so is the second one. */
-static APART void keep_chain_by_middle(size_t inside)
-{
-	char **p = keep_alive(calloc(1, 64));
-
-	p[1] = make_behind() + inside;
-	in_bss = &p[6];
-}
-
-static APART void keep_behind_middle(void)
-{
-	keep_chain_by_middle(0);
-}
-
-static APART void keep_middle_of_middle(void)
-{
-	keep_chain_by_middle(24);
-}
-
-/* As a compiler lays out an object with two bases: each begins with a pointer to a table
- * in the program's data. */
-static APART void keep_second_base(void)
-{
-	static void *const table[4];
-	void **p = make_block();
-
-	p[0] = (void *)&table[0];
-	p[5] = (void *)&table[2];
-	in_bss = &p[5];
-}
-
-/* An array of things with destructors: their count stands before the first. */
-static APART void keep_cookie(void)
-{
-	void **p = make_block();
-
-	p[2] = p[1];
-	p[0] = (void *)8;
-	in_bss = &p[1];
-}
-
 /* In disguise: run with pointers=. */
 static volatile uint64_t disguised[4];
 static volatile char packed[64];
@@ -590,11 +539,6 @@ static const struct {
 	{ "xored", keep_xored },
 	{ "low-half", keep_low_half },
 	{ "packed", keep_packed },
-	{ "middle", keep_middle },
-	{ "behind-middle", keep_behind_middle },
-	{ "middle-of-middle", keep_middle_of_middle },
-	{ "second-base", keep_second_base },
-	{ "cookie", keep_cookie },
 	{ "large-interior", keep_large_interior },
 	{ "end-small", keep_end_small },
 	{ "end-large", keep_end_large },
