@@ -22,6 +22,7 @@
 #include "tools/lib/leakprint.h"
 #include "tools/lib/runjson.h"
 #include "tools/lib/say.h"
+#include "tools/lib/slices.h"
 #include "tools/lib/suppressions.h"
 #include "tools/lib/symbolizer.h"
 #include "tools/lib/threadfile.h"
@@ -517,6 +518,27 @@ static void judge(struct gate *g)
 						"was no room for them"));
 }
 
+/* One line, for the first process that it is true of. */
+static void note_slices(const struct gate *g)
+{
+	bool hide = false;
+
+	for (unsigned i = 0; !hide && g->launch.table && i < launch_rows(&g->launch);
+	     i++) {
+		const struct runtable_row *r = &g->launch.table->rows[i];
+		json_t *report = NULL;
+
+		if (r->state == RUNROW_DONE)
+			report = kept_report(&g->launch, r);
+		hide = report && slices_hide(report);
+		json_decref(report);
+		if (hide)
+			say("note: leaks may be hidden in GLib's slices in %s (process "
+			    "%d): set G_SLICE=always-malloc to find them",
+			    r->exe, r->pid);
+	}
+}
+
 static bool found(const struct gate *g)
 {
 	return g->objects > 0 || g->threads_blocked + g->threads_ended > 0;
@@ -568,6 +590,8 @@ int command_gate(int argc, char **argv)
 		symbolizer_run(&g.launch, g.quiet);
 	judge(&g);
 	finish_suppressions(&g);
+	if (!g.quiet)
+		note_slices(&g);
 	status = own_status(&g.launch);
 	if (status == 0)
 		status = found(&g) ? g.exitcode : g.incomplete ? EXIT_INCOMPLETE : 0;

@@ -26,7 +26,8 @@ enum leak_verdict { LEAK_CLEAN, LEAK_FOUND, LEAK_INCOMPLETE };
 enum leak_kind {
 	LEAK_INDIRECT,	/* other lost objects point at it */
 	LEAK_DIRECT,	/* nothing does: definitely lost, and the head of what is */
-	LEAK_POSSIBLE,	/* only pointers into its middle are left */
+	LEAK_POSSIBLE,	/* only pointers into its middle are left, or into that of what
+			 * leads to it */
 	LEAK_RETRACTED, /* the check before said lost; freed or reached since */
 	LEAK_REACHABLE	/* not lost at all: with reachable=on */
 };
@@ -59,7 +60,8 @@ struct leak_record {
 	uint64_t new_objects; /* of them that the check before did not find */
 	uint64_t new_bytes;
 	uint64_t retained; /* bytes of the objects that only this record's objects reach,
-			      with their own (direct, possible) */
+			      with their own (direct, possible; each counts once, with
+			      the one that the search for them began at) */
 };
 
 struct leak_result {
@@ -72,7 +74,7 @@ struct leak_result {
 	/* Lost and not suppressed, direct and indirect; with possible=on the possibly
 	 * lost, too. */
 	uint64_t objects, bytes, sites;
-	uint64_t possible_objects, possible_bytes; /* retained, too; not suppressed */
+	uint64_t possible_objects, possible_bytes; /* not suppressed */
 	uint64_t suppressed_objects, suppressed_bytes;
 	uint64_t new_objects; /* of objects: not found by the check before */
 	uint64_t retracted_objects, retracted_bytes; /* of the check before */

@@ -197,8 +197,7 @@ static NO_SANITIZE COLD bool note_inner(const struct mark_worker *w,
 
 	if (!mark_test(w->white, p->bit))
 		return true;
-	if (absent_has_not(m->absent, p->base, p->inside + sizeof(uintptr_t)) &&
-	    inner_is_as_good(p->base, p->inside, size_at(m, p->base)))
+	if (inner_is_as_good(m, p->base, p->inside, size_at(m, p->base)))
 		return false;
 	atomic_or_relaxed(&m->inner[p->bit / 64], (uint64_t)1 << (p->bit % 64));
 	return true;

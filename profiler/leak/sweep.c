@@ -433,9 +433,8 @@ static void blacken(struct marker *m, const struct mspan *s, uint32_t index, siz
 	push(m, base, base + mspan_slot_bytes(s));
 }
 
-/* The bytes of all that is reached from the grey objects; c, unless it is NULL, counts
- * them as indirect. */
-NO_SANITIZE static uint64_t flood(struct marker *m, struct sweep *c)
+/* The bytes of all that is reached from the grey objects, counted as of that kind. */
+NO_SANITIZE static uint64_t flood(struct marker *m, struct sweep *c, enum leak_kind kind)
 {
 	uint64_t bytes = 0;
 
@@ -451,8 +450,7 @@ NO_SANITIZE static uint64_t flood(struct marker *m, struct sweep *c)
 			if (!s || !mark_test(m->white, bit))
 				continue;
 			blacken(m, s, index, bit);
-			bytes += c ? count_object(c, s, index, LEAK_INDIRECT)
-				   : sample_size_asked(s, index);
+			bytes += count_object(c, s, index, kind);
 		}
 	}
 	return bytes;
@@ -466,7 +464,7 @@ static void take(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
 	uint64_t bytes;
 
 	blacken(m, s, index, bit);
-	bytes = count_object(c, s, index, LEAK_DIRECT) + flood(m, c);
+	bytes = count_object(c, s, index, LEAK_DIRECT) + flood(m, c, LEAK_INDIRECT);
 	rec = record_for(c, sample_site(r), LEAK_DIRECT);
 	if (rec)
 		rec->retained += bytes;
@@ -505,7 +503,7 @@ static void take_reachable(struct marker *m, struct sweep *c)
 	}
 }
 
-/* Reached, but only by way of a pointer into its middle. */
+/* Reached, but only by way of a pointer into its middle; so is what it leads to. */
 static void take_possible(struct marker *m, struct mspan *s, uint32_t index, size_t bit,
 			  void *arg)
 {
@@ -517,7 +515,7 @@ static void take_possible(struct marker *m, struct mspan *s, uint32_t index, siz
 	if (!mark_test(m->inner, bit))
 		return;
 	blacken(m, s, index, bit);
-	bytes = count_object(c, s, index, LEAK_POSSIBLE) + flood(m, NULL);
+	bytes = count_object(c, s, index, LEAK_POSSIBLE) + flood(m, c, LEAK_POSSIBLE);
 	rec = record_for(c, sample_site(r), LEAK_POSSIBLE);
 	if (rec)
 		rec->retained += bytes;

@@ -7,6 +7,7 @@
  *   grow N         N more on a kept list    hide N    N whose pointers are kept disguised
  *   tables N       keeps N, 1 to N KiB large, that hold an object each; spill N: loses
  * such show           frees the hidden ones    inner N   N with pointers to their middle
+ *                                              behind N  such with two others behind
  *   plugin PATH    opened, loses, closed    sleepers N  threads that wait for ever
  *   sites N        loses N objects from N places; keeps N: keeps them, larger ones
  *   user ID        becomes that user
@@ -148,6 +149,18 @@ NOINLINE static void keep_inner(long n)
 {
 	while (n-- > 0 && ninside < MANY)
 		inside[ninside++] = (char *)fresh(64) + 24;
+}
+
+/* Whose own ones lead to more. */
+NOINLINE static void keep_behind(long n)
+{
+	while (n-- > 0 && ninside < MANY) {
+		char **p = fresh(96);
+
+		p[0] = fresh(64);
+		p[1] = (char *)fresh(64) + 24;
+		inside[ninside++] = (char *)p + 24;
+	}
 }
 
 /* A stack of its own for every n: the bits choose the calls. */
@@ -575,6 +588,8 @@ static int obey(const char *word, long n, const char *text)
 		show();
 	else if (strcmp(word, "inner") == 0)
 		keep_inner(n);
+	else if (strcmp(word, "behind") == 0)
+		keep_behind(n);
 	else if (strcmp(word, "sites") == 0)
 		at_sites(n);
 	else if (strcmp(word, "keeps") == 0)

@@ -292,7 +292,7 @@ class Sizes(TestCase):
 class Same(TestCase):
     def test_same_as_a_snapshot(self):
         """Both ways find the same, of every kind of loss."""
-        kinds = "grow 500", "lose 20", "list 30", "inner 7", "lose 1"
+        kinds = "grow 500", "lose 20", "list 30", "inner 7", "behind 3", "lose 1"
         found = {}
         for way in (), ("--snapshot",):
             with Program("live") as p:

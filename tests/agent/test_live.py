@@ -141,6 +141,19 @@ class Verdicts(TestCase):
             self.assertIn("possibly lost, not counted: 448 bytes in 7 objects", r["text"])
             self.check(p.pid, "--possible", status=23)
 
+    def test_possible_behind(self):
+        """What is reached only through what is possibly lost is that, too."""
+        for way in (), ("--stop",), ("--snapshot",), ("--standing",):
+            with Live() as p:
+                p.say("lose 1")  # or no look is confirmed
+                p.say("behind 7")
+                r = self.check(p.pid, "--possible", *way, status=23)
+                self.assertEqual(self.amounts(r, "keep_behind"), {"possible": 21}, way)
+                for key in "bytes", "retained":
+                    self.assertEqual(self.amounts(r, "keep_behind", key),
+                                     {"possible": 7 * 224}, way)
+                self.assertEqual(self.amounts(r, "lose"), {"direct": 1}, way)
+
     def test_suppressed(self):
         path = os.path.join(self.dir, "supp")
         with open(path, "w") as f:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gate of whole trees: what is not covered is listed, statuses stay, daemons and servers
 are checked before they end."""
+import ctypes.util
 import fcntl
 import json
 import os
@@ -71,6 +72,29 @@ class Gate(seeptest.TestCase):
     def processes(self):
         with open(self.dir + "/seep.out/run.json") as f:
             return json.load(f)["processes"]
+
+    def test_slices_are_noted(self):
+        """One line for all processes whose GLib hides leaks, unless it is told something."""
+        mapped = "import ctypes, os, sys\n" \
+                 "ctypes.CDLL(sys.argv[1])\n" \
+                 "if os.fork():\n  os.wait()\n"
+        real = os.path.join(self.dir, "libglib-2.0.so.0.")
+        link = os.path.join(self.dir, "libglib-2.0.so.0")
+        libm = ctypes.util.find_library("m")
+        source = next(d for d in ("/lib/x86_64-linux-gnu/", "/usr/lib64/", "/lib64/",
+                                  "/usr/lib/") if os.path.exists(d + libm)) + libm
+        for version, env, notes in (("7400.6", {}, 1), ("7400.6", {"G_SLICE": "all"}, 0),
+                                    ("7600.0", {}, 0), ("5", {}, 1), ("x", {}, 0)):
+            shutil.copy(source, real + version)
+            os.symlink(real + version, link)
+            for options in ([], ["-q"]):
+                r = self.gate(PYTHON, "-c", mapped, link, options=options,
+                              env={"PYTHONMALLOC": "malloc", **env})
+                text = r.stderr.decode()
+                self.assertEqual(text.count("GLib's slices"), 0 if options else notes,
+                                 (version, env, text))
+            os.unlink(link)
+            os.unlink(real + version)
 
     def test_static_command_runs(self):
         for strict in ([], ["--strict"]):

@@ -102,33 +102,6 @@ static APART void keep_tagged(void)
 	in_bss = (char *)make_block() + 5;
 }
 
-static APART void keep_middle(void)
-{
-	in_bss = (char *)make_block() + 48;
-}
-
-/* As a compiler lays out an object with two bases: each begins with a pointer to a table
- * in the program's data. */
-static APART void keep_second_base(void)
-{
-	static void *const table[4];
-	void **p = make_block();
-
-	p[0] = (void *)&table[0];
-	p[5] = (void *)&table[2];
-	in_bss = &p[5];
-}
-
-/* An array of things with destructors: their count stands before the first. */
-static APART void keep_cookie(void)
-{
-	void **p = make_block();
-
-	p[2] = p[1];
-	p[0] = (void *)8;
-	in_bss = &p[1];
-}
-
 /* In disguise: run with pointers=. */
 static volatile uint64_t disguised[4];
 static volatile char packed[64];
@@ -566,9 +539,6 @@ static const struct {
 	{ "xored", keep_xored },
 	{ "low-half", keep_low_half },
 	{ "packed", keep_packed },
-	{ "middle", keep_middle },
-	{ "second-base", keep_second_base },
-	{ "cookie", keep_cookie },
 	{ "large-interior", keep_large_interior },
 	{ "end-small", keep_end_small },
 	{ "end-large", keep_end_large },

@@ -6,8 +6,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <map>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -30,6 +32,21 @@ struct both : left, right {
 	long c = 3;
 };
 
+struct named {
+	char *name = static_cast<char *>(std::calloc(1, 40));
+
+	~named()
+	{
+		std::free(name);
+	}
+};
+
+struct alignas(32) named32 : named {
+};
+
+struct alignas(64) named64 : named {
+};
+
 template <typename T> T *hold(T *p)
 {
 	__asm__ volatile("" : "+r"(p) : : "memory");
@@ -42,6 +59,10 @@ std::string *volatile kept_string;
 right *volatile kept_base;
 std::shared_ptr<both> kept_shared;
 both *volatile kept_array;
+named32 *volatile kept_array32;
+named64 *volatile kept_array64;
+named *volatile kept_empty;
+std::exception_ptr *volatile kept_exception;
 
 APART void lose_new()
 {
@@ -110,6 +131,101 @@ APART void keep_array()
 	kept_array = new both[7];
 }
 
+/* Of aligned elements: the count is padded to their alignment. */
+APART void keep_array32()
+{
+	kept_array32 = new named32[3];
+}
+
+APART void keep_array64()
+{
+	kept_array64 = new named64[10];
+}
+
+/* There is the count only. */
+APART void keep_empty_array()
+{
+	volatile size_t none = 0;
+
+	kept_empty = new named[none];
+}
+
+/* Behind a header, with a text behind another. */
+APART std::exception_ptr *catch_error()
+{
+	try {
+		throw std::runtime_error(std::string(60, 'e'));
+	} catch (...) {
+		return new std::exception_ptr(std::current_exception());
+	}
+}
+
+APART void keep_exception()
+{
+	kept_exception = catch_error();
+}
+
+APART void lose_exception_pointer()
+{
+	hold(catch_error());
+}
+
+/* Only the library has it. */
+APART void keep_caught()
+{
+	try {
+		throw std::runtime_error(std::string(60, 'e'));
+	} catch (...) {
+		std::exit(0);
+	}
+}
+
+/* The compiler is not to see that nothing gets past it. */
+volatile bool never;
+
+struct exits {
+	~exits()
+	{
+		if (!never)
+			std::exit(0);
+	}
+};
+
+/* Only the frame that is left has it: a pointer to the unwinder's part. */
+APART void throw_through()
+{
+	exits e;
+
+	throw std::runtime_error(std::string(60, 'e'));
+}
+
+APART void keep_in_flight()
+{
+	try {
+		throw_through();
+	} catch (...) {
+	}
+}
+
+/* Which holds the one that was thrown first by reference. */
+APART void throw_again()
+{
+	std::exception_ptr *p = catch_error();
+	std::exception_ptr again = *p;
+	exits e;
+
+	delete p;
+	std::rethrow_exception(std::move(again));
+}
+
+APART void keep_in_flight_again()
+{
+	try {
+		throw_again();
+	} catch (...) {
+	}
+}
+
 APART void keep_shared()
 {
 	kept_shared = std::make_shared<both>();
@@ -142,11 +258,19 @@ const struct {
 	{ "string", lose_string },
 	{ "map", lose_map },
 	{ "exception", lose_exception },
+	{ "exception-pointer", lose_exception_pointer },
 	{ "keep-vector", keep_vector },
 	{ "keep-string", keep_string },
 	{ "keep-map", keep_map },
 	{ "keep-second-base", keep_second_base },
 	{ "keep-array", keep_array },
+	{ "keep-array32", keep_array32 },
+	{ "keep-array64", keep_array64 },
+	{ "keep-empty-array", keep_empty_array },
+	{ "keep-exception", keep_exception },
+	{ "keep-caught", keep_caught },
+	{ "keep-in-flight", keep_in_flight },
+	{ "keep-in-flight-again", keep_in_flight_again },
 	{ "keep-shared", keep_shared },
 	{ "keep-local-static", keep_local_static },
 	{ "keep-thrown", keep_thrown },
