@@ -7,9 +7,9 @@
  * its next step would end the process. Nobody waits who interrupted the worker, or who
  * may hold one of our locks: such a thread leaves without reports.
  */
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "preload/api/api.h"
@@ -487,8 +487,14 @@ void exit_normally(void)
 
 	/* The rest of what exit() does, with another status. It writes the streams out
 	 * without waiting for threads that have them locked, unlike fflush(). */
-	if (status >= 0)
-		exit(status);
+	if (status >= 0) {
+		void *found = dlsym(RTLD_NEXT, "exit");
+		void (*end)(int) = os_exit_group;
+
+		if (found)
+			memcpy(&end, &found, sizeof(end));
+		end(status);
+	}
 }
 
 /* ---- exit() in several threads ---- */
@@ -496,7 +502,8 @@ void exit_normally(void)
 #define STOCK  8  /* of threads that call it at the same time */
 #define AGAINS 64 /* that come later */
 
-int __cxa_atexit(void (*handler)(void *), void *arg, void *dso);
+/* libc's, which is bound at start only where it is called. */
+static int (*add_handler)(void (*handler)(void *), void *arg, void *dso);
 
 /*
  * The second finds no handler left while the first is in our destructor, or on its way
@@ -515,14 +522,17 @@ static void hold_others(void *arg UNUSED)
 		return;
 	}
 	if (exit_is_busy() && atomic_fetch_add_acq_rel(&again, 1u) < AGAINS)
-		__cxa_atexit(hold_others, NULL, NULL);
+		add_handler(hold_others, NULL, NULL);
 	wait_for_worker();
 }
 
 void exit_catch_others(void)
 {
-	for (int i = 0; i < STOCK; i++)
-		__cxa_atexit(hold_others, NULL, NULL);
+	void *found = dlsym(RTLD_NEXT, "__cxa_atexit");
+
+	memcpy(&add_handler, &found, sizeof(found));
+	for (int i = 0; i < STOCK && found; i++)
+		add_handler(hold_others, NULL, NULL);
 }
 
 void exit_undo_exec(void)

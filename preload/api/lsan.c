@@ -9,7 +9,9 @@
 #include "preload/heap/tls.h"
 
 #if CONFIG_PROFILER
+#include <dlfcn.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "profiler/leak/leak.h"
 #include "profiler/sample/sample.h"
@@ -70,13 +72,26 @@ EXPORT int __lsan_do_recoverable_leak_check(void)
 	return look(true) == LEAK_FOUND;
 }
 
-/* fflush(NULL) would wait for a thread that reads or holds a stream. */
-static void write_out(FILE *f)
+/* fflush(NULL) would wait for a thread that reads or holds a stream. Looked up here, as
+ * each symbol that is bound at start costs every program. */
+static void write_out(const char *name)
 {
-	if (ftrylockfile(f) != 0)
+	int (*try_lock)(FILE *), (*flush)(FILE *);
+	void (*unlock)(FILE *);
+	void *found[] = { dlsym(RTLD_DEFAULT, "ftrylockfile"),
+			  dlsym(RTLD_DEFAULT, "fflush_unlocked"),
+			  dlsym(RTLD_DEFAULT, "funlockfile") };
+	FILE **f = dlsym(RTLD_DEFAULT, name);
+
+	if (!f || !found[0] || !found[1] || !found[2])
 		return;
-	fflush_unlocked(f);
-	funlockfile(f);
+	memcpy(&try_lock, &found[0], sizeof(void *));
+	memcpy(&flush, &found[1], sizeof(void *));
+	memcpy(&unlock, &found[2], sizeof(void *));
+	if (try_lock(*f) != 0)
+		return;
+	flush(*f);
+	unlock(*f);
 }
 
 /*
@@ -93,8 +108,8 @@ EXPORT void __lsan_do_leak_check(void)
 		return;
 	verdict = look(opt_get()->leak == OPT_LEAK_OFF);
 	if (verdict == LEAK_FOUND && leak_exitcode() != 0) {
-		write_out(stdout);
-		write_out(stderr);
+		write_out("stdout");
+		write_out("stderr");
 		exit_reports(&cause);
 		os_exit_group(leak_exitcode());
 	}
