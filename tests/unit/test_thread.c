@@ -28,8 +28,10 @@ static void *register_one(void *arg)
 {
 	const struct thread_info *t = thread_register(0, false);
 
+	thread_lock();
 	*(bool *)arg = t && t->released && t->state == THREAD_RUNNING &&
 		       (uintptr_t)&t >= t->stack_lo && (uintptr_t)&t < t->stack_hi;
+	thread_unlock();
 	thread_finished();
 	return NULL;
 }
