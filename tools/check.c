@@ -488,12 +488,15 @@ static void print_pauses(const struct check *c)
 static void print_notes(const struct check *c)
 {
 	long long retracted = number_in(c->report, "retracted_objects");
+	long long freed = number_in(c->report, "retracted_freed_objects");
 	long long possible = number_in(c->report, "possible_objects");
 
 	if (retracted)
-		say("retracted: %lld bytes in %lld objects of the check before, freed or "
-		    "reached since",
-		    number_in(c->report, "retracted_bytes"), retracted);
+		say("retracted: %lld bytes in %lld objects of the check before: %lld "
+		    "freed "
+		    "since, %lld reached again",
+		    number_in(c->report, "retracted_bytes"), retracted, freed,
+		    retracted - freed);
 	if (possible && !c->possible)
 		say("possibly lost, not counted: %lld bytes in %lld objects",
 		    number_in(c->report, "possible_bytes"), possible);

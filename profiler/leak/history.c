@@ -75,7 +75,7 @@ bool history_note(const struct history_entry *e)
 	     !rebuild(history.size ? history.size * 2 : FIRST_ENTRIES, 0)))
 		return false;
 	slot = slot_of(e->base);
-	known = slot->base && slot->born_ns == e->born_ns && slot->seen != 0;
+	known = slot->base && slot->born_ns == e->born_ns;
 	if (slot->base == 0)
 		history.used++;
 	*slot = *e;
@@ -85,18 +85,45 @@ bool history_note(const struct history_entry *e)
 
 void history_end(void (*fn)(const struct history_entry *e, void *arg), void *arg)
 {
-	for (size_t i = 0; i < history.size; i++)
-		if (history.table[i].base && history.table[i].seen != history.check)
-			fn(&history.table[i], arg);
+	for (size_t i = 0; i < history.size; i++) {
+		struct history_entry *e = &history.table[i];
+
+		if (e->base == 0 || e->seen == history.check)
+			continue;
+		if (!e->is_reached)
+			fn(e, arg);
+		e->is_reached = true;
+		if (e->is_live && e->born_ns)
+			e->seen = history.check;
+	}
 	if (history.size)
 		rebuild(history.size, history.check);
 }
 
-bool history_knows(const struct history_entry *e)
+static const struct history_entry *find(const struct history_entry *e)
 {
 	const struct history_entry *slot = history.size ? slot_of(e->base) : NULL;
 
-	return slot && slot->base && slot->born_ns == e->born_ns;
+	return slot && slot->base && slot->born_ns == e->born_ns ? slot : NULL;
+}
+
+bool history_knows(const struct history_entry *e)
+{
+	const struct history_entry *slot = find(e);
+
+	return slot && !slot->is_reached;
+}
+
+bool history_has(const struct history_entry *e)
+{
+	return find(e) != NULL;
+}
+
+void history_ask(bool (*is_live)(const struct history_entry *e, void *arg), void *arg)
+{
+	for (size_t i = 0; i < history.size; i++)
+		if (history.table[i].base)
+			history.table[i].is_live = is_live(&history.table[i], arg);
 }
 
 size_t history_size(void)

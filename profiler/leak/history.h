@@ -2,7 +2,9 @@
 /*
  * history: what earlier checks of this process found lost, object by object. It tells
  * what is new since the last check, and what was wrong: an object that was said to be
- * lost and has been freed since, or is reached again, is a retraction.
+ * lost and has been freed since, or is reached again, is a retraction. One that is
+ * reached again is remembered: an old word in a register or a buffer may look like its
+ * address for a while, and it is not new when it is lost again.
  */
 #ifndef PROFILER_LEAK_HISTORY_H
 #define PROFILER_LEAK_HISTORY_H
@@ -14,7 +16,9 @@ struct history_entry {
 	uint64_t born_ns;
 	uint64_t bytes;
 	uint32_t site;
-	uint32_t seen; /* number of the last check that found it lost */
+	uint32_t seen;	 /* number of the last check that found it lost */
+	bool is_live;	 /* not freed, as the present check has found */
+	bool is_reached; /* taken back, as it was reached again */
 };
 
 /* All with the leak check's lock held; STW. */
@@ -23,9 +27,15 @@ void history_begin(void);
 bool history_note(const struct history_entry *e);
 /* Did the last check report it? */
 bool history_knows(const struct history_entry *e);
+/* Did an earlier one? */
+bool history_has(const struct history_entry *e);
+/* Which are not freed. A look may ask: nothing else changes. */
+void history_ask(bool (*is_live)(const struct history_entry *e, void *arg), void *arg);
 /* How many there are. */
 size_t history_size(void);
-/* Calls fn for what the last check reported and this one does not, and forgets it. */
+/* Calls fn for what the last check reported and this one does not, and forgets it if it
+ * is not live, or cannot be told from another at its address (births are not recorded).
+ */
 void history_end(void (*fn)(const struct history_entry *e, void *arg), void *arg);
 /* In a forked child: nothing was reported here. */
 void history_forget(void);

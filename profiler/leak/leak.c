@@ -353,6 +353,7 @@ void leak_judge(struct leak_result *out)
 		if (r->kind == LEAK_RETRACTED) {
 			out->retracted_objects += r->objects;
 			out->retracted_bytes += r->bytes;
+			out->retracted_freed += r->freed;
 			continue;
 		}
 		r->suppressed = suppress_matches(r);

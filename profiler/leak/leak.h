@@ -59,6 +59,7 @@ struct leak_record {
 	uint64_t objects, bytes;
 	uint64_t new_objects; /* of them that the check before did not find */
 	uint64_t new_bytes;
+	uint64_t freed;	   /* retracted: of the objects; the others are reached again */
 	uint64_t retained; /* bytes of the objects that only this record's objects reach,
 			      with their own (direct, possible; each counts once, with
 			      the one that the search for them began at) */
@@ -78,6 +79,7 @@ struct leak_result {
 	uint64_t suppressed_objects, suppressed_bytes;
 	uint64_t new_objects; /* of objects: not found by the check before */
 	uint64_t retracted_objects, retracted_bytes; /* of the check before */
+	uint64_t retracted_freed;    /* of these objects; the others are reached again */
 	struct leak_record *records; /* largest bytes first; leak_result_free() */
 	uint32_t nrecords;
 	struct leak_chain *chains; /* NULL: none */

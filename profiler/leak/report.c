@@ -156,9 +156,11 @@ void leak_print(const struct leak_result *r)
 		log_line("... and %u more sites", left);
 	print_reachable(r);
 	if (r->retracted_objects)
-		log_line("retracted: %lu bytes in %lu objects of the check before, freed "
-			 "or reached since",
-			 r->retracted_bytes, r->retracted_objects);
+		log_line("retracted: %lu bytes in %lu objects of the check before: %lu "
+			 "freed "
+			 "since, %lu reached again",
+			 r->retracted_bytes, r->retracted_objects, r->retracted_freed,
+			 r->retracted_objects - r->retracted_freed);
 	if (r->possible_objects && !opt_get()->possible && r->verdict == LEAK_FOUND)
 		log_line("possibly lost, not counted: %lu bytes in %lu objects",
 			 r->possible_bytes, r->possible_objects);
@@ -419,7 +421,8 @@ static void json_report(struct out *o, const struct leak_result *r)
 		   r->suppressed_objects, r->suppressed_bytes);
 	out_format(o, ",\"new_objects\":%lu,\"retracted_objects\":%lu", r->new_objects,
 		   r->retracted_objects);
-	out_format(o, ",\"retracted_bytes\":%lu", r->retracted_bytes);
+	out_format(o, ",\"retracted_bytes\":%lu,\"retracted_freed_objects\":%lu",
+		   r->retracted_bytes, r->retracted_freed);
 	out_format(o, ",\"possible_objects\":%lu,\"possible_bytes\":%lu",
 		   r->possible_objects, r->possible_bytes);
 	out_format(o, ",\"reachable_objects\":%lu,\"reachable_bytes\":%lu",

@@ -385,7 +385,7 @@ static bool is_unknown(struct sweep *c, const struct mspan *s, uint32_t index)
 		c->lost[c->nlost++] = e;
 	else
 		c->failed = true;
-	return !history_knows(&e);
+	return !history_has(&e);
 }
 
 static void take_back(const struct history_entry *e, void *arg)
@@ -396,6 +396,7 @@ static void take_back(const struct history_entry *e, void *arg)
 		return;
 	rec->objects++;
 	rec->bytes += e->bytes;
+	rec->freed += !e->is_live;
 }
 
 static size_t count_object(struct sweep *c, const struct mspan *s, uint32_t index,
@@ -622,6 +623,7 @@ static void collect(struct marker *m, struct sweep *c, const struct leak_result 
 	each_white(m, note_pointers, NULL);
 	each_white(m, take_direct, c);
 	take_cycles(m, c);
+	sweep_ask_history(m);
 }
 
 static void finish(struct sweep *c, struct leak_result *out)

@@ -64,6 +64,8 @@ void sweep_note_seen(struct marker *m, struct sweep_seen *out);
 /* What is white, but was not seen so with the same bytes in it, is held. */
 void sweep_keep_seen(struct marker *m, struct sweep_seen *seen);
 void sweep_seen_candidates(const struct sweep_seen *seen, struct sweep_candidates *out);
+/* Which objects of the history are not freed. */
+void sweep_ask_history(struct marker *m);
 /* A sweep whose memory is mapped before the look, for up to so many records, and lost
  * objects, ... */
 bool sweep_init_look(struct sweep *c, size_t records, size_t lost);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sweep_seen: the list of what a look has seen, see sweep.h. */
+/* sweep_seen: what a look has seen, and what became of what others have; see sweep.h. */
 #include "profiler/leak/sweep.h"
+
+#include "profiler/sample/sample.h"
 
 #define HASHED_WORDS 32
 
@@ -47,4 +49,20 @@ const struct sweep_candidate *sweep_find_seen(const struct sweep_seen *seen,
 	return first < seen->count && seen->list[first].entry.base == base
 		       ? &seen->list[first]
 		       : NULL;
+}
+
+static bool is_live(const struct history_entry *e, void *arg)
+{
+	uint32_t index;
+	size_t bit;
+	const struct mspan *s = mark_find(arg, e->base, &index, &bit);
+	const struct sample_record *r = s ? sample_find(s, index) : NULL;
+
+	return s && sample_site(r) == e->site &&
+	       (r ? sample_birth_ns(r) : 0) == e->born_ns;
+}
+
+void sweep_ask_history(struct marker *m)
+{
+	history_ask(is_live, m);
 }

@@ -5,6 +5,7 @@
  *
  *   lose N         N objects, lost          list N    a list of N, lost as a whole
  *   grow N         N more on a kept list    hide N    N whose pointers are kept disguised
+ *   turn           the pointers of the hidden ones are plain, or disguised again
  *   tables N       keeps N, 1 to N KiB large, that hold an object each; spill N: loses
  * such show           frees the hidden ones    inner N   N with pointers to their middle
  *                                              behind N  such with two others behind
@@ -137,6 +138,12 @@ NOINLINE static void hide(long n)
 {
 	while (n-- > 0 && nhidden < MANY)
 		hidden[nhidden++] = (uintptr_t)fresh(64) ^ DISGUISE;
+}
+
+static void turn(void)
+{
+	for (size_t i = 0; i < nhidden; i++)
+		hidden[i] ^= DISGUISE;
 }
 
 static void show(void)
@@ -584,6 +591,8 @@ static int obey(const char *word, long n, const char *text)
 		lose_tables(n);
 	else if (strcmp(word, "hide") == 0)
 		hide(n);
+	else if (strcmp(word, "turn") == 0)
+		turn();
 	else if (strcmp(word, "show") == 0)
 		show();
 	else if (strcmp(word, "inner") == 0)

@@ -314,9 +314,30 @@ class Since(TestCase):
             self.check(p.pid, "--stop", status=23)
             p.say("show")
             r = self.check(p.pid, status=0)
-            self.assertEqual(r["retracted_objects"], 9)
-            self.assertIn("retracted: 576 bytes in 9 objects", r["text"])
+            self.assertEqual((r["retracted_objects"], r["retracted_freed_objects"]), (9, 9))
+            self.assertIn("retracted: 576 bytes in 9 objects of the check before: 9 freed",
+                          r["text"])
             self.assertEqual(self.check(p.pid, status=0)["retracted_objects"], 0)
+
+    def test_reached_again(self):
+        """It is said to be lost, reached, and lost again: that is nothing new."""
+        for how in ((), ("--stop",), ("--snapshot",)):
+            p = Live("mode=exact:leak=exit")  # births are recorded
+            try:
+                p.say("hide 9")
+                self.check(p.pid, *how, "--since", status=23)
+                for taken_back in (9, 0):
+                    p.say("turn")
+                    r = self.check(p.pid, *how, "--since", status=0)
+                    self.assertEqual((r["retracted_objects"], r["retracted_freed_objects"]),
+                                     (taken_back, 0), r["text"])
+                    if taken_back:
+                        self.assertIn(": 0 freed since, 9 reached again", r["text"])
+                r = self.check(p.pid, *how, status=23)
+                self.assertEqual((r["objects"], r["new_objects"]), (9, 0))
+            finally:
+                p.proc.kill()
+                p.proc.communicate()
 
     def test_growing(self):
         with Live() as p:

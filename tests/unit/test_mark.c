@@ -372,6 +372,41 @@ static void test_history(void **state)
 	history_forget();
 }
 
+static bool is_live(const struct history_entry *e, void *arg)
+{
+	return e->base >= *(const uintptr_t *)arg;
+}
+
+/* One check that finds objects first to last - 1 lost, and those from live on alive. */
+static uint64_t check_some(uint32_t first, uint32_t last, uint32_t live,
+			   uint32_t *out_known)
+{
+	uintptr_t from = 0x10000 + live * 16ul;
+
+	history_ask(is_live, &from);
+	return note_some(first, last, out_known);
+}
+
+/* What is reached again is taken back once and remembered, what is freed is forgotten. */
+static void test_history_reached(void **state)
+{
+	const struct history_entry first = { .base = 0x10000, .born_ns = 64, .bytes = 1 };
+	uint32_t known;
+
+	(void)state;
+	assert_int_equal(check_some(0, 1000, 0, &known), 0);
+	assert_int_equal(check_some(1000, 1001, 0, &known), 1000);
+	assert_false(history_knows(&first));
+	assert_true(history_has(&first));
+	assert_int_equal(check_some(0, 500, 0, &known), 1);
+	assert_int_equal(known, 500);
+	assert_true(history_knows(&first));
+	assert_int_equal(check_some(0, 500, 700, &known), 0); /* 500 to 699 are freed */
+	assert_int_equal(check_some(0, 1000, 0, &known), 0);
+	assert_int_equal(known, 800);
+	history_forget();
+}
+
 /* ---- direct and indirect ---- */
 
 static bool paths[FEW][FEW]; /* over lost objects only */
@@ -558,6 +593,7 @@ int main(void)
 		cmocka_unit_test(test_interior),
 		cmocka_unit_test(test_list_and_table),
 		cmocka_unit_test(test_history),
+		cmocka_unit_test(test_history_reached),
 		cmocka_unit_test(test_look),
 		cmocka_unit_test(test_odd_span),
 		cmocka_unit_test(test_was_closed),
