@@ -39,6 +39,7 @@ static struct {
 	char *spare, *spare_next, *spare_end;
 	uint32_t chunks;		 /* of CHUNK bytes; guarded by lock */
 	bool started;			 /* see meta_started(); guarded by lock */
+	bool small_pages;		 /* see meta_want_huge(); atomic, relaxed */
 	uint32_t nranges;		 /* guarded by lock */
 	size_t bytes[META_TAG_COUNT];	 /* atomic, relaxed */
 	struct range ranges[RANGES_MAX]; /* guarded by lock */
@@ -150,8 +151,14 @@ static void *map_range(size_t size)
 	return p ? own_range(p, size) : take_spare(size);
 }
 
-/* A huge page, or NULL. Beside a heap of that size a part of one does not matter, but
- * copying the process (fork, snapshots) costs an entry for each small page. */
+void meta_want_huge(bool want)
+{
+	atomic_store_relaxed(&meta.small_pages, !want);
+}
+
+/* What can be a huge page, or NULL. Beside a heap of that size a part of one does not
+ * matter, but copying the process (fork, snapshots) costs an entry for each small page.
+ */
 static char *map_huge(void)
 {
 	char *p, *at;
@@ -169,7 +176,8 @@ static char *map_huge(void)
 		os_unmap(at, HUGE);
 		return NULL;
 	}
-	os_hugepage(at, HUGE, true);
+	if (!atomic_load_relaxed(&meta.small_pages))
+		os_hugepage(at, HUGE, true);
 	name_range(at, HUGE);
 	return at;
 }

@@ -54,6 +54,8 @@ void meta_limit_space(size_t limit);
 bool meta_is_ours(uintptr_t addr);
 /* INIT, at its end: from here on only calls that any malloc makes. */
 void meta_started(void);
+/* FAST. Are huge pages worth their price now? So it is taken at first. */
+void meta_want_huge(bool want);
 /* Bytes of a range, from its start, that were ever usable: of a reservation not all. */
 size_t meta_usable(uintptr_t start, size_t size);
 size_t meta_bytes(enum meta_tag tag);

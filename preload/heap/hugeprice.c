@@ -6,6 +6,7 @@
  */
 #include "preload/heap/hugeprice.h"
 
+#include "preload/base/meta.h"
 #include "preload/base/os.h"
 
 /* Above what small pages cost where faults are slow, below what any page costs that the
@@ -13,11 +14,16 @@
 #define DEAR_NS	     1500000
 #define DEAR_FOR_LG2 2 /* until the heap is four times as large */
 /* From then on the price is not asked: what reads or copies the page tables, such as a
- * leak check of the running process, needs huge pages there. */
-#define LARGE_HEAP (128 * MIB)
-/* In interpreters with 100 MiB huge pages saved a tenth of the time: 2 ms in a second for
- * each of them, of which a dear one costs 4 more than small pages. */
-#define LONG_RUN_NS 2000000000u
+ * leak check of the running process, needs huge pages there, and small pages that the
+ * host need not find are few in number, too. */
+#define LARGE_HEAP (1 * GIB)
+/* Huge pages saved interpreters a tenth of their time, whatever the size of the heap, and
+ * a dear one costs 4 to 6 ms more than small pages. So they are worth it when the program
+ * has run, and so is likely to run, for ten times what they cost for the whole heap. */
+#define LONG_RUN_NS   (50000000 * (uint64_t)(MIB) / HUGE_PAGE) /* for a MiB of heap */
+#define LONG_LEAST_NS 2000000000u
+/* Of a large object. */
+#define MOST_TRIED 32
 
 static struct {
 	size_t again_bytes; /* heap size from which the next one may be tried */
@@ -25,7 +31,8 @@ static struct {
 
 bool hugeprice_is_fair(size_t heap_bytes, uint64_t cpu_ns)
 {
-	return heap_bytes >= price.again_bytes || cpu_ns >= LONG_RUN_NS;
+	return heap_bytes >= price.again_bytes ||
+	       (cpu_ns >= LONG_LEAST_NS && cpu_ns >= heap_bytes / MIB * LONG_RUN_NS);
 }
 
 void hugeprice_note(uint64_t ns, size_t heap_bytes)
@@ -34,6 +41,7 @@ void hugeprice_note(uint64_t ns, size_t heap_bytes)
 
 	if (ns > DEAR_NS)
 		price.again_bytes = again < LARGE_HEAP ? again : LARGE_HEAP;
+	meta_want_huge(ns <= DEAR_NS);
 }
 
 /* The huge page at lo is advised and faulted in. False: that was refused, or dear. */
@@ -61,9 +69,12 @@ void hugeprice_advise(uintptr_t lo, uintptr_t hi, size_t heap_bytes)
 		return;
 	if (heap_bytes < LARGE_HEAP && cpu_ns == 0) { /* else whatever it costs */
 		ntry = ((hi - lo) / HUGE_PAGE + 1) / 2;
+		ntry = ntry < MOST_TRIED ? ntry : MOST_TRIED;
 		for (; ntry > 0; ntry--, lo += HUGE_PAGE)
 			if (!try_one(lo, heap_bytes))
 				return;
+	} else {
+		meta_want_huge(true);
 	}
 	if (lo < hi)
 		os_hugepage((void *)lo, hi - lo, true);

@@ -11,10 +11,10 @@
  *
  * What was freed last is had first, so after some cheap ones all are dear. Therefore
  * huge pages are advised one by one, and each is faulted in at once and timed: of a
- * large object's the first half, since it may never fill them. When one was dear, what
- * follows gets none until the heap is some times as large, or simply large, or the
- * program has run for so long that a huge page, which saves it some time in every second,
- * is likely to be worth that price.
+ * large object's the first half, up to 64 MiB, since it may never fill them. When one was
+ * dear, what follows gets none until the heap is some times as large, or simply large, or
+ * the program has run for so long that huge pages, which save it some time in every
+ * second, are likely to be worth that price. So it is with our own memory (meta.h).
  *
  * Concurrency: guarded by mheap_lock, like the arena.
  */

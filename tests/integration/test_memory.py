@@ -142,6 +142,9 @@ class Fragmentation(seeptest.TestCase):
             self.assertLess(f[f"left_{kind}_kib"], 64 * MIB, kind)
 
 
+# MiB of heap, whose last part is asked about: smaller ones ask for huge pages only while
+# these are cheap.
+LARGE = 1200
 THP = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
@@ -152,8 +155,7 @@ class HugePages(seeptest.TestCase):
     @unittest.skipUnless(os.path.isdir("/sys/kernel/mm/transparent_hugepage"),
                          "the kernel has no transparent huge pages")
     def test_option(self):
-        # Smaller heaps ask for them while they are cheap, large ones always.
-        self.assertEqual(self.advised("hugepage=auto", 256), 1)
+        self.assertEqual(self.advised("hugepage=auto", LARGE), 1)
         self.assertEqual(self.advised("hugepage=auto", 4), 0)
         self.assertEqual(self.advised("hugepage=off", 64), 0)
         self.assertEqual(self.advised("hugepage=on", 6), 1)
@@ -162,8 +164,8 @@ class HugePages(seeptest.TestCase):
                          "there are no huge pages, or the kernel does not wait to be asked")
     def test_large_objects(self):
         """A program that hardly touches its large objects must not pay for all of them."""
-        self.assertEqual(self.advised("hugepage=auto", 256, "huge_filled"), 1)
-        self.assertEqual(self.advised("hugepage=auto", 256, "huge_sparse"), 0)
+        self.assertEqual(self.advised("hugepage=auto", LARGE, "huge_filled"), 1)
+        self.assertEqual(self.advised("hugepage=auto", LARGE, "huge_sparse"), 0)
         self.assertEqual(self.advised("hugepage=on", 256, "huge_sparse"), 1)
 
 

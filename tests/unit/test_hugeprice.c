@@ -18,12 +18,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "preload/base/meta.h"
 #include "preload/base/os.h"
 
 #define CHEAP_NS 300000 /* as measured where huge pages are cheap, and where not */
 #define DEAR_NS	 3600000
 #define START_NS 50000000 /* the program began just now, or a while ago */
-#define LATER_NS 60000000000u
+#define SECOND	 1000000000ul
+#define LATER_NS (60 * SECOND)
 
 static void test_price(void **state)
 {
@@ -38,9 +40,14 @@ static void test_price(void **state)
 	assert_true(hugeprice_is_fair(32 * MIB, START_NS));
 	hugeprice_note(CHEAP_NS, 32 * MIB);
 	assert_true(hugeprice_is_fair(33 * MIB, START_NS));
-	hugeprice_note(DEAR_NS, 64 * MIB);
-	assert_false(hugeprice_is_fair(127 * MIB, START_NS));
-	assert_true(hugeprice_is_fair(128 * MIB, START_NS));
+	hugeprice_note(DEAR_NS, 400 * MIB);
+	assert_false(hugeprice_is_fair(1023 * MIB, START_NS));
+	assert_true(hugeprice_is_fair(1024 * MIB, START_NS));
+	/* For a larger heap they cost more, and save no more of the time. */
+	assert_true(hugeprice_is_fair(64 * MIB, 2 * SECOND));
+	assert_false(hugeprice_is_fair(64 * MIB, 2 * SECOND - 1));
+	assert_true(hugeprice_is_fair(800 * MIB, 20 * SECOND));
+	assert_false(hugeprice_is_fair(800 * MIB, 19 * SECOND));
 }
 
 /* Is the OS page at addr resident? */
@@ -106,7 +113,7 @@ static void test_advice(void **state)
 	assert_false(is_touched(lo + HUGE_PAGE)); /* left to the program */
 	/* A large heap's are asked for, whatever they cost. */
 	assert_false(is_advised(lo + 2 * HUGE_PAGE));
-	hugeprice_advise(lo + 2 * HUGE_PAGE, lo + 4 * HUGE_PAGE, 128 * MIB);
+	hugeprice_advise(lo + 2 * HUGE_PAGE, lo + 4 * HUGE_PAGE, GIB);
 	assert_true(is_advised(lo + 2 * HUGE_PAGE) && is_advised(lo + 3 * HUGE_PAGE));
 	assert_false(is_touched(lo + 2 * HUGE_PAGE));
 }
@@ -170,6 +177,29 @@ static void test_several(void **state)
 	assert_false(is_touched(lo + 3 * HUGE_PAGE));
 }
 
+/* What the allocator itself has taken last, of so much that it comes in huge pages. */
+static uintptr_t own_memory(void)
+{
+	void *p = NULL;
+
+	for (size_t i = 0; i < 12 * MIB / (16 * KIB); i++)
+		p = meta_alloc(16 * KIB, OS_PAGE, META_SPAN);
+	assert_non_null(p);
+	return (uintptr_t)p;
+}
+
+/* The price holds for the allocator's own memory as well. */
+static void test_own_memory(void **state)
+{
+	(void)state;
+	if (fresh_pages(PROT_READ) == 0)
+		skip();
+	hugeprice_note(CHEAP_NS, 24 * MIB);
+	assert_true(is_advised(own_memory()));
+	hugeprice_note(DEAR_NS, 24 * MIB);
+	assert_false(is_advised(own_memory()));
+}
+
 /* As a sandbox does it that knows no such clock. */
 static void refuse_clocks(void)
 {
@@ -207,9 +237,9 @@ static void test_refused_clock(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_price),	      cmocka_unit_test(test_advice),
-		cmocka_unit_test(test_dear),	      cmocka_unit_test(test_several),
-		cmocka_unit_test(test_refused_clock),
+		cmocka_unit_test(test_price),	   cmocka_unit_test(test_advice),
+		cmocka_unit_test(test_dear),	   cmocka_unit_test(test_several),
+		cmocka_unit_test(test_own_memory), cmocka_unit_test(test_refused_clock),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
