@@ -32,6 +32,8 @@ static void test_every_class(void **state)
 
 		assert_int_equal(i->slot_size % 16, 0);
 		assert_true(i->nslots <= MSPAN_MAX_SLOTS);
+		if (i->slot_size <= 512)
+			assert_true(bytes == 64 * KIB || i->nslots == MSPAN_MAX_SLOTS);
 		assert_true((size_t)i->nslots * i->slot_size <= bytes);
 		assert_true((bytes - (size_t)i->nslots * i->slot_size) * 100 < bytes * 9);
 		assert_true(i->cache_max >= 16 && i->batch >= 1 &&
@@ -52,7 +54,9 @@ static void test_short_spans(void **state)
 		assert_in_range(npages, 1, i->npages);
 		assert_true(bytes >= i->slot_size);
 		assert_true(bytes % i->slot_size * 8 <= bytes);
-		if (i->slot_size < 1024)
+		if (i->slot_size <= 512)
+			assert_int_equal(npages, 2);
+		else if (i->slot_size < 1024)
 			assert_int_equal(npages, i->npages);
 	}
 	assert_int_equal(sizeclass_short_pages(sizeclass_of(4096)), 1);
