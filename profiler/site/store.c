@@ -416,13 +416,24 @@ static size_t bytes_in_chunk(struct store_shape shape, uint32_t count, uint32_t 
 	return (size_t)(n < shape.chunk ? n : shape.chunk) * shape.bytes;
 }
 
+/* Entries of the directory that there were before the fork. Those behind them may be the
+ * parent's by now. */
+static uint32_t chunks_before(const struct store_header *h, enum store_kind kind)
+{
+	const uint32_t most = store_directory_size(kind), count = store.counts[kind];
+	uint32_t last = kind == STORE_MODULES ? count - 1 : count, n;
+
+	n = count ? last / h->shapes[kind].chunk + 1 : 0;
+	return n < most ? n : most;
+}
+
 static void copy_list(struct store_header *h, enum store_kind kind)
 {
 	const struct store_shape shape = h->shapes[kind];
 	const uint64_t *offsets = store_directory(h, kind);
 	char *to = store.copies[kind].list;
 
-	for (uint32_t i = 0; i <= store.counts[kind] / shape.chunk; i++) {
+	for (uint32_t i = 0; i < chunks_before(h, kind); i++) {
 		size_t bytes = bytes_in_chunk(shape, store.counts[kind], i);
 
 		if (offsets[i])
@@ -482,18 +493,10 @@ static void copy_piece(const struct region *r, char *fresh, uint64_t offset,
 static void copy_header(struct store_header *to, struct store_header *from)
 {
 	memcpy(to, from, offsetof(struct store_header, node_chunks));
-	for (enum store_kind kind = 0; kind < STORE_KINDS; kind++) {
-		uint32_t n = store.counts[kind] / from->shapes[kind].chunk + 1;
-
-		if (n > store_directory_size(kind))
-			n = store_directory_size(kind);
+	for (enum store_kind kind = 0; kind < STORE_KINDS; kind++)
 		memcpy(store_directory(to, kind), store_directory(from, kind),
-		       n * sizeof(uint64_t));
-	}
-	/* Modules that the parent knows are ours. */
-	memcpy(to->module_chunks, from->module_chunks, sizeof(to->module_chunks));
+		       chunks_before(from, kind) * sizeof(uint64_t));
 	memcpy(to->counts, store.counts, sizeof(to->counts));
-	to->counts[STORE_MODULES] = from->counts[STORE_MODULES];
 	/* Shares are in the counters now. */
 	to->lists[STORE_LIVES].head = store.heads[STORE_LIVES];
 	to->lists[STORE_LIVES].bytes = from->lists[STORE_LIVES].bytes;
@@ -506,12 +509,10 @@ static void copy_constant(const struct region *r, char *fresh, enum store_kind k
 	struct store_header *h = store.header;
 	const struct store_shape shape = h->shapes[kind];
 	const uint64_t *offsets = store_directory(h, kind);
-	uint32_t n = store.counts[kind];
-
-	for (uint32_t i = 0; i <= n / shape.chunk && i < store_directory_size(kind); i++)
+	for (uint32_t i = 0; i < chunks_before(h, kind); i++)
 		if (offsets[i])
 			copy_piece(r, fresh, offsets[i], address_of(offsets[i]),
-				   bytes_in_chunk(shape, n, i));
+				   bytes_in_chunk(shape, store.counts[kind], i));
 }
 
 static void copy_changing(const struct region *r, char *fresh, enum store_kind kind)
@@ -521,7 +522,7 @@ static void copy_changing(const struct region *r, char *fresh, enum store_kind k
 	const uint64_t *offsets = store_directory(h, kind);
 	const char *from = store.copies[kind].list;
 
-	for (uint32_t i = 0; from && i <= store.counts[kind] / shape.chunk; i++) {
+	for (uint32_t i = 0; from && i < chunks_before(h, kind); i++) {
 		size_t bytes = bytes_in_chunk(shape, store.counts[kind], i);
 
 		if (offsets[i])
@@ -538,7 +539,7 @@ static void copy_chunks(const struct region *r, char *fresh)
 	copy_constant(r, fresh, STORE_PCS);
 	copy_changing(r, fresh, STORE_FEW);
 	copy_changing(r, fresh, STORE_COUNTERS);
-	for (uint32_t i = 0; i < STORE_MODULE_CHUNKS; i++)
+	for (uint32_t i = 0; i < chunks_before(h, STORE_MODULES); i++)
 		if (h->module_chunks[i])
 			copy_piece(r, fresh, h->module_chunks[i],
 				   address_of(h->module_chunks[i]),

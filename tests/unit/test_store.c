@@ -170,6 +170,51 @@ static void test_forked(void **state)
 	unlink(child_path);
 }
 
+static void check_grown(void)
+{
+	check_file(child_path, 100, sum_below(5100) - sum_below(5000));
+}
+
+/* The file has grown and has its first chunks when the child moves: none of them is the
+ * child's, which made nothing before. */
+static void fork_before_growth(void)
+{
+	struct store_owner own = owner_of(path), childs = owner_of(child_path);
+	struct module late = { .path = "/late", .end = 1, .id = 40 };
+	int grown[2], status;
+	char c = 0;
+	pid_t pid;
+
+	require(site_store(&own, 1) && pipe(grown) == 0);
+	pid = fork_counting(NULL);
+	if (pid == 0) {
+		require(read(grown[0], &c, 1) == 1);
+		site_store_move(&childs);
+		count(5000, 5100);
+		store_put_module(&late);
+		pid = fork_counting(NULL);
+		if (pid == 0)
+			_exit(0);
+		waitpid(pid, &status, 0);
+		require(status == 0);
+		raise(9);
+	}
+	count(0, 20000);
+	store_put_module(&late);
+	require(write(grown[1], &c, 1) == 1);
+	waitpid(pid, NULL, 0);
+	raise(9);
+}
+
+static void test_grown_meanwhile(void **state)
+{
+	(void)state;
+	assert_int_equal(in_child(fork_before_growth), 9);
+	assert_int_equal(in_child(check_grown), 0);
+	unlink(path);
+	unlink(child_path);
+}
+
 /* ---- sites that made few ---- */
 
 static void count_few(uint32_t from, uint32_t to)
@@ -600,6 +645,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_killed),
 		cmocka_unit_test(test_forked),
+		cmocka_unit_test(test_grown_meanwhile),
 		cmocka_unit_test(test_few),
 		cmocka_unit_test(test_shares),
 		cmocka_unit_test(test_damaged_shares),
