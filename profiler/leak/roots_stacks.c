@@ -22,6 +22,16 @@
 #define KEPT_REGISTERS 6  /* rbx, rbp, r12 to r15 */
 #define START_FRAMES   2  /* of libc, between _start and main() */
 
+#define NO_SANITIZE    __attribute__((no_sanitize("address", "thread", "undefined")))
+
+static struct {
+	uintptr_t exit, quick_exit;   /* the C library's */
+	uintptr_t of_libc, of_loader; /* any function that nobody replaces */
+	/* The loader's __libc_stack_end: what the kernel put on the main thread's stack
+	 * begins there. */
+	const uintptr_t *stack_end;
+} functions;
+
 /* A function of the program may be a leaf that makes a system call: what it has below. */
 static uintptr_t lower_end(const struct stopped_thread *t)
 {
@@ -61,14 +71,66 @@ static void exclude_finished(struct roots *r, const struct thread_info *t)
 			      t->self + THREAD_DESCRIPTOR_BYTES);
 }
 
-void roots_see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp,
-		      const struct thread_info *t)
+struct range {
+	uintptr_t lo, hi;
+	bool is_pointed_to;
+};
+
+static void note_word(uintptr_t word, void *arg)
 {
-	for (; t; t = t->next) {
+	struct range *main = arg;
+
+	main->is_pointed_to |= word - main->lo < main->hi - main->lo;
+}
+
+/* Has the thread a pointer to it, as far as is known? Its descriptor, at the top of its
+ * stack, has what it was given at its start. */
+static NO_SANITIZE void note_thread(const struct world *w, const struct thread_info *t,
+				    uintptr_t own_sp, struct range *main)
+{
+	uintptr_t sp = align_down(sp_of(w, t->tid, own_sp), 8), hi = t->stack_hi;
+
+	if (sp < t->stack_lo || sp >= t->stack_hi) {
+		main->is_pointed_to = true;
+		return;
+	}
+	if (t->self - t->stack_lo <= t->stack_hi - t->stack_lo)
+		hi = t->self + THREAD_DESCRIPTOR_BYTES;
+	for (; sp < hi && !main->is_pointed_to; sp += sizeof(uintptr_t))
+		note_word(*(const volatile uintptr_t *)sp, main);
+	for (uint32_t i = 0; i < w->nthreads; i++)
+		if (w->threads[i].tid == t->tid)
+			stopped_each_word(&w->threads[i], note_word, main);
+}
+
+/* The main thread has ended, others have not. What the kernel put on its stack stays, and
+ * the rest if another thread has a pointer there: its stack is never given back, and
+ * programs make use of that. */
+static void exclude_main(struct roots *r, const struct world *w, uintptr_t own_sp,
+			 const struct thread_info *list, const struct thread_info *t)
+{
+	struct range main = { .lo = t->stack_lo };
+
+	main.hi = functions.stack_end ? align_down(*functions.stack_end, 8) : 0;
+	if (main.hi - t->stack_lo >= t->stack_hi - t->stack_lo)
+		return;
+	for (; list && !main.is_pointed_to; list = list->next)
+		if (list->state != THREAD_FINISHED)
+			note_thread(w, list, own_sp, &main);
+	if (!main.is_pointed_to)
+		roots_exclude(r, main.lo, main.hi);
+}
+
+void roots_see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp,
+		      const struct thread_info *list)
+{
+	for (const struct thread_info *t = list; t; t = t->next) {
 		uintptr_t sp = sp_of(w, t->tid, own_sp);
 
 		if (t->state == THREAD_FINISHED) {
-			if (!t->own_stack && is_cached_stack(t))
+			if (t->tid == os_getpid())
+				exclude_main(r, w, own_sp, list, t);
+			else if (!t->own_stack && is_cached_stack(t))
 				exclude_finished(r, t);
 			continue;
 		}
@@ -82,14 +144,6 @@ void roots_see_stacks(struct roots *r, const struct world *w, uintptr_t own_sp,
 }
 
 /* ---- exit ---- */
-
-static struct {
-	uintptr_t exit, quick_exit;   /* the C library's */
-	uintptr_t of_libc, of_loader; /* any function that nobody replaces */
-	/* The loader's __libc_stack_end: what the kernel put on the main thread's stack
-	 * begins there. */
-	const uintptr_t *stack_end;
-} functions;
 
 void exit_frames_init(void)
 {

@@ -47,7 +47,8 @@ static struct {
 	struct store_header *header; /* NULL: not open */
 	struct region regions[MAX_REGIONS];
 	uint32_t nregions;
-	size_t used; /* of the last region */
+	size_t used;	 /* of the last region */
+	bool is_parents; /* in a child that had no memory to move to */
 	uint64_t heads[STORE_LISTS];
 	uint64_t device, inode;
 	char path[OPT_PATH_MAX + 32];
@@ -562,7 +563,7 @@ static void copy_lives(const struct region *r, char *fresh)
 
 /* Copies go in the place of the regions one after the other, the header's last, since
  * the others are copied with its help. */
-static void replace_region(struct region *r, int fd)
+static bool replace_region(struct region *r, int fd)
 {
 	char *fresh = fd >= 0 ? map_region(fd, r->offset, r->size) : NULL;
 
@@ -571,30 +572,34 @@ static void replace_region(struct region *r, int fd)
 		store.path[0] = '\0'; /* of no use with a hole in it */
 	}
 	if (!fresh)
-		return; /* no memory: the counts of parent and child run together */
+		return false;
 	if (r == &store.regions[0])
 		copy_header((void *)fresh, store.header);
 	copy_chunks(r, fresh);
 	copy_lives(r, fresh);
-	os_call(SYS_mremap, (long)fresh, (long)r->size, (long)r->size,
-		MREMAP_MAYMOVE | MREMAP_FIXED, (long)r->addr, 0);
+	return os_call(SYS_mremap, (long)fresh, (long)r->size, (long)r->size,
+		       MREMAP_MAYMOVE | MREMAP_FIXED, (long)r->addr, 0) == (long)r->addr;
 }
 
 void store_fork_move(const struct store_owner *owner)
 {
+	bool all = true;
 	int fd;
 
-	if (!store.header)
+	if (!store.header || store.is_parents)
 		return;
 	store.path[0] = '\0'; /* the parent's */
 	store.heads[STORE_SHARES] = 0;
 	fd = owner->path ? create(owner->path) : -ENOENT;
-	for (uint32_t i = store.nregions; i > 0; i--)
-		replace_region(&store.regions[i - 1], fd);
+	for (uint32_t i = store.nregions; all && i > 0; i--)
+		all = replace_region(&store.regions[i - 1], fd);
 	if (fd >= 0)
 		os_close(fd);
 	if (owner->path && !store.path[0])
 		os_unlink(owner->path);
+	store.is_parents = !all;
+	if (!all)
+		return; /* no memory: it records nothing, as a child of a raw fork */
 	set_owner(store.header, owner);
 	mark_as_own();
 }

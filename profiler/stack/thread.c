@@ -148,6 +148,12 @@ static void find_stack(struct thread_info *t, bool is_main)
 	pthread_attr_destroy(&attr);
 }
 
+/* Its stack and its descriptor are nobody else's afterwards. */
+static bool is_main_thread(const struct thread_info *t)
+{
+	return t->tid == os_getpid();
+}
+
 /* Takes the entry of a finished thread whose stack this one has inherited, or the oldest
  * finished one when there are many. NULL: none. Needs the lock. */
 static struct thread_info *reuse(const struct thread_info *fresh)
@@ -155,7 +161,7 @@ static struct thread_info *reuse(const struct thread_info *fresh)
 	struct thread_info *oldest = NULL, *oldest_leaked = NULL;
 
 	for (struct thread_info *t = registry.list; t; t = t->next) {
-		if (t->state != THREAD_FINISHED)
+		if (t->state != THREAD_FINISHED || is_main_thread(t))
 			continue;
 		if (t->stack_lo < fresh->stack_hi && fresh->stack_lo < t->stack_hi)
 			return t;
@@ -316,7 +322,7 @@ static void set_end(uintptr_t self, bool released, bool detached)
 			break;
 	if (!t) {
 		add_entry(&announced);
-	} else if (t->state != THREAD_FINISHED || !t->released) {
+	} else if (t->state != THREAD_FINISHED || !t->released || is_main_thread(t)) {
 		t->released = released;
 		t->detached = detached;
 	} else { /* another has its descriptor now, and so its stack */

@@ -297,6 +297,32 @@ static APART void keep_main_gone(void)
 	pthread_exit(NULL);
 }
 
+static pthread_t main_thread;
+
+/* It is given a place in a frame of main's, where it finds the object: so deep that what
+ * main's thread does to end does not reach there. */
+static void *uses_main_frame(void *arg)
+{
+	void *volatile *frame = arg;
+
+	pthread_join(main_thread, NULL);
+	if (frame[3])
+		exit(0);
+	return arg;
+}
+
+static APART void keep_in_main_frame(void)
+{
+	void *volatile local[8192] = { 0 };
+	pthread_t t;
+
+	local[3] = make_block();
+	main_thread = pthread_self();
+	if (pthread_create(&t, NULL, uses_main_frame, (void *)local) != 0)
+		exit(99);
+	pthread_exit(NULL);
+}
+
 static pid_t finished_tid;
 
 static void *returns_block(void *arg)
@@ -552,6 +578,7 @@ static const struct {
 	{ "thread-key", keep_thread_key },
 	{ "thread-stack", keep_thread_stack },
 	{ "main-gone", keep_main_gone },
+	{ "main-gone-frame", keep_in_main_frame },
 	{ "unjoined-result", keep_unjoined_result },
 	{ "sigaltstack", keep_sigaltstack },
 	{ "signal-stack", keep_signal_stack },

@@ -494,6 +494,27 @@ static APART void lose_before_late_exit(void)
 	ends_slowly = 1;
 }
 
+static void *outlives_main(void *arg)
+{
+	pthread_join(*(pthread_t *)arg, NULL);
+	return NULL;
+}
+
+/* The frame of a main thread that has ended; the last one ends the process. */
+static APART void lose_with_main(void)
+{
+	static pthread_t self;
+	void *volatile local[8192] = { 0 };
+	pthread_t t;
+
+	local[3] = (void *)~make_hidden();
+	self = pthread_self();
+	if (pthread_create(&t, NULL, outlives_main, &self) != 0 || !local[3])
+		exit(99);
+	pthread_detach(t);
+	pthread_exit(NULL);
+}
+
 /* What a constructor leaves lies below main()'s frame, in those of its callers. */
 __attribute__((constructor)) static void lose_before_main(int argc, char **argv)
 {
@@ -593,6 +614,7 @@ static const struct {
 	{ "before-main", nothing },
 	{ "stream-held", lose_while_stream_is_held },
 	{ "late-exit", lose_before_late_exit },
+	{ "main-gone", lose_with_main },
 };
 
 int main(int argc, char **argv)

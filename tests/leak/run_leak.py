@@ -71,6 +71,7 @@ LOST = {
     "at-once": [direct(1, 72, "make_hidden")],
     "stream-held": [direct(1, 48, "lose_direct")],
     "late-exit": [direct(1, 48, "lose_direct")],
+    "main-gone": [direct(1, 72, "make_hidden")],
     "two-exits": [direct(1, 48, "lose_direct")],
     "before-main": [direct(1, 72, "make_hidden")],
     "main-frame": [direct(1, 72, "lose_in_main_frame")],
@@ -80,7 +81,7 @@ LOST = {
 KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "end-small",
         "end-large", "end-aligned", "exit-register", "quick-exit-register", "plugin-bss",
         "plugin-relro", "plugin-tls", "thread-plugin-tls", "key", "high-key", "thread-key",
-        "thread-stack", "main-gone", "unjoined-result", "sigaltstack", "signal-stack",
+        "thread-stack", "main-gone", "main-gone-frame", "unjoined-result", "sigaltstack", "signal-stack",
         "thread-signal-stack", "argument", "coroutine-mmap", "coroutine-heap", "exit-on-coroutine", "libc",
         "caller-register", "at-once-register", "environment"]
 

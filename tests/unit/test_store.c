@@ -215,6 +215,37 @@ static void test_grown_meanwhile(void **state)
 	unlink(child_path);
 }
 
+/* No room for what the child would move to: it leaves alone what is the parent's. */
+static void fork_without_room(void)
+{
+	struct store_owner own = owner_of(path), childs = owner_of(child_path);
+	const struct rlimit none = { 0, 0 };
+	int status = -1;
+	pid_t pid;
+
+	require(site_store(&own, 1));
+	count(0, 1000);
+	pid = fork_counting(NULL);
+	if (pid == 0) {
+		require(setrlimit(RLIMIT_AS, &none) == 0);
+		site_store_move(&childs);
+		_exit(store_is_own() ? 1 : 0);
+	}
+	waitpid(pid, &status, 0);
+	require(status == 0);
+	count(1000, 2000);
+	raise(9);
+}
+
+static void test_forked_without_room(void **state)
+{
+	(void)state;
+	assert_int_equal(in_child(fork_without_room), 9);
+	assert_int_equal(in_child(check_parent), 0);
+	unlink(path);
+	unlink(child_path);
+}
+
 /* ---- sites that made few ---- */
 
 static void count_few(uint32_t from, uint32_t to)
@@ -646,6 +677,7 @@ int main(void)
 		cmocka_unit_test(test_killed),
 		cmocka_unit_test(test_forked),
 		cmocka_unit_test(test_grown_meanwhile),
+		cmocka_unit_test(test_forked_without_room),
 		cmocka_unit_test(test_few),
 		cmocka_unit_test(test_shares),
 		cmocka_unit_test(test_damaged_shares),
