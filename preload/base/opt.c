@@ -114,6 +114,23 @@ static bool set_path(const char *value, const char *cwd, char *out)
 	return need < OPT_PATH_MAX;
 }
 
+/* A pattern, see opt_expand(): each '%' of the directory that it is in stands for itself.
+ */
+static bool set_pattern(const char *value, const char *cwd, char *out)
+{
+	size_t n = 0;
+
+	if (*value == '\0' || *value == '/' || !cwd || !*cwd)
+		return set_path(value, NULL, out);
+	for (; *cwd && n + 2 < OPT_PATH_MAX; cwd++) {
+		if (*cwd == '%')
+			out[n++] = '%';
+		out[n++] = *cwd;
+	}
+	return !*cwd &&
+	       n + fmt_string(out + n, OPT_PATH_MAX - n, "/%s", value) < OPT_PATH_MAX;
+}
+
 static bool set_number(const char *value, uint64_t min, uint64_t max, uint64_t *out)
 {
 	uint64_t v;
@@ -321,7 +338,7 @@ static const char *apply(struct options *o, const char *key, const char *value,
 			       ? NULL
 			       : "must be a real-time signal from 34 to 64, or 0";
 	} else if (strcmp(key, "out") == 0) {
-		return set_path(value, cwd, o->out) ? NULL : "is too long";
+		return set_pattern(value, cwd, o->out) ? NULL : "is too long";
 	} else if (strcmp(key, "suppressions") == 0) {
 		return set_path(value, cwd, o->suppressions) ? NULL : "is too long";
 	} else if (strcmp(key, "recover") == 0) {

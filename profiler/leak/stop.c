@@ -203,6 +203,24 @@ bool stop_is_deaf(int pid, int tid)
 	return state_of(pid, tid) == 'D';
 }
 
+/* The kernel names the tracer in the first lines. */
+bool stop_is_traced(int pid, int tid)
+{
+	char path[64], text[512];
+	const char *at;
+	long n;
+	int fd;
+
+	fmt_string(path, sizeof(path), "/proc/%d/task/%d/status", pid, tid);
+	fd = os_open(path, O_RDONLY, 0);
+	n = fd >= 0 ? os_read(fd, text, sizeof(text) - 1) : 0;
+	if (fd >= 0)
+		os_close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	at = strstr(text, "TracerPid:\t");
+	return at && at[11] != '0';
+}
+
 int stop_call_before(uintptr_t pc)
 {
 	const uint8_t *code = (const uint8_t *)pc;

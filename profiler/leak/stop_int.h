@@ -27,6 +27,8 @@ uint32_t stop_count_threads(int pid);
 bool stop_is_dead(int pid, int tid);
 /* SIGNAL. Is it in the kernel, where no signal and no tracer gets at it? */
 bool stop_is_deaf(int pid, int tid);
+/* Has it a tracer, whoever that is? */
+bool stop_is_traced(int pid, int tid);
 
 /* SIGNAL. The number of the call whose system call instruction ends at pc, read from the
  * code ("mov $NUMBER,%eax; syscall"); -1: not made in libc's way. */

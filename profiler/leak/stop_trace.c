@@ -53,8 +53,10 @@
 #define ROUNDS		    64 /* listings; new threads keep coming only from a fork bomb */
 #define LOOK_AGAIN_NS	    50000000u /* is the other side still there? */
 #define LOOK_NS		    500000u   /* without a timer */
-#define VECTORS_BYTES	    4096      /* at least, with AVX-512 */
-#define ERESTART_NO_HANDLER 514 /* the kernel's ERESTARTNOHAND, seen by tracers only */
+#define BUSY_NS		    1000000u  /* between two tries at a thread that is traced */
+#define BUSY_TIMES	    100
+#define VECTORS_BYTES	    4096 /* at least, with AVX-512 */
+#define ERESTART_NO_HANDLER 514	 /* the kernel's ERESTARTNOHAND, seen by tracers only */
 
 enum phase {
 	PHASE_START,
@@ -108,10 +110,19 @@ static long trace(long request, int tid, long addr, long data)
 	return os_call(SYS_ptrace, request, tid, addr, data, 0, 0);
 }
 
+/* Another request's signal may just be on its way to the thread: it is traced until it
+ * arrives. */
 static bool seize(struct stopped_thread *t)
 {
+	const uint32_t never = 0;
 	long ret = trace(PTRACE_SEIZE, t->tid, 0, 0);
 
+	for (int i = 0; ret == -EPERM && i < BUSY_TIMES; i++) {
+		if (!stop_is_traced(tracer.pid, t->tid))
+			break;
+		os_futex_wait(&never, 0, BUSY_NS);
+		ret = trace(PTRACE_SEIZE, t->tid, 0, 0);
+	}
 	if (ret < 0) {
 		if (ret != -ESRCH && !stop_is_dead(tracer.pid, t->tid)) {
 			tracer.error = (int)ret;

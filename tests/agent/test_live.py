@@ -438,6 +438,22 @@ class Unnoticed(TestCase):
                 p.proc.stdin.flush()
                 self.assertEqual(p.proc.stdout.readline(), b"\n")
 
+    @seeptest.needs_ptrace
+    def test_no_call_ends_for_several(self):
+        """Requests that come together trace the same threads."""
+        with Live(victim="calls") as p:
+            self.assertEqual(p.proc.stdout.readline(), b"up 31\n")
+            until(lambda: len(p.threads()) == 33 and self.blocked(p))
+            for _ in range(8):
+                tools = [subprocess.Popen([seeptest.TOOL, what, str(p.pid)], cwd=self.dir,
+                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                         for what in ("check", "check", "heap", "threads")]
+                self.assertEqual([t.wait(seeptest.TIMEOUT) for t in tools], [23, 23, 0, 0])
+                until(lambda: self.blocked(p))
+                p.proc.stdin.write(b"who\n")
+                p.proc.stdin.flush()
+                self.assertEqual(p.proc.stdout.readline(), b"\n")
+
     def test_no_child_and_no_descriptor(self):
         with Live() as p:
             p.say("watch")

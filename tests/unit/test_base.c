@@ -103,6 +103,9 @@ static void test_options(void **state)
 	assert_int_equal(o.mode, OPT_MODE_EXACT);
 	o = parse("out=/abs/%e", 0);
 	assert_string_equal(o.out, "/abs/%e");
+	opt_parse(&o, "out=x%e:suppressions=a%e", "/100%p", complain);
+	assert_string_equal(o.out, "/100%%p/x%e");
+	assert_string_equal(o.suppressions, "/100%p/a%e");
 	o = parse("", 0);
 	o = parse("::mode=exact:", 0);
 	o = parse("mode=wrong:sample=0:sample=1X:sample=99999999999999999999:stack=0:"

@@ -17,6 +17,9 @@
 
 #define LOOK_NS	   50000 /* between two looks whether it has stopped */
 #define LOOK_TIMES 400	 /* so often */
+/* A tracer may be an agent that has stopped the process for another request, or a tool
+ * like this one: both are gone soon. A debugger is not. */
+#define TRACED_TRIES 3
 
 /* The thread has stopped. False: it is let go, or has ended. */
 static bool go_on(struct delivery *d, int status)
@@ -65,6 +68,8 @@ bool deliver_begin(struct delivery *d, int pid, int tid, siginfo_t *info)
 		return true;
 	if (ptrace(PTRACE_SEIZE, tid, 0, 0) == 0)
 		d->tid = tid;
+	else if (d->ntries++ < TRACED_TRIES && proc_is_traced(pid, tid))
+		return true;
 	info->si_errno = d->tid ? AGENT_TRACED : 0;
 	if (syscall(SYS_rt_tgsigqueueinfo, pid, tid, d->signal, info) != 0) {
 		const int error = errno;

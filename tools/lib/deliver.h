@@ -15,10 +15,12 @@
 struct delivery {
 	int pid, tid, signal;
 	bool leaving;
+	int ntries; /* at threads that had another tracer */
 };
 
-/* Sends it, but not to a thread that no signal reaches now (proc_is_deaf()); does not
- * wait for long. False with errno: it could not be sent. */
+/* Sends it, but not to a thread that no signal reaches now (proc_is_deaf()), nor at first
+ * to one that has another tracer; does not wait for long. False with errno: it could not
+ * be sent. */
 bool deliver_begin(struct delivery *d, int pid, int tid, siginfo_t *info);
 /* Sees to one that had not arrived. */
 void deliver_continue(struct delivery *d);

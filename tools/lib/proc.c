@@ -125,6 +125,17 @@ bool proc_is_deaf(int tid)
 	return state_of(tid) == 'D';
 }
 
+bool proc_is_traced(int pid, int tid)
+{
+	char *path = format_string("/proc/%d/task/%d/status", pid, tid);
+	char *status = proc_read(path, NULL);
+	const bool is = status && proc_number(status, "TracerPid", 10, 0) != 0;
+
+	free(path);
+	free(status);
+	return is;
+}
+
 /* How much a signal disturbs what the thread is in: 0 not at all; DEAF: none comes. */
 static int disturbance(int pid, int tid)
 {

@@ -27,6 +27,8 @@ char *proc_read_of(int pid, const char *name, long *out_size);
 bool proc_is_alive(int pid);
 /* Does the thread wait where no signal comes, as while its child of vfork() runs? */
 bool proc_is_deaf(int tid);
+/* Has it a tracer, whoever that is? */
+bool proc_is_traced(int pid, int tid);
 /* Does a thread wait in an exec, for others to end? Who would trace one waits, too. */
 bool proc_is_in_exec(int pid);
 /* Has it a handler for the signal? */
