@@ -54,7 +54,7 @@
 #define LOOK_AGAIN_NS	    50000000u /* is the other side still there? */
 #define LOOK_NS		    500000u   /* without a timer */
 #define BUSY_NS		    1000000u  /* between two tries at a thread that is traced */
-#define BUSY_TIMES	    100
+#define BUSY_TIMES	    300
 #define VECTORS_BYTES	    4096 /* at least, with AVX-512 */
 #define ERESTART_NO_HANDLER 514	 /* the kernel's ERESTARTNOHAND, seen by tracers only */
 

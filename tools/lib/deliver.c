@@ -19,7 +19,7 @@
 #define LOOK_TIMES 400	 /* so often */
 /* A tracer may be an agent that has stopped the process for another request, or a tool
  * like this one: both are gone soon. A debugger is not. */
-#define TRACED_TRIES 3
+#define TRACED_TRIES 5
 
 /* The thread has stopped. False: it is let go, or has ended. */
 static bool go_on(struct delivery *d, int status)
