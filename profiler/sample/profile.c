@@ -290,7 +290,7 @@ static bool add_samples(uint32_t site, struct site_counters *c, void *arg)
 
 void sample_store_move(void)
 {
-	if (sampler.record_size >= RECORD_STORED)
+	if (sampler.record_size >= RECORD_STORED && store_is_own())
 		lifetime_store_move();
 }
 

@@ -369,7 +369,60 @@ static int test_no_commit(void)
 	return HOLDS(second > first / 10 * 9) && HOLDS(drop(&list));
 }
 
+#define PLACES 3000
+
+/* Of a stack that no other number has. */
+static __attribute__((noinline)) void *from_place(unsigned number, size_t size)
+{
+	void *p;
+
+	if (number == 0)
+		return malloc(size);
+	if (number & 1) {
+		p = from_place(number >> 1, size);
+		__asm__ volatile("" : "+r"(p));
+	} else {
+		p = from_place(number >> 1, size);
+		__asm__ volatile("nop" : "+r"(p));
+	}
+	return p;
+}
+
+static void renew(void **table, unsigned first)
+{
+	for (size_t round = 0; round < 20; round++)
+		for (unsigned i = 0; i < PLACES; i++) {
+			free(table[i]);
+			table[i] = from_place(first + i, 100 + round);
+		}
+}
+
+/* A child for whose copies there is no room must not touch what it shares. */
+static int test_fork(void)
+{
+	const struct rlimit limit = { 100 * MB, 100 * MB };
+	static void *table[PLACES];
+	int status = -1;
+	pid_t pid;
+
+	for (unsigned i = 0; i < PLACES; i++)
+		table[i] = from_place(i, 100);
+	if (setrlimit(RLIMIT_AS, &limit) != 0)
+		return 0;
+	for (size_t size = 64 * MB; size >= 4096; size /= 2)
+		while (mmap(NULL, size, PROT_NONE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+			    0) != MAP_FAILED) {
+		}
+	pid = fork();
+	renew(table, pid == 0 ? PLACES : 0);
+	if (pid == 0)
+		_exit(0);
+	return HOLDS(waitpid(pid, &status, 0) == pid) && HOLDS(status == 0);
+}
+
 static const struct test_case cases[] = {
+	{ "fork", test_fork },
 	{ "start", test_start },
 	{ "start_tight", test_start_tight },
 	{ "later", test_later },

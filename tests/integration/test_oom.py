@@ -13,7 +13,11 @@ MODES = {"off": ["start", "later", "mappings", "beyond"], "sampled": CASES,
 
 
 class OutOfMemory(seeptest.TestCase):
-    pass
+    def test_fork(self):
+        for more in "", ":lifetimes=on":
+            r = seeptest.run([seeptest.victim("integration/hazards_oom"), "fork"],
+                             options=f"mode=exact:out={self.dir}/%e.%p{more}")
+            self.assertEqual(r.returncode, 0, r.stdout + r.stderr)
 
 
 def add(case, mode):

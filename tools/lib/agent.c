@@ -430,8 +430,8 @@ static int dial(struct line *l)
 	    l->early ? "is still loading its libraries"
 	    : l->filtered
 		    ? "has a seccomp filter, which refuses what an answer takes"
-		    : "is busy with another request, or no thread can be made in it "
-		      "(RLIMIT_NPROC, pids.max)");
+		    : "is busy with another request, or no thread or descriptor can be "
+		      "made in it (RLIMIT_NPROC, RLIMIT_NOFILE, pids.max)");
 }
 
 static bool send_request(int s, const struct agent_request *q, const int *fds, int nfds)

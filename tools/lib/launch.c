@@ -229,8 +229,11 @@ static char *make_table(struct launch *l, const char *directory)
 	}
 	l->table = mmap(NULL, sizeof(struct runtable), PROT_READ | PROT_WRITE, MAP_SHARED,
 			fd, 0); /* fd stays open: it is locked */
-	if (l->table == MAP_FAILED)
-		die(EXIT_INCOMPLETE, "cannot map %s: %s", path, strerror(errno));
+	if (l->table == MAP_FAILED) {
+		error = errno;
+		leftovers_remove(directory);
+		die(EXIT_INCOMPLETE, "cannot map %s: %s", path, strerror(error));
+	}
 	/* Programs that drop their privileges must still be able to attach, and their
 	 * children to make stores. */
 	if (geteuid() == 0) {
