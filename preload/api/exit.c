@@ -55,6 +55,7 @@ static struct {
 	uint32_t waiting;	 /* threads; atomic */
 	bool ends;		 /* after this the process is gone; atomic */
 	int worker;		 /* the thread that made it BUSY */
+	int forced; /* the status that the verdict asks for; 0: none; atomic */
 	bool prefix_chosen;
 	char prefix[PREFIX_BYTES]; /* of the files; empty: none are written */
 	char kept[PREFIX_BYTES];   /* of those that the tool brings there */
@@ -456,14 +457,25 @@ static bool claim(const struct exit_cause *cause)
 	return true;
 }
 
+/* For who ends the process before the one that made the check does: another thread, or a
+ * handler of a signal that came meanwhile. */
+static int status_of_verdict(void)
+{
+	const int forced = atomic_load_relaxed(&at_exit.forced);
+
+	return atomic_load_acquire(&at_exit.stage) == STAGE_DONE && forced ? forced : -1;
+}
+
 int exit_reports(const struct exit_cause *cause)
 {
 	int status = -1;
 
 	/* Not a system call more than needed: the program may sit in a sandbox. */
 	if (opt_get()->mode == OPT_MODE_OFF || !exit_may_report() || at_exit.off ||
-	    !exit_is_own_process() || !claim(cause))
+	    !exit_is_own_process())
 		return -1;
+	if (!claim(cause))
+		return cause->way == EXIT_AT_ONCE ? status_of_verdict() : -1;
 	seep_tls.internal++;
 	if (has_work()) {
 		at_exit.served = was_served();
@@ -471,6 +483,7 @@ int exit_reports(const struct exit_cause *cause)
 					 : report_all(at_exit.prefix, cause);
 	}
 	seep_tls.internal--;
+	atomic_store_relaxed(&at_exit.forced, status > 0 ? status : 0);
 	atomic_store_release(&at_exit.stage, (uint32_t)STAGE_DONE);
 	/* A filter from before the start may kill for it. */
 	if (atomic_load_acquire(&at_exit.waiting))

@@ -494,6 +494,25 @@ static APART void lose_before_late_exit(void)
 	ends_slowly = 1;
 }
 
+static ssize_t leaves(void *cookie, const char *text, size_t size)
+{
+	(void)cookie;
+	(void)text;
+	(void)size;
+	_exit(0);
+}
+
+/* Streams are written out after the check; here the program goes on for a last time. */
+static APART void lose_and_leave_at_flush(void)
+{
+	static FILE *stream;
+
+	stream = fopencookie(NULL, "w", (cookie_io_functions_t){ .write = leaves });
+	if (!stream || fputc('x', stream) != 'x')
+		exit(99);
+	lose_direct();
+}
+
 static void *outlives_main(void *arg)
 {
 	pthread_join(*(pthread_t *)arg, NULL);
@@ -615,6 +634,7 @@ static const struct {
 	{ "stream-held", lose_while_stream_is_held },
 	{ "late-exit", lose_before_late_exit },
 	{ "main-gone", lose_with_main },
+	{ "left-at-flush", lose_and_leave_at_flush },
 };
 
 int main(int argc, char **argv)

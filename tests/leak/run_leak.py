@@ -71,6 +71,7 @@ LOST = {
     "at-once": [direct(1, 72, "make_hidden")],
     "stream-held": [direct(1, 48, "lose_direct")],
     "late-exit": [direct(1, 48, "lose_direct")],
+    "left-at-flush": [direct(1, 48, "lose_direct")],
     "main-gone": [direct(1, 72, "make_hidden")],
     "two-exits": [direct(1, 48, "lose_direct")],
     "before-main": [direct(1, 72, "make_hidden")],
