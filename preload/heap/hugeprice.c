@@ -16,7 +16,7 @@
 /* From then on the price is not asked: what reads or copies the page tables, such as a
  * leak check of the running process, needs huge pages there, and small pages that the
  * host need not find are few in number, too. */
-#define LARGE_HEAP (1 * GIB)
+#define LARGE_HEAP (512 * MIB)
 /* Huge pages saved interpreters a tenth of their time, whatever the size of the heap, and
  * a dear one costs 4 to 6 ms more than small pages. So they are worth it when the program
  * has run, and so is likely to run, for ten times what they cost for the whole heap. */

@@ -20,7 +20,7 @@
 #define MAX_BLOCKS    65536 /* 128 GiB */
 #define NICE	      10
 #define MOSTLY_HUGE   128	  /* blocks: what is small beside them counts */
-#define SMALL_HEAD    (160 * MIB) /* of an arena: too early to be given huge pages */
+#define SMALL_HEAD    (544 * MIB) /* of an arena: too early, or too dear, for huge pages */
 
 #define OWN_MOST      (128 * MIB) /* a range of our own */
 

@@ -144,7 +144,7 @@ class Fragmentation(seeptest.TestCase):
 
 # MiB of heap, whose last part is asked about: smaller ones ask for huge pages only while
 # these are cheap.
-LARGE = 1200
+LARGE = 700
 THP = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 

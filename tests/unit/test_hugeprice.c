@@ -41,13 +41,13 @@ static void test_price(void **state)
 	hugeprice_note(CHEAP_NS, 32 * MIB);
 	assert_true(hugeprice_is_fair(33 * MIB, START_NS));
 	hugeprice_note(DEAR_NS, 400 * MIB);
-	assert_false(hugeprice_is_fair(1023 * MIB, START_NS));
-	assert_true(hugeprice_is_fair(1024 * MIB, START_NS));
+	assert_false(hugeprice_is_fair(511 * MIB, START_NS));
+	assert_true(hugeprice_is_fair(512 * MIB, START_NS));
 	/* For a larger heap they cost more, and save no more of the time. */
 	assert_true(hugeprice_is_fair(64 * MIB, 2 * SECOND));
 	assert_false(hugeprice_is_fair(64 * MIB, 2 * SECOND - 1));
-	assert_true(hugeprice_is_fair(800 * MIB, 20 * SECOND));
-	assert_false(hugeprice_is_fair(800 * MIB, 19 * SECOND));
+	assert_true(hugeprice_is_fair(400 * MIB, 10 * SECOND));
+	assert_false(hugeprice_is_fair(400 * MIB, 10 * SECOND - 1));
 }
 
 /* Is the OS page at addr resident? */
@@ -113,7 +113,7 @@ static void test_advice(void **state)
 	assert_false(is_touched(lo + HUGE_PAGE)); /* left to the program */
 	/* A large heap's are asked for, whatever they cost. */
 	assert_false(is_advised(lo + 2 * HUGE_PAGE));
-	hugeprice_advise(lo + 2 * HUGE_PAGE, lo + 4 * HUGE_PAGE, GIB);
+	hugeprice_advise(lo + 2 * HUGE_PAGE, lo + 4 * HUGE_PAGE, 512 * MIB);
 	assert_true(is_advised(lo + 2 * HUGE_PAGE) && is_advised(lo + 3 * HUGE_PAGE));
 	assert_false(is_touched(lo + 2 * HUGE_PAGE));
 }
