@@ -87,7 +87,11 @@ static bool names_allocator(const char *line)
 					     "_Znwm",
 					     "_Znam",
 					     "_ZnwmRKSt9nothrow_t",
-					     "_ZnamRKSt9nothrow_t" };
+					     "_ZnamRKSt9nothrow_t",
+					     "_ZnwmSt11align_val_t",
+					     "_ZnamSt11align_val_t",
+					     "_ZnwmSt11align_val_tRKSt9nothrow_t",
+					     "_ZnamSt11align_val_tRKSt9nothrow_t" };
 
 	for (size_t i = 0; i < ARRAY_LEN(names); i++)
 		if (strncmp(line, "fun:", 4) == 0 && pattern_whole(line + 4, names[i]))

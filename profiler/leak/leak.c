@@ -345,6 +345,7 @@ static int with_loader_locked(struct dl_phdr_info *info, size_t size, void *arg)
 
 void leak_judge(struct leak_result *out)
 {
+	suppress_begin();
 	for (uint32_t i = 0; i < out->nrecords; i++) {
 		struct leak_record *r = &out->records[i];
 

@@ -20,6 +20,8 @@
 #include "profiler/stack/unwind.h"
 
 #define MAX_PATTERNS   4096
+#define MEMO_LG	       13
+#define MEMO_SIZE      (1 << MEMO_LG) /* frames */
 #define MAX_FILE_BYTES (4 * MIB)
 #define NO_TEXT	       '\1' /* instead of a zero byte, which would end a pattern */
 
@@ -186,15 +188,53 @@ void suppress_load_late(const char *path)
 	}
 }
 
-static bool matches_frame(const char *pattern, const struct symbol *s)
+/* plain: the function's name, demangled. */
+static bool matches_frame(const char *pattern, const struct symbol *s, const char *plain)
 {
-	char text[512];
-
 	if (s->function &&
-	    (pattern_find(pattern, s->function) ||
-	     pattern_find(pattern, symbol_demangle(s->function, text, sizeof(text)))))
+	    (pattern_find(pattern, s->function) || pattern_find(pattern, plain)))
 		return true;
 	return s->module && pattern_find(pattern, s->module->path);
+}
+
+/* The first pattern that matches, by 1 + index; 0: none does. */
+static uint32_t find_pattern(uintptr_t pc)
+{
+	struct symbol s;
+	char text[512];
+	const char *plain;
+
+	if (pc <= FRAME_PSEUDO_MAX || !symbol_lookup(pc - 1, &s))
+		return 0;
+	plain = s.function ? symbol_demangle(s.function, text, sizeof(text)) : "";
+	for (size_t i = 0; i < suppressions.count; i++)
+		if (matches_frame(suppressions.patterns[i].text, &s, plain))
+			return (uint32_t)i + 1;
+	return 0;
+}
+
+/* Stacks have most of their frames in common: what was found for these, until
+ * suppress_begin(). Guarded by the leak check's lock. */
+static struct {
+	uintptr_t pc;
+	uint32_t match;
+} memo[MEMO_SIZE];
+
+void suppress_begin(void)
+{
+	if (suppressions.count > 0)
+		memset(memo, 0, sizeof(memo));
+}
+
+static uint32_t pattern_of(uintptr_t pc)
+{
+	const size_t i = (pc * 0x9e3779b97f4a7c15u) >> (64 - MEMO_LG);
+
+	if (memo[i].pc != pc) {
+		memo[i].match = find_pattern(pc);
+		memo[i].pc = pc;
+	}
+	return memo[i].match;
 }
 
 bool suppress_matches(const struct leak_record *r)
@@ -204,20 +244,13 @@ bool suppress_matches(const struct leak_record *r)
 	if (suppress_block_matches(r))
 		return true;
 	for (; site && suppressions.count > 0; site = site_parent(site)) {
-		struct symbol s;
-		uintptr_t pc = site_pc(site);
+		uint32_t match = pattern_of(site_pc(site));
 
-		if (pc <= FRAME_PSEUDO_MAX || !symbol_lookup(pc - 1, &s))
+		if (match == 0)
 			continue;
-		for (size_t i = 0; i < suppressions.count; i++) {
-			struct pattern *p = &suppressions.patterns[i];
-
-			if (!matches_frame(p->text, &s))
-				continue;
-			p->objects += r->objects;
-			p->bytes += r->bytes;
-			return true;
-		}
+		suppressions.patterns[match - 1].objects += r->objects;
+		suppressions.patterns[match - 1].bytes += r->bytes;
+		return true;
 	}
 	return false;
 }

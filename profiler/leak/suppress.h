@@ -17,6 +17,8 @@ void suppress_load(void);
  * relative path is also one from the program's directory. */
 void suppress_load_late(const char *path);
 struct leak_record;
+/* DUMP. Before the records of a check: modules may have come and gone. */
+void suppress_begin(void);
 /* DUMP. Does any pattern match the record's stack (a block: its kind, too)? Counts the
  * record for the pattern. */
 bool suppress_matches(const struct leak_record *r);

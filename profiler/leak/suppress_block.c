@@ -21,6 +21,7 @@
 
 #include <string.h>
 
+#include "preload/base/fmt.h"
 #include "preload/base/pattern.h"
 #include "profiler/leak/leak.h"
 #include "profiler/pprof/symbol.h"
@@ -30,6 +31,7 @@
 #define MAX_BLOCKS SUPPRESS_MAX_BLOCKS
 #define MAX_LINES  16384 /* frame lines of all blocks */
 #define MAX_DEPTH  48	 /* innermost frames of a stack that are looked at */
+#define NAME_BYTES 512
 
 static struct {
 	const char *lines[MAX_LINES]; /* "fun:x", "obj:x", "..." */
@@ -47,7 +49,10 @@ static struct {
 	bool inside, wanted;
 	/* Of the stack that is being matched; guarded by the leak check's lock. */
 	struct symbol frames[MAX_DEPTH];
+	char names[MAX_DEPTH][NAME_BYTES];
 } blocks;
+
+_Static_assert(MAX_DEPTH <= 64, "a bit for each");
 
 /* ---- reading ---- */
 
@@ -220,33 +225,46 @@ bool suppress_block_open(void)
 
 /* ---- matching ---- */
 
-static bool line_matches(const char *line, const struct symbol *s)
+struct framed {
+	const struct symbol *frames;
+	/* Demangled names of the first MAX_DEPTH, made when they are asked for; NULL:
+	 * kept nowhere. */
+	char (*names)[NAME_BYTES];
+	uint64_t *known; /* bits */
+};
+
+static const char *name_of(const struct framed *stack, uint32_t frame, char *text)
 {
-	char text[512];
+	const char *function = stack->frames[frame].function, *plain;
+
+	if (!stack->names)
+		return symbol_demangle(function, text, NAME_BYTES);
+	if (!(*stack->known >> frame & 1)) {
+		plain = symbol_demangle(function, text, NAME_BYTES);
+		fmt_string(stack->names[frame], NAME_BYTES, "%s", plain);
+		*stack->known |= (uint64_t)1 << frame;
+	}
+	return stack->names[frame];
+}
+
+static bool frame_matches(const char *line, uint32_t frame, void *arg)
+{
+	const struct framed *stack = arg;
+	const struct symbol *s = &stack->frames[frame];
+	char text[NAME_BYTES];
 
 	if (starts_with(line, "obj:"))
 		return s->module && pattern_whole(line + 4, s->module->path);
 	if (!starts_with(line, "fun:") || !s->function)
 		return false;
 	return pattern_whole(line + 4, s->function) ||
-	       pattern_whole(line + 4, symbol_demangle(s->function, text, sizeof(text)));
-}
-
-struct framed {
-	const struct symbol *frames;
-};
-
-static bool frame_matches(const char *line, uint32_t frame, void *arg)
-{
-	const struct framed *stack = arg;
-
-	return line_matches(line, &stack->frames[frame]);
+	       pattern_whole(line + 4, name_of(stack, frame, text));
 }
 
 bool suppress_frames_match(const char *const *lines, uint32_t nlines,
 			   const struct symbol *frames, uint32_t nframes)
 {
-	struct framed stack = { frames };
+	struct framed stack = { .frames = frames };
 
 	return pattern_stack(lines, nlines, nframes, frame_matches, &stack);
 }
@@ -267,11 +285,15 @@ static uint32_t collect(uint32_t site, struct symbol *frames)
 bool suppress_block_matches(const struct leak_record *r)
 {
 	uint32_t nframes = blocks.count ? collect(r->site, blocks.frames) : 0;
+	uint64_t known = 0;
+	struct framed stack = { .frames = blocks.frames,
+				.names = blocks.names,
+				.known = &known };
 
 	for (uint32_t i = 0; i < blocks.count; i++) {
 		if (!(blocks.list[i].kinds >> r->kind & 1) ||
-		    !suppress_frames_match(&blocks.lines[blocks.list[i].first],
-					   blocks.list[i].count, blocks.frames, nframes))
+		    !pattern_stack(&blocks.lines[blocks.list[i].first],
+				   blocks.list[i].count, nframes, frame_matches, &stack))
 			continue;
 		blocks.list[i].objects += r->objects;
 		blocks.list[i].bytes += r->bytes;

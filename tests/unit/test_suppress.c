@@ -133,6 +133,10 @@ static void test_block_frames(void **state)
 	} cases[] = {
 		{ { "fun:make_node" }, 1, 1 },
 		{ { "fun:make_*", "fun:grow" }, 2, 1 },
+		{ { "fun:malloc", "fun:make_node" }, 2, 1 },
+		{ { "fun:_ZnwmSt11align_val_t", "fun:make_node" }, 2, 1 },
+		{ { "fun:_ZnamSt11align_val_tRKSt9nothrow_t", "fun:make_node" }, 2, 1 },
+		{ { "fun:_ZnwX", "fun:make_node" }, 2, 0 },
 		{ { "fun:make_nod?", "fun:grow" }, 2, 1 },
 		{ { "fun:make" }, 1, 0 },
 		{ { "fun:grow" }, 1, 0 },
