@@ -224,6 +224,7 @@ void suppress_begin(void)
 {
 	if (suppressions.count > 0)
 		memset(memo, 0, sizeof(memo));
+	suppress_block_begin();
 }
 
 static uint32_t pattern_of(uintptr_t pc)

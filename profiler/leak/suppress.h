@@ -46,6 +46,7 @@ bool suppress_block_line(const char *line, bool *out_ok);
 bool suppress_block_open(void);
 /* INIT. Blocks for which there was no room. */
 uint32_t suppress_blocks_too_many(void);
+void suppress_block_begin(void); /* DUMP. See suppress_begin(). */
 /* DUMP. Does any block match the record? Needs the leak check's lock. */
 bool suppress_block_matches(const struct leak_record *r);
 void suppress_block_each(suppress_fn fn, void *arg);

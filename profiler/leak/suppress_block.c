@@ -32,6 +32,7 @@
 #define MAX_LINES  16384 /* frame lines of all blocks */
 #define MAX_DEPTH  48	 /* innermost frames of a stack that are looked at */
 #define NAME_BYTES 512
+#define MEMO_LG	   14
 
 static struct {
 	const char *lines[MAX_LINES]; /* "fun:x", "obj:x", "..." */
@@ -49,8 +50,17 @@ static struct {
 	bool inside, wanted;
 	/* Of the stack that is being matched; guarded by the leak check's lock. */
 	struct symbol frames[MAX_DEPTH];
+	uintptr_t pcs[MAX_DEPTH];
 	char names[MAX_DEPTH][NAME_BYTES];
 } blocks;
+
+/* A gap tries every frame below it, and stacks have most of their frames in common: what
+ * was found for a line and a frame, until suppress_block_begin(). Guarded by the leak
+ * check's lock. */
+static struct {
+	const char *line;
+	uint64_t pc : 63, matches : 1;
+} memo[1 << MEMO_LG];
 
 _Static_assert(MAX_DEPTH <= 64, "a bit for each");
 
@@ -247,9 +257,8 @@ static const char *name_of(const struct framed *stack, uint32_t frame, char *tex
 	return stack->names[frame];
 }
 
-static bool frame_matches(const char *line, uint32_t frame, void *arg)
+static bool frame_matches(const char *line, uint32_t frame, const struct framed *stack)
 {
-	const struct framed *stack = arg;
 	const struct symbol *s = &stack->frames[frame];
 	char text[NAME_BYTES];
 
@@ -261,30 +270,56 @@ static bool frame_matches(const char *line, uint32_t frame, void *arg)
 	       pattern_whole(line + 4, name_of(stack, frame, text));
 }
 
+static bool frame_matches_new(const char *line, uint32_t frame, void *arg)
+{
+	return frame_matches(line, frame, arg);
+}
+
+static bool frame_matches_known(const char *line, uint32_t frame, void *arg)
+{
+	const uintptr_t pc = blocks.pcs[frame];
+	const uint64_t key = (pc ^ (uintptr_t)line << 20) * 0x9e3779b97f4a7c15u;
+	const size_t i = key >> (64 - MEMO_LG);
+
+	if (memo[i].line != line || memo[i].pc != pc) {
+		memo[i].line = line;
+		memo[i].pc = pc;
+		memo[i].matches = frame_matches(line, frame, arg);
+	}
+	return memo[i].matches;
+}
+
+void suppress_block_begin(void)
+{
+	if (blocks.count > 0)
+		memset(memo, 0, sizeof(memo));
+}
+
 bool suppress_frames_match(const char *const *lines, uint32_t nlines,
 			   const struct symbol *frames, uint32_t nframes)
 {
 	struct framed stack = { .frames = frames };
 
-	return pattern_stack(lines, nlines, nframes, frame_matches, &stack);
+	return pattern_stack(lines, nlines, nframes, frame_matches_new, &stack);
 }
 
-static uint32_t collect(uint32_t site, struct symbol *frames)
+static uint32_t collect(uint32_t site)
 {
 	uint32_t n = 0;
 
 	for (; site && n < MAX_DEPTH; site = site_parent(site), n++) {
 		uintptr_t pc = site_pc(site);
 
-		if (pc <= FRAME_PSEUDO_MAX || !symbol_lookup(pc - 1, &frames[n]))
-			frames[n] = (struct symbol){ 0 };
+		blocks.pcs[n] = pc;
+		if (pc <= FRAME_PSEUDO_MAX || !symbol_lookup(pc - 1, &blocks.frames[n]))
+			blocks.frames[n] = (struct symbol){ 0 };
 	}
 	return n;
 }
 
 bool suppress_block_matches(const struct leak_record *r)
 {
-	uint32_t nframes = blocks.count ? collect(r->site, blocks.frames) : 0;
+	uint32_t nframes = blocks.count ? collect(r->site) : 0;
 	uint64_t known = 0;
 	struct framed stack = { .frames = blocks.frames,
 				.names = blocks.names,
@@ -293,7 +328,8 @@ bool suppress_block_matches(const struct leak_record *r)
 	for (uint32_t i = 0; i < blocks.count; i++) {
 		if (!(blocks.list[i].kinds >> r->kind & 1) ||
 		    !pattern_stack(&blocks.lines[blocks.list[i].first],
-				   blocks.list[i].count, nframes, frame_matches, &stack))
+				   blocks.list[i].count, nframes, frame_matches_known,
+				   &stack))
 			continue;
 		blocks.list[i].objects += r->objects;
 		blocks.list[i].bytes += r->bytes;

@@ -65,7 +65,17 @@ struct matcher {
 	size_t places_size;
 	size_t *stack; /* places of the one that is being matched */
 	size_t stack_size;
+	struct known *known; /* KNOWN of them */
 };
+
+/* A gap in a block tries every frame below it: what was found for a line and a frame. */
+struct known {
+	const char *line;
+	size_t place : 63, matches : 1;
+};
+
+#define KNOWN_LG 16
+#define KNOWN	 ((size_t)1 << KNOWN_LG)
 
 static void read_rule(struct rule *r, const json_t *entry)
 {
@@ -154,16 +164,29 @@ static bool source_matches(const char *pattern, const struct place *p)
 	return same;
 }
 
-static bool line_matches(const char *line, uint32_t frame, void *arg)
+static bool line_matches(const char *line, const struct place *p)
 {
-	const struct matcher *m = arg;
-	const struct place *p = &m->places[m->stack[frame]];
-
 	if (strncmp(line, "fun:", 4) == 0)
 		return name_matches(p, pattern_whole, line + 4);
 	if (strncmp(line, "obj:", 4) == 0)
 		return *p->module && pattern_whole(line + 4, p->module);
 	return strncmp(line, "src:", 4) == 0 && source_matches(line + 4, p);
+}
+
+static bool line_matches_known(const char *line, uint32_t frame, void *arg)
+{
+	const struct matcher *m = arg;
+	const size_t place = m->stack[frame];
+	struct known *k =
+		&m->known[((place << 40) ^ (uintptr_t)line) * 0x9e3779b97f4a7c15u >>
+			  (64 - KNOWN_LG)];
+
+	if (k->line != line || k->place != place) {
+		k->line = line;
+		k->place = place;
+		k->matches = line_matches(line, &m->places[place]);
+	}
+	return k->matches;
 }
 
 static bool has_kind(const struct rule *r, const char *kind)
@@ -197,7 +220,7 @@ static size_t match(struct matcher *m, const json_t *leak)
 	for (i = 0; i < m->nrules; i++)
 		if (m->rules[i].lines && has_kind(&m->rules[i], text_in(leak, "kind")) &&
 		    pattern_stack(m->rules[i].lines, m->rules[i].nlines, (uint32_t)n,
-				  line_matches, m))
+				  line_matches_known, m))
 			return i;
 	for (i = 0; i < n; i++)
 		if (m->places[m->stack[i]].rule != NONE)
@@ -234,6 +257,7 @@ json_t *knownleaks_find(json_t *report, int64_t not_after)
 
 	symbolizer_report(s, report, not_after);
 	m.rules = allocate((m.nrules + 1) * sizeof(*m.rules));
+	m.known = allocate(KNOWN * sizeof(*m.known));
 	json_array_foreach(entries, i, entry)
 	{
 		read_rule(&m.rules[i], entry);
@@ -246,6 +270,7 @@ json_t *knownleaks_find(json_t *report, int64_t not_after)
 		free(m.places[i].simple);
 	}
 	free(m.rules);
+	free(m.known);
 	free(m.places);
 	free(m.stack);
 	intern_free(&m.frames);
