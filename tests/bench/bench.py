@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU time and memory beside glibc and the packaged allocators, interleaved in one run.
 
-bench.py micro|programs [ROUNDS] [NAME=LIBRARY ...]. Every round runs each workload once under
+bench.py micro|programs|large [ROUNDS] [NAME=LIBRARY ...]. large: programs of hundreds of MB. Every round runs each workload once under
 each allocator; each NAME is one more, SEEP_BENCH_ONLY=WORKLOAD,... leaves out the others.
 Prints a table of the minimum and median over the rounds, ratios to glibc and to the best
 peer, and one machine-readable line a cell: "bench WORKLOAD ALLOCATOR MIN MEDIAN KIB".
@@ -45,6 +45,26 @@ PROGRAMS = {
           "3125))(assert (< 0 x y))(check-sat)' | z3 -in",
     "clang": "clang++ -O1 -std=c++17 -c big.cc -o big.o",
     "node": "node -e 'let a=[];for(let k=0;k<5;k++)for(let i=0;i<1e5;i++)a[i]={i,s:\"x\"+i};"
+            "JSON.stringify(a)'",
+    # The server's time alone, as it tells it itself.
+    "redis": "redis-server --port 0 --unixsocket s --save '' --appendonly no >/dev/null & "
+             "until redis-cli -s s ping >/dev/null 2>&1; do :; done; "
+             "env -u LD_PRELOAD redis-benchmark -s s -q -n 60000 -r 100000 -d 100 "
+             "-t set,get,lpush,hset,zadd,sadd,lrange_100 >/dev/null; "
+             "env -u LD_PRELOAD redis-cli -s s info cpu | "
+             "awk -F: '/^used_cpu_(sys|user):/{s+=$2} END{print s}'; "
+             "redis-cli -s s shutdown nosave; wait",
+}
+TELL_TIME = {"redis"}
+LARGE = {
+    "lua": "lua5.4 -e 'local t={} for i=1,1500000 do t[i]={i,tostring(i)} end'",
+    "python": "PYTHONMALLOC=malloc /usr/bin/python3 -c 'import json\n"
+              "json.loads(json.dumps([{str(i):[i]*3} for i in range(250000)]))'",
+    "perl": "perl -e '%h=map{$_=>\"x$_\"}1..900000'",
+    "gawk": "gawk 'BEGIN{for(i=0;i<1200000;i++)a[i]=a[i-1] % 97 \"\" i}'",
+    "sqlite": PROGRAMS["sqlite"].replace("300000", "900000"),
+    "clang": PROGRAMS["clang"].replace("-O1", "-O2"),
+    "node": "node -e 'let a=[];for(let k=0;k<2;k++)for(let i=0;i<1e6;i++)a[i]={i,s:\"x\"+i};"
             "JSON.stringify(a)'",
 }
 
@@ -92,7 +112,7 @@ def measure(kind, rounds, more):
                                    check=True).stdout.decode().split()
             work = {n: f"{MICRO} {n}" for n in names}
         else:
-            work = PROGRAMS
+            work = LARGE if kind == "large" else PROGRAMS
         only = os.environ.get("SEEP_BENCH_ONLY")
         work = {w: s for w, s in work.items() if not only or w in only.split(",")}
         cells = {(w, a): [] for w in work for a in libs}
@@ -101,7 +121,8 @@ def measure(kind, rounds, more):
             for w, script in work.items():
                 for a, lib in libs.items():
                     cpu, kib, out = cell(script, lib, d)
-                    cells[w, a].append(float(out) if kind == "micro" else cpu)
+                    told = kind == "micro" or w in TELL_TIME
+                    cells[w, a].append(float(out) if told else cpu)
                     rss[w, a] = max(rss[w, a], kib)
     return list(work), list(libs), cells, rss
 
