@@ -231,6 +231,8 @@ EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 		return EAGAIN;
 	clear_stack_below();
 	ret = threads.create(thread, attr, thread_begin, s);
+	if (ret == EAGAIN && heap_make_room()) /* for its stack */
+		ret = threads.create(thread, attr, thread_begin, s);
 	clear_stack_below(); /* of the thread's handle */
 	finish(s, ret == 0);
 	return ret;
@@ -253,6 +255,9 @@ EXPORT int thrd_create(thrd_t *thread, thrd_start_t routine, void *arg)
 		return thrd_nomem;
 	clear_stack_below();
 	ret = threads.create_c11(thread, (thrd_start_t)(uintptr_t)thread_begin, s);
+	if ((ret == thrd_nomem || ret == thrd_error) && heap_make_room())
+		ret = threads.create_c11(thread, (thrd_start_t)(uintptr_t)thread_begin,
+					 s);
 	clear_stack_below();
 	finish(s, ret == thrd_success);
 	return ret;

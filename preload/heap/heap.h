@@ -104,6 +104,9 @@ void heap_free_unclassed(void *p, size_t page);
 void *heap_alloc_unseen(void);
 size_t heap_usable_size(const void *p); /* 0 for NULL */
 bool heap_trim(void);			/* give free memory back; true: something was */
+/* Somebody needs address space that a limit forbids: the same where it may help. True:
+ * try again. */
+bool heap_make_room(void);
 /* The program limits its address space to limit bytes: what we hold in reserve counts
  * against it and is given back. SLOW. */
 void heap_limit_space(size_t limit);

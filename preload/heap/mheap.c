@@ -27,6 +27,7 @@
 #include "preload/heap/arena.h"
 #include "preload/heap/freelist.h"
 #include "preload/heap/lcache.h"
+#include "preload/heap/mheap_int.h"
 #include "preload/heap/scavenge.h"
 #include "preload/heap/sizeclass.h"
 
@@ -50,18 +51,6 @@ static struct {
 } mheap = { .spans = FIXALLOC_INIT(sizeof(struct mspan), META_SPAN) };
 
 /* ---- free runs ---- */
-
-/* The free run of the lists that addr, in a or just outside, lies in; NULL: none. */
-static inline struct mspan *neighbour(const struct arena *a, uintptr_t addr)
-{
-	struct mspan *s = arena_span(a, addr);
-
-	if (!s || s->state != MSPAN_FREE)
-		return NULL;
-	if (addr < s->base || addr >= s->base + (s->npages << PAGE_SHIFT))
-		return NULL;
-	return s;
-}
 
 static void put_struct(struct mspan *s)
 {
@@ -87,8 +76,8 @@ static struct mspan *absorb(struct mspan *s, struct mspan *other)
 static void merge_run(struct mspan *s)
 {
 	const struct arena *a = arena_of(s->base);
-	struct mspan *before = neighbour(a, s->base - 1);
-	struct mspan *after = neighbour(a, s->base + (s->npages << PAGE_SHIFT));
+	struct mspan *before = mheap_free_run(a, s->base - 1);
+	struct mspan *after = mheap_free_run(a, s->base + (s->npages << PAGE_SHIFT));
 
 	if (before)
 		absorb(s, before);
@@ -113,11 +102,16 @@ static struct mspan *get_struct(void)
 	return s ? s : fixalloc_get(&mheap.spans);
 }
 
-/* The victim becomes a free run like others. */
-static void retire_victim(void)
+void mheap_retire_victim_locked(void)
 {
 	if (freelist_victim())
 		insert_run(freelist_take_victim());
+}
+
+void mheap_forget_run_locked(struct mspan *s)
+{
+	freelist_remove(s);
+	fixalloc_put(&mheap.spans, s);
 }
 
 static bool joins_victim(const struct mspan *s)
@@ -143,7 +137,7 @@ static void join_victim(struct mspan *s)
 /* Takes the place of the victim. */
 static void make_victim(struct mspan *s)
 {
-	retire_victim();
+	mheap_retire_victim_locked();
 	merge_run(s);
 	freelist_set_victim(s);
 }
@@ -221,37 +215,6 @@ uint32_t mheap_growths(void)
 	return atomic_load_relaxed(&mheap.ngrowths);
 }
 
-/* The one run that all pages of a are in, if they are free. */
-static struct mspan *whole_run(const struct arena *a)
-{
-	uintptr_t start = a->base + (a->first_page << PAGE_SHIFT);
-	struct mspan *s = a->size > 0 ? neighbour(a, start) : NULL;
-
-	return s && s->base == start && s->npages == a->end_page - a->first_page ? s
-										 : NULL;
-}
-
-/* Address space is short: further arenas that are wholly free are given up, so that a
- * larger one may take their place. */
-static bool release_arenas(void)
-{
-	bool any = false;
-
-	retire_victim();
-	for (size_t i = 0; i < arena_count(); i++) {
-		struct arena *a = arena_at(i);
-		struct mspan *s = arena_is_first(a) ? NULL : whole_run(a);
-
-		if (!s)
-			continue;
-		freelist_remove(s);
-		fixalloc_put(&mheap.spans, s);
-		arena_release(a);
-		any = true;
-	}
-	return any;
-}
-
 /* Cuts s, which is in no list, to its first npages; the rest goes back to the lists. When
  * memory for the rest's struct is out, s keeps all its pages. */
 static void split(struct mspan *s, size_t npages)
@@ -288,13 +251,13 @@ static struct mspan *take_run(size_t npages, size_t cached, enum arena_for what)
 {
 	struct mspan *s;
 
-	retire_victim();
+	mheap_retire_victim_locked();
 	s = freelist_find(npages);
 	if ((!s || s->ndirty < npages) && lcache_drain_own_locked(cached))
 		s = freelist_find(npages);
 	if (!s && (grow(npages, what) ||
 		   (lcache_drain_own_locked(0) && freelist_find(npages)) ||
-		   (release_arenas() && grow(npages, what))))
+		   (mheap_release_arenas_locked() && grow(npages, what))))
 		s = freelist_find(npages);
 	if (!s)
 		return NULL;
@@ -492,6 +455,7 @@ static void scavenge(void)
 		return;
 	lcache_age_depot_locked(false);
 	scavenge_tick_locked();
+	mheap_release_idle_locked();
 }
 
 struct mspan *mheap_new_blank_locked(void)
@@ -566,12 +530,12 @@ static bool is_cached(const struct arena *a, uintptr_t addr)
 /* The free run at addr, in a, of at least npages, still in its list; NULL: none. */
 static struct mspan *run_behind(const struct arena *a, uintptr_t addr, size_t npages)
 {
-	struct mspan *s = neighbour(a, addr);
+	struct mspan *s = mheap_free_run(a, addr);
 	size_t len = s ? s->npages : 0;
 
 	if (len < npages && is_cached(a, addr + (len << PAGE_SHIFT)) &&
 	    lcache_drain_own_locked(0))
-		s = neighbour(a, addr);
+		s = mheap_free_run(a, addr);
 	return s && s->npages >= npages ? s : NULL;
 }
 
@@ -594,7 +558,7 @@ static bool extend_locked(struct mspan *s, size_t npages)
 		arena_set_span(s, s, false);
 		return true;
 	}
-	retire_victim();
+	mheap_retire_victim_locked();
 	after = run_behind(arena_of(s->base), end, more);
 	if (!after)
 		return false;
@@ -643,10 +607,10 @@ size_t mheap_trim(void)
 	size_t npages;
 
 	lock_acquire(&mheap_lock);
-	retire_victim();
+	mheap_retire_victim_locked();
 	lcache_age_depot_locked(true);
 	npages = scavenge_all_locked();
-	release_arenas();
+	mheap_release_arenas_locked();
 	lock_release(&mheap_lock);
 	return npages << PAGE_SHIFT;
 }

@@ -15,6 +15,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cases.h"
@@ -421,6 +422,42 @@ static int test_fork(void)
 	return HOLDS(waitpid(pid, &status, 0) == pid) && HOLDS(status == 0);
 }
 
+static int thread_runs(size_t stack)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+
+	return pthread_attr_init(&attr) == 0 &&
+	       pthread_attr_setstacksize(&attr, stack) == 0 &&
+	       pthread_create(&thread, &attr, nothing, NULL) == 0 &&
+	       pthread_join(thread, NULL) == 0;
+}
+
+/* What was freed is room for others, too: a thread's stack at once, what the program maps
+ * itself after a while. */
+static int test_room(void)
+{
+	struct timespec begin, now;
+	struct link *list = NULL;
+	void *map;
+
+	limit(RLIMIT_AS, 1024 * MB);
+	for (size_t size = 1000; size <= 1000 * 1000; size *= 1000)
+		if (fill(&list, size) < 512 * MB || !drop(&list) ||
+		    !thread_runs(256 * MB))
+			return 0;
+	if (fill(&list, 100 * 1000) < 512 * MB || !drop(&list))
+		return 0;
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	do {
+		for (int i = 0; i < 100; i++)
+			free(malloc(100 * 1000));
+		map = mmap(NULL, 256 * MB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while (map == MAP_FAILED && now.tv_sec - begin.tv_sec < 60);
+	return map != MAP_FAILED;
+}
+
 static const struct test_case cases[] = {
 	{ "fork", test_fork },
 	{ "start", test_start },
@@ -434,6 +471,7 @@ static const struct test_case cases[] = {
 	{ "no_commit", test_no_commit },
 	{ "beyond", test_beyond },
 	{ "beyond_data", test_beyond_data },
+	{ "room", test_room },
 };
 
 int main(int argc, char **argv)

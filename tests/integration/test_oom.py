@@ -7,8 +7,8 @@ MB = 1 << 20
 # Of the address space, from start.
 LIMITS = {"start": 160 * MB, "start_tight": 64 * MB, "beyond_data": 1000 * MB}
 CASES = ["start", "start_tight", "later", "data", "realloc", "threads", "full", "mappings",
-         "no_commit", "beyond", "beyond_data"]
-MODES = {"off": ["start", "later", "mappings", "beyond"], "sampled": CASES,
+         "no_commit", "beyond", "beyond_data", "room"]
+MODES = {"off": ["start", "later", "mappings", "beyond", "room"], "sampled": CASES,
          "exact": ["start_tight", "realloc", "full", "no_commit"]}
 
 
