@@ -3,6 +3,7 @@
 and none stands still for long."""
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -73,6 +74,14 @@ class Odd(seeptest.TestCase):
         p = self.start("alone")
         until(lambda: state(p.pid) == "D")
         self.refused(p, "it waits in the kernel where no signal comes")
+        self.end(p)
+
+    def test_no_descriptor(self):
+        p = self.start("leader")
+        resource.prlimit(p.pid, resource.RLIMIT_NOFILE, (0, 1024))
+        self.refused(p, f"prlimit --pid {p.pid} --nofile=16")
+        resource.prlimit(p.pid, resource.RLIMIT_NOFILE, (16, 1024))
+        self.assertEqual(self.check(p)[0], 23)
         self.end(p)
 
     def test_stopped(self):

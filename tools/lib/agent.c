@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -31,6 +32,7 @@
 #define STOPPED_TIMES	40   /* so often */
 #define STAYS_STOPPED	10   /* calls without an answer */
 #define STAYS_DEAF	50   /* the same */
+#define STAYS_FULL	30   /* the same */
 #define LOADING_MS	5    /* look again whether the library has come */
 #define LOADING_TIMES	2000 /* so often */
 #define LOADING_REFUSED 3
@@ -382,8 +384,19 @@ static void try_trace(struct line *l)
 
 /* Calls in a row without hope; dies of too many. */
 struct hopeless {
-	int stopped, deaf;
+	int stopped, deaf, full;
 };
+
+static _Noreturn void refuse_full(int pid)
+{
+	struct rlimit limit = { 0, 0 };
+
+	prlimit(pid, RLIMIT_NOFILE, NULL, &limit);
+	die(EXIT_INCOMPLETE,
+	    "process %d did not answer: it has no descriptor left; raise its limit: "
+	    "prlimit --pid %d --nofile=%llu",
+	    pid, pid, (unsigned long long)limit.rlim_cur + 16);
+}
 
 static void look_at_state(const struct line *l, struct hopeless *h)
 {
@@ -394,11 +407,14 @@ static void look_at_state(const struct line *l, struct hopeless *h)
 		proc_number(status, "TracerPid", 10, 0) != (uint64_t)getpid();
 
 	h->stopped = stopped ? h->stopped + 1 : 0;
+	h->full = proc_has_descriptor(pid) ? 0 : h->full + 1;
 	h->deaf = proc_is_in_exec(pid) || proc_is_deaf(proc_pick_thread(pid, 0))
 			  ? h->deaf + 1
 			  : 0;
 	if (h->stopped == STAYS_STOPPED)
 		refuse_stopped(l, pid, status);
+	if (h->full == STAYS_FULL)
+		refuse_full(pid);
 	if (h->deaf == STAYS_DEAF)
 		die(EXIT_INCOMPLETE,
 		    "process %d did not answer: it waits in the kernel where no signal "
@@ -410,7 +426,7 @@ static void look_at_state(const struct line *l, struct hopeless *h)
 static int dial(struct line *l)
 {
 	struct pollfd p = { .fd = l->listener, .events = POLLIN };
-	struct hopeless hopeless = { 0, 0 };
+	struct hopeless hopeless = { 0, 0, 0 };
 
 	for (int i = 0; i < ASK_TIMES; i++) {
 		int s;

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -123,6 +124,28 @@ static char state_of(int tid)
 bool proc_is_deaf(int tid)
 {
 	return state_of(tid) == 'D';
+}
+
+bool proc_has_descriptor(int pid)
+{
+	char *path = format_string("/proc/%d/fd", pid);
+	DIR *d = opendir(path);
+	struct rlimit limit;
+	struct dirent *entry;
+	rlim_t used = 0;
+
+	free(path);
+	if (!d || prlimit(pid, RLIMIT_NOFILE, NULL, &limit) != 0) {
+		if (d)
+			closedir(d);
+		return true;
+	}
+	while ((entry = readdir(d)))
+		if (entry->d_name[0] != '.' &&
+		    strtoull(entry->d_name, NULL, 10) < limit.rlim_cur)
+			used++;
+	closedir(d);
+	return used < limit.rlim_cur;
 }
 
 bool proc_is_traced(int pid, int tid)

@@ -27,6 +27,8 @@ char *proc_read_of(int pid, const char *name, long *out_size);
 bool proc_is_alive(int pid);
 /* Does the thread wait where no signal comes, as while its child of vfork() runs? */
 bool proc_is_deaf(int tid);
+/* Can it open a file? True as well where that is not known. */
+bool proc_has_descriptor(int pid);
 /* Has it a tracer, whoever that is? */
 bool proc_is_traced(int pid, int tid);
 /* Does a thread wait in an exec, for others to end? Who would trace one waits, too. */
