@@ -19,7 +19,7 @@
  * of them is used, so that small back and forth costs nothing. */
 static bool stays(const struct mspan *s, size_t size)
 {
-	return size + heap_padding <= s->slot_size &&
+	return size <= s->slot_size - heap_padding &&
 	       (size >= s->slot_size / 2 || sizeclass_of(size) == s->sizeclass);
 }
 
@@ -39,7 +39,7 @@ static void *malloc_to_grow(size_t old_bytes, size_t size)
 	unsigned c;
 	void *p;
 
-	if (size <= old_bytes || room <= size + heap_padding || room > SIZECLASS_MAX_SIZE)
+	if (size <= old_bytes || room - heap_padding <= size || room > SIZECLASS_MAX_SIZE)
 		return heap_malloc(size);
 	c = sizeclass_of(room);
 	p = LIKELY(seep_tls.state == TLS_LIVE) ? mcache_pop(mc, c, size) : NULL;

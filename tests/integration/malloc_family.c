@@ -473,6 +473,17 @@ static void test_huge_alignments(void)
 	CHECK(posix_memalign(&p, top, 8) == ENOMEM);
 	CHECK(posix_memalign(&p, 2 * top - 1, 8) == EINVAL);
 	check_block(memalign(2 * top, 8), 16, 8); /* 0 */
+	for (size_t n = 1; n < 100000; n = n * 3 / 2 + 1) {
+		p = malloc(n);
+		memset(p, 1, n);
+		for (size_t over = 0; over < 40; over++) {
+			errno = 0;
+			v = realloc(p, SIZE_MAX - over);
+			CHECK(v == NULL && errno == ENOMEM);
+		}
+		CHECK(((char *)p)[n - 1] == 1);
+		free(p);
+	}
 	for (size_t n = SIZE_MAX; n > SIZE_MAX - 20000; n -= 977) {
 		errno = 0;
 		v = malloc(n);

@@ -3,7 +3,8 @@
 import resource
 import seeptest
 
-MODES = ["mode=off", "mode=sampled", "mode=sampled:sample=4K", "mode=exact"]
+MODES = ["mode=off", "mode=sampled", "mode=sampled:sample=4K", "mode=exact",
+         "mode=exact:leak=exit:exitcode=0"]
 
 
 class Family(seeptest.TestCase):
