@@ -283,7 +283,7 @@ static bool frame_matches_known(const char *line, uint32_t frame, void *arg)
 
 	if (memo[i].line != line || memo[i].pc != pc) {
 		memo[i].line = line;
-		memo[i].pc = pc;
+		memo[i].pc = pc & (UINT64_MAX >> 1);
 		memo[i].matches = frame_matches(line, frame, arg);
 	}
 	return memo[i].matches;

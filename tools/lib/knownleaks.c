@@ -183,7 +183,7 @@ static bool line_matches_known(const char *line, uint32_t frame, void *arg)
 
 	if (k->line != line || k->place != place) {
 		k->line = line;
-		k->place = place;
+		k->place = place & (UINT64_MAX >> 1);
 		k->matches = line_matches(line, &m->places[place]);
 	}
 	return k->matches;
