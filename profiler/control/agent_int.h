@@ -5,15 +5,10 @@
 #ifndef PROFILER_CONTROL_AGENT_INT_H
 #define PROFILER_CONTROL_AGENT_INT_H
 
-#include <ucontext.h>
-
 #include "profiler/control/agent.h"
 
 /* The agent's thread. Connects by the key, serves one request, hangs up. refusal: see
  * agent_init(). */
 void serve(uint64_t key, const char *refusal);
-/* SIGNAL. If the handler's arrival ended a system call with EINTR that can be made again
- * without harm, it will be. */
-void restart_call(ucontext_t *uc);
 
 #endif

@@ -24,6 +24,7 @@ struct stopped_thread {
 	uint32_t nwide;
 	int call;	   /* system call it waits in, -1: none, it runs */
 	uintptr_t args[6]; /* of the call */
+	int partly;	   /* stop_trace.c: the call that has moved a part, -1: none */
 	bool captured;	   /* false: could not be stopped; registers unknown */
 	uint32_t pending;  /* stop_trace.c: the signal that it gets when it is let go */
 	bool signalled;	   /* a signal that may carry a pointer is on its way to it */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * stop_signal: stopping threads by a signal, where ptrace is refused. Blocking calls that
- * do not restart then return EINTR.
+ * do not restart are made again where restart.h knows how; others return EINTR.
  *
  * The signal is the one by which the C library cancels threads: it takes care that no
  * thread blocks it (one that does so by a system call of its own is missed), a program
@@ -19,6 +19,7 @@
 #include "preload/base/os.h"
 #include "profiler/leak/stop_int.h"
 #include "profiler/stack/module.h"
+#include "profiler/stack/restart.h"
 
 #define WAIT_SLICE_NS 20000000u /* of the wait for the threads to arrive */
 #define WAIT_SLICES   (STOP_PATIENCE_NS / WAIT_SLICE_NS)
@@ -150,7 +151,9 @@ static STOP_NO_SANITIZE void on_signal(int sig, siginfo_t *info, void *context)
 		stand(t, epoch, context);
 	atomic_fetch_add_acq_rel(&stopper.left, 1u);
 	os_futex_wake(&stopper.left, 1);
-	if (!ours && stopper.old.handler)
+	if (ours)
+		restart_call(context);
+	else if (stopper.old.handler)
 		stopper.old.handler(sig, info, context);
 }
 

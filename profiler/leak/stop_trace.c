@@ -35,6 +35,7 @@
  */
 #include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -49,7 +50,9 @@
 #include "preload/base/atomic.h"
 #include "preload/base/os.h"
 #include "profiler/leak/stop_int.h"
+#include "profiler/stack/finish.h"
 
+#define PIDFD_THREAD	    O_EXCL /* newer than our headers */
 #define ROUNDS		    64 /* listings; new threads keep coming only from a fork bomb */
 #define LOOK_AGAIN_NS	    50000000u /* is the other side still there? */
 #define LOOK_NS		    500000u   /* without a timer */
@@ -227,6 +230,7 @@ static void copy_call(struct stopped_thread *t, const struct user_regs_struct *r
 
 	memcpy(t->args, args, sizeof(args));
 	t->call = (long)r->orig_rax >= 0 && goes_on((long)r->rax) ? (int)r->orig_rax : -1;
+	t->partly = finish_may((int)r->orig_rax, r->rax) ? (int)r->orig_rax : -1;
 	if (t->call == SYS_restart_syscall)
 		t->call = stop_call_before(r->rip);
 }
@@ -444,16 +448,71 @@ static bool can_repeat(uint64_t nr)
 	return false;
 }
 
+static bool read_words(uintptr_t from, void *to, size_t bytes, void *arg)
+{
+	const struct stopped_thread *t = arg;
+
+	for (size_t i = 0; i < bytes; i += sizeof(long))
+		if (trace(PTRACE_PEEKDATA, t->tid, (long)(from + i),
+			  (long)((char *)to + i)) != 0)
+			return false;
+	return true;
+}
+
+/* The caller of the stop, whose files are this process's, need not share the program's.
+ */
+static int open_descriptor(int fd, void *arg)
+{
+	const struct stopped_thread *t = arg;
+	long handle = os_call(SYS_pidfd_open, t->tid, PIDFD_THREAD, 0, 0, 0, 0);
+	long copy;
+
+	if (handle < 0)
+		handle = os_call(SYS_pidfd_open, tracer.pid, 0, 0, 0, 0, 0);
+	if (handle < 0)
+		return -1;
+	copy = os_call(SYS_pidfd_getfd, handle, fd, 0, 0, 0, 0);
+	os_call(SYS_close, handle, 0, 0, 0, 0, 0);
+	return (int)copy;
+}
+
+/* The call has moved a part of the bytes: the thread moves the rest. */
+static void go_on(struct stopped_thread *t)
+{
+	const struct finish_access access = { read_words, open_descriptor, t };
+	struct user_regs_struct regs;
+	struct iovec v = { &regs, sizeof(regs) };
+	struct finish_regs r;
+
+	if (trace(PTRACE_GETREGSET, t->tid, NT_PRSTATUS, (long)&v) != 0)
+		return;
+	r = (struct finish_regs){ .rax = regs.rax,
+				  .rdx = regs.rdx,
+				  .rsi = regs.rsi,
+				  .rdi = regs.rdi,
+				  .r10 = regs.r10,
+				  .rip = regs.rip };
+	if (!finish_call(t->partly, &r, &access))
+		return;
+	regs.rcx = r.rcx;
+	regs.r11 = r.r11;
+	regs.rip = r.rip;
+	regs.orig_rax = (unsigned long)-1;
+	trace(PTRACE_SETREGSET, t->tid, NT_PRSTATUS, (long)&v);
+}
+
 /*
  * The kernel itself makes the call again, by its rule for this error: unless a signal
  * with a handler is there by then, in which case the program sees EINTR, as it must.
  */
-static void repeat_call(const struct stopped_thread *t)
+static void repeat_call(struct stopped_thread *t)
 {
 	struct user_regs_struct regs;
 	struct iovec v = { &regs, sizeof(regs) };
 	const int tid = t->tid;
 
+	if (t->captured && t->partly >= 0 && !t->signalled)
+		go_on(t);
 	if (t->captured && (long)t->gprs[0] != -EINTR)
 		return;
 	if (trace(PTRACE_GETREGSET, tid, NT_PRSTATUS, (long)&v) != 0 ||

@@ -95,6 +95,10 @@ class Gdb(seeptest.TestCase):
         for case in ("pool", "deadlock3", "barrier", "once"):
             self.same([seeptest.victim("agent/stuck"), case], b"up")
 
+    def test_calls_that_go_on(self):
+        """After the first look the threads are in the library's own code."""
+        self.same([seeptest.victim("agent/partly"), "blocked"], b"up")
+
     @needs("redis-server")
     def test_redis(self):
         self.same(["redis-server", "--port", "0", "--unixsocket", self.dir + "/s",

@@ -9,14 +9,16 @@
  * them. Other code is left alone and sees EINTR. Where the kernel has stored the time
  * that was left, the call goes on with it; poll and epoll_wait take theirs anew.
  *
- * A signal of the program's that is pending by now must end the call: then EINTR stays.
+ * A signal of the program's that is pending by now must end the call: then EINTR stays,
+ * or the part of the bytes that the call has moved (see finish.h).
  */
 #include <errno.h>
 #include <string.h>
 
 #include "preload/base/os.h"
-#include "profiler/control/agent_int.h"
+#include "profiler/stack/finish.h"
 #include "profiler/stack/module.h"
+#include "profiler/stack/restart.h"
 
 #define CODE_BYTES 7 /* b8 imm32; 0f 05 */
 
@@ -41,14 +43,19 @@ static bool can_repeat(uint32_t nr)
 	return false;
 }
 
-/* The number of the call that ends at pc; false: not made in libc's way. */
-static bool call_before(const uint8_t *pc, uint32_t *out_nr)
+/* The number of the call that ends at pc, which the thread with that stack pointer has
+ * made; -1: not made in libc's way. */
+static int call_before(const uint8_t *pc, uintptr_t sp)
 {
+	int nr = finish_call_at((uintptr_t)pc, sp);
+
+	if (nr >= 0)
+		return nr;
 	if (!module_find_code((uintptr_t)pc - CODE_BYTES) ||
 	    !module_find_code((uintptr_t)pc - 1))
-		return false;
-	memcpy(out_nr, pc - 6, sizeof(*out_nr));
-	return pc[-7] == 0xb8 && pc[-2] == 0x0f && pc[-1] == 0x05;
+		return -1;
+	memcpy(&nr, pc - 6, sizeof(nr));
+	return pc[-7] == 0xb8 && pc[-2] == 0x0f && pc[-1] == 0x05 ? nr : -1;
 }
 
 /* The handler runs with all signals blocked: has one come that the program would take? */
@@ -61,14 +68,46 @@ static bool other_signal(const ucontext_t *uc)
 	return (pending & ~blocked) != 0;
 }
 
+static bool read_memory(uintptr_t from, void *to, size_t bytes, void *arg)
+{
+	(void)arg;
+	memcpy(to, (const void *)from, bytes);
+	return true;
+}
+
+/* A part of the bytes has been moved. */
+static void go_on(greg_t *g, int nr)
+{
+	static const struct finish_access access = { .read = read_memory };
+	struct finish_regs r = { .rax = (uintptr_t)g[REG_RAX],
+				 .rdx = (uintptr_t)g[REG_RDX],
+				 .rsi = (uintptr_t)g[REG_RSI],
+				 .rdi = (uintptr_t)g[REG_RDI],
+				 .r10 = (uintptr_t)g[REG_R10],
+				 .rip = (uintptr_t)g[REG_RIP] };
+
+	if (!finish_call(nr, &r, &access))
+		return;
+	g[REG_RCX] = (greg_t)r.rcx;
+	g[REG_R11] = (greg_t)r.r11;
+	g[REG_RIP] = (greg_t)r.rip;
+}
+
 void restart_call(ucontext_t *uc)
 {
 	greg_t *g = uc->uc_mcontext.gregs;
-	uint32_t nr;
+	int nr;
 
-	if (g[REG_RAX] != -EINTR ||
-	    !call_before((const uint8_t *)(uintptr_t)g[REG_RIP], &nr) ||
-	    !can_repeat(nr) || other_signal(uc))
+	if (g[REG_RAX] != -EINTR && g[REG_RAX] <= 0)
+		return;
+	nr = call_before((const uint8_t *)(uintptr_t)g[REG_RIP], (uintptr_t)g[REG_RSP]);
+	if (nr < 0 || other_signal(uc))
+		return;
+	if (g[REG_RAX] > 0) {
+		go_on(g, nr);
+		return;
+	}
+	if (!can_repeat((uint32_t)nr))
 		return;
 	if (nr == SYS_nanosleep && g[REG_RSI])
 		g[REG_RDI] = g[REG_RSI];
