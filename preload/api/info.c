@@ -17,10 +17,11 @@
 #define STATS_CLASSES 16 /* rows of malloc_stats() */
 
 /*
- * What glibc's words mean here: an ordinary free block is a run of free pages, a mapped
- * region a large object. The heap's bookkeeping is in use, as glibc's headers are. There
- * are no fast blocks: slots in a thread's cache are free bytes and nothing else, most of
- * them were never given out, and glibc does not count its own thread caches there either.
+ * What glibc's words mean here: an ordinary free block is a free slot or a run of free
+ * pages, a mapped region a large object. The heap's bookkeeping is in use, as glibc's
+ * headers are. There are no fast blocks: slots in a thread's cache are free bytes and
+ * nothing else, most of them were never given out, and glibc does not count its own
+ * thread caches there either.
  */
 EXPORT struct mallinfo2 mallinfo2(void)
 {
@@ -31,7 +32,7 @@ EXPORT struct mallinfo2 mallinfo2(void)
 
 	heap_get_stats(&st);
 	m.arena = st.inuse_small + st.free_dirty + st.free_clean + bookkeeping;
-	m.ordblks = st.nfree_runs;
+	m.ordblks = st.nfree_runs + st.nfree_slots + st.ncached;
 	m.hblks = st.nlarge;
 	m.hblkhd = st.inuse_large;
 	m.uordblks = bookkeeping;

@@ -202,8 +202,9 @@ struct heap_stats {
 	size_t live_bytes;   /* inuse without these three: slots the program holds */
 	size_t peak_inuse;   /* highest inuse_small + inuse_large */
 	size_t nspans, nlarge, nmcaches;
-	size_t nfree_runs; /* of pages */
-	size_t ncached;	   /* free slots in mcaches (racy estimate) */
+	size_t nfree_runs;  /* of pages, with the large objects that threads keep */
+	size_t nfree_slots; /* in spans and transfer caches */
+	size_t ncached;	    /* free slots in mcaches (racy estimate) */
 	uint64_t nrefill,
 		nflush; /* trips of mcaches to mcentral; 0 = never served anybody */
 	uint64_t npurged_bytes; /* given back so far */

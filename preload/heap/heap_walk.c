@@ -159,7 +159,7 @@ void heap_get_stats(struct heap_stats *out)
 
 	memset(out, 0, sizeof(*out));
 	count_caches(out);
-	out->central_free = mcentral_free_bytes(&out->tails);
+	out->central_free = mcentral_free_bytes(&out->nfree_slots, &out->tails);
 	mheap_get_stats(&m);
 	for (size_t i = 0; i < arena_count(); i++) {
 		const struct arena *a = arena_at(i);
@@ -178,8 +178,8 @@ void heap_get_stats(struct heap_stats *out)
 	out->peak_inuse = m.peak_pages << PAGE_SHIFT;
 	out->npurged_bytes = m.purged_pages << PAGE_SHIFT;
 	out->nspans = m.nspans;
+	out->nfree_runs = m.nfree_runs + out->nlarge;
 	out->nlarge = minus(m.nlarge, out->nlarge);
-	out->nfree_runs = m.nfree_runs;
 	out->nforeign = heap_foreign_count();
 	out->live_bytes = minus(out->inuse_small + out->inuse_large,
 				out->central_free + out->tails + out->cached);

@@ -642,16 +642,16 @@ void mcentral_trim(void)
 	}
 }
 
-size_t mcentral_free_bytes(size_t *out_tails)
+size_t mcentral_free_bytes(size_t *out_slots, size_t *out_tails)
 {
 	size_t bytes = 0;
 
-	*out_tails = 0;
-
+	*out_slots = *out_tails = 0;
 	for (unsigned c = 1; c < SIZECLASS_COUNT; c++) {
 		const struct mcentral *m = &central.classes[c];
 
 		mcentral_lock(c);
+		*out_slots += m->nfree + ntransfer(m);
 		bytes += (m->nfree + ntransfer(m)) * sizeclass_info[c].slot_size;
 		*out_tails += (m->npages << PAGE_SHIFT) -
 			      m->nslots * sizeclass_info[c].slot_size;

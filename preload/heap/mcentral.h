@@ -60,8 +60,8 @@ struct mcentral_counts {
 	uint64_t nslots, nfree; /* in them */
 };
 void mcentral_count(unsigned sizeclass, struct mcentral_counts *out);
-/* Bytes of free slots in spans and transfer caches; and of what no slot has at the ends
- * of spans. */
-size_t mcentral_free_bytes(size_t *out_tails);
+/* Bytes of free slots in spans and transfer caches, and how many; and of what no slot has
+ * at the ends of spans. */
+size_t mcentral_free_bytes(size_t *out_slots, size_t *out_tails);
 
 #endif

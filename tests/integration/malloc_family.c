@@ -199,7 +199,7 @@ static void test_aligned(void)
 static void test_info(void)
 {
 	struct mallinfo2 before = mallinfo2(), after;
-	char *p = malloc(3 << 20), *text = NULL;
+	char *p = malloc(3 << 20), *q, *text = NULL;
 	size_t size;
 	FILE *f;
 
@@ -212,6 +212,10 @@ static void test_info(void)
 	CHECK(after.smblks == 0 && after.fsmblks == 0 && mallinfo().smblks == 0);
 	CHECK(after.uordblks > 0 && after.arena == after.uordblks + after.fordblks);
 	free(p);
+	q = malloc(1600);
+	after = mallinfo2();
+	free(q);
+	CHECK(mallinfo2().ordblks == after.ordblks + 1);
 	f = open_memstream(&text, &size);
 	CHECK(malloc_info(0, f) == 0);
 	fclose(f);
