@@ -302,6 +302,25 @@ void *heap_sample_large(struct mspan *s, size_t size)
 	return p;
 }
 
+static unsigned class_for(size_t align, size_t size)
+{
+	if (size > SIZECLASS_MAX_SIZE - heap_padding)
+		return 0;
+	return align <= 16 ? sizeclass_of(size + heap_padding)
+			   : sizeclass_of_aligned(size + heap_padding, align);
+}
+
+size_t heap_usable_size_of(size_t align, size_t size)
+{
+	const unsigned c = class_for(align, size);
+
+	if (c != 0)
+		return sizeclass_info[c].slot_size;
+	return size > PTRDIFF_MAX || align > PTRDIFF_MAX
+		       ? 0
+		       : align_up(size + heap_padding, PAGE_SIZE);
+}
+
 static NOINLINE void *malloc_large(size_t size, size_t align)
 {
 	bool due = heap_charge_own(size);
@@ -449,8 +468,7 @@ static void *memalign_slow(size_t align, size_t size)
 	lock_assert_none();
 	if (align <= 16)
 		return heap_malloc_slow(size);
-	c = size <= SIZECLASS_MAX_SIZE ? sizeclass_of_aligned(size + heap_padding, align)
-				       : 0;
+	c = class_for(align, size);
 	if (c != 0)
 		return malloc_class(c, size);
 	return malloc_large(size, align);

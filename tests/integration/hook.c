@@ -50,6 +50,8 @@ int pthread_setspecific(pthread_key_t key, const void *value)
 										 value);
 }
 
+struct dl_phdr_info;
+
 int dl_iterate_phdr(int (*fn)(struct dl_phdr_info *, size_t, void *), void *arg)
 {
 	allocate();

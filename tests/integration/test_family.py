@@ -31,6 +31,7 @@ def add(name, argv, mode):
 
 for m in MODES:
     add("malloc_family", [seeptest.victim("integration/malloc_family")], m)
+    add("extended", [seeptest.victim("integration/extended")], m)
     add("new_delete", [seeptest.victim("integration/new_delete")], m)
     for forms in 1, 2, 4, 8, 15:
         name = f"replaced_{forms}"
