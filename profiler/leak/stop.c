@@ -26,7 +26,6 @@
 #include "profiler/leak/stop_int.h"
 #include "profiler/stack/module.h"
 
-#define CALL_CODE      7   /* bytes: b8 imm32; 0f 05 */
 #define GONE	       'X' /* as the kernel says */
 #define EXITING	       0x4 /* the kernel's flag: it runs none of the program any more */
 #define POPULATE_WRITE 23  /* MADV_POPULATE_WRITE, since Linux 5.14 */
@@ -219,17 +218,6 @@ bool stop_is_traced(int pid, int tid)
 	text[n > 0 ? n : 0] = '\0';
 	at = strstr(text, "TracerPid:\t");
 	return at && at[11] != '0';
-}
-
-int stop_call_before(uintptr_t pc)
-{
-	const uint8_t *code = (const uint8_t *)pc;
-	int nr;
-
-	if (!module_find_code(pc - CALL_CODE) || !module_find_code(pc - 1))
-		return -1;
-	memcpy(&nr, code - 6, sizeof(nr));
-	return code[-7] == 0xb8 && code[-2] == 0x0f && code[-1] == 0x05 ? nr : -1;
 }
 
 /* Without /proc: the kernel refuses to "unshare" the threads of a process with several.

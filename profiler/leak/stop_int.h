@@ -30,10 +30,6 @@ bool stop_is_deaf(int pid, int tid);
 /* Has it a tracer, whoever that is? */
 bool stop_is_traced(int pid, int tid);
 
-/* SIGNAL. The number of the call whose system call instruction ends at pc, read from the
- * code ("mov $NUMBER,%eax; syscall"); -1: not made in libc's way. */
-int stop_call_before(uintptr_t pc);
-
 /* As the kernel has it: the C library's sigaction() refuses its own signals, and its
  * thread pointer may be another thread's. */
 struct stop_action {

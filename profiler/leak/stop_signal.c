@@ -79,7 +79,9 @@ static STOP_NO_SANITIZE void take_call(struct stopped_thread *t, const greg_t *g
 	const uint8_t *code = (const uint8_t *)pc;
 
 	memcpy(t->args, args, sizeof(args));
-	t->call = g[REG_RAX] == -EINTR ? stop_call_before(pc) : -1;
+	t->call = g[REG_RAX] == -EINTR ? restart_number(pc, (uintptr_t)g[REG_RSP],
+							(uintptr_t)g[REG_RBP])
+				       : -1;
 	if (g[REG_RAX] < 0 || g[REG_RAX] > CALL_MAX || !module_find_code(pc) ||
 	    !module_find_code(pc + 1))
 		return;

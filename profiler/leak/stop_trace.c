@@ -51,6 +51,7 @@
 #include "preload/base/os.h"
 #include "profiler/leak/stop_int.h"
 #include "profiler/stack/finish.h"
+#include "profiler/stack/restart.h"
 
 #define PIDFD_THREAD	    O_EXCL /* newer than our headers */
 #define ROUNDS		    64 /* listings; new threads keep coming only from a fork bomb */
@@ -232,7 +233,7 @@ static void copy_call(struct stopped_thread *t, const struct user_regs_struct *r
 	t->call = (long)r->orig_rax >= 0 && goes_on((long)r->rax) ? (int)r->orig_rax : -1;
 	t->partly = finish_may((int)r->orig_rax, r->rax) ? (int)r->orig_rax : -1;
 	if (t->call == SYS_restart_syscall)
-		t->call = stop_call_before(r->rip);
+		t->call = restart_number(r->rip, r->rsp, r->rbp);
 }
 
 static void copy_registers(struct stopped_thread *t, const struct user_regs_struct *r)

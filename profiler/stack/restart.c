@@ -5,8 +5,8 @@
  * waits with a time limit. Those are repeated here, by setting the interrupted thread
  * back to its system call instruction.
  *
- * The call is known from the code: "mov $NUMBER,%eax; syscall", as libc makes all of
- * them. Other code is left alone and sees EINTR. Where the kernel has stored the time
+ * The call is known from the code: "mov $NUMBER,%eax; syscall", or what libc has instead.
+ * Other code is left alone and sees EINTR. Where the kernel has stored the time
  * that was left, the call goes on with it; poll and epoll_wait take theirs anew.
  *
  * A signal of the program's that is pending by now must end the call: then EINTR stays,
@@ -16,11 +16,14 @@
 #include <string.h>
 
 #include "preload/base/os.h"
+#include "profiler/stack/cfi.h"
 #include "profiler/stack/finish.h"
 #include "profiler/stack/module.h"
 #include "profiler/stack/restart.h"
 
-#define CODE_BYTES 7 /* b8 imm32; 0f 05 */
+#define CODE_BYTES 7	/* b8 imm32; 0f 05 */
+#define SHORT_CODE 64	/* bytes of glibc's piece of assembler, at most */
+#define NUMBER_MAX 1023 /* of system calls */
 
 static bool can_repeat(uint32_t nr)
 {
@@ -43,19 +46,80 @@ static bool can_repeat(uint32_t nr)
 	return false;
 }
 
-/* The number of the call that ends at pc, which the thread with that stack pointer has
- * made; -1: not made in libc's way. */
-static int call_before(const uint8_t *pc, uintptr_t sp)
+static uintptr_t word_at(uintptr_t at)
 {
-	int nr = finish_call_at((uintptr_t)pc, sp);
+	uintptr_t word;
+
+	memcpy(&word, (const void *)at, sizeof(word));
+	return word;
+}
+
+static bool is_syscall(const uint8_t *at)
+{
+	return at[0] == 0x0f && at[1] == 0x05;
+}
+
+/* Is ret behind a "call" of the code that ends a little before pc? */
+static bool is_called_from(uintptr_t pc, uintptr_t ret)
+{
+	const uint8_t *call = (const uint8_t *)ret - 5;
+	int32_t offset;
+
+	if (!module_find_code(ret - 5) || !module_find_code(ret) || call[0] != 0xe8)
+		return false;
+	memcpy(&offset, call + 1, sizeof(offset));
+	return pc - (ret + (uintptr_t)(intptr_t)offset) < SHORT_CODE;
+}
+
+/*
+ * glibc from 2.41 on has two places for all calls that can be cancelled. One is written
+ * in assembler, and called from the other, which has the number as its seventh argument:
+ * above its return address, where its frame begins. There is none else in the process.
+ */
+static int number_from_frame(uintptr_t pc, uintptr_t sp, uintptr_t bp)
+{
+	const uintptr_t ret = word_at(sp);
+	struct cfi_row row;
+
+	if (!is_called_from(pc, ret))
+		return -1;
+	row = cfi_find_row(ret - 1);
+	if (row.kind != CFI_RSP && row.kind != CFI_RBP)
+		return -1;
+	return (int)word_at((row.kind == CFI_RSP ? sp + sizeof(ret) : bp) +
+			    (uintptr_t)(intptr_t)row.cfa_offset);
+}
+
+static int number_at(uintptr_t pc, uintptr_t sp, uintptr_t bp)
+{
+	static const uint8_t from_stack[] = { 0x48, 0x8b, 0x44,
+					      0x24 }; /* mov d(%rsp),%rax */
+	static const uint8_t assembler[] = { 0x4c, 0x89, 0x5c, 0x24, 0x08 };
+	const uint8_t *code = (const uint8_t *)pc;
+	int nr;
+
+	if (code[-7] == 0xb8) { /* mov $number,%eax */
+		memcpy(&nr, code - 6, sizeof(nr));
+		return nr;
+	}
+	if (memcmp(code - 7, from_stack, sizeof(from_stack)) == 0)
+		return (int)word_at(sp + code[-3]);
+	if (memcmp(code - 7, assembler, sizeof(assembler)) == 0)
+		return number_from_frame(pc, sp, bp);
+	return -1;
+}
+
+int restart_number(uintptr_t pc, uintptr_t sp, uintptr_t bp)
+{
+	int nr = finish_call_at(pc, sp);
 
 	if (nr >= 0)
 		return nr;
-	if (!module_find_code((uintptr_t)pc - CODE_BYTES) ||
-	    !module_find_code((uintptr_t)pc - 1))
+	if (!module_find_code(pc - CODE_BYTES) || !module_find_code(pc) ||
+	    !is_syscall((const uint8_t *)pc - 2))
 		return -1;
-	memcpy(&nr, pc - 6, sizeof(nr));
-	return pc[-7] == 0xb8 && pc[-2] == 0x0f && pc[-1] == 0x05 ? nr : -1;
+	nr = number_at(pc, sp, bp);
+	return nr >= 0 && nr <= NUMBER_MAX ? nr : -1;
 }
 
 /* The handler runs with all signals blocked: has one come that the program would take? */
@@ -100,7 +164,8 @@ void restart_call(ucontext_t *uc)
 
 	if (g[REG_RAX] != -EINTR && g[REG_RAX] <= 0)
 		return;
-	nr = call_before((const uint8_t *)(uintptr_t)g[REG_RIP], (uintptr_t)g[REG_RSP]);
+	nr = restart_number((uintptr_t)g[REG_RIP], (uintptr_t)g[REG_RSP],
+			    (uintptr_t)g[REG_RBP]);
 	if (nr < 0 || other_signal(uc))
 		return;
 	if (g[REG_RAX] > 0) {

@@ -10,12 +10,14 @@ class Opened(seeptest.TestCase):
     def test_exact(self):
         r = seeptest.run([PROGRAM, PLUGIN], options=f"mode=exact:escape=exact:out={self.dir}/x.%p")
         self.assertEqual((r.returncode, r.stdout, r.stderr), (0, b"done\n", b""))
-        samples = {s["stack"][0]: s for s in pbgz.read(self.one("x.*.escape.pb.gz"))}
+        samples = pbgz.read(self.one("x.*.escape.pb.gz"))
         for name, depth, escape, to in (("plugin_use", 0, "none", None),
                                         ("plugin_keep", 1, "global", "plugin_kept")):
-            s = samples[name]
-            self.assertEqual((s["samples"], s["depth"], s["confidence"], s["escape"],
-                              s.get("to")), (40, depth, "exact", escape, to))
+            own = [s for s in samples if s["stack"][0] == name]
+            self.assertEqual(sum(s["samples"] for s in own), 40)
+            for s in own: # several where the compiler has unrolled the loop
+                self.assertEqual((s["depth"], s["confidence"], s["escape"], s.get("to")),
+                                 (depth, "exact", escape, to))
 
 
 PROGRAM, PLUGIN = [os.path.abspath(sys.argv.pop(1)) for _ in range(2)]

@@ -88,6 +88,9 @@ class Lint(seeptest.TestCase):
                     self.assertEqual(r.returncode, 0, f"{cc} {path}: {r.stderr.decode()}")
 
     def test_format(self):
+        version = subprocess.run(["clang-format", "--version"], capture_output=True).stdout
+        if b"version 14." not in version:
+            self.skipTest("each version formats in its own way: 14 is ours")
         files = tracked(".c", ".h")
         r = subprocess.run(["clang-format", "--dry-run", "-Werror", *files],
                            cwd=seeptest.SOURCE, capture_output=True)
