@@ -105,7 +105,7 @@ void *heap_alloc_unseen(void);
 size_t heap_usable_size(const void *p); /* 0 for NULL */
 /* That of an object made so, at least; 0: there can be none. align: power of two. */
 size_t heap_usable_size_of(size_t align, size_t size);
-bool heap_trim(void);			/* give free memory back; true: something was */
+bool heap_trim(void); /* give free memory back; true: something was */
 /* Somebody needs address space that a limit forbids: the same where it may help. True:
  * try again. */
 bool heap_make_room(void);
