@@ -102,7 +102,7 @@ class Gdb(seeptest.TestCase):
     @needs("redis-server")
     def test_redis(self):
         self.same(["redis-server", "--port", "0", "--unixsocket", self.dir + "/s",
-                   "--io-threads", "4", "--save", ""], b"ready to accept")
+                   "--io-threads", "4", "--save", ""], b"eady to accept")
 
     @needs("node")
     def test_node(self):

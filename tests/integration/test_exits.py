@@ -163,7 +163,7 @@ class Exits(seeptest.TestCase):
                 self.assertEqual(self.stop([EXITS, how], sig, b"ready"), (23, ONE))
             redis = ["redis-server", "--port", "0", "--unixsocket", self.dir + "/sock",
                      "--save", ""]
-            self.assertEqual(self.stop(redis, sig, b"ready to accept"), (0, "seep: clean"))
+            self.assertEqual(self.stop(redis, sig, b"eady to accept"), (0, "seep: clean"))
 
 
 seeptest.main()

@@ -87,6 +87,11 @@ class Sandboxed(seeptest.TestCase):
 
     def test_filters_from_before_that_refuse(self):
         for name, nr in ASKED.items():
+            alone = subprocess.run([SANDBOXED, str(nr), "error", "1"], check=False,
+                                   env=seeptest.clean_env())
+            if alone.returncode < 0:  # glibc 2.41 without exit_group
+                self.assertEqual(name, "exit_group")
+                continue
             for options, status in (("", 0), ("mode=exact:leak=exit", 23)):
                 r = subprocess.run([SANDBOXED, str(nr), "error", "1"], check=False,
                                    stderr=subprocess.DEVNULL, timeout=120,
