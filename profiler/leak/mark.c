@@ -14,6 +14,7 @@
  */
 #include "profiler/leak/mark.h"
 
+#include <emmintrin.h>
 #include <string.h>
 
 #include "preload/base/atomic.h"
@@ -26,6 +27,10 @@
 #define SHARE_TURNS	32  /* between looks at whether somebody waits for work */
 #define EXCHANGE_TURNS	256 /* between looks at what others have reached */
 #define EXCHANGE_LOGGED 256
+#define CODE_STEP	16
+#define CODE_TOPS	3	/* ranges of addresses that differ in their upper bytes */
+#define TOP_SHIFT	40	/* to byte 5 of a word; those above are 0 */
+#define ODD_PLACES	0xfefeu /* of CODE_STEP places, those at odd addresses */
 #define SCAN_BYTES	(MARK_SCAN_WORDS * sizeof(uintptr_t))
 #define LOW_BITS	8 /* an address with something in these is no inner pointer */
 
@@ -517,10 +522,67 @@ void mark_range(struct marker *m, uintptr_t lo, uintptr_t hi)
 	mark_words(m, align_up(lo, sizeof(uintptr_t)), align_down(hi, sizeof(uintptr_t)));
 }
 
+struct unaligned {
+	uintptr_t word;
+} __attribute__((packed));
+
+/* At an odd address of what can be read. */
+static NO_SANITIZE void look_at_code(struct mark_worker *w, uintptr_t at)
+{
+	w->found[w->nfound++] = ((const struct unaligned *)at)->word;
+	if (w->nfound >= MARK_FOUND)
+		reach_all(w);
+}
+
+INLINE NO_SANITIZE __m128i bytes_at(uintptr_t at)
+{
+	return _mm_loadu_si128((const void *)at);
+}
+
+/*
+ * Addresses of the heap have the same upper bytes: top, 0, 0, at offset 5. Sixteen places
+ * are compared with these at once, which finds few others.
+ */
+static NO_SANITIZE void scan_code(struct mark_worker *w, uintptr_t lo, uintptr_t hi,
+				  uintptr_t top)
+{
+	const __m128i tops = _mm_set1_epi8((char)top), zeroes = _mm_setzero_si128();
+	uintptr_t at = lo;
+
+	for (; hi - at >= CODE_STEP + sizeof(uintptr_t); at += CODE_STEP) {
+		__m128i same = _mm_and_si128(
+			_mm_cmpeq_epi8(bytes_at(at + 5), tops),
+			_mm_and_si128(_mm_cmpeq_epi8(bytes_at(at + 6), zeroes),
+				      _mm_cmpeq_epi8(bytes_at(at + 7), zeroes)));
+		unsigned left = (unsigned)_mm_movemask_epi8(same) & ODD_PLACES;
+
+		for (; left; left &= left - 1)
+			look_at_code(w, at + (unsigned)__builtin_ctz(left));
+	}
+	for (; hi - at >= sizeof(uintptr_t); at++)
+		if (at % sizeof(uintptr_t) != 0)
+			look_at_code(w, at);
+}
+
 void mark_code(struct marker *m, uintptr_t lo, uintptr_t hi)
 {
-	for (uintptr_t k = 1; k < sizeof(uintptr_t); k++)
-		mark_words(m, lo + k, hi - sizeof(uintptr_t) + k);
+	const uintptr_t first = m->lo >> TOP_SHIFT, last = (m->hi - 1) >> TOP_SHIFT;
+	struct mark_worker *w = &m->workers[0];
+
+	if (m->lo >= m->hi)
+		return;
+	if (m->ndecodes > 0 || last - first >= CODE_TOPS) {
+		for (uintptr_t k = 1; k < sizeof(uintptr_t); k++)
+			mark_words(m, lo + k, hi - sizeof(uintptr_t) + k);
+		return;
+	}
+	for (uintptr_t end = hi; lo < hi; lo = end, end = hi) {
+		if (m->absent && !absent_next(m->absent, &lo, hi, &end))
+			break;
+		for (uintptr_t top = first; top <= last; top++)
+			scan_code(w, lo, end, top);
+	}
+	reach_all(w);
 }
 
 void mark_word(struct marker *m, uintptr_t word)

@@ -158,6 +158,43 @@ static void test_reachability(void **state)
 	}
 }
 
+/* Addresses that stand anywhere in code: those at odd places count, up to both ends. */
+static void test_code(void **state)
+{
+	static unsigned char code[4096] __attribute__((aligned(16)));
+	struct marker m;
+
+	(void)state;
+	for (uint32_t round = 1; round <= 200; round++) {
+		const size_t from = 8 * draw(40), to = from + 8 * (1 + draw(460));
+
+		seed = round;
+		make_objects(MANY);
+		for (size_t i = 0; i < sizeof(code); i++)
+			code[i] = (unsigned char)(draw(3) ? 0 : draw(256));
+		for (uint32_t at = draw(24); at + 8 <= sizeof(code); at += 8 + draw(30)) {
+			uint32_t target = draw(MANY);
+
+			memcpy(code + at, &graph.object[target], sizeof(uintptr_t));
+			if (at % 8 != 0 && at >= from && at + 8 <= to)
+				graph.reached[target] = true;
+		}
+		begin(&m);
+		mark_code(&m, (uintptr_t)code + from, (uintptr_t)code + to);
+		mark_drain(&m);
+		for (uint32_t i = 0; i < MANY; i++) {
+			uint32_t index;
+			size_t bit;
+
+			assert_non_null(
+				mark_find(&m, (uintptr_t)graph.object[i], &index, &bit));
+			assert_int_equal(mark_test(m.white, bit), !graph.reached[i]);
+		}
+		end(&m);
+		free_rest();
+	}
+}
+
 /* Every byte of an object refers to it, the bytes around it do not. */
 static void test_interior(void **state)
 {
@@ -590,6 +627,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_direct_and_indirect),
 		cmocka_unit_test(test_reachability),
+		cmocka_unit_test(test_code),
 		cmocka_unit_test(test_interior),
 		cmocka_unit_test(test_list_and_table),
 		cmocka_unit_test(test_history),
