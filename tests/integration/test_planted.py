@@ -86,6 +86,9 @@ class Planted(seeptest.TestCase):
                 found[mine[0]] = found.get(mine[0], 0) + leak["objects"]
             else:
                 others += leak["objects"]
+        for leak in report.get("possible", []):  # an old word in a server's object may do that
+            if any(f["function"] == "planted_direct" for f in leak["stack"]):
+                found["planted_direct"] = found.get("planted_direct", 0) + leak["objects"]
         return found, others
 
     def check(self, pid):
@@ -137,9 +140,6 @@ class Redis(Planted):
 
     def both(self, expected, *args, **kw):
         p = self.serve(False, *args, **kw)
-        end = time.monotonic() + seeptest.TIMEOUT
-        while self.check(p.pid) != (expected, 0) and time.monotonic() < end:
-            self.assertTrue(self.is_ready())  # old words on its stack: its timer goes over them
         self.assertEqual(self.check(p.pid), (expected, 0))
         p.terminate()
         self.assertEqual(p.wait(seeptest.TIMEOUT), 0)
