@@ -17,6 +17,7 @@
 #define PRESENT ((uint64_t)1 << 63)
 #define SWAPPED ((uint64_t)1 << 62)
 #define MARKED	((uint64_t)1 << 57)
+#define GUARD	((uint64_t)1 << 58) /* Linux 6.15 */
 
 bool absent_init(struct absent *a, size_t capacity)
 {
@@ -50,6 +51,11 @@ static bool note_page(struct absent *a, uintptr_t page)
 	else
 		a->ranges[a->count++] = (struct absent_range){ page, page + OS_PAGE };
 	return true;
+}
+
+void absent_note(struct absent *a, uintptr_t page)
+{
+	note_page(a, page);
 }
 
 /* The part of [*lo, *hi) that the i-th arena's spans may lie in. */
@@ -92,10 +98,11 @@ static bool read_entries(struct absent *a, int pagemap, uintptr_t lo, uintptr_t 
 			    (long)(lo / OS_PAGE * sizeof(entries[0])), 0, 0) != bytes)
 			return false;
 		for (size_t i = 0; i < n; i++, lo += OS_PAGE) {
-			if (entries[i] & PRESENT ||
-			    (entries[i] & SWAPPED && !(entries[i] & MARKED)))
-				continue;
-			a->supplied |= note_page(a, lo);
+			if (entries[i] & GUARD)
+				note_page(a, lo);
+			else if (!(entries[i] & PRESENT ||
+				   (entries[i] & SWAPPED && !(entries[i] & MARKED))))
+				a->supplied |= note_page(a, lo);
 		}
 	}
 	return true;

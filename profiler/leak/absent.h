@@ -31,6 +31,8 @@ void absent_forget(struct absent *a);
  * before it and of it cannot be read. pagemap: a descriptor, where pages that are not
  * there may have to be supplied; else -1. */
 void absent_see(struct absent *a, const struct os_mapping *m, int pagemap);
+/* STW. A page of the last mapping that was seen, in order: it cannot be read. */
+void absent_note(struct absent *a, uintptr_t page);
 /* STW. Pages that were noted as empty have somebody who supplies them. */
 bool absent_is_awaited(const struct absent *a);
 /* STW. The first piece of [*lo, hi) that can be read: it begins at *lo then. False: there

@@ -13,6 +13,7 @@
 
 #define SCAN	   0xc0606610u
 #define FILLED	   ((uint64_t)3 << 62) /* present or swapped, in the file's words */
+#define SWAPPED	   ((uint64_t)1 << 62)
 
 #define READ_FIRST (1 * MIB)
 #define READ_MOST  (4096 * GIB) /* a few microseconds a MiB, less than the pages would */
@@ -160,8 +161,14 @@ void pagemap_warm(int pagemap)
 	}
 }
 
-/* Runs end with the piece that is read at once. */
-static bool read_each(int pagemap, uintptr_t lo, uintptr_t hi,
+static bool is_wanted(uint64_t word, bool swapped)
+{
+	return swapped ? (word & FILLED) == SWAPPED : (word & FILLED) != 0;
+}
+
+/* Of pages that are filled, or of those among them that are swapped out. Runs end with
+ * the piece that is read at once. */
+static bool read_each(int pagemap, uintptr_t lo, uintptr_t hi, bool swapped,
 		      void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
 {
 	uint64_t words[64];
@@ -177,7 +184,7 @@ static bool read_each(int pagemap, uintptr_t lo, uintptr_t hi,
 			return false;
 		n = bytes / sizeof(words[0]);
 		for (size_t i = 0; i <= n; i++) {
-			if (i < n && (words[i] & FILLED))
+			if (i < n && is_wanted(words[i], swapped))
 				continue;
 			if (from < i)
 				fn(lo + from * OS_PAGE, lo + i * OS_PAGE, arg);
@@ -195,5 +202,13 @@ bool pagemap_each_filled(int pagemap, uintptr_t lo, uintptr_t hi,
 	if (hi - lo > READ_FIRST &&
 	    pagemap_each(pagemap, lo, hi, PAGEMAP_PRESENT | PAGEMAP_SWAPPED, fn, arg))
 		return true;
-	return hi - lo <= READ_MOST && read_each(pagemap, lo, hi, fn, arg);
+	return hi - lo <= READ_MOST && read_each(pagemap, lo, hi, false, fn, arg);
+}
+
+bool pagemap_each_guard(int pagemap, uintptr_t lo, uintptr_t hi,
+			void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg)
+{
+	return pagemap_each(pagemap, lo, hi, PAGEMAP_GUARD, fn, arg) ||
+	       pagemap_each(pagemap, lo, hi, PAGEMAP_SWAPPED, fn, arg) ||
+	       (hi - lo <= READ_MOST && read_each(pagemap, lo, hi, true, fn, arg));
 }

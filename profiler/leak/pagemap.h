@@ -13,6 +13,7 @@
 #define PAGEMAP_PRESENT	   (1u << 3)
 #define PAGEMAP_SWAPPED	   (1u << 4)
 #define PAGEMAP_HUGE	   (1u << 6)
+#define PAGEMAP_GUARD	   (1u << 8) /* Linux 6.16 */
 #define PAGEMAP_HUGE_BYTES (2 * MIB)
 
 /* DUMP. A descriptor, to be closed by os_close(), or -errno. */
@@ -37,6 +38,11 @@ bool pagemap_may_ask(void);
  * older kernels, too, page by page. */
 bool pagemap_each_filled(int pagemap, uintptr_t lo, uintptr_t hi,
 			 void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);
+/* DUMP. Calls fn, in order, for the runs of pages of [lo, hi) that may be guards: pages
+ * without any right in a mapping that has rights (MADV_GUARD_INSTALL, Linux 6.13). Older
+ * kernels show them as swapped out. False: all may be such. */
+bool pagemap_each_guard(int pagemap, uintptr_t lo, uintptr_t hi,
+			void (*fn)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);
 /* DUMP. Has the kernel look at what a copy of the process is made of, for three
  * milliseconds at most: the caches of the processor hold it then. */
 void pagemap_warm(int pagemap);

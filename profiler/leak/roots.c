@@ -330,20 +330,51 @@ static uintptr_t end_of_piece(const struct roots *r, uintptr_t lo, uintptr_t hi)
 	return c.hi < hi ? c.hi : hi;
 }
 
+/* A mapping up to pages in it that cannot be read. */
+struct guarded {
+	struct roots *r;
+	struct os_mapping m; /* what is left of it */
+};
+
+static void see_pieces(struct guarded *g, uintptr_t end)
+{
+	for (struct os_mapping *m = &g->m; m->lo < end; m->lo = m->hi) {
+		m->hi = end_of_piece(g->r, m->lo, end);
+		see_piece(g->r, m);
+	}
+}
+
+static void leave_out_guards(uintptr_t lo, uintptr_t hi, void *arg)
+{
+	struct guarded *g = arg;
+
+	for (; lo < hi; lo += OS_PAGE) {
+		if (unreadable_is_not(lo))
+			continue;
+		see_pieces(g, lo);
+		g->m.lo = lo + OS_PAGE;
+		if (!g->r->supplied) /* else it has been seen */
+			absent_note(&g->r->absent, lo);
+	}
+}
+
 static bool see_line(char *line, void *arg)
 {
 	struct roots *r = arg;
-	struct os_mapping m;
+	struct guarded g = { .r = r };
 	uintptr_t end;
 
-	if (!os_parse_mapping(line, &m))
+	if (!os_parse_mapping(line, &g.m))
 		return true;
+	end = g.m.hi;
 	r->absent.full |= r->supplied && !has_pagemap(r);
-	absent_see(&r->absent, &m, r->supplied ? r->pagemap - 1 : -1);
-	for (end = m.hi; m.lo < end; m.lo = m.hi) {
-		m.hi = end_of_piece(r, m.lo, end);
-		see_piece(r, &m);
-	}
+	absent_see(&r->absent, &g.m, r->supplied ? r->pagemap - 1 : -1);
+	/* Each page of a file is asked for anyway. */
+	if (g.m.readable && !(g.m.path && g.m.path[0] == '/') &&
+	    (!has_pagemap(r) ||
+	     !pagemap_each_guard(r->pagemap - 1, g.m.lo, end, leave_out_guards, &g)))
+		leave_out_guards(g.m.lo, end, &g);
+	see_pieces(&g, end);
 	return true;
 }
 

@@ -19,10 +19,11 @@
 
 #include "tests/leak/lose.h"
 
-#define BLOCK	     112
-#define MAP_BYTES    65536
-#define LARGE_BYTES  ((size_t)16 << 20)
-#define SPARSE_BYTES ((size_t)64 << 30)
+#define BLOCK	      112
+#define MAP_BYTES     65536
+#define LARGE_BYTES   ((size_t)16 << 20)
+#define GUARD_INSTALL 102 /* of madvise; Linux 6.13 */
+#define SPARSE_BYTES  ((size_t)64 << 30)
 
 int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
 void __lsan_register_root_region(const void *p, size_t size) __attribute__((weak));
@@ -167,6 +168,25 @@ static APART void keep_closed(void)
 		exit(99);
 }
 
+/* Guards, as stacks have them from glibc 2.42 on: the mapping says nothing of them. */
+static APART void keep_guarded(void)
+{
+	void **p = map_some(MAP_PRIVATE), **large;
+
+	p[0] = make_block();
+	p[1000] = make_block();
+	p[MAP_BYTES / sizeof(*p) - 1] = make_block();
+	madvise(p + 2048, 3 * 4096, GUARD_INSTALL);
+	large = mmap(NULL, LARGE_BYTES, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (large == MAP_FAILED)
+		exit(99);
+	large[0] = make_block();
+	large[1024] = make_block();
+	madvise(large + 512, 4096, GUARD_INSTALL);
+	madvise(large + LARGE_BYTES / 16, LARGE_BYTES / 4, GUARD_INSTALL);
+}
+
 /* A mapping that is closed as a whole, beside one that never had a page. */
 static APART void keep_closed_map(void)
 {
@@ -195,6 +215,12 @@ static APART void without_ioctl(unsigned action)
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
 	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0)
 		exit(77);
+}
+
+static APART void keep_guarded_old(void)
+{
+	keep_guarded();
+	without_ioctl(SECCOMP_RET_ERRNO | ENOTTY);
 }
 
 /* The same where the kernel does not know PAGEMAP_SCAN. */
@@ -406,6 +432,8 @@ static const struct {
 	{ "code", keep_code },
 	{ "code-shared", keep_code_shared },
 	{ "code-twice", keep_code_twice },
+	{ "guarded", keep_guarded },
+	{ "guarded-old", keep_guarded_old },
 	{ "closed", keep_closed },
 	{ "closed-map", keep_closed_map },
 	{ "closed-map-old", keep_closed_map_old },

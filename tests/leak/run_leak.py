@@ -88,7 +88,7 @@ KEPT = ["bss", "data", "tls", "interior", "tagged", "large-interior", "end-small
 
 REGISTERS = ["thread", "xmm", "ymm", "zmm", "high-zmm", "blocked", "masked"]
 
-MAPPED = ["mmap", "shared", "file", "beside-trap", "sealed", "code", "code-shared", "code-twice",
+MAPPED = ["mmap", "guarded", "guarded-old", "shared", "file", "beside-trap", "sealed", "code", "code-shared", "code-twice",
           "closed", "closed-map", "closed-map-old", "closed-map-deadly", "region", "region-gone", "region-in-heap", "brk",
           "sparse", "sparse-old", "closed-behind"]
 

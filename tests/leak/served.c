@@ -145,13 +145,21 @@ static void unmapped(void)
 	munmap(block + POINTER + PAGE, BYTES - POINTER - PAGE);
 }
 
+/* Pages without any right, in a mapping that has rights. */
+static void guarded(void)
+{
+	put_pointer();
+	if (madvise(block + POINTER + PAGE, 3 * PAGE, 102 /* MADV_GUARD_INSTALL */) != 0)
+		_exit(SKIPPED);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
 } cases[] = {
 	{ "missing", missing },	  { "elsewhere", elsewhere }, { "protected", protected },
 	{ "minor", minor },	  { "shared", shared },	      { "cut_off", cut_off },
-	{ "unmapped", unmapped },
+	{ "unmapped", unmapped }, { "guarded", guarded },
 };
 
 /* In a thread: no stack that is still in use has seen the block. */

@@ -7,7 +7,8 @@ import seeptest
 from seeptest import seep
 
 SERVED = seeptest.victim("leak/served")
-ALL = ("missing", "elsewhere", "protected", "minor", "shared", "cut_off", "unmapped")
+ALL = ("missing", "elsewhere", "protected", "minor", "shared", "cut_off", "unmapped",
+       "guarded")
 # Somebody may put a pointer there yet.
 AWAITED = ("missing", "elsewhere", "protected", "minor")
 WHY = "pages of objects wait for being supplied"
