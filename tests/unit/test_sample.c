@@ -162,7 +162,7 @@ static void test_shrunk(void **state)
 		sum += (double)(after.live_bytes - before.live_bytes) / 600000;
 		heap_free(p);
 	}
-	assert_true(fabs(sum - N) < 6 * sqrt(N * .45));
+	assert_true(fabs(sum - (double)N) < 6 * sqrt((double)N * .45));
 	sample_get_total(&after);
 	assert_int_equal(after.live_bytes, before.live_bytes);
 }
