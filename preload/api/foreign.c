@@ -164,9 +164,13 @@ static bool is_chunk(const struct where *w)
 	if (size < 2 * sizeof(*c) || size > w->hi - start)
 		return false;
 	end = start + size;
-	if (c->size_and_flags & CHUNK_MAPPED)
-		return c->previous <= start - w->lo &&
-		       (start - c->previous) % OS_PAGE == 0 && end % OS_PAGE == 0;
+	if (c->size_and_flags & CHUNK_MAPPED) {
+		const size_t before = c->previous & ~(size_t)15;
+
+		/* From glibc 2.43 on without two words at the mapping's end. */
+		return before <= start - w->lo && (start - before) % OS_PAGE == 0 &&
+		       (end % OS_PAGE == 0 || (end + sizeof(*c)) % OS_PAGE == 0);
+	}
 	if (c->size_and_flags & CHUNK_OTHER_ARENA &&
 	    align_down(start, CHUNK_ARENA_ALIGN) < w->lo)
 		return false;
