@@ -605,6 +605,17 @@ static bool see_program(char *line, void *arg)
 	return false;
 }
 
+/* The name by which it was called: where /proc is not there. */
+static void take_name(char *buf, size_t size)
+{
+	const uintptr_t *entry = aux_entry(AT_EXECFN);
+
+	const char *name = entry && entry[0] == AT_EXECFN ? (const char *)entry[1] : NULL;
+
+	if (name && strlen(name) < size)
+		memcpy(buf, name, strlen(name) + 1);
+}
+
 void os_program(char *buf, size_t size)
 {
 	const uintptr_t *entry = aux_entry(AT_PHDR);
@@ -614,10 +625,12 @@ void os_program(char *buf, size_t size)
 	buf[0] = '\0';
 	if (filter_from_before()) {
 		os_each_line("/proc/thread-self/maps", see_program, &p);
-		return;
+	} else {
+		n = os_readlink("/proc/thread-self/exe", buf, size - 1);
+		buf[n > 0 ? n : 0] = '\0';
 	}
-	n = os_readlink("/proc/thread-self/exe", buf, size - 1);
-	buf[n > 0 ? n : 0] = '\0';
+	if (!buf[0])
+		take_name(buf, size);
 }
 
 const char *os_error_text(int error)

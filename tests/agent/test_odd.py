@@ -84,6 +84,23 @@ class Odd(seeptest.TestCase):
         self.assertEqual(self.check(p)[0], 23)
         self.end(p)
 
+    @seeptest.needs_ptrace
+    def test_a_second_signal_comes_late(self):
+        """The thread stands still for the tool, which has its answer already."""
+        for case in ("pool", "once"):
+            p = subprocess.Popen([seeptest.victim("agent/stuck"), case], cwd=self.dir,
+                                 env=seeptest.clean_env(LD_PRELOAD=seeptest.LIB),
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self.addCleanup(p.communicate)
+            self.addCleanup(p.kill)
+            self.assertIn(b"up", p.stdout.readline())
+            for way in (["--stop"], []):
+                r = seeptest.seep("check", *way, str(p.pid), cwd=self.dir,
+                                  env={"LD_PRELOAD": seeptest.victim("agent/liblate_tool.so")})
+                self.assertIn(r.returncode, (0, 23), r.stderr)
+                self.assertNotIn(b"stopped by signal", r.stderr)
+            self.assertNotIn("t", [state(tid) for tid in os.listdir(f"/proc/{p.pid}/task")])
+
     def test_stopped(self):
         p = self.start("leader")
         tid = next(t for t in os.listdir(f"/proc/{p.pid}/task") if state(t) != "Z")

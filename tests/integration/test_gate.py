@@ -157,6 +157,13 @@ class Gate(seeptest.TestCase):
                              (argv, 23 if b"LEAK" in r.stderr else 24))
             self.assertRegex(self.last(r), "LEAK|without Seep")
 
+    def test_name_without_proc(self):
+        if subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0:
+            self.skipTest("unshare is not permitted")
+        r = self.gate("unshare", "-m", "sh", "-c",
+                      f"mount -t tmpfs none /proc && exec {EXITS} return", options=())
+        self.assertRegex(self.last(r), r"^seep: INCOMPLETE: \S*/exits \(process \d+\): the list")
+
     def test_covered_are_not(self):
         """Of programs that there are not nothing is said either."""
         for argv in (["sh", "-c", "nosuch; true; ls / >/dev/null"],

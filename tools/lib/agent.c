@@ -471,12 +471,27 @@ static bool send_request(int s, const struct agent_request *q, const int *fds, i
 	return sendmsg(s, &m, MSG_NOSIGNAL) == (ssize_t)sizeof(*q);
 }
 
-static bool get_reply(int s, int patience_s, struct agent_reply *r)
+/* A signal may still be on its way, one too many: the thread stands still when it comes,
+ * and the agent, which may need that thread, waits for us. */
+static bool await_reply(struct line *l, int s)
 {
 	struct pollfd p = { .fd = s, .events = POLLIN };
+	const int patience_s = l->target->patience_s;
 
-	if (poll(&p, 1, (patience_s ? patience_s : REPLY_S) * 1000) <= 0 ||
-	    recv(s, r, sizeof(*r), 0) != sizeof(*r))
+	while (l->delivery.tid) {
+		if (poll(&p, 1, 0) > 0)
+			return true;
+		deliver_continue(&l->delivery);
+	}
+	return poll(&p, 1, (patience_s ? patience_s : REPLY_S) * 1000) > 0;
+}
+
+static bool get_reply(struct line *l, int s, struct agent_reply *r)
+{
+	const bool came = await_reply(l, s) && recv(s, r, sizeof(*r), 0) == sizeof(*r);
+
+	deliver_give_up(&l->delivery);
+	if (!came)
 		return false;
 	r->text[sizeof(r->text) - 1] = '\0';
 	return r->magic == AGENT_MAGIC && r->version == AGENT_VERSION;
@@ -501,7 +516,7 @@ void agent_ask_files(const struct agent_target *t, struct agent_request *q,
 	open_line = NULL;
 	q->magic = AGENT_MAGIC;
 	q->version = AGENT_VERSION;
-	if (!send_request(s, q, fds, nfds) || !get_reply(s, t->patience_s, r))
+	if (!send_request(s, q, fds, nfds) || !get_reply(&l, s, r))
 		die(EXIT_INCOMPLETE, "process %d hung up: it ended, or %s", t->pid,
 		    l.filtered ? "its seccomp filter refuses what an answer takes"
 			       : "its libseep.so is of another version");

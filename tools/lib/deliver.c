@@ -15,8 +15,9 @@
 #include "profiler/control/request.h"
 #include "tools/lib/proc.h"
 
-#define LOOK_NS	   50000 /* between two looks whether it has stopped */
-#define LOOK_TIMES 400	 /* so often */
+#define LOOK_NS	    50000 /* between two looks whether it has stopped */
+#define LOOK_TIMES  400	  /* so often */
+#define LEAVE_TIMES 100	  /* of these: on a loaded machine it may take a while */
 /* A tracer may be an agent that has stopped the process for another request, or a tool
  * like this one: both are gone soon. A debugger is not. */
 #define TRACED_TRIES 5
@@ -85,8 +86,8 @@ bool deliver_begin(struct delivery *d, int pid, int tid, siginfo_t *info)
 void deliver_give_up(struct delivery *d)
 {
 	d->leaving = true;
-	if (d->tid && ptrace(PTRACE_INTERRUPT, d->tid, 0, 0) == 0)
-		deliver_continue(d);
-	else
+	if (d->tid && ptrace(PTRACE_INTERRUPT, d->tid, 0, 0) != 0)
 		d->tid = 0;
+	for (int i = 0; i < LEAVE_TIMES && d->tid; i++)
+		deliver_continue(d);
 }
