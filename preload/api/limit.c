@@ -19,18 +19,24 @@
 /* rlim_t and rlim64_t are the same on x86-64, and so are the functions' two names. */
 _Static_assert(sizeof(struct rlimit) == sizeof(struct rlimit64), "one layout");
 
-static void note(int resource, const struct rlimit *limit)
+/* Will the kernel take it, whoever asks? It is the limit of this process, not of a child
+ * of vfork() that shares our memory. */
+static bool is_sure(int pid, int resource, const struct rlimit *limit)
 {
-	if (resource == RLIMIT_AS && limit)
-		heap_limit_space(limit->rlim_cur);
+	struct rlimit now;
+
+	return resource == RLIMIT_AS && limit && (pid == 0 || pid == os_getpid()) &&
+	       exit_is_own_process() && limit->rlim_cur <= limit->rlim_max &&
+	       os_call(SYS_prlimit64, 0, RLIMIT_AS, 0, (long)&now, 0, 0) == 0 &&
+	       limit->rlim_max <= now.rlim_max;
 }
 
 static int set(int pid, int resource, const struct rlimit *limit, struct rlimit *old)
 {
 	long ret;
 
-	if (pid == 0 || (resource == RLIMIT_AS && pid == os_getpid()))
-		note(resource, limit);
+	if (is_sure(pid, resource, limit))
+		heap_limit_space(limit->rlim_cur);
 	ret = os_call(SYS_prlimit64, pid, resource, (long)limit, (long)old, 0, 0);
 	if (ret >= 0)
 		return 0;

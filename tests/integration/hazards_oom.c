@@ -127,6 +127,31 @@ static void *nothing(void *arg)
 
 /* A limit must leave the rest of the program what it has without us: the kernel counts
  * reserved address space too. */
+/* The limit of a child that shares our memory, and one that the kernel does not take. */
+static int test_vforked(void)
+{
+	const struct rlimit low = { 64 << 20, RLIM_INFINITY }, odd = { 64 << 20, 1 };
+	static void *p[8192];
+	pid_t pid;
+	int ok = 1;
+
+	free(malloc(10));
+	pid = vfork();
+	if (pid == 0) {
+		setrlimit(RLIMIT_AS, &low);
+		execl("/bin/true", "true", (char *)NULL);
+		_exit(0);
+	}
+	waitpid(pid, NULL, 0);
+	if (!HOLDS(setrlimit(RLIMIT_AS, &odd) == -1 && errno == EINVAL))
+		return 0;
+	for (size_t i = 0; i < sizeof(p) / sizeof(p[0]); i++)
+		ok &= (p[i] = malloc(1 << 20)) != NULL;
+	for (size_t i = 0; i < sizeof(p) / sizeof(p[0]); i++)
+		free(p[i]);
+	return HOLDS(ok);
+}
+
 static int test_later(void)
 {
 	pthread_t t;
@@ -462,6 +487,7 @@ static const struct test_case cases[] = {
 	{ "fork", test_fork },
 	{ "start", test_start },
 	{ "start_tight", test_start_tight },
+	{ "vforked", test_vforked },
 	{ "later", test_later },
 	{ "data", test_data },
 	{ "realloc", test_realloc },
