@@ -82,13 +82,15 @@ static void *zero_slot(void *p, size_t bytes)
 {
 	typedef long long sixteen __attribute__((vector_size(16)));
 	sixteen *at = p;
+	size_t done = 0;
 
 	if (bytes > ZERO_INLINE)
 		return memset(p, 0, sizeclass_info[sizeclass_of(bytes)].slot_size);
-	for (size_t i = 0; i < bytes; i += sizeof(*at)) {
+	do { /* also for 0 bytes */
 		*at++ = (sixteen){ 0 };
 		__asm__("" : "+r"(at)); /* or gcc makes it a rep stos: slow to start */
-	}
+		done += sizeof(*at);
+	} while (done < bytes);
 	return p;
 }
 

@@ -66,7 +66,7 @@ static void test_malloc(void)
 /* All that malloc_usable_size() grants is zero, also of a block used before. */
 static void test_calloc_slack(void)
 {
-	for (size_t n = 1; n < 200000; n += 1 + n / 9) {
+	for (size_t n = 0; n < 200000; n += 1 + n / 9) {
 		char *p = malloc(n);
 		size_t usable = malloc_usable_size(p);
 
