@@ -8,8 +8,6 @@
  * above choose a cache and an arena, of which there is one kind here. What mallctl() and
  * malloc_stats_print() tell stays jemalloc's own: an empty heap.
  */
-#include <errno.h>
-#include <malloc.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -17,7 +15,6 @@
 
 #include "preload/api/api.h"
 #include "preload/heap/heap.h"
-#include "preload/heap/mcache.h"
 
 #define FLAG_ZERO 64
 #define PLAIN	  16 /* bytes; what every block is aligned to */
@@ -35,26 +32,15 @@ static size_t align_of(int flags)
 	return (size_t)1 << (flags & 63);
 }
 
-static void *out_of_memory(void)
-{
-	errno = ENOMEM;
-	return NULL;
-}
-
 EXPORT void *mallocx(size_t size, int flags)
 {
 	const size_t align = align_of(flags);
 	void *p;
 
-	if (align > PLAIN)
-		p = heap_memalign(align, size);
-	else if (flags & FLAG_ZERO)
-		return calloc(1, size);
-	else
-		return malloc(size);
-	if (!p)
-		return out_of_memory();
-	return flags & FLAG_ZERO ? memset(p, 0, heap_usable_size(p)) : p;
+	if (align <= PLAIN)
+		return flags & FLAG_ZERO ? calloc(1, size) : malloc(size);
+	p = aligned_alloc(align, size);
+	return p && flags & FLAG_ZERO ? memset(p, 0, heap_usable_size(p)) : p;
 }
 
 /* realloc() keeps no alignment. */
@@ -64,9 +50,9 @@ static void *realloc_aligned(void *p, size_t size, size_t align, size_t usable)
 
 	if ((uintptr_t)p % align == 0 && size <= usable && size >= usable / 2)
 		return p;
-	fresh = heap_memalign(align, size);
+	fresh = aligned_alloc(align, size);
 	if (!fresh)
-		return out_of_memory();
+		return NULL;
 	memcpy(fresh, p, size < usable ? size : usable);
 	free(p);
 	return fresh;

@@ -19,25 +19,34 @@
 /* rlim_t and rlim64_t are the same on x86-64, and so are the functions' two names. */
 _Static_assert(sizeof(struct rlimit) == sizeof(struct rlimit64), "one layout");
 
-/* Will the kernel take it, whoever asks? It is the limit of this process, not of a child
- * of vfork() that shares our memory. */
-static bool is_sure(int pid, int resource, const struct rlimit *limit)
+/* Not that of a child of vfork(), which shares our memory. */
+static bool is_ours(int pid, int resource, const struct rlimit *limit)
+{
+	return resource == RLIMIT_AS && limit && (pid == 0 || pid == os_getpid()) &&
+	       exit_is_own_process();
+}
+
+/* Will the kernel take it, whoever asks? */
+static bool is_sure(const struct rlimit *limit)
 {
 	struct rlimit now;
 
-	return resource == RLIMIT_AS && limit && (pid == 0 || pid == os_getpid()) &&
-	       exit_is_own_process() && limit->rlim_cur <= limit->rlim_max &&
+	return limit->rlim_cur <= limit->rlim_max &&
 	       os_call(SYS_prlimit64, 0, RLIMIT_AS, 0, (long)&now, 0, 0) == 0 &&
 	       limit->rlim_max <= now.rlim_max;
 }
 
 static int set(int pid, int resource, const struct rlimit *limit, struct rlimit *old)
 {
+	const bool ours = is_ours(pid, resource, limit);
+	const bool sure = ours && is_sure(limit);
 	long ret;
 
-	if (is_sure(pid, resource, limit))
+	if (sure)
 		heap_limit_space(limit->rlim_cur);
 	ret = os_call(SYS_prlimit64, pid, resource, (long)limit, (long)old, 0, 0);
+	if (ours && !sure && ret >= 0)
+		heap_limit_space(limit->rlim_cur);
 	if (ret >= 0)
 		return 0;
 	errno = (int)-ret;

@@ -609,7 +609,6 @@ static bool see_program(char *line, void *arg)
 static void take_name(char *buf, size_t size)
 {
 	const uintptr_t *entry = aux_entry(AT_EXECFN);
-
 	const char *name = entry && entry[0] == AT_EXECFN ? (const char *)entry[1] : NULL;
 
 	if (name && strlen(name) < size)

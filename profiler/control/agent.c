@@ -33,9 +33,9 @@
 #include "preload/heap/heap.h"
 #include "preload/heap/tls.h"
 #include "profiler/control/agent_int.h"
-#include "profiler/stack/restart.h"
 #include "profiler/control/alone.h"
 #include "profiler/control/request.h"
+#include "profiler/stack/restart.h"
 #include "profiler/stack/thread.h"
 #include "profiler/stack/unwind.h"
 

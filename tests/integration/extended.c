@@ -8,28 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-void *mallocx(size_t size, int flags);
-void *rallocx(void *p, size_t size, int flags);
-size_t xallocx(void *p, size_t size, size_t extra, int flags);
-size_t sallocx(const void *p, int flags);
-void dallocx(void *p, int flags);
-void sdallocx(void *p, size_t size, int flags);
-size_t nallocx(size_t size, int flags);
+#include "check.h"
+#include "extended.h"
 
 #define ZERO 64
 #define MORE (7 << 8 | 3 << 20) /* a cache and an arena */
 
-static int failures;
 static const size_t sizes[] = { 1, 16, 17, 100, 1000, 5000, 33000, 100000, 3000000 };
 #define NSIZES (sizeof(sizes) / sizeof(sizes[0]))
-
-#define CHECK(cond)                                                       \
-	do {                                                              \
-		if (!(cond)) {                                            \
-			printf("%s:%d: %s\n", __func__, __LINE__, #cond); \
-			failures++;                                       \
-		}                                                         \
-	} while (0)
 
 static int is_all(const char *p, size_t from, size_t to, char value)
 {

@@ -127,13 +127,35 @@ static void *nothing(void *arg)
 
 /* A limit must leave the rest of the program what it has without us: the kernel counts
  * reserved address space too. */
+static int has_eight_gib(void)
+{
+	static void *p[8192];
+	int ok = 1;
+
+	for (size_t i = 0; i < sizeof(p) / sizeof(p[0]); i++)
+		ok &= (p[i] = malloc(1 << 20)) != NULL;
+	for (size_t i = 0; i < sizeof(p) / sizeof(p[0]); i++)
+		free(p[i]);
+	return HOLDS(ok);
+}
+
+/* Root may raise the hard limit as well. */
+static int test_raised(void)
+{
+	const struct rlimit low = { 64 * MB, 64 * MB },
+			    none = { RLIM_INFINITY, RLIM_INFINITY };
+
+	free(malloc(10));
+	if (!HOLDS(setrlimit(RLIMIT_AS, &low) == 0))
+		return 0;
+	return setrlimit(RLIMIT_AS, &none) != 0 ? HOLDS(errno == EPERM) : has_eight_gib();
+}
+
 /* The limit of a child that shares our memory, and one that the kernel does not take. */
 static int test_vforked(void)
 {
-	const struct rlimit low = { 64 << 20, RLIM_INFINITY }, odd = { 64 << 20, 1 };
-	static void *p[8192];
+	const struct rlimit low = { 64 * MB, RLIM_INFINITY }, odd = { 64 * MB, 1 };
 	pid_t pid;
-	int ok = 1;
 
 	free(malloc(10));
 	pid = vfork();
@@ -145,11 +167,7 @@ static int test_vforked(void)
 	waitpid(pid, NULL, 0);
 	if (!HOLDS(setrlimit(RLIMIT_AS, &odd) == -1 && errno == EINVAL))
 		return 0;
-	for (size_t i = 0; i < sizeof(p) / sizeof(p[0]); i++)
-		ok &= (p[i] = malloc(1 << 20)) != NULL;
-	for (size_t i = 0; i < sizeof(p) / sizeof(p[0]); i++)
-		free(p[i]);
-	return HOLDS(ok);
+	return has_eight_gib();
 }
 
 static int test_later(void)
@@ -487,6 +505,7 @@ static const struct test_case cases[] = {
 	{ "fork", test_fork },
 	{ "start", test_start },
 	{ "start_tight", test_start_tight },
+	{ "raised", test_raised },
 	{ "vforked", test_vforked },
 	{ "later", test_later },
 	{ "data", test_data },

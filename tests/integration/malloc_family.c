@@ -14,16 +14,9 @@
 #include <threads.h>
 #include <unistd.h>
 
-static int failures;
-static volatile size_t huge = SIZE_MAX / 2 + 2; /* over PTRDIFF_MAX */
+#include "check.h"
 
-#define CHECK(cond)                                                       \
-	do {                                                              \
-		if (!(cond)) {                                            \
-			printf("%s:%d: %s\n", __func__, __LINE__, #cond); \
-			failures++;                                       \
-		}                                                         \
-	} while (0)
+static volatile size_t huge = SIZE_MAX / 2 + 2; /* over PTRDIFF_MAX */
 
 static int is_aligned(const void *p, size_t a)
 {

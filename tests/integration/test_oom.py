@@ -6,9 +6,9 @@ import seeptest
 MB = 1 << 20
 # Of the address space, from start.
 LIMITS = {"start": 160 * MB, "start_tight": 64 * MB, "beyond_data": 1000 * MB}
-CASES = ["start", "start_tight", "later", "vforked", "data", "realloc", "threads", "full", "mappings",
+CASES = ["start", "start_tight", "later", "raised", "vforked", "data", "realloc", "threads", "full", "mappings",
          "no_commit", "beyond", "beyond_data", "room"]
-MODES = {"off": ["start", "later", "vforked", "mappings", "beyond", "room"], "sampled": CASES,
+MODES = {"off": ["start", "later", "raised", "vforked", "mappings", "beyond", "room"], "sampled": CASES,
          "exact": ["start_tight", "realloc", "full", "no_commit"]}
 
 

@@ -36,8 +36,9 @@
 #define LOADING_MS	5    /* look again whether the library has come */
 #define LOADING_TIMES	2000 /* so often */
 #define LOADING_REFUSED 3
-#define TRACE_EVERY	10 /* calls without an answer, try another way */
-#define REPLY_S		60 /* of work, for a very large program */
+#define SLICES_A_SECOND 100 /* of the wait for a reply, while a signal is on its way */
+#define TRACE_EVERY	10  /* calls without an answer, try another way */
+#define REPLY_S		60  /* of work, for a very large program */
 
 struct line {
 	const struct agent_target *target;
@@ -476,14 +477,14 @@ static bool send_request(int s, const struct agent_request *q, const int *fds, i
 static bool await_reply(struct line *l, int s)
 {
 	struct pollfd p = { .fd = s, .events = POLLIN };
-	const int patience_s = l->target->patience_s;
+	const int patience_s = l->target->patience_s ? l->target->patience_s : REPLY_S;
 
-	while (l->delivery.tid) {
-		if (poll(&p, 1, 0) > 0)
+	for (int i = 0; l->delivery.tid && i < patience_s * SLICES_A_SECOND; i++) {
+		if (poll(&p, 1, 1000 / SLICES_A_SECOND) > 0)
 			return true;
 		deliver_continue(&l->delivery);
 	}
-	return poll(&p, 1, (patience_s ? patience_s : REPLY_S) * 1000) > 0;
+	return poll(&p, 1, patience_s * 1000) > 0;
 }
 
 static bool get_reply(struct line *l, int s, struct agent_reply *r)

@@ -1,15 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* In the place of jemalloc beside a preloaded malloc: nobody may come here. */
-#include <stddef.h>
 #include <stdlib.h>
 
-void *mallocx(size_t size, int flags);
-void *rallocx(void *p, size_t size, int flags);
-size_t xallocx(void *p, size_t size, size_t extra, int flags);
-size_t sallocx(const void *p, int flags);
-void dallocx(void *p, int flags);
-void sdallocx(void *p, size_t size, int flags);
-size_t nallocx(size_t size, int flags);
+#include "extended.h"
 
 void *mallocx(size_t size, int flags)
 {
