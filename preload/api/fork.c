@@ -4,9 +4,11 @@
  * that the child's copy of every structure is whole. The child then drops what described
  * the parent's other threads.
  *
- * Libraries whose constructors ran before ours have registered their handlers before
- * ours: their prepare handlers run after, and their parent and child handlers before our
- * own. They may allocate: lock_fork_begin() tells the locks who holds them all.
+ * Ours are the first handlers of all, since registering is interposed: the prepare
+ * handlers of others run before ours, and may wait for threads that allocate; their
+ * parent and child handlers run after ours. Where a program registers before libc is
+ * ready, in its preinit_array, theirs run between ours. They may allocate:
+ * lock_fork_begin() tells the locks who holds them all.
  *
  * libc's fork() takes the lock of the list of all streams after the handlers and before
  * its own malloc's locks: a thread in fflush(NULL) holds it and waits for a stream, whose
@@ -20,13 +22,16 @@
  * One lock of the first rank is held across the fork itself: glibc may interleave the
  * handlers of two threads that fork at once, and the second must wait at the first step.
  */
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "preload/api/api.h"
+#include "preload/base/atomic.h"
 #include "preload/base/filter.h"
 #include "preload/base/lock.h"
 #include "preload/base/meta.h"
@@ -188,13 +193,40 @@ EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
 	return ret;
 }
 
-/* What libc's static pthread_atfork() calls; that one would lie far from all the code
- * that every process runs. */
-extern void *__dso_handle HIDDEN;
+/* ---- handlers ---- */
+
+/* What libc's static pthread_atfork() calls. */
+typedef int (*register_function)(void (*prepare)(void), void (*parent)(void),
+				 void (*child)(void), void *dso);
 int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void),
 		      void *dso);
 
+extern void *__dso_handle HIDDEN;
+
+static int register_next(void (*prepare)(void), void (*parent)(void), void (*child)(void),
+			 void *dso)
+{
+	static register_function real;
+
+	if (!real) {
+		void *found = dlsym(RTLD_NEXT, "__register_atfork");
+
+		memcpy(&real, &found, sizeof(found));
+	}
+	return real ? real(prepare, parent, child, dso) : ENOSYS;
+}
+
+EXPORT int __register_atfork(void (*prepare)(void), void (*parent)(void),
+			     void (*child)(void), void *dso)
+{
+	bool (*begin)(void) = atomic_load_acquire(&heap_begin);
+
+	if (begin)
+		begin(); /* registers ours */
+	return register_next(prepare, parent, child, dso);
+}
+
 void fork_init(void)
 {
-	__register_atfork(before, in_parent, in_child, __dso_handle);
+	register_next(before, in_parent, in_child, __dso_handle);
 }

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "cases.h"
+#include "forker.h"
 
 extern char **environ;
 static char **arguments;
@@ -101,6 +102,40 @@ static int test_clone_copy(void)
 			return 0;
 	}
 	return 1;
+}
+
+static void *work_until(void *stop)
+{
+	while (!__atomic_load_n((int *)stop, __ATOMIC_ACQUIRE))
+		forker_work();
+	return NULL;
+}
+
+/* A library's handlers wait for threads that allocate. */
+static int test_fork_handlers(void)
+{
+	pthread_t t[2];
+	int stop = 0, good = 1;
+
+	for (int i = 0; i < 2; i++)
+		pthread_create(&t[i], NULL, work_until, &stop);
+	for (int i = 0; i < 100 && good; i++) {
+		pid_t pid;
+
+		if (i % 2)
+			forker_start();
+		pid = fork();
+		if (pid == 0) {
+			use();
+			forker_work();
+			_exit(6);
+		}
+		good = HOLDS(ended_with(pid, 6)) && HOLDS(forker_has_ended() == i % 2);
+	}
+	__atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
+	for (int i = 0; i < 2; i++)
+		pthread_join(t[i], NULL);
+	return good;
 }
 
 static int test_vfork_exec(void)
@@ -389,6 +424,7 @@ static int test_sandbox_kills(void)
 static const struct test_case cases[] = {
 	{ "clone_vm", test_clone_vm },
 	{ "clone_copy", test_clone_copy },
+	{ "fork_handlers", test_fork_handlers },
 	{ "vfork_exec", test_vfork_exec },
 	{ "spawn_threads", test_spawn_threads },
 	{ "family_tree", test_family_tree },
