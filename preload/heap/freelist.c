@@ -2,7 +2,9 @@
 /*
  * freelist: see freelist.h. List i < EXACT holds runs of i + 1 pages; above, eight lists
  * to a power of two. Within one of the wide lists the shortest of the first PROBES runs
- * that fit is taken.
+ * that fit is taken. In the list of npages itself there may be many that nearly fit: when
+ * SEARCH of them do not, longer ones are cut, and the rest is looked at only where memory
+ * is short.
  */
 #include "preload/heap/freelist.h"
 
@@ -13,6 +15,7 @@
 #define LISTS  (EXACT + STEPS * 40)
 #define WORDS  ((LISTS + 63) / 64)
 #define PROBES 24
+#define SEARCH 96
 #define LONG   (1 * MIB >> PAGE_SHIFT)
 #define HOLE   16 /* pages, at most, of one */
 _Static_assert(HOLE < EXACT, "the first word has a list for each length");
@@ -110,11 +113,12 @@ static unsigned next_list(const struct set *set, unsigned i)
 	return word * 64 + (unsigned)__builtin_ctzl(bits);
 }
 
-static struct mspan *best_in_list(struct mspan *s, size_t npages)
+/* Looks at PROBES runs, or until one fits, but at no more than most. */
+static struct mspan *best_in_list(struct mspan *s, size_t npages, size_t most)
 {
 	struct mspan *best = NULL;
 
-	for (int n = 0; s && (n < PROBES || !best); s = s->next, n++) {
+	for (size_t n = 0; s && n < most && (n < PROBES || !best); s = s->next, n++) {
 		if (s->npages < npages || (best && best->npages <= s->npages))
 			continue;
 		best = s;
@@ -126,16 +130,14 @@ static struct mspan *best_in_list(struct mspan *s, size_t npages)
 
 static struct mspan *find_in_set(const struct set *set, size_t npages)
 {
-	unsigned i = next_list(set, list_of(npages));
+	const unsigned first = list_of(npages);
+	struct mspan *s = best_in_list(set->heads[first], npages, SEARCH);
+	unsigned i;
 
-	while (i < LISTS) {
-		struct mspan *s = best_in_list(set->heads[i], npages);
-
-		if (s)
-			return s;
-		i = next_list(set, i + 1);
-	}
-	return NULL;
+	if (s)
+		return s;
+	i = next_list(set, first + 1); /* all of them fit */
+	return i < LISTS ? best_in_list(set->heads[i], npages, PROBES) : NULL;
 }
 
 struct mspan *freelist_find(size_t npages)
@@ -143,6 +145,18 @@ struct mspan *freelist_find(size_t npages)
 	struct mspan *dirty = find_in_set(&freelist.sets[1], npages);
 
 	return dirty ? dirty : find_in_set(&freelist.sets[0], npages);
+}
+
+struct mspan *freelist_search(size_t npages)
+{
+	const unsigned first = list_of(npages);
+	struct mspan *s = freelist_find(npages);
+
+	if (!s)
+		s = best_in_list(freelist.sets[1].heads[first], npages, SIZE_MAX);
+	if (!s)
+		s = best_in_list(freelist.sets[0].heads[first], npages, SIZE_MAX);
+	return s;
 }
 
 struct mspan *freelist_victim(void)

@@ -15,8 +15,11 @@
 
 void freelist_insert(struct mspan *s); /* s->npages, s->ndirty are final */
 void freelist_remove(struct mspan *s);
-/* The best run of at least npages, still in its list; NULL: none. */
+/* The best run of at least npages, still in its list; NULL: none, or many that nearly fit
+ * hide it. */
 struct mspan *freelist_find(size_t npages);
+/* The same, if need be among all runs. */
+struct mspan *freelist_search(size_t npages);
 /* The longest run that holds memory, NULL: none. */
 struct mspan *freelist_longest_dirty(void);
 /* The victim, NULL: none; as one of the lists' runs it counts among the totals. */

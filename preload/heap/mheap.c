@@ -255,10 +255,10 @@ static struct mspan *take_run(size_t npages, size_t cached, enum arena_for what)
 	s = freelist_find(npages);
 	if ((!s || s->ndirty < npages) && lcache_drain_own_locked(cached))
 		s = freelist_find(npages);
-	if (!s && (grow(npages, what) ||
-		   (lcache_drain_own_locked(0) && freelist_find(npages)) ||
+	if (!s && (grow(npages, what) || freelist_search(npages) ||
+		   (lcache_drain_own_locked(0) && freelist_search(npages)) ||
 		   (mheap_release_arenas_locked() && grow(npages, what))))
-		s = freelist_find(npages);
+		s = freelist_search(npages);
 	if (!s)
 		return NULL;
 	freelist_remove(s);

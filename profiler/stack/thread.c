@@ -159,9 +159,10 @@ static bool is_main_thread(const struct thread_info *t)
 static struct thread_info *reuse(const struct thread_info *fresh)
 {
 	struct thread_info *oldest = NULL, *oldest_leaked = NULL;
+	const int main_tid = os_getpid();
 
 	for (struct thread_info *t = registry.list; t; t = t->next) {
-		if (t->state != THREAD_FINISHED || is_main_thread(t))
+		if (t->state != THREAD_FINISHED || t->tid == main_tid)
 			continue;
 		if (t->stack_lo < fresh->stack_hi && fresh->stack_lo < t->stack_hi)
 			return t;
