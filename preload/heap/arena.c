@@ -19,10 +19,14 @@
 
 #define RESERVE_FIRST	(256 * GIB)
 #define RESERVE_LEAST	(1 * MIB)
-#define RESERVE_LIMITED (32 * MIB)  /* under RLIMIT_AS: leave room for the program */
-#define RESERVE_COSTLY	(1 * GIB)   /* where each page of it costs time and memory */
-#define GROW_SMALL	(256 * KIB) /* while the heap is small */
-#define GROW_HUGE	HUGE_PAGE   /* later */
+#define RESERVE_LIMITED (32 * MIB) /* under RLIMIT_AS: leave room for the program */
+#define RESERVE_COSTLY	(1 * GIB)  /* where each page of it costs time and memory */
+/* Under a limit, objects of this share of it have arenas of their own, which go back when
+ * they are freed: with small ones in every arena none would, and soon none would fit. */
+#define SINGLE_SHARE 32
+#define SINGLE_LEAST (4 * MIB)	 /* what no thread keeps, see lcache.h */
+#define GROW_SMALL   (256 * KIB) /* while the heap is small */
+#define GROW_HUGE    HUGE_PAGE	 /* later */
 /* Heap sizes from which huge pages are advised: the last one lies half empty. */
 #define HUGE_AFTER (24 * MIB)
 #define HUGE_LARGE (32 * MIB) /* for large objects */
@@ -110,22 +114,22 @@ static struct arena *free_slot(void)
 	return arena.narenas < ARENA_MAX ? arena_at(arena.narenas) : NULL;
 }
 
-/* Reserves size bytes, or down to least, on a page boundary of ours. */
-static bool make_arena(size_t size, size_t least)
+/* Reserves size bytes, or down to least, on a page boundary of ours. NULL: none. */
+static struct arena *make_arena(size_t size, size_t least)
 {
 	struct arena *a = free_slot();
 	uintptr_t raw, base;
 
 	if (!a)
-		return false;
+		return NULL;
 	raw = (uintptr_t)reserve(&size, least);
 	if (raw == 0)
-		return false;
+		return NULL;
 	base = align_up(raw, PAGE_SIZE);
 	size = align_down(size - (base - raw), PAGE_SIZE);
 	if (!meta_register_range(raw, size + (base - raw))) {
 		os_unmap((void *)raw, size + (base - raw));
-		return false;
+		return NULL;
 	}
 	*a = (struct arena){ .base = base, .npages = size >> PAGE_SHIFT };
 	a->spans = (struct mspan **)(base + align_up(a->npages, OS_PAGE));
@@ -142,7 +146,7 @@ static bool make_arena(size_t size, size_t least)
 		atomic_store_release(&arena_fast.base, base);
 		atomic_store_release(&arena_fast.size, size);
 	}
-	return true;
+	return a;
 }
 
 /* free() reads the word without atomics, which would cost it an instruction: it may see
@@ -153,13 +157,18 @@ __attribute__((no_sanitize("thread"))) void arena_allow_fast(void)
 	atomic_store_release(&arena_fast.units, arena_fast.size / 16);
 }
 
-static bool make_first(void)
+static bool is_limited(void)
+{
+	return arena.limit < RESERVE_FIRST * 4;
+}
+
+static struct arena *make_first(void)
 {
 	size_t limit = os_address_space_limit();
 	size_t size = os_is_emulated() ? RESERVE_COSTLY : RESERVE_FIRST;
 
 	arena.limit = limit;
-	if (limit < RESERVE_FIRST * 4)
+	if (is_limited())
 		size = limit / 8 < RESERVE_LIMITED ? align_down(limit / 8, PAGE_SIZE)
 						   : RESERVE_LIMITED;
 	return make_arena(size, RESERVE_LEAST);
@@ -200,7 +209,7 @@ static void shrink(struct arena *a, size_t keep)
 void arena_set_limit(size_t limit)
 {
 	arena.limit = limit;
-	if (limit >= RESERVE_FIRST * 4)
+	if (!is_limited())
 		return;
 	for (size_t i = 0; i < arena.narenas; i++)
 		shrink(arena_at(i), limit / 8 / arena.narenas);
@@ -211,22 +220,36 @@ size_t arena_limit(void)
 	return arena.limit;
 }
 
+static bool deserves_single(size_t npages, enum arena_for what)
+{
+	size_t bytes = npages << PAGE_SHIFT;
+
+	return what == ARENA_FOR_LARGE && is_limited() && bytes > SINGLE_LEAST &&
+	       bytes >= arena.limit / SINGLE_SHARE;
+}
+
 /* A further arena that holds npages. Each is half of all before it while that works, so
  * that ARENA_MAX of them are always enough. */
-static bool make_next(size_t npages)
+static struct arena *make_next(size_t npages, enum arena_for what)
 {
 	size_t need = (npages + table_pages(npages + npages / 64 + 64) + 8) << PAGE_SHIFT;
 	size_t size = 0;
+	struct arena *a;
 
+	if (deserves_single(npages, what)) {
+		a = make_arena(need, need);
+		if (a)
+			a->single = true;
+		return a;
+	}
 	for (size_t i = 0; i < arena.narenas; i++)
 		size += arena_at(i)->size / 2;
 	if (size > arena.limit / 8)
 		size = arena.limit / 8;
 	if (size < RESERVE_LIMITED)
 		size = RESERVE_LIMITED;
-	if (size > need && make_arena(align_down(size, PAGE_SIZE), need))
-		return true;
-	return make_arena(need, need);
+	a = size > need ? make_arena(align_down(size, PAGE_SIZE), need) : NULL;
+	return a ? a : make_arena(need, need);
 }
 
 /* Makes the tables usable for pages below end_page. */
@@ -298,6 +321,8 @@ static size_t growth(const struct arena *a, size_t npages, bool huge)
 	uintptr_t end = align_up(start + (npages << PAGE_SHIFT), step);
 	uintptr_t most = a->base + a->size;
 
+	if (a->single)
+		return most - start;
 	return (end < most ? end : most) - start;
 }
 
@@ -344,7 +369,7 @@ static uintptr_t grow_in(struct arena *a, size_t npages, enum arena_for what,
 static struct arena *find_room(size_t npages)
 {
 	for (size_t i = arena.narenas; i > 0; i--)
-		if (fits(arena_at(i - 1), npages))
+		if (!arena_at(i - 1)->single && fits(arena_at(i - 1), npages))
 			return arena_at(i - 1);
 	return NULL;
 }
@@ -366,8 +391,8 @@ uintptr_t arena_grow(size_t npages, enum arena_for what, size_t *out_npages)
 	if (!may_have(npages) || (arena.narenas == 0 && !make_first()))
 		return 0;
 	a = find_room(npages);
-	if (!a && make_next(npages))
-		a = find_room(npages);
+	if (!a)
+		a = make_next(npages, what);
 	start = a ? grow_in(a, npages, what, out_npages) : 0;
 	if (a && start == 0 && a->end_page == a->first_page && !arena_is_first(a))
 		arena_release(a); /* which was made for this */
@@ -389,6 +414,31 @@ void arena_release(struct arena *a)
 	a->npages = a->first_page = 0;
 	atomic_store_release(&a->end_page, (size_t)0);
 	unmap_part(a->base, a->base + size);
+}
+
+void arena_start_at(struct arena *a, uintptr_t start)
+{
+	arena.npages -= (start - a->start) >> PAGE_SHIFT;
+	a->first_page = arena_page(a, start);
+	a->start = start;
+}
+
+bool arena_resize_single(struct arena *a, size_t npages)
+{
+	size_t end_page = a->first_page + npages;
+	char *end = (char *)a->base + (end_page << PAGE_SHIFT);
+
+	if (end_page > a->npages)
+		return false;
+	if (end_page > a->end_page &&
+	    extend(a, (end_page - a->end_page) << PAGE_SHIFT, false) == 0)
+		return false;
+	if (end_page < a->end_page) {
+		os_purge(end, (a->end_page - end_page) << PAGE_SHIFT);
+		arena.npages -= a->end_page - end_page;
+		atomic_store_release(&a->end_page, end_page);
+	}
+	return true;
 }
 
 void arena_set_span(const struct mspan *where, struct mspan *s, bool all)

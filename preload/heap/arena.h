@@ -27,10 +27,11 @@ struct arena {
 	size_t npages;	      /* pages of [base, base+size), tables included */
 	struct mspan **spans; /* by page index */
 	size_t first_page;    /* of the heap proper */
-	uintptr_t start;      /* its address; immutable */
+	uintptr_t start;      /* its address; immutable once in use */
 	size_t end_page;    /* committed up to here; atomic: written under mheap's lock */
 	size_t classes_end; /* class bytes writable up to here, bytes */
 	size_t spans_end;   /* span pointers usable up to here, bytes */
+	bool single;	    /* made for one large object, which has all its pages */
 };
 
 /* What free() needs, on one cache line. Zero: no arena yet, nothing is ours. */
@@ -69,11 +70,17 @@ uintptr_t arena_grow(size_t npages, enum arena_for what, size_t *out_npages);
 /* SLOW, needs mheap's lock. From now on free() may take its fast path. */
 void arena_allow_fast(void);
 
-/* The arena of the fast path is never released. */
+/* The arena of the fast path is never released, nor single. */
 bool arena_is_first(const struct arena *a);
 /* SLOW, needs mheap's lock. Gives the address space back of an arena that holds nothing
  * and has no run in the free lists. */
 void arena_release(struct arena *a);
+
+/* SLOW, needs mheap's lock. a is single and fresh: its heap begins at start. */
+void arena_start_at(struct arena *a, uintptr_t start);
+/* SLOW, needs mheap's lock. a is single: it shall have npages. False: it has no room, or
+ * memory is out. */
+bool arena_resize_single(struct arena *a, size_t npages);
 
 /* FAST. addr lies in a, below its end_page. */
 static inline size_t arena_page(const struct arena *a, uintptr_t addr)

@@ -216,14 +216,14 @@ uint32_t mheap_growths(void)
 }
 
 /* Cuts s, which is in no list, to its first npages; the rest goes back to the lists. When
- * memory for the rest's struct is out, s keeps all its pages. */
+ * memory for the rest's struct is out, or s has an arena to itself, it keeps all. */
 static void split(struct mspan *s, size_t npages)
 {
 	size_t rest_pages = s->npages - npages;
 	size_t rest_dirty = s->ndirty < rest_pages ? s->ndirty : rest_pages;
 	struct mspan *rest;
 
-	if (rest_pages == 0)
+	if (rest_pages == 0 || mheap_is_single(s))
 		return;
 	rest = new_run(s->base + (npages << PAGE_SHIFT), rest_pages, rest_dirty);
 	if (!rest)
@@ -361,6 +361,12 @@ static void trim_front(struct mspan *s, size_t align)
 
 	if (front == 0)
 		return;
+	if (mheap_is_single(s)) {
+		arena_start_at(arena_of(s->base), start);
+		s->base = start;
+		s->npages -= front;
+		return;
+	}
 	head = new_run(s->base, front, s->ndirty < front ? s->ndirty : front);
 	if (!head)
 		return;
@@ -492,6 +498,12 @@ void mheap_free_large_locked(struct mspan *s)
 {
 	count_pages(s, false);
 	leave_inuse(s);
+	if (mheap_is_single(s)) {
+		arena_release(arena_of(s->base));
+		s->state = MSPAN_DEAD;
+		put_struct(s);
+		return;
+	}
 	s->ndirty = s->npages;
 	scavenge_note_locked(s->npages);
 	shelve(s);
@@ -589,12 +601,25 @@ static bool shrink_locked(struct mspan *s, size_t npages)
 	return true;
 }
 
+static bool resize_single(struct mspan *s, size_t npages)
+{
+	if (!arena_resize_single(arena_of(s->base), npages))
+		return false;
+	count_pages(s, false);
+	s->npages = npages;
+	count_pages(s, true);
+	arena_set_span(s, s, false);
+	return true;
+}
+
 bool mheap_resize_large(struct mspan *s, size_t npages)
 {
 	bool ok = true;
 
 	lock_acquire(&mheap_lock);
-	if (npages > s->npages)
+	if (mheap_is_single(s))
+		ok = resize_single(s, npages);
+	else if (npages > s->npages)
 		ok = extend_locked(s, npages);
 	else if (npages < s->npages)
 		ok = shrink_locked(s, npages);

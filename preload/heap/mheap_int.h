@@ -21,6 +21,14 @@ static inline struct mspan *mheap_free_run(const struct arena *a, uintptr_t addr
 	return s;
 }
 
+/* Is s, in no list, all that there is in an arena made for it? */
+static inline bool mheap_is_single(const struct mspan *s)
+{
+	const struct arena *a = arena_of(s->base);
+
+	return a->single && s->base == a->start && s->npages == a->end_page - a->first_page;
+}
+
 /* The victim becomes a free run like others. */
 void mheap_retire_victim_locked(void);
 /* Takes a run off the lists: its pages are no more. */

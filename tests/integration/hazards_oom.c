@@ -501,6 +501,58 @@ static int test_room(void)
 	return map != MAP_FAILED;
 }
 
+#define NSMALL 6000
+
+/* Small ones come and go: as often as not what is free is what a large one has left. */
+static int turn_small(unsigned *seed)
+{
+	static char *small[NSMALL];
+	int ok = 1;
+
+	for (int i = 0; i < 200; i++) {
+		char **p = &small[(unsigned)rand_r(seed) % NSMALL];
+		size_t size = 16 + (unsigned)rand_r(seed) % 12000;
+
+		free(*p);
+		*p = malloc(size);
+		ok &= *p != NULL;
+		if (*p)
+			memset(*p, 1, size);
+	}
+	return HOLDS(ok);
+}
+
+/* One large object after another, each of another size, that grow and shrink. The limit
+ * is 300 MB: more than enough if they leave nothing behind. */
+static int test_in_turn(void)
+{
+	unsigned seed = 5;
+
+	for (int i = 0; i < 1000; i++) {
+		size_t size = (20 + (unsigned)rand_r(&seed) % 60) * MB + 100;
+		char *p = i % 5 ? malloc(size) : aligned_alloc(4 * MB, size);
+
+		if (!HOLDS(p != NULL) || !turn_small(&seed))
+			return 0;
+		p[0] = p[size - 1] = 3;
+		if (i % 3 == 0) {
+			p = realloc(p, size / 2);
+			p[size / 2 - 1] = 4;
+			p = turn_small(&seed) ? realloc(p, size + size / 4) : NULL;
+			if (!HOLDS(p != NULL) ||
+			    !HOLDS(p[0] == 3 && p[size / 2 - 1] == 4))
+				return 0;
+			p[size + size / 4 - 1] = 5;
+		}
+		free(p);
+		p = calloc(1, size / 4); /* none of it has the old bytes */
+		if (!HOLDS(p != NULL) || !HOLDS(p[0] == 0 && p[size / 4 - 1] == 0))
+			return 0;
+		free(p);
+	}
+	return HOLDS(mallinfo2().arena < 150 * MB);
+}
+
 static const struct test_case cases[] = {
 	{ "fork", test_fork },
 	{ "start", test_start },
@@ -517,6 +569,7 @@ static const struct test_case cases[] = {
 	{ "beyond", test_beyond },
 	{ "beyond_data", test_beyond_data },
 	{ "room", test_room },
+	{ "in_turn", test_in_turn },
 };
 
 int main(int argc, char **argv)
