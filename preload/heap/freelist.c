@@ -114,9 +114,10 @@ static unsigned next_list(const struct set *set, unsigned i)
 }
 
 /* Looks at PROBES runs, or until one fits, but at no more than most. */
-static struct mspan *best_in_list(struct mspan *s, size_t npages, size_t most)
+static struct mspan *best_in_list(const struct set *set, unsigned i, size_t npages,
+				  size_t most)
 {
-	struct mspan *best = NULL;
+	struct mspan *best = NULL, *s = i < LISTS ? set->heads[i] : NULL;
 
 	for (size_t n = 0; s && n < most && (n < PROBES || !best); s = s->next, n++) {
 		if (s->npages < npages || (best && best->npages <= s->npages))
@@ -131,13 +132,13 @@ static struct mspan *best_in_list(struct mspan *s, size_t npages, size_t most)
 static struct mspan *find_in_set(const struct set *set, size_t npages)
 {
 	const unsigned first = list_of(npages);
-	struct mspan *s = best_in_list(set->heads[first], npages, SEARCH);
+	struct mspan *s = best_in_list(set, first, npages, SEARCH);
 	unsigned i;
 
 	if (s)
 		return s;
 	i = next_list(set, first + 1); /* all of them fit */
-	return i < LISTS ? best_in_list(set->heads[i], npages, PROBES) : NULL;
+	return best_in_list(set, i, npages, PROBES);
 }
 
 struct mspan *freelist_find(size_t npages)
@@ -153,9 +154,9 @@ struct mspan *freelist_search(size_t npages)
 	struct mspan *s = freelist_find(npages);
 
 	if (!s)
-		s = best_in_list(freelist.sets[1].heads[first], npages, SIZE_MAX);
+		s = best_in_list(&freelist.sets[1], first, npages, SIZE_MAX);
 	if (!s)
-		s = best_in_list(freelist.sets[0].heads[first], npages, SIZE_MAX);
+		s = best_in_list(&freelist.sets[0], first, npages, SIZE_MAX);
 	return s;
 }
 

@@ -103,11 +103,24 @@ static void test_nearly_fit(void **state)
 	}
 }
 
+/* More than any address space has. */
+static void test_too_long(void **state)
+{
+	(void)state;
+	insert(&runs[0], 10, 0);
+	for (unsigned lg = 30; lg < 64; lg++) {
+		assert_null(freelist_find((size_t)1 << lg));
+		assert_null(freelist_search(((size_t)2 << lg) - 1));
+	}
+	remove_all();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_model),
 		cmocka_unit_test(test_nearly_fit),
+		cmocka_unit_test(test_too_long),
 	};
 
 	return cmocka_run_group_tests_name("freelist", tests, NULL, NULL);
