@@ -8,8 +8,9 @@
  * which are not empty. Allocation is best fit by list, dirty before clean.
  *
  * A run made of dirty and clean parts counts as dirty. Where in it the dirty pages lie is
- * not known, so when it is cut each part counts as many as it may hold: ndirty is an
- * upper bound, and 0 means that every byte is zero.
+ * not known, but for those at the end that have been given back, so when it is cut each
+ * part counts as many as it may hold: ndirty is an upper bound, and 0 means that every
+ * byte is zero.
  *
  * Large objects that come and go are cut off one run that is in no list, the victim (see
  * freelist.h), as long as no run of the lists would fit them better. Anything else that
@@ -28,6 +29,7 @@
 #include "preload/heap/freelist.h"
 #include "preload/heap/lcache.h"
 #include "preload/heap/mheap_int.h"
+#include "preload/heap/run.h"
 #include "preload/heap/scavenge.h"
 #include "preload/heap/sizeclass.h"
 
@@ -60,15 +62,11 @@ static void put_struct(struct mspan *s)
 		mheap.spare = s;
 }
 
-static struct mspan *absorb(struct mspan *s, struct mspan *other)
+/* s, in no list, and a neighbour become one. */
+static void absorb(struct mspan *s, struct mspan *other)
 {
-	freelist_remove(other);
-	if (other->base < s->base)
-		s->base = other->base;
-	s->npages += other->npages;
-	s->ndirty += other->ndirty;
+	run_join(s, other);
 	put_struct(other);
-	return s;
 }
 
 /* Merges s with its neighbours in the lists, which lie in the same arena: before its
@@ -79,10 +77,14 @@ static void merge_run(struct mspan *s)
 	struct mspan *before = mheap_free_run(a, s->base - 1);
 	struct mspan *after = mheap_free_run(a, s->base + (s->npages << PAGE_SHIFT));
 
-	if (before)
+	if (before) {
+		freelist_remove(before);
 		absorb(s, before);
-	if (after)
+	}
+	if (after) {
+		freelist_remove(after);
 		absorb(s, after);
+	}
 }
 
 /* Enters a run into the lists, merged with its neighbours. */
@@ -124,13 +126,7 @@ static bool joins_victim(const struct mspan *s)
 
 static void join_victim(struct mspan *s)
 {
-	struct mspan *v = freelist_take_victim();
-
-	if (v->base < s->base)
-		s->base = v->base;
-	s->npages += v->npages;
-	s->ndirty += v->ndirty;
-	put_struct(v);
+	absorb(s, freelist_take_victim());
 	freelist_set_victim(s);
 }
 
@@ -172,25 +168,18 @@ static struct mspan *cut_victim(size_t npages)
 	if (!s)
 		return NULL;
 	v = freelist_take_victim();
-	s->base = v->base;
-	s->npages = npages;
-	s->ndirty = v->ndirty < npages ? v->ndirty : npages;
-	v->base += npages << PAGE_SHIFT;
-	v->npages -= npages;
-	v->ndirty = v->ndirty < v->npages ? v->ndirty : v->npages;
+	run_cut_front(v, s, npages);
 	freelist_set_victim(v);
 	return s;
 }
 
-static struct mspan *new_run(uintptr_t base, size_t npages, size_t ndirty)
+/* Of fresh pages. */
+static struct mspan *new_run(uintptr_t base, size_t npages)
 {
 	struct mspan *s = fixalloc_get(&mheap.spans);
 
-	if (!s)
-		return NULL;
-	s->base = base;
-	s->npages = npages;
-	s->ndirty = ndirty;
+	if (s)
+		run_set_fresh(s, base, npages);
 	return s;
 }
 
@@ -202,7 +191,7 @@ static bool grow(size_t npages, enum arena_for what)
 
 	if (base == 0)
 		return false;
-	s = new_run(base, got, 0);
+	s = new_run(base, got);
 	if (!s)
 		return false;
 	insert_run(s);
@@ -219,17 +208,14 @@ uint32_t mheap_growths(void)
  * memory for the rest's struct is out, or s has an arena to itself, it keeps all. */
 static void split(struct mspan *s, size_t npages)
 {
-	size_t rest_pages = s->npages - npages;
-	size_t rest_dirty = s->ndirty < rest_pages ? s->ndirty : rest_pages;
 	struct mspan *rest;
 
-	if (rest_pages == 0 || mheap_is_single(s))
+	if (s->npages == npages || mheap_is_single(s))
 		return;
-	rest = new_run(s->base + (npages << PAGE_SHIFT), rest_pages, rest_dirty);
+	rest = fixalloc_get(&mheap.spans);
 	if (!rest)
 		return;
-	s->npages = npages;
-	s->ndirty = s->ndirty < npages ? s->ndirty : npages;
+	run_cut_back(s, rest, npages);
 	insert_run(rest);
 }
 
@@ -238,8 +224,7 @@ static void split(struct mspan *s, size_t npages)
 static void donate_page(struct mspan *s)
 {
 	s->npages--;
-	if (s->ndirty > s->npages)
-		s->ndirty = s->npages;
+	run_set_dirty(s, s->ndirty, s->ntail > 0 ? s->ntail - 1 : 0);
 	fixalloc_feed(&mheap.spans, (void *)(s->base + (s->npages << PAGE_SHIFT)),
 		      PAGE_SIZE);
 }
@@ -367,12 +352,10 @@ static void trim_front(struct mspan *s, size_t align)
 		s->npages -= front;
 		return;
 	}
-	head = new_run(s->base, front, s->ndirty < front ? s->ndirty : front);
+	head = fixalloc_get(&mheap.spans);
 	if (!head)
 		return;
-	s->base = start;
-	s->npages -= front;
-	s->ndirty = s->ndirty < s->npages ? s->ndirty : s->npages;
+	run_cut_front(s, head, front);
 	insert_run(head);
 }
 
@@ -440,10 +423,10 @@ struct mspan *mheap_alloc_unseen(void)
 	if (base) {
 		fixalloc_feed(&mheap.spans, (void *)base, PAGE_SIZE);
 		fixalloc_feed(&mheap.spans, (void *)(base + 2 * PAGE_SIZE), PAGE_SIZE);
-		s = new_run(base + PAGE_SIZE, 1, 0);
+		s = new_run(base + PAGE_SIZE, 1);
 	}
 	if (s && got > UNSEEN_PAGES &&
-	    (rest = new_run(base + UNSEEN_PAGES * PAGE_SIZE, got - UNSEEN_PAGES, 0)))
+	    (rest = new_run(base + UNSEEN_PAGES * PAGE_SIZE, got - UNSEEN_PAGES)))
 		insert_run(rest);
 	if (s) {
 		init_large(s);
@@ -459,7 +442,8 @@ static void scavenge(void)
 {
 	if (!scavenge_is_due_locked())
 		return;
-	lcache_age_depot_locked(false);
+	if (!scavenge_owes_locked())
+		lcache_age_depot_locked(false);
 	scavenge_tick_locked();
 	mheap_release_idle_locked();
 }
@@ -470,8 +454,7 @@ struct mspan *mheap_new_blank_locked(void)
 
 	if (!s)
 		return NULL;
-	s->base = arena_first.start;
-	s->npages = s->ndirty = 0;
+	run_set_fresh(s, arena_first.start, 0);
 	init_large(s);
 	start_span(s, MSPAN_LARGE);
 	return s;
@@ -489,7 +472,7 @@ void mheap_take_back_locked(struct mspan *s)
 {
 	count_pages(s, false);
 	leave_inuse(s);
-	s->ndirty = s->npages;
+	run_soil(s);
 	scavenge_note_locked(s->npages);
 	insert_run(s);
 }
@@ -504,7 +487,7 @@ void mheap_free_large_locked(struct mspan *s)
 		put_struct(s);
 		return;
 	}
-	s->ndirty = s->npages;
+	run_soil(s);
 	scavenge_note_locked(s->npages);
 	shelve(s);
 	if (++mheap.nlarge_frees % SCAVENGE_EVERY == 0)
@@ -524,7 +507,7 @@ void mheap_free(struct mspan *s)
 	if (s->state == MSPAN_SMALL && !mheap.slow_frees)
 		arena_set_class(s, 0);
 	s->sizeclass = 0;
-	s->ndirty = s->npages;
+	run_soil(s);
 	scavenge_note_locked(s->npages);
 	insert_run(s);
 	scavenge();
@@ -562,7 +545,7 @@ static bool extend_locked(struct mspan *s, size_t npages)
 		freelist_take_victim();
 		v->base += more << PAGE_SHIFT;
 		v->npages -= more;
-		v->ndirty = v->ndirty < v->npages ? v->ndirty : v->npages;
+		run_set_dirty(v, v->ndirty, v->ntail);
 		freelist_set_victim(v);
 		count_pages(s, false);
 		s->npages += more;
@@ -587,8 +570,7 @@ static bool extend_locked(struct mspan *s, size_t npages)
 static bool shrink_locked(struct mspan *s, size_t npages)
 {
 	size_t rest_pages = s->npages - npages;
-	struct mspan *rest =
-		new_run(s->base + (npages << PAGE_SHIFT), rest_pages, rest_pages);
+	struct mspan *rest = new_run(s->base + (npages << PAGE_SHIFT), rest_pages);
 
 	if (!rest)
 		return false;
@@ -596,6 +578,7 @@ static bool shrink_locked(struct mspan *s, size_t npages)
 	s->npages = npages;
 	count_pages(s, true);
 	arena_set_span(s, s, false);
+	run_soil(rest);
 	insert_run(rest);
 	scavenge();
 	return true;

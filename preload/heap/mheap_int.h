@@ -26,7 +26,8 @@ static inline bool mheap_is_single(const struct mspan *s)
 {
 	const struct arena *a = arena_of(s->base);
 
-	return a->single && s->base == a->start && s->npages == a->end_page - a->first_page;
+	return a->single && s->base == a->start &&
+	       s->npages == a->end_page - a->first_page;
 }
 
 /* The victim becomes a free run like others. */

@@ -68,7 +68,8 @@ struct mspan {
 	uint64_t alloc_bits[MSPAN_MAX_SLOTS / 64];
 
 	struct mspan *prev;
-	size_t ndirty; /* free: most pages that may hold memory; 0: all zero */
+	size_t ndirty; /* free: most pages that may hold memory, see run.h */
+	size_t ntail;  /* free: pages at its end that are zero */
 
 	/* guarded by mheap's lock: list of all spans in use */
 	struct mspan *inuse_next, *inuse_prev;

@@ -6,7 +6,9 @@
 
 #include "preload/base/os.h"
 #include "preload/heap/freelist.h"
+#include "preload/heap/hugeprice.h"
 #include "preload/heap/mspan.h"
+#include "preload/heap/run.h"
 
 #define TICK_NS	     100000000u
 #define SLOW_TICK_NS 1000000000u
@@ -14,6 +16,11 @@
 #define IDLE_TICKS   4 /* slow ones; after as many all of what is idle goes */
 #define IDLE_MS	     (IDLE_TICKS * SLOW_TICK_NS / MS_NS)
 #define TICK_PAGES   (16 * MIB >> PAGE_SHIFT)
+/* Given back in one go, and by how many such parts for each OWED_TICK_NS: the caller of
+ * malloc waits for it, and all who need the page heap. */
+#define OWED_TICK_NS 25000000u
+#define PART_PAGES   (16 * MIB >> PAGE_SHIFT)
+#define PARTS_MOST   8
 #define KEEP_PAGES   (1 * MIB >> PAGE_SHIFT) /* too little to bother */
 /* Of holes, where the heap still grows; in a larger one they would be in huge pages. */
 #define MAKE_UP_MOST  (24 * MIB >> PAGE_SHIFT)
@@ -24,6 +31,7 @@
 static struct {
 	size_t least_dirty; /* since the last tick */
 	size_t traffic;	    /* pages since the last tick */
+	size_t owed;	    /* idle pages that are still to go back */
 	uint64_t last_tick_ns;
 	uint64_t purged;
 } scavenge;
@@ -51,17 +59,32 @@ static struct mspan *take_longest(bool *out_victim)
 	return s;
 }
 
-/* Gives the pages of s back, which is in no list; how many. 0: forbidden (seccomp) or
- * locked: they stay dirty. */
-static size_t purge_run(struct mspan *s)
+/* The pages to give back of s, the last before its tail, to get rid of most dirty ones:
+ * all if it has no more. Huge pages go as a whole. */
+static size_t pages_to_clean(const struct mspan *s, size_t most)
 {
-	size_t npages = s->ndirty;
+	size_t npages = s->npages - s->ntail;
+	uintptr_t end = s->base + (npages << PAGE_SHIFT), from;
 
-	if (!os_purge((void *)s->base, s->npages << PAGE_SHIFT))
+	if (s->ndirty <= most)
+		return npages;
+	from = align_down(end - (most << PAGE_SHIFT), HUGE_PAGE);
+	return from > s->base ? (end - from) >> PAGE_SHIFT : npages;
+}
+
+/* Gives most pages of s back, or about as many, which is in no list; how many. 0:
+ * forbidden (seccomp) or locked: they stay dirty. */
+static size_t purge_run(struct mspan *s, size_t most)
+{
+	const size_t npages = pages_to_clean(s, most), ndirty = s->ndirty;
+	const uintptr_t end = s->base + ((s->npages - s->ntail) << PAGE_SHIFT);
+	size_t bytes = npages << PAGE_SHIFT;
+
+	if (!os_purge((void *)(end - bytes), bytes))
 		return 0;
-	s->ndirty = 0;
-	scavenge.purged += npages;
-	return npages;
+	run_clean(s, npages);
+	scavenge.purged += ndirty - s->ndirty;
+	return npages < ndirty ? npages : ndirty;
 }
 
 /* Purges the longest dirty runs until npages are given back; the count given back. */
@@ -76,7 +99,7 @@ static size_t purge(size_t npages)
 
 		if (!s)
 			break;
-		got = purge_run(s);
+		got = purge_run(s, npages - done);
 		done += got;
 		if (victim)
 			freelist_set_victim(s);
@@ -86,24 +109,44 @@ static size_t purge(size_t npages)
 	return done;
 }
 
-void scavenge_tick_locked(void)
+/* A quarter of what is idle a tick, or a second: programs with little to do come by
+ * seldom. Of the longest run all of it. */
+static size_t share_of(size_t idle, uint64_t elapsed)
 {
-	size_t idle = scavenge.least_dirty;
-	uint64_t now = os_coarse_ns();
-	uint64_t elapsed = now - scavenge.last_tick_ns;
+	const struct mspan *longest = freelist_longest_dirty();
 	size_t share;
 
-	scavenge.last_tick_ns = now;
-	scavenge.traffic = 0;
-	/* A quarter a tick, or a second: programs with little to do come by seldom. */
+	if (idle <= KEEP_PAGES)
+		return 0;
 	if (elapsed >= IDLE_TICKS * (uint64_t)SLOW_TICK_NS)
 		share = idle;
 	else if (elapsed > SLOW_TICK_NS)
 		share = idle * (size_t)(elapsed / MS_NS) / IDLE_MS + KEEP_PAGES / 4;
 	else
 		share = idle / IDLE_TICKS + KEEP_PAGES / 4;
-	if (idle > KEEP_PAGES)
-		purge(share < idle ? share : idle);
+	if (longest && longest->ndirty > share)
+		share = longest->ndirty;
+	return share < idle ? share : idle;
+}
+
+void scavenge_tick_locked(void)
+{
+	size_t idle = scavenge.least_dirty;
+	uint64_t now = os_coarse_ns();
+	uint64_t elapsed = now - scavenge.last_tick_ns;
+	uint64_t nparts = elapsed / OWED_TICK_NS;
+	size_t part;
+
+	scavenge.last_tick_ns = now;
+	scavenge.traffic = 0;
+	if (scavenge.owed > idle)
+		scavenge.owed = idle; /* somebody wanted it after all */
+	if (scavenge.owed == 0 || elapsed >= SLOW_TICK_NS)
+		scavenge.owed = share_of(idle, elapsed);
+	part = PART_PAGES * (size_t)(nparts < PARTS_MOST ? nparts : PARTS_MOST);
+	if (part > scavenge.owed)
+		part = scavenge.owed;
+	scavenge.owed = part > 0 && purge(part) > 0 ? scavenge.owed - part : 0;
 	scavenge.least_dirty = freelist_dirty_pages();
 }
 
@@ -119,7 +162,13 @@ bool scavenge_is_due_locked(void)
 {
 	uint64_t elapsed = os_coarse_ns() - scavenge.last_tick_ns;
 
-	return elapsed >= SLOW_TICK_NS || (elapsed >= TICK_NS && is_busy());
+	return elapsed >= SLOW_TICK_NS || (elapsed >= TICK_NS && is_busy()) ||
+	       (elapsed >= OWED_TICK_NS && scavenge.owed > 0);
+}
+
+bool scavenge_owes_locked(void)
+{
+	return scavenge.owed > 0;
 }
 
 void scavenge_make_up_locked(size_t npages, size_t ninuse)
@@ -137,7 +186,7 @@ void scavenge_make_up_locked(size_t npages, size_t ninuse)
 		if (!s)
 			break;
 		freelist_remove(s);
-		got = purge_run(s);
+		got = purge_run(s, SIZE_MAX);
 		freelist_insert(s);
 		if (got == 0)
 			break;
