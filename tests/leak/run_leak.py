@@ -10,6 +10,7 @@ stack. The set must be exact: nothing missing, nothing more. Prints TAP.
 import glob
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -19,8 +20,17 @@ import tempfile
 import seeptest
 
 LEAK, CLEAN, INCOMPLETE = 23, 0, 24
+# From glibc 2.41 on exit() holds a lock to its end, which these never come to.
+LAST_GLIBC = "2.40"
+NEED_OLD_EXIT = ["stream-held", "late-exit"]
 # Where ptrace is refused, calls that wait end early, and /proc is needed.
 NEED_PTRACE = ["unnoticed", "closed-no-proc", "no-proc-clean", "strace"]
+
+
+def exit_is_new():
+    name, version = platform.libc_ver()
+    numbers = [[int(part) for part in v.split(".")] for v in (version or "0", LAST_GLIBC)]
+    return name == "glibc" and numbers[0] > numbers[1]
 
 
 def direct(objects, size, function):
@@ -534,6 +544,9 @@ def tests_of(program):
                       "repeated": lost_repeated, "unused": lost_unused,
                       "below-signal": lost_below_signal,
                       "keep-below-signal": kept_below_signal})
+        if exit_is_new():
+            for case in NEED_OLD_EXIT:
+                del tests[case]
     elif program == "kept":
         tests = {case: known(case, []) for case in KEPT}
         tests["possible"] = kept_possible
