@@ -29,6 +29,9 @@
 #define atomic_cas_relaxed(p, expected, v)                                     \
 	__atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_RELAXED, \
 				    __ATOMIC_RELAXED)
+/* Loads before it come before those behind it; and stores. */
+#define atomic_fence_acquire() __atomic_thread_fence(__ATOMIC_ACQUIRE)
+#define atomic_fence_release() __atomic_thread_fence(__ATOMIC_RELEASE)
 /* Compiler-only barrier: orders accesses against a signal handler of the same thread. */
 #define atomic_signal_barrier() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 

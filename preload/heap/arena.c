@@ -72,8 +72,14 @@ struct arena *arena_of_further(uintptr_t addr)
 
 	for (size_t i = 0; i < n; i++) {
 		struct arena *a = arena_at(i);
+		uint32_t version = atomic_load_acquire(&a->version);
+		uintptr_t base = atomic_load_relaxed(&a->base);
+		bool inside = addr >= atomic_load_relaxed(&a->start) &&
+			      addr - base < atomic_load_relaxed(&a->size);
 
-		if (addr >= a->start && addr - a->base < atomic_load_relaxed(&a->size))
+		atomic_fence_acquire();
+		if (inside && version % 2 == 0 &&
+		    atomic_load_relaxed(&a->version) == version)
 			return a;
 	}
 	return NULL;
@@ -131,15 +137,21 @@ static struct arena *make_arena(size_t size, size_t least)
 		os_unmap((void *)raw, size + (base - raw));
 		return NULL;
 	}
-	*a = (struct arena){ .base = base, .npages = size >> PAGE_SHIFT };
+	atomic_store_relaxed(&a->version, a->version + 1);
+	atomic_fence_release();
+	atomic_store_relaxed(&a->base, base);
+	a->npages = size >> PAGE_SHIFT;
+	a->classes_end = a->spans_end = 0;
+	a->single = false;
 	a->spans = (struct mspan **)(base + align_up(a->npages, OS_PAGE));
 	a->first_page = table_pages(a->npages) + (size > GIB ? PAST_HEADERS : 0);
-	a->start = base + (a->first_page << PAGE_SHIFT);
-	a->end_page = a->first_page;
+	atomic_store_relaxed(&a->start, base + (a->first_page << PAGE_SHIFT));
+	atomic_store_relaxed(&a->end_page, a->first_page);
 	/* free() may read the class byte of any address in the arena. */
 	os_call(SYS_mprotect, (long)base, (long)align_up(a->npages, OS_PAGE), PROT_READ,
 		0, 0, 0);
-	atomic_store_release(&a->size, size);
+	atomic_store_relaxed(&a->size, size);
+	atomic_store_release(&a->version, a->version + 1);
 	if (a == arena_at(arena.narenas))
 		atomic_store_release(&arena.narenas, arena.narenas + 1);
 	if (arena_fast.size == 0) {
@@ -420,7 +432,7 @@ void arena_start_at(struct arena *a, uintptr_t start)
 {
 	arena.npages -= (start - a->start) >> PAGE_SHIFT;
 	a->first_page = arena_page(a, start);
-	a->start = start;
+	atomic_store_relaxed(&a->start, start);
 }
 
 bool arena_resize_single(struct arena *a, size_t npages)

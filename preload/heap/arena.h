@@ -10,7 +10,9 @@
  * Concurrency: everything is written under mheap's lock, but for the span pointers of
  * pages that a thread keeps in its lcache: the thread's. Class bytes and span pointers
  * are read without it: the page of a live object has a stable entry, and a span's fields
- * are set before its pointers are published (release).
+ * are set before its pointers are published (release). A further arena's slot is used
+ * again after its release, so who looks an address up there reads the slot's version
+ * before and after: what changes meanwhile is not the arena of a live object.
  */
 #ifndef PRELOAD_HEAP_ARENA_H
 #define PRELOAD_HEAP_ARENA_H
@@ -22,16 +24,17 @@
 #define ARENA_MAX 128 /* arenas of one process */
 
 struct arena {
-	uintptr_t base;	      /* also the address of the class bytes */
+	uintptr_t base;	      /* also the address of the class bytes; atomic */
 	size_t size;	      /* reserved bytes; 0: released, slot to be reused; atomic */
 	size_t npages;	      /* pages of [base, base+size), tables included */
 	struct mspan **spans; /* by page index */
 	size_t first_page;    /* of the heap proper */
-	uintptr_t start;      /* its address; immutable once in use */
+	uintptr_t start;      /* its address; immutable once in use; atomic */
 	size_t end_page;    /* committed up to here; atomic: written under mheap's lock */
 	size_t classes_end; /* class bytes writable up to here, bytes */
 	size_t spans_end;   /* span pointers usable up to here, bytes */
 	bool single;	    /* made for one large object, which has all its pages */
+	uint32_t version;   /* atomic; odd: being filled */
 };
 
 /* What free() needs, on one cache line. Zero: no arena yet, nothing is ours. */
