@@ -118,8 +118,9 @@ void *large_realloc(struct mspan *s, size_t size)
 	if (size > PTRDIFF_MAX)
 		return NULL;
 	npages = pages_of(size);
-	/* Shrinking by less than an eighth keeps the pages. */
-	if (npages <= s->npages && s->npages - npages <= s->npages / 8) {
+	/* Shrinking by less than an eighth keeps the pages, and so does growing. */
+	if (npages <= s->npages &&
+	    (s->npages - npages <= s->npages / 8 || size >= s->size_asked)) {
 		s->size_asked = size;
 		return p;
 	}

@@ -183,18 +183,22 @@ static struct mspan *new_run(uintptr_t base, size_t npages)
 	return s;
 }
 
+/* The struct first: what has been made usable stays so, and may leave no memory for it.
+ */
 static bool grow(size_t npages, enum arena_for what)
 {
+	bool ready = fixalloc_ready(&mheap.spans, 1);
 	size_t got;
 	uintptr_t base = arena_grow(npages, what, &got);
-	struct mspan *s;
 
 	if (base == 0)
 		return false;
-	s = new_run(base, got);
-	if (!s)
+	if (!ready)
+		fixalloc_feed(&mheap.spans, (void *)(base + (--got << PAGE_SHIFT)),
+			      PAGE_SIZE);
+	if (got == 0)
 		return false;
-	insert_run(s);
+	insert_run(new_run(base, got));
 	atomic_store_relaxed(&mheap.ngrowths, mheap.ngrowths + 1);
 	return true;
 }

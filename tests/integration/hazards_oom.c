@@ -191,6 +191,30 @@ static int test_later(void)
 	return ok & fill_all_sizes(120 * MB);
 }
 
+/* What a malloc that nearly takes all has not left for our tables. Small ones go on. */
+static int test_nearly(void)
+{
+	size_t size = 400 * MB;
+	char *p;
+
+	limit(RLIMIT_DATA, size);
+	while (!(p = malloc(size)) && size > MB) /* the first that the process makes */
+		size -= 64 * 1024;
+	if (!HOLDS(size > 300 * MB))
+		return 0;
+	p[size - 1] = 1;
+	free(p);
+	for (; size < 402 * MB; size += 64 * 1024) {
+		free(malloc(size));
+		p = malloc(4096);
+		if (!HOLDS(p != NULL))
+			return 0;
+		memset(p, 1, 4096);
+		free(p);
+	}
+	return 1;
+}
+
 static int test_data(void)
 {
 	free(malloc(10));
@@ -561,6 +585,7 @@ static const struct test_case cases[] = {
 	{ "vforked", test_vforked },
 	{ "later", test_later },
 	{ "data", test_data },
+	{ "nearly", test_nearly },
 	{ "realloc", test_realloc },
 	{ "threads", test_threads },
 	{ "full", test_full },

@@ -7,9 +7,10 @@ MB = 1 << 20
 # Of the address space, from start.
 LIMITS = {"start": 160 * MB, "start_tight": 64 * MB, "beyond_data": 1000 * MB,
           "in_turn": 300 * MB}
-CASES = ["start", "start_tight", "later", "raised", "vforked", "data", "realloc", "threads",
-         "full", "mappings", "no_commit", "beyond", "beyond_data", "room", "in_turn"]
-MODES = {"off": ["start", "later", "raised", "vforked", "mappings", "beyond", "room", "in_turn"],
+CASES = ["start", "start_tight", "later", "raised", "vforked", "data", "nearly", "realloc",
+         "threads", "full", "mappings", "no_commit", "beyond", "beyond_data", "room", "in_turn"]
+MODES = {"off": ["start", "later", "raised", "vforked", "nearly", "mappings", "beyond", "room",
+                 "in_turn"],
          "sampled": CASES,
          "exact": ["start_tight", "realloc", "full", "no_commit", "in_turn"]}
 

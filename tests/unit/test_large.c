@@ -280,6 +280,32 @@ static void test_own_again(void **state)
 	undisturbed(own_again);
 }
 
+/* One that was given more than it asked for keeps it when it grows. */
+static const char *own_kept(void)
+{
+	unsigned char *p[4];
+	const char *untrue = four_neighbours(20 * PAGE_SIZE, p);
+	size_t usable;
+
+	if (untrue)
+		return untrue;
+	heap_free(p[1]);
+	EXPECT(heap_malloc_large(16 * PAGE_SIZE) == p[1]);
+	usable = heap_usable_size(p[1]);
+	EXPECT(usable > 16 * PAGE_SIZE);
+	EXPECT(heap_realloc(p[1], 16 * PAGE_SIZE + 1) == p[1]);
+	EXPECT(heap_usable_size(p[1]) == usable);
+	for (int i = 0; i < 4; i++)
+		heap_free(p[i]);
+	return NULL;
+}
+
+static void test_own_kept(void **state)
+{
+	(void)state;
+	undisturbed(own_kept);
+}
+
 /* An object grows in place into those freed behind it. */
 static const char *own_growth(void)
 {
@@ -631,6 +657,7 @@ int main(void)
 		cmocka_unit_test(test_own_model),
 		cmocka_unit_test(test_own_busy),
 		cmocka_unit_test(test_own_again),
+		cmocka_unit_test(test_own_kept),
 		cmocka_unit_test(test_own_growth),
 		cmocka_unit_test(test_own_before_clean),
 		cmocka_unit_test(test_own_joins),
