@@ -5,7 +5,7 @@
  * Structure: see the drawing in heap.h. The first arena is reserved as large as the
  * system allows (halving until it fits) and serves the fast path; when it is full, or
  * where RLIMIT_AS keeps it small, further arenas of the same layout follow, which only
- * the slow path knows.
+ * the slow path knows; a very large object has one to itself there.
  *
  * Concurrency: everything is written under mheap's lock, but for the span pointers of
  * pages that a thread keeps in its lcache: the thread's. Class bytes and span pointers
