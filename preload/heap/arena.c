@@ -144,7 +144,7 @@ static struct arena *make_arena(size_t size, size_t least)
 	a->classes_end = a->spans_end = 0;
 	a->single = false;
 	a->spans = (struct mspan **)(base + align_up(a->npages, OS_PAGE));
-	a->first_page = table_pages(a->npages) + (size > GIB ? PAST_HEADERS : 0);
+	a->first_page = table_pages(a->npages) + (size > GIB ? PAST_HEADERS : 1);
 	atomic_store_relaxed(&a->start, base + (a->first_page << PAGE_SHIFT));
 	atomic_store_relaxed(&a->end_page, a->first_page);
 	/* free() may read the class byte of any address in the arena. */
@@ -349,8 +349,11 @@ static uintptr_t extend(struct arena *a, size_t bytes, bool huge)
 	size_t end_page = a->end_page + (bytes >> PAGE_SHIFT);
 	uintptr_t lo = align_up(start, HUGE_PAGE);
 	uintptr_t hi = align_down(start + bytes, HUGE_PAGE);
+	/* Programs look at the byte before an empty text, wherever that lies. */
+	size_t before = a->end_page == a->first_page ? OS_PAGE : 0;
 
-	if (!commit_tables(a, end_page) || os_commit((void *)start, bytes) != 0)
+	if (!commit_tables(a, end_page) ||
+	    os_commit((void *)(start - before), bytes + before) != 0)
 		return 0;
 	if (huge && arena.huge == ARENA_HUGE_AUTO)
 		hugeprice_advise(lo, hi, (arena.npages << PAGE_SHIFT) + bytes);

@@ -104,6 +104,19 @@ static int test_clone_copy(void)
 	return 1;
 }
 
+/* As code does that takes the newline off an empty text; of the first object of all. */
+static int test_before_first(void)
+{
+	char *p = malloc(8);
+
+	if (!HOLDS(p != NULL))
+		return 0;
+	for (int i = 1; i <= 64; i++)
+		(void)*(volatile char *)(p - i);
+	free(p);
+	return 1;
+}
+
 static void *work_until(void *stop)
 {
 	while (!__atomic_load_n((int *)stop, __ATOMIC_ACQUIRE))
@@ -424,6 +437,7 @@ static int test_sandbox_kills(void)
 static const struct test_case cases[] = {
 	{ "clone_vm", test_clone_vm },
 	{ "clone_copy", test_clone_copy },
+	{ "before_first", test_before_first },
 	{ "fork_handlers", test_fork_handlers },
 	{ "vfork_exec", test_vfork_exec },
 	{ "spawn_threads", test_spawn_threads },

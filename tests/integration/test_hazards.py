@@ -14,10 +14,10 @@ CASES = {
     "hazards_stack": ["small_stack", "coroutines", "signal_stack", "frame_pointer",
                       "deep_recursion", "cancel"],
     "hazards_load": ["deepbind", "dlmopen", "runpath", "unload", "load_threads"],
-    "hazards_proc": ["clone_vm", "clone_copy", "fork_handlers", "vfork_exec",
-                     "spawn_threads", "reexec",
-                     "daemon", "no_proc", "no_arguments", "break", "no_counter",
-                     "sandbox_refuses", "sandbox_kills"],
+    "hazards_proc": ["clone_vm", "clone_copy", "before_first", "fork_handlers",
+                     "vfork_exec", "spawn_threads", "reexec", "daemon", "no_proc",
+                     "no_arguments", "break", "no_counter", "sandbox_refuses",
+                     "sandbox_kills"],
 }
 HOOK = seeptest.preloadable(seeptest.victim("integration/libhazard_hook.so"))
 PLUGINS = {"PLUGINS": seeptest.victim("integration"), "LATE": seeptest.LIB}
