@@ -201,8 +201,6 @@ typedef int (*register_function)(void (*prepare)(void), void (*parent)(void),
 int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void),
 		      void *dso);
 
-extern void *__dso_handle HIDDEN;
-
 static int register_next(void (*prepare)(void), void (*parent)(void), void (*child)(void),
 			 void *dso)
 {
@@ -226,7 +224,9 @@ EXPORT int __register_atfork(void (*prepare)(void), void (*parent)(void),
 	return register_next(prepare, parent, child, dso);
 }
 
+/* For good, and so for no library: exit() would take them back while another thread is
+ * between ours, which then kept all locks. The library is never unloaded. */
 void fork_init(void)
 {
-	register_next(before, in_parent, in_child, __dso_handle);
+	register_next(before, in_parent, in_child, NULL);
 }

@@ -10,7 +10,7 @@
  *    2 re-entry from our init        test_beside_hooks (hook.c)
  *    3 static TLS                    load_late, test_static_tls_is_small
  *    4 thread exit                   malloc_family: test_threads, test_thread_rounds
- *    5 fork with threads             fork, forks, fork_handlers, test_beside_hooks; stress: forks
+ *    5 fork with threads             fork*, forks, test_beside_hooks; stress: forks
  *    6 a child's profiles            test_child_profiles*, test_child_not_followed
  *    7 vfork, posix_spawn, CLONE_VM  spawn, vfork_exec, spawn_threads, clone_vm
  *    8 clone without fork handlers   clone_vm, clone_copy, spawn

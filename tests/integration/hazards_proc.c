@@ -151,6 +151,41 @@ static int test_fork_handlers(void)
 	return good;
 }
 
+static void *fork_on(void *count)
+{
+	for (;;) {
+		pid_t pid = fork();
+
+		if (pid == 0)
+			_exit(0);
+		waitpid(pid, NULL, 0);
+		__atomic_fetch_add((int *)count, 1, __ATOMIC_ACQ_REL);
+	}
+	return NULL;
+}
+
+/* exit() comes while other threads fork. */
+static int test_fork_at_exit(void)
+{
+	for (int i = 0; i < 20; i++) {
+		pid_t pid = fork();
+		pthread_t t;
+		int count = 0;
+
+		if (pid == 0) {
+			alarm(60);
+			for (int k = 0; k < 4; k++)
+				pthread_create(&t, NULL, fork_on, &count);
+			while (__atomic_load_n(&count, __ATOMIC_ACQUIRE) < 10 + i)
+				sched_yield();
+			exit(6);
+		}
+		if (!HOLDS(ended_with(pid, 6)))
+			return 0;
+	}
+	return 1;
+}
+
 static int test_vfork_exec(void)
 {
 	char *argv[] = { "sh", "-c", "exit 9", NULL };
@@ -439,6 +474,7 @@ static const struct test_case cases[] = {
 	{ "clone_copy", test_clone_copy },
 	{ "before_first", test_before_first },
 	{ "fork_handlers", test_fork_handlers },
+	{ "fork_at_exit", test_fork_at_exit },
 	{ "vfork_exec", test_vfork_exec },
 	{ "spawn_threads", test_spawn_threads },
 	{ "family_tree", test_family_tree },

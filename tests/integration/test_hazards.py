@@ -15,8 +15,8 @@ CASES = {
                       "deep_recursion", "cancel"],
     "hazards_load": ["deepbind", "dlmopen", "runpath", "unload", "load_threads"],
     "hazards_proc": ["clone_vm", "clone_copy", "before_first", "fork_handlers",
-                     "vfork_exec", "spawn_threads", "reexec", "daemon", "no_proc",
-                     "no_arguments", "break", "no_counter", "sandbox_refuses",
+                     "fork_at_exit", "vfork_exec", "spawn_threads", "reexec", "daemon",
+                     "no_proc", "no_arguments", "break", "no_counter", "sandbox_refuses",
                      "sandbox_kills"],
 }
 HOOK = seeptest.preloadable(seeptest.victim("integration/libhazard_hook.so"))
