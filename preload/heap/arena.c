@@ -349,11 +349,13 @@ static uintptr_t extend(struct arena *a, size_t bytes, bool huge)
 	size_t end_page = a->end_page + (bytes >> PAGE_SHIFT);
 	uintptr_t lo = align_up(start, HUGE_PAGE);
 	uintptr_t hi = align_down(start + bytes, HUGE_PAGE);
-	/* Programs look at the byte before an empty text, wherever that lies. */
+	/* Programs look at the byte before an empty text, wherever that lies, and at one
+	 * behind the end. */
 	size_t before = a->end_page == a->first_page ? OS_PAGE : 0;
+	size_t behind = a->npages > end_page ? OS_PAGE : 0;
 
 	if (!commit_tables(a, end_page) ||
-	    os_commit((void *)(start - before), bytes + before) != 0)
+	    os_commit((void *)(start - before), before + bytes + behind) != 0)
 		return 0;
 	if (huge && arena.huge == ARENA_HUGE_AUTO)
 		hugeprice_advise(lo, hi, (arena.npages << PAGE_SHIFT) + bytes);

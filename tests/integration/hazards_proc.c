@@ -104,15 +104,20 @@ static int test_clone_copy(void)
 	return 1;
 }
 
-/* As code does that takes the newline off an empty text; of the first object of all. */
-static int test_before_first(void)
+/* As code does that takes the newline off an empty text, and what looks at one more than
+ * there are. The first object of all, and as long as the heap is: nothing is beside it.
+ */
+static int test_just_outside(void)
 {
-	char *p = malloc(8);
+	const size_t size = 1 << 20;
+	char *p = malloc(size);
 
 	if (!HOLDS(p != NULL))
 		return 0;
-	for (int i = 1; i <= 64; i++)
+	for (size_t i = 1; i <= 64; i++) {
 		(void)*(volatile char *)(p - i);
+		(void)*(volatile char *)(p + size - 1 + i);
+	}
 	free(p);
 	return 1;
 }
@@ -472,7 +477,7 @@ static int test_sandbox_kills(void)
 static const struct test_case cases[] = {
 	{ "clone_vm", test_clone_vm },
 	{ "clone_copy", test_clone_copy },
-	{ "before_first", test_before_first },
+	{ "just_outside", test_just_outside },
 	{ "fork_handlers", test_fork_handlers },
 	{ "fork_at_exit", test_fork_at_exit },
 	{ "vfork_exec", test_vfork_exec },

@@ -14,7 +14,7 @@ CASES = {
     "hazards_stack": ["small_stack", "coroutines", "signal_stack", "frame_pointer",
                       "deep_recursion", "cancel"],
     "hazards_load": ["deepbind", "dlmopen", "runpath", "unload", "load_threads"],
-    "hazards_proc": ["clone_vm", "clone_copy", "before_first", "fork_handlers",
+    "hazards_proc": ["clone_vm", "clone_copy", "just_outside", "fork_handlers",
                      "fork_at_exit", "vfork_exec", "spawn_threads", "reexec", "daemon",
                      "no_proc", "no_arguments", "break", "no_counter", "sandbox_refuses",
                      "sandbox_kills"],
