@@ -149,7 +149,7 @@ static void parse_one(struct gate *g, int c)
 		g->generate = optarg;
 		break;
 	case OPT_REACHABLE:
-		g->reachable = true;
+		g->reachable = g->launch.tells_all = true;
 		launch_set(&g->launch, "reachable", "on");
 		break;
 	case OPT_POSSIBLE:

@@ -347,6 +347,13 @@ class Symbolize(seeptest.TestCase):
         self.assertTrue(mine[0][0]["inlined"])
         self.assertNotIn("inlined", mine[0][1])
 
+    def test_gate_shows_what_is_held(self):
+        """With lines, though nothing is lost."""
+        r = seep("gate", "--reachable", "-o", f"{self.dir}/g", "--",
+                 seeptest.victim("profile/sizes"))
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertRegex(r.stderr.decode(), r"#0 huge .*sizes\.c:[0-9]+\n")
+
     def test_a_signal_ends_it(self):
         """Debug information that never comes: the reader is stopped, not waited for."""
         debug = os.path.join(self.dir, "lines.debug")

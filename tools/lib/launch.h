@@ -20,8 +20,9 @@ struct launch {
 	const char *defaults;  /* options of the subcommand, before the user's */
 	char *extra; /* options of the command line, after the user's; or NULL */
 	bool is_gate;
-	int linger_s; /* how long to wait for what the command leaves behind */
-	bool quiet;   /* no line about that */
+	int linger_s;	/* how long to wait for what the command leaves behind */
+	bool quiet;	/* no line about that */
+	bool tells_all; /* reports are shown, also where nothing is lost */
 	/* found */
 	struct runtable *table;
 	int pid;

@@ -57,14 +57,15 @@ static void add_profile(const char *path, void *arg)
 		add_path(path, arg);
 }
 
-/* Reports of processes with leaks, then the command's own profiles, then all others. */
+/* Reports of processes with leaks, or that are shown anyway, then the command's own
+ * profiles, then all others. */
 static void list_files(const struct launch *l, struct files *f)
 {
 	const struct runtable_row *main_row = launch_main_row(l), *row;
 
 	for (unsigned i = 0; i < launch_rows(l); i++) {
 		row = &l->table->rows[i];
-		if (row->objects > 0)
+		if (row->objects > 0 || l->tells_all)
 			runjson_each_file(row, add_report, f);
 	}
 	if (main_row)
